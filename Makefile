@@ -1,0 +1,33 @@
+# Two commands for a new clone: `make search` and `make test`.
+# Both build .venv first, if it is not there or pyproject.toml or constraints.txt is newer.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: search ui test check format clean
+
+search: .venv/.installed
+	$(BIN)/espalier search --config examples/digits.toml
+
+ui: .venv/.installed
+	$(BIN)/espalier ui
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,19 @@
+"""Width profiles, the families they give rise to, and files that anyone can open."""
+
+from copycat.architecture import Architecture, load, read, save, verify
+from copycat.build import Builder, build
+from copycat.rescale import rescale, uniform_profile
+from copycat.width_profile import WidthProfile
+
+__all__ = [
+    "Architecture",
+    "Builder",
+    "WidthProfile",
+    "build",
+    "load",
+    "read",
+    "rescale",
+    "save",
+    "uniform_profile",
+    "verify",
+]

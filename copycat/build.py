@@ -1,0 +1,101 @@
+"""Building networks: a base network from its builder, and the same topology at other widths."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from copycat.width_profile import WidthProfile
+from pruning.channel_graph import ChannelGraph, TensorAxis
+from pruning.cost import ExampleInput
+from pruning.errors import ArchitectureError
+from pruning.surgery import new_shape, resized
+from pruning.tracing import trace
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A callable, "module:name", and the JSON-able keyword arguments that make the base network."""
+
+    target: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> nn.Module:
+        """The base network, freshly initialised. ArchitectureError if it cannot be built."""
+        module_name, _, name = self.target.partition(":")
+        try:
+            function = inspect.getattr_static(importlib.import_module(module_name), name)
+            model = function(**self.arguments)
+        except Exception as error:
+            raise ArchitectureError(f"the builder {self.target!r} failed: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise ArchitectureError(
+                f"the builder {self.target!r} returned a {type(model).__name__}, "
+                "expected a torch module"
+            )
+        return model
+
+
+def build(
+    model: nn.Module,
+    profile: WidthProfile,
+    example_input: ExampleInput,
+    seed: int = 0,
+    *,
+    graph: ChannelGraph | None = None,
+) -> nn.Module:
+    """The topology of `model` at the widths of `profile`, with fresh weights drawn from `seed`.
+
+    Widths may be larger than the traced ones. Weights come from the network's own
+    `reset_parameters()` if it has one, otherwise from that of each of its layers.
+    graph: the trace of `model`, if it is at hand. Raises PlanError for widths it forbids.
+    """
+    graph = graph if graph is not None else trace(model, example_input)
+    result = resized(model, _resizer(graph, profile, fill=True), graph)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _reset(result)
+    return result
+
+
+def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:
+    """The topology of `model` at these widths with empty weights, to be loaded from a file."""
+    return resized(model, _resizer(graph, profile, fill=False), graph)
+
+
+def _resizer(graph: ChannelGraph, profile: WidthProfile, *, fill: bool) -> Any:
+    units = np.array([group.num_units for group in graph.groups], dtype=np.int64)
+    base = units.copy()
+    for name, width in profile.widths.items():
+        units[graph.index(name)] = graph.units_at(name, width)
+    axes: dict[str, list[TensorAxis]] = {}
+    for axis in graph.axes:
+        axes.setdefault(axis.tensor, []).append(axis)
+
+    def resize(name: str, tensor: Tensor) -> Tensor:
+        shape = new_shape(axes.get(name, []), tensor.shape, units, base)
+        if list(tensor.shape) == shape:
+            return tensor.clone()
+        # A bare parameter that no layer resets starts at the mean of the base network's.
+        value = float(tensor.float().mean()) if fill and tensor.is_floating_point() else 0.0
+        return tensor.new_full(shape, value)
+
+    return resize
+
+
+def _reset(model: nn.Module) -> None:
+    own = getattr(model, "reset_parameters", None)
+    if callable(own):
+        own()
+        return
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()

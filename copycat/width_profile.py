@@ -1,0 +1,57 @@
+"""WidthProfile: the shape of a network, as numbers that a person can read and edit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pruning.channel_graph import ChannelGraph
+from pruning.errors import ProfileError
+
+
+@dataclass(frozen=True)
+class WidthProfile:
+    """Width per channel group; groups that are left out are as wide as in the base network.
+
+    Source: the retained-channel profile of Crowley et al., "Pruning neural networks: is it
+    time to nip it in the bud?", fig. 2c.
+    """
+
+    widths: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        for name, width in self.widths.items():
+            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+                raise ProfileError(
+                    f"the width of group {name!r} must be a whole number of at least 1, "
+                    f"got {width!r}"
+                )
+
+    @classmethod
+    def of(cls, graph: ChannelGraph, names: tuple[str, ...] | None = None) -> WidthProfile:
+        """The full widths of these groups, or of all prunable ones."""
+        chosen = names if names is not None else tuple(g.name for g in graph.prunable)
+        return cls({name: graph.group(name).width for name in chosen})
+
+    @classmethod
+    def from_json(cls, text: str) -> WidthProfile:
+        """Reads what `to_json` writes; ProfileError for anything else."""
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ProfileError(f"a profile is not readable as JSON: {error}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("widths"), dict):
+            raise ProfileError('a profile is a JSON object such as {"widths": {"conv1": 12}}')
+        return cls(content["widths"])
+
+    def to_json(self) -> str:
+        """One group a line, in the order of the network."""
+        return json.dumps({"widths": dict(self.widths)}, indent=2)
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name this shape; equal for equal profiles."""
+        text = json.dumps(dict(self.widths), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,27 @@
+"""What a network's channels are, which of them matter, and how to remove the others."""
+
+from pruning import criteria, regularizers
+from pruning.channel_graph import ChannelGraph, ChannelGroup
+from pruning.cost import Bound, Budget, Cost, measure_cost
+from pruning.selection import KeepPlan, select
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
+from pruning.surgery import remove_channels
+from pruning.tracing import trace
+
+__all__ = [
+    "Bound",
+    "Budget",
+    "ChannelGraph",
+    "ChannelGroup",
+    "Cost",
+    "KeepPlan",
+    "SigmoidBatchNorm2d",
+    "criteria",
+    "fold",
+    "measure_cost",
+    "regularizers",
+    "remove_channels",
+    "select",
+    "to_sigmoid_batchnorm",
+    "trace",
+]

@@ -1,0 +1,305 @@
+"""ChannelGraph: which parameter axes live or die together, and what every width costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.closed_form import AxisSizes, ClosedForm
+from pruning.cost import Cost
+from pruning.errors import PlanError
+
+if TYPE_CHECKING:
+    from pruning.tracer import Tracer
+
+NO_GROUP = -1
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that are produced together; each can be removed on its own, unless pinned.
+
+    name: the layer that produces the channels; stable from run to run, unique in the graph.
+    width: channels of that layer.
+    unit: channels that only go together (1, or the size of a normalisation group …).
+    pinned: why no channel can be removed, or None.
+    residual: whether activations of several producers are added in these channels.
+    producers: layers whose output channels these are.
+    layers: every layer with a parameter or buffer along these channels.
+    unit_of_channel: which unit each of the `width` channels belongs to.
+    """
+
+    name: str
+    width: int
+    unit: int
+    pinned: str | None
+    residual: bool
+    producers: tuple[str, ...]
+    layers: tuple[str, ...]
+    unit_of_channel: NDArray[np.int64] = field(repr=False, compare=False)
+
+    @property
+    def num_units(self) -> int:
+        """How many times something can be removed, plus one."""
+        return self.width // self.unit
+
+
+@dataclass(frozen=True)
+class TensorAxis:
+    """One axis of a parameter or buffer: the group and unit of each of its positions.
+
+    groups: index into ChannelGraph.groups per position, or NO_GROUP.
+    units: unit within that group per position.
+    is_input: whether a weight consumes channels along this axis.
+    """
+
+    tensor: str
+    axis: int
+    groups: NDArray[np.int64] = field(repr=False)
+    units: NDArray[np.int64] = field(repr=False)
+    is_input: bool
+
+
+class ChannelGraph:
+    """The channels of one network, as found by `pruning.trace`.
+
+    It holds no tensor of the network and can be pickled and shared. Groups are in the order
+    in which the network runs them.
+    """
+
+    def __init__(
+        self,
+        groups: tuple[ChannelGroup, ...],
+        axes: tuple[TensorAxis, ...],
+        forms: tuple[AxisSizes, ClosedForm, ClosedForm],
+        *,
+        group_split: frozenset[str],
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.groups = groups
+        self.axes = axes
+        self.group_split = group_split
+        self._notes = notes
+        sizes, self._flops, self._params = forms
+        self._constants, self._multiplicities = sizes.matrix()
+        self._index = {group.name: i for i, group in enumerate(groups)}
+        self._base_units = np.array([g.num_units for g in groups], dtype=np.float64)
+
+    @property
+    def prunable(self) -> tuple[ChannelGroup, ...]:
+        """The groups that are not pinned."""
+        return tuple(group for group in self.groups if group.pinned is None)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width per group of the traced network."""
+        return {group.name: group.width for group in self.groups}
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group called `name`; PlanError names the close ones if there is none."""
+        return self.groups[self.index(name)]
+
+    def index(self, name: str) -> int:
+        """The position of a group in `groups`."""
+        if name not in self._index:
+            raise PlanError(f"this network has no channel group {name!r}: {self._hint(name)}")
+        return self._index[name]
+
+    def cost(self, widths: Mapping[str, int] | None = None) -> Cost:
+        """Cost at these widths; groups that are left out keep their full width.
+
+        Equal to fvcore's count, eval mode, of the network built at these widths. Widths may
+        exceed the traced ones. Raises PlanError for widths that the graph forbids.
+        """
+        units = self._base_units if not widths else self._units(widths)
+        sizes = self._constants + self._multiplicities @ units
+        return Cost(self._flops(sizes), self._params(sizes), self._notes)
+
+    def _units(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
+        units = self._base_units.copy()
+        for name, width in widths.items():
+            units[self.index(name)] = self.units_at(name, width)
+        return units
+
+    def units_at(self, name: str, width: int) -> int:
+        """Units of group `name` at `width` channels; PlanError if it can't have that width."""
+        group = self.group(name)
+        if width < 1:
+            raise PlanError(f"group {name!r} needs at least 1 channel, got {width}")
+        if group.pinned is not None and width != group.width:
+            raise PlanError(
+                f"group {name!r} is pinned at {group.width} channels, got {width}: {group.pinned}"
+            )
+        if width % group.unit:
+            raise PlanError(
+                f"group {name!r} has channels that go together in units of {group.unit}, "
+                f"got width {width}: choose a multiple of {group.unit}"
+            )
+        return width // group.unit
+
+    def _hint(self, name: str) -> str:
+        import difflib  # noqa: PLC0415 - only for the message
+
+        close = difflib.get_close_matches(name, self._index, n=3)
+        return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
+
+
+def build_graph(tracer: Tracer, *, is_buffer: Mapping[str, bool]) -> ChannelGraph:
+    """The graph that a finished trace describes."""
+    return _GraphBuilder(tracer, is_buffer).build()
+
+
+class _GraphBuilder:
+    """Turns tied atoms into groups.
+
+    Components that touch the same axes, each equally often, are the channels of one group.
+    """
+
+    def __init__(self, tracer: Tracer, is_buffer: Mapping[str, bool]) -> None:
+        self._tracer = tracer
+        self._is_buffer = is_buffer
+        self._component = tracer.channels.components()
+        self._num_components = int(self._component.max(initial=-1)) + 1
+        self._reasons = tracer.channels.pinned(self._component)
+
+    def build(self) -> ChannelGraph:
+        groups, group_of = self._name_groups(self._group_components())
+        unit_of = _ranks(group_of, len(groups))
+        atom_group, atom_unit = group_of[self._component], unit_of[self._component]
+        layers, residual = self._layers(atom_group), self._residual(atom_group)
+        groups = tuple(
+            replace(
+                group,
+                residual=number in residual,
+                layers=tuple(layers[number]),
+                unit_of_channel=unit_of[group.unit_of_channel],
+            )
+            for number, group in enumerate(groups)
+        )
+        sizes = AxisSizes(atom_group, np.bincount(group_of[group_of >= 0], minlength=len(groups)))
+        flops = ClosedForm(sizes, self._tracer.terms)
+        params = ClosedForm(sizes, self._parameter_terms())
+        return ChannelGraph(
+            groups,
+            self._axes(atom_group, atom_unit),
+            (sizes, flops, params),
+            group_split=frozenset(self._tracer.group_split),
+        )
+
+    def _group_components(self) -> NDArray[np.int64]:
+        """A group number per component; NO_GROUP where no layer produces the component."""
+        signature = np.zeros(self._num_components, dtype=np.uint64)
+        random = np.random.default_rng(0).integers(
+            1, 2**63, size=len(self._tracer.slots) + 1, dtype=np.uint64
+        )
+        for slot, number in zip(self._tracer.slots, random[1:], strict=True):
+            np.add.at(signature, self._component[slot.labels], number)
+        signature[list(self._reasons)] += random[0]
+        produced = np.zeros(self._num_components, dtype=bool)
+        for labels in self._tracer.produced:
+            produced[self._component[labels]] = True
+        numbers = np.unique(signature, return_inverse=True)[1].astype(np.int64)
+        numbers[~produced] = NO_GROUP
+        return numbers
+
+    def _name_groups(
+        self, numbers: NDArray[np.int64]
+    ) -> tuple[tuple[ChannelGroup, ...], NDArray[np.int64]]:
+        """Groups in the order in which they are produced, and their number per component."""
+        producers: dict[int, list[str]] = {}
+        first_axis: dict[int, NDArray[np.int64]] = {}
+        names = {int(slot.labels[0]): slot.name for slot in self._tracer.slots if len(slot.labels)}
+        for labels in self._tracer.produced:
+            layer = _layer(names.get(int(labels[0]), ""))
+            components = self._component[labels]
+            for number in dict.fromkeys(numbers[components].tolist()):
+                found = producers.setdefault(number, [])
+                if layer and layer not in found:
+                    found.append(layer)
+                first_axis.setdefault(number, components[numbers[components] == number])
+        order = {number: i for i, number in enumerate(producers)}
+        renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int64)
+        titles = _unique([found[0] if found else "group" for found in producers.values()])
+        groups = tuple(
+            ChannelGroup(
+                name=title,
+                width=len(first_axis[number]),
+                unit=len(first_axis[number]) // int((renumbered == i).sum()),
+                pinned=self._reasons.get(int(first_axis[number][0])),
+                residual=False,
+                producers=tuple(producers[number]),
+                layers=(),
+                unit_of_channel=first_axis[number],
+            )
+            for i, (title, number) in enumerate(zip(titles, producers, strict=True))
+        )
+        return groups, renumbered
+
+    def _layers(self, atom_group: NDArray[np.int64]) -> dict[int, dict[str, None]]:
+        """Per group, every layer with an axis along its channels, in order."""
+        layers: dict[int, dict[str, None]] = defaultdict(dict)
+        for slot in self._tracer.slots:
+            for number in np.unique(atom_group[slot.labels]).tolist():
+                layers[number][_layer(slot.name)] = None
+        return layers
+
+    def _residual(self, atom_group: NDArray[np.int64]) -> set[int]:
+        return {
+            int(number)
+            for labels in self._tracer.residual
+            for number in np.unique(atom_group[labels])
+        }
+
+    def _axes(
+        self, atom_group: NDArray[np.int64], atom_unit: NDArray[np.int64]
+    ) -> tuple[TensorAxis, ...]:
+        consumed = {int(labels[0]) for labels in self._tracer.consumed if len(labels)}
+        return tuple(
+            TensorAxis(
+                slot.name,
+                slot.axis,
+                atom_group[slot.labels],
+                atom_unit[slot.labels],
+                is_input=int(slot.labels[0]) in consumed,
+            )
+            for slot in self._tracer.slots
+            if len(slot.labels) and (atom_group[slot.labels] != NO_GROUP).any()
+        )
+
+    def _parameter_terms(self) -> list[tuple[int, list[NDArray[np.int64]]]]:
+        shapes: dict[str, list[NDArray[np.int64]]] = {}
+        for slot in self._tracer.slots:
+            if not self._is_buffer[slot.name]:
+                shapes.setdefault(slot.name, []).append(slot.labels)
+        scalars = [n for n, b in self._is_buffer.items() if not b and n not in shapes]
+        return [(1, labels) for labels in shapes.values()] + [(1, []) for _ in scalars]
+
+
+def _layer(tensor_name: str) -> str:
+    """The module that owns a tensor; a bare parameter of the network stands for itself."""
+    owner, _, own = tensor_name.rpartition(".")
+    return owner if owner else own
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with .1, .2 … behind all but the first of equal ones."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, -1) + 1
+        result.append(f"{name}.{seen[name]}" if seen[name] else name)
+    return result
+
+
+def _ranks(group_of: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
+    """Per component, its position among the components of its group."""
+    ranks = np.full(len(group_of), -1, dtype=np.int64)
+    for number in range(num_groups):
+        members = np.flatnonzero(group_of == number)
+        ranks[members] = np.arange(len(members))
+    return ranks

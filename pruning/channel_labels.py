@@ -1,0 +1,95 @@
+"""Labels that say which channel every position of a tensor axis belongs to.
+
+An *atom* is one position of one axis of one parameter or buffer. Operators tie atoms that
+must be kept or removed together; the connected components of all ties are the channels of
+the network. A component that touches something of fixed size is pinned, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+"""One atom per position of an axis."""
+
+AxisLabels = tuple[Labels | None, ...]
+"""Per axis of a tensor: its labels, or None where the axis carries no channels."""
+
+
+@dataclass(frozen=True)
+class TensorLabels:
+    """What is known of one tensor.
+
+    axes: labels per axis.
+    from_parameters: computed from parameters and buffers alone, so no activation.
+    """
+
+    axes: AxisLabels
+    from_parameters: bool = False
+
+
+class ChannelLabels:
+    """The atoms of one trace, the ties between them and the reasons that pin some."""
+
+    def __init__(self) -> None:
+        self._num_atoms = 0
+        self._ties: list[tuple[Labels, Labels]] = []
+        self._pins: list[tuple[Labels, str]] = []
+
+    def new(self, size: int) -> Labels:
+        """Labels of `size` fresh atoms."""
+        first = self._num_atoms
+        self._num_atoms += size
+        return np.arange(first, self._num_atoms, dtype=np.int64)
+
+    def tie(self, first: Labels, second: Labels) -> None:
+        """Keep or remove position i of `first` together with position i of `second`."""
+        assert first.shape == second.shape, (first.shape, second.shape)
+        if first is not second:
+            self._ties.append((first, second))
+
+    def pin(self, labels: Labels, reason: str) -> None:
+        """Forbid the removal of these atoms; the first reason given is the one reported."""
+        self._pins.append((labels, reason))
+
+    def tie_rows(self, matrix: Labels) -> Labels:
+        """Tie all rows of a rows×columns matrix of atoms; returns the labels of its columns."""
+        first: Labels = matrix[0]
+        for row in matrix[1:]:
+            self.tie(first, row)
+        return first
+
+    def components(self) -> Labels:
+        """The component of every atom, numbered by the order of their first atoms."""
+        root = np.arange(self._num_atoms, dtype=np.int64)
+        if self._ties:
+            left = np.concatenate([first for first, _ in self._ties])
+            right = np.concatenate([second for _, second in self._ties])
+            _hook_until_stable(root, left, right)
+        return np.unique(root, return_inverse=True)[1].astype(np.int64)
+
+    def pinned(self, components: Labels) -> dict[int, str]:
+        """The reason per pinned component."""
+        reasons: dict[int, str] = {}
+        for labels, reason in self._pins:
+            for component in np.unique(components[labels]).tolist():
+                reasons.setdefault(component, reason)
+        return reasons
+
+
+def _hook_until_stable(root: Labels, left: Labels, right: Labels) -> None:
+    """Connected components by hooking the larger root below the smaller one, in place.
+
+    Vectorised: a tie costs no Python step. `root` ends as the least atom of each component.
+    """
+    while True:
+        a, b = root[left], root[right]
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        if np.array_equal(low, high):
+            return
+        np.minimum.at(root, high, low)
+        while not np.array_equal(root, shorter := root[root]):
+            root[:] = shorter

@@ -1,0 +1,71 @@
+"""Every error that Espalier raises for people, in one tree.
+
+    EspalierError
+    ├── BudgetError               a budget is malformed
+    │   └── UnreachableBudgetError    no network of this shape fits; names the nearest cost
+    ├── TraceError                the network cannot be traced with this example input
+    ├── PlanError                 a plan or a set of widths does not fit the graph
+    ├── CriterionError            a criterion or regularizer lacks what it reads (no σBN, say)
+    ├── ProfileError              a profile does not fit the network
+    ├── ArchitectureError         an architecture file is damaged, unsafe or not reproducible
+    ├── ConfigError               a setting is unknown or out of range
+    ├── ModelError                a model cannot be found or built
+    ├── DataError                 a data set is missing, unreadable or inconsistent
+    ├── SearchStateError          a run directory does not hold what it should
+    └── TrainingDivergedError     a loss became infinite or NaN
+
+Each message says what was expected, what was got and what to do. The command line prints it
+as one line and exits with status 2.
+"""
+
+
+class EspalierError(Exception):
+    """Base of every error meant for people."""
+
+
+class BudgetError(EspalierError):
+    """A budget is malformed."""
+
+
+class UnreachableBudgetError(BudgetError):
+    """No widths of this network meet the budget."""
+
+
+class TraceError(EspalierError):
+    """The network cannot be traced with this example input."""
+
+
+class PlanError(EspalierError):
+    """A plan, or a set of widths, does not fit the graph."""
+
+
+class CriterionError(EspalierError):
+    """A criterion or a regularizer lacks what it reads."""
+
+
+class ProfileError(EspalierError):
+    """A width profile does not fit the network."""
+
+
+class ArchitectureError(EspalierError):
+    """An architecture file is damaged, unsafe or not reproducible."""
+
+
+class ConfigError(EspalierError):
+    """A setting is unknown or out of range."""
+
+
+class ModelError(EspalierError):
+    """A model cannot be found or built."""
+
+
+class DataError(EspalierError):
+    """A data set is missing, unreadable or inconsistent."""
+
+
+class SearchStateError(EspalierError):
+    """A run directory does not hold what it should."""
+
+
+class TrainingDivergedError(EspalierError):
+    """A loss became infinite or NaN."""

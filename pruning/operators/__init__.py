@@ -1,0 +1,18 @@
+"""How each ATen operator moves channel labels, and what it costs.
+
+`RULES` maps an operator to its rule. An operator without a rule pins every label it touches,
+so an unknown operator makes the graph more careful, never wrong.
+"""
+
+from pruning.operators import contractions, elementwise, normalization, shapes, spatial
+from pruning.operators.rule import Call, Rule, Tracing
+
+RULES: dict[str, Rule] = {
+    **contractions.RULES,
+    **elementwise.RULES,
+    **normalization.RULES,
+    **shapes.RULES,
+    **spatial.RULES,
+}
+
+__all__ = ["RULES", "Call", "Rule", "Tracing"]

@@ -1,0 +1,172 @@
+"""Operators that sum over channels: convolutions, linear layers and matrix products.
+
+They consume the labels of their input axis and bring new ones on their output axis.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pruning.channel_labels import AxisLabels, Labels
+from pruning.operators.rule import (
+    Call,
+    Rule,
+    Size,
+    Tracing,
+    each,
+    pin_axes,
+    size_of,
+    tie_or_pin,
+)
+
+NOT_CHANNELS = "its input channels are fixed (the network's input, or values without channels)"
+
+
+def convolution(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::convolution in 1, 2 or 3 dimensions, grouped and transposed or not."""
+    x, weight, bias = call.args[:3]
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    channel_axis = x.dim() - weight.dim() + 1  # 0 without a batch axis
+    in_axis, out_axis = (0, 1) if transposed else (1, 0)
+    pin_axes(tracing, x, [a for a in range(x.dim()) if a != channel_axis], "convolved over")
+    inputs = tracing.axes(x)[channel_axis]
+    weights = tracing.axes(weight)
+    if groups == 1:
+        produced = _dense(tracing, inputs, weights[in_axis], weights[out_axis])
+    else:
+        produced = _grouped(tracing, weight, inputs, groups, transposed)
+    if bias is not None and produced is not None:
+        tie_or_pin(tracing, produced, tracing.axes(bias)[0], "the bias has no channels")
+    _count_convolution(tracing, call, x if transposed else call.output)
+    axes: list[Labels | None] = [None] * call.output.dim()
+    axes[channel_axis] = produced
+    return tuple(axes)
+
+
+def _dense(
+    tracing: Tracing, inputs: Labels | None, consumed: Labels | None, produced: Labels | None
+) -> Labels | None:
+    tie_or_pin(tracing, inputs, consumed, NOT_CHANNELS)
+    if consumed is not None:
+        tracing.consumes(consumed)
+    if produced is not None:
+        tracing.produces(produced)
+    return produced
+
+
+def _grouped(
+    tracing: Tracing, weight: Tensor, inputs: Labels | None, groups: int, transposed: bool
+) -> Labels | None:
+    """A grouped convolution loses whole groups, or the same channels of every group.
+
+    Whole groups where there are more groups than channels in one (depthwise is the extreme),
+    otherwise evenly: whichever leaves the finer choice.
+    """
+    channels = tracing.channels
+    first, second = tracing.axes(weight)[:2]
+    if inputs is None or first is None or second is None:
+        for labels in (inputs, first, second):
+            if labels is not None:
+                channels.pin(labels, NOT_CHANNELS)
+        return None
+    per_group_in = len(inputs) // groups
+    per_group_out = len(second) if transposed else len(first) // groups
+    whole_groups = groups >= max(per_group_in, per_group_out)
+    if whole_groups:
+        tracing.splits_groups(weight)
+    in_matrix = inputs.reshape(groups, per_group_in)
+    if transposed:
+        channels.tie(inputs, first)
+        return _grouped_transposed(tracing, in_matrix, first, second, whole_groups=whole_groups)
+    tracing.produces(first)
+    out_matrix = first.reshape(groups, per_group_out)
+    if whole_groups:
+        channels.pin(second, "a slice within one group of a grouped convolution")
+        _tie_units(tracing, in_matrix, out_matrix)
+        return first
+    channels.tie(channels.tie_rows(in_matrix), second)
+    tracing.consumes(second)
+    channels.tie_rows(out_matrix)
+    return first
+
+
+def _grouped_transposed(
+    tracing: Tracing, inputs: Labels, first: Labels, second: Labels, *, whole_groups: bool
+) -> Labels:
+    channels = tracing.channels
+    if whole_groups:
+        channels.pin(second, "a slice within one group of a grouped convolution")
+        produced = channels.new(len(inputs) * len(second))
+        _tie_units(tracing, inputs, produced.reshape(len(inputs), -1))
+        return produced
+    channels.tie_rows(inputs)
+    tracing.consumes(first)
+    tracing.produces(second)
+    return np.tile(second, len(inputs))
+
+
+def _tie_units(tracing: Tracing, inputs: Labels, outputs: Labels) -> None:
+    """Tie all channels, in and out, of each group of a grouped convolution."""
+    anchor = tracing.channels.tie_rows(outputs.T)
+    tracing.channels.tie(anchor, tracing.channels.tie_rows(inputs.T))
+
+
+def _count_convolution(tracing: Tracing, call: Call, spatial: Tensor) -> None:
+    """fvcore: batch × Π(weight shape) × Π(output extent; input extent when transposed)."""
+    weight = call.args[1]
+    extents = spatial.shape[-(weight.dim() - 2) :]
+    batch = call.args[0].shape[0] if call.args[0].dim() == weight.dim() else 1
+    kernel = math.prod(weight.shape[2:])
+    factor = int(batch) * kernel * math.prod(extents)
+    tracing.count(factor, size_of(weight, 0, tracing), size_of(weight, 1, tracing))
+
+
+def matrix_product(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::mm and aten::bmm: …×n×m times …×m×p, summed over m."""
+    return _product(tracing, call.args[0], call.args[1])
+
+
+def added_matrix_product(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::addmm and aten::baddbmm: a bias plus a matrix product; fvcore counts no baddbmm."""
+    bias, first, second = call.args[:3]
+    axes = _product(tracing, first, second, is_counted=call.name != "aten::baddbmm")
+    for axis, labels in enumerate(tracing.axes(bias)):
+        out_axis = axis + len(axes) - bias.dim()
+        if bias.shape[axis] == call.output.shape[out_axis]:
+            tie_or_pin(tracing, axes[out_axis], labels, "the bias has no channels")
+    return axes
+
+
+def _product(
+    tracing: Tracing, first: Tensor, second: Tensor, *, is_counted: bool = True
+) -> AxisLabels:
+    left, right = tracing.axes(first), tracing.axes(second)
+    tie_or_pin(tracing, left[-1], right[-2], NOT_CHANNELS)
+    for tensor, consumed, produced in (
+        (first, left[-1], left[-2]),
+        (second, right[-2], right[-1]),
+    ):
+        if tracing.is_parameter(tensor):
+            if consumed is not None:
+                tracing.consumes(consumed)
+            if produced is not None:
+                tracing.produces(produced)
+    batch = left[0] if first.dim() == 3 else None
+    if first.dim() == 3:
+        batch = tie_or_pin(tracing, left[0], right[0], "a batch axis of a product")
+    if is_counted:
+        sizes: list[Size] = [size_of(first, axis, tracing) for axis in range(first.dim())]
+        tracing.count(1, *sizes, size_of(second, -1, tracing))
+    kept: tuple[Any, ...] = (batch,) if first.dim() == 3 else ()
+    return (*kept, left[-2], right[-1])
+
+
+RULES: dict[str, Rule] = {
+    **each("convolution", convolution),
+    **each("mm bmm", matrix_product),
+    **each("addmm baddbmm", added_matrix_product),
+}

@@ -1,0 +1,78 @@
+"""Operators that work on each element: they tie the labels of their operands."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pruning.channel_labels import AxisLabels, Labels
+from pruning.operators.rule import Call, Rule, Tracing, each, unlabelled
+
+_ADDITIONS = ("aten::add", "aten::add_", "aten::sub", "aten::sub_")
+
+
+def elementwise(tracing: Tracing, call: Call) -> AxisLabels:
+    """Ties operands along every axis on which they are not broadcast."""
+    tensors = [t for t in call.tensors if t.dim() > 0]
+    is_addition = call.name in _ADDITIONS
+    return tuple(
+        _tie_axis(tracing, tensors, axis, call.output, is_addition)
+        for axis in range(call.output.dim())
+    )
+
+
+def _tie_axis(
+    tracing: Tracing, tensors: list[Tensor], axis: int, output: Tensor, is_addition: bool
+) -> Labels | None:
+    labelled: list[Labels] = []
+    num_activations, has_constant = 0, False
+    for tensor in tensors:
+        own_axis = axis - output.dim() + tensor.dim()
+        if own_axis < 0:
+            continue
+        labels = tracing.axes(tensor)[own_axis]
+        if tensor.shape[own_axis] != output.shape[axis]:  # broadcast along this axis
+            if labels is not None:
+                tracing.channels.pin(labels, "one channel broadcast over many")
+        elif labels is None:
+            has_constant = has_constant or output.shape[axis] > 1
+        else:
+            labelled.append(labels)
+            num_activations += not tracing.is_parameter(tensor)
+    if not labelled:
+        return None
+    for labels in labelled[1:]:
+        tracing.channels.tie(labelled[0], labels)
+    if has_constant:
+        tracing.channels.pin(labelled[0], "combined with values of a fixed size")
+    if is_addition and num_activations > 1:
+        tracing.adds(labelled[0])
+    return labelled[0]
+
+
+def overwrite(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::copy_ and friends keep the labels of what they overwrite, tied to the source's."""
+    return elementwise(tracing, call)
+
+
+def fill(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::fill_, aten::zero_: the tensor keeps its axes."""
+    return tracing.axes(call.tensors[0]) if call.tensors else unlabelled(call.output)
+
+
+def native_dropout(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """Output and mask are labelled as the input."""
+    return [tracing.axes(call.tensors[0])] * len(call.outputs)
+
+
+RULES: dict[str, Rule] = {
+    # Operators that are pointwise although not every version of torch tags them so.
+    **each(
+        "hardswish_ hardswish hardsigmoid_ hardtanh_ relu6 _prelu_kernel where masked_fill "
+        "masked_fill_ clone _to_copy detach alias lift_fresh contiguous bernoulli bernoulli_ "
+        "rand_like zeros_like ones_like empty_like full_like dropout rsub",
+        elementwise,
+    ),
+    **each("copy_", overwrite),
+    **each("fill_ zero_", fill),
+    **each("native_dropout", native_dropout),
+}

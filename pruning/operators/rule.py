@@ -1,0 +1,124 @@
+"""What a rule sees: one call of an operator and the trace it is part of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pruning.channel_labels import AxisLabels, ChannelLabels, Labels
+
+Size = int | Labels
+"""The size of an axis: a number, or labels whose kept share may shrink."""
+
+
+class Tracing(Protocol):
+    """The part of a trace that rules read and write."""
+
+    channels: ChannelLabels
+
+    def axes(self, tensor: Tensor) -> AxisLabels:
+        """Labels per axis of a tensor seen before; none for a tensor of unknown origin."""
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether `tensor` was computed from parameters and buffers alone."""
+
+    def produces(self, weight: Labels) -> None:
+        """Note that these labels are the output axis of a weight: they name a group."""
+
+    def consumes(self, weight: Labels) -> None:
+        """Note that these labels are the input axis of a weight: a removed channel ends here."""
+
+    def adds(self, labels: Labels) -> None:
+        """Note that activations of several producers are added here (a residual stream)."""
+
+    def splits_groups(self, weight: Tensor) -> None:
+        """Note a grouped convolution that loses whole groups when it loses channels."""
+
+    def count(self, factor: int, *sizes: Size) -> None:
+        """Add factor × Π sizes to the FLOPs (fvcore's convention)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operator: its packet's name, its arguments and what it returned."""
+
+    name: str
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...]
+    """Every tensor among the arguments, in order."""
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument at `position`, or called `name`, or `default`."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    @property
+    def output(self) -> Tensor:
+        """The first, often the only, output."""
+        return self.outputs[0]
+
+
+Rule = Callable[[Tracing, Call], AxisLabels | list[AxisLabels]]
+"""Returns the labels of the output, or a list of labels, one per output tensor."""
+
+
+def unlabelled(tensor: Tensor) -> AxisLabels:
+    """Labels of a tensor without channels."""
+    return (None,) * tensor.dim()
+
+
+def pin_all(tracing: Tracing, tensors: Sequence[Tensor], reason: str) -> None:
+    """Pin every label of these tensors."""
+    for tensor in tensors:
+        for labels in tracing.axes(tensor):
+            if labels is not None:
+                tracing.channels.pin(labels, reason)
+
+
+def pin_axes(tracing: Tracing, tensor: Tensor, axes: Sequence[int], reason: str) -> None:
+    """Pin the labels of some axes of a tensor (negative axes count from the end)."""
+    labels = tracing.axes(tensor)
+    for axis in axes:
+        found = labels[axis] if labels else None
+        if found is not None:
+            tracing.channels.pin(found, reason)
+
+
+def tie_or_pin(
+    tracing: Tracing, first: Labels | None, second: Labels | None, reason: str
+) -> Labels | None:
+    """Tie two axes of equal size; where just one carries channels, pin it for `reason`."""
+    if first is not None and second is not None:
+        tracing.channels.tie(first, second)
+        return first
+    known = first if first is not None else second
+    if known is not None:
+        tracing.channels.pin(known, reason)
+    return known
+
+
+def size_of(tensor: Tensor, axis: int, tracing: Tracing) -> Size:
+    """Labels of an axis if it carries channels, otherwise its length."""
+    labels = tracing.axes(tensor)[axis]
+    return int(tensor.shape[axis]) if labels is None else labels
+
+
+def count_elements(tracing: Tracing, tensor: Tensor, factor: int = 1) -> None:
+    """Add factor × the number of elements of `tensor` to the FLOPs."""
+    tracing.count(factor, *(size_of(tensor, axis, tracing) for axis in range(tensor.dim())))
+
+
+def normalized(axis: int, ndim: int) -> int:
+    """`axis` counted from the front."""
+    return axis % ndim if ndim else 0
+
+
+def each(names: str, rule: Rule) -> dict[str, Rule]:
+    """One rule under several space-separated operator names."""
+    return dict.fromkeys((f"aten::{name}" for name in names.split()), rule)

@@ -1,0 +1,330 @@
+"""Operators that move, merge, split and choose axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pruning.channel_labels import AxisLabels, Labels
+from pruning.operators.rule import (
+    Call,
+    Rule,
+    Tracing,
+    each,
+    normalized,
+    pin_all,
+    pin_axes,
+    unlabelled,
+)
+
+_UNEVEN = "split at a place that only fits all of its channels"
+
+
+def view(tracing: Tracing, call: Call) -> AxisLabels:
+    """Merges axes (labels repeat) and splits them (labels of the last axis survive).
+
+    A split C → g×(C/g) keeps or removes the same positions in each of the g parts; whether the
+    network's code agrees is found out later, by running it at other widths.
+    """
+    x, out = call.args[0], call.output
+    labels = tracing.axes(x)
+    result: list[Labels | None] = [None] * out.dim()
+    for in_axes, out_axes in _blocks(x.shape, out.shape):
+        labelled = [axis for axis in in_axes if labels[axis] is not None]
+        wide_in = [axis for axis in in_axes if x.shape[axis] != 1]
+        wide_out = [axis for axis in out_axes if out.shape[axis] != 1]
+        if not labelled:
+            continue
+        if len(labelled) == 1 and wide_in == labelled and len(wide_out) == 1:
+            result[wide_out[0]] = labels[labelled[0]]
+        elif len(labelled) == 1 and len(wide_out) == 1:
+            result[wide_out[0]] = _merged(labels, in_axes, x.shape, labelled[0])
+        elif len(labelled) == 1 and wide_in == labelled and len(wide_out) > 1:
+            sizes = [int(out.shape[axis]) for axis in wide_out]
+            axis, found = _split(tracing, _known(labels[labelled[0]]), sizes)
+            result[wide_out[axis]] = found
+        else:
+            for axis in labelled:
+                tracing.channels.pin(_known(labels[axis]), "a reshape mixes channel axes")
+    return tuple(result)
+
+
+def _known(labels: Labels | None) -> Labels:
+    assert labels is not None
+    return labels
+
+
+def _blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """The smallest runs of axes with equal products: what a reshape merges and splits."""
+    i = j = 0
+    while i < len(before) or j < len(after):
+        in_axes, out_axes = [], []
+        left = right = 1
+        if i < len(before):
+            in_axes.append(i)
+            left, i = before[i], i + 1
+        if j < len(after):
+            out_axes.append(j)
+            right, j = after[j], j + 1
+        while left != right:
+            if left < right:
+                in_axes.append(i)
+                left, i = left * before[i], i + 1
+            else:
+                out_axes.append(j)
+                right, j = right * after[j], j + 1
+        yield in_axes, out_axes
+
+
+def _merged(labels: AxisLabels, in_axes: Sequence[int], shape: Sequence[int], axis: int) -> Labels:
+    """Labels of several axes flattened into one, of which just `axis` carries channels."""
+    position = list(in_axes).index(axis)
+    outer = math.prod(shape[a] for a in in_axes[:position])
+    inner = math.prod(shape[a] for a in in_axes[position + 1 :])
+    return np.tile(np.repeat(_known(labels[axis]), inner), outer)
+
+
+def _split(tracing: Tracing, labels: Labels, sizes: list[int]) -> tuple[int, Labels]:
+    """The axis, of those that `labels` is split into, that goes on as channels."""
+    cube = labels.reshape(sizes)
+    for axis in range(len(sizes)):  # undoes a merge exactly, if it is one
+        rows = np.moveaxis(cube, axis, -1).reshape(-1, sizes[axis])
+        if (rows == rows[0]).all():
+            return axis, rows[0]
+    rows = cube.reshape(-1, sizes[-1])
+    return len(sizes) - 1, tracing.channels.tie_rows(rows)
+
+
+def permute(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::permute."""
+    axes = tracing.axes(call.args[0])
+    return tuple(axes[d] for d in call.args[1])
+
+
+def transpose(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::t and aten::transpose."""
+    axes = list(tracing.axes(call.args[0]))
+    if len(axes) < 2:
+        return tuple(axes)
+    first, second = (call.args[1], call.args[2]) if len(call.args) > 2 else (0, 1)
+    axes[first], axes[second] = axes[second], axes[first]
+    return tuple(axes)
+
+
+def unsqueeze(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::unsqueeze."""
+    axes = list(tracing.axes(call.args[0]))
+    axes.insert(normalized(call.args[1], call.output.dim()), None)
+    return tuple(axes)
+
+
+def squeeze(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::squeeze in all its forms; a single channel that is squeezed away is pinned."""
+    x = call.args[0]
+    dims = call.arg(1, "dim")
+    if dims is None:
+        dims = range(x.dim())
+    chosen = [normalized(d, x.dim()) for d in (dims if isinstance(dims, Sequence) else [dims])]
+    gone = [axis for axis in chosen if x.shape[axis] == 1]
+    pin_axes(tracing, x, gone, "a single channel squeezed away")
+    axes = tracing.axes(x)
+    return tuple(axes[axis] for axis in range(x.dim()) if axis not in gone)
+
+
+def expand(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::expand; a single channel that is spread over many is pinned."""
+    x, out = call.args[0], call.output
+    offset = out.dim() - x.dim()
+    axes = tracing.axes(x)
+    grown = [axis for axis in range(x.dim()) if x.shape[axis] != out.shape[axis + offset]]
+    pin_axes(tracing, x, grown, "one channel broadcast over many")
+    kept = [None if axis in grown else axes[axis] for axis in range(x.dim())]
+    return (*[None] * offset, *kept)
+
+
+def repeat(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::repeat: labels are tiled."""
+    x, times = call.args[0], call.args[1]
+    axes = tracing.axes(x)
+    offset = len(times) - x.dim()
+    result: list[Labels | None] = [None] * offset
+    for labels, count in zip(axes, times[offset:], strict=True):
+        result.append(None if labels is None else np.tile(labels, int(count)))
+    return tuple(result)
+
+
+def cat(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::cat: label vectors are concatenated along its axis and tied along the others."""
+    tensors = [t for t in call.args[0] if t.numel() > 0 or t.dim() > 1]
+    axis = normalized(int(call.arg(1, "dim", 0)), tensors[0].dim())
+    result: list[Labels | None] = []
+    for other in range(tensors[0].dim()):
+        columns = [tracing.axes(t)[other] for t in tensors]
+        join = _concatenated if other == axis else _tied
+        result.append(join(tracing, columns, [int(t.shape[other]) for t in tensors]))
+    return tuple(result)
+
+
+def _concatenated(tracing: Tracing, parts: list[Labels | None], sizes: list[int]) -> Labels | None:
+    if all(part is None for part in parts):
+        return None
+    labels = []
+    for part, size in zip(parts, sizes, strict=True):
+        if part is None:
+            part = tracing.channels.new(size)  # noqa: PLW2901 - constants get atoms of their own
+            tracing.channels.pin(part, "values of a fixed size, concatenated to channels")
+        labels.append(part)
+    return np.concatenate(labels)
+
+
+def _tied(tracing: Tracing, parts: list[Labels | None], _sizes: list[int]) -> Labels | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    for part in known[1:]:
+        tracing.channels.tie(known[0], part)
+    if len(known) < len(parts):
+        tracing.channels.pin(known[0], "concatenated with values of a fixed size")
+    return known[0]
+
+
+def stack(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::stack: a new axis without channels; the others are tied."""
+    tensors = call.args[0]
+    axis = normalized(int(call.arg(1, "dim", 0)), call.output.dim())
+    axes = [
+        _tied(tracing, [tracing.axes(t)[other] for t in tensors], [])
+        for other in range(tensors[0].dim())
+    ]
+    axes.insert(axis, None)
+    return tuple(axes)
+
+
+def split(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """aten::split and aten::chunk: equal parts keep the same positions; unequal ones none."""
+    x = call.args[0]
+    axis = normalized(int(call.arg(2, "dim", 0)), x.dim())
+    axes = tracing.axes(x)
+    labels = axes[axis]
+    sizes = [int(out.shape[axis]) for out in call.outputs]
+    if labels is None:
+        return [axes] * len(call.outputs)
+    if len(set(sizes)) > 1:
+        tracing.channels.pin(labels, _UNEVEN)
+    elif len(sizes) > 1:
+        tracing.channels.tie_rows(labels.reshape(len(sizes), -1))
+    parts = np.split(labels, np.cumsum(sizes)[:-1])
+    return [tuple(part if a == axis else axes[a] for a in range(x.dim())) for part in parts]
+
+
+def slicing(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::slice: one of equal parts keeps positions as the others do; other parts are pinned."""
+    x, out = call.args[0], call.output
+    axis = normalized(int(call.arg(1, "dim", 0)), x.dim())
+    axes = list(tracing.axes(x))
+    labels = axes[axis]
+    size, length = int(x.shape[axis]), int(out.shape[axis])
+    if labels is None or length == size:
+        return tuple(axes)
+    start, step = int(call.arg(2, "start") or 0) % size, int(call.arg(4, "step", 1))
+    if step == 1 and length and size % length == 0 and start % length == 0:
+        tracing.channels.tie_rows(labels.reshape(-1, length))
+    else:
+        tracing.channels.pin(labels, _UNEVEN)
+    axes[axis] = labels[start : start + length * step : step]
+    return tuple(axes)
+
+
+def select(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::select: a channel picked by its number pins its axis."""
+    x = call.args[0]
+    axis = normalized(int(call.args[1]), x.dim())
+    pin_axes(tracing, x, [axis], "a channel picked by its number")
+    axes = tracing.axes(x)
+    return (*axes[:axis], *axes[axis + 1 :])
+
+
+def unbind(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """aten::unbind: its axis goes, pinned if it carries channels."""
+    x = call.args[0]
+    axis = normalized(int(call.arg(1, "dim", 0)), x.dim())
+    pin_axes(tracing, x, [axis], "channels taken apart one by one")
+    axes = tracing.axes(x)
+    return [(*axes[:axis], *axes[axis + 1 :])] * len(call.outputs)
+
+
+def index(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::index with adjacent index tensors: other axes keep their labels."""
+    x, indices = call.args[0], call.args[1]
+    used = [axis for axis, chosen in enumerate(indices) if chosen is not None]
+    pin_all(tracing, [i for i in indices if i is not None], "used as an index")
+    axes = tracing.axes(x)
+    if used != list(range(used[0], used[-1] + 1)):
+        pin_all(tracing, [x], "indexed along several separate axes")
+        return unlabelled(call.output)
+    pin_axes(tracing, x, used, "channels chosen by an index")
+    tail = axes[used[-1] + 1 :]
+    num_new = call.output.dim() - used[0] - len(tail)
+    return (*axes[: used[0]], *[None] * num_new, *tail)
+
+
+def pad(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::constant_pad_nd: padding the channel axis writes a size into the code."""
+    x, amounts = call.args[0], call.args[1]
+    padded = [
+        x.dim() - 1 - i for i in range(len(amounts) // 2) if amounts[2 * i] or amounts[2 * i + 1]
+    ]
+    pin_axes(tracing, x, padded, "zero-padded along the channels")
+    axes = tracing.axes(x)
+    return tuple(None if axis in padded else axes[axis] for axis in range(x.dim()))
+
+
+def same_axes(tracing: Tracing, call: Call) -> AxisLabels:
+    """Operators along axes without channels; channels moved about are pinned."""
+    x = call.args[0]
+    dims = call.arg(2 if "roll" in call.name else 1, "dims", ())
+    pin_axes(tracing, x, list(dims), "channels moved along their axis")
+    return tracing.axes(x)
+
+
+def index_select(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::index_select: channels chosen by number are pinned."""
+    x = call.args[0]
+    axis = normalized(int(call.args[1]), x.dim())
+    pin_axes(tracing, x, [axis], "channels chosen by an index")
+    axes = tracing.axes(x)
+    return tuple(None if a == axis else axes[a] for a in range(x.dim()))
+
+
+def pixel_shuffle(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::pixel_shuffle: C·r² → C; the r² channels of each output stay together."""
+    x, factor = call.args[0], int(call.args[1])
+    axes = tracing.axes(x)
+    labels = axes[-3]
+    if labels is not None:
+        labels = tracing.channels.tie_rows(labels.reshape(-1, factor**2).T)
+    return (*axes[:-3], labels, None, None)
+
+
+RULES: dict[str, Rule] = {
+    **each("view _unsafe_view reshape _reshape_alias flatten unflatten", view),
+    **each("permute", permute),
+    **each("t transpose", transpose),
+    **each("unsqueeze", unsqueeze),
+    **each("squeeze", squeeze),
+    **each("expand", expand),
+    **each("repeat", repeat),
+    **each("cat", cat),
+    **each("stack", stack),
+    **each("split split_with_sizes chunk", split),
+    **each("slice", slicing),
+    **each("select", select),
+    **each("unbind", unbind),
+    **each("index", index),
+    **each("index_select", index_select),
+    **each("constant_pad_nd", pad),
+    **each("roll flip", same_axes),
+    **each("pixel_shuffle", pixel_shuffle),
+}

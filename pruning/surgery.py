@@ -1,0 +1,137 @@
+"""Surgery: a new model with other widths; the model that is given stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
+from pruning.errors import PlanError
+from pruning.selection import KeepPlan
+
+Resize = Callable[[str, Tensor], Tensor]
+"""A tensor of the old network, by name → the tensor of the new one."""
+
+
+def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn.Module:
+    """A new, smaller model that keeps the channels of `plan`; `model` is untouched.
+
+    Its output equals the output of `model` with the removed channels set to zero wherever a
+    layer consumes them. Dtype, device, mode, hooks and buffers are kept; gradients are not.
+
+    graph: the trace of a network with the same parameter names (layers may have been
+        exchanged since, such as BatchNorm2d for SigmoidBatchNorm2d).
+    Raises PlanError for a plan or a model that does not fit the graph.
+    """
+    keep = plan.units_kept(graph)
+    positions = _kept_positions(graph, keep)
+    _check_shapes(model, graph)
+
+    def shrink(name: str, tensor: Tensor) -> Tensor:
+        for axis, kept in positions.get(name, []):
+            tensor = tensor.index_select(axis, kept.to(tensor.device))
+        return tensor.clone()
+
+    return resized(model, shrink, graph)
+
+
+def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
+    """A copy of `model` whose parameters and buffers are what `resize` returns for them.
+
+    Only structure is copied before resizing, so that peak memory is the two models' sizes.
+    Attributes of stock layers (out_channels, num_features, groups …) follow the new shapes.
+    """
+    memo: dict[int, object] = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            new = resize(name, parameter.detach())
+            memo[id(parameter)] = nn.Parameter(new, requires_grad=parameter.requires_grad)
+        for name, buffer in model.named_buffers():
+            memo[id(buffer)] = resize(name, buffer.detach())
+    result = copy.deepcopy(model, memo)
+    for name, module in result.named_modules():
+        update_attributes(module, is_group_split=f"{name}.weight" in graph.group_split)
+    return result
+
+
+def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> None:
+    """Make the size attributes of a stock layer agree with its parameters' shapes.
+
+    is_group_split: a grouped convolution that loses whole groups with its channels.
+    """
+    if isinstance(module, nn.modules.conv._ConvNd):
+        _update_convolution(module, is_group_split=is_group_split)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        known = module.weight if module.weight is not None else module.running_mean
+        if known is not None:
+            module.num_features = int(known.shape[0])
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        per_group = module.num_channels // module.num_groups
+        module.num_channels = int(module.weight.shape[0])
+        module.num_groups = module.num_channels // per_group
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = int(module.weight.shape[0])
+
+
+def _update_convolution(module: nn.modules.conv._ConvNd, *, is_group_split: bool) -> None:
+    first, second = (int(size) for size in module.weight.shape[:2])
+    if module.transposed:
+        if is_group_split:
+            module.groups = module.groups * first // module.in_channels
+        module.in_channels, module.out_channels = first, second * module.groups
+    else:
+        if is_group_split:
+            module.groups = module.groups * first // module.out_channels
+        module.in_channels, module.out_channels = second * module.groups, first
+
+
+def _kept_positions(
+    graph: ChannelGraph, keep: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, list[tuple[int, Tensor]]]:
+    """Per tensor, the axes that shrink and the positions that stay along them."""
+    changed = np.array([not keep[group.name].all() for group in graph.groups], dtype=bool)
+    offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
+    flat = np.concatenate([keep[group.name] for group in graph.groups] or [np.zeros(0, bool)])
+    result: dict[str, list[tuple[int, Tensor]]] = {}
+    for axis in graph.axes:
+        in_group = axis.groups != NO_GROUP
+        if not changed[axis.groups[in_group]].any():
+            continue
+        kept = np.ones(len(axis.groups), dtype=bool)
+        kept[in_group] = flat[offsets[axis.groups[in_group]] + axis.units[in_group]]
+        chosen = torch.from_numpy(np.flatnonzero(kept))
+        result.setdefault(axis.tensor, []).append((axis.axis, chosen))
+    return result
+
+
+def _check_shapes(model: nn.Module, graph: ChannelGraph) -> None:
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors.update(model.named_buffers())
+    for axis in graph.axes:
+        tensor = tensors.get(axis.tensor)
+        if tensor is not None and tensor.shape[axis.axis] != len(axis.groups):
+            raise PlanError(
+                f"{axis.tensor} has {tensor.shape[axis.axis]} positions along axis {axis.axis}, "
+                f"the graph {len(axis.groups)}: trace this model again"
+            )
+
+
+def new_shape(
+    axes: list[TensorAxis], shape: torch.Size, units: NDArray[np.int64], base: NDArray[np.int64]
+) -> list[int]:
+    """The shape of a tensor when its groups have `units` instead of `base` units."""
+    size = list(shape)
+    for axis in axes:
+        in_group = axis.groups[axis.groups != NO_GROUP]
+        groups, counts = np.unique(in_group, return_counts=True)
+        size[axis.axis] = int(
+            len(axis.groups) - len(in_group) + (counts // base[groups] * units[groups]).sum()
+        )
+    return size

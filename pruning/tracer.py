@@ -1,0 +1,277 @@
+"""Runs a network once and follows channel labels through every operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
+from pruning.cost import ExampleInput, call_arguments
+from pruning.operators import RULES, Call
+from pruning.operators.elementwise import elementwise
+from pruning.operators.rule import Size, count_elements, pin_all, unlabelled
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one parameter or buffer, with its labels."""
+
+    name: str
+    axis: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator call: what must look alike when the network runs at other widths.
+
+    constants: numbers in an elementwise call; a network that computes them from a width
+    would not behave as if the removed channels were zero.
+    """
+
+    operator: str
+    module: str
+    constants: tuple[float, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    axes: tuple[AxisLabels, ...]
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Labels every tensor that a network computes, and adds up what the operators cost.
+
+    tensors: parameters and buffers by name; each axis gets atoms of its own.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.channels = ChannelLabels()
+        self.slots: list[Slot] = []
+        self.steps: list[Step] = []
+        self.terms: list[tuple[int, tuple[Size, ...]]] = []
+        self.residual: list[Labels] = []
+        self.produced: list[Labels] = []
+        self.consumed: list[Labels] = []
+        self.group_split: set[str] = set()
+        self.used: set[str] = set()
+        self.module = ""
+        self.uncounted: Callable[[str], bool] = _none
+        self._operator = ""
+        self._known: Any = WeakIdKeyDictionary()
+        self._names: Any = WeakIdKeyDictionary()
+        for name, tensor in tensors.items():
+            self._register(name, tensor)
+
+    def _register(self, name: str, tensor: Tensor) -> None:
+        axes = tuple(self.channels.new(int(size)) for size in tensor.shape)
+        self._known[tensor] = TensorLabels(axes, from_parameters=True)
+        self._names[tensor] = name
+        self.slots += [Slot(name, axis, labels) for axis, labels in enumerate(axes)]
+
+    # What rules read and write (pruning.operators.rule.Tracing).
+
+    def axes(self, tensor: Tensor) -> AxisLabels:
+        known = self._known.get(tensor)
+        return known.axes if known is not None else unlabelled(tensor)
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        known = self._known.get(tensor)
+        return known is not None and known.from_parameters
+
+    def produces(self, weight: Labels) -> None:
+        self.produced.append(weight)
+
+    def consumes(self, weight: Labels) -> None:
+        self.consumed.append(weight)
+
+    def adds(self, labels: Labels) -> None:
+        self.residual.append(labels)
+
+    def splits_groups(self, weight: Tensor) -> None:
+        name = self._names.get(weight)
+        if name is not None:
+            self.group_split.add(name)
+
+    def count(self, factor: int, *sizes: Size) -> None:
+        if not self.uncounted(self._operator):
+            self.terms.append((factor, sizes))
+
+    # The dispatch itself.
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        call = Call(
+            name=func._schema.name,
+            args=args,
+            kwargs=kwargs,
+            outputs=tuple(_tensors_in(result)),
+            tensors=tuple(_tensors_in((args, kwargs))),
+        )
+        pointwise = torch.Tag.pointwise in func.tags
+        self._follow(call, pointwise)
+        self._record(call, pointwise)
+        return result
+
+    def _follow(self, call: Call, pointwise: bool) -> None:
+        known = [self._known[t] for t in call.tensors if t in self._known]
+        if not known or not call.outputs:
+            return
+        self.used.update(self._names[t] for t in call.tensors if t in self._names)
+        self._operator = call.name
+        rule = RULES.get(call.name) or (elementwise if pointwise else None)
+        if rule is None:
+            pin_all(self, call.tensors, f"the operator {call.name} has no rule")
+            found = [unlabelled(output) for output in call.outputs]
+        else:
+            labelled = rule(self, call)
+            found = labelled if isinstance(labelled, list) else [labelled]
+        from_parameters = len(known) == sum(t.dim() > 0 for t in call.tensors) and all(
+            k.from_parameters for k in known
+        )
+        for output, axes in zip(call.outputs, found, strict=True):
+            assert len(axes) == output.dim(), (call.name, axes, output.shape)
+            self._known[output] = TensorLabels(axes, from_parameters)
+
+    def _record(self, call: Call, pointwise: bool) -> None:
+        numbers = (*call.args, *call.kwargs.values()) if pointwise else ()
+        self.steps.append(
+            Step(
+                call.name,
+                self.module,
+                tuple(float(n) for n in numbers if isinstance(n, int | float)),
+                tuple(tuple(output.shape) for output in call.outputs),
+                tuple(self.axes(output) for output in call.outputs),
+            )
+        )
+
+
+class _CompositeCalls(TorchFunctionMode):
+    """Sees the calls that fvcore counts, or leaves out, as a whole.
+
+    They reach the dispatcher as several operators, which would be counted otherwise.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.adaptive_avg_pool2d:
+            count_elements(self._tracer, _first_tensor(args, kwargs))
+        if func is F.instance_norm:
+            affine = kwargs.get("weight") is not None
+            count_elements(self._tracer, _first_tensor(args, kwargs), factor=5 if affine else 4)
+        if func in (F.scaled_dot_product_attention, F.instance_norm):
+            return self._leaving_out(_everything, func, args, kwargs)
+        if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
+            # it calls scaled_dot_product_attention, out of this mode's sight
+            return self._leaving_out(_is_batched_product, func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _leaving_out(
+        self,
+        uncounted: Callable[[str], bool],
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        before, self._tracer.uncounted = self._tracer.uncounted, uncounted
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._tracer.uncounted = before
+
+
+def _none(_operator: str) -> bool:
+    return False
+
+
+def _everything(_operator: str) -> bool:
+    return True
+
+
+def _is_batched_product(operator: str) -> bool:
+    return operator == "aten::bmm"
+
+
+def run(
+    model: nn.Module,
+    example_input: ExampleInput,
+    names: Mapping[str, Tensor],
+) -> Tracer:
+    """Run `model` under a Tracer; whatever the network raises is passed on.
+
+    names: the parameters and buffers of `model` to label, by name.
+    """
+    tracer = Tracer(names)
+    positional, keyword = call_arguments(example_input)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_module_names(model, tracer))
+        stack.enter_context(_CompositeCalls(tracer))
+        stack.enter_context(tracer)
+        output = model(*positional, **keyword)
+    pin_all(tracer, list(_tensors_in(output)), "the network's output")
+    return tracer
+
+
+@contextmanager
+def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Keeps `tracer.module` at the name of the innermost module that runs."""
+    stack: list[str] = []
+
+    def entering(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            stack.append(name)
+            tracer.module = name
+
+        return hook
+
+    def leaving(*_: object) -> None:
+        stack.pop()
+        tracer.module = stack[-1] if stack else ""
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(entering(name)))
+        handles.append(module.register_forward_hook(leaving))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    return next(iter(_tensors_in((args, kwargs))))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and plain result objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors_in_all(value.values())
+    elif isinstance(value, list | tuple):
+        yield from _tensors_in_all(value)
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from _tensors_in_all(vars(value).values())
+
+
+def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        yield from _tensors_in(value)
