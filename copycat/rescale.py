@@ -14,6 +14,9 @@ from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget
 from pruning.selection import unreachable
 
+_ROUNDING = 1e-9
+"""Far above the rounding of α·width, far below a step: α at a step takes it."""
+
 _ENOUGH = 2.0**20
 """No profile is widened beyond this; it bounds the search where a budget bounds nothing."""
 
@@ -23,7 +26,7 @@ def scaled(profile: WidthProfile, graph: ChannelGraph, alpha: float) -> WidthPro
     widths = {}
     for name, width in profile.widths.items():
         unit = graph.group(name).unit
-        widths[name] = unit * max(1, math.floor(alpha * width / unit + 0.5))
+        widths[name] = unit * max(1, math.floor(alpha * width / unit + 0.5 + _ROUNDING))
     return WidthProfile(widths)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -287,13 +288,13 @@ def _layer(tensor_name: str) -> str:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Names with .1, .2 … behind all but the first of equal ones."""
-    seen: dict[str, int] = {}
-    result = []
+    """Names with .1, .2 … behind all but the first of equal ones; no number that is a name too."""
+    result: dict[str, None] = {}
     for name in names:
-        seen[name] = seen.get(name, -1) + 1
-        result.append(f"{name}.{seen[name]}" if seen[name] else name)
-    return result
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        free = (new for new in numbered if new not in result and new not in names)
+        result[name if name not in result else next(free)] = None
+    return list(result)
 
 
 def _ranks(group_of: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:

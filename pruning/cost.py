@@ -147,7 +147,10 @@ def _parse_bound(text: str) -> Bound:
         if number > 100:
             raise BudgetError(f"budget {text!r} must be at most 100%: it would bound nothing")
         return Bound(quantity, number / 100, is_share=True)
-    return Bound(quantity, math.floor(number * _SUFFIXES[unit]))
+    count = number * _SUFFIXES[unit]
+    if not 1 <= count < math.inf:
+        raise BudgetError(f"budget {text!r} must be a finite count of at least 1")
+    return Bound(quantity, math.floor(count))
 
 
 def format_count(value: float) -> str:
@@ -184,12 +187,12 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
 
     example_input: N×… tensors with N = 1, or a tuple of positional arguments.
     """
-    from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs fvcore
-
     positional, keyword = call_arguments(example_input)
     assert not keyword, "fvcore takes positional inputs only"
     with evaluating(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit.trace is deprecated, and warns of constants
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and warns of constants
+        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs fvcore
+
         analysis = FlopCountAnalysis(model, positional)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")

@@ -12,6 +12,7 @@
     ├── ModelError                a model cannot be found or built
     ├── DataError                 a data set is missing, unreadable or inconsistent
     ├── SearchStateError          a run directory does not hold what it should
+    ├── SearchFailedError         every trial of a search failed
     └── TrainingDivergedError     a loss became infinite or NaN
 
 Each message says what was expected, what was got and what to do. The command line prints it
@@ -65,6 +66,10 @@ class DataError(EspalierError):
 
 class SearchStateError(EspalierError):
     """A run directory does not hold what it should."""
+
+
+class SearchFailedError(EspalierError):
+    """Every trial of a search failed."""
 
 
 class TrainingDivergedError(EspalierError):

@@ -64,7 +64,8 @@ def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
     def convert(module: nn.Module) -> nn.Module | None:
         if type(module) is not nn.BatchNorm2d or not module.affine:
             return None
-        new = SigmoidBatchNorm2d(module.num_features, module.eps, module.momentum)
+        with torch.random.fork_rng(devices=[]):  # the layer draws γ when it is made
+            new = SigmoidBatchNorm2d(module.num_features, module.eps, module.momentum)
         new = new.to(module.weight.device, module.weight.dtype)
         with torch.no_grad():
             new.weight.copy_(torch.randn(module.num_features, generator=generator))

@@ -74,7 +74,7 @@ def _moved_copy(model: nn.Module, device: torch.device | None) -> nn.Module:
 
 def _moved(value: Any, device: torch.device | None) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to(device) if device else value.detach()
+        return value.detach().to(device) if device else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: _moved(item, device) for key, item in value.items()}
     if isinstance(value, list | tuple):

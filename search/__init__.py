@@ -1,0 +1,30 @@
+"""Budget-constrained searches: configuration, data, models, trials, results.
+
+`SearchConfig` and `run` are imported when first used, so that `search.models` alone, which
+rebuilds exported architectures, needs nothing but torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.config import DataConfig, SearchConfig, TrainingConfig
+    from search.runner import SearchResult, run
+
+_HOMES = {
+    "DataConfig": "search.config",
+    "SearchConfig": "search.config",
+    "TrainingConfig": "search.config",
+    "SearchResult": "search.runner",
+    "run": "search.runner",
+}
+
+__all__ = ["DataConfig", "SearchConfig", "SearchResult", "TrainingConfig", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

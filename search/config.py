@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -76,3 +77,142 @@ class TrainingConfig:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """One budget-constrained search: what `espalier search` and `search.run` take.
+
+    Construction checks every value and raises ConfigError or BudgetError.
+    """
+
+    model: str = _option(
+        "digits-vgg", "a network of the zoo, torchvision:NAME, or module:callable of your own"
+    )
+    budget: tuple[str, ...] = _option(
+        ("flops=10%",), "upper bound such as flops=25%, flops=30M or params=300k; repeatable"
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    trials: int = _option(8, "how many (λ_S, b, target FLOPs) are tried")
+    ladder: tuple[float, ...] = _option(
+        (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
+    )
+    profiles: int = _option(2, "how many shapes of the front are rescaled over the ladder")
+    min_channels: int = _option(3, "channels that stay in every layer")
+    prune_residual: bool = _option(False, "also prune channels that residual branches share")
+    seed: int = _option(0, "seed of data splits, weights, batches and proposals")
+    concurrency: int | None = _option(None, "trials at once; by default one per CPU core")
+    device: str = _option("auto", "auto, cpu or cuda")
+    name: str = _option("", "name of the search; by default made of model, data and budget")
+    runs: str = _option("espalier-runs", "folder that holds all searches and the MLflow store")
+    mlflow_url: str = _option("", "MLflow server to log to; by default the store under --runs")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", tuple(self.budget))
+        object.__setattr__(self, "ladder", tuple(float(part) for part in self.ladder))
+        Budget.parse(*self.budget)
+        for name in ("trials", "profiles", "min_channels"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(
+            bool(self.ladder) and all(0 < part <= 1 for part in self.ladder),
+            "ladder",
+            "fractions above 0 and at most 1",
+            self.ladder,
+        )
+        _require(
+            self.concurrency is None or self.concurrency >= 1,
+            "concurrency",
+            "at least 1",
+            self.concurrency,
+        )
+        _require(self.device in DEVICES, "device", f"one of {', '.join(DEVICES)}", self.device)
+        if not self.name:
+            object.__setattr__(self, "name", self._default_name())
+        _require(
+            re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.name) is not None,
+            "name",
+            "letters, digits and . _ + - only",
+            self.name,
+        )
+
+    @property
+    def directory(self) -> Path:
+        """The folder of this search."""
+        return Path(self.runs) / self.name
+
+    def _default_name(self) -> str:
+        parts = [self.model, Path(self.data.source).name, *self.budget]
+        return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-.")
+
+
+DEVICES = ("auto", "cpu", "cuda")
+
+_TABLES: dict[str, type] = {"data": DataConfig, "training": TrainingConfig}
+
+
+def from_mapping(content: Mapping[str, Any], origin: str = "the configuration") -> SearchConfig:
+    """SearchConfig from nested mappings, such as a TOML file's; ConfigError for unknown keys."""
+    config: SearchConfig = _fill(SearchConfig, content, origin, "")
+    return config
+
+
+def from_toml(path: str | Path) -> SearchConfig:
+    """SearchConfig from a TOML file with the tables [data] and [training]."""
+    return from_mapping(read_toml(path), str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file; ConfigError if it is missing or malformed."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def to_mapping(config: SearchConfig) -> dict[str, Any]:
+    """The inverse of `from_mapping`; JSON-able."""
+    return dataclasses.asdict(config)
+
+
+def _fill(cls: type[Any], content: Mapping[str, Any], origin: str, prefix: str) -> Any:
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
+            raise ConfigError(f"{origin} has an unknown key {prefix + key!r}: {hint}")
+        if not prefix and key in _TABLES:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{origin}: {key!r} must be a table, got {value!r}")
+            values[key] = _fill(_TABLES[key], value, origin, f"{key}.")
+        else:
+            values[key] = _typed(known[key], value, f"{origin}: {prefix}{key}")
+    return cls(**values)
+
+
+_NAMES_OF_TYPES: dict[str, tuple[Any, str]] = {
+    "str": (str, "a text"),
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "tuple[str, ...]": ((list, tuple), "a list of texts"),
+    "tuple[float, ...]": ((list, tuple), "a list of numbers"),
+}
+
+
+def _typed(option: dataclasses.Field[Any], value: Any, where: str) -> Any:
+    if value is None and str(option.type).endswith("None"):
+        return None
+    expected, words = _NAMES_OF_TYPES[str(option.type)]
+    if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where} must be {words}, got {value!r}")
+    if expected == (list, tuple):
+        inner: Any = str if "str" in str(option.type) else (int, float)
+        if not all(isinstance(item, inner) and not isinstance(item, bool) for item in value):
+            raise ConfigError(f"{where} must be {words}, got {value!r}")
+    return value

@@ -105,8 +105,9 @@ def _grouped_transposed(
         return produced
     channels.tie_rows(inputs)
     tracing.consumes(first)
-    tracing.produces(second)
-    return np.tile(second, len(inputs))
+    produced = np.tile(second, len(inputs))
+    tracing.produces(produced)
+    return produced
 
 
 def _tie_units(tracing: Tracing, inputs: Labels, outputs: Labels) -> None:

@@ -61,8 +61,9 @@ def group_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     x, weight, bias = call.args[:3]
     num_groups = int(call.args[6])
     channel = tracing.axes(x)[1]
+    group = None
     if channel is not None:
-        tracing.channels.tie_rows(channel.reshape(num_groups, -1).T)
+        group = tracing.channels.tie_rows(channel.reshape(num_groups, -1).T)
         if num_groups == 1:
             tracing.channels.pin(channel, "one normalisation runs over all channels")
     for tensor in (weight, bias):
@@ -70,7 +71,8 @@ def group_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
             tie_or_pin(tracing, channel, tracing.axes(tensor)[0], "normalised with fixed values")
     count_elements(tracing, x, factor=4 if weight is None else 5)
     axes = tuple(channel if axis == 1 else None for axis in range(x.dim()))
-    return [axes, *(unlabelled(t) for t in call.outputs[1:])]
+    # mean and deviation, N×groups: by them a later run shows whether whole groups went
+    return [axes, *((None, group) for _ in call.outputs[1:])]
 
 
 def softmax(tracing: Tracing, call: Call) -> AxisLabels:

@@ -42,5 +42,7 @@ class RNI(Regularizer):
                 f"{type(model).__name__} has no sigmoid batch normalisation, which RNI penalises: "
                 "convert it with pruning.to_sigmoid_batchnorm"
             )
-        log_importance = F.logsigmoid(torch.cat(scales).float() + self.shift)
+        gamma = torch.cat(scales)
+        exact = gamma.to(torch.promote_types(gamma.dtype, torch.float32))  # half is too coarse
+        log_importance = F.logsigmoid(exact + self.shift)
         return self.strength * (log_importance.exp() * (1 - log_importance)).sum()

@@ -1,0 +1,51 @@
+"""The MLflow side of Espalier: what is recorded of a search, and the server that shows it.
+
+`RunRecorder` is the way to write runs: `connect` gives one for an MLflow store or server,
+`BackgroundRecorder` writes to it without making the search wait, `MemoryRecorder` is the fake
+for tests. `serve` runs the server. `schema` lists every name that is written.
+
+MLflow takes a second to import, so it is imported when `connect` is first looked up.
+"""
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from mlflow_server.background import BackgroundRecorder
+from mlflow_server.errors import MlflowServerError, ServeError, TrackingError
+from mlflow_server.memory import MemoryRecorder
+from mlflow_server.runs import RecordedRun, RunRecorder
+from mlflow_server.schema import FIELDS, Field
+from mlflow_server.serve import running_server, serve
+from mlflow_server.store import artifact_root, store_uri
+
+if TYPE_CHECKING:
+    from mlflow_server.tracking import MlflowRecorder, connect
+
+__all__ = [
+    "FIELDS",
+    "BackgroundRecorder",
+    "Field",
+    "MemoryRecorder",
+    "MlflowRecorder",
+    "MlflowServerError",
+    "RecordedRun",
+    "RunRecorder",
+    "ServeError",
+    "TrackingError",
+    "artifact_root",
+    "connect",
+    "running_server",
+    "serve",
+    "store_uri",
+]
+
+# MLflow reads this while it is imported, then reports usage to its makers. Espalier does not,
+# unless whoever runs it has decided otherwise.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("MlflowRecorder", "connect"):
+        return getattr(importlib.import_module("mlflow_server.tracking"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,167 @@
+"""Every tag, param and metric name that Espalier writes to MLflow.
+
+Nothing else is written: the recorders call `require` on each name first. The few names
+that belong to MLflow itself, and that its pages read, are listed in `MLFLOW_FIELDS`.
+
+FLOPs are fvcore's count in eval mode at batch 1, where one fused multiply-add is one.
+Accuracies and shares are fractions from 0 to 1.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+FieldKind = Literal["tag", "param", "metric"]
+FieldType = Literal["text", "boolean", "integer", "real"]
+
+TAG_SEARCH = "espalier.search"
+TAG_KIND = "espalier.kind"
+TAG_KEY = "espalier.key"
+TAG_ORIGIN = "espalier.origin"
+TAG_PROFILE = "espalier.profile"
+TAG_ARCHITECTURE = "espalier.architecture"
+TAG_BUDGET = "espalier.budget"
+TAG_ON_FRONT = "espalier.on_front"
+TAG_FAILURE = "espalier.failure"
+
+PARAM_MODEL = "model"
+PARAM_DATA = "data"
+PARAM_BUDGET = "budget"
+PARAM_SEED = "seed"
+PARAM_SPARSITY_STRENGTH = "sparsity_strength"
+PARAM_SHIFT = "shift"
+PARAM_TARGET_FLOPS = "target_flops"
+PARAM_EPOCHS = "epochs"
+PARAM_FINE_TUNE_EPOCHS = "fine_tune_epochs"
+PARAM_SCRATCH_EPOCHS = "scratch_epochs"
+PARAM_BATCH_SIZE = "batch_size"
+PARAM_LEARNING_RATE = "learning_rate"
+PARAM_WEIGHT_DECAY = "weight_decay"
+PARAM_TRIALS = "trials"
+PARAM_ALPHA = "alpha"
+
+METRIC_VALIDATION_ACCURACY = "validation_accuracy"
+METRIC_TEST_ACCURACY = "test_accuracy"
+METRIC_FLOPS = "flops"
+METRIC_FLOPS_SHARE = "flops_share"
+METRIC_NUM_PARAMS = "num_params"
+METRIC_BASE_FLOPS = "base_flops"
+METRIC_BASE_NUM_PARAMS = "base_num_params"
+METRIC_TRAIN_LOSS = "train_loss"
+METRIC_EPOCH_VALIDATION_ACCURACY = "epoch_validation_accuracy"
+METRIC_LEARNING_RATE_NOW = "learning_rate_now"
+METRIC_SPARSITY = "sparsity"
+METRIC_ACCURACY_BEFORE_PRUNING = "accuracy_before_pruning"
+METRIC_ACCURACY_AFTER_PRUNING = "accuracy_after_pruning"
+METRIC_ACCURACY_AFTER_FINE_TUNING = "accuracy_after_fine_tuning"
+METRIC_FRONT_SIZE = "front_size"
+
+MLFLOW_PARENT = "mlflow.parentRunId"
+MLFLOW_DESCRIPTION = "mlflow.note.content"
+MLFLOW_RUN_NAME = "mlflow.runName"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One name in the record: where it stands, what its value is, and in which unit.
+
+    `unit` is empty where the value has none. Values of tags and params are stored as text,
+    values of metrics as real numbers; `type` says what they mean.
+    """
+
+    name: str
+    kind: FieldKind
+    type: FieldType
+    unit: str
+    description: str
+
+
+_FRACTION = "fraction 0–1"
+_FLOPS = "fused multiply-adds, batch 1"
+
+FIELDS: tuple[Field, ...] = (
+    Field(TAG_SEARCH, "tag", "text", "", "name of the search; also the experiment's name"),
+    Field(TAG_KIND, "tag", "text", "", "search, trial or architecture"),
+    Field(TAG_KEY, "tag", "text", "", "stable key of the run inside its search, as in trial/3"),
+    Field(TAG_ORIGIN, "tag", "text", "", "fine-tuned, from-scratch or uniform"),
+    Field(TAG_PROFILE, "tag", "text", "", "width profile shared by runs to be compared"),
+    Field(TAG_ARCHITECTURE, "tag", "text", "", "id of the stored architecture"),
+    Field(TAG_BUDGET, "tag", "text", "", "budget that the run had to meet, as written by the user"),
+    Field(TAG_ON_FRONT, "tag", "boolean", "", "whether the architecture is Pareto-optimal"),
+    Field(TAG_FAILURE, "tag", "text", "", "why the run failed or was killed"),
+    Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
+    Field(PARAM_DATA, "param", "text", "", "name of the data set"),
+    Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
+    Field(PARAM_SEED, "param", "integer", "", "seed of every random generator of the run"),
+    Field(PARAM_SPARSITY_STRENGTH, "param", "real", "", "λ_S, weight of the sparsity penalty"),
+    Field(PARAM_SHIFT, "param", "real", "", "b, shift inside the sparsity penalty"),
+    Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
+    Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
+    Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
+    Field(PARAM_SCRATCH_EPOCHS, "param", "integer", "epochs", "length of training from scratch"),
+    Field(PARAM_BATCH_SIZE, "param", "integer", "examples", "examples in one training step"),
+    Field(PARAM_LEARNING_RATE, "param", "real", "", "highest learning rate of the schedule"),
+    Field(PARAM_WEIGHT_DECAY, "param", "real", "", "L2 penalty of the optimizer"),
+    Field(PARAM_TRIALS, "param", "integer", "trials", "trials that the search may start"),
+    Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),
+    Field(
+        METRIC_VALIDATION_ACCURACY, "metric", "real", _FRACTION, "final, on the validation split"
+    ),
+    Field(METRIC_TEST_ACCURACY, "metric", "real", _FRACTION, "measured once, on the test set"),
+    Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
+    Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
+    Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),
+    Field(METRIC_BASE_FLOPS, "metric", "integer", _FLOPS, "cost of the unpruned network"),
+    Field(METRIC_BASE_NUM_PARAMS, "metric", "integer", "parameters", "of the unpruned network"),
+    Field(METRIC_TRAIN_LOSS, "metric", "real", "", "mean training loss of the epoch"),
+    Field(
+        METRIC_EPOCH_VALIDATION_ACCURACY,
+        "metric",
+        "real",
+        _FRACTION,
+        "on the validation split at the end of the epoch",
+    ),
+    Field(METRIC_LEARNING_RATE_NOW, "metric", "real", "", "learning rate at the end of the epoch"),
+    Field(METRIC_SPARSITY, "metric", "real", _FRACTION, "share of channels with σ(γ) < 0.1"),
+    Field(
+        METRIC_ACCURACY_BEFORE_PRUNING,
+        "metric",
+        "real",
+        _FRACTION,
+        "validation accuracy of the sparse network, before channels are removed",
+    ),
+    Field(
+        METRIC_ACCURACY_AFTER_PRUNING,
+        "metric",
+        "real",
+        _FRACTION,
+        "validation accuracy right after channels are removed",
+    ),
+    Field(
+        METRIC_ACCURACY_AFTER_FINE_TUNING,
+        "metric",
+        "real",
+        _FRACTION,
+        "validation accuracy once the smaller network is fine-tuned",
+    ),
+    Field(METRIC_FRONT_SIZE, "metric", "integer", "architectures", "architectures on the front"),
+)
+
+MLFLOW_FIELDS: tuple[Field, ...] = (
+    Field(MLFLOW_PARENT, "tag", "text", "", "run id of the parent, under which MLflow nests a run"),
+    Field(MLFLOW_DESCRIPTION, "tag", "text", "", "description that MLflow shows above a run"),
+    Field(MLFLOW_RUN_NAME, "tag", "text", "", "name that MLflow shows for a run"),
+)
+
+_NAMES = frozenset((field.kind, field.name) for field in FIELDS)
+
+
+def require(kind: FieldKind, names: Iterable[str]) -> None:
+    """Assert that every name is a field of this kind.
+
+    Writing any other name is a mistake in Espalier, not in what a user gave it.
+    """
+    for name in names:
+        assert (kind, name) in _NAMES, (
+            f"{name!r} is not a {kind} of Espalier: add it to mlflow_server.schema.FIELDS first"
+        )

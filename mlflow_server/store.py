@@ -1,0 +1,68 @@
+"""Where a store directory keeps its runs, shared by recording and by serving.
+
+<store>/mlflow.db       every run, as a SQLite database
+<store>/mlartifacts/    the runs' files
+<store>/mlflow.lock     held while the database is created
+"""
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from mlflow_server.errors import TrackingError
+
+SQLITE_PREFIX = "sqlite:///"
+
+
+def database_path(store: Path) -> Path:
+    """The SQLite file of a store, as an absolute path; it need not exist."""
+    return store.resolve() / "mlflow.db"
+
+
+def store_uri(store: Path) -> str:
+    """The MLflow tracking URI of a store.
+
+    Raises TrackingError for a path with `?` or `%`: MLflow creates the folder under the
+    path as written, SQLAlchemy opens the database under the path as a URL would mean it.
+    """
+    path = str(database_path(store))
+    if "?" in path or "%" in path:
+        raise TrackingError(f"the store's path may not contain '?' or '%', got {path}")
+    return SQLITE_PREFIX + path
+
+
+def artifact_root(store: Path) -> Path:
+    """The folder of a store that holds the files of its runs, as an absolute path."""
+    return store.resolve() / "mlartifacts"
+
+
+def why_not_a_store(database: Path) -> str | None:
+    """What keeps an existing file from being MLflow's database; None if nothing does.
+
+    MLflow itself would try such a file ten times, for 100 seconds, before it gave up. An
+    empty file passes: to SQLite it is an empty database.
+    """
+    uri = f"file:{quote(str(database))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in rows}
+    except sqlite3.Error as error:
+        return str(error)
+    if tables and "experiments" not in tables:
+        return "it is a database of something else, without a table 'experiments'"
+    return None
+
+
+@contextmanager
+def creating(store: Path) -> Iterator[None]:
+    """Hold the store for the process that creates its database; others wait here.
+
+    Two processes that run MLflow's migrations on one new file at once fail each other.
+    """
+    with (store / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,245 @@
+"""The command line: `espalier search | pareto | export | ui`.
+
+Bad input gets one line on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pruning.errors import ArchitectureError, EspalierError, SearchStateError
+from search.config import (
+    DataConfig,
+    SearchConfig,
+    TrainingConfig,
+    from_mapping,
+    read_toml,
+)
+
+_TABLES: dict[str, type] = {"data": DataConfig, "training": TrainingConfig}
+_FLAG_NAMES = {"source": "data", "root": "data_root"}
+_RUNS = click.option(
+    "--runs", default="espalier-runs", show_default=True, help="folder that holds all searches"
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="espalier")
+def cli() -> None:
+    """Search for Pareto-optimal smaller convolutional networks within a budget."""
+
+
+def _search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One flag per field of SearchConfig and its tables; help and defaults stand there."""
+    options = [*_options_of(SearchConfig, ""), *_options_of(DataConfig, "data")]
+    options += _options_of(TrainingConfig, "training")
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _options_of(cls: type[Any], table: str) -> list[Callable[..., Any]]:
+    return [
+        _option_of(field, table) for field in dataclasses.fields(cls) if field.name not in _TABLES
+    ]
+
+
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "int | None": int,
+    "float": float,
+    "tuple[str, ...]": str,
+    "tuple[float, ...]": float,
+}
+
+
+def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
+    flag = "--" + _FLAG_NAMES.get(field.name, field.name).replace("_", "-")
+    destination = f"{table}__{field.name}" if table else field.name
+    text = field.metadata["help"]
+    if field.type == "bool":
+        return click.option(f"{flag}/--no-{flag[2:]}", destination, default=None, help=text)
+    many = str(field.type).startswith("tuple")
+    default: Any = field.default
+    shown = " ".join(map(str, default)) if many else default
+    suffix = f"  [default: {shown}]" if shown not in (None, "") else ""
+    return click.option(
+        flag,
+        destination,
+        type=_TYPES[str(field.type)],
+        multiple=many,
+        default=None,
+        help=text + suffix,
+    )
+
+
+@cli.command()
+@click.option("--config", "config_file", type=click.Path(), help="TOML file; flags override it")
+@_search_options
+def search(config_file: str | None, **flags: Any) -> None:
+    """Search for smaller networks within a budget; run it again to continue it."""
+    from rich.console import Console  # noqa: PLC0415 - the commands below need none of this
+
+    content = read_toml(config_file) if config_file else {}
+    config = from_mapping(_overridden(content, flags), config_file or "the command line")
+    console = Console(highlight=False)
+    from search.runner import run  # noqa: PLC0415 - importing Ray takes seconds
+
+    try:
+        result = run(config, console=console)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nStopped. What was finished is kept in {config.directory}; "
+            "the same command goes on from there.",
+            err=True,
+        )
+        sys.exit(130)
+    _print_result(result, config, console)
+
+
+def _overridden(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's content with the flags that were given laid over it."""
+    merged: dict[str, Any] = dict(content)
+    for destination, value in flags.items():
+        if value is None or value == ():
+            continue
+        table, _, name = destination.rpartition("__")
+        given = list(value) if isinstance(value, tuple) else value
+        if table:
+            inner = merged.get(table, {})
+            merged[table] = {**inner, name: given} if isinstance(inner, Mapping) else inner
+        else:
+            merged[name] = given
+    return merged
+
+
+def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
+    from search.report import FLOPS_NOTE, front_table  # noqa: PLC0415 - as above
+
+    results = result.results
+    console.print(f"\nPareto front within {results.budget}", style="bold")
+    console.print(front_table(result.front, results.base))
+    console.print(FLOPS_NOTE, style="dim")
+    console.print("\nVerdict", style="bold")
+    console.print(result.verdict)
+    for note in results.notes:
+        console.print(f"Note: {note}", style="yellow")
+    for task, reason in results.failures.items():
+        console.print(f"{task} failed: {reason}", style="yellow")
+    runs = "" if config.runs == SearchConfig.runs else f" --runs {config.runs}"
+    console.print(
+        f"\nStored in {result.path}\n"
+        f"  see it in MLflow     espalier ui{runs}\n"
+        f"  list the front       espalier pareto {config.name}{runs}\n"
+        f"  take one with you    espalier export {config.name}/{result.front[0].key} "
+        f"--out my-network{runs}",
+        soft_wrap=True,
+    )
+
+
+@cli.command()
+@click.argument("search_name", metavar="SEARCH")
+@click.option("--max", "bounds", multiple=True, help="only below, such as flops=5M or params=40k")
+@click.option("--json", "form", flag_value="json", help="print JSON")
+@click.option("--csv", "form", flag_value="csv", help="print comma-separated values")
+@_RUNS
+def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: str) -> None:
+    """List the architectures on the front of SEARCH, a name or a folder."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from pruning.cost import Budget, Cost  # noqa: PLC0415
+    from search.report import (  # noqa: PLC0415
+        FLOPS_NOTE,
+        front_rows,
+        front_table,
+        open_results,
+        to_csv,
+        to_json,
+    )
+
+    results = open_results(_search_folder(search_name, runs))
+    limit = Budget.parse(*bounds).absolute(results.base) if bounds else None
+    found = [o for o in results.front if limit is None or limit.allows(Cost(o.flops, o.params))]
+    rows = front_rows(found, results.base)
+    if form == "json":
+        click.echo(to_json(rows))
+    elif form == "csv":
+        click.echo(to_csv(rows), nl=False)
+    else:
+        console = Console(highlight=False)
+        console.print(front_table(found, results.base))
+        console.print(FLOPS_NOTE, style="dim")
+
+
+@cli.command()
+@click.argument("architecture", metavar="ARCH")
+@click.option("--out", required=True, type=click.Path(), help="folder to write; must not exist")
+@_RUNS
+def export(architecture: str, out: str, runs: str) -> None:
+    """Write ARCH, SEARCH/NAME or a folder, as architecture.json and weights.safetensors."""
+    from copycat.architecture import read, verify  # noqa: PLC0415 - as above
+
+    source = Path(architecture)
+    if not (source / "architecture.json").exists():
+        name, _, key = architecture.rpartition("/")
+        if not name:
+            raise SearchStateError(
+                f"an architecture is SEARCH/NAME or a folder, got {architecture!r}"
+            )
+        source = _search_folder(name, runs) / "architectures" / key
+        if not source.exists():
+            present = sorted(p.name for p in source.parent.glob("[!.]*"))
+            listed = f": it has {', '.join(present)}" if present else ""
+            raise SearchStateError(f"{name} has no architecture {key!r}{listed}")
+    target = Path(out)
+    if target.exists():
+        raise ArchitectureError(f"{out} already exists: choose another --out")
+    verify(source, trust=[read(source).builder.target.partition(":")[0]])
+    shutil.copytree(source, target)
+    click.echo(f"{target} holds {architecture}; in Python: copycat.load({str(target)!r})")
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
+@click.option("--port", default=5000, show_default=True, help="port to listen on; 0 picks one")
+@_RUNS
+def ui(host: str, port: int, runs: str) -> None:
+    """Show all searches in the MLflow UI."""
+    from mlflow_server.serve import serve  # noqa: PLC0415 - as above
+
+    serve(Path(runs), host, port)
+
+
+def _search_folder(name: str, runs: str) -> Path:
+    """The folder of a search, given by name or path."""
+    return Path(name) if os.sep in name or Path(name).is_dir() else Path(runs) / name
+
+
+def main() -> None:
+    """Entry point: errors for people become one line and exit status 2."""
+    from mlflow_server.errors import MlflowServerError  # noqa: PLC0415 - as above
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        message = error.format_message()
+        click.echo(f"espalier: {' '.join(message.split())}", err=True)
+        sys.exit(2)
+    except (EspalierError, MlflowServerError) as error:
+        click.echo(f"espalier: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""From a name on the command line to a network: the zoo, torchvision, or the user's own code.
+
+Three spellings are understood:
+    resnet56, wrn-40-2            a network of this package (the zoo)
+    torchvision:mobilenet_v2      any classifier of torchvision, without pretrained weights
+    my_module:make_net            a callable of the user's that returns a torch.nn.Module
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import operator
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import ModuleType
+from typing import cast
+
+from torch import nn
+
+from pruning.errors import ModelError
+
+_ZOO = {
+    "vgg16": "vgg16",
+    "resnet20": "resnet20",
+    "resnet32": "resnet32",
+    "resnet44": "resnet44",
+    "resnet56": "resnet56",
+    "resnet110": "resnet110",
+    "digits-vgg": "digits_vgg",
+    "digits-resnet": "digits_resnet",
+}
+_WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
+_WIDE_RESNET_EXAMPLES = ("wrn-16-4", "wrn-28-10", "wrn-40-1", "wrn-40-2", "wrn-40-4")
+_TORCHVISION = "torchvision:"
+_WITH_AUXILIARY_LOGITS = ("googlenet", "inception_v3")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How to build a network again: a callable, by name, and its keyword arguments.
+
+    `target` is "module:callable"; `arguments` hold only what JSON can hold, so that the pair
+    can be stored in an architecture file.
+    """
+
+    target: str
+    arguments: dict[str, object]
+
+    def build(self) -> nn.Module:
+        """Call the target; fresh weights come from torch's global generator.
+
+        Raises ModelError if the target cannot be imported, raises, or returns anything but a
+        torch.nn.Module.
+        """
+        with _current_directory_importable():
+            make = _load(self.target)
+            try:
+                model = make(**self.arguments)
+            except ModelError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise ModelError(f"{self.target} failed: {_reason(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
+            )
+        return model
+
+
+def resolve(name: str, *, num_classes: int, in_channels: int) -> ModelSource:
+    """The source of the network called `name`, for so many classes and image channels.
+
+    A callable of the user's gets `num_classes` and `in_channels` only if its signature names
+    them. Raises ModelError for a name that means nothing, a module that cannot be imported,
+    a missing or uncallable attribute, and a torchvision network asked to read anything but 3
+    channels.
+    """
+    wide_resnet = _WIDE_RESNET.fullmatch(name)
+    arguments: dict[str, object] = {"num_classes": num_classes, "in_channels": in_channels}
+    if name in _ZOO:
+        return ModelSource(f"search.models:{_ZOO[name]}", arguments)
+    if wide_resnet:
+        depth, width = map(int, wide_resnet.groups())
+        return ModelSource(
+            "search.models:wide_resnet", {"depth": depth, "width": width, **arguments}
+        )
+    if name.startswith(_TORCHVISION):
+        return _torchvision_source(name, num_classes, in_channels)
+    if ":" in name:
+        with _current_directory_importable():
+            accepted = _parameter_names(_load(name))
+        return ModelSource(name, {key: arguments[key] for key in arguments if key in accepted})
+    raise _unknown(name)
+
+
+def required_channels(name: str) -> int | None:
+    """How many image channels the network called `name` insists on; None if any will do.
+
+    torchvision's classifiers read 3; grey images have to be repeated for them. Of a user's
+    own callable nothing is known, so None.
+    """
+    return 3 if name.startswith(_TORCHVISION) else None
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `resolve` knows: the zoo, some wide ResNets, torchvision's classifiers.
+
+    Wide ResNets of other depths and widths (wrn-DEPTH-WIDTH) and the user's own
+    module:callable are understood as well.
+    """
+    torchvision = (_TORCHVISION + name for name in _torchvision_names())
+    return (*_ZOO, *_WIDE_RESNET_EXAMPLES, *torchvision)
+
+
+def _torchvision_names() -> list[str]:
+    models = importlib.import_module("torchvision.models")
+    return cast(list[str], models.list_models(module=models))
+
+
+def _torchvision_source(name: str, num_classes: int, in_channels: int) -> ModelSource:
+    bare = name.removeprefix(_TORCHVISION)
+    if bare not in _torchvision_names():
+        raise _unknown(name)
+    if in_channels != 3:
+        raise ModelError(f"{name} reads images of 3 channels, got {in_channels}")
+    arguments: dict[str, object] = {"weights": None, "num_classes": num_classes}
+    if bare in _WITH_AUXILIARY_LOGITS:
+        arguments |= {"aux_logits": False, "init_weights": True}
+    return ModelSource(f"torchvision.models:{bare}", arguments)
+
+
+def _unknown(name: str) -> ModelError:
+    """An error that offers the nearest names, compared without the torchvision prefix."""
+    spellings: dict[str, list[str]] = {}
+    for known in names():
+        spellings.setdefault(known.removeprefix(_TORCHVISION), []).append(known)
+    close = difflib.get_close_matches(name.removeprefix(_TORCHVISION), spellings, n=4)
+    offers = ", ".join(known for bare in close for known in spellings[bare])
+    hint = f"did you mean {offers}?" if offers else f"the zoo has {', '.join(_ZOO)}, wrn-40-2;"
+    return ModelError(
+        f"no network is called {name!r}; {hint} torchvision:NAME and module:callable also work"
+    )
+
+
+def _load(target: str) -> Callable[..., object]:
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ModelError(f"a network of your own is given as module:callable, got {target!r}")
+    module = _import(module_name)
+    try:
+        found: object = operator.attrgetter(attribute)(module)
+    except AttributeError:
+        raise ModelError(f"module {module_name!r} has no attribute {attribute!r}") from None
+    if not callable(found):
+        raise ModelError(f"{target} must be callable, got {type(found).__name__}")
+    return found
+
+
+def _import(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        raise ModelError(f"cannot import {module_name!r}: {_reason(error)}") from error
+
+
+def _parameter_names(make: Callable[..., object]) -> set[str]:
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return set()
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name for parameter in parameters if parameter.kind in by_keyword}
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    """Let imports see the working directory first, as `python -m` does."""
+    here = os.getcwd()
+    importlib.invalidate_caches()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # an imported module may have edited the path
+            sys.path.remove(here)

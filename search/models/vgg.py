@@ -1,0 +1,60 @@
+"""VGG networks for small images: a plain chain of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from search.models.initialisation import ZooNetwork
+
+_VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG(ZooNetwork):
+    """3×3 convolutions, each with batch norm and ReLU; max-pooling between stages.
+
+    `stages` holds the widths of the convolutions, stage by stage. After the last stage the
+    remaining positions are averaged (2×2 of them for VGG-16 on 32×32 images) and one linear
+    layer gives the logits. Input (N, in_channels, H, W) with H and W at least
+    2^(stages − 1); output (N, num_classes).
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Sequence[int]],
+        *,
+        num_classes: int,
+        in_channels: int,
+        convolution_bias: bool,
+    ) -> None:
+        super().__init__(norm_scale=0.5)
+        self.features = nn.Sequential()
+        channels, index = in_channels, 0
+        for stage, widths in enumerate(stages):
+            if stage > 0:
+                self.features.add_module(f"pool{stage}", nn.MaxPool2d(2))
+            for width in widths:
+                index += 1
+                convolution = nn.Conv2d(channels, width, 3, padding=1, bias=convolution_bias)
+                self.features.add_module(f"conv{index}", convolution)
+                self.features.add_module(f"norm{index}", nn.BatchNorm2d(width))
+                self.features.add_module(f"relu{index}", nn.ReLU(inplace=True))
+                channels = width
+        self.classifier = nn.Linear(channels, num_classes)
+        self.reset_parameters()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return logits
+
+
+def vgg16(num_classes: int = 10, in_channels: int = 3) -> VGG:
+    """VGG-16 with batch norm for 32×32 images, as in the RNI authors' experiments.
+
+    Convolutions have a bias, the last max-pooling is dropped, the last 2×2 positions are
+    averaged and one linear layer follows: 14,728,266 parameters for 10 classes.
+    """
+    return VGG(
+        _VGG16_STAGES, num_classes=num_classes, in_channels=in_channels, convolution_bias=True
+    )

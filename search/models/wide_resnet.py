@@ -1,0 +1,84 @@
+"""Wide residual networks, WRN-depth-width (Zagoruyko and Komodakis 2016)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning.errors import ModelError
+from search.models.initialisation import ZooNetwork
+
+_STEM_WIDTH = 16
+_STAGE_WIDTHS = (16, 32, 64)
+
+
+class PreactivationBlock(nn.Module):
+    """shortcut(x) + branch(x), with batch norm and ReLU before each of two 3×3 convolutions.
+
+    Where the shapes differ, the shortcut is a 1×1 convolution of the first activation;
+    elsewhere it is x itself.
+    """
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut: nn.Conv2d | None = None
+        if in_channels != width or stride != 1:
+            self.shortcut = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = F.relu(self.norm1(x))
+        branch = self.conv2(F.relu(self.norm2(self.conv1(activation))))
+        shortcut = x if self.shortcut is None else self.shortcut(activation)
+        total: Tensor = shortcut + branch
+        return total
+
+
+def _stage(in_channels: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
+    stage = nn.Sequential()
+    for index in range(blocks):
+        first = index == 0
+        block = PreactivationBlock(in_channels if first else width, width, stride if first else 1)
+        stage.add_module(f"block{index}", block)
+    return stage
+
+
+class WideResNet(ZooNetwork):
+    """A 3×3 convolution, three stages of `PreactivationBlock`s, batch norm, one linear layer.
+
+    Stages are 16, 32 and 64 times `width` wide; the second and third halve the height and
+    width of the image. Input (N, in_channels, H, W), output (N, num_classes). `depth` is
+    6·blocks + 4.
+    """
+
+    def __init__(self, depth: int, width: int, *, num_classes: int, in_channels: int) -> None:
+        super().__init__(norm_scale=1.0)
+        blocks, rest = divmod(depth - 4, 6)
+        if blocks < 1 or rest != 0:
+            raise ModelError(f"the depth of a wide ResNet must be 6n + 4 with n ≥ 1, got {depth}")
+        if width < 1:
+            raise ModelError(f"the width of a wide ResNet must be at least 1, got {width}")
+        narrow, middle, wide = (base * width for base in _STAGE_WIDTHS)
+        self.conv1 = nn.Conv2d(in_channels, _STEM_WIDTH, 3, padding=1, bias=False)
+        self.stage1 = _stage(_STEM_WIDTH, narrow, blocks, stride=1)
+        self.stage2 = _stage(narrow, middle, blocks, stride=2)
+        self.stage3 = _stage(middle, wide, blocks, stride=2)
+        self.norm = nn.BatchNorm2d(wide)
+        self.classifier = nn.Linear(wide, num_classes)
+        self.reset_parameters()
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stage3(self.stage2(self.stage1(self.conv1(images))))
+        logits: Tensor = self.classifier(F.relu(self.norm(x)).mean((2, 3)))
+        return logits
+
+
+def wide_resnet(depth: int, width: int, num_classes: int = 10, in_channels: int = 3) -> WideResNet:
+    """WRN-depth-width; WRN-40-2 has 2,243,546 parameters for 10 classes.
+
+    Raises ModelError if `depth` is not 6n + 4 or `width` is below 1.
+    """
+    return WideResNet(depth, width, num_classes=num_classes, in_channels=in_channels)

@@ -1,0 +1,52 @@
+"""Pareto fronts: accuracy up, FLOPs down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+
+class Point(Protocol):
+    """What is compared."""
+
+    @property
+    def validation_accuracy(self) -> float: ...
+
+    @property
+    def flops(self) -> int: ...
+
+
+P = TypeVar("P", bound=Point)
+
+
+def dominates(first: Point, second: Point) -> bool:
+    """Whether `first` is nowhere worse than `second` and somewhere better."""
+    no_worse = (
+        first.validation_accuracy >= second.validation_accuracy and first.flops <= second.flops
+    )
+    return no_worse and (first.validation_accuracy, first.flops) != (
+        second.validation_accuracy,
+        second.flops,
+    )
+
+
+def front(points: Sequence[P]) -> list[P]:
+    """The points that no other one dominates, by rising FLOPs; of equal ones the first stays.
+
+    Validation accuracy decides: test accuracy is never looked at here.
+    """
+    result: list[P] = []
+    for point in sorted(points, key=lambda p: (p.flops, -p.validation_accuracy)):
+        if not result or point.validation_accuracy > result[-1].validation_accuracy:
+            result.append(point)
+    return result
+
+
+def spread(points: Sequence[P], count: int) -> list[P]:
+    """At most `count` of the points, evenly spaced over their order, both ends first."""
+    if len(points) <= count:
+        return list(points)
+    if count == 1:
+        return [points[-1]]
+    steps = (len(points) - 1) / (count - 1)
+    return [points[round(i * steps)] for i in range(count)]

@@ -1,0 +1,164 @@
+"""What a person sees while a search runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pruning.cost import format_count
+from search.tasks import EpochRecord, Outcome, Task, TrialTask
+
+_SHOWN_ROWS = 24
+
+
+@dataclass
+class _Row:
+    """One task as it stands."""
+
+    task: Task
+    state: str = "starting"
+    step: int = 0
+    num_steps: int = 1
+    accuracy: float | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass
+class _Clock:
+    """Guesses the time left from the epochs done so far."""
+
+    expected_steps: int
+    steps: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> str:
+        """Such as "about 3 min left"; empty before there is anything to go by."""
+        if not self.steps:
+            return ""
+        elapsed = time.monotonic() - self.begun
+        seconds = elapsed / self.steps * max(0, self.expected_steps - self.steps)
+        return f"about {_duration(seconds)} left"
+
+
+class Progress:
+    """Shows every task; an observer of the search.
+
+    expected_steps: epochs that the whole search will probably take, for the time left.
+    """
+
+    def __init__(self, console: Console, expected_steps: int) -> None:
+        self._console = console
+        self._clock = _Clock(expected_steps)
+        self._rows: dict[str, _Row] = {}
+        self._live: Live | None = None
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """The live table inside the block, if the console is a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        live = Live(self._render(), console=self._console, refresh_per_second=4, transient=True)
+        with live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def expect(self, steps: int) -> None:
+        """Correct the number of epochs that are still to come."""
+        self._clock.expected_steps = self._clock.steps + steps
+
+    def started(self, task: Task) -> None:
+        self._rows[task.key] = _Row(task)
+        self._changed(f"{_title(task)}: started, {_what(task)}")
+
+    def epoch(self, task: Task, record: EpochRecord) -> None:
+        row = self._rows.setdefault(task.key, _Row(task))
+        changed_stage = row.state != record.stage
+        row.state, row.step, row.num_steps = record.stage, record.step, record.num_steps
+        row.accuracy = record.validation_accuracy
+        self._clock.steps += 1
+        self._changed(f"{_title(task)}: {record.stage}" if changed_stage else None)
+
+    def finished(self, task: Task, outcome: Outcome) -> None:
+        row = self._rows.setdefault(task.key, _Row(task))
+        row.state, row.outcome, row.step = "done", outcome, row.num_steps
+        row.accuracy = outcome.validation_accuracy
+        pruned = outcome.details.get("accuracy_after_pruning")
+        before = outcome.details.get("accuracy_before_pruning")
+        how = (
+            f" (before pruning {before:.1%}, just after {pruned:.1%})" if pruned and before else ""
+        )
+        self._changed(
+            f"{_title(task)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
+            f"{format_count(outcome.flops)} FLOPs; {self._clock.left}"
+        )
+
+    def failed(self, task: Task, reason: str) -> None:
+        row = self._rows.setdefault(task.key, _Row(task))
+        row.state = f"failed: {reason}"
+        self._changed(f"{_title(task)}: failed: {reason}")
+
+    def _changed(self, line: str | None) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+        elif line is not None and not self._console.is_terminal:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("task", "what", "stage", "progress", "validation", "FLOPs"):
+            table.add_column(
+                heading, justify="right" if heading in ("validation", "FLOPs") else "left"
+            )
+        for row in list(self._rows.values())[-_SHOWN_ROWS:]:
+            table.add_row(
+                _title(row.task),
+                _what(row.task),
+                Text(row.state, style=_style(row.state)),
+                ProgressBar(total=row.num_steps, completed=row.step, width=18),
+                "" if row.accuracy is None else f"{row.accuracy:.1%}",
+                "" if row.outcome is None else format_count(row.outcome.flops),
+            )
+        done = sum(row.outcome is not None for row in self._rows.values())
+        footer = Text(f"\n{done} done   {self._clock.left}", style="dim")
+        return Group(table, footer)
+
+
+def _title(task: Task) -> str:
+    return f"trial {task.number}" if isinstance(task, TrialTask) else task.key
+
+
+def _what(task: Task) -> str:
+    if isinstance(task, TrialTask):
+        proposal = task.proposal
+        target = format_count(proposal.target_flops)
+        return f"λ_S {proposal.strength:.2g}  b {proposal.shift:.2f}  target {target}"
+    if task.rung is None:
+        return f"shape of trial {task.trial}"
+    return f"α {task.alpha:.3f}  {task.rung:.0%} of the budget"
+
+
+def _style(state: str) -> str:
+    if state == "done":
+        return "green"
+    return "red" if state.startswith("failed") else "cyan"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

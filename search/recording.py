@@ -1,0 +1,171 @@
+"""Writes what happens to MLflow: an observer of the search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_server import schema
+from mlflow_server.runs import RunRecorder
+from pruning.cost import Cost, format_count
+from search.config import SearchConfig
+from search.preflight import Preflight
+from search.tasks import EpochRecord, MemberTask, Outcome, Task, TrialTask
+
+SEARCH = "search"
+"""Key of the parent run."""
+
+
+class Recording:
+    """One run for the search, one below it for every trial and every architecture."""
+
+    def __init__(self, recorder: RunRecorder, config: SearchConfig, preflight: Preflight) -> None:
+        self._recorder, self._base = recorder, preflight.base
+        training = dataclasses.asdict(config.training)
+        recorder.open_run(
+            SEARCH,
+            kind="search",
+            name=config.name,
+            params={
+                schema.PARAM_MODEL: config.model,
+                schema.PARAM_DATA: config.data.source,
+                schema.PARAM_BUDGET: str(preflight.budget),
+                schema.PARAM_SEED: config.seed,
+                schema.PARAM_TRIALS: config.trials,
+                **training,
+            },
+            tags={schema.TAG_BUDGET: str(preflight.limits)},
+            description=(
+                f"Search for smaller networks than {config.model} on {config.data.source} "
+                f"within {preflight.budget}. Its runs: every trial (one λ_S, b and target), and "
+                "every architecture that came of it."
+            ),
+        )
+        recorder.log_metrics(
+            SEARCH,
+            {
+                schema.METRIC_BASE_FLOPS: preflight.base.flops,
+                schema.METRIC_BASE_NUM_PARAMS: preflight.base.params,
+            },
+        )
+
+    def started(self, task: Task) -> None:
+        if isinstance(task, TrialTask):
+            self._recorder.open_run(
+                _run_key(task),
+                kind="trial",
+                name=f"trial {task.number}",
+                parent=SEARCH,
+                params={
+                    schema.PARAM_SPARSITY_STRENGTH: task.proposal.strength,
+                    schema.PARAM_SHIFT: task.proposal.shift,
+                    schema.PARAM_TARGET_FLOPS: task.proposal.target_flops,
+                },
+                description=(
+                    "Sparse training with RNI, pruning to the target, fine-tuning. Steps of the "
+                    "curves are epochs."
+                ),
+            )
+        else:
+            self._open_architecture(task.key, task.origin, task.alpha)
+
+    def epoch(self, task: Task, record: EpochRecord) -> None:
+        metrics = {
+            schema.METRIC_TRAIN_LOSS: record.train_loss,
+            schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
+            schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
+        }
+        if record.sparsity is not None:
+            metrics[schema.METRIC_SPARSITY] = record.sparsity
+        self._recorder.log_metrics(_run_key(task), metrics, step=record.step)
+
+    def finished(self, task: Task, outcome: Outcome) -> None:
+        if isinstance(task, TrialTask):
+            metrics = {**_measurements(outcome, self._base), **_details(outcome)}
+            self._recorder.log_metrics(_run_key(task), metrics)
+            self._recorder.set_tags(_run_key(task), _tags(outcome))
+            self._recorder.end_run(_run_key(task), "finished")
+            self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
+        key = _architecture_key(outcome.key)
+        self._recorder.log_metrics(key, _measurements(outcome, self._base))
+        self._recorder.set_tags(key, _tags(outcome))
+        self._recorder.end_run(key, "finished")
+
+    def failed(self, task: Task, reason: str) -> None:
+        self._recorder.end_run(_run_key(task), "failed", reason)
+
+    def conclude(
+        self, front: Mapping[str, Outcome], everything: list[Outcome], files: list[Path]
+    ) -> None:
+        """Mark the front, attach plots and tables, close the parent run."""
+        for outcome in everything:
+            on_front = "true" if outcome.key in front else "false"
+            key = _architecture_key(outcome.key)
+            self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
+            self._recorder.set_tags(key, {schema.TAG_ON_FRONT: on_front})
+            self._recorder.end_run(key, "finished")
+        self._recorder.log_metrics(SEARCH, {schema.METRIC_FRONT_SIZE: len(front)})
+        for file in files:
+            self._recorder.log_file(SEARCH, file)
+        self._recorder.end_run(SEARCH, "finished")
+
+    def interrupted(self) -> None:
+        """Close the parent run of a search that was stopped."""
+        self._recorder.end_run(SEARCH, "killed", "stopped before its end; it can be continued")
+
+    def _open_architecture(self, key: str, origin: str, alpha: float) -> None:
+        self._recorder.open_run(
+            _architecture_key(key),
+            kind="architecture",
+            name=key,
+            parent=SEARCH,
+            params={schema.PARAM_ALPHA: alpha},
+            tags={schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key},
+            description=_DESCRIPTIONS[origin],
+        )
+
+
+_DESCRIPTIONS = {
+    "fine-tuned": "The network a trial pruned, with the weights it was fine-tuned to.",
+    "from-scratch": "The shape a trial found, trained from scratch with fresh weights.",
+    "copycat": "The shape a trial found, rescaled by one factor to a budget, from scratch.",
+    "uniform": "The base network narrowed by one factor to a budget, from scratch.",
+}
+
+
+def _run_key(task: Task) -> str:
+    if isinstance(task, MemberTask):
+        return _architecture_key(task.key)
+    return f"trial/{task.number}"
+
+
+def _architecture_key(key: str) -> str:
+    return f"architecture/{key}"
+
+
+def _measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
+    return {
+        schema.METRIC_VALIDATION_ACCURACY: outcome.validation_accuracy,
+        schema.METRIC_TEST_ACCURACY: outcome.test_accuracy,
+        schema.METRIC_FLOPS: outcome.flops,
+        schema.METRIC_FLOPS_SHARE: outcome.flops / base.flops,
+        schema.METRIC_NUM_PARAMS: outcome.params,
+    }
+
+
+def _details(outcome: Outcome) -> dict[str, float]:
+    return {
+        schema.METRIC_ACCURACY_AFTER_FINE_TUNING: outcome.validation_accuracy,
+        **outcome.details,
+    }
+
+
+def _tags(outcome: Outcome) -> dict[str, Any]:
+    return {
+        schema.TAG_ORIGIN: outcome.origin,
+        schema.TAG_ARCHITECTURE: outcome.key,
+        schema.TAG_PROFILE: outcome.profile,
+        schema.TAG_BUDGET: f"flops={format_count(outcome.flops)}",
+    }

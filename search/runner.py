@@ -1,0 +1,316 @@
+"""search.run: from a SearchConfig to a front, a verdict and a folder of architectures."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+import mlflow_server
+from copycat.architecture import read, verify
+from copycat.build import Builder
+from mlflow_server.runs import RunRecorder
+from pruning.cost import Budget, Cost, format_count
+from pruning.errors import (
+    ArchitectureError,
+    ConfigError,
+    SearchFailedError,
+    SearchStateError,
+)
+from search import datasets, models
+from search.config import SearchConfig, to_mapping
+from search.families import members
+from search.launch import cluster, run_tasks
+from search.pareto import front
+from search.preflight import check
+from search.progress import Progress
+from search.recording import Recording
+from search.report import CONFIG_FILE, RESULTS_FILE, Results, contests, plot_front
+from search.space import SearchSpace
+from search.study import StudySource
+from search.tasks import EpochRecord, MemberTask, Observers, Outcome, Task, TaskList, TaskSource
+from search.training import steps_per_epoch, total_push
+from search.trial import Workshop
+
+_STUDY, _PLOT = "study.journal", "front.png"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    front: architectures that no other one beats in validation accuracy and FLOPs.
+    verdict: which origin won at which budget, in words.
+    path: the folder of the search; each outcome's `path` is below it.
+    """
+
+    front: tuple[Outcome, ...]
+    verdict: str
+    path: Path
+    results: Results
+
+
+def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult:
+    """Runs a search, or continues one that was stopped, and returns its result.
+
+    Everything is checked before anything is trained or written: EspalierError says what is
+    wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
+    console: where progress is shown; none by default.
+    """
+    console = console or Console(quiet=True)
+    device = _device(config.device)
+    _require_same_search(config)
+    data = _load_data(config, console)
+    classes = tuple(data.classes)
+    source = models.resolve(
+        config.model, num_classes=len(classes), in_channels=data.train.image_shape[0]
+    )
+    builder = Builder(source.target, source.arguments)
+    preflight = check(config, builder, data.train.image_shape, classes)
+    for line in preflight.describe():
+        console.print(line, highlight=False, soft_wrap=True)
+    recorder = _recorder(config)
+    _write_config(config)
+    workshop = Workshop(config, preflight, device)
+    return _Session(workshop, data, console, recorder).run()
+
+
+class _Session:
+    """One process's work on a search."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        data: datasets.ImageData,
+        console: Console,
+        recorder: RunRecorder,
+    ) -> None:
+        self._workshop, self._data, self._console = workshop, data, console
+        self._config, self._preflight = workshop.config, workshop.preflight
+        self._recorder = recorder
+        self._progress = Progress(console, 0)
+        self._recording = Recording(recorder, self._config, self._preflight)
+        self._failures: dict[str, str] = {}
+        self._num_workers = self._config.concurrency or os.cpu_count() or 1
+        self._stack = ExitStack()
+        self._has_cluster = False
+
+    def run(self) -> SearchResult:
+        completed = False
+        try:
+            results = self._stages()
+            self._conclude(results)
+            completed = True
+        finally:
+            if not completed:
+                self._recording.interrupted()
+            undelivered = self._recorder.close(timeout_seconds=60)
+            for problem in self._recorder.problems:
+                self._console.print(f"MLflow: {problem}", style="yellow", highlight=False)
+            if undelivered:
+                self._console.print(f"MLflow: {undelivered} records were not delivered")
+        return SearchResult(results.front, results.verdict, self._config.directory, results)
+
+    def _stages(self) -> Results:
+        source = self._study()
+        self._progress.expect(self._expected_steps(len(source)))
+        with ExitStack() as self._stack:
+            self._stack.enter_context(self._progress.showing())
+            self._perform(source)
+            trials = source.outcomes
+            if not trials:
+                raise SearchFailedError(
+                    f"all {len(source.failures)} trials failed, the first of them because: "
+                    f"{next(iter(source.failures.values()))}"
+                )
+            tasks, notes = members(self._config, self._preflight, trials)
+            missing = TaskList([task for task in tasks if self._stored(task) is None])
+            self._progress.expect(len(missing) * self._config.training.scratch_epochs)
+            self._perform(missing)
+        self._failures.update((f"trial {n}", why) for n, why in source.failures.items())
+        found = [self._stored(task) for task in tasks]
+        return self._results([*trials, *(o for o in found if o is not None)], notes)
+
+    def _perform(self, source: TaskSource) -> None:
+        if len(source) == 0:
+            return
+        if not self._has_cluster:
+            self._stack.enter_context(cluster(self._num_workers))
+            self._has_cluster = True
+        observer = Observers([self._progress, self._recording, _Failures(self._failures)])
+        run_tasks(source, self._workshop, self._data, observer, num_workers=self._num_workers)
+
+    def _expected_steps(self, num_trials: int) -> int:
+        training, rungs = self._config.training, len(self._config.ladder)
+        num_members = self._config.profiles * (1 + rungs) + rungs
+        per_trial = training.epochs + training.fine_tune_epochs
+        return num_trials * per_trial + num_members * training.scratch_epochs
+
+    def _stored(self, task: MemberTask) -> Outcome | None:
+        """What an earlier process of this search made of the task; the folder is the record."""
+        path = f"architectures/{task.key}"
+        try:
+            return stored_outcome(self._config.directory, path)
+        except ArchitectureError:
+            return None
+
+    def _results(self, everything: list[Outcome], notes: list[str]) -> Results:
+        certified = [o for o in everything if self._is_certified(o, notes)]
+        preflight = self._preflight
+        within = [o for o in certified if preflight.limits.allows(Cost(o.flops, o.params))]
+        rungs = [preflight.limits.scaled(rung) for rung in self._config.ladder]
+        return Results(
+            base=preflight.base,
+            budget=str(preflight.budget),
+            num_test=len(self._data.test),
+            everything=tuple(within),
+            front=tuple(front(within)),
+            contests=contests(within, [(self._rung_label(rung), rung) for rung in rungs]),
+            failures=self._failures,
+            notes=tuple(notes),
+        )
+
+    def _rung_label(self, rung: Budget) -> str:
+        parts = [
+            f"{b.quantity} ≤ {format_count(b.value)} "
+            f"({100 * b.value / getattr(self._preflight.base, b.quantity):.3g} % of base)"
+            for b in rung.bounds
+        ]
+        return ", ".join(parts)
+
+    def _is_certified(self, outcome: Outcome, notes: list[str]) -> bool:
+        """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
+        module = self._preflight.builder.target.partition(":")[0]
+        try:
+            verify(self._config.directory / outcome.path, trust=[module])
+        except ArchitectureError as error:
+            notes.append(f"{outcome.key} is left out: {error}")
+            return False
+        return True
+
+    def _conclude(self, results: Results) -> None:
+        directory = self._config.directory
+        text = json.dumps(results.to_mapping(), indent=2)
+        _write_whole(directory / RESULTS_FILE, text)
+        plot_front(results, directory / _PLOT)
+        on_front = {outcome.key: outcome for outcome in results.front}
+        files = [directory / _PLOT, directory / RESULTS_FILE]
+        self._recording.conclude(on_front, list(results.everything), files)
+
+    def _study(self) -> StudySource:
+        config, preflight = self._config, self._preflight
+        high = float(preflight.flops_limit)
+        low = max(float(preflight.floor.flops), high * min(config.ladder))
+        steps = steps_per_epoch(len(self._data.train), config.training.batch_size)
+        push = total_push(config.training, config.training.epochs, steps)
+        targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
+        return StudySource(
+            config.directory / _STUDY,
+            SearchSpace.derive(push, (low, high)),
+            preflight.limits,
+            config.trials,
+            seed=config.seed,
+            first_targets=targets,
+        )
+
+
+class _Failures:
+    """An observer that keeps the reasons of what failed."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self._reasons = reasons
+
+    def started(self, task: Task) -> None:
+        """Nothing has failed yet."""
+
+    def epoch(self, task: Task, record: EpochRecord) -> None:
+        """Nothing has failed yet."""
+
+    def finished(self, task: Task, outcome: Outcome) -> None:
+        """Nothing has failed."""
+
+    def failed(self, task: Task, reason: str) -> None:
+        self._reasons[task.key] = reason
+
+
+def stored_outcome(directory: Path, path: str) -> Outcome:
+    """The outcome that an architecture folder of a search records; ArchitectureError if none."""
+    architecture = read(directory / path)
+    record = architecture.provenance
+    return Outcome(
+        key=Path(path).name,
+        origin=record["origin"],
+        trial=record["trial"],
+        rung=record["rung"],
+        alpha=record["alpha"],
+        flops=architecture.cost.flops,
+        params=architecture.cost.params,
+        validation_accuracy=record["validation_accuracy"],
+        test_accuracy=record["test_accuracy"],
+        profile=architecture.profile.digest,
+        path=path,
+    )
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU here: use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _load_data(config: SearchConfig, console: Console) -> datasets.ImageData:
+    with console.status(f"reading {config.data.source}"):
+        channels = models.required_channels(config.model)
+        return datasets.load(config.data, channels=channels, seed=config.seed)
+
+
+_MAY_CHANGE = ("concurrency", "device", "mlflow_url", "runs")
+"""Settings of the machine, not of the search: they may differ when a search is continued."""
+
+
+def _require_same_search(config: SearchConfig) -> None:
+    directory = config.directory
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    try:
+        stored = json.loads((directory / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        raise SearchStateError(
+            f"{directory} exists but holds no search: choose another --name or --runs"
+        ) from None
+    differing = [
+        key
+        for key, value in json.loads(json.dumps(to_mapping(config))).items()
+        if key not in _MAY_CHANGE and stored.get(key) != value
+    ]
+    if differing:
+        raise SearchStateError(
+            f"{directory} holds another search, which differs in {', '.join(differing)}: "
+            "choose another --name, or repeat its own settings to continue it"
+        )
+
+
+def _write_config(config: SearchConfig) -> None:
+    config.directory.mkdir(parents=True, exist_ok=True)
+    _write_whole(config.directory / CONFIG_FILE, json.dumps(to_mapping(config), indent=2))
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write under another name first, so that a reader never sees half a file."""
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, file)
+
+
+def _recorder(config: SearchConfig) -> RunRecorder:
+    store = Path(config.runs)
+    store.mkdir(parents=True, exist_ok=True)
+    uri = config.mlflow_url or mlflow_server.store_uri(store)
+    return mlflow_server.BackgroundRecorder(mlflow_server.connect(uri, config.name))

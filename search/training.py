@@ -1,0 +1,398 @@
+"""Training and measuring one network: the RNI authors' recipe, deterministic on a CPU.
+
+SGD with Nesterov momentum 0.9; the learning rate divided by 10 at 50 % and 75 % of the epochs;
+σBN scales learn 10 times faster and without weight decay (RNI, section 5.1). The validation part
+is measured after every epoch, in float32; the test part is never looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning.errors import DataError, TrainingDivergedError
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from search.config import TrainingConfig
+from search.datasets import Augmentation, ImageData, ImageSource
+
+Penalty = Callable[[nn.Module], Tensor]
+
+_MOMENTUM = 0.9
+_SIGMOID_SCALE_LEARNS_FASTER = 10
+_EVALUATION_BATCH = 500
+_BF16_PAYS_FROM_PIXELS = 16 * 16
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch: `epoch` counts from 1, losses are means over the images trained on.
+
+    `train_loss` is the cross entropy alone, `penalty` what was added to it;
+    `validation_accuracy` is in [0, 1]; `images_seen` counts from the start of training.
+    """
+
+    epoch: int
+    train_loss: float
+    penalty: float
+    validation_accuracy: float
+    learning_rate: float
+    images_seen: int
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """All epochs in order; `seconds` of wall time do not count when reports are compared."""
+
+    epochs: tuple[EpochReport, ...]
+    seconds: float = field(compare=False)
+
+    @property
+    def validation_accuracy(self) -> float:
+        """In [0, 1], after the last epoch (no epoch is picked)."""
+        return self.epochs[-1].validation_accuracy
+
+    @property
+    def images_seen(self) -> int:
+        """Training images processed, repetitions counted."""
+        return self.epochs[-1].images_seen
+
+
+class Minibatches:
+    """Normalised minibatches of one part of a data set, prepared on `device`.
+
+    Images in memory are moved to the device once, as bytes. Batches are pairs of images,
+    float32 (n, C, H, W) in channels-last order with mean 0 and deviation 1 per channel, and
+    labels, int64 (n,).
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self._source = source.to(device)
+        self._batch_size = batch_size
+        deviations = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        means = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self._factor = 1 / (255 * deviations)
+        self._offset = -means / deviations
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, as it is."""
+        for images, chunk in self._read(torch.arange(len(self._source))):
+            yield self._normalised(images), self._source.labels[chunk]
+
+    def shuffled(
+        self, augmentation: Augmentation, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of training: a random order, every image cropped and mirrored at random.
+
+        Around the image are black pixels (zeros before normalisation), as in the papers. The
+        last batch may be short; if only one image were left for it, that image sits out this
+        epoch, because batch norm cannot train on one. All random numbers come from
+        `generator`, a CPU generator.
+        """
+        count = len(self._source)
+        padding = augmentation.crop_padding
+        order = torch.randperm(count, generator=generator)
+        rows, columns = torch.randint(2 * padding + 1, (2, count), generator=generator)
+        flips = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
+        shifts = torch.stack([rows, columns, flips.long()]).to(self._factor.device)
+        start = 0
+        for images, chunk in self._read(order[: _trained_on(count, self._batch_size)]):
+            rows, columns, flips = shifts[:, start : start + len(images)]
+            start += len(images)
+            cropped = crop_and_flip(images, rows, columns, flips.bool(), padding)
+            yield self._normalised(cropped), self._source.labels[chunk]
+
+    def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self._source.read(order, self._batch_size)
+        chunks = torch.split(order.to(self._factor.device), self._batch_size)
+        return zip(batches, chunks, strict=True)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
+        return floats.mul_(self._factor).add_(self._offset)
+
+
+def crop_and_flip(
+    images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor, padding: int
+) -> Tensor:
+    """A window of each image after padding it with zeros, mirrored where `flips` is true.
+
+    `images` is (n, C, H, W) of any type; window i starts at row rows[i] and column columns[i]
+    of the padded image, int64 (n,) from 0 to 2·padding; `flips` is bool (n,). Returns
+    (n, C, H, W).
+    """
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    down = torch.arange(height, device=images.device) + rows[:, None]
+    across = torch.arange(width, device=images.device).expand(count, width)
+    across = torch.where(flips[:, None], width - 1 - across, across) + columns[:, None]
+    places = down[:, :, None] * padded.shape[3] + across[:, None, :]
+    places = places.view(count, 1, height * width).expand(count, channels, -1)
+    return padded.flatten(2).gather(2, places).view(images.shape)
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Optimisation steps in one epoch: a last batch of a single image is left out."""
+    return math.ceil(_trained_on(num_images, batch_size) / batch_size)
+
+
+def _trained_on(num_images: int, batch_size: int) -> int:
+    lonely = batch_size > 1 and num_images % batch_size == 1
+    return num_images - lonely
+
+
+def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
+    """The rate of ordinary parameters in `epoch` (from 0): a tenth from 50 %, again from 75 %."""
+    drops = (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)
+    return float(config.learning_rate / 10**drops)
+
+
+def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> float:
+    """Σ over steps of lr_σ(t) / (1 − momentum), lr_σ being the learning rate of σBN scales.
+
+    A penalty of strength λ_S moves a scale by about λ_S times this (where its gradient is
+    one), so λ_S for another schedule follows from a wanted push: push / total_push.
+    """
+    rates = sum(learning_rate(config, epoch, epochs) for epoch in range(epochs))
+    return _SIGMOID_SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
+
+
+def training_precision(device: torch.device, image_shape: Sequence[int]) -> torch.dtype:
+    """The number format of autocast regions: bfloat16 where the hardware gains, else float32.
+
+    CUDA: where bfloat16 is native. CPU: only with AMX and images of at least 16×16 pixels.
+    Measured on 2 cores of a Xeon with AMX, batch 64: ResNet-20 at 32×32 trains 1.8 times as
+    fast, narrowed networks 1.3 to 1.6 times, but 8×8 digits only 1.1 times. Decided from
+    what the device is, never by timing. `image_shape` is (C, H, W).
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    large = math.prod(image_shape[1:]) >= _BF16_PAYS_FROM_PIXELS
+    if device.type == "cpu" and large and _has_amx():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _has_amx() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # absent from older torch
+    return capabilities is not None and bool(capabilities().get("amx_bf16", False))
+
+
+def evaluate(
+    model: nn.Module,
+    split: ImageSource,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    batch_size: int = _EVALUATION_BATCH,
+) -> float:
+    """The share of `split`'s images that `model` (already on `device`) gets right, in [0, 1].
+
+    In float32, so that the figure is that of the stored weights. Modules are put in
+    evaluation mode and then back in the mode each of them was in.
+    """
+    batches = Minibatches(split, mean=mean, std=std, batch_size=batch_size, device=device)
+    return _accuracy(model, batches, len(split))
+
+
+def _accuracy(model: nn.Module, batches: Minibatches, count: int) -> float:
+    right: Tensor | int = 0
+    with _mode(model, training=False), torch.no_grad():
+        for images, labels in batches.in_order():
+            right = right + (model(images).argmax(1) == labels).sum()
+    return int(right) / count
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag
+
+
+class Trainer:
+    """One training run, an epoch at a time, that can be stored and continued in between.
+
+    `model` is moved to `device` and trained in place. `penalty(model)`, a scalar, is added to
+    the cross entropy of every step. The order of images, their augmentation and the model's
+    own random numbers (dropout) depend on `seed` and the epoch alone, and torch's global
+    generators are left as they were.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        *,
+        epochs: int,
+        config: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        penalty: Penalty | None = None,
+    ) -> None:
+        if _trained_on(len(data.train), config.batch_size) == 0:
+            raise DataError(f"training needs at least 2 images, got {len(data.train)}")
+        self._model = model.to(device)
+        self._epochs, self._config, self._seed = epochs, config, seed
+        self._device, self._penalty = device, penalty
+        self._augmentation = data.augmentation
+        self._train, self._validation = (
+            Minibatches(part, mean=data.mean, std=data.std, batch_size=size, device=device)
+            for part, size in (
+                (data.train, config.batch_size),
+                (data.validation, _EVALUATION_BATCH),
+            )
+        )
+        self._num_validation = len(data.validation)
+        self._precision = training_precision(device, data.train.image_shape)
+        self._optimizer = _optimizer(model, config)
+        self.reports: tuple[EpochReport, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs have run."""
+        return len(self.reports) >= self._epochs
+
+    def run_epoch(self) -> EpochReport:
+        """Train on every image once, then measure the validation accuracy.
+
+        Raises TrainingDivergedError when the mean loss is not finite.
+        """
+        epoch = len(self.reports)
+        rate = learning_rate(self._config, epoch, self._epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["lr_factor"]
+        seed = int(np.random.SeedSequence((self._seed % 2**64, epoch)).generate_state(1)[0])
+        with _seeded(seed, self._device), _mode(self._model, training=True):
+            images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
+        if not math.isfinite(loss + penalty):
+            raise TrainingDivergedError(
+                f"training diverged in epoch {epoch + 1} of {self._epochs}: the loss is "
+                f"{loss + penalty}; try a learning rate below {self._config.learning_rate:g} "
+                "or a weaker penalty"
+            )
+        report = EpochReport(
+            epoch=epoch + 1,
+            train_loss=loss,
+            penalty=penalty,
+            validation_accuracy=_accuracy(self._model, self._validation, self._num_validation),
+            learning_rate=rate,
+            images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
+        )
+        self.reports = (*self.reports, report)
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "reports": [asdict(report) for report in self.reports],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict` of a Trainer made with the same arguments."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.reports = tuple(EpochReport(**report) for report in state["reports"])
+
+    def _steps(self, generator: torch.Generator) -> tuple[int, float, float]:
+        """One epoch of steps: images seen, mean cross entropy, mean penalty."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        seen = 0
+        for images, labels in self._train.shuffled(self._augmentation, generator):
+            with torch.autocast(
+                self._device.type, self._precision, enabled=self._precision != torch.float32
+            ):
+                logits = self._model(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
+            self._optimizer.zero_grad()
+            (loss + penalty).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            seen += len(labels)
+            # Summed on the device: reading a number back would stall the accelerator.
+            sums += torch.stack([loss, penalty]).detach() * len(labels)
+        self._optimizer.zero_grad()
+        loss_sum, penalty_sum = sums.tolist()
+        return seen, loss_sum / seen, penalty_sum / seen
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    epochs: int,
+    config: TrainingConfig,
+    seed: int,
+    device: torch.device,
+    penalty: Penalty | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> TrainingReport:
+    """Train `model` in place for `epochs` epochs (at least 1); see `Trainer`.
+
+    `on_epoch` is called after each epoch and may raise to stop. Raises
+    TrainingDivergedError when a loss becomes infinite or NaN.
+    """
+    started = time.perf_counter()
+    trainer = Trainer(
+        model, data, epochs=epochs, config=config, seed=seed, device=device, penalty=penalty
+    )
+    while not trainer.is_finished:
+        report = trainer.run_epoch()
+        if on_epoch is not None:
+            on_epoch(report)
+    return TrainingReport(trainer.reports, time.perf_counter() - started)
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
+    """Nesterov SGD with σBN scales in a group of their own; `lr_factor` is kept per group."""
+    scales = [module.weight for module in model.modules() if isinstance(module, SigmoidBatchNorm2d)]
+    known = {id(scale) for scale in scales}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    decay, faster = config.weight_decay, _SIGMOID_SCALE_LEARNS_FASTER
+    groups = [
+        {"params": others, "lr_factor": 1, "weight_decay": decay},
+        {"params": scales, "lr_factor": faster, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        momentum=_MOMENTUM,
+        nesterov=True,
+    )
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators at `seed` inside, and as they were afterwards."""
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=accelerators):
+        torch.default_generator.manual_seed(seed)
+        if accelerators:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

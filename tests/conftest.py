@@ -1,0 +1,28 @@
+"""What all tests share: one thread, repeatable property tests, and the collection of networks."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
+
+settings.register_profile("espalier", deadline=None, derandomize=True, database=None)
+settings.load_profile("espalier")
+
+
+def _share(path: Path) -> ModuleType:
+    """Makes a file importable under its own name: in importlib mode no test folder is on the path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_share(Path(__file__).parent / "pruning" / "architectures.py")

@@ -1,0 +1,43 @@
+"""Stores and a server to record into, each made once because MLflow takes seconds for it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mlflow_server import connect, running_server, store_uri
+from mlflow_server.store import database_path
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs of ours, to be copied rather than migrated again."""
+    store = tmp_path_factory.mktemp("template")
+    connect(store_uri(store), "made-with-the-database")
+    return database_path(store)
+
+
+@pytest.fixture
+def make_store(tmp_path: Path, empty_database: Path) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
+        store = tmp_path / name
+        store.mkdir()
+        shutil.copyfile(empty_database, database_path(store))
+        return store
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: Callable[[str], Path]) -> Path:
+    return make_store("store")
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
+    """A real server, for every test that records over HTTP under a search name of its own."""
+    store = tmp_path_factory.mktemp("served")
+    shutil.copyfile(empty_database, database_path(store))
+    with running_server(store, port=0) as server:
+        yield server.url

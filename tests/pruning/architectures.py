@@ -1,0 +1,764 @@
+"""Small networks, one per feature that a trace must follow, with what is known of them by hand."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning import ChannelGraph, trace
+from pruning.cost import ExampleInput
+
+Shape = tuple[int, ...]
+IMAGE = (1, 3, 8, 8)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network and what its channel graph must look like.
+
+    make: builds it, with weights as torch initialises them.
+    shapes: of its inputs; a mapping for keyword arguments.
+    prunable: width and unit per group that can lose channels, in the order of the network.
+    pinned: a part of the reason, per group that a feature of the network pins.
+    residual: groups in which activations of several producers are added.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    shapes: tuple[Shape, ...] | Mapping[str, Shape] = (IMAGE,)
+    prunable: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    residual: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def example(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+        """A random input: one tensor, a tuple, or a mapping of keyword arguments."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(shape: Shape) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=dtype)
+
+        if isinstance(self.shapes, Mapping):
+            return {name: draw(shape) for name, shape in self.shapes.items()}
+        tensors = tuple(draw(shape) for shape in self.shapes)
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    def network(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The network in eval mode, every parameter and buffer random."""
+        return randomised(self.make(), seed).to(dtype).eval()
+
+    @functools.cached_property
+    def graph(self) -> ChannelGraph:
+        """Its trace, made once: graphs hold no tensor of the network."""
+        return trace(self.make(), self.example())
+
+
+def call(model: nn.Module, inputs: ExampleInput) -> Any:
+    """`model` on an example input of any form."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """`model` itself with random parameters and statistics, so that no wrong result is hidden.
+
+    Weights keep the scale of the activations; biases and statistics are far from 0 and 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator)
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(normal(parameter) * (2 / parameter[0].numel()) ** 0.5)
+            else:
+                parameter.copy_(0.7 + 0.5 * normal(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+            elif buffer.is_floating_point():
+                buffer.copy_(normal(buffer))
+    return model
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global generator at `seed` inside the block, as it was after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Branches(nn.Module):
+    """Layers by name and, as a function of them and the input, how they are wired."""
+
+    def __init__(self, wiring: Callable[..., Any], **layers: nn.Module | None) -> None:
+        super().__init__()
+        self.wiring = wiring
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        return self.wiring(self, *inputs, **named)
+
+
+def chain(**layers: nn.Module) -> nn.Sequential:
+    """Layers that run one after the other, by name."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
+    """A convolution that keeps the extent, unless it has a stride."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+
+
+def head(inputs: int, classes: int = 4) -> nn.Sequential:
+    """Global average, then a linear layer called head.fc."""
+    return chain(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes))
+
+
+def between(
+    wiring: Callable[[Tensor], Tensor], width: int = 6, after: int | None = None
+) -> nn.Module:
+    """A convolution of `width` channels, a function of its output, another convolution."""
+    return Branches(
+        lambda net, x: net.last(wiring(net.first(x))),
+        first=conv(3, width),
+        last=conv(width if after is None else after, 4),
+    )
+
+
+class Functional(nn.Module):
+    """Calls of torch.nn.functional with parameters that belong to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(6, 3, 3, 3))
+        self.offset = nn.Parameter(torch.empty(6))
+        self.matrix = nn.Parameter(torch.empty(4, 6))
+        nn.init.normal_(self.kernel)
+        nn.init.normal_(self.offset)
+        nn.init.normal_(self.matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(F.conv2d(x, self.kernel, self.offset, padding=1))
+        return F.linear(y.mean((2, 3)), self.matrix)
+
+
+class Scales(nn.Module):
+    """A bare parameter per channel: LayerScale, or an offset in plain arithmetic."""
+
+    def __init__(self, width: int, *, trailing: int = 2) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width, *[1] * trailing))
+        self.beta = nn.Parameter(torch.zeros(1, width, *[1] * trailing))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma + self.beta
+
+
+class Attention(nn.Module):
+    """Pre-norm attention over positions and an MLP, on sequences N×L×width."""
+
+    def __init__(self, width: int = 6, inner: int = 5, hidden: int = 7) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(width, inner)
+        self.value = nn.Linear(width, 8)
+        self.project = nn.Linear(8, width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        query, key = self.query(y), self.key(y)
+        weights = (query @ key.transpose(1, 2) * 0.5).softmax(-1)
+        x = x + self.project(weights @ self.value(y))
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, squeeze-excitation, projection, identity."""
+
+    def __init__(self, width: int, expanded: int, squeezed: int) -> None:
+        super().__init__()
+        self.expand = conv(width, expanded, 1)
+        self.expand_bn = nn.BatchNorm2d(expanded)
+        self.depthwise = conv(expanded, expanded, groups=expanded)
+        self.depthwise_bn = nn.BatchNorm2d(expanded)
+        self.squeeze = conv(expanded, squeezed, 1)
+        self.excite = conv(squeezed, expanded, 1)
+        self.project = conv(expanded, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(self.expand_bn(self.expand(x)))
+        y = F.silu(self.depthwise_bn(self.depthwise(y)))
+        gate = self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True))))
+        return x + self.project(y * gate.sigmoid())
+
+
+def _shuffle(x: Tensor, groups: int) -> Tensor:
+    batch, channels, height, width = x.shape
+    x = x.view(batch, groups, channels // groups, height, width)
+    return x.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def _option_a(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+    return net.head(F.relu(net.conv2(F.relu(net.conv1(x))) + shortcut))
+
+
+def _unet(net: Any, x: Tensor) -> Tensor:
+    high = F.relu(net.enter(x))
+    low = F.relu(net.down(F.max_pool2d(high, 2)))
+    return net.leave(torch.cat([high, net.up(low)], dim=1))
+
+
+def _dense(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    x = torch.cat([x, net.grow1(F.relu(net.bn1(x)))], dim=1)
+    x = torch.cat([x, net.grow2(F.relu(net.bn2(x)))], dim=1)
+    return net.head(x)
+
+
+def _inception(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.stem(x))
+    pooled = F.avg_pool2d(x, 3, 1, 1)
+    return net.head(
+        torch.cat([net.narrow(x), net.wide(F.relu(net.reduce(x))), net.pool(pooled)], 1)
+    )
+
+
+def _split_flow(net: Any, x: Tensor) -> Tensor:
+    left, right = net.first(x).chunk(2, dim=1)
+    return net.last(left * right.sigmoid())
+
+
+def _by_shape(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.first(x))
+    while x.shape[-1] > 2:
+        x = F.avg_pool2d(x, 2)
+    return net.last(x).mean((2, 3))
+
+
+def _by_value(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    return net.last(y) if x.sum() > -1e9 else net.last(-y)
+
+
+def _spatial_attention(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.first(x))
+    return net.last(x * net.mask(F.relu(net.hidden(x))).sigmoid())
+
+
+def _two_inputs(net: Any, image: Tensor, code: Tensor) -> Tensor:
+    y = net.image(image) + net.code(code)[:, :, None, None]
+    return net.head(F.relu(y))
+
+
+def _tied() -> nn.Module:
+    model = chain(
+        stem=conv(3, 6), first=conv(6, 6), relu=nn.ReLU(), second=conv(6, 6), head=head(6)
+    )
+    model.second.weight = model.first.weight
+    return model
+
+
+def _twice(net: Any, x: Tensor) -> Tensor:
+    x = F.relu(net.stem(x))
+    return net.head(net.shared(F.relu(net.shared(x))))
+
+
+@torch.library.custom_op("espalier_tests::halve", mutates_args=())
+def _halve(x: Tensor) -> Tensor:
+    """An operator that no rule knows."""
+    return x * 0.5
+
+
+@_halve.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _unknown(net: Any, x: Tensor) -> Tensor:
+    return net.head(net.second(_halve(net.first(x))))
+
+
+NORMALISED = "one normalisation runs over all channels"
+COMPUTED = "a number that is computed from the number of channels"
+WRITTEN = "a size written into the network's code"
+NO_RULE = "has no rule"
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        "chain",
+        lambda: chain(
+            conv1=conv(3, 6),
+            bn1=nn.BatchNorm2d(6),
+            relu1=nn.ReLU(),
+            conv2=conv(6, 5, stride=2, bias=False),
+            bn2=nn.BatchNorm2d(5),
+            relu2=nn.ReLU(),
+            head=head(5),
+        ),
+        prunable={"conv1": (6, 1), "conv2": (5, 1)},
+    ),
+    Architecture(
+        "identity shortcut",
+        lambda: Branches(
+            lambda net, x: net.head(F.relu((y := net.stem(x)) + net.bn(net.b(F.relu(net.a(y)))))),
+            stem=conv(3, 6),
+            a=conv(6, 5),
+            b=conv(5, 6),
+            bn=nn.BatchNorm2d(6),
+            head=head(6),
+        ),
+        prunable={"stem": (6, 1), "a": (5, 1)},
+        residual=frozenset({"stem"}),
+    ),
+    Architecture(
+        "projected shortcut",
+        lambda: Branches(
+            lambda net, x: net.head(F.relu(net.short(y := net.stem(x)) + net.b(F.relu(net.a(y))))),
+            stem=conv(3, 6),
+            a=conv(6, 5, stride=2),
+            b=conv(5, 7),
+            short=conv(6, 7, 1, stride=2),
+            head=head(7),
+        ),
+        prunable={"stem": (6, 1), "short": (7, 1), "a": (5, 1)},
+        residual=frozenset({"short"}),
+    ),
+    Architecture(
+        "zero-padded shortcut",
+        lambda: Branches(
+            _option_a, stem=conv(3, 4), conv1=conv(4, 5, stride=2), conv2=conv(5, 8), head=head(8)
+        ),
+        prunable={"conv1": (5, 1)},
+        pinned={"stem": "zero-padded along the channels", "conv2": "a fixed size"},
+    ),
+    Architecture(
+        "dense block",
+        lambda: Branches(
+            _dense,
+            stem=conv(3, 5),
+            bn1=nn.BatchNorm2d(5),
+            grow1=conv(5, 4),
+            bn2=nn.BatchNorm2d(9),
+            grow2=conv(9, 3),
+            head=head(12),
+        ),
+        prunable={"stem": (5, 1), "grow1": (4, 1), "grow2": (3, 1)},
+    ),
+    Architecture(
+        "u-net",
+        lambda: Branches(
+            _unet,
+            enter=conv(3, 5),
+            down=conv(5, 7),
+            up=nn.ConvTranspose2d(7, 6, 2, stride=2),
+            leave=conv(11, 4),
+        ),
+        prunable={"enter": (5, 1), "down": (7, 1), "up": (6, 1)},
+    ),
+    Architecture(
+        "inception",
+        lambda: Branches(
+            _inception,
+            stem=conv(3, 6),
+            narrow=conv(6, 4, 1),
+            reduce=conv(6, 3, 1),
+            wide=conv(3, 5),
+            pool=conv(6, 2, 1),
+            head=head(11),
+        ),
+        prunable={
+            "stem": (6, 1),
+            "narrow": (4, 1),
+            "reduce": (3, 1),
+            "wide": (5, 1),
+            "pool": (2, 1),
+        },
+    ),
+    Architecture(
+        "channel shuffle",
+        lambda: Branches(
+            lambda net, x: net.head(net.deep(_shuffle(F.relu(net.first(net.stem(x))), 2))),
+            stem=conv(3, 8),
+            first=conv(8, 12, 1, groups=2),
+            deep=conv(12, 12, groups=12),
+            head=head(12),
+        ),
+        prunable={"stem": (8, 2), "first": (12, 2)},
+    ),
+    Architecture(
+        "chunk",
+        lambda: Branches(_split_flow, first=conv(3, 10), last=conv(5, 4)),
+        prunable={"first": (10, 2)},
+    ),
+    Architecture(
+        "uneven split",
+        lambda: Branches(
+            lambda net, x: net.last(torch.cat(net.first(x).split([2, 5], dim=1)[::-1], dim=1)),
+            first=conv(3, 7),
+            last=conv(7, 4),
+        ),
+        pinned={"first": "split at a place that only fits all of its channels"},
+    ),
+    Architecture(
+        "halves by slicing",
+        lambda: between(lambda x: x[:, : x.shape[1] // 2] - x[:, x.shape[1] // 2 :], 8, 4),
+        prunable={"first": (8, 2)},
+        residual=frozenset({"first"}),
+    ),
+    Architecture(
+        "sizes of halves written in",
+        lambda: between(lambda x: x[:, :4] - x[:, 4:], 8, 4),
+        pinned={"first": WRITTEN},
+        residual=frozenset({"first"}),
+    ),
+    Architecture(
+        "squeeze-excitation",
+        lambda: chain(stem=conv(3, 5), block=InvertedResidual(5, 8, 3), head=head(5)),
+        prunable={"stem": (5, 1), "block.expand": (8, 1), "block.squeeze": (3, 1)},
+        residual=frozenset({"stem"}),
+    ),
+    Architecture(
+        "depthwise multiplier",
+        lambda: chain(
+            stem=conv(3, 4), depthwise=conv(4, 8, groups=4), bn=nn.BatchNorm2d(8), head=head(8)
+        ),
+        prunable={"stem": (4, 1)},
+    ),
+    Architecture(
+        "few wide groups",
+        lambda: chain(stem=conv(3, 8), grouped=conv(8, 12, groups=2), head=head(12)),
+        prunable={"stem": (8, 2), "grouped": (12, 2)},
+    ),
+    Architecture(
+        "many narrow groups",
+        lambda: chain(stem=conv(3, 12), grouped=conv(12, 6, groups=6), head=head(6)),
+        prunable={"stem": (12, 2)},
+    ),
+    Architecture(
+        "transposed",
+        lambda: chain(
+            first=conv(3, 6),
+            up=nn.ConvTranspose2d(6, 5, 3, stride=2),
+            bn=nn.BatchNorm2d(5),
+            last=conv(5, 4),
+        ),
+        prunable={"first": (6, 1), "up": (5, 1)},
+    ),
+    Architecture(
+        "transposed, few wide groups",
+        lambda: chain(first=conv(3, 8), up=nn.ConvTranspose2d(8, 6, 2, groups=2), last=conv(6, 4)),
+        prunable={"first": (8, 2), "up": (6, 2)},
+    ),
+    Architecture(
+        "transposed, many narrow groups",
+        lambda: chain(
+            first=conv(3, 6), up=nn.ConvTranspose2d(6, 12, 2, groups=6), last=conv(12, 4)
+        ),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "one dimension",
+        lambda: chain(
+            first=nn.Conv1d(3, 6, 3),
+            bn=nn.BatchNorm1d(6),
+            pool=nn.MaxPool1d(2),
+            last=nn.Conv1d(6, 4, 3),
+        ),
+        shapes=((1, 3, 16),),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "three dimensions",
+        lambda: chain(
+            first=nn.Conv3d(2, 6, 3),
+            bn=nn.BatchNorm3d(6),
+            pool=nn.AvgPool3d(2),
+            last=nn.Conv3d(6, 4, 1),
+        ),
+        shapes=((1, 2, 6, 6, 6),),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "group normalisation",
+        lambda: chain(
+            first=conv(3, 12), norm=nn.GroupNorm(4, 12), relu=nn.ReLU(), last=conv(12, 4)
+        ),
+        prunable={"first": (12, 3)},
+    ),
+    Architecture(
+        "group normalisation without parameters",
+        lambda: chain(first=conv(3, 9), norm=nn.GroupNorm(3, 9, affine=False), last=conv(9, 4)),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
+        "group normalisation over everything",
+        lambda: chain(first=conv(3, 6), norm=nn.GroupNorm(1, 6), last=conv(6, 4)),
+        pinned={"first": NORMALISED},
+    ),
+    Architecture(
+        "layer normalisation",
+        lambda: Branches(
+            lambda net, x: net.head(
+                net.down(F.gelu(net.up(net.norm(net.stem(x).permute(0, 2, 3, 1))))).permute(
+                    0, 3, 1, 2
+                )
+            ),
+            stem=conv(3, 6),
+            norm=nn.LayerNorm(6),
+            up=nn.Linear(6, 9),
+            down=nn.Linear(9, 5),
+            head=head(5),
+        ),
+        prunable={"up": (9, 1), "down": (5, 1)},
+        pinned={"stem": "a layer normalisation runs over these channels"},
+    ),
+    Architecture(
+        "instance normalisation",
+        lambda: chain(
+            first=conv(3, 6),
+            norm=nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
+            relu=nn.ReLU(),
+            last=conv(6, 4),
+        ),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "instance normalisation without parameters",
+        lambda: chain(first=conv(3, 6), norm=nn.InstanceNorm2d(6), relu=nn.ReLU(), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "layer scale",
+        lambda: Branches(
+            lambda net, x: net.head((y := net.stem(x)) + net.scale(net.last(F.gelu(net.first(y))))),
+            stem=conv(3, 6),
+            first=conv(6, 5, 1),
+            last=conv(5, 6, 1),
+            scale=Scales(6),
+            head=head(6),
+        ),
+        prunable={"stem": (6, 1), "first": (5, 1)},
+        residual=frozenset({"stem"}),
+    ),
+    Architecture(
+        "prelu",
+        lambda: chain(
+            first=conv(3, 6), act=nn.PReLU(6), second=conv(6, 5), scalar=nn.PReLU(), last=conv(5, 4)
+        ),
+        prunable={"first": (6, 1), "second": (5, 1)},
+    ),
+    Architecture(
+        "module used twice",
+        lambda: Branches(_twice, stem=conv(3, 6), shared=conv(6, 6), head=head(6)),
+        prunable={"stem": (6, 1)},
+    ),
+    Architecture("tied parameter", _tied, prunable={"stem": (6, 1)}),
+    Architecture(
+        "bare parameters in arithmetic",
+        lambda: chain(first=conv(3, 6), scales=Scales(6), relu=nn.ReLU(), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture("functional calls", Functional, prunable={"kernel": (6, 1)}),
+    Architecture(
+        "control flow on shapes",
+        lambda: Branches(_by_shape, first=conv(3, 6), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "control flow on values",
+        lambda: Branches(_by_value, first=conv(3, 6), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "several inputs",
+        lambda: Branches(_two_inputs, image=conv(3, 6), code=nn.Linear(5, 6), head=head(6)),
+        shapes=(IMAGE, (1, 5)),
+        prunable={"image": (6, 1)},
+        residual=frozenset({"image"}),
+    ),
+    Architecture(
+        "keyword inputs",
+        lambda: Branches(_two_inputs, image=conv(3, 6), code=nn.Linear(5, 6), head=head(6)),
+        shapes={"code": (1, 5), "image": IMAGE},
+        prunable={"image": (6, 1)},
+        residual=frozenset({"image"}),
+    ),
+    Architecture(
+        "mapping as output",
+        lambda: Branches(
+            lambda net, x: {"mask": net.mask(y := F.relu(net.first(x))), "logits": net.head(y)},
+            first=conv(3, 6),
+            mask=conv(6, 1),
+            head=head(6),
+        ),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "tuple as output",
+        lambda: Branches(
+            lambda net, x: (y := net.second(F.relu(net.first(x))), net.head(y)),
+            first=conv(3, 6),
+            second=conv(6, 5),
+            head=head(5),
+        ),
+        prunable={"first": (6, 1)},
+        pinned={"second": "the network's output"},
+    ),
+    Architecture(
+        "linear after flatten",
+        lambda: chain(
+            first=conv(3, 6, stride=4),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(24, 7),
+            fc2=nn.Linear(7, 4),
+        ),
+        prunable={"first": (6, 1), "fc1": (7, 1)},
+    ),
+    Architecture(
+        "attention",
+        lambda: Branches(
+            lambda net, x: net.head(net.block(net.embed(x).flatten(2).transpose(1, 2)).mean(1)),
+            embed=nn.Conv2d(3, 6, 4, 4),
+            block=Attention(),
+            head=nn.Linear(6, 4),
+        ),
+        prunable={"block.query": (5, 1), "block.value": (8, 1), "block.up": (7, 1)},
+        pinned={"embed": "a layer normalisation runs over these channels"},
+        residual=frozenset({"embed"}),
+    ),
+    Architecture(
+        "size written into a reshape",
+        lambda: between(lambda x: F.relu(x.view(-1, 6, 64)).view(-1, 6, 8, 8)),
+        pinned={"first": WRITTEN},
+    ),
+    Architecture(
+        "scaled by a power of the width",
+        lambda: between(lambda x: x * x.shape[1] ** -0.5),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
+        "scaled by a tensor made from the width",
+        lambda: between(lambda x: x / torch.tensor(float(x.shape[1])).sqrt()),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
+        "scaled on the device by the width",
+        lambda: between(lambda x: x / torch.tensor(float(x.shape[1]), device=x.device)),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
+        "scaled by a filled tensor",
+        lambda: between(lambda x: x * torch.full((1,), 1 / x.shape[1], device=x.device)),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
+        "scale inside a matrix product",
+        lambda: Branches(
+            lambda net, x: net.last(
+                torch.baddbmm(
+                    x.new_zeros(1), q := net.first(x), q.mT, beta=0, alpha=1 / q.shape[-1]
+                )
+            ),
+            first=nn.Linear(5, 6),
+            last=nn.Linear(7, 4),
+        ),
+        shapes=((1, 7, 5),),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
+        "unknown operator",
+        lambda: Branches(_unknown, first=conv(3, 6), second=conv(6, 5), head=head(5)),
+        prunable={"second": (5, 1)},
+        pinned={"first": NO_RULE},
+    ),
+    Architecture(
+        "pixel shuffle",
+        lambda: chain(first=conv(3, 20), shuffle=nn.PixelShuffle(2), last=conv(5, 4)),
+        prunable={"first": (20, 4)},
+    ),
+    Architecture(
+        "one channel spread over many",
+        lambda: Branches(
+            _spatial_attention,
+            first=conv(3, 6),
+            hidden=conv(6, 5),
+            mask=conv(5, 1),
+            last=conv(6, 4),
+        ),
+        prunable={"first": (6, 1), "hidden": (5, 1)},
+        pinned={"mask": "one channel broadcast over many"},
+    ),
+    Architecture(
+        "resized and padded",
+        lambda: between(
+            lambda x: F.pad(
+                F.interpolate(x, scale_factor=2, mode="bilinear"), (1, 1, 1, 1), "reflect"
+            )
+        ),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "softmax over channels",
+        lambda: between(lambda x: x.softmax(1)),
+        pinned={"first": "a softmax runs over these channels"},
+    ),
+    Architecture(
+        "normalised over channels",
+        lambda: between(lambda x: F.normalize(x, dim=1)),
+        pinned={"first": "reduced over all channels"},
+    ),
+    Architecture(
+        "one channel picked",
+        lambda: between(lambda x: x - x[:, 2].unsqueeze(1)),
+        pinned={"first": "a channel picked by its number"},
+    ),
+    Architecture(
+        "stacked branches",
+        lambda: Branches(
+            lambda net, x: net.last(torch.stack([net.left(x), net.right(x)]).amax(0)),
+            left=conv(3, 6),
+            right=conv(3, 6, 1),
+            last=conv(6, 4),
+        ),
+        prunable={"left": (6, 1)},
+    ),
+    Architecture(
+        "added in place",
+        lambda: Branches(
+            lambda net, x: net.last(net.left(x).add_(net.right(x)).relu_()),
+            left=conv(3, 6),
+            right=conv(3, 6, 1),
+            last=conv(6, 4),
+        ),
+        prunable={"left": (6, 1)},
+        residual=frozenset({"left"}),
+    ),
+    Architecture(
+        "written into a buffer of zeros",
+        lambda: between(lambda x: x.new_zeros(x.shape).copy_(x)),
+        pinned={"first": NO_RULE},
+    ),
+)
+
+BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
