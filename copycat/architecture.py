@@ -32,6 +32,9 @@ TRUSTED_BUILDERS = ("search.models", "torchvision.models")
 """Modules whose callables may build a network without the caller naming them."""
 
 _JSON, _WEIGHTS = "architecture.json", "weights.safetensors"
+_MOST_INPUT_VALUES = 2**28
+"""A damaged file must not take all memory: 2²⁸ values are 1 GiB, an image of 9459×9459×3."""
+
 _PROBE_SEED = 0
 _PROBE_TOLERANCE = 1e-3
 """Relative: convolution algorithms differ between processors, so a hash would not travel."""
@@ -68,9 +71,11 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
     """Writes the folder `path`, whole or not at all, and returns what was stored.
 
     model: the trained network, of stock layers (see pruning.fold). Its fvcore count must equal
-    `architecture.cost`: ArchitectureError otherwise. An existing folder is replaced.
+    `architecture.cost`: ArchitectureError otherwise. An architecture at `path` is replaced;
+    ArchitectureError if something else is there.
     """
     path = Path(path)
+    _check_replaceable(path)
     measured = measure_cost(model, architecture.example_input.to(_device_of(model)))
     if (measured.flops, measured.params) != (architecture.cost.flops, architecture.cost.params):
         raise ArchitectureError(
@@ -100,7 +105,7 @@ def read(path: str | Path) -> Architecture:
         content = json.loads(file.read_text())
     except FileNotFoundError:
         raise ArchitectureError(f"{path} holds no {_JSON}: give an exported folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArchitectureError(f"{file} is not readable: {error}") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         found = content.get("format_version") if isinstance(content, dict) else None
@@ -109,7 +114,7 @@ def read(path: str | Path) -> Architecture:
         )
     try:
         return _from_json(content)
-    except (KeyError, TypeError, ValueError, EspalierError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, EspalierError) as error:
         raise ArchitectureError(f"{file} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -121,14 +126,15 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     missing, damaged or do not fit each other.
     """
     architecture = read(path)
-    module = architecture.builder.target.partition(":")[0]
-    if not any(module == t or module.startswith(f"{t}.") for t in (*TRUSTED_BUILDERS, *trust)):
-        raise ArchitectureError(
-            f"{path} is built by {architecture.builder.target!r}, which is not trusted: "
-            f"pass trust=[{module!r}] if it is yours"
-        )
+    _check_trust(path, architecture.builder, (*TRUSTED_BUILDERS, *trust))
     base = architecture.builder()
     graph = trace(base, architecture.example_input)
+    num_params = graph.cost(architecture.profile.widths).params
+    if num_params != architecture.cost.params:  # found out before the memory is taken
+        raise ArchitectureError(
+            f"{_JSON} in {path} says {architecture.cost.params:,} parameters, "
+            f"its widths make {num_params:,}: edited or damaged"
+        )
     model = shaped(base, architecture.profile, graph)
     try:
         load_model(model, str(Path(path) / _WEIGHTS))
@@ -152,16 +158,44 @@ def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
             raise ArchitectureError(f"{path} says {stored:,} {quantity}, fvcore counts {found:,}")
     stored_probe = torch.tensor(architecture.probe)
     found_probe = torch.tensor(_probe(model, architecture))
-    scale = float(stored_probe.abs().max().clamp(min=1e-6))
-    if stored_probe.shape != found_probe.shape or not torch.allclose(
-        stored_probe, found_probe, rtol=0, atol=_PROBE_TOLERANCE * scale
-    ):
+    if not _agree(stored_probe, found_probe):
         raise ArchitectureError(f"{path} does not reproduce its probe output: damaged weights?")
     return architecture
 
 
+def _check_trust(path: str | Path, builder: Builder, trusted: Sequence[str]) -> None:
+    """Where the callable is named, then where it was defined: a trusted module imports others'."""
+
+    def check(module: str) -> None:
+        if not any(module == t or module.startswith(f"{t}.") for t in trusted):
+            raise ArchitectureError(
+                f"{path} is built by {builder.target!r} of {module!r}, which is not trusted: "
+                f"pass trust=[{module!r}] if it is yours"
+            )
+
+    check(builder.target.partition(":")[0])
+    check(str(getattr(builder.function, "__module__", None)))
+
+
+def _check_replaceable(path: Path) -> None:
+    """Only an architecture or an empty folder is replaced: a path may be mistyped."""
+    if path.exists() and not (path / _JSON).is_file() and not _is_empty_folder(path):
+        raise ArchitectureError(f"{path} exists and is no architecture: choose another folder")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+def _agree(stored: Tensor, found: Tensor) -> bool:
+    if stored.shape != found.shape:
+        return False
+    scale = float(stored.abs().max().clamp(min=1e-6))
+    return torch.allclose(stored, found, rtol=0, atol=_PROBE_TOLERANCE * scale)
 
 
 def _probe(model: nn.Module, architecture: Architecture) -> tuple[float, ...]:
@@ -192,6 +226,8 @@ def _to_json(architecture: Architecture) -> str:
 
 def _from_json(content: Mapping[str, Any]) -> Architecture:
     channels, height, width = (int(size) for size in content["input_shape"])
+    if min(channels, height, width) < 1 or channels * height * width > _MOST_INPUT_VALUES:
+        raise ValueError(f"input_shape is no image's: {content['input_shape']}")
     return Architecture(
         builder=Builder(str(content["builder"]["target"]), dict(content["builder"]["arguments"])),
         profile=WidthProfile(dict(content["widths"])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,10 @@ class Builder:
 
     def __call__(self) -> nn.Module:
         """The base network, freshly initialised. ArchitectureError if it cannot be built."""
-        module_name, _, name = self.target.partition(":")
         try:
-            function = inspect.getattr_static(importlib.import_module(module_name), name)
-            model = function(**self.arguments)
+            model = self.function(**self.arguments)
+        except ArchitectureError:
+            raise
         except Exception as error:
             raise ArchitectureError(f"the builder {self.target!r} failed: {error}") from error
         if not isinstance(model, nn.Module):
@@ -41,6 +41,18 @@ class Builder:
                 "expected a torch module"
             )
         return model
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The callable itself; importing its module runs that module's code."""
+        module_name, _, name = self.target.partition(":")
+        try:
+            found: Callable[..., Any] = inspect.getattr_static(
+                importlib.import_module(module_name), name
+            )
+        except Exception as error:
+            raise ArchitectureError(f"there is no builder {self.target!r}: {error}") from error
+        return found
 
 
 def build(
@@ -59,10 +71,11 @@ def build(
     """
     graph = graph if graph is not None else trace(model, example_input)
     result = resized(model, _resizer(graph, profile, fill=True), graph)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _reset(result)
-    return result
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same weights on every device
+        torch.default_generator.manual_seed(seed)
+        _reset(result.cpu())
+    return result.to(device)
 
 
 def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:
@@ -95,7 +108,10 @@ def _reset(model: nn.Module) -> None:
     if callable(own):
         own()
         return
-    for module in model.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
+    # Inner modules first: a block's own scheme has the last word over that of its layers.
+    # nn.MultiheadAttention and nn.Transformer have it under the second name.
+    for module in reversed(list(model.modules())):
+        for name in ("reset_parameters", "_reset_parameters"):
+            reset = getattr(module, name, None)
+            if callable(reset):
+                reset()

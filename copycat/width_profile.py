@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import ProfileError
 
+_MOST_CHANNELS = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class WidthProfile:
@@ -23,10 +25,11 @@ class WidthProfile:
 
     def __post_init__(self) -> None:
         for name, width in self.widths.items():
-            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+            is_number = isinstance(width, int) and not isinstance(width, bool)
+            if not is_number or not 1 <= width <= _MOST_CHANNELS:
                 raise ProfileError(
-                    f"the width of group {name!r} must be a whole number of at least 1, "
-                    f"got {width!r}"
+                    f"the width of group {name!r} must be a whole number from 1 to "
+                    f"{_MOST_CHANNELS}, got {width!r}"
                 )
 
     @classmethod

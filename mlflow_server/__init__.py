@@ -43,6 +43,8 @@ __all__ = [
 # MLflow reads this while it is imported, then reports usage to its makers. Espalier does not,
 # unless whoever runs it has decided otherwise.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Its notes on creating tables are noise between the lines of a search.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 def __getattr__(name: str) -> Any:

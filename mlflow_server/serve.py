@@ -63,22 +63,29 @@ def running_server(store: Path, host: str = "127.0.0.1", port: int = 5000) -> It
     _require_store(store)
     port = _free_port(host, port)
     log = store.resolve() / _LOG_NAME
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _command(store, host, port),
-            cwd=store,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # Its own group, so that Ctrl-C reaches this process alone, which then stops it.
-            start_new_session=True,
-        )
+    process = _start(store, _command(store, host, port), log)
     try:
         _wait_until_ready(process, host, port, log)
         yield Server(_url(host, port), process, log)
     finally:
         _stop(process)
+
+
+def _start(store: Path, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    try:
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                command,
+                cwd=store,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Its own group, so that Ctrl-C reaches this process alone, which then stops it.
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ServeError(f"cannot start the MLflow server: {error}") from error
 
 
 def _command(store: Path, host: str, port: int) -> list[str]:
@@ -212,10 +219,10 @@ def _signals_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:

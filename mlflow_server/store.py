@@ -23,15 +23,19 @@ def database_path(store: Path) -> Path:
 
 
 def store_uri(store: Path) -> str:
-    """The MLflow tracking URI of a store.
+    """The MLflow tracking URI of a store; TrackingError as for `database_uri`."""
+    return database_uri(database_path(store))
+
+
+def database_uri(database: Path) -> str:
+    """The MLflow tracking URI of a SQLite file at an absolute path.
 
     Raises TrackingError for a path with `?` or `%`: MLflow creates the folder under the
     path as written, SQLAlchemy opens the database under the path as a URL would mean it.
     """
-    path = str(database_path(store))
-    if "?" in path or "%" in path:
-        raise TrackingError(f"the store's path may not contain '?' or '%', got {path}")
-    return SQLITE_PREFIX + path
+    if "?" in str(database) or "%" in str(database):
+        raise TrackingError(f"the path of a store may not contain '?' or '%', got {database}")
+    return f"{SQLITE_PREFIX}{database}"
 
 
 def artifact_root(store: Path) -> Path:

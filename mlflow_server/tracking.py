@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import ssl
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, assert_never, final
@@ -33,7 +34,13 @@ from mlflow_server.runs import (
     own_tags,
     require_file,
 )
-from mlflow_server.store import SQLITE_PREFIX, artifact_root, creating, why_not_a_store
+from mlflow_server.store import (
+    SQLITE_PREFIX,
+    artifact_root,
+    creating,
+    database_uri,
+    why_not_a_store,
+)
 
 REACH_SECONDS = 5.0
 _PROXIED = "mlflow-artifacts"
@@ -58,9 +65,10 @@ def connect(
     effect on an experiment that exists, nor with a server, which decides itself.
 
     Raises TrackingError, within seconds, if the store cannot be opened, the server does not
-    answer, or the experiment was deleted.
+    answer, its address holds a password, or the experiment was deleted.
     """
     if tracking_uri.startswith(("http://", "https://")):
+        _require_no_password(tracking_uri)
         require_reachable(tracking_uri)
         return _open_experiment(tracking_uri, search_name, None, None)
     if not tracking_uri.startswith(SQLITE_PREFIX):
@@ -68,11 +76,12 @@ def connect(
             f"runs are recorded in sqlite:///… or http(s)://…, got {tracking_uri!r}"
         )
     database = Path(tracking_uri.removeprefix(SQLITE_PREFIX)).resolve()
+    uri = database_uri(database)
     store = database.parent
     location = artifact_location or f"{_PROXIED}:/{_as_folder(search_name)}"
     try:
         ensure_database(database)
-        return _open_experiment(tracking_uri, search_name, location, artifact_root(store))
+        return _open_experiment(uri, search_name, location, artifact_root(store))
     except OSError as error:
         raise TrackingError(f"cannot write to the store {store}: {error}") from error
 
@@ -92,7 +101,7 @@ def ensure_database(database: Path) -> None:
             return
         unfinished = database.with_name(f"{database.name}.new")
         unfinished.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"{SQLITE_PREFIX}{unfinished}")
+        MlflowClient(tracking_uri=database_uri(unfinished))
         unfinished.rename(database)
 
 
@@ -112,8 +121,7 @@ def require_reachable(server: str, timeout_seconds: float = REACH_SECONDS) -> No
         if isinstance(reason, ssl.SSLError):
             return
         raise TrackingError(
-            f"no MLflow server answers at {server}: {reason}",
-            is_transient=True,
+            f"no MLflow server answers at {server}: {reason}", is_transient=True
         ) from error
 
 
@@ -289,6 +297,14 @@ class MlflowRecorder(RunRecorder):
         return found
 
 
+def _require_no_password(server: str) -> None:
+    if "@" in server.partition("://")[2].partition("/")[0]:
+        raise TrackingError(
+            "a server's address is shown in messages and may not hold a password: "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+
+
 def _open_experiment(
     tracking_uri: str, search_name: str, location: str | None, local_artifacts: Path | None
 ) -> MlflowRecorder:
@@ -335,7 +351,7 @@ def _tracking_error(tracking_uri: str, error: Any) -> TrackingError:
     return TrackingError(f"MLflow at {tracking_uri}: {first_line}", is_transient=is_transient)
 
 
-def _run_tags(tags: dict[str, str] | Any) -> list[Any]:
+def _run_tags(tags: Mapping[str, str]) -> list[Any]:
     return [RunTag(name, text) for name, text in tags.items()]
 
 

@@ -20,6 +20,9 @@ from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
 from pruning.operators.rule import Size, count_elements, pin_all, unlabelled
 
+_FACTORIES = frozenset({"aten::full", "aten::full_like", "aten::new_full", "aten::scalar_tensor"})
+_FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -34,8 +37,8 @@ class Slot:
 class Step:
     """One operator call: what must look alike when the network runs at other widths.
 
-    constants: numbers in an elementwise call; a network that computes them from a width
-    would not behave as if the removed channels were zero.
+    constants: numbers that become values or scale them; a network that computes them from a
+    width would not behave as if the removed channels were zero.
     """
 
     operator: str
@@ -104,6 +107,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.uncounted(self._operator):
             self.terms.append((factor, sizes))
 
+    def makes_constant(self, numbers: Iterable[float]) -> None:
+        """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
+        self.steps.append(Step("torch.tensor", self.module, tuple(numbers), (), ()))
+
     # The dispatch itself.
 
     def __torch_dispatch__(
@@ -144,7 +151,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._known[output] = TensorLabels(axes, from_parameters)
 
     def _record(self, call: Call, pointwise: bool) -> None:
-        numbers = (*call.args, *call.kwargs.values()) if pointwise else ()
+        makes_values = pointwise or call.name in _FACTORIES
+        numbers = (*(call.args if makes_values else ()), *call.kwargs.values())
         self.steps.append(
             Step(
                 call.name,
@@ -159,7 +167,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _CompositeCalls(TorchFunctionMode):
     """Sees the calls that fvcore counts, or leaves out, as a whole.
 
-    They reach the dispatcher as several operators, which would be counted otherwise.
+    They reach the dispatcher as several operators, which would be counted otherwise. Numbers
+    that are made into a tensor don't reach it at all.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -170,6 +179,8 @@ class _CompositeCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _FROM_NUMBERS:
+            self._tracer.makes_constant(_numbers_in((args, kwargs)))
         if func is F.adaptive_avg_pool2d:
             count_elements(self._tracer, _first_tensor(args, kwargs))
         if func is F.instance_norm:
@@ -254,6 +265,17 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    """Every number in nested tuples, lists and mappings."""
+    if isinstance(value, int | float):
+        yield float(value)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers_in(item)
+    elif isinstance(value, Mapping):
+        yield from _numbers_in(tuple(value.values()))
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -123,12 +123,14 @@ def _overridden(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[st
 
 
 def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
-    from search.report import FLOPS_NOTE, front_table  # noqa: PLC0415 - as above
+    from search.report import FLOPS_NOTE, contest_table, front_table  # noqa: PLC0415 - as above
 
     results = result.results
     console.print(f"\nPareto front within {results.budget}", style="bold")
     console.print(front_table(result.front, results.base))
     console.print(FLOPS_NOTE, style="dim")
+    console.print("\nTest accuracy of the best of each origin", style="bold")
+    console.print(contest_table(results))
     console.print("\nVerdict", style="bold")
     console.print(result.verdict)
     for note in results.notes:

@@ -64,8 +64,8 @@ def _member(
 
 
 def _without_twins(tasks: Sequence[MemberTask]) -> list[MemberTask]:
-    """Of several tasks with equal widths, origin and rung, just the first."""
-    seen: dict[tuple[str, str, float | None], MemberTask] = {}
+    """Of tasks with equal widths and seeds, which would end in equal weights, the first."""
+    seen: dict[tuple[int | None, str], MemberTask] = {}
     for task in tasks:
-        seen.setdefault((task.origin, WidthProfile(task.widths).digest, task.rung), task)
+        seen.setdefault((task.trial, WidthProfile(task.widths).digest), task)
     return list(seen.values())

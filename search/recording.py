@@ -23,6 +23,7 @@ class Recording:
 
     def __init__(self, recorder: RunRecorder, config: SearchConfig, preflight: Preflight) -> None:
         self._recorder, self._base = recorder, preflight.base
+        self._running: dict[str, list[EpochRecord]] = {}
         training = dataclasses.asdict(config.training)
         recorder.open_run(
             SEARCH,
@@ -52,6 +53,7 @@ class Recording:
         )
 
     def started(self, task: Task) -> None:
+        self._running[_run_key(task)] = []
         if isinstance(task, TrialTask):
             self._recorder.open_run(
                 _run_key(task),
@@ -72,6 +74,10 @@ class Recording:
             self._open_architecture(task.key, task.origin, task.alpha)
 
     def epoch(self, task: Task, record: EpochRecord) -> None:
+        self._running[_run_key(task)].append(record)
+        self._log_epoch(_run_key(task), record)
+
+    def _log_epoch(self, key: str, record: EpochRecord) -> None:
         metrics = {
             schema.METRIC_TRAIN_LOSS: record.train_loss,
             schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
@@ -79,21 +85,25 @@ class Recording:
         }
         if record.sparsity is not None:
             metrics[schema.METRIC_SPARSITY] = record.sparsity
-        self._recorder.log_metrics(_run_key(task), metrics, step=record.step)
+        self._recorder.log_metrics(key, metrics, step=record.step)
 
     def finished(self, task: Task, outcome: Outcome) -> None:
+        epochs = self._running.pop(_run_key(task))
         if isinstance(task, TrialTask):
             metrics = {**_measurements(outcome, self._base), **_details(outcome)}
             self._recorder.log_metrics(_run_key(task), metrics)
             self._recorder.set_tags(_run_key(task), _tags(outcome))
             self._recorder.end_run(_run_key(task), "finished")
             self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
+            for record in epochs:  # the same curve, beside the network that came of it
+                self._log_epoch(_architecture_key(outcome.key), record)
         key = _architecture_key(outcome.key)
         self._recorder.log_metrics(key, _measurements(outcome, self._base))
         self._recorder.set_tags(key, _tags(outcome))
         self._recorder.end_run(key, "finished")
 
     def failed(self, task: Task, reason: str) -> None:
+        self._running.pop(_run_key(task))
         self._recorder.end_run(_run_key(task), "failed", reason)
 
     def conclude(
@@ -112,8 +122,9 @@ class Recording:
         self._recorder.end_run(SEARCH, "finished")
 
     def interrupted(self) -> None:
-        """Close the parent run of a search that was stopped."""
-        self._recorder.end_run(SEARCH, "killed", "stopped before its end; it can be continued")
+        """Close the runs of a search that was stopped."""
+        for key in (*self._running, SEARCH):
+            self._recorder.end_run(key, "killed", "stopped before its end")
 
     def _open_architecture(self, key: str, origin: str, alpha: float) -> None:
         self._recorder.open_run(

@@ -32,7 +32,7 @@ _MARKERS = {"fine-tuned": "o", "from-scratch": "s", "copycat": "^", "uniform": "
 _WORDS = {
     "fine-tuned": "pruned and fine-tuned",
     "from-scratch": "the pruned shape from scratch",
-    "copycat": "the rescaled shape (copycat) from scratch",
+    "copycat": "copycat (a rescaled shape from scratch)",
     "uniform": "the uniformly narrowed network",
 }
 
@@ -75,7 +75,10 @@ class Results:
     def verdict(self) -> str:
         """Which origin won at which budget, by how much; the plain narrow network first."""
         lines = [self._contest_line(contest) for contest in self.contests]
-        return "\n".join([*self._headline(), *lines, *self._pair_lines()])
+        caveat = (
+            f"One training run each; ± is two standard errors on {self.num_test:,} test images."
+        )
+        return "\n".join([*self._headline(), *lines, *self._pair_lines(), caveat])
 
     def _headline(self) -> list[str]:
         lost = [c for c in self.contests if c.ranking and c.ranking[0].origin == "uniform"]
@@ -88,22 +91,17 @@ class Results:
 
     def _contest_line(self, contest: Contest) -> str:
         ranking = contest.ranking
-        if not ranking:
-            return f"{contest.label}: nothing was trained within it."
-        first = ranking[0]
-        others = "; ".join(f"{_WORDS[o.origin]} {o.test_accuracy:.1%}" for o in ranking[1:])
-        line = f"{contest.label}: {_WORDS[first.origin]} leads with {first.test_accuracy:.1%}"
-        if not others:
-            return f"{line}, alone."
-        margin = first.test_accuracy - ranking[1].test_accuracy
-        error = _margin_error(first.test_accuracy, ranking[1].test_accuracy, self.num_test)
-        certainty = (
-            f"a lead of {100 * margin:.1f} points"
-            if margin > error
-            else f"a lead of {100 * margin:.1f} points, no clear difference: "
-            f"{self.num_test:,} test images leave ±{100 * error:.1f}"
+        if len(ranking) < 2:
+            only = f": just {_WORDS[ranking[0].origin]}" if ranking else ""
+            return f"{contest.label}: nothing to compare{only}."
+        first, second = ranking[:2]
+        margin = 100 * (first.test_accuracy - second.test_accuracy)
+        error = 100 * _margin_error(first.test_accuracy, second.test_accuracy, self.num_test)
+        judgement = "" if margin > error else ", no clear difference"
+        return (
+            f"{contest.label}: {_WORDS[first.origin]} won, {margin:.1f} ± {error:.1f} points "
+            f"before {_WORDS[second.origin]}{judgement}."
         )
-        return f"{line}, then {others} ({certainty}; one run each)."
 
     def _pair_lines(self) -> list[str]:
         lines = []
@@ -115,11 +113,10 @@ class Results:
             gain = other.test_accuracy - tuned.test_accuracy
             error = _margin_error(other.test_accuracy, tuned.test_accuracy, self.num_test)
             winner = "from scratch" if gain > 0 else "fine-tuned"
-            judgement = f"{winner} wins" if abs(gain) > error else "no clear difference"
+            judgement = "" if abs(gain) > error else ", no clear difference"
             lines.append(
-                f"Shape of trial {tuned.trial} ({format_count(tuned.flops)} FLOPs): fine-tuned "
-                f"{tuned.test_accuracy:.1%}, from scratch {other.test_accuracy:.1%} test accuracy: "
-                f"{judgement} ({100 * gain:+.1f} ± {100 * error:.1f} points)."
+                f"Shape of trial {tuned.trial}, {format_count(tuned.flops)} FLOPs: {winner} won, "
+                f"{100 * abs(gain):.1f} ± {100 * error:.1f} points{judgement}."
             )
         return lines
 
@@ -212,6 +209,23 @@ def front_table(outcomes: Sequence[Outcome], base: Cost) -> Table:
     return table
 
 
+def contest_table(results: Results) -> Table:
+    """Test accuracy of each origin's best network per budget, chosen by validation accuracy."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("budget", no_wrap=True)
+    for origin in ORIGINS:
+        table.add_column(origin, justify="right", no_wrap=True)
+    for contest in results.contests:
+        best = contest.ranking[0].origin if contest.ranking else None
+        cells = []
+        for origin in ORIGINS:
+            entry = contest.entries.get(origin)
+            text = "–" if entry is None else f"{entry.test_accuracy:.1%}"
+            cells.append(f"[green]{text}[/green]" if origin == best else text)
+        table.add_row(contest.label, *cells)
+    return table
+
+
 def front_rows(outcomes: Sequence[Outcome], base: Cost) -> list[dict[str, Any]]:
     """The table's content for machines: counts in full, accuracies in [0, 1]."""
     return [
@@ -246,6 +260,7 @@ def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
 def plot_front(results: Results, path: Path) -> None:
     """Validation accuracy against FLOPs, origins in colours, the front as a line."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, used once
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -270,6 +285,8 @@ def plot_front(results: Results, path: Path) -> None:
             zorder=2,
         )
     axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(FuncFormatter(lambda value, _: format_count(value)))
     axes.set_xlabel("FLOPs (fvcore, eval mode, batch 1; 1 multiply-add = 1 FLOP)")
     axes.set_ylabel("validation accuracy (%)")
     axes.set_title(f"Budget {results.budget} of {format_count(results.base.flops)} FLOPs")

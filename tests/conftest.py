@@ -15,7 +15,11 @@ settings.load_profile("espalier")
 
 
 def _share(path: Path) -> ModuleType:
-    """Makes a file importable under its own name: in importlib mode no test folder is on the path."""
+    """Makes a file importable under its own name.
+
+    In importlib mode no test folder is on the path, and ours must not be: they are called like
+    the packages that they test.
+    """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -25,4 +29,5 @@ def _share(path: Path) -> ModuleType:
     return module
 
 
-_share(Path(__file__).parent / "pruning" / "architectures.py")
+for _name in ("networks", "architectures", "gating"):  # each imports those before it
+    _share(Path(__file__).parent / "pruning" / f"{_name}.py")

@@ -79,6 +79,11 @@ def test_a_port_out_of_range_is_refused(store, port):
     assert f"between 0 and 65535, got {port}" in refused(store, port=port)
 
 
+def test_a_store_without_room_for_the_log_is_one_line(store):
+    (store / "mlflow-server.log").mkdir()
+    assert "cannot start the MLflow server" in refused(store)
+
+
 def test_a_server_that_does_not_start_is_explained_by_its_last_line(store, monkeypatch):
     cause = "import sys; print('first'); print('no room left'); print(); sys.exit(3)"
     serve_as(monkeypatch, cause)
@@ -133,15 +138,15 @@ def line_of(process: subprocess.Popen[str]) -> str:
         stuck.cancel()
 
 
-def members(group: int) -> list[int]:
-    """The processes of a group or of the sessions that its members started."""
+def members(leader: int) -> list[int]:
+    """The processes that this one started, and those of the group that it leads."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if fields[0] != "Z" and group in (int(fields[1]), int(fields[2])):
+        if fields[0] != "Z" and leader in (int(fields[1]), int(fields[2])):
             found.append(int(stat.parent.name))
     return found
 

@@ -160,6 +160,26 @@ def test_other_places_are_refused(uri):
         connect(uri, "s")
 
 
+def test_a_path_that_sqlite_would_read_as_an_option_is_refused(tmp_path):
+    with pytest.raises(TrackingError, match="may not contain"):
+        connect(f"sqlite:///{tmp_path}/mlflow.db?timeout=1", "s")
+
+
+def test_a_relative_store_stays_where_it_was(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(store)
+    recorder = connect("sqlite:///mlflow.db", "s")
+    monkeypatch.chdir(tmp_path)
+    recorder.open_run("search", kind="search", name="Search")
+    recorder.log_file("search", Path(__file__))
+    assert connect(store_uri(store), "s").read("search").files == (Path(__file__).name,)
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown():
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        connect("http://me:secret@127.0.0.1:1/", "s")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_deleted_experiment_is_not_written_to(store):
     recorder = connect(store_uri(store), "s")
     mlflow.MlflowClient(store_uri(store)).delete_experiment(recorder.experiment_id)

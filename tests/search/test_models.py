@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def build(name: str, num_classes: int = 10) -> tuple[nn.Module, torch.Tensor]:
     return model, torch.randn(1, channels, size, size)
 
 
+@pytest.mark.filterwarnings("ignore:.*jit.script.*deprecated:FutureWarning")  # importing fvcore
 @pytest.mark.parametrize(
     ("name", "params", "flops"),
     [
@@ -210,7 +212,7 @@ setting = 7
 
 
 @pytest.fixture
-def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "users_networks.py").write_text(USERS_CODE)
     (tmp_path / "users_mistake.py").write_text("import not_there_at_all")
