@@ -55,7 +55,7 @@ class WideResNet(ZooNetwork):
     """
 
     def __init__(self, depth: int, width: int, *, num_classes: int, in_channels: int) -> None:
-        super().__init__(norm_scale=0.5)
+        super().__init__(norm_scale=1.0)
         blocks, rest = divmod(depth - 4, 6)
         if blocks < 1 or rest != 0:
             raise ModelError(f"the depth of a wide ResNet must be 6n + 4 with n ≥ 1, got {depth}")

@@ -234,8 +234,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "transposed, few wide groups",
-        lambda: chain(first=conv(3, 8), up=nn.ConvTranspose2d(8, 6, 2, groups=2), last=conv(6, 4)),
-        prunable={"first": (8, 2), "up": (6, 2)},
+        lambda: chain(
+            first=conv(3, 12), up=nn.ConvTranspose2d(12, 10, 2, groups=2), last=conv(10, 4)
+        ),
+        prunable={"first": (12, 2), "up": (10, 2)},
     ),
     Architecture(
         "transposed, many narrow groups",

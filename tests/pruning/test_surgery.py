@@ -204,7 +204,7 @@ def test_widths_and_attributes_follow_the_plan(architecture: Architecture) -> No
 )
 def test_removing_twice_is_removing_once(name: str) -> None:
     architecture = BY_NAME[name]
-    graph, model = architecture.graph, architecture.network(8, torch.float64)
+    graph, model = architecture.graph, architecture.network(8)
     first = random_plan(graph, seed=8, keep_fraction=0.8)
     once = remove_channels(model, graph, first)
     second = random_plan(trace(once, architecture.example()), seed=9)

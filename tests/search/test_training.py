@@ -311,6 +311,20 @@ def test_equal_seeds_train_equal_networks_and_leave_no_trace(digits: ImageData) 
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_every_epoch_has_an_order_of_its_own(digits: ImageData) -> None:
+    first_images: list[float] = []
+
+    class Watched(nn.Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            if self.training:
+                first_images.append(images[0].sum().item())
+            return super().forward(images.flatten(1))
+
+    config = TrainingConfig(batch_size=240)  # one step an epoch
+    train(Watched(64, 10), digits, epochs=5, config=config, seed=0, device=CPU)
+    assert len(set(first_images)) == 5
+
+
 def test_modes_gradients_and_layout_are_as_before(digits: ImageData) -> None:
     model = small_network()
     model.train()
