@@ -1,7 +1,8 @@
 """Width profiles, the families they give rise to, and files that anyone can open."""
 
 from copycat.architecture import Architecture, load, read, save, verify
-from copycat.build import Builder, build
+from copycat.build import build
+from copycat.builder import Builder
 from copycat.rescale import rescale, uniform_profile
 from copycat.width_profile import WidthProfile
 

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from copycat.build import Builder, shaped
+from copycat.build import shaped
+from copycat.builder import Builder
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError

@@ -1,12 +1,6 @@
-"""Building networks: a base network from its builder, and the same topology at other widths."""
+"""The topology of a network at other widths, with fresh weights."""
 
 from __future__ import annotations
-
-import importlib
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,44 +9,8 @@ from torch import Tensor, nn
 from copycat.width_profile import WidthProfile
 from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
-from pruning.errors import ArchitectureError
-from pruning.surgery import new_shape, resized
+from pruning.surgery import Resize, new_shape, resized
 from pruning.tracing import trace
-
-
-@dataclass(frozen=True)
-class Builder:
-    """A callable, "module:name", and the JSON-able keyword arguments that make the base network."""
-
-    target: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self) -> nn.Module:
-        """The base network, freshly initialised. ArchitectureError if it cannot be built."""
-        try:
-            model = self.function(**self.arguments)
-        except ArchitectureError:
-            raise
-        except Exception as error:
-            raise ArchitectureError(f"the builder {self.target!r} failed: {error}") from error
-        if not isinstance(model, nn.Module):
-            raise ArchitectureError(
-                f"the builder {self.target!r} returned a {type(model).__name__}, "
-                "expected a torch module"
-            )
-        return model
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        """The callable itself; importing its module runs that module's code."""
-        module_name, _, name = self.target.partition(":")
-        try:
-            found: Callable[..., Any] = inspect.getattr_static(
-                importlib.import_module(module_name), name
-            )
-        except Exception as error:
-            raise ArchitectureError(f"there is no builder {self.target!r}: {error}") from error
-        return found
 
 
 def build(
@@ -83,7 +41,7 @@ def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.M
     return resized(model, _resizer(graph, profile, fill=False), graph)
 
 
-def _resizer(graph: ChannelGraph, profile: WidthProfile, *, fill: bool) -> Any:
+def _resizer(graph: ChannelGraph, profile: WidthProfile, *, fill: bool) -> Resize:
     units = np.array([group.num_units for group in graph.groups], dtype=np.int64)
     base = units.copy()
     for name, width in profile.widths.items():

@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,15 +162,20 @@ def format_count(value: float) -> str:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in eval mode inside the block; every module's own mode is restored after it."""
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """`model` in this mode inside the block; every module's own mode is restored after it."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, before in modes:
+            module.training = before
+
+
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
+    """`model` in eval mode inside the block."""
+    return in_mode(model, training=False)
 
 
 def call_arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -190,8 +195,8 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     positional, keyword = call_arguments(example_input)
     assert not keyword, "fvcore takes positional inputs only"
     with evaluating(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, and warns of constants
-        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs fvcore
+        warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
+        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
         analysis = FlopCountAnalysis(model, positional)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -205,7 +205,7 @@ def export(architecture: str, out: str, runs: str) -> None:
     target = Path(out)
     if target.exists():
         raise ArchitectureError(f"{out} already exists: choose another --out")
-    verify(source, trust=[read(source).builder.target.partition(":")[0]])
+    verify(source, trust=[read(source).builder.module])
     shutil.copytree(source, target)
     click.echo(f"{target} holds {architecture}; in Python: copycat.load({str(target)!r})")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from copycat.build import Builder
+from copycat.builder import Builder
 from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget, Cost, format_count
 from pruning.criteria import SigmoidScale

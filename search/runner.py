@@ -13,7 +13,6 @@ from rich.console import Console
 
 import mlflow_server
 from copycat.architecture import read, verify
-from copycat.build import Builder
 from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget, Cost, format_count
 from pruning.errors import (
@@ -67,10 +66,9 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     _require_same_search(config)
     data = _load_data(config, console)
     classes = tuple(data.classes)
-    source = models.resolve(
+    builder = models.resolve(
         config.model, num_classes=len(classes), in_channels=data.train.image_shape[0]
     )
-    builder = Builder(source.target, source.arguments)
     preflight = check(config, builder, data.train.image_shape, classes)
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
@@ -185,9 +183,8 @@ class _Session:
 
     def _is_certified(self, outcome: Outcome, notes: list[str]) -> bool:
         """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
-        module = self._preflight.builder.target.partition(":")[0]
         try:
-            verify(self._config.directory / outcome.path, trust=[module])
+            verify(self._config.directory / outcome.path, trust=[self._preflight.builder.module])
         except ArchitectureError as error:
             notes.append(f"{outcome.key} is left out: {error}")
             return False

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning.cost import evaluating, in_mode
 from pruning.errors import DataError, TrainingDivergedError
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
 from search.config import TrainingConfig
@@ -216,21 +217,10 @@ def evaluate(
 
 def _accuracy(model: nn.Module, batches: Minibatches, count: int) -> float:
     right: Tensor | int = 0
-    with _mode(model, training=False), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for images, labels in batches.in_order():
             right = right + (model(images).argmax(1) == labels).sum()
     return int(right) / count
-
-
-@contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, flag in before:
-            module.training = flag
 
 
 class Trainer:
@@ -286,7 +276,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
         seed = int(np.random.SeedSequence((self._seed % 2**64, epoch)).generate_state(1)[0])
-        with _seeded(seed, self._device), _mode(self._model, training=True):
+        with _seeded(seed, self._device), in_mode(self._model, training=True):
             images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
         if not math.isfinite(loss + penalty):
             raise TrainingDivergedError(

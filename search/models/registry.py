@@ -11,18 +11,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import operator
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Callable
 from typing import cast
 
-from torch import nn
-
+from copycat.builder import Builder
 from pruning.errors import ModelError
 
 _ZOO = {
@@ -41,40 +34,8 @@ _TORCHVISION = "torchvision:"
 _WITH_AUXILIARY_LOGITS = ("googlenet", "inception_v3")
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """How to build a network again: a callable, by name, and its keyword arguments.
-
-    `target` is "module:callable"; `arguments` hold only what JSON can hold, so that the pair
-    can be stored in an architecture file.
-    """
-
-    target: str
-    arguments: dict[str, object]
-
-    def build(self) -> nn.Module:
-        """Call the target; fresh weights come from torch's global generator.
-
-        Raises ModelError if the target cannot be imported, raises, or returns anything but a
-        torch.nn.Module.
-        """
-        with _current_directory_importable():
-            make = _load(self.target)
-            try:
-                model = make(**self.arguments)
-            except ModelError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise ModelError(f"{self.target} failed: {_reason(error)}") from error
-        if not isinstance(model, nn.Module):
-            raise ModelError(
-                f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
-            )
-        return model
-
-
-def resolve(name: str, *, num_classes: int, in_channels: int) -> ModelSource:
-    """The source of the network called `name`, for so many classes and image channels.
+def resolve(name: str, *, num_classes: int, in_channels: int) -> Builder:
+    """The builder of the network called `name`, for so many classes and image channels.
 
     A callable of the user's gets `num_classes` and `in_channels` only if its signature names
     them. Raises ModelError for a name that means nothing, a module that cannot be imported,
@@ -84,18 +45,15 @@ def resolve(name: str, *, num_classes: int, in_channels: int) -> ModelSource:
     wide_resnet = _WIDE_RESNET.fullmatch(name)
     arguments: dict[str, object] = {"num_classes": num_classes, "in_channels": in_channels}
     if name in _ZOO:
-        return ModelSource(f"search.models:{_ZOO[name]}", arguments)
+        return Builder(f"search.models:{_ZOO[name]}", arguments)
     if wide_resnet:
         depth, width = map(int, wide_resnet.groups())
-        return ModelSource(
-            "search.models:wide_resnet", {"depth": depth, "width": width, **arguments}
-        )
+        return Builder("search.models:wide_resnet", {"depth": depth, "width": width, **arguments})
     if name.startswith(_TORCHVISION):
         return _torchvision_source(name, num_classes, in_channels)
     if ":" in name:
-        with _current_directory_importable():
-            accepted = _parameter_names(_load(name))
-        return ModelSource(name, {key: arguments[key] for key in arguments if key in accepted})
+        accepted = _parameter_names(Builder(name).function())
+        return Builder(name, {key: arguments[key] for key in arguments if key in accepted})
     raise _unknown(name)
 
 
@@ -123,7 +81,7 @@ def _torchvision_names() -> list[str]:
     return cast(list[str], models.list_models(module=models))
 
 
-def _torchvision_source(name: str, num_classes: int, in_channels: int) -> ModelSource:
+def _torchvision_source(name: str, num_classes: int, in_channels: int) -> Builder:
     bare = name.removeprefix(_TORCHVISION)
     if bare not in _torchvision_names():
         raise _unknown(name)
@@ -132,7 +90,7 @@ def _torchvision_source(name: str, num_classes: int, in_channels: int) -> ModelS
     arguments: dict[str, object] = {"weights": None, "num_classes": num_classes}
     if bare in _WITH_AUXILIARY_LOGITS:
         arguments |= {"aux_logits": False, "init_weights": True}
-    return ModelSource(f"torchvision.models:{bare}", arguments)
+    return Builder(f"torchvision.models:{bare}", arguments)
 
 
 def _unknown(name: str) -> ModelError:
@@ -148,27 +106,6 @@ def _unknown(name: str) -> ModelError:
     )
 
 
-def _load(target: str) -> Callable[..., object]:
-    module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
-        raise ModelError(f"a network of your own is given as module:callable, got {target!r}")
-    module = _import(module_name)
-    try:
-        found: object = operator.attrgetter(attribute)(module)
-    except AttributeError:
-        raise ModelError(f"module {module_name!r} has no attribute {attribute!r}") from None
-    if not callable(found):
-        raise ModelError(f"{target} must be callable, got {type(found).__name__}")
-    return found
-
-
-def _import(module_name: str) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise ModelError(f"cannot import {module_name!r}: {_reason(error)}") from error
-
-
 def _parameter_names(make: Callable[..., object]) -> set[str]:
     try:
         parameters = inspect.signature(make).parameters.values()
@@ -176,20 +113,3 @@ def _parameter_names(make: Callable[..., object]) -> set[str]:
         return set()
     by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name for parameter in parameters if parameter.kind in by_keyword}
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Let imports see the working directory first, as `python -m` does."""
-    here = os.getcwd()
-    importlib.invalidate_caches()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # an imported module may have edited the path
-            sys.path.remove(here)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from copycat import Builder
 from pruning import measure_cost, to_sigmoid_batchnorm
 from pruning.errors import ModelError
-from search.models import ModelSource, names, required_channels, resnet20, resolve
+from search.models import names, required_channels, resnet20, resolve
 from search.models.resnet import BasicBlock, ResNet
 
 ZOO = {
@@ -29,7 +30,7 @@ ZOO = {
 
 def build(name: str, num_classes: int = 10) -> tuple[nn.Module, torch.Tensor]:
     channels, size = ZOO[name]
-    model = resolve(name, num_classes=num_classes, in_channels=channels).build()
+    model = resolve(name, num_classes=num_classes, in_channels=channels)()
     return model, torch.randn(1, channels, size, size)
 
 
@@ -142,7 +143,7 @@ def test_shortcut_follows_the_channels_of_narrowed_layers() -> None:
 )
 def test_impossible_wide_resnets_are_refused(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        resolve(name, num_classes=10, in_channels=3).build()
+        resolve(name, num_classes=10, in_channels=3)()
 
 
 def test_impossible_depth_of_a_resnet_is_refused() -> None:
@@ -153,9 +154,9 @@ def test_impossible_depth_of_a_resnet_is_refused() -> None:
 def test_source_survives_json() -> None:
     source = resolve("wrn-16-1", num_classes=4, in_channels=1)
     assert source.target == "search.models:wide_resnet"
-    again = ModelSource(**json.loads(json.dumps({**vars(source)})))
+    again = Builder(**json.loads(json.dumps({**vars(source)})))
     assert again == source
-    assert again.build()(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+    assert again()(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "googlenet", "inception_v3"])
@@ -163,7 +164,7 @@ def test_torchvision_networks_are_built_without_a_word(name: str) -> None:
     source = resolve(f"torchvision:{name}", num_classes=6, in_channels=3)
     assert source.target == f"torchvision.models:{name}"
     json.dumps(source.arguments)
-    model = source.build()  # warnings are errors
+    model = source()  # warnings are errors
     assert model(torch.randn(2, 3, 96, 96)).shape == (2, 6)
 
 
@@ -236,7 +237,7 @@ def test_users_callable_gets_what_its_signature_names(
     before = list(sys.path)
     source = resolve(f"{users_module}:{attribute}", num_classes=5, in_channels=4)
     assert source.arguments == arguments
-    model = source.build()
+    model = source()
     assert isinstance(model, nn.Linear)
     assert model.weight.shape == shape
     assert sys.path == before
@@ -260,7 +261,7 @@ def test_faults_of_users_code_are_told_in_one_line(
     users_module: str, target: str, message: str
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
-        resolve(target, num_classes=5, in_channels=4).build()
+        resolve(target, num_classes=5, in_channels=4)()
     assert "\n" not in str(caught.value)
 
 

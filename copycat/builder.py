@@ -1,0 +1,96 @@
+"""How a base network is made: a callable, by name, and its arguments."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from torch import nn
+
+from pruning.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes a base network again: `target` is "module:callable".
+
+    `arguments` are keyword arguments that JSON can hold, so that the pair can be stored in an
+    architecture file. Modules in the working directory can be named.
+    """
+
+    target: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """The module that the target is looked up in."""
+        return self.target.partition(":")[0]
+
+    def __call__(self) -> nn.Module:
+        """Call the target; fresh weights come from torch's global generator.
+
+        Raises ModelError if the target cannot be imported, raises, or returns anything but a
+        torch.nn.Module.
+        """
+        with _current_directory_importable():
+            make = _load(self.target)
+            try:
+                model = make(**self.arguments)
+            except ModelError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise ModelError(f"{self.target} failed: {_reason(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
+            )
+        return model
+
+    def function(self) -> Callable[..., object]:
+        """The target itself; raises ModelError if it cannot be imported."""
+        with _current_directory_importable():
+            return _load(self.target)
+
+
+def _load(target: str) -> Callable[..., object]:
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ModelError(f"a network of your own is given as module:callable, got {target!r}")
+    module = _import(module_name)
+    try:
+        found: object = operator.attrgetter(attribute)(module)
+    except AttributeError:
+        raise ModelError(f"module {module_name!r} has no attribute {attribute!r}") from None
+    if not callable(found):
+        raise ModelError(f"{target} must be callable, got {type(found).__name__}")
+    return found
+
+
+def _import(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        raise ModelError(f"cannot import {module_name!r}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+@contextmanager
+def _current_directory_importable() -> Iterator[None]:
+    """Let imports see the working directory first, as `python -m` does."""
+    here = os.getcwd()
+    importlib.invalidate_caches()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # an imported module may have edited the path
+            sys.path.remove(here)
