@@ -66,7 +66,7 @@ def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
     flag = "--" + _FLAG_NAMES.get(field.name, field.name).replace("_", "-")
     destination = f"{table}__{field.name}" if table else field.name
     text = field.metadata["help"]
-    if field.type == "bool":
+    if str(field.type).startswith("bool"):
         return click.option(f"{flag}/--no-{flag[2:]}", destination, default=None, help=text)
     many = str(field.type).startswith("tuple")
     default: Any = field.default

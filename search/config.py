@@ -39,6 +39,9 @@ class DataConfig:
     root: str = _option(".data", "folder that holds downloaded data sets")
     download: bool = _option(False, "allow torchvision to download the data set")
     image_size: int | None = _option(None, "resize images to this many pixels a side")
+    flip: bool | None = _option(
+        None, "mirror training images at random; by default only photographs"
+    )
     limit_train: int | None = _option(None, "use at most this many training images")
     validation_fraction: float = _option(
         0.2, "share of the training images held out; it drives every choice"
@@ -200,6 +203,7 @@ _NAMES_OF_TYPES: dict[str, tuple[Any, str]] = {
     "int | None": (int, "a whole number"),
     "float": ((int, float), "a number"),
     "bool": (bool, "true or false"),
+    "bool | None": (bool, "true or false"),
     "tuple[str, ...]": ((list, tuple), "a list of texts"),
     "tuple[float, ...]": ((list, tuple), "a list of numbers"),
 }

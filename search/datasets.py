@@ -12,20 +12,17 @@ import difflib
 import importlib
 import math
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pruning.errors import DataError
 from search.config import DataConfig
+from search.image_sources import ImageFiles, ImageSource, ImageSplit, opened_image
 
 Progress = Callable[[int, int], None]
 
@@ -34,8 +31,6 @@ _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", "
 _TEST_FRACTION_OF_DIGITS = 0.2
 _READ_AT_ONCE_BYTES = 4 << 20
 _RESIZED_AT_ONCE = 64
-_WORKERS_PAY_ABOVE = 4096  # images; starting worker processes takes as long as a few thousand
-_MOST_WORKERS = 8
 _SAMPLED_FOR_STATISTICS = 10_000
 
 
@@ -45,168 +40,6 @@ class Augmentation:
 
     crop_padding: int
     flip: bool
-
-
-class ImageSource(ABC):
-    """Labelled images of one size: `labels` is int64 (N,), images are uint8 (C, H, W) each."""
-
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    @abstractmethod
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
-
-    @abstractmethod
-    def take(self, indices: Tensor) -> ImageSource:
-        """These images only, int64 (n,), in this order."""
-
-    @abstractmethod
-    def to(self, device: torch.device) -> ImageSource:
-        """The same images and labels, delivered on `device`."""
-
-    @abstractmethod
-    def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """The images at `order`, int64 (n,) on the CPU, in batches (≤ batch_size, C, H, W)."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ImageSplit(ImageSource):
-    """Images held in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        assert self.images.dtype == torch.uint8
-        assert self.images.ndim == 4
-        assert len(self.images) == len(self.labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        _, channels, height, width = self.images.shape
-        return channels, height, width
-
-    def take(self, indices: Tensor) -> ImageSplit:
-        return ImageSplit(self.images[indices], self.labels[indices])
-
-    def to(self, device: torch.device) -> ImageSplit:
-        return ImageSplit(self.images.to(device), self.labels.to(device))
-
-    def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        for indices in torch.split(order.to(self.images.device), batch_size):
-            yield self.images[indices]
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ImageFiles(ImageSource):
-    """Images left in their files and decoded, as RGB, each time they are read.
-
-    With `image_size` the largest central square of each image is scaled to that many pixels a
-    side; without it, every file must have the `size` (height, width) of `reference`.
-    """
-
-    paths: tuple[str, ...]
-    labels: Tensor
-    size: tuple[int, int]
-    reference: str
-    image_size: int | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (3, *self.size)
-
-    def take(self, indices: Tensor) -> ImageFiles:
-        chosen = tuple(self.paths[index] for index in indices.tolist())
-        return replace(self, paths=chosen, labels=self.labels[indices])
-
-    def to(self, device: torch.device) -> ImageFiles:
-        return replace(self, labels=self.labels.to(device), device=device)
-
-    def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """As `ImageSource.read`; worker processes decode ahead when there is much to read.
-
-        Raises DataError, with the path, for a file that is unreadable or of another size.
-        """
-        loader = DataLoader(
-            _Decoder(self),
-            batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
-            num_workers=_workers() if len(order) > _WORKERS_PAY_ABOVE else 0,
-            collate_fn=_unchanged,
-            generator=torch.Generator(),  # or it would draw from torch's global one
-        )
-        for batch in loader:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch.to(self.device)
-
-    def require_one_size(self) -> None:
-        """Raise DataError unless every file has the right size; reads the headers only."""
-        for path in self.paths if self.image_size is None else ():
-            with _opened_image(path) as image:
-                self._require_size(path, image)
-
-    def decode(self, index: int) -> Tensor:
-        """One image, uint8 (3, H, W)."""
-        path = self.paths[index]
-        with _opened_image(path) as image:
-            if self.image_size is None:
-                self._require_size(path, image)
-                pixels = image if image.mode == "RGB" else image.convert("RGB")
-            else:
-                square = (self.image_size, self.image_size)
-                image.draft("RGB", square)  # lets a JPEG be decoded at a fraction of its size
-                pixels = ImageOps.fit(image.convert("RGB"), square, Image.Resampling.BILINEAR)
-            data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
-        return data.view(*self.size, 3).permute(2, 0, 1)
-
-    def _require_size(self, path: str, image: Image.Image) -> None:
-        width, height = image.size
-        if (height, width) != self.size:
-            raise DataError(
-                f"images must be of one size, but {self.reference} is "
-                f"{self.size[1]}×{self.size[0]} and {path} is {width}×{height}; "
-                "give --image-size PIXELS to resize them all"
-            )
-
-
-class _Decoder(Dataset[Tensor]):
-    """What a DataLoader runs in its workers; errors travel as values, to keep their message."""
-
-    def __init__(self, files: ImageFiles) -> None:
-        self.files = files
-
-    def __getitems__(self, indices: list[int]) -> Tensor | DataError:
-        try:
-            return torch.stack([self.files.decode(index) for index in indices])
-        except DataError as error:
-            return error
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _workers() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_WORKERS, usable or 1)
-
-
-@contextmanager
-def _opened_image(path: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever a broken file provokes
-        raise DataError(f"cannot read image {path}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +106,9 @@ def load(
         classes=opened.classes,
         mean=mean,
         std=std,
-        augmentation=replace(opened.augmentation, crop_padding=padding),
+        augmentation=Augmentation(
+            padding, flip=opened.augmentation.flip if config.flip is None else config.flip
+        ),
     )
 
 
@@ -477,7 +312,7 @@ def _image_folder(folder: str, image_size: int | None) -> _Opened:
     names = tuple(sorted(classes))
     train, test = (_image_files(os.path.join(root, part), names) for part in ("train", "test"))
     if image_size is None:
-        with _opened_image(train[0][0]) as image:
+        with opened_image(train[0][0]) as image:
             size = (image.height, image.width)
     else:
         size = (image_size, image_size)

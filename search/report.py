@@ -31,8 +31,8 @@ _COLOURS = {
 _MARKERS = {"fine-tuned": "o", "from-scratch": "s", "copycat": "^", "uniform": "x"}
 _WORDS = {
     "fine-tuned": "pruned and fine-tuned",
-    "from-scratch": "the pruned shape from scratch",
-    "copycat": "copycat (a rescaled shape from scratch)",
+    "from-scratch": "the same shape from scratch",
+    "copycat": "a rescaled shape from scratch (copycat)",
     "uniform": "the uniformly narrowed network",
 }
 
@@ -81,27 +81,29 @@ class Results:
         return "\n".join([*self._headline(), *lines, *self._pair_lines(), caveat])
 
     def _headline(self) -> list[str]:
-        lost = [c for c in self.contests if c.ranking and c.ranking[0].origin == "uniform"]
-        if not lost:
+        first = [c for c in self.contests if c.ranking and c.ranking[0].origin == "uniform"]
+        if not first:
             return []
         return [
-            f"The uniformly narrowed network was the best at {len(lost)} of {len(self.contests)} "
-            "budgets: there, the search found no better shape."
+            f"The uniformly narrowed network came first at {len(first)} of "
+            f"{len(self.contests)} budgets: there the search found no better shape."
         ]
 
     def _contest_line(self, contest: Contest) -> str:
         ranking = contest.ranking
         if len(ranking) < 2:
-            only = f": just {_WORDS[ranking[0].origin]}" if ranking else ""
+            only = f", just {_WORDS[ranking[0].origin]}" if ranking else ""
             return f"{contest.label}: nothing to compare{only}."
-        first, second = ranking[:2]
-        margin = 100 * (first.test_accuracy - second.test_accuracy)
+        return f"{contest.label}: {self._comparison(*ranking[:2])}."
+
+    def _comparison(self, first: Outcome, second: Outcome) -> str:
+        """Who is ahead in test accuracy, by how much, and whether that means anything."""
+        lead = 100 * (first.test_accuracy - second.test_accuracy)
         error = 100 * _margin_error(first.test_accuracy, second.test_accuracy, self.num_test)
-        judgement = "" if margin > error else ", no clear difference"
-        return (
-            f"{contest.label}: {_WORDS[first.origin]} won, {margin:.1f} ± {error:.1f} points "
-            f"before {_WORDS[second.origin]}{judgement}."
-        )
+        winner, loser = _WORDS[first.origin], _WORDS[second.origin]
+        if lead > error:
+            return f"{winner} won, {lead:.1f} ± {error:.1f} points ahead of {loser}"
+        return f"no clear winner; {winner} is {lead:.1f} ± {error:.1f} points ahead of {loser}"
 
     def _pair_lines(self) -> list[str]:
         lines = []
@@ -110,13 +112,10 @@ class Results:
             other = scratch.get(tuned.trial)
             if tuned.origin != "fine-tuned" or other is None:
                 continue
-            gain = other.test_accuracy - tuned.test_accuracy
-            error = _margin_error(other.test_accuracy, tuned.test_accuracy, self.num_test)
-            winner = "from scratch" if gain > 0 else "fine-tuned"
-            judgement = "" if abs(gain) > error else ", no clear difference"
+            pair = sorted((tuned, other), key=lambda o: -o.test_accuracy)
             lines.append(
-                f"Shape of trial {tuned.trial}, {format_count(tuned.flops)} FLOPs: {winner} won, "
-                f"{100 * abs(gain):.1f} ± {100 * error:.1f} points{judgement}."
+                f"Shape of trial {tuned.trial}, {format_count(tuned.flops)} FLOPs: "
+                f"{self._comparison(*pair)}."
             )
         return lines
 

@@ -23,7 +23,8 @@ from pruning.cost import evaluating, in_mode
 from pruning.errors import DataError, TrainingDivergedError
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
 from search.config import TrainingConfig
-from search.datasets import Augmentation, ImageData, ImageSource
+from search.datasets import Augmentation, ImageData
+from search.image_sources import ImageSource
 
 Penalty = Callable[[nn.Module], Tensor]
 

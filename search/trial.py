@@ -20,7 +20,8 @@ from pruning.selection import select
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
 from pruning.surgery import remove_channels
 from search.config import SearchConfig
-from search.datasets import ImageData, ImageSource
+from search.datasets import ImageData
+from search.image_sources import ImageSource
 from search.preflight import Preflight
 from search.tasks import EpochRecord, MemberTask, Origin, Outcome, Task, TrialTask
 from search.training import EpochReport, evaluate, train

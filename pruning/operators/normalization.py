@@ -20,7 +20,8 @@ from pruning.operators.rule import (
 def batch_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     """Ties scale, offset and running statistics to the channel axis.
 
-    fvcore, eval mode: 2 per element with an affine transformation, otherwise 1.
+    fvcore, eval mode: 2 per element with an affine transformation, otherwise 1; 5 and 4 where
+    statistics are taken from the batch, for want of running ones.
     """
     x = call.args[0]
     channel = tracing.axes(x)[1]
@@ -28,7 +29,9 @@ def batch_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     for tensor in call.args[1:5]:
         if isinstance(tensor, Tensor):
             tie_or_pin(tracing, channel, tracing.axes(tensor)[0], "normalised with fixed values")
-    count_elements(tracing, x, factor=1 if call.args[1] is None else 2)
+    takes_statistics = True in [arg for arg in call.args if isinstance(arg, bool)]
+    factor = 4 if takes_statistics else 1
+    count_elements(tracing, x, factor=factor if call.args[1] is None else factor + 1)
     axes = tuple(channel if axis == 1 else None for axis in range(x.dim()))
     statistics = [
         (channel,) if t.shape == x.shape[1:2] else unlabelled(t) for t in call.outputs[1:]

@@ -271,14 +271,24 @@ def index(tracing: Tracing, call: Call) -> AxisLabels:
 
 
 def pad(tracing: Tracing, call: Call) -> AxisLabels:
-    """aten::constant_pad_nd: padding the channel axis writes a size into the code."""
+    """aten::constant_pad_nd: channels padded behind the last one stay where they are.
+
+    Whether the code finds out itself how many are missing shows when it runs at other widths.
+    Channels padded in front, or cropped, are pinned: kept ones would move.
+    """
     x, amounts = call.args[0], call.args[1]
-    padded = [
-        x.dim() - 1 - i for i in range(len(amounts) // 2) if amounts[2 * i] or amounts[2 * i + 1]
-    ]
-    pin_axes(tracing, x, padded, "zero-padded along the channels")
-    axes = tracing.axes(x)
-    return tuple(None if axis in padded else axes[axis] for axis in range(x.dim()))
+    axes = list(tracing.axes(x))
+    for i in range(len(amounts) // 2):
+        axis, before, after = x.dim() - 1 - i, int(amounts[2 * i]), int(amounts[2 * i + 1])
+        labels = axes[axis]
+        if labels is None or (before, after) == (0, 0):
+            continue
+        if before == 0 and after > 0:
+            axes[axis] = np.concatenate([labels, tracing.channels.new(after)])
+        else:
+            tracing.channels.pin(labels, "zero-padded in front of the channels, or cropped")
+            axes[axis] = None
+    return tuple(axes)
 
 
 def same_axes(tracing: Tracing, call: Call) -> AxisLabels:

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pruning.errors import DataError
-from search import datasets
+from search import datasets, image_sources
 from search.config import DataConfig
-from search.datasets import Augmentation, ImageFiles, ImageSplit, load, stratified_sample
+from search.datasets import Augmentation, load, stratified_sample
+from search.image_sources import ImageFiles, ImageSource, ImageSplit
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def rows(*parts: datasets.ImageSource) -> set[bytes]:
+def rows(*parts: ImageSource) -> set[bytes]:
     """The pixels of every image, as a set: equal images would be counted once."""
     found = set()
     for part in parts:
@@ -256,7 +257,7 @@ def test_worker_processes_read_the_same_and_keep_the_message(
 ) -> None:
     make_folder(tmp_path)
     expected = rows(load(folder_config(tmp_path), seed=0).train)
-    monkeypatch.setattr(datasets, "_WORKERS_PAY_ABOVE", 0)
+    monkeypatch.setattr(image_sources, "_WORKERS_PAY_ABOVE", 0)
     before = torch.get_rng_state()
     assert rows(load(folder_config(tmp_path), seed=0).train) == expected
     assert torch.equal(torch.get_rng_state(), before)

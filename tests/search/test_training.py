@@ -16,7 +16,8 @@ from pruning import to_sigmoid_batchnorm
 from pruning.errors import DataError, TrainingDivergedError
 from search import training
 from search.config import DataConfig, TrainingConfig
-from search.datasets import Augmentation, ImageData, ImageSplit, load
+from search.datasets import Augmentation, ImageData, load
+from search.image_sources import ImageSplit
 from search.models import digits_vgg
 from search.training import (
     EpochReport,
