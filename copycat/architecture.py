@@ -175,7 +175,7 @@ def _check_trust(path: str | Path, builder: Builder, trusted: Sequence[str]) -> 
             )
 
     check(builder.target.partition(":")[0])
-    check(str(getattr(builder.function, "__module__", None)))
+    check(str(getattr(builder.function(), "__module__", None)))
 
 
 def _check_replaceable(path: Path) -> None:

@@ -32,6 +32,11 @@ class Builder:
         """The module that the target is looked up in."""
         return self.target.partition(":")[0]
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules in which the target is looked up and defined."""
+        return (self.module, str(getattr(self.function(), "__module__", self.module)))
+
     def __call__(self) -> nn.Module:
         """Call the target; fresh weights come from torch's global generator.
 
@@ -85,10 +90,16 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _current_directory_importable() -> Iterator[None]:
-    """Let imports see the working directory first, as `python -m` does."""
+    """Let imports see the working directory, after all that is installed.
+
+    Otherwise a file beside a stored architecture could pose as a module that is trusted.
+    """
     here = os.getcwd()
     importlib.invalidate_caches()
-    sys.path.insert(0, here)
+    if here in sys.path:
+        yield
+        return
+    sys.path.append(here)
     try:
         yield
     finally:

@@ -185,29 +185,35 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
 @cli.command()
 @click.argument("architecture", metavar="ARCH")
 @click.option("--out", required=True, type=click.Path(), help="folder to write; must not exist")
+@click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
 @_RUNS
-def export(architecture: str, out: str, runs: str) -> None:
+def export(architecture: str, out: str, trust: tuple[str, ...], runs: str) -> None:
     """Write ARCH, SEARCH/NAME or a folder, as architecture.json and weights.safetensors."""
     from copycat.architecture import read, verify  # noqa: PLC0415 - as above
 
-    source = Path(architecture)
+    source, trusted = Path(architecture), trust
     if not (source / "architecture.json").exists():
-        name, _, key = architecture.rpartition("/")
-        if not name:
-            raise SearchStateError(
-                f"an architecture is SEARCH/NAME or a folder, got {architecture!r}"
-            )
-        source = _search_folder(name, runs) / "architectures" / key
-        if not source.exists():
-            present = sorted(p.name for p in source.parent.glob("[!.]*"))
-            listed = f": it has {', '.join(present)}" if present else ""
-            raise SearchStateError(f"{name} has no architecture {key!r}{listed}")
+        source = _stored_architecture(architecture, runs)
+        trusted = (*trust, *read(source).builder.modules)  # its search has run it before
     target = Path(out)
     if target.exists():
         raise ArchitectureError(f"{out} already exists: choose another --out")
-    verify(source, trust=[read(source).builder.module])
+    verify(source, trust=trusted)
     shutil.copytree(source, target)
     click.echo(f"{target} holds {architecture}; in Python: copycat.load({str(target)!r})")
+
+
+def _stored_architecture(architecture: str, runs: str) -> Path:
+    """The folder of SEARCH/NAME; SearchStateError names what there is."""
+    name, _, key = architecture.rpartition("/")
+    if not name:
+        raise SearchStateError(f"an architecture is SEARCH/NAME or a folder, got {architecture!r}")
+    folder = _search_folder(name, runs) / "architectures"
+    present = sorted(path.name for path in folder.glob("[!.]*"))
+    if key not in present:
+        listed = f": it has {', '.join(present)}" if present else ""
+        raise SearchStateError(f"{name} has no architecture {key!r}{listed}")
+    return folder / key
 
 
 @cli.command()

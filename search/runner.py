@@ -161,6 +161,8 @@ class _Session:
         certified = [o for o in everything if self._is_certified(o, notes)]
         preflight = self._preflight
         within = [o for o in certified if preflight.limits.allows(Cost(o.flops, o.params))]
+        if not within:
+            raise SearchFailedError(f"no architecture could be certified: {'; '.join(notes[:1])}")
         rungs = [preflight.limits.scaled(rung) for rung in self._config.ladder]
         return Results(
             base=preflight.base,
@@ -184,7 +186,7 @@ class _Session:
     def _is_certified(self, outcome: Outcome, notes: list[str]) -> bool:
         """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
         try:
-            verify(self._config.directory / outcome.path, trust=[self._preflight.builder.module])
+            verify(self._config.directory / outcome.path, trust=self._preflight.builder.modules)
         except ArchitectureError as error:
             notes.append(f"{outcome.key} is left out: {error}")
             return False

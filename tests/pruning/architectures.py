@@ -108,16 +108,23 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         residual=frozenset({"short"}),
     ),
     Architecture(
-        "zero-padded shortcut",
-        lambda: Branches(
-            networks.option_a,
-            stem=conv(3, 4),
-            conv1=conv(4, 5, stride=2),
-            conv2=conv(5, 8),
-            head=head(8),
-        ),
+        "shortcut padded in front",
+        lambda: networks.padded_shortcut(lambda net, y: (2, 2)),
         prunable={"conv1": (5, 1)},
-        pinned={"stem": "zero-padded along the channels", "conv2": "a fixed size"},
+        pinned={"stem": "zero-padded in front of the channels", "conv2": "a fixed size"},
+    ),
+    Architecture(
+        "shortcut padded behind",
+        lambda: networks.padded_shortcut(lambda net, y: (0, net.conv2.out_channels - y.shape[1])),
+        prunable={"stem": (4, 1), "conv1": (5, 1), "conv2": (4, 1)},
+        residual=frozenset({"stem", "conv2"}),
+    ),
+    Architecture(
+        "shortcut padded by a written number",
+        lambda: networks.padded_shortcut(lambda net, y: (0, 4)),
+        prunable={"stem": (4, 1), "conv1": (5, 1)},
+        pinned={"conv2": WRITTEN},
+        residual=frozenset({"stem", "conv2"}),
     ),
     Architecture(
         "dense block",

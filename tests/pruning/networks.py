@@ -172,10 +172,17 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     return x.transpose(1, 2).reshape(batch, channels, height, width)
 
 
-def option_a(net: Any, x: Tensor) -> Tensor:
-    x = net.stem(x)
-    shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
-    return net.head(F.relu(net.conv2(F.relu(net.conv1(x))) + shortcut))
+def padded_shortcut(amounts: Callable[[Any, Tensor], tuple[int, int]]) -> nn.Module:
+    """A shortcut without parameters from 4 channels to 8, which pads the missing ones."""
+
+    def wiring(net: Any, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, *amounts(net, x)))
+        return net.head(F.relu(net.conv2(F.relu(net.conv1(x))) + short))
+
+    return Branches(
+        wiring, stem=conv(3, 4), conv1=conv(4, 5, stride=2), conv2=conv(5, 8), head=head(8)
+    )
 
 
 def unet(net: Any, x: Tensor) -> Tensor:

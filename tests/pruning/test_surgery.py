@@ -70,7 +70,11 @@ CONSUMERS: dict[str, dict[str, list[tuple[str, Positions]]]] = {
         "a": [("b", at())],
         "short": [("head.fc", at())],
     },
-    "zero-padded shortcut": {"conv1": [("conv2", at())]},
+    "shortcut padded behind": {
+        "stem": [("conv1", at()), ("head.fc", at())],
+        "conv1": [("conv2", at())],
+        "conv2": [("head.fc", at(4))],
+    },
     "dense block": {
         "stem": [("grow1", at()), ("grow2", at()), ("head.fc", at())],
         "grow1": [("grow2", at(5)), ("head.fc", at(5))],

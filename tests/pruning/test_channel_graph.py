@@ -1,0 +1,128 @@
+"""Costs in closed form against fvcore's count, and the widths that a graph allows."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, BY_NAME, PRUNABLE, Architecture
+from gating import plans, random_plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import chain, conv, head
+from torch import nn
+
+from copycat import WidthProfile, build
+from pruning import ChannelGraph, Cost, measure_cost, remove_channels, trace
+from pruning.errors import PlanError
+
+COUNTABLE = tuple(a for a in ARCHITECTURES if not isinstance(a.shapes, dict))
+every_countable = pytest.mark.parametrize("architecture", COUNTABLE, ids=str)
+
+
+def figures(cost: Cost) -> tuple[int, int]:
+    """Without the notes, which only fvcore writes."""
+    return cost.flops, cost.params
+
+
+@every_countable
+def test_the_closed_form_is_fvcores_count(architecture: Architecture) -> None:
+    measured = measure_cost(architecture.network(), architecture.example())
+    assert figures(architecture.graph.cost()) == figures(measured)
+
+
+@pytest.mark.parametrize("architecture", [a for a in PRUNABLE if a in COUNTABLE], ids=str)
+@settings(max_examples=3)
+@given(data=st.data())
+def test_narrower_networks_cost_what_the_closed_form_says(
+    architecture: Architecture, data: st.DataObject
+) -> None:
+    graph = architecture.graph
+    plan = data.draw(plans(graph))
+    smaller = remove_channels(architecture.network(), graph, plan)
+    measured = measure_cost(smaller, architecture.example())
+    assert figures(graph.cost(plan.widths)) == figures(measured)
+
+
+@pytest.mark.parametrize("architecture", [a for a in PRUNABLE if a in COUNTABLE], ids=str)
+def test_wider_networks_cost_what_the_closed_form_says(architecture: Architecture) -> None:
+    graph = architecture.graph
+    widths = {g.name: g.width + (i % 3 + 1) * g.unit for i, g in enumerate(graph.prunable)}
+    wider = build(architecture.network(), WidthProfile(widths), architecture.example(), graph=graph)
+    assert figures(graph.cost(widths)) == figures(measure_cost(wider, architecture.example()))
+
+
+def test_keyword_inputs_cost_what_positional_ones_do() -> None:
+    by_name, by_position = BY_NAME["keyword inputs"].graph, BY_NAME["several inputs"].graph
+    assert by_name.cost({"image": 3}) == by_position.cost({"image": 3})
+
+
+def test_the_cost_of_a_chain_by_hand() -> None:
+    model = chain(first=conv(3, 6), bn=nn.BatchNorm2d(6), second=conv(6, 5, stride=2), head=head(5))
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    for a in (1, 4, 6, 9):
+        for b in (1, 5, 8):
+            cost = graph.cost({"first": a, "second": b})
+            assert cost.params == 27 * a + a + 2 * a + 9 * a * b + b + 4 * b + 4
+            assert cost.flops == 64 * 27 * a + 2 * 64 * a + 16 * 9 * a * b + 16 * b + 4 * b
+
+
+def test_groups_that_are_left_out_keep_their_width() -> None:
+    graph = BY_NAME["dense block"].graph
+    assert graph.cost({}) == graph.cost() == graph.cost(graph.widths)
+    assert graph.cost({"grow1": 2}) == graph.cost({**graph.widths, "grow1": 2})
+
+
+def test_large_counts_are_exact() -> None:
+    model = chain(first=conv(3, 6), second=conv(6, 5), head=head(5))
+    graph = trace(model, torch.empty(1, 3, 4096, 4096, device="meta"))
+    a, b = 4099, 3001
+    flops = 4096**2 * (27 * a + 9 * a * b + b) + 4 * b
+    assert flops > 2**50
+    assert graph.cost({"first": a, "second": b}).flops == flops
+
+
+@pytest.fixture
+def graph() -> ChannelGraph:
+    return BY_NAME["group normalisation"].graph
+
+
+def test_units_at(graph: ChannelGraph) -> None:
+    assert [graph.units_at("first", width) for width in (3, 9, 12, 30)] == [1, 3, 4, 10]
+    assert graph.units_at("last", 4) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "message"),
+    [
+        ("first", 0, "group 'first' needs at least 1 channel, got 0"),
+        ("first", -3, "group 'first' needs at least 1 channel, got -3"),
+        ("first", 8, "in units of 3, got width 8: choose a multiple of 3"),
+        ("last", 3, "group 'last' is pinned at 4 channels, got 3: the network's output"),
+        ("frist", 3, "this network has no channel group 'frist': did you mean first"),
+        ("zzz", 3, "this network has no channel group 'zzz': see graph.groups for the names"),
+    ],
+)
+def test_widths_that_are_refused(graph: ChannelGraph, name: str, width: int, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        graph.units_at(name, width)
+    with pytest.raises(PlanError, match=message):
+        graph.cost({name: width})
+
+
+def test_a_graph_can_be_pickled(graph: ChannelGraph) -> None:
+    again = pickle.loads(pickle.dumps(graph))
+    assert again.groups == graph.groups
+    assert again.cost({"first": 6}) == graph.cost({"first": 6})
+    model = BY_NAME["group normalisation"].network()
+    plan = random_plan(graph, seed=0)
+    smaller = remove_channels(model, again, plan)
+    assert smaller.first.weight.shape[0] == plan.widths["first"]
+
+
+def test_groups_are_in_the_order_of_the_network() -> None:
+    graph = BY_NAME["inception"].graph
+    assert [graph.index(group.name) for group in graph.groups] == list(range(len(graph.groups)))
+    assert list(graph.widths) == ["stem", "narrow", "reduce", "wide", "pool", "head.fc"]
+    assert [group.name for group in graph.prunable] == list(graph.widths)[:-1]

@@ -1,0 +1,191 @@
+"""Budgets as people write them, and costs as fvcore counts them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import chain, conv, head
+from torch import nn
+
+from pruning import Bound, Budget, Cost, measure_cost
+from pruning.cost import call_arguments, evaluating, format_count
+from pruning.errors import BudgetError
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("flops=30M", Bound("flops", 30_000_000)),
+        ("params<=300k", Bound("params", 300_000)),
+        ("params=300K", Bound("params", 300_000)),
+        ("  FLOPs <= 1.5 g ", Bound("flops", 1_500_000_000)),
+        ("flops=2b", Bound("flops", 2_000_000_000)),
+        ("flops=1234.9", Bound("flops", 1234)),
+        ("params=1", Bound("params", 1)),
+        ("flops=.5k", Bound("flops", 500)),
+        ("flops=25%", Bound("flops", 0.25, is_share=True)),
+        ("params = 12.5 %", Bound("params", 0.125, is_share=True)),
+        ("flops=100%", Bound("flops", 1.0, is_share=True)),
+    ],
+)
+def test_budgets_that_are_understood(text: str, bound: Bound) -> None:
+    assert Budget.parse(text) == Budget((bound,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "budget '' is not understood: write quantity=number, such as flops=25%"),
+        ("flops", "is not understood"),
+        ("flops=", "is not understood"),
+        ("=5", "is not understood"),
+        ("flops<5", "is not understood"),
+        ("flops=-5", "is not understood"),
+        ("flops=1e6", "is not understood"),
+        ("flops=5MB", "is not understood"),
+        ("flops=1,000", "is not understood"),
+        ("latency=5", "an unknown quantity 'latency': choose from flops, params"),
+        ("flops=1.2.3", "'flops=1.2.3' has no readable number: '1.2.3'"),
+        ("flops=.", "has no readable number"),
+        ("flops=5x", "ends in an unknown unit 'x': use %, k, M or G"),
+        ("flops=0", "must be above 0"),
+        ("flops=0%", "must be above 0"),
+        ("flops=100.1%", "must be at most 100%: it would bound nothing"),
+        ("params=0.5", "must be a finite count of at least 1"),
+        ("params=" + "9" * 400, "must be a finite count of at least 1"),
+    ],
+)
+def test_budgets_that_are_refused(text: str, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(text)
+
+
+def test_an_empty_budget_is_refused() -> None:
+    with pytest.raises(BudgetError, match="at least one bound, such as flops=25% or params=300k"):
+        Budget.parse()
+
+
+def test_a_quantity_is_bounded_once() -> None:
+    with pytest.raises(BudgetError, match="bounds each quantity once, got flops, params, flops"):
+        Budget.parse("flops=5M", "params=5k", "flops=25%")
+
+
+def test_shares_become_counts_of_the_base() -> None:
+    budget = Budget.parse("flops=25%", "params=300").absolute(Cost(1001, 5000))
+    assert budget == Budget((Bound("flops", 250), Bound("params", 300)))
+    assert budget.limit("flops") == 250
+    assert Budget.parse("flops=1").limit("params") is None
+
+
+@given(st.integers(1, 10**12), st.integers(1, 100))
+def test_an_absolute_share_is_never_above_the_share(base: int, percent: int) -> None:
+    limit = Budget.parse(f"flops={percent}%").absolute(Cost(base, 1)).limit("flops")
+    assert limit is not None
+    assert 100 * limit <= percent * base
+    assert limit >= percent * base / 100 - 1.001
+    if percent == 100:
+        assert limit == base
+
+
+def test_allows_and_excess_agree() -> None:
+    budget = Budget.parse("flops=100", "params=10")
+    assert budget.allows(Cost(100, 10))
+    assert not budget.allows(Cost(101, 10))
+    assert not budget.allows(Cost(100, 11))
+    assert budget.excess(Cost(101, 4)) == {"flops": 1, "params": -6}
+
+
+@given(st.integers(0, 200), st.integers(0, 20))
+def test_a_cost_is_allowed_where_nothing_exceeds(flops: int, params: int) -> None:
+    budget, cost = Budget.parse("flops=100", "params=10"), Cost(flops, params)
+    assert budget.allows(cost) == all(excess <= 0 for excess in budget.excess(cost).values())
+
+
+def test_a_share_means_nothing_without_a_base() -> None:
+    with pytest.raises(AssertionError, match=r"call absolute\(\) first"):
+        Budget.parse("flops=25%").allows(Cost(1, 1))
+
+
+def test_scaled() -> None:
+    budget = Budget.parse("flops=25%", "params=301").scaled(0.5)
+    assert budget == Budget((Bound("flops", 0.125, is_share=True), Bound("params", 150)))
+
+
+def test_budgets_as_text() -> None:
+    budget = Budget.parse("flops=12.5%", "params=1234567")
+    assert str(budget) == "flops=12.5% params=1.23M"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (999.6, "1k"),
+        (1000, "1k"),
+        (1234567, "1.23M"),
+        (999_400, "999k"),
+        (999_600, "1M"),
+        (25_000_000, "25M"),
+        (1_999_999_999, "2G"),
+        (123_456_789_012, "123G"),
+        (-1500, "-1.5k"),
+    ],
+)
+def test_counts_have_three_digits_and_a_suffix(value: float, text: str) -> None:
+    assert format_count(value) == text
+
+
+@given(st.floats(1, 9e11))
+def test_a_written_count_is_the_value_to_three_digits(value: float) -> None:
+    text = format_count(value)
+    read = float(text.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1)
+    assert read == pytest.approx(value, rel=5.1e-3)
+
+
+def test_the_cost_of_a_convolution_by_hand() -> None:
+    """One fused multiply-add is one FLOP, and a bias adds none."""
+    model = nn.Conv2d(3, 8, 5, stride=2, padding=2)
+    cost = measure_cost(model, torch.zeros(1, 3, 10, 12))
+    assert cost == Cost(flops=5 * 6 * 25 * 3 * 8, params=25 * 3 * 8 + 8)
+
+
+def test_shared_parameters_count_once() -> None:
+    model = chain(first=nn.Linear(6, 6), second=nn.Linear(6, 6))
+    model.second.weight = model.first.weight
+    assert measure_cost(model, torch.zeros(1, 6)) == Cost(flops=72, params=36 + 12)
+
+
+def test_measuring_leaves_the_network_as_it_was() -> None:
+    model = chain(first=conv(3, 6), bn=nn.BatchNorm2d(6), head=head(6)).train()
+    model.bn.eval()
+    before = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    measure_cost(model, torch.randn(1, 3, 8, 8))
+    assert [module.training for module in model.modules()] == before
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_modes_are_restored_after_an_error() -> None:
+    model = chain(first=conv(3, 6), bn=nn.BatchNorm2d(6))
+    model.bn.eval()
+    with pytest.raises(RuntimeError, match="inside"), evaluating(model):
+        assert not model.training
+        raise RuntimeError("inside")
+    assert [module.training for module in model.modules()] == [True, True, False]
+
+
+def test_what_fvcore_cannot_count_is_noted() -> None:
+    model = nn.LSTM(4, 5, batch_first=True)
+    cost = measure_cost(model, torch.zeros(1, 3, 4))
+    assert cost.notes == ("fvcore does not count aten::lstm (1 calls)",)
+
+
+def test_call_arguments() -> None:
+    x, y = torch.zeros(1), torch.ones(1)
+    assert call_arguments(x) == ((x,), {})
+    assert call_arguments((x, y)) == ((x, y), {})
+    assert call_arguments({"x": x}) == ((), {"x": x})

@@ -1,0 +1,243 @@
+"""What a trace finds in each network, and what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import networks
+import pytest
+import torch
+from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
+from networks import Branches, between, chain, conv, head
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning import ChannelGraph, trace
+from pruning.errors import TraceError
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+OUTPUT = "the network's output"
+
+
+def described(graph: ChannelGraph) -> list[list[object]]:
+    """Everything about the groups that JSON can hold."""
+    return [
+        [g.name, g.width, g.unit, g.pinned, g.residual, [*g.producers], [*g.layers]]
+        for g in graph.groups
+    ]
+
+
+@every_architecture
+def test_groups_are_the_expected_ones(architecture: Architecture) -> None:
+    groups = architecture.graph.prunable
+    assert [(g.name, (g.width, g.unit)) for g in groups] == list(architecture.prunable.items())
+
+
+@every_architecture
+def test_other_groups_are_pinned_for_the_expected_reason(architecture: Architecture) -> None:
+    for group in architecture.graph.groups:
+        if group.name not in architecture.prunable:
+            assert group.pinned is not None
+            assert architecture.pinned.get(group.name, OUTPUT) in group.pinned, group.name
+    assert set(architecture.pinned) <= set(architecture.graph.widths)
+
+
+@every_architecture
+def test_residual_groups_are_marked(architecture: Architecture) -> None:
+    found = {group.name for group in architecture.graph.groups if group.residual}
+    assert found == architecture.residual
+
+
+@every_architecture
+def test_names_are_unique_and_name_a_producer(architecture: Architecture) -> None:
+    graph = architecture.graph
+    names = [group.name for group in graph.groups]
+    assert len(set(names)) == len(names)
+    for group in graph.groups:
+        assert group.name == group.producers[0]
+        assert set(group.producers) <= set(group.layers)
+        assert len(group.unit_of_channel) == group.width
+        counts = torch.bincount(torch.from_numpy(group.unit_of_channel)).tolist()
+        assert counts == [group.unit] * group.num_units
+
+
+@every_architecture
+def test_a_second_trace_finds_the_same(architecture: Architecture) -> None:
+    """Whatever the weights, the mode and the values of the input."""
+    model = architecture.network(seed=3).train()
+    again = trace(model, architecture.example(seed=3))
+    assert described(again) == described(architecture.graph)
+    assert again.cost() == architecture.graph.cost()
+
+
+def test_another_process_finds_the_same() -> None:
+    """Names go into files: they must not depend on hash seeds or addresses."""
+    script = (
+        "import json, sys; sys.path.append(sys.argv[1]); import architectures as a\n"
+        "print(json.dumps({x.name: [[g.name, g.width, g.unit, g.pinned, g.residual,"
+        " [*g.producers], [*g.layers]] for g in x.graph.groups] for x in a.ARCHITECTURES}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(Path(networks.__file__).parent)],
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert json.loads(result.stdout) == {a.name: described(a.graph) for a in ARCHITECTURES}
+
+
+@every_architecture
+def test_the_network_is_left_untouched(architecture: Architecture) -> None:
+    model = architecture.network(seed=4).train()
+    model_input = architecture.example(seed=4)
+    before, input_before = copy.deepcopy(model.state_dict()), copy.deepcopy(model_input)
+    modules = list(model.modules())
+    trace(model, model_input)
+    assert all(old is new for old, new in zip(modules, model.modules(), strict=True))
+    for module in modules:
+        assert module.training
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(
+        torch.equal(new, old)
+        for new, old in zip(_tensors(model_input), _tensors(input_before), strict=True)
+    )
+
+
+def _tensors(inputs: object) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values() if isinstance(inputs, dict) else inputs)  # type: ignore[call-overload]
+
+
+def test_an_input_that_the_network_overwrites_is_left_alone() -> None:
+    """Also where the network has to run on real tensors."""
+    model = Branches(
+        lambda net, x: net.last(x.mul_(2)) if x.sum() > 0 else net.last(x), last=conv(3, 4)
+    )
+    example = torch.ones(IMAGE)
+    trace(model, example)
+    assert torch.equal(example, torch.ones(IMAGE))
+
+
+def test_no_arithmetic_is_done() -> None:
+    """A gigapixel image, on which this network would take minutes and 100 GB."""
+    model = chain(first=conv(3, 64), second=conv(64, 64), head=head(64))
+    start = time.perf_counter()
+    graph = trace(model, torch.empty(1, 3, 32768, 32768, device="meta"))
+    assert time.perf_counter() - start < 5
+    assert graph.cost().flops == 32768**2 * (3 * 64 * 9 + 64 * 64 * 9 + 64) + 64 * 4
+
+
+def test_a_wrong_input_is_an_error_that_names_its_shape() -> None:
+    model = chain(first=conv(3, 6), last=conv(6, 4))
+    message = r"^Sequential cannot run on an example input of 1×4×8×8: .*to have 3 channels"
+    with pytest.raises(TraceError, match=message):
+        trace(model, torch.zeros(1, 4, 8, 8))
+
+
+def test_an_error_names_every_input() -> None:
+    architecture = BY_NAME["several inputs"]
+    with pytest.raises(
+        TraceError, match=r"^Branches cannot run on an example input of 1×3×8×8, 1×9: "
+    ):
+        trace(architecture.make(), (torch.zeros(IMAGE), torch.zeros(1, 9)))
+    with pytest.raises(
+        TraceError, match=r"^Branches cannot run on an example input of no tensor: "
+    ):
+        trace(architecture.make(), ())
+
+
+def test_a_network_that_cannot_be_copied_is_an_error() -> None:
+    model = conv(3, 4)
+    model.lock = (_ for _ in ())  # type: ignore[assignment]
+    with pytest.raises(TraceError, match="^Conv2d cannot be copied: cannot pickle"):
+        trace(model, torch.zeros(IMAGE))
+
+
+class TwoMatrices(nn.Module):
+    """Produces two groups under its own name, and has a layer called like the second's number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(5, 3, 1, 1))
+        self.second = nn.Parameter(torch.randn(6, 5, 1, 1))
+        self.add_module("1", nn.Conv2d(6, 7, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.get_submodule("1")(F.conv2d(F.conv2d(x, self.first), self.second))
+
+
+def test_numbered_names_avoid_those_of_layers() -> None:
+    graph = trace(chain(stage=TwoMatrices(), head=conv(7, 4)), torch.zeros(IMAGE))
+    assert graph.widths == {"stage": 5, "stage.2": 6, "stage.1": 7, "head": 4}
+
+
+def test_layers_along_a_group() -> None:
+    graph = BY_NAME["squeeze-excitation"].graph
+    group = graph.group("block.expand")
+    assert group.producers == ("block.expand", "block.depthwise", "block.excite")
+    assert set(group.layers) == {
+        *group.producers,
+        "block.expand_bn",
+        "block.depthwise_bn",
+        "block.squeeze",
+        "block.project",
+    }
+
+
+def test_groups_that_fail_only_together_are_pinned_together() -> None:
+    """A size that fits the sum of two widths, so that neither can be blamed."""
+
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        return net.last(net.left(x).reshape(1, -1, 8, 8) + net.right(x).view(1, 6, 8, 8))
+
+    graph = trace(
+        Branches(wiring, left=conv(3, 6), right=conv(3, 6), last=conv(6, 4)), torch.zeros(IMAGE)
+    )
+    assert graph.prunable == ()
+
+
+def test_one_bad_group_does_not_pin_the_others() -> None:
+    layers = {f"conv{i}": conv(3 if i == 0 else 6, 6) for i in range(9)}
+
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        for name in layers:
+            x = net.get_submodule(name)(x)
+            x = x.view(1, 6, 8, 8) if name in ("conv2", "conv5") else x
+        return x
+
+    graph = trace(Branches(wiring, **layers), torch.zeros(IMAGE))
+    assert [g.name for g in graph.groups if g.pinned] == ["conv2", "conv5", "conv8"]
+    assert "size written into the network's code" in str(graph.group("conv5").pinned)
+
+
+def test_code_that_depends_on_the_width_is_pinned() -> None:
+    model = between(lambda x: x if x.shape[1] == 6 else F.relu(x))
+    graph = trace(model, torch.zeros(IMAGE))
+    assert graph.group("first").pinned == (
+        "the network takes another path through its code with fewer channels"
+    )
+
+
+def test_training_statistics_are_not_updated() -> None:
+    model = chain(first=conv(3, 6), bn=nn.BatchNorm2d(6), last=conv(6, 4))
+    trace(model.train(), torch.randn(IMAGE))
+    assert model.bn.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_dtype_does_not_matter(dtype: torch.dtype) -> None:
+    architecture = BY_NAME["u-net"]
+    graph = trace(architecture.network(dtype=dtype), architecture.example(dtype=dtype))
+    assert described(graph) == described(architecture.graph)
