@@ -199,7 +199,10 @@ def export(architecture: str, out: str, trust: tuple[str, ...], runs: str) -> No
     if target.exists():
         raise ArchitectureError(f"{out} already exists: choose another --out")
     verify(source, trust=trusted)
-    shutil.copytree(source, target)
+    try:
+        shutil.copytree(source, target)
+    except OSError as error:
+        raise ArchitectureError(f"cannot write {out}: {error}") from error
     click.echo(f"{target} holds {architecture}; in Python: copycat.load({str(target)!r})")
 
 
@@ -229,7 +232,10 @@ def ui(host: str, port: int, runs: str) -> None:
 
 def _search_folder(name: str, runs: str) -> Path:
     """The folder of a search, given by name or path."""
-    return Path(name) if os.sep in name or Path(name).is_dir() else Path(runs) / name
+    from search.report import CONFIG_FILE  # noqa: PLC0415 - as above
+
+    is_path = os.sep in name or (Path(name) / CONFIG_FILE).exists()
+    return Path(name) if is_path else Path(runs) / name
 
 
 def main() -> None:
@@ -237,7 +243,7 @@ def main() -> None:
     from mlflow_server.errors import MlflowServerError  # noqa: PLC0415 - as above
 
     try:
-        cli.main(standalone_mode=False)
+        cli.main(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:

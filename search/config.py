@@ -117,6 +117,7 @@ class SearchConfig:
         Budget.parse(*self.budget)
         for name in ("trials", "profiles", "min_channels"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(0 <= self.seed < 2**32, "seed", "from 0 to 2³² − 1", self.seed)
         _require(
             bool(self.ladder) and all(0 < part <= 1 for part in self.ladder),
             "ladder",

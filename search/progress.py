@@ -97,9 +97,8 @@ class Progress:
         row.accuracy = outcome.validation_accuracy
         pruned = outcome.details.get("accuracy_after_pruning")
         before = outcome.details.get("accuracy_before_pruning")
-        how = (
-            f" (before pruning {before:.1%}, just after {pruned:.1%})" if pruned and before else ""
-        )
+        measured = before is not None and pruned is not None
+        how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
         self._changed(
             f"{_title(task)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
             f"{format_count(outcome.flops)} FLOPs; {self._clock.left}"

@@ -121,6 +121,10 @@ class Recording:
             self._recorder.log_file(SEARCH, file)
         self._recorder.end_run(SEARCH, "finished")
 
+    def found_nothing(self, reason: str) -> None:
+        """Close the parent run of a search that failed."""
+        self._recorder.end_run(SEARCH, "failed", reason)
+
     def interrupted(self) -> None:
         """Close the runs of a search that was stopped."""
         for key in (*self._running, SEARCH):

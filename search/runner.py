@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -99,14 +101,16 @@ class _Session:
         self._has_cluster = False
 
     def run(self) -> SearchResult:
-        completed = False
         try:
             results = self._stages()
             self._conclude(results)
-            completed = True
+        except SearchFailedError as error:
+            self._recording.found_nothing(str(error))
+            raise
+        except BaseException:
+            self._recording.interrupted()
+            raise
         finally:
-            if not completed:
-                self._recording.interrupted()
             undelivered = self._recorder.close(timeout_seconds=60)
             for problem in self._recorder.problems:
                 self._console.print(f"MLflow: {problem}", style="yellow", highlight=False)
@@ -219,7 +223,7 @@ class _Session:
 
 
 class _Failures:
-    """An observer that keeps the reasons of what failed."""
+    """An observer that keeps why members of families failed; the study does so for trials."""
 
     def __init__(self, reasons: dict[str, str]) -> None:
         self._reasons = reasons
@@ -234,7 +238,8 @@ class _Failures:
         """Nothing has failed."""
 
     def failed(self, task: Task, reason: str) -> None:
-        self._reasons[task.key] = reason
+        if isinstance(task, MemberTask):
+            self._reasons[task.key] = reason
 
 
 def stored_outcome(directory: Path, path: str) -> Outcome:
@@ -270,23 +275,23 @@ def _load_data(config: SearchConfig, console: Console) -> datasets.ImageData:
         return datasets.load(config.data, channels=channels, seed=config.seed)
 
 
-_MAY_CHANGE = ("concurrency", "device", "mlflow_url", "runs")
+_MAY_CHANGE = ("concurrency", "device", "mlflow_url", "runs", "data.root", "data.download")
 """Settings of the machine, not of the search: they may differ when a search is continued."""
 
 
 def _require_same_search(config: SearchConfig) -> None:
     directory = config.directory
-    if not directory.exists() or not any(directory.iterdir()):
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     try:
-        stored = json.loads((directory / CONFIG_FILE).read_text())
-    except (OSError, ValueError):
+        stored = _dotted(json.loads((directory / CONFIG_FILE).read_text()))
+    except (OSError, ValueError, AttributeError):
         raise SearchStateError(
             f"{directory} exists but holds no search: choose another --name or --runs"
         ) from None
     differing = [
         key
-        for key, value in json.loads(json.dumps(to_mapping(config))).items()
+        for key, value in _dotted(json.loads(json.dumps(to_mapping(config)))).items()
         if key not in _MAY_CHANGE and stored.get(key) != value
     ]
     if differing:
@@ -296,8 +301,23 @@ def _require_same_search(config: SearchConfig) -> None:
         )
 
 
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings and those of their tables, the latter under names such as training.epochs."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= (
+            _dotted(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
+    return flat
+
+
 def _write_config(config: SearchConfig) -> None:
-    config.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        config.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SearchStateError(f"cannot make the folder {config.directory}: {error}") from error
     _write_whole(config.directory / CONFIG_FILE, json.dumps(to_mapping(config), indent=2))
 
 
@@ -309,7 +329,5 @@ def _write_whole(file: Path, text: str) -> None:
 
 
 def _recorder(config: SearchConfig) -> RunRecorder:
-    store = Path(config.runs)
-    store.mkdir(parents=True, exist_ok=True)
-    uri = config.mlflow_url or mlflow_server.store_uri(store)
+    uri = config.mlflow_url or mlflow_server.store_uri(Path(config.runs))
     return mlflow_server.BackgroundRecorder(mlflow_server.connect(uri, config.name))

@@ -47,11 +47,12 @@ class StudySource:
             self._study = optuna.create_study(
                 study_name=file.parent.name,
                 storage=JournalStorage(JournalFileBackend(str(file))),
-                sampler=sampler(seed, num_trials),
                 directions=["maximize", "minimize"],
                 load_if_exists=True,
             )
             self._study.set_metric_names(list(OBJECTIVES))
+            # After a restart the same seed would propose the first trials all over again.
+            self._study.sampler = sampler((seed + len(self._study.trials)) % 2**32, num_trials)
         if not self._study.trials:
             for target in first_targets[:num_trials]:
                 self._study.enqueue_trial({"target_flops": target})

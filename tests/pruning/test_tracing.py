@@ -161,7 +161,7 @@ def test_an_error_names_every_input() -> None:
 def test_a_network_that_cannot_be_copied_is_an_error() -> None:
     model = conv(3, 4)
     model.lock = (_ for _ in ())  # type: ignore[assignment]
-    with pytest.raises(TraceError, match="^Conv2d cannot be copied: cannot pickle"):
+    with pytest.raises(TraceError, match=r"^Conv2d cannot be copied: cannot pickle"):
         trace(model, torch.zeros(IMAGE))
 
 

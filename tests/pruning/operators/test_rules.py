@@ -1,0 +1,15 @@
+"""The table of rules itself; what the rules do is tested by the networks that need them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pruning.operators import RULES
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_is_for_an_operator_that_exists(name: str) -> None:
+    namespace, _, operator = name.partition("::")
+    assert namespace == "aten"
+    assert torch._C._jit_get_schemas_for_operator(name), operator
