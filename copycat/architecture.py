@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from copycat.build import shaped
 from copycat.builder import Builder
 from copycat.width_profile import WidthProfile
+from pruning.blocks import remove_blocks
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError
 from pruning.tracing import trace
@@ -129,6 +130,8 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     architecture = read(path)
     _check_trust(path, architecture.builder, (*TRUSTED_BUILDERS, *trust))
     base = architecture.builder()
+    if architecture.profile.removed_blocks:
+        base = remove_blocks(base, architecture.profile.removed_blocks)
     graph = trace(base, architecture.example_input)
     num_params = graph.cost(architecture.profile.widths).params
     if num_params != architecture.cost.params:  # found out before the memory is taken
@@ -211,7 +214,7 @@ def _to_json(architecture: Architecture) -> str:
     content = {
         "format_version": FORMAT_VERSION,
         "builder": dataclasses.asdict(architecture.builder),
-        "widths": dict(architecture.profile.widths),
+        **architecture.profile.to_mapping(),
         "input_shape": architecture.input_shape,
         "classes": architecture.classes,
         "cost": {
@@ -231,7 +234,7 @@ def _from_json(content: Mapping[str, Any]) -> Architecture:
         raise ValueError(f"input_shape is no image's: {content['input_shape']}")
     return Architecture(
         builder=Builder(str(content["builder"]["target"]), dict(content["builder"]["arguments"])),
-        profile=WidthProfile(dict(content["widths"])),
+        profile=WidthProfile.from_mapping(content),
         input_shape=(channels, height, width),
         classes=tuple(str(name) for name in content["classes"]),
         cost=Cost(int(content["cost"]["flops"]), int(content["cost"]["params"])),

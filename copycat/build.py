@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
+from pruning.blocks import remove_blocks
 from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
 from pruning.surgery import Resize, new_shape, resized
@@ -25,8 +26,11 @@ def build(
 
     Widths may be larger than the traced ones. Weights come from the network's own
     `reset_parameters()` if it has one, otherwise from that of each of its layers.
-    graph: the trace of `model`, if it is at hand. Raises PlanError for widths it forbids.
+    graph: the trace of `model`, if it is at hand; not used for a profile that removes blocks,
+    since those are removed first. Raises PlanError for widths or blocks that are forbidden.
     """
+    if profile.removed_blocks:
+        model, graph = remove_blocks(model, profile.removed_blocks), None
     graph = graph if graph is not None else trace(model, example_input)
     result = resized(model, _resizer(graph, profile, fill=True), graph)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

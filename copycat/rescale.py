@@ -22,12 +22,15 @@ _ENOUGH = 2.0**20
 
 
 def scaled(profile: WidthProfile, graph: ChannelGraph, alpha: float) -> WidthProfile:
-    """Every width times α, rounded half up to a whole number of units, at least one unit."""
+    """Every width times α, rounded half up to a whole number of units, at least one unit.
+
+    graph: of the network without the profile's removed blocks.
+    """
     widths = {}
     for name, width in profile.widths.items():
         unit = graph.group(name).unit
         widths[name] = unit * max(1, math.floor(alpha * width / unit + 0.5 + _ROUNDING))
-    return WidthProfile(widths)
+    return WidthProfile(widths, profile.removed_blocks)
 
 
 def find_alpha(profile: WidthProfile, graph: ChannelGraph, budget: Budget) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import ProfileError
@@ -17,11 +18,13 @@ _MOST_CHANNELS = 2**31 - 1
 class WidthProfile:
     """Width per channel group; groups that are left out are as wide as in the base network.
 
+    removed_blocks: residual blocks whose branch is gone (see pruning.remove_blocks).
     Source: the retained-channel profile of Crowley et al., "Pruning neural networks: is it
     time to nip it in the bud?", fig. 2c.
     """
 
     widths: Mapping[str, int]
+    removed_blocks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, width in self.widths.items():
@@ -43,18 +46,31 @@ class WidthProfile:
         """Reads what `to_json` writes; ProfileError for anything else."""
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ProfileError(f"a profile is not readable as JSON: {error}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("widths"), dict):
+        return cls.from_mapping(content)
+
+    @classmethod
+    def from_mapping(cls, content: object) -> WidthProfile:
+        """Reads what `to_mapping` writes; ProfileError for anything else."""
+        if not isinstance(content, Mapping) or not isinstance(content.get("widths"), Mapping):
             raise ProfileError('a profile is a JSON object such as {"widths": {"conv1": 12}}')
-        return cls(content["widths"])
+        blocks = content.get("removed_blocks", [])
+        if not isinstance(blocks, list) or not all(isinstance(name, str) for name in blocks):
+            raise ProfileError(f"removed_blocks must be a list of block names, got {blocks!r}")
+        return cls(dict(content["widths"]), tuple(blocks))
 
     def to_json(self) -> str:
         """One group a line, in the order of the network."""
-        return json.dumps({"widths": dict(self.widths)}, indent=2)
+        return json.dumps(self.to_mapping(), indent=2)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able; removed blocks are mentioned only if there are any."""
+        blocks = {"removed_blocks": list(self.removed_blocks)} if self.removed_blocks else {}
+        return {"widths": dict(self.widths), **blocks}
 
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name this shape; equal for equal profiles."""
-        text = json.dumps(dict(self.widths), sort_keys=True)
+        text = json.dumps(self.to_mapping(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -11,15 +11,27 @@ from search.models.initialisation import ZooNetwork
 _STAGE_WIDTHS = (16, 32, 64)
 
 
-class BasicBlock(nn.Module):
-    """relu(branch(x) + shortcut(x)), the branch two 3×3 convolutions with batch norm.
+class ZeroPadShortcut(nn.Module):
+    """Subsamples positions and appends channels of zeros (option A): no weights.
 
-    The shortcut has no weights (option A): positions are subsampled with the branch's stride
-    and the missing channels are zeros. The zeros come after the existing channels rather
-    than around them, so that channel i of the shortcut is always channel i of the branch: the
-    block stays right when any channels are removed from both, and how many zeros are needed
-    is read from the tensors themselves.
+    The zeros come after the existing channels rather than around them, so that channel i of
+    the shortcut is always channel i of the branch: the block stays right when any channels are
+    removed from both.
     """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        if self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        missing = width - x.shape[1]
+        return F.pad(x, (0, 0, 0, 0, 0, missing)) if missing > 0 else x
+
+
+class BasicBlock(nn.Module):
+    """relu(branch(x) + shortcut(x)), the branch two 3×3 convolutions with batch norm."""
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -27,17 +39,12 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut = ZeroPadShortcut(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = F.relu(self.norm1(self.conv1(x)))
         branch = self.norm2(self.conv2(branch))
-        rows, columns = self.conv1.stride
-        if rows > 1 or columns > 1:
-            x = x[:, :, ::rows, ::columns]
-        missing = branch.shape[1] - x.shape[1]
-        if missing > 0:
-            x = F.pad(x, (0, 0, 0, 0, 0, missing))
-        return F.relu(branch + x)
+        return F.relu(branch + self.shortcut(x, self.norm2.num_features))
 
 
 def _stage(in_channels: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
