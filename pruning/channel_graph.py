@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.closed_form import AxisSizes, ClosedForm
+from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
 from pruning.cost import Cost
 from pruning.errors import PlanError
 
@@ -66,6 +66,32 @@ class TensorAxis:
     is_input: bool
 
 
+@dataclass(frozen=True)
+class CostForms:
+    """Every quantity of a cost as a closed form in the units kept per group.
+
+    constants, multiplicities: sizes of axes = constants + multiplicities @ units.
+    """
+
+    constants: NDArray[np.float64]
+    multiplicities: NDArray[np.float64]
+    flops: ClosedForm
+    params: ClosedForm
+    weight_bytes: ClosedForm
+    peak_activation_bytes: PeakForm
+
+    def at(self, units: NDArray[np.float64], notes: tuple[str, ...]) -> Cost:
+        """The cost with so many units per group."""
+        sizes = self.constants + self.multiplicities @ units
+        return Cost(
+            self.flops(sizes),
+            self.params(sizes),
+            notes,
+            self.weight_bytes(sizes),
+            self.peak_activation_bytes(sizes),
+        )
+
+
 class ChannelGraph:
     """The channels of one network, as found by `pruning.trace`.
 
@@ -77,7 +103,7 @@ class ChannelGraph:
         self,
         groups: tuple[ChannelGroup, ...],
         axes: tuple[TensorAxis, ...],
-        forms: tuple[AxisSizes, ClosedForm, ClosedForm],
+        forms: CostForms,
         *,
         group_split: frozenset[str],
         notes: tuple[str, ...] = (),
@@ -86,8 +112,7 @@ class ChannelGraph:
         self.axes = axes
         self.group_split = group_split
         self._notes = notes
-        sizes, self._flops, self._params = forms
-        self._constants, self._multiplicities = sizes.matrix()
+        self._forms = forms
         self._index = {group.name: i for i, group in enumerate(groups)}
         self._base_units = np.array([g.num_units for g in groups], dtype=np.float64)
 
@@ -118,8 +143,7 @@ class ChannelGraph:
         exceed the traced ones. Raises PlanError for widths that the graph forbids.
         """
         units = self._base_units if not widths else self._units(widths)
-        sizes = self._constants + self._multiplicities @ units
-        return Cost(self._flops(sizes), self._params(sizes), self._notes)
+        return self._forms.at(units, self._notes)
 
     def _units(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
         units = self._base_units.copy()
@@ -150,9 +174,9 @@ class ChannelGraph:
         return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
 
 
-def build_graph(tracer: Tracer, *, is_buffer: Mapping[str, bool]) -> ChannelGraph:
+def build_graph(tracer: Tracer) -> ChannelGraph:
     """The graph that a finished trace describes."""
-    return _GraphBuilder(tracer, is_buffer).build()
+    return _GraphBuilder(tracer).build()
 
 
 class _GraphBuilder:
@@ -161,9 +185,8 @@ class _GraphBuilder:
     Components that touch the same axes, each equally often, are the channels of one group.
     """
 
-    def __init__(self, tracer: Tracer, is_buffer: Mapping[str, bool]) -> None:
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._is_buffer = is_buffer
         self._component = tracer.channels.components()
         self._num_components = int(self._component.max(initial=-1)) + 1
         self._reasons = tracer.channels.pinned(self._component)
@@ -183,14 +206,25 @@ class _GraphBuilder:
             for number, group in enumerate(groups)
         )
         sizes = AxisSizes(atom_group, np.bincount(group_of[group_of >= 0], minlength=len(groups)))
-        flops = ClosedForm(sizes, self._tracer.terms)
-        params = ClosedForm(sizes, self._parameter_terms())
         return ChannelGraph(
             groups,
             self._axes(atom_group, atom_unit),
-            (sizes, flops, params),
+            self._forms(sizes),
             group_split=frozenset(self._tracer.group_split),
+            notes=tuple(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
         )
+
+    def _forms(self, sizes: AxisSizes) -> CostForms:
+        parameters, weights = self._parameter_terms()
+        storages = self._tracer.storages
+        flops = ClosedForm(sizes, self._tracer.terms)
+        params, weight_bytes = ClosedForm(sizes, parameters), ClosedForm(sizes, weights)
+        peak = PeakForm(
+            sizes,
+            [(storage.element_size, storage.sizes) for storage in storages],
+            [(storage.first, storage.last) for storage in storages],
+        )
+        return CostForms(*sizes.matrix(), flops, params, weight_bytes, peak)
 
     def _group_components(self) -> NDArray[np.int64]:
         """A group number per component; NO_GROUP where no layer produces the component."""
@@ -272,13 +306,13 @@ class _GraphBuilder:
             if len(slot.labels) and (atom_group[slot.labels] != NO_GROUP).any()
         )
 
-    def _parameter_terms(self) -> list[tuple[int, list[NDArray[np.int64]]]]:
-        shapes: dict[str, list[NDArray[np.int64]]] = {}
-        for slot in self._tracer.slots:
-            if not self._is_buffer[slot.name]:
-                shapes.setdefault(slot.name, []).append(slot.labels)
-        scalars = [n for n, b in self._is_buffer.items() if not b and n not in shapes]
-        return [(1, labels) for labels in shapes.values()] + [(1, []) for _ in scalars]
+    def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
+        """Numbers of parameters, and bytes of parameters and buffers."""
+        tensors = self._tracer.tensors
+        return (
+            [(1, tensor.axes) for tensor in tensors if tensor.is_parameter],
+            [(tensor.element_size, tensor.axes) for tensor in tensors],
+        )
 
 
 def _layer(tensor_name: str) -> str:

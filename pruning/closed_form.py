@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pruning.operators.rule import Size
 
 Floats = NDArray[np.float64]
+Term = tuple[int, Sequence[Size]]
+"""A factor and the sizes it is multiplied by."""
 
 
 class AxisSizes:
@@ -57,29 +59,72 @@ class AxisSizes:
         return constants, multiplicities
 
 
-class ClosedForm:
-    """Σ_t factor_t · Π_i size_{t,i} as a function of the units kept per group.
+class Products:
+    """factor_t · Π_i size_{t,i} per term, as a function of the sizes of axes.
 
-    Evaluated in float64, exact for totals below 2⁵³.
+    Evaluated in float64, exact for values below 2⁵³.
     """
 
-    def __init__(self, sizes: AxisSizes, terms: Sequence[tuple[int, Sequence[Size]]]) -> None:
-        merged: dict[tuple[int, ...], int] = {}
-        for factor, factors in terms:
-            number, rows = factor, []
-            for size in factors:
-                if isinstance(size, int):
-                    number *= size
-                else:
-                    rows.append(sizes.row_of(size))
-            key = tuple(sorted(rows))
-            merged[key] = merged.get(key, 0) + number
-        degree = max((len(rows) for rows in merged), default=0)
-        self._factors = np.array(list(merged.values()), dtype=np.float64)
+    def __init__(self, sizes: AxisSizes, terms: Sequence[Term]) -> None:
+        found = [_constants_apart(sizes, term) for term in terms]
+        degree = max((len(rows) for _, rows in found), default=0)
+        self._factors = np.array([factor for factor, _ in found], dtype=np.float64)
         self._rows = np.array(
-            [(*rows, *[0] * (degree - len(rows))) for rows in merged], dtype=np.intp
-        ).reshape(len(merged), degree)
+            [(*rows, *[0] * (degree - len(rows))) for _, rows in found], dtype=np.intp
+        ).reshape(len(found), degree)
+
+    def __call__(self, sizes: Floats) -> Floats:
+        """The value of every term, given the value of every row of sizes."""
+        values: Floats = self._factors * sizes[self._rows].prod(axis=1)
+        return values
+
+
+class ClosedForm:
+    """The sum of all terms as a function of the sizes of axes; like terms are merged."""
+
+    def __init__(self, sizes: AxisSizes, terms: Sequence[Term]) -> None:
+        merged: dict[tuple[int, ...], int] = {}
+        originals: dict[tuple[int, ...], Sequence[Size]] = {}
+        for term in terms:
+            factor, rows = _constants_apart(sizes, term)
+            key = tuple(sorted(rows))
+            merged[key] = merged.get(key, 0) + factor
+            originals.setdefault(key, [size for size in term[1] if not isinstance(size, int)])
+        self._products = Products(sizes, [(merged[key], originals[key]) for key in merged])
 
     def __call__(self, sizes: Floats) -> int:
         """The total, given the value of every row of sizes."""
-        return round(float(self._factors @ sizes[self._rows].prod(axis=1)))
+        return round(float(self._products(sizes).sum()))
+
+
+class PeakForm:
+    """The largest sum of the sizes of what is alive at once.
+
+    lives: first and last moment of each term, both included.
+    """
+
+    def __init__(
+        self, sizes: AxisSizes, terms: Sequence[Term], lives: Sequence[tuple[int, int]]
+    ) -> None:
+        self._products = Products(sizes, terms)
+        moments = np.array(lives, dtype=np.intp).reshape(len(lives), 2)
+        self._births, self._deaths = moments[:, 0], moments[:, 1] + 1
+        self._num_moments = int(self._deaths.max(initial=0)) + 1
+
+    def __call__(self, sizes: Floats) -> int:
+        """The peak, given the value of every row of sizes."""
+        values = self._products(sizes)
+        change = np.bincount(self._births, weights=values, minlength=self._num_moments)
+        change -= np.bincount(self._deaths, weights=values, minlength=self._num_moments)
+        return round(float(change.cumsum().max(initial=0.0)))
+
+
+def _constants_apart(sizes: AxisSizes, term: Term) -> tuple[int, list[int]]:
+    """A term as the product of its constants and the rows of its other sizes."""
+    factor, rows = term[0], []
+    for size in term[1]:
+        if isinstance(size, int):
+            factor *= size
+        else:
+            rows.append(sizes.row_of(size))
+    return factor, rows

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,11 +35,19 @@ class Cost:
     flops: fvcore's count in eval mode, batch 1; one fused multiply-add is one FLOP.
     params: number of parameters; a tied parameter counts once, buffers do not count.
     notes: operators that fvcore cannot count, one sentence each.
+    weight_bytes: of all parameters and buffers.
+    peak_activation_bytes: the most bytes of activations alive at once at batch 1, each from
+        the operator that makes it to the last one that reads it (views and in-place results
+        cost nothing); None where it was not worked out.
+
+    Costs are equal when FLOPs and parameters are.
     """
 
     flops: int
     params: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    weight_bytes: int | None = field(default=None, compare=False)
+    peak_activation_bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -208,4 +216,7 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
         for name, times in sorted(uncounted.items())
         if any(part in name for part in _COSTLY_OPERATORS)
     )
-    return Cost(flops, sum(p.numel() for p in model.parameters()), notes)
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    tensors = (*model.parameters(), *model.buffers())
+    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return Cost(flops, num_params, notes, weight_bytes)

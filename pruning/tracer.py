@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """A parameter or buffer with the labels of all its axes."""
+
+    name: str
+    axes: tuple[Labels, ...]
+    element_size: int
+    is_parameter: bool
+
+
+@dataclass(frozen=True)
 class Step:
     """One operator call: what must look alike when the network runs at other widths.
 
@@ -48,6 +59,16 @@ class Step:
     axes: tuple[AxisLabels, ...]
 
 
+@dataclass
+class Storage:
+    """The memory of one activation: bytes per element, sizes of axes, first and last step."""
+
+    element_size: int
+    sizes: list[Size]
+    first: int
+    last: int
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels every tensor that a network computes, and adds up what the operators cost.
 
@@ -57,6 +78,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.channels = ChannelLabels()
+        self.tensors: list[StoredTensor] = []
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
         self.terms: list[tuple[int, tuple[Size, ...]]] = []
@@ -65,10 +87,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.consumed: list[Labels] = []
         self.group_split: set[str] = set()
         self.used: set[str] = set()
+        self.storages: list[Storage] = []
+        self.notes: Counter[str] = Counter()
         self.module = ""
         self.uncounted: Callable[[str], bool] = _none
         self._operator = ""
         self._known: Any = WeakIdKeyDictionary()
+        self._storage_of: Any = WeakIdKeyDictionary()
         self._names: Any = WeakIdKeyDictionary()
         for name, tensor in tensors.items():
             self._register(name, tensor)
@@ -77,6 +102,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         axes = tuple(self.channels.new(int(size)) for size in tensor.shape)
         self._known[tensor] = TensorLabels(axes, from_parameters=True)
         self._names[tensor] = name
+        is_parameter = isinstance(tensor, nn.Parameter)
+        self.tensors.append(StoredTensor(name, axes, tensor.element_size(), is_parameter))
         self.slots += [Slot(name, axis, labels) for axis, labels in enumerate(axes)]
 
     # What rules read and write (pruning.operators.rule.Tracing).
@@ -128,6 +155,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         pointwise = torch.Tag.pointwise in func.tags
         self._follow(call, pointwise)
         self._record(call, pointwise)
+        self._store(call, [value.alias_info is not None for value in func._schema.returns])
         return result
 
     def _follow(self, call: Call, pointwise: bool) -> None:
@@ -149,6 +177,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for output, axes in zip(call.outputs, found, strict=True):
             assert len(axes) == output.dim(), (call.name, axes, output.shape)
             self._known[output] = TensorLabels(axes, from_parameters)
+
+    def lives_from_here(self, tensor: Tensor) -> None:
+        """Note an activation that begins to take memory now."""
+        axes = self.axes(tensor)
+        sizes = [int(n) if a is None else a for n, a in zip(tensor.shape, axes, strict=True)]
+        now = len(self.steps)
+        self._storage_of[tensor] = storage = Storage(tensor.element_size(), sizes, now, now)
+        self.storages.append(storage)
+
+    def lives_until_here(self, tensor: Tensor) -> None:
+        """Note that an activation is still needed now."""
+        if tensor in self._storage_of:
+            self._storage_of[tensor].last = len(self.steps)
+
+    def _store(self, call: Call, is_alias: list[bool]) -> None:
+        for tensor in call.tensors:
+            self.lives_until_here(tensor)
+        aliases = is_alias if len(is_alias) == len(call.outputs) else is_alias * len(call.outputs)
+        for output, shares in zip(call.outputs, aliases, strict=True):
+            if shares and call.tensors:
+                source = self._storage_of.get(call.tensors[0])
+                if source is not None:  # parameters take no memory of activations
+                    self._storage_of[output] = source
+            else:
+                self.lives_from_here(output)
 
     def _record(self, call: Call, pointwise: bool) -> None:
         makes_values = pointwise or call.name in _FACTORIES
@@ -186,10 +239,15 @@ class _CompositeCalls(TorchFunctionMode):
         if func is F.instance_norm:
             affine = kwargs.get("weight") is not None
             count_elements(self._tracer, _first_tensor(args, kwargs), factor=5 if affine else 4)
+        if func is F.scaled_dot_product_attention:
+            self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
+        if func is torch.einsum:
+            self._tracer.notes["fvcore rounds its count of einsum to four digits"] += 1
         if func in (F.scaled_dot_product_attention, F.instance_norm):
             return self._leaving_out(_everything, func, args, kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             # it calls scaled_dot_product_attention, out of this mode's sight
+            self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
             return self._leaving_out(_is_batched_product, func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -235,7 +293,11 @@ def run(
         stack.enter_context(_module_names(model, tracer))
         stack.enter_context(_CompositeCalls(tracer))
         stack.enter_context(tracer)
+        for tensor in _tensors_in((positional, keyword)):
+            tracer.lives_from_here(tensor)
         output = model(*positional, **keyword)
+    for tensor in _tensors_in(output):
+        tracer.lives_until_here(tensor)
     pin_all(tracer, list(_tensors_in(output)), "the network's output")
     return tracer
 

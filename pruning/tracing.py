@@ -42,14 +42,12 @@ def _trace_on(
     skeleton = _moved_copy(model, device).eval()
     inputs = _moved(example_input, device)
     tracer = _run(skeleton, inputs)
-    buffers = {name for name, _ in skeleton.named_buffers()}
-    is_buffer = {name: name in buffers for name in _tensors(skeleton)}
-    graph = build_graph(tracer, is_buffer=is_buffer)
+    graph = build_graph(tracer)
     reasons = _failing_groups(skeleton, inputs, graph, tracer)
     for name, reason in reasons.items():
         for labels in _labels_of(tracer, graph, name):
             tracer.channels.pin(labels, reason)
-    return build_graph(tracer, is_buffer=is_buffer) if reasons else graph
+    return build_graph(tracer) if reasons else graph
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
