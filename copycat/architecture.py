@@ -196,7 +196,7 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _agree(stored: Tensor, found: Tensor) -> bool:
-    if stored.shape != found.shape:
+    if stored.shape != found.shape or not stored.isfinite().all():
         return False
     scale = float(stored.abs().max().clamp(min=1e-6))
     return torch.allclose(stored, found, rtol=0, atol=_PROBE_TOLERANCE * scale)

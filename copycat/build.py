@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from copycat.recipes import Recipe, draw
 from copycat.width_profile import WidthProfile
 from pruning.blocks import remove_blocks
 from pruning.channel_graph import ChannelGraph, TensorAxis
@@ -21,31 +22,36 @@ def build(
     seed: int = 0,
     *,
     graph: ChannelGraph | None = None,
+    recipe: Recipe | None = None,
 ) -> nn.Module:
     """The topology of `model` at the widths of `profile`, with fresh weights drawn from `seed`.
 
     Widths may be larger than the traced ones. Weights come from the network's own
-    `reset_parameters()` if it has one, otherwise from that of each of its layers.
+    `reset_parameters()` if it has one, otherwise from its constructor's `recipe` (see
+    copycat.recorded), otherwise from each layer's `reset_parameters()`; bare parameters are
+    drawn from a normal distribution like the base network's. The attribute `weight_sources` of
+    the result says which it was, by parameter.
     graph: the trace of `model`, if it is at hand; not used for a profile that removes blocks,
     since those are removed first. Raises PlanError for widths or blocks that are forbidden.
     """
     if profile.removed_blocks:
         model, graph = remove_blocks(model, profile.removed_blocks), None
     graph = graph if graph is not None else trace(model, example_input)
-    result = resized(model, _resizer(graph, profile, fill=True), graph)
+    result = resized(model, _resizer(graph, profile), graph)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same weights on every device
         torch.default_generator.manual_seed(seed)
-        _reset(result.cpu())
+        sources = draw(result.cpu(), model, recipe)
+    result.__dict__["weight_sources"] = sources  # a note: neither parameter nor submodule
     return result.to(device)
 
 
 def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:
     """The topology of `model` at these widths with empty weights, to be loaded from a file."""
-    return resized(model, _resizer(graph, profile, fill=False), graph)
+    return resized(model, _resizer(graph, profile), graph)
 
 
-def _resizer(graph: ChannelGraph, profile: WidthProfile, *, fill: bool) -> Resize:
+def _resizer(graph: ChannelGraph, profile: WidthProfile) -> Resize:
     units = np.array([group.num_units for group in graph.groups], dtype=np.int64)
     base = units.copy()
     for name, width in profile.widths.items():
@@ -58,22 +64,6 @@ def _resizer(graph: ChannelGraph, profile: WidthProfile, *, fill: bool) -> Resiz
         shape = new_shape(axes.get(name, []), tensor.shape, units, base)
         if list(tensor.shape) == shape:
             return tensor.clone()
-        # A bare parameter that no layer resets starts at the mean of the base network's.
-        value = float(tensor.float().mean()) if fill and tensor.is_floating_point() else 0.0
-        return tensor.new_full(shape, value)
+        return tensor.new_zeros(shape)
 
     return resize
-
-
-def _reset(model: nn.Module) -> None:
-    own = getattr(model, "reset_parameters", None)
-    if callable(own):
-        own()
-        return
-    # Inner modules first: a block's own scheme has the last word over that of its layers.
-    # nn.MultiheadAttention and nn.Transformer have it under the second name.
-    for module in reversed(list(model.modules())):
-        for name in ("reset_parameters", "_reset_parameters"):
-            reset = getattr(module, name, None)
-            if callable(reset):
-                reset()

@@ -117,6 +117,7 @@ def _additions(graph: fx.Graph) -> list[fx.Node]:
             or (node.op == "call_method" and node.target in ("add", "add_"))
         )
         and len(node.args) == 2
+        and not node.kwargs  # a factor on one side, for instance
         and all(isinstance(argument, fx.Node) for argument in node.args)
     ]
 
@@ -128,6 +129,8 @@ def _obstacle(module: nn.Module, graph: fx.Graph) -> str | None:
     shortcut, branch = _sides(module, additions[0])
     if not _comes_from_input(shortcut) or not _comes_from_input(branch):
         return "what it adds does not come from its input"
+    if len(branch.users) > 1:
+        return "what its branch computes is used a second time"
     if _num_parameters(module, shortcut) == _num_parameters(module, branch):
         return "both sides of its addition have as many parameters: neither is the shortcut"
     return None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
-from pruning.cost import Cost
+from pruning.cost import Cost, format_count
 from pruning.errors import PlanError
 
 if TYPE_CHECKING:
@@ -145,6 +145,68 @@ class ChannelGraph:
         units = self._base_units if not widths else self._units(widths)
         return self._forms.at(units, self._notes)
 
+    def floor_widths(self, names: Iterable[str], min_channels: int) -> dict[str, int]:
+        """The least widths of these groups with at least `min_channels`, or all they have."""
+        groups = [self.group(name) for name in names]
+        return {g.name: min(g.width, -(-min_channels // g.unit) * g.unit) for g in groups}
+
+    def summary(self, min_channels: int = 3) -> dict[str, Any]:
+        """JSON-able: base cost, the least cost that pruning can reach, and every group.
+
+        A group's shares, in [0, 1], are the parts of the FLOPs and parameters that would
+        vanish with all of its channels; two layers in a row both count what is between them,
+        so shares add up to more than 1.
+        min_channels: channels that stay in each group at the least cost.
+        """
+        base = self.cost()
+        least = self.cost(self.floor_widths([g.name for g in self.prunable], min_channels))
+        return {
+            "base": _quantities(base),
+            "reachable": _quantities(least),
+            "notes": list(base.notes),
+            "groups": [self._group_summary(i, base) for i in range(len(self.groups))],
+        }
+
+    def _group_summary(self, number: int, base: Cost) -> dict[str, Any]:
+        group, units = self.groups[number], self._base_units.copy()
+        units[number] = 0
+        without = self._forms.at(units, ())
+        return {
+            "name": group.name,
+            "width": group.width,
+            "unit": group.unit,
+            "layers": list(group.layers),
+            "flops_share": 1 - without.flops / max(1, base.flops),
+            "params_share": 1 - without.params / max(1, base.params),
+            "prunable": group.pinned is None,
+            "pinned": group.pinned,
+            "residual": group.residual,
+        }
+
+    def describe(self, min_channels: int = 3) -> str:
+        """`summary` as text, one line per group."""
+        content = self.summary(min_channels)
+        rows = [("group", "width", "layers", "FLOPs", "params", "prunable")]
+        for group in content["groups"]:
+            status = "residual stream" if group["residual"] else "yes"
+            rows.append(
+                (
+                    group["name"],
+                    str(group["width"]),
+                    str(len(group["layers"])),
+                    f"{group['flops_share']:.1%}",
+                    f"{group['params_share']:.1%}",
+                    f"no: {group['pinned']}" if group["pinned"] else status,
+                )
+            )
+        lines = [
+            f"base network  {_in_words(content['base'])}",
+            f"reachable     {_in_words(content['reachable'])}",
+            "",
+            *_aligned(rows),
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in content["notes"])])
+
     def _units(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
         units = self._base_units.copy()
         for name, width in widths.items():
@@ -172,6 +234,36 @@ class ChannelGraph:
 
         close = difflib.get_close_matches(name, self._index, n=3)
         return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
+
+
+def _quantities(cost: Cost) -> dict[str, int | None]:
+    return {
+        "flops": cost.flops,
+        "params": cost.params,
+        "weight_bytes": cost.weight_bytes,
+        "peak_activation_bytes": cost.peak_activation_bytes,
+    }
+
+
+def _in_words(quantities: Mapping[str, int]) -> str:
+    flops, params = (format_count(quantities[name]) for name in ("flops", "params"))
+    megabytes = [quantities[n] / 1e6 for n in ("weight_bytes", "peak_activation_bytes")]
+    return (
+        f"{flops} FLOPs (multiply-adds), {params} params, {megabytes[0]:.3g} MB of weights, "
+        f"{megabytes[1]:.3g} MB of activations"
+    )
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns of text: the first and the last to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def build_graph(tracer: Tracer) -> ChannelGraph:
@@ -216,7 +308,7 @@ class _GraphBuilder:
 
     def _forms(self, sizes: AxisSizes) -> CostForms:
         parameters, weights = self._parameter_terms()
-        storages = self._tracer.storages
+        storages = [storage for storage in self._tracer.storages if storage.is_read]
         flops = ClosedForm(sizes, self._tracer.terms)
         params, weight_bytes = ClosedForm(sizes, parameters), ClosedForm(sizes, weights)
         peak = PeakForm(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,16 +111,6 @@ def select(
             for name in sorted(scores, key=graph.index)
         }
     )
-
-
-def floor_widths(
-    graph: ChannelGraph, names: Iterable[str], min_channels: int = MIN_CHANNELS
-) -> dict[str, int]:
-    """The least width that selection leaves in each of these groups."""
-    return {
-        name: _floor_units(graph.group(name), min_channels) * graph.group(name).unit
-        for name in names
-    }
 
 
 def unreachable(limits: Budget, floor: Cost) -> UnreachableBudgetError:

@@ -61,12 +61,16 @@ class Step:
 
 @dataclass
 class Storage:
-    """The memory of one activation: bytes per element, sizes of axes, first and last step."""
+    """The memory of one activation: bytes per element, sizes of axes, first and last step.
+
+    is_read: whether anything reads it; statistics that a kernel returns unasked are not.
+    """
 
     element_size: int
     sizes: list[Size]
     first: int
     last: int
+    is_read: bool = False
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -189,7 +193,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def lives_until_here(self, tensor: Tensor) -> None:
         """Note that an activation is still needed now."""
         if tensor in self._storage_of:
-            self._storage_of[tensor].last = len(self.steps)
+            storage = self._storage_of[tensor]
+            storage.last, storage.is_read = len(self.steps), True
 
     def _store(self, call: Call, is_alias: list[bool]) -> None:
         for tensor in call.tensors:

@@ -1,4 +1,4 @@
-"""The command line: `espalier search | pareto | export | ui`.
+"""The command line: `espalier search | inspect | pareto | export | ui`.
 
 Bad input gets one line on standard error and exit status 2.
 """
@@ -6,7 +6,9 @@ Bad input gets one line on standard error and exit status 2.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +17,7 @@ from typing import Any
 
 import click
 
-from pruning.errors import ArchitectureError, EspalierError, SearchStateError
+from pruning.errors import ArchitectureError, ConfigError, EspalierError, SearchStateError
 from search.config import (
     DataConfig,
     SearchConfig,
@@ -146,6 +148,26 @@ def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
         f"--out my-network{runs}",
         soft_wrap=True,
     )
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--input", "shape", required=True, help="image shape C×H×W, such as 3x224x224")
+@click.option("--classes", default=10, show_default=True, help="number of classes")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def inspect(model: str, shape: str, classes: int, as_json: bool) -> None:
+    """Show the channel groups of MODEL: what can be pruned, what it costs, and why not."""
+    import torch  # noqa: PLC0415 - as above
+
+    from pruning.tracing import trace  # noqa: PLC0415
+    from search.models import resolve  # noqa: PLC0415
+
+    sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
+    if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
+        raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
+    network = resolve(model, num_classes=classes, in_channels=numbers[0])()
+    graph = trace(network, torch.zeros(1, *numbers))
+    click.echo(json.dumps(graph.summary(), indent=2) if as_json else graph.describe())
 
 
 @cli.command()

@@ -12,7 +12,7 @@ from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget, Cost, format_count
 from pruning.criteria import SigmoidScale
 from pruning.errors import CriterionError, ModelError, TraceError
-from pruning.selection import floor_widths, unreachable
+from pruning.selection import unreachable
 from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
 from pruning.tracing import trace
 from search.config import SearchConfig
@@ -87,7 +87,7 @@ def check(
     groups = _scored_groups(config, model, graph)
     budget = Budget.parse(*config.budget)
     base = graph.cost()
-    floor = graph.cost(floor_widths(graph, groups, config.min_channels))
+    floor = graph.cost(graph.floor_widths(groups, config.min_channels))
     limits = budget.absolute(base)
     if not limits.allows(floor):
         raise unreachable(limits, floor)

@@ -305,11 +305,8 @@ def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings and those of their tables, the latter under names such as training.epochs."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= (
-            _dotted(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {prefix + name: value}
-        )
+        is_table = isinstance(value, Mapping)
+        flat |= _dotted(value, f"{prefix}{name}.") if is_table else {prefix + name: value}
     return flat
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from copycat.architecture import Architecture, save
 from copycat.build import build
+from copycat.recipes import Recipe, recorded
 from copycat.width_profile import WidthProfile
 from pruning.cost import Bound, Budget
 from pruning.criteria import SigmoidScale
@@ -61,7 +62,7 @@ def run_trial(task: TrialTask, workshop: Workshop, data: ImageData, report: Repo
     config, preflight = workshop.config, workshop.preflight
     seed = _seed(config, task.number)
     num_steps = config.training.epochs + config.training.fine_tune_epochs
-    model = to_sigmoid_batchnorm(fresh_base(preflight, seed), seed=seed)
+    model = to_sigmoid_batchnorm(fresh_base(preflight, seed)[0], seed=seed)
     model = model.to(workshop.torch_device)
 
     def sparse_epoch(epoch: EpochReport) -> None:
@@ -114,8 +115,10 @@ def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: 
     config, preflight = workshop.config, workshop.preflight
     profile = WidthProfile(task.widths)
     seed = _seed(config, task.trial if task.trial is not None else 0)
-    base = preflight.builder()
-    model = build(base, profile, preflight.example_input, seed, graph=preflight.graph)
+    base, recipe = fresh_base(preflight, seed)
+    model = build(
+        base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
+    )
     model = model.to(workshop.torch_device)
 
     def on_epoch(epoch: EpochReport) -> None:
@@ -147,11 +150,14 @@ class Finished:
     details: dict[str, float]
 
 
-def fresh_base(preflight: Preflight, seed: int) -> nn.Module:
-    """The base network with weights drawn from `seed`; the global generator is left alone."""
+def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
+    """The base network with weights drawn from `seed`, and how its constructor drew them.
+
+    The global generator is left alone.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return preflight.builder()
+        return recorded(preflight.builder)
 
 
 def _store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageData) -> Outcome:

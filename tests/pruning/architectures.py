@@ -13,7 +13,6 @@ from networks import (
     Attention,
     Branches,
     Functional,
-    InvertedResidual,
     Scales,
     between,
     chain,
@@ -208,7 +207,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "squeeze-excitation",
-        lambda: chain(stem=conv(3, 5), block=InvertedResidual(5, 8, 3), head=head(5)),
+        networks.squeeze_excitation,
         prunable={"stem": (5, 1), "block.expand": (8, 1), "block.squeeze": (3, 1)},
         residual=frozenset({"stem"}),
     ),

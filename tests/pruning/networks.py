@@ -166,6 +166,30 @@ class InvertedResidual(nn.Module):
         return x + self.project(y * gate.sigmoid())
 
 
+def squeeze_excitation() -> nn.Module:
+    """The builder of stored networks with a block that can be removed."""
+    return chain(stem=conv(3, 5), block=InvertedResidual(5, 8, 3), head=head(5))
+
+
+def with_recipe(width: int = 6) -> nn.Module:
+    """A builder with initialisations of its own, as torchvision's are written."""
+    scratch = [nn.init.constant_(torch.empty(width), 7.0) for _ in range(3)]
+    del scratch  # parameters may be made where these were
+    model = chain(
+        conv1=conv(3, width),
+        relu=nn.ReLU(),
+        conv2=conv(width, 50),
+        scales=Scales(50),
+        head=head(50),
+    )
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(model.conv2.weight, 0.0, (2 / (9 * width)) ** 0.5)
+    nn.init.normal_(model.head.fc.weight, std=0.123)
+    nn.init.zeros_(model.head.fc.bias)
+    nn.init.constant_(model.head.fc.bias, 5.0)
+    return model
+
+
 def shuffle(x: Tensor, groups: int) -> Tensor:
     batch, channels, height, width = x.shape
     x = x.view(batch, groups, channels // groups, height, width)

@@ -10,26 +10,20 @@ from architectures import ARCHITECTURES, BY_NAME, PRUNABLE, Architecture
 from gating import plans, random_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import chain, conv, head
+from networks import Branches, chain, conv, head
 from torch import nn
 
 from copycat import WidthProfile, build
-from pruning import ChannelGraph, Cost, measure_cost, remove_channels, trace
+from pruning import ChannelGraph, measure_cost, remove_channels, trace
 from pruning.errors import PlanError
 
 COUNTABLE = tuple(a for a in ARCHITECTURES if not isinstance(a.shapes, dict))
 every_countable = pytest.mark.parametrize("architecture", COUNTABLE, ids=str)
 
 
-def figures(cost: Cost) -> tuple[int, int]:
-    """Without the notes, which only fvcore writes."""
-    return cost.flops, cost.params
-
-
 @every_countable
 def test_the_closed_form_is_fvcores_count(architecture: Architecture) -> None:
-    measured = measure_cost(architecture.network(), architecture.example())
-    assert figures(architecture.graph.cost()) == figures(measured)
+    assert architecture.graph.cost() == measure_cost(architecture.network(), architecture.example())
 
 
 @pytest.mark.parametrize("architecture", [a for a in PRUNABLE if a in COUNTABLE], ids=str)
@@ -41,8 +35,9 @@ def test_narrower_networks_cost_what_the_closed_form_says(
     graph = architecture.graph
     plan = data.draw(plans(graph))
     smaller = remove_channels(architecture.network(), graph, plan)
-    measured = measure_cost(smaller, architecture.example())
-    assert figures(graph.cost(plan.widths)) == figures(measured)
+    cost, measured = graph.cost(plan.widths), measure_cost(smaller, architecture.example())
+    assert cost == measured
+    assert cost.weight_bytes == measured.weight_bytes
 
 
 @pytest.mark.parametrize("architecture", [a for a in PRUNABLE if a in COUNTABLE], ids=str)
@@ -50,7 +45,48 @@ def test_wider_networks_cost_what_the_closed_form_says(architecture: Architectur
     graph = architecture.graph
     widths = {g.name: g.width + (i % 3 + 1) * g.unit for i, g in enumerate(graph.prunable)}
     wider = build(architecture.network(), WidthProfile(widths), architecture.example(), graph=graph)
-    assert figures(graph.cost(widths)) == figures(measure_cost(wider, architecture.example()))
+    assert graph.cost(widths) == measure_cost(wider, architecture.example())
+
+
+@pytest.mark.parametrize("architecture", PRUNABLE, ids=str)
+def test_the_peak_of_a_narrower_network_is_what_its_own_trace_finds(
+    architecture: Architecture,
+) -> None:
+    graph = architecture.graph
+    for seed in range(3):
+        plan = random_plan(graph, seed, keep_fraction=0.3)
+        smaller = remove_channels(architecture.network(), graph, plan)
+        traced = trace(smaller, architecture.example()).cost()
+        assert graph.cost(plan.widths).peak_activation_bytes == traced.peak_activation_bytes
+
+
+def test_bytes_by_hand() -> None:
+    """The input and the first two maps; a map is needed while the next one is made."""
+    model = chain(first=conv(3, 6), second=conv(6, 5), last=conv(5, 4))
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    for a, b in ((6, 5), (2, 5), (6, 1), (9, 9)):
+        cost = graph.cost({"first": a, "second": b})
+        assert cost.peak_activation_bytes == 4 * 64 * max(3 + a, a + b, b + 4)
+        assert cost.weight_bytes == 4 * cost.params
+    double = trace(model.double(), torch.zeros(1, 3, 8, 8, dtype=torch.float64)).cost()
+    assert double.peak_activation_bytes == 8 * 64 * 11
+    assert double.weight_bytes == 8 * double.params
+
+
+def test_a_shortcut_is_alive_as_long_as_its_branch() -> None:
+    """The shortcut of 6 channels with the branch before, in or after its hidden 5."""
+    model = Branches(
+        lambda net, x: net.last((y := net.stem(x)) + net.b(net.a(y).relu())),
+        stem=conv(3, 6),
+        a=conv(6, 5),
+        b=conv(5, 6),
+        last=conv(6, 4),
+    )
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    for stem, a in ((6, 5), (6, 20), (2, 5), (1, 1)):
+        alive = max(3 + stem, stem + a + a, stem + a + stem, 3 * stem, stem + 4)
+        cost = graph.cost({"stem": stem, "a": a})
+        assert cost.peak_activation_bytes == 4 * 64 * alive
 
 
 def test_keyword_inputs_cost_what_positional_ones_do() -> None:

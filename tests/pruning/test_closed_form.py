@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,9 +51,8 @@ def test_sums_of_products(
     now = {0: 2 * units[0], 1: units[1], -1: 2}
     expected = 0
     for factor, axes in terms:
-        for size in axes:
-            factor *= size if isinstance(size, int) else sum(now[part] for part in size)
-        expected += factor
+        lengths = [s if isinstance(s, int) else sum(now[part] for part in s) for s in axes]
+        expected += factor * math.prod(lengths)
     assert value(form, sizes, units) == expected
 
 

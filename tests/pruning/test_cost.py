@@ -188,3 +188,14 @@ def test_call_arguments() -> None:
     assert call_arguments(x) == ((x,), {})
     assert call_arguments((x, y)) == ((x, y), {})
     assert call_arguments({"x": x}) == ((), {"x": x})
+
+
+def test_costs_are_equal_when_flops_and_parameters_are() -> None:
+    assert Cost(1, 2, ("a note",), weight_bytes=3) == Cost(1, 2)
+    assert Cost(1, 2) != Cost(2, 2)
+    assert Cost(1, 2) != Cost(1, 1)
+
+
+def test_bytes_of_weights_include_buffers() -> None:
+    """Four numbers a channel in floats, and a counter in a 64-bit integer."""
+    assert measure_cost(nn.BatchNorm2d(7), torch.zeros(1, 7, 2, 2)).weight_bytes == 4 * 7 * 4 + 8

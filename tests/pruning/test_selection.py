@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruning import Bound, Budget, ChannelGraph, KeepPlan, select
 from pruning.errors import PlanError, UnreachableBudgetError
-from pruning.selection import floor_widths, unreachable
+from pruning.selection import MIN_CHANNELS, unreachable
 
 NAMES = ("dense block", "inception", "group normalisation", "channel shuffle", "attention")
 
@@ -57,7 +57,7 @@ def test_the_budget_is_met_and_not_undercut(data: st.DataObject) -> None:
     scores = drawn_scores(data, graph)
     floor = data.draw(st.integers(1, 4))
     quantity = data.draw(st.sampled_from(Budget.QUANTITIES))
-    least = getattr(graph.cost(floor_widths(graph, scores, floor)), quantity)
+    least = getattr(graph.cost(graph.floor_widths(scores, floor)), quantity)
     most = getattr(graph.cost(), quantity)
     budget = Budget((Bound(quantity, data.draw(st.integers(least, most))),))
 
@@ -102,7 +102,7 @@ def _assert_last_removal_was_needed(
 def test_a_smaller_budget_keeps_a_subset(data: st.DataObject) -> None:
     graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
     scores = drawn_scores(data, graph)
-    least, most = graph.cost(floor_widths(graph, scores)).flops, graph.cost().flops
+    least, most = graph.cost(graph.floor_widths(scores, MIN_CHANNELS)).flops, graph.cost().flops
     low, high = sorted(data.draw(st.tuples(*[st.integers(least, most)] * 2)))
     less = select(scores, graph, Budget((Bound("flops", low),)))
     more = select(scores, graph, Budget((Bound("flops", high),)))
@@ -173,7 +173,7 @@ def test_equal_scores_go_in_the_order_of_the_network(graph: ChannelGraph) -> Non
 def test_equal_scores_do_not_break_the_floor(graph: ChannelGraph) -> None:
     scores = {"conv1": torch.zeros(6), "conv2": torch.zeros(5)}
     for floor in range(1, 8):
-        least = floor_widths(graph, scores, floor)
+        least = graph.floor_widths(scores, floor)
         assert least == {"conv1": min(floor, 6), "conv2": min(floor, 5)}
         budget = Budget((Bound("flops", graph.cost(least).flops),))
         assert select(scores, graph, budget, min_channels=floor).widths == least
@@ -181,7 +181,7 @@ def test_equal_scores_do_not_break_the_floor(graph: ChannelGraph) -> None:
 
 def test_the_floor_is_a_whole_number_of_units() -> None:
     graph = BY_NAME["group normalisation"].graph
-    assert [floor_widths(graph, ["first"], floor)["first"] for floor in (1, 3, 4, 12, 99)] == [
+    assert [graph.floor_widths(["first"], floor)["first"] for floor in (1, 3, 4, 12, 99)] == [
         3,
         3,
         6,

@@ -59,8 +59,8 @@ def test_costs_and_outputs_of_smaller_networks(name: str) -> None:
     reference = gated(model, graph, plan).double()
     smaller.double()
     outputs = [smaller(images(name, seed).double()) for seed in (1, 2)]
-    assert difference(outputs[0], reference(images(name, 1).double())) < 1e-9
-    assert difference(*outputs) > 1e-3
+    assert difference(outputs[0], reference(images(name, 1).double())) < 1e-10
+    assert difference(*outputs) > 1e-5  # deep networks of random statistics hardly see the image
 
 
 def test_a_traced_width_is_no_limit() -> None:

@@ -1,0 +1,189 @@
+"""A network without a branch computes what the full one does with that branch at zero."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from architectures import BY_NAME, IMAGE
+from gating import difference
+from networks import Branches, chain, conv, head, randomised
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning import measure_cost, remove_blocks, residual_blocks, trace
+from pruning.errors import PlanError
+
+BRANCH_ENDS = {
+    "resnet18": ("bn2", ["layer1.0", "layer2.0", "layer2.1", "layer4.1"]),
+    "mobilenet_v2": ("conv.3", ["features.3", "features.5", "features.16"]),
+    "efficientnet_b0": ("stochastic_depth", ["features.2.1", "features.6.2"]),
+}
+"""Per network: the last layer of a branch, and some of the blocks."""
+
+
+def images(seed: int = 0) -> Tensor:
+    return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@pytest.mark.parametrize("name", BRANCH_ENDS)
+def test_equals_the_network_with_its_branches_at_zero(name: str) -> None:
+    model = torchvision.models.get_model(name, weights=None, num_classes=10)
+    randomised(model).double().eval()
+    end, blocks = BRANCH_ENDS[name]
+    assert set(blocks) <= {b.name for b in residual_blocks(model) if b.obstacle is None}
+    shorter = remove_blocks(model, blocks)
+    for block in blocks:
+        layer = model.get_submodule(f"{block}.{end}")
+        layer.register_forward_hook(lambda _module, _inputs, output: output * 0)
+    assert difference(shorter(images()), model(images())) < 1e-10
+    assert difference(shorter(images(1)), shorter(images(2))) > 1e-6
+
+
+Wiring = Callable[["Block", Tensor], Tensor]
+
+
+class Block(nn.Module):
+    """A branch of layers a, bn and b, and what it is added to."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__()
+        self.wiring = wiring
+        self.a, self.bn, self.b = conv(6, 5), nn.BatchNorm2d(5), conv(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wiring(self, x)
+
+
+def network(wiring: Wiring) -> nn.Module:
+    """A network with one such block, called block."""
+    return randomised(chain(stem=conv(3, 6), block=Block(wiring), head=head(6)))
+
+
+def plain(block: Block, x: Tensor) -> Tensor:
+    return F.relu(x + block.b(F.relu(block.bn(block.a(x)))))
+
+
+def test_what_only_fed_the_branch_is_gone() -> None:
+    model = network(plain)
+    shorter = remove_blocks(model, ["block"])
+    kept = set(model.state_dict()) - {k for k in model.state_dict() if k.startswith("block.")}
+    assert set(shorter.state_dict()) == kept
+    inputs = torch.randn(IMAGE)
+    expected = model.head(F.relu(model.stem(inputs)))
+    assert torch.equal(shorter(inputs), expected)
+
+
+def test_a_projected_shortcut_stays_under_its_name() -> None:
+    model = torchvision.models.resnet18(weights=None)
+    shorter = remove_blocks(model, ["layer2.0"])
+    kept = [name for name in shorter.state_dict() if name.startswith("layer2.0.")]
+    assert {name.split(".")[2] for name in kept} == {"downsample"}
+    assert all(torch.equal(shorter.state_dict()[n], model.state_dict()[n]) for n in kept)
+
+
+def test_the_given_network_is_untouched() -> None:
+    model = network(plain)
+    modules, state = list(model.modules()), copy.deepcopy(model.state_dict())
+    shorter = remove_blocks(model, ["block"])
+    with torch.no_grad():
+        for tensor in shorter.state_dict().values():
+            tensor.zero_()
+    assert all(old is new for old, new in zip(modules, model.modules(), strict=True))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mode_is_kept(training: bool) -> None:
+    shorter = remove_blocks(network(plain).train(training), ["block"])
+    assert all(module.training == training for module in shorter.modules())
+
+
+def test_removing_nothing_changes_nothing() -> None:
+    model = network(plain)
+    inputs = torch.randn(IMAGE)
+    assert torch.equal(remove_blocks(model, [])(inputs), model(inputs))
+
+
+def test_what_follows_may_work_in_place() -> None:
+    """On the sum, that is, and not on what entered the block."""
+    inner = Block(lambda block, x: F.relu(x + block.b(block.a(x)), inplace=True))
+    outer = Branches(
+        lambda net, x: net.head((y := net.stem(x)) + net.block(y)),
+        stem=conv(3, 6),
+        block=inner,
+        head=head(6),
+    )
+    model, inputs = randomised(outer), torch.randn(IMAGE)
+    y = model.stem(inputs)
+    shorter = remove_blocks(model, ["block"])
+    assert torch.equal(shorter(inputs), model.head(y + F.relu(y)))
+
+
+def test_a_shorter_network_can_be_traced_and_priced() -> None:
+    model = torchvision.models.resnet18(weights=None, num_classes=10)
+    shorter = remove_blocks(model, ["layer1.0", "layer3.1", "layer2.0"])
+    example = images().float()
+    cost = trace(shorter, example).cost()
+    assert cost == measure_cost(shorter, example)
+    assert cost.params < trace(model, example).cost().params
+
+
+def test_blocks_are_found_in_order() -> None:
+    names = [b.name for b in residual_blocks(torchvision.models.resnet18(weights=None))]
+    assert names == [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
+    assert residual_blocks(BY_NAME["chain"].make()) == ()
+
+
+def weighted(block: Block, x: Tensor) -> Tensor:
+    return torch.add(block.b(block.a(x)), x, alpha=2)
+
+
+def used_twice(block: Block, x: Tensor) -> Tensor:
+    y = block.b(block.a(x))
+    return (x + y) * y.sigmoid()
+
+
+def two_additions(block: Block, x: Tensor) -> Tensor:
+    return x + block.b(block.a(x)) + x.relu()
+
+
+def two_equals(block: Block, x: Tensor) -> Tensor:
+    return x.relu() + x.sigmoid()
+
+
+def by_value(block: Block, x: Tensor) -> Tensor:
+    return x + block.b(block.a(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("wiring", "message"),
+    [
+        (weighted, "'block' adds no branch to a shortcut: there is nothing to remove"),
+        (used_twice, "the branch of 'block' cannot be removed: .* used"),
+        (two_additions, "cannot be removed: its forward has 2 additions"),
+        (two_equals, "cannot be removed: both sides of its addition have as many parameters"),
+        (by_value, "'block' adds no branch to a shortcut: there is nothing to remove"),
+    ],
+)
+def test_branches_that_cannot_be_removed(wiring: Wiring, message: str) -> None:
+    model = network(wiring)
+    with pytest.raises(PlanError, match=message):
+        remove_blocks(model, ["block"])
+    assert all(block.obstacle for block in residual_blocks(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("blick", "this network has no module 'blick'"),
+        ("", "'' adds no branch to a shortcut"),
+        ("stem", "'stem' adds no branch to a shortcut: there is nothing to remove"),
+    ],
+)
+def test_names_that_are_refused(name: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        remove_blocks(network(plain), [name])

@@ -1,0 +1,144 @@
+"""Small data, one real Ray and one real search, each made once because they take seconds."""
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from search import datasets, models
+from search.config import DataConfig
+from search.datasets import ImageData
+from search.preflight import Preflight, check
+from search.report import open_results
+from search.trial import Workshop
+
+
+def _samples() -> ModuleType:
+    """samples.py, made importable under its own name: no test folder is on the path."""
+    spec = importlib.util.spec_from_file_location("samples", Path(__file__).parent / "samples.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["samples"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+samples = _samples()
+
+NETS = """
+import os
+
+import torch
+from torch import nn
+
+from search.models import digits_vgg
+
+
+def troubled(num_classes, in_channels):
+    "Raises in trial 1 of seed 7, diverges in trial 2 and ends the process of trial 3."
+    number = (torch.initial_seed() - 7 * 10_007) / 2
+    if number == 1:
+        raise RuntimeError("out of\\nluck")
+    if number == 3:
+        os._exit(1)
+    model = digits_vgg(num_classes, in_channels)
+    if number == 2:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(1e38)
+    return model
+"""
+"""A network of the user's own, in the folder where the searches with Ray are started."""
+
+
+@pytest.fixture(autouse=True)
+def _wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """The images of the small searches."""
+    return datasets.load(DataConfig(limit_train=samples.NUM_IMAGES), seed=0)
+
+
+@pytest.fixture(scope="session")
+def preflight(digits: ImageData) -> Preflight:
+    """What the trials of a small search share."""
+    builder = models.resolve("digits-vgg", num_classes=10, in_channels=1)
+    config = samples.small_config(Path())
+    return check(config, builder, digits.train.image_shape, digits.classes)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, preflight: Preflight) -> Workshop:
+    """A small search in a folder of its own."""
+    return Workshop(samples.small_config(tmp_path), preflight, "cpu")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an MLflow database, to be copied rather than made again."""
+    from mlflow_server import connect, store_uri  # noqa: PLC0415 - MLflow takes seconds
+
+    store = tmp_path_factory.mktemp("store")
+    connect(store_uri(store), "made-with-the-database")
+    return store
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the searches with Ray are started; the user's own network lies there."""
+    folder = tmp_path_factory.mktemp("desk")
+    (folder / "nets.py").write_text(NETS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _ray(desk: Path) -> Iterator[None]:
+    from search.launch import cluster  # noqa: PLC0415 - Ray takes seconds
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        context = cluster(2)
+        context.__enter__()
+    yield
+    context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def at_desk(_ray: None, desk: Path) -> Callable[[], AbstractContextManager[None]]:
+    """A block in which searches are started at the desk and find Ray running there."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(desk)
+            patch.setenv("COLUMNS", "120")
+            patch.setattr("search.runner.cluster", lambda num_workers: nullcontext())
+            yield
+
+    return block
+
+
+@pytest.fixture(scope="session")
+def finished_search(
+    at_desk: Callable[[], AbstractContextManager[None]], desk: Path, empty_store: Path
+) -> object:
+    """A small search from the command line: real Ray, Optuna and MLflow. Only to be read."""
+    shutil.copytree(empty_store, desk / "runs")
+    flags = ("--budget=flops=10%", "--budget=params=40k", "--trials=3", "--ladder=1")
+    flags += ("--ladder=0.5", f"--limit-train={samples.NUM_IMAGES}", "--batch-size=16")
+    flags += ("--epochs=4", "--fine-tune-epochs=3", "--scratch-epochs=3", "--concurrency=2")
+    flags += ("--device=cpu", "--name=tiny", "--runs=runs")
+    with at_desk():
+        completed = samples.espalier("search", *flags)
+    assert completed.status == 0, completed.err
+    folder = desk / "runs" / "tiny"
+    return samples.FinishedSearch(flags, folder, completed, open_results(folder))

@@ -1,0 +1,198 @@
+"""Tasks, outcomes and small searches that the tests of search/ share."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import nn
+
+from copycat import WidthProfile, build
+from copycat.architecture import Architecture, save
+from pruning.errors import EspalierError
+from search.cli import main
+from search.config import DataConfig, SearchConfig, TrainingConfig
+from search.datasets import ImageData
+from search.preflight import Preflight
+from search.report import Results
+from search.space import Proposal
+from search.tasks import EpochRecord, MemberTask, Observer, Outcome, Task, TaskSource, TrialTask
+from search.trial import Workshop, perform
+
+NUM_IMAGES = 240
+"""Training images of the small searches, a fifth of them for validation."""
+
+
+def small_config(folder: Path, **changes: object) -> SearchConfig:
+    """A search on a few digits that takes a second where no process has to be started."""
+    settings: dict[str, object] = {
+        "model": "digits-vgg",
+        "budget": ("flops=10%",),
+        "data": DataConfig(limit_train=NUM_IMAGES),
+        "training": TrainingConfig(1, 1, 1, batch_size=32),
+        "trials": 2,
+        "ladder": (1.0, 0.5),
+        "concurrency": 2,
+        "device": "cpu",
+        "name": "small",
+        "runs": str(folder / "runs"),
+    }
+    return SearchConfig(**(settings | changes))
+
+
+class WithBareParameter(nn.Module):
+    """Two convolutions and a random parameter that belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.head = nn.Linear(8, 10)
+        self.bare = nn.Parameter(torch.randn(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x).relu()).relu()
+        return self.head(x.mean((2, 3))) + self.bare
+
+
+def with_bare_parameter() -> nn.Module:
+    return WithBareParameter()
+
+
+def trial_task(number: int = 0, target_flops: int = 200_000, strength: float = 1.0) -> TrialTask:
+    return TrialTask(number, Proposal(strength, 1.5, target_flops))
+
+
+def member_task(key: str = "uniform-b100", **changes: object) -> MemberTask:
+    settings: dict[str, object] = {
+        "key": key,
+        "origin": "uniform",
+        "trial": None,
+        "rung": 1.0,
+        "alpha": 0.5,
+        "widths": {"conv": 3},
+    }
+    return MemberTask(**(settings | changes))
+
+
+def outcome(key: str = "fine-tuned-0", **changes: object) -> Outcome:
+    settings: dict[str, object] = {
+        "key": key,
+        "origin": "fine-tuned",
+        "trial": 0,
+        "rung": None,
+        "alpha": 1.0,
+        "flops": 1000,
+        "params": 100,
+        "validation_accuracy": 0.5,
+        "test_accuracy": 0.5,
+        "profile": "00000000",
+        "path": f"architectures/{key}",
+    }
+    return Outcome(**(settings | changes))
+
+
+def epoch_record(step: int = 1, num_steps: int = 2, **changes: object) -> EpochRecord:
+    settings: dict[str, object] = {
+        "stage": "sparse training",
+        "step": step,
+        "num_steps": num_steps,
+        "train_loss": 2.0 / step,
+        "validation_accuracy": step / 10,
+        "learning_rate": 0.1,
+    }
+    return EpochRecord(**(settings | changes))
+
+
+def stored_outcome(
+    config: SearchConfig,
+    preflight: Preflight,
+    trial: int,
+    widths: dict[str, int],
+    validation_accuracy: float,
+) -> Outcome:
+    """An untrained network of these widths in the search's folder, as a trial leaves it."""
+    profile, cost = WidthProfile(widths), preflight.graph.cost(widths)
+    model = build(preflight.builder(), profile, preflight.example_input, graph=preflight.graph)
+    result = outcome(
+        f"fine-tuned-{trial}",
+        trial=trial,
+        flops=cost.flops,
+        params=cost.params,
+        validation_accuracy=validation_accuracy,
+        profile=profile.digest,
+    )
+    architecture = Architecture(
+        preflight.builder, profile, preflight.input_shape, preflight.classes, cost
+    )
+    save(config.directory / result.path, architecture, model)
+    return result
+
+
+def run_in_process(
+    source: TaskSource,
+    workshop: Workshop,
+    data: ImageData,
+    observer: Observer,
+    *,
+    num_workers: int,
+    perform_task: Callable[..., Outcome] = perform,
+) -> None:
+    """What search.launch.run_tasks does, one task after the other, without Ray."""
+    while (task := source.next()) is not None:
+        observer.started(task)
+
+        def report(record: EpochRecord, task: Task = task) -> None:
+            observer.epoch(task, record)
+
+        try:
+            result = perform_task(task, workshop, data, report)
+        except EspalierError as error:
+            source.failed(task, str(error))
+            observer.failed(task, str(error))
+        else:
+            source.finished(task, result)
+            observer.finished(task, result)
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search that ran to its end: the flags it was given, its folder and its results."""
+
+    flags: tuple[str, ...]
+    folder: Path
+    completed: Completed
+    results: Results
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all searches."""
+        return self.folder.parent
+
+
+def espalier(*arguments: str | Path) -> Completed:
+    """The command line, called in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = ["espalier", *map(str, arguments)]
+    status = 0
+    with mock.patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            status = int(str(end.code))
+    return Completed(status, out.getvalue(), err.getvalue())

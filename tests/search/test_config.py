@@ -1,0 +1,222 @@
+"""Settings mean the same in Python, in JSON and in TOML, and bad ones are told apart."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pruning.errors import BudgetError, ConfigError
+from search.config import (
+    DataConfig,
+    SearchConfig,
+    TrainingConfig,
+    from_mapping,
+    from_toml,
+    to_mapping,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
+
+CHANGED = SearchConfig(
+    model="resnet20",
+    budget=("flops=25%", "params<=300k"),
+    data=DataConfig(
+        source="cifar10",
+        root="elsewhere",
+        download=True,
+        image_size=24,
+        flip=True,
+        limit_train=1000,
+        validation_fraction=0.25,
+    ),
+    training=TrainingConfig(
+        epochs=3,
+        fine_tune_epochs=4,
+        scratch_epochs=5,
+        batch_size=6,
+        learning_rate=0.7,
+        weight_decay=0.0,
+    ),
+    trials=9,
+    ladder=(0.9, 0.3),
+    profiles=1,
+    min_channels=2,
+    prune_residual=True,
+    seed=11,
+    concurrency=3,
+    device="cpu",
+    name="changed",
+    runs="somewhere",
+    mlflow_url="http://127.0.0.1:5000",
+)
+"""Every field has another value than by default; see the first test."""
+
+
+def as_toml(content: Mapping[str, object]) -> str:
+    """TOML of settings without None; JSON's texts, numbers and lists are TOML's, too."""
+    tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in content.items() if k not in tables]
+    for name, table in tables.items():
+        lines += [f"[{name}]", as_toml(table)]
+    return "\n".join(lines)
+
+
+def test_the_changed_settings_of_these_tests_cover_every_field():
+    for changed in (CHANGED, CHANGED.data, CHANGED.training):
+        default = type(changed)()
+        for field in dataclasses.fields(changed):
+            assert getattr(changed, field.name) != getattr(default, field.name), field.name
+
+
+@pytest.mark.parametrize("config", [SearchConfig(), CHANGED], ids=["default", "changed"])
+def test_settings_survive_json(config: SearchConfig):
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+
+
+def test_settings_survive_toml(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text(as_toml(to_mapping(CHANGED)), encoding="utf-8")
+    assert from_toml(file) == CHANGED
+
+
+def test_nothing_given_means_the_defaults(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text("[data]\n[training]\n")
+    assert from_toml(file) == from_mapping({}) == SearchConfig()
+
+
+def test_the_example_is_the_embedded_default():
+    config = from_toml(EXAMPLE)
+    assert (config.name, config.model, config.data.source) == ("digits", "digits-vgg", "digits")
+    assert config.trials >= 8
+    assert len(config.ladder) == 3
+
+
+def test_a_whole_number_serves_as_a_real_one():
+    assert from_mapping({"training": {"learning_rate": 1}}).training.learning_rate == 1
+    assert from_mapping({"ladder": [1]}).ladder == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"modle": "resnet20"}, "unknown key 'modle': did you mean model"),
+        ({"data": {"limit_trian": 3}}, "unknown key 'data.limit_trian': did you mean limit_train"),
+        ({"training": {"epoch": 3}}, "unknown key 'training.epoch': did you mean epochs"),
+        ({"zzz": 3}, "unknown key 'zzz': known: model, budget, data"),
+        ({"epochs": 3}, "unknown key 'epochs'"),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_like_it(content, expected):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(content, "search.toml")
+    assert f"search.toml has an {expected}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"model": 3}, "model must be a text, got 3"),
+        ({"trials": "8"}, "trials must be a whole number, got '8'"),
+        ({"trials": 8.0}, "trials must be a whole number, got 8.0"),
+        ({"trials": True}, "trials must be a whole number, got True"),
+        ({"prune_residual": 1}, "prune_residual must be true or false, got 1"),
+        ({"budget": "flops=10%"}, "budget must be a list of texts, got 'flops=10%'"),
+        ({"budget": [0.1]}, "budget must be a list of texts, got [0.1]"),
+        ({"ladder": 0.5}, "ladder must be a list of numbers, got 0.5"),
+        ({"ladder": [0.5, "1"]}, "ladder must be a list of numbers, got [0.5, '1']"),
+        ({"ladder": [True]}, "ladder must be a list of numbers, got [True]"),
+        ({"data": "digits"}, "'data' must be a table, got 'digits'"),
+        ({"data": {"limit_train": 1.5}}, "data.limit_train must be a whole number, got 1.5"),
+        ({"training": {"learning_rate": "high"}}, "training.learning_rate must be a number"),
+    ],
+)
+def test_a_wrong_type_is_named_with_what_was_got(content, expected):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(content, "search.toml")
+    assert str(error.value).startswith(f"search.toml: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"profiles": 0}, "profiles must be at least 1, got 0"),
+        ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
+        ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to 2³² − 1, got -1"),
+        ({"seed": 2**32}, "seed must be from 0 to 2³² − 1, got 4294967296"),
+        ({"ladder": []}, "ladder must be fractions above 0 and at most 1, got ()"),
+        ({"ladder": [1.1]}, "ladder must be fractions above 0 and at most 1, got (1.1,)"),
+        ({"ladder": [0]}, "ladder must be fractions above 0 and at most 1, got (0.0,)"),
+        ({"ladder": [float("nan")]}, "ladder must be fractions"),
+        ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"name": "../up"}, "name must be letters, digits and . _ + - only, got '../up'"),
+        ({"name": "-x"}, "name must be"),
+        ({"data": {"source": ""}}, "data must be the name of a data set, got ''"),
+        ({"data": {"validation_fraction": 0}}, "validation_fraction must be between 0 and 1"),
+        ({"data": {"validation_fraction": 1.0}}, "validation_fraction must be between 0 and 1"),
+        ({"data": {"limit_train": 0}}, "limit_train must be at least 1, got 0"),
+        ({"data": {"image_size": 0}}, "image_size must be at least 1, got 0"),
+        ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"training": {"fine_tune_epochs": 0}}, "fine_tune_epochs must be at least 1"),
+        ({"training": {"scratch_epochs": 0}}, "scratch_epochs must be at least 1"),
+        ({"training": {"batch_size": 0}}, "batch_size must be at least 1"),
+        ({"training": {"learning_rate": 0}}, "learning_rate must be above 0, got 0"),
+        ({"training": {"learning_rate": float("inf")}}, "learning_rate must be above 0, got inf"),
+        ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, got nan"),
+        ({"training": {"weight_decay": -0.1}}, "weight_decay must be at least 0, got -0.1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_range(content, expected):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(content)
+    assert str(error.value).startswith(expected)
+
+
+@pytest.mark.parametrize("budget", [[], ["flops"], ["flops=0"], ["flops=10%", "flops=1M"]])
+def test_a_malformed_budget_is_refused_at_once(budget):
+    with pytest.raises(BudgetError):
+        from_mapping({"budget": budget})
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "digits-vgg-digits-flops-10"),
+        (
+            {
+                "model": "torchvision:mobilenet_v2",
+                "budget": ["flops=2.5M", "params<=300k"],
+                "data": {"source": "imagefolder:/data/my birds"},
+            },
+            "torchvision-mobilenet-v2-my-birds-flops-2.5M-params-300k",
+        ),
+        ({"model": "_own.nets:make"}, "own.nets-make-digits-flops-10"),
+        ({"name": "given"}, "given"),
+    ],
+)
+def test_the_default_name_says_model_data_and_budget(settings, name):
+    config = from_mapping(settings)
+    assert config.name == name
+    assert config.directory == Path("espalier-runs", name)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"trials = ", "is not valid TOML"), (b"\xff\xfe", "is not valid TOML")],
+)
+def test_a_malformed_file_is_named(tmp_path: Path, content: bytes, expected: str):
+    file = tmp_path / "search.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=expected):
+        from_toml(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"nothing\.toml cannot be read: No such file"):
+        from_toml(tmp_path / "nothing.toml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        from_toml(tmp_path)

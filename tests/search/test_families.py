@@ -1,0 +1,155 @@
+"""The members of the family stage, against the closed form of their cost."""
+
+import math
+from pathlib import Path
+
+import pytest
+from samples import small_config, stored_outcome
+
+from copycat import WidthProfile
+from pruning import Budget, Cost
+from search.config import SearchConfig
+from search.families import members
+from search.preflight import Preflight, check
+from search.tasks import MemberTask, Outcome
+
+LADDER = (1.0, 0.5, 0.25)
+SHAPES = ((8, 9, 10, 11, 12, 13), (4, 20, 5, 16, 6, 7), (3, 4, 6, 5, 4, 3))
+"""Widths of three trials, from dear to cheap."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SearchConfig:
+    return small_config(tmp_path, ladder=LADDER, profiles=2)
+
+
+def widths_of(preflight: Preflight, numbers: tuple[int, ...]) -> dict[str, int]:
+    return dict(zip(preflight.groups, numbers, strict=True))
+
+
+@pytest.fixture
+def trials(config: SearchConfig, preflight: Preflight) -> list[Outcome]:
+    """Three trials on the front, the dearest the most accurate, and one that is dominated."""
+    found = [
+        stored_outcome(config, preflight, number, widths_of(preflight, shape), 0.9 - number / 10)
+        for number, shape in enumerate(SHAPES)
+    ]
+    costs = [o.flops for o in found]
+    assert sorted(costs, reverse=True) == costs
+    dominated = stored_outcome(config, preflight, 3, widths_of(preflight, SHAPES[0]), 0.1)
+    return [dominated, *found]
+
+
+def narrowed(widths: dict[str, int], alpha: float) -> dict[str, int]:
+    """Every width times α, rounded half up, at least one."""
+    return {name: max(1, math.floor(alpha * w + 0.5 + 1e-9)) for name, w in widths.items()}
+
+
+def by_origin(tasks: list[MemberTask], origin: str) -> list[MemberTask]:
+    return [task for task in tasks if task.origin == origin]
+
+
+def test_both_ends_of_the_front_are_rescaled_over_the_ladder(config, preflight, trials):
+    tasks, notes = members(config, preflight, trials)
+    assert notes == []
+    assert {task.trial for task in tasks} == {0, 2, None}
+    for origin, expected in (("copycat", [0, 2]), ("uniform", [None])):
+        found = [(task.trial, task.rung) for task in by_origin(tasks, origin)]
+        assert sorted(found, key=str) == sorted(
+            ((trial, rung) for trial in expected for rung in LADDER), key=str
+        )
+
+
+def test_every_rung_is_met_by_the_closed_form_and_hardly_missed(config, preflight, trials):
+    tasks, _ = members(config, preflight, trials)
+    for task in tasks:
+        if task.rung is None:
+            continue
+        limits = preflight.limits.scaled(task.rung)
+        assert limits.allows(preflight.graph.cost(task.widths)), task.key
+        start = WidthProfile.of(preflight.graph, preflight.groups).widths
+        if task.trial is not None:
+            start = widths_of(preflight, SHAPES[task.trial])
+        wider = narrowed(dict(start), task.alpha * 1.02 + 0.5 / min(start.values()))
+        assert not limits.allows(preflight.graph.cost(wider)), task.key
+
+
+def test_a_pair_has_the_very_widths_of_its_trial(config, preflight, trials):
+    tasks, _ = members(config, preflight, trials)
+    pairs = by_origin(tasks, "from-scratch")
+    assert [task.trial for task in pairs] == [2, 0]
+    for task in pairs:
+        assert (task.alpha, task.rung) == (1.0, None)
+        assert task.widths == widths_of(preflight, SHAPES[task.trial])
+        assert task.key == f"from-scratch-{task.trial}"
+
+
+def test_one_factor_rescales_every_group(config, preflight, trials):
+    full = dict(WidthProfile.of(preflight.graph, preflight.groups).widths)
+    for task in members(config, preflight, trials)[0]:
+        start = full if task.trial is None else widths_of(preflight, SHAPES[task.trial])
+        assert set(task.widths) == set(preflight.groups)
+        assert task.widths == narrowed(start, task.alpha), task.key
+
+
+def test_keys_name_origin_trial_and_percent_of_the_budget(config, preflight, trials):
+    keys = [task.key for task in members(config, preflight, trials)[0]]
+    assert len(set(keys)) == len(keys)
+    assert {"uniform-b100", "uniform-b25", "copycat-2-b50", "from-scratch-0"} <= set(keys)
+
+
+def test_a_percentage_with_a_fraction_makes_a_plain_key(tmp_path, preflight):
+    config = small_config(tmp_path, ladder=(0.125,))
+    tasks, _ = members(config, preflight, [])
+    assert [task.key for task in tasks] == ["uniform-b12_5"]
+
+
+def test_without_trials_there_is_the_baseline_alone(config, preflight):
+    tasks, notes = members(config, preflight, [])
+    assert [task.origin for task in tasks] == ["uniform"] * 3
+    assert notes == []
+
+
+@pytest.mark.parametrize(("profiles", "chosen"), [(1, {0}), (2, {0, 2}), (3, {0, 1, 2})])
+def test_so_many_shapes_are_chosen(tmp_path, preflight, trials, profiles, chosen):
+    config = small_config(tmp_path, profiles=profiles)
+    tasks, _ = members(config, preflight, trials)
+    assert {task.trial for task in by_origin(tasks, "from-scratch")} == chosen
+
+
+def test_a_rung_out_of_reach_becomes_a_note(tmp_path, preflight, trials):
+    config = small_config(tmp_path, ladder=(1.0, 0.001))
+    tasks, notes = members(config, preflight, trials)
+    assert {task.rung for task in tasks} == {1.0, None}
+    (note,) = notes
+    floor = preflight.graph.cost(dict.fromkeys(preflight.groups, 1)).flops
+    assert note.startswith("rung 0.001 of the ladder is left out: the budget cannot be reached")
+    assert f"nearest reachable: {floor:,}" in note
+
+
+def test_a_network_is_not_trained_twice(tmp_path, preflight, trials):
+    """The second rung is filled by the same widths, so by the same weights from the same seed."""
+    config = small_config(tmp_path, ladder=(0.5, 0.500001))
+    tasks, _ = members(config, preflight, trials)
+    assert {task.rung for task in tasks} == {0.5, None}
+
+
+def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
+    config = small_config(tmp_path, ladder=(1.0,))
+    shape = WidthProfile(widths_of(preflight, SHAPES[0]))
+    cost = preflight.graph.cost(shape.widths)
+    limits = Budget.parse(f"flops={cost.flops}")
+    exact = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
+    trial = stored_outcome(config, preflight, 0, dict(shape.widths), 0.9)
+    tasks, _ = members(config, exact, [trial])
+    assert [task.key for task in tasks] == ["from-scratch-0", "uniform-b100"]
+
+
+def test_several_budgets_hold_together(tmp_path, preflight, digits, trials):
+    config = small_config(tmp_path, budget=("flops=10%", "params=5k"), ladder=LADDER)
+    both = check(config, preflight.builder, preflight.input_shape, preflight.classes)
+    for task in members(config, both, trials)[0]:
+        if task.rung is not None:
+            cost: Cost = both.graph.cost(task.widths)
+            assert cost.flops <= both.base.flops * 0.1 * task.rung
+            assert cost.params <= 5000 * task.rung

@@ -1,0 +1,179 @@
+"""What a person sees: lines where the output is no terminal, a table where it is."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+from samples import epoch_record, member_task, outcome, trial_task
+
+from search import progress
+from search.progress import Progress
+
+TASK = trial_task(3, target_flops=123_456, strength=0.0123)
+DETAILS = {"accuracy_before_pruning": 0.5, "accuracy_after_pruning": 0.25}
+DONE = outcome("fine-tuned-3", trial=3, flops=120_000, validation_accuracy=0.75, details=DETAILS)
+
+
+class Clock:
+    """The clock of this machine, put forward by the test."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def console(is_terminal: bool = False) -> Console:
+    return Console(
+        file=io.StringIO(),
+        force_terminal=is_terminal,
+        width=120,
+        height=60,
+        color_system=None,
+        legacy_windows=False,
+    )
+
+
+def text(on: Console) -> str:
+    assert isinstance(on.file, io.StringIO)
+    return on.file.getvalue()
+
+
+def test_lines_tell_the_story_of_a_trial():
+    screen = console()
+    shown = Progress(screen, 4)
+    with shown.showing():
+        shown.started(TASK)
+        shown.epoch(TASK, epoch_record(1, 3))
+        shown.epoch(TASK, epoch_record(2, 3))
+        shown.epoch(TASK, epoch_record(3, 3, stage="fine-tuning"))
+        shown.finished(TASK, DONE)
+    lines = text(screen).splitlines()
+    assert lines[:3] == [
+        "trial 3: started, λ_S 0.012  b 1.50  target 123k",
+        "trial 3: sparse training",
+        "trial 3: fine-tuning",
+    ]
+    assert lines[3].startswith(
+        "trial 3: validation accuracy 75.0% (before pruning 50.0%, just after 25.0%), 120k FLOPs; "
+    )
+    assert len(lines) == 4
+
+
+def test_lines_tell_the_story_of_a_member():
+    screen = console()
+    shown = Progress(screen, 4)
+    member, pair = member_task(), member_task("from-scratch-3", trial=3, rung=None)
+    shown.started(member)
+    shown.started(pair)
+    shown.epoch(member, epoch_record(stage="from scratch"))
+    shown.finished(member, outcome("uniform-b100", flops=5000, validation_accuracy=0.5))
+    lines = text(screen).splitlines()
+    assert lines[:3] == [
+        "uniform-b100: started, α 0.500  100% of the budget",
+        "from-scratch-3: started, shape of trial 3",
+        "uniform-b100: from scratch",
+    ]
+    assert lines[3].startswith("uniform-b100: validation accuracy 50.0%, 5k FLOPs; ")
+
+
+def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
+    screen = console()
+    shown = Progress(screen, 4)
+    shown.started(TASK)
+    details = DETAILS | {"accuracy_after_pruning": 0.0}
+    shown.finished(TASK, outcome("fine-tuned-3", details=details))
+    assert "(before pruning 50.0%, just after 0.0%)" in text(screen)
+
+
+def test_a_failure_is_one_line_with_its_reason():
+    screen = console()
+    shown = Progress(screen, 4)
+    shown.started(TASK)
+    shown.failed(TASK, "the loss is [nan]")
+    assert text(screen).splitlines()[-1] == "trial 3: failed: the loss is [nan]"
+
+
+def test_a_long_line_is_not_broken():
+    screen = console()
+    Progress(screen, 4).failed(TASK, "because " * 60)
+    assert len(text(screen).splitlines()) == 1
+
+
+def test_a_terminal_shows_what_is_going_on():
+    screen = console(is_terminal=True)
+    shown = Progress(screen, 4)
+    with shown.showing():
+        shown.started(TASK)
+        shown.epoch(TASK, epoch_record(1, 2, validation_accuracy=0.625))
+    whole = text(screen)
+    for heading in ("task", "what", "stage", "progress", "validation", "FLOPs"):
+        assert heading in whole
+    for word in ("trial 3", "λ_S 0.012", "target 123k", "sparse training", "━", "62.5%", "left"):
+        assert word in whole
+
+
+def test_a_terminal_shows_what_is_done_and_no_lines():
+    screen = console(is_terminal=True)
+    shown = Progress(screen, 4)
+    with shown.showing():
+        shown.started(TASK)
+        shown.finished(TASK, DONE)
+        shown.started(member_task())
+        shown.failed(member_task(), "no [luck]")
+    whole = text(screen)
+    for word in ("75.0%", "120k", "uniform-b100", "failed: no [luck]", "1 done"):
+        assert word in whole
+    assert "started" not in whole
+
+
+def test_more_tasks_than_fit_show_the_latest():
+    screen = console(is_terminal=True)
+    shown = Progress(screen, 4)
+    with shown.showing():
+        for number in range(40):
+            shown.started(trial_task(number))
+    whole = text(screen)
+    assert "trial 39" in whole
+    assert "trial 16" in whole
+    assert "trial 15" not in whole
+
+
+def test_the_time_left_is_that_of_the_epochs_left(clock: Clock):
+    screen = console()
+    shown = Progress(screen, 10)
+    shown.started(TASK)
+    shown.finished(TASK, DONE)
+    assert text(screen).splitlines()[-1].endswith("; ")
+    for step in (1, 2):
+        clock.ahead += 5
+        shown.epoch(TASK, epoch_record(step, 2))
+    shown.finished(TASK, DONE)
+    assert text(screen).splitlines()[-1].endswith("; about 40 s left")
+    shown.expect(60)
+    shown.finished(TASK, DONE)
+    assert text(screen).splitlines()[-1].endswith("; about 5 min left")
+    shown.expect(3600)
+    shown.finished(TASK, DONE)
+    assert text(screen).splitlines()[-1].endswith("; about 5.0 h left")
+
+
+def test_no_time_is_left_when_more_epochs_ran_than_expected(clock: Clock):
+    screen = console()
+    shown = Progress(screen, 1)
+    for step in (1, 2, 3):
+        clock.ahead += 5
+        shown.epoch(TASK, epoch_record(step, 3))
+    shown.finished(TASK, DONE)
+    assert text(screen).splitlines()[-1].endswith("about 0 s left")

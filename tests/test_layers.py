@@ -1,0 +1,100 @@
+"""Who may import whom, among the packages and inside each of them."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+MAY_IMPORT = {
+    "pruning": {"torch", "numpy", "fvcore"},
+    "copycat": {"torch", "numpy", "safetensors", "pruning"},
+    "mlflow_server": {"mlflow", "click"},
+}
+"""Beside themselves and the standard library. `search` may import anything."""
+
+
+def imported_names(file: Path) -> Iterator[str]:
+    """Every "module" and "module.name" that `file` imports when it runs, lazily or not."""
+    tree = ast.parse(file.read_text())
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute in this project"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(package: str) -> dict[str, Path]:
+    """Every module of `package` by its dotted name."""
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    assert found
+    return found
+
+
+PACKAGES = ("pruning", "copycat", "mlflow_server", "search")
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    allowed = MAY_IMPORT[package] | {package} | set(sys.stdlib_module_names)
+    for name, file in files(package).items():
+        roots = {imported.partition(".")[0] for imported in imported_names(file)}
+        assert roots <= allowed, name
+
+
+def test_only_one_file_imports_ray() -> None:
+    importers = [
+        name
+        for package in PACKAGES
+        for name, file in files(package).items()
+        if any(imported.partition(".")[0] == "ray" for imported in imported_names(file))
+    ]
+    assert importers == ["search.launch"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_inside_a_package_points_upwards(package: str) -> None:
+    """The files can be listed so that each imports only those above it in the list."""
+    modules = files(package)
+    imports = {
+        name: {i for i in imported_names(file) if i in modules and i != name}
+        for name, file in modules.items()
+    }
+    # `from package import module` needs the module, not what package/__init__.py gathers
+    for name, needed in imports.items():
+        parents = {i for i in needed if any(other.startswith(f"{i}.") for other in needed)}
+        imports[name] = needed - parents
+    order = list(graphlib.TopologicalSorter(imports).static_order())
+    assert set(order) == set(modules)
+
+
+def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
+    script = (
+        "import sys, pruning, copycat\n"
+        "print([m for m in ('ray', 'optuna', 'mlflow', 'torchvision', 'search', 'mlflow_server')"
+        " if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, check=True, text=True
+    )
+    assert result.stdout.strip() == "[]"
