@@ -102,6 +102,7 @@ def recorded(builder: Builder) -> tuple[nn.Module, Recipe]:
 def _recording(calls: dict[int, list[InitCall]]) -> Iterator[None]:
     """Notes every outermost call of a `torch.nn.init` function inside the block."""
     depth = 0
+    alive: list[Tensor] = []  # an id is a tensor's own only while the tensor lives
 
     def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -111,6 +112,7 @@ def _recording(calls: dict[int, list[InitCall]]) -> Iterator[None]:
             if depth == 0 and not by_layer:
                 call = InitCall(name, args, kwargs, tensor.shape)
                 calls.setdefault(id(tensor), []).append(call)
+                alive.append(tensor)
             depth += 1
             try:
                 return function(tensor, *args, **kwargs)

@@ -88,6 +88,7 @@ def test_seeds_decide_the_weights() -> None:
 def test_trained_weights_leave_no_trace_where_there_is_a_recipe() -> None:
     model, recipe = recorded(BUILDER)
     trained = randomised(with_recipe(), seed=3)
+    trained.scales.load_state_dict(model.scales.state_dict())  # bare parameters have none
     one = build(model, WidthProfile({"conv1": 4}), IMAGE, recipe=recipe)
     other = build(trained, WidthProfile({"conv1": 4}), IMAGE, recipe=recipe)
     for name, source in one.weight_sources.items():

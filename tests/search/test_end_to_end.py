@@ -1,0 +1,326 @@
+"""Searches with Ray, Optuna and MLflow as they are: one that ends well, and two in trouble."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from samples import FinishedSearch, espalier, small_config
+
+import copycat
+import search
+from mlflow_server import connect, schema, store_uri
+from mlflow_server.runs import RecordedRun
+from pruning import Budget, measure_cost
+from search import datasets
+from search.config import DataConfig, TrainingConfig
+from search.pareto import dominates
+from search.report import Results, open_results
+from search.tasks import Outcome
+from search.training import evaluate
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+AtDesk = Callable[[], AbstractContextManager[None]]
+
+
+def study_of(folder: Path) -> optuna.Study:
+    """The study of a search, opened by Optuna alone."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return optuna.load_study(study_name=folder.name, storage=storage)
+
+
+def recorded_runs(folder: Path) -> dict[str, RecordedRun]:
+    """Every MLflow run of a search, by key."""
+    from mlflow import MlflowClient  # noqa: PLC0415 - MLflow takes seconds
+
+    uri = store_uri(folder.parent)
+    recorder = connect(uri, folder.name)
+    runs = MlflowClient(uri).search_runs([recorder.experiment_id], max_results=1000)
+    keys = [run.data.tags[schema.TAG_KEY] for run in runs]
+    assert len(set(keys)) == len(keys)
+    return {key: recorder.read(key) for key in keys}
+
+
+def assert_within_budget(folder: Path, results: Results, trust: tuple[str, ...] = ()) -> None:
+    """Everything stored, by fvcore's count of what its files rebuild to."""
+    limits = Budget.parse(*results.budget.split()).absolute(results.base)
+    for stored in results.everything:
+        shape = copycat.read(folder / stored.path).input_shape
+        network = copycat.load(folder / stored.path, trust=trust)
+        cost = measure_cost(network, torch.zeros(1, *shape))
+        assert (cost.flops, cost.params) == (stored.flops, stored.params), stored.key
+        assert limits.allows(cost), stored.key
+
+
+def by_origin(results: Results, origin: str) -> list[Outcome]:
+    return [o for o in results.everything if o.origin == origin]
+
+
+# ---- a search from the command line
+
+
+def test_everything_stored_is_within_the_budget(finished_search: FinishedSearch):
+    results = finished_search.results
+    assert results.budget == "flops=10% params=40k"
+    assert_within_budget(finished_search.folder, results)
+    stored = {path.name for path in (finished_search.folder / "architectures").iterdir()}
+    assert stored == {o.key for o in results.everything}
+
+
+def test_the_front_is_what_nothing_stored_beats(finished_search: FinishedSearch):
+    results = finished_search.results
+    assert results.front
+    for stored in results.everything:
+        is_beaten = any(dominates(other, stored) for other in results.everything)
+        point = (stored.validation_accuracy, stored.flops)
+        on_front = point in [(o.validation_accuracy, o.flops) for o in results.front]
+        assert on_front != is_beaten, stored.key
+
+
+def test_every_trial_and_every_member_of_the_families_is_there(finished_search: FinishedSearch):
+    results = finished_search.results
+    assert not results.failures
+    assert not results.notes
+    assert [o.key for o in by_origin(results, "fine-tuned")] == [
+        f"fine-tuned-{n}" for n in range(3)
+    ]
+    assert [o.rung for o in by_origin(results, "uniform")] == [1.0, 0.5]
+    pairs = by_origin(results, "from-scratch")
+    tuned = {o.trial: o for o in by_origin(results, "fine-tuned")}
+    assert pairs
+    for scratch in pairs:
+        assert scratch.profile == tuned[scratch.trial].profile
+        assert (scratch.flops, scratch.alpha) == (tuned[scratch.trial].flops, 1.0)
+    assert {o.trial for o in by_origin(results, "copycat")} <= {o.trial for o in pairs}
+
+
+def test_every_rung_is_met_by_its_members(finished_search: FinishedSearch):
+    results = finished_search.results
+    limits = Budget.parse(*results.budget.split()).absolute(results.base)
+    for stored in results.everything:
+        if stored.rung is not None:
+            bound = limits.scaled(stored.rung)
+            assert stored.flops <= (bound.limit("flops") or 0)
+            assert stored.params <= (bound.limit("params") or 0)
+
+
+def test_the_first_trials_aim_at_the_rungs(finished_search: FinishedSearch):
+    first, second, third = study_of(finished_search.folder).trials
+    base = finished_search.results.base.flops
+    assert first.params["target_flops"] == int(0.1 * base)
+    assert second.params["target_flops"] == int(0.1 * base) / 2
+    assert 0.05 * base - 1 <= third.params["target_flops"] <= 0.1 * base
+
+
+def test_the_study_holds_what_the_results_say(finished_search: FinishedSearch):
+    trials = study_of(finished_search.folder).trials
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    tuned = by_origin(finished_search.results, "fine-tuned")
+    assert [trial.values for trial in trials] == [[o.validation_accuracy, o.flops] for o in tuned]
+    for trial, stored in zip(trials, tuned, strict=True):
+        assert stored.flops <= trial.params["target_flops"]
+
+
+def test_accuracies_are_those_of_the_stored_networks(finished_search: FinishedSearch):
+    data = datasets.load(DataConfig(limit_train=240), seed=0)
+    for stored in finished_search.results.front:
+        network = copycat.load(finished_search.folder / stored.path)
+        measured = [
+            evaluate(network, part, mean=data.mean, std=data.std, device=torch.device("cpu"))
+            for part in (data.validation, data.test)
+        ]
+        assert measured == [stored.validation_accuracy, stored.test_accuracy]
+    assert finished_search.results.num_test == len(data.test)
+
+
+def test_mlflow_holds_the_search_every_trial_and_every_architecture(
+    finished_search: FinishedSearch,
+):
+    results = finished_search.results
+    runs = recorded_runs(finished_search.folder)
+    architectures = {f"architecture/{o.key}": o for o in results.everything}
+    assert set(runs) == {"search", "trial/0", "trial/1", "trial/2", *architectures}
+    assert {run.status for run in runs.values()} == {"finished"}
+    assert runs["search"].parent is None
+    assert {run.parent for key, run in runs.items() if key != "search"} == {"search"}
+    assert runs["search"].files == ("front.png", "results.json")
+    on_front = {o.key for o in results.front}
+    for key, stored in architectures.items():
+        run = runs[key]
+        final = {name: curve[-1][1] for name, curve in run.metrics.items()}
+        assert final[schema.METRIC_VALIDATION_ACCURACY] == stored.validation_accuracy
+        assert final[schema.METRIC_TEST_ACCURACY] == stored.test_accuracy
+        assert final[schema.METRIC_FLOPS] == stored.flops
+        assert run.tags[schema.TAG_ORIGIN] == stored.origin
+        assert run.tags[schema.TAG_PROFILE] == stored.profile
+        assert (run.tags[schema.TAG_ON_FRONT] == "true") == (stored.key in on_front)
+
+
+def test_mlflow_holds_a_point_for_every_epoch(finished_search: FinishedSearch):
+    runs = recorded_runs(finished_search.folder)
+    for key, run in runs.items():
+        if key == "search":
+            continue
+        tuned = key.startswith("trial/") or run.tags[schema.TAG_ORIGIN] == "fine-tuned"
+        steps = [step for step, _ in run.metrics[schema.METRIC_TRAIN_LOSS]]
+        assert steps == list(range(1, 8 if tuned else 4)), key
+
+
+def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: FinishedSearch):
+    completed, results = finished_search.completed, finished_search.results
+    assert completed.err == ""
+    for line in results.verdict.splitlines():
+        assert " ".join(line.split()) in " ".join(completed.out.split())
+    for stored in results.front:
+        assert stored.key in completed.out
+    assert completed.out.index("base network") < completed.out.index("trial 0: started")
+    assert completed.out.index("trial 0: started") < completed.out.index("Pareto front")
+    for command in ("espalier ui --runs runs", "espalier pareto tiny --runs runs"):
+        assert command in completed.out
+    assert f"espalier export tiny/{results.front[0].key} --out" in completed.out
+    assert "MLflow:" not in completed.out  # a problem of the recorder
+
+
+def test_a_picture_of_the_front_lies_in_the_folder(finished_search: FinishedSearch):
+    picture = (finished_search.folder / "front.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_a_finished_search_is_not_run_again(
+    finished_search: FinishedSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where everything was moved to another place; no worker is started for it."""
+    shutil.copytree(finished_search.runs, tmp_path / "moved")
+    flags = [flag for flag in finished_search.flags if not flag.startswith("--runs")]
+    monkeypatch.setattr("search.runner.cluster", None)
+    monkeypatch.setattr("search.runner.run_tasks", None)
+    again = espalier("search", *flags, "--runs", tmp_path / "moved")
+    assert (again.status, again.err) == (0, "")
+    assert "started" not in again.out
+    folder = tmp_path / "moved" / finished_search.folder.name
+    assert open_results(folder) == finished_search.results
+    runs = recorded_runs(folder)
+    assert set(runs) == set(recorded_runs(finished_search.folder))
+    assert {run.status for run in runs.values()} == {"finished"}
+
+
+# ---- a search whose trials fail, from Python
+
+
+@pytest.fixture(scope="module")
+def troubled(at_desk: AtDesk, desk: Path, empty_store: Path) -> search.SearchResult:
+    """Five trials: the second raises, the third diverges, the fourth ends its process."""
+    shutil.copytree(empty_store, desk / "troubled")
+    config = small_config(
+        desk,
+        model="nets:troubled",
+        training=TrainingConfig(1, 1, 1, batch_size=32),
+        trials=5,
+        ladder=(1.0,),
+        profiles=1,
+        seed=7,
+        name="troubled",
+        runs="troubled",
+    )
+    with at_desk():
+        result = search.run(config)
+    return dataclasses.replace(result, path=desk / result.path)
+
+
+def test_a_trial_that_fails_does_not_end_the_search(troubled: search.SearchResult):
+    reasons = dict(troubled.results.failures)
+    assert reasons.pop("trial 1") == "nets:troubled failed: RuntimeError: out of luck"
+    assert reasons.pop("trial 2").startswith("training diverged in epoch 1 of 1")
+    assert reasons.pop("trial 3") == "its worker process died"
+    assert reasons == {}
+    assert {o.key for o in troubled.results.everything} > {"fine-tuned-0", "fine-tuned-4"}
+    states = [trial.state for trial in study_of(troubled.path).trials]
+    assert states == [TrialState.COMPLETE, *[TrialState.FAIL] * 3, TrialState.COMPLETE]
+
+
+def test_mlflow_tells_why_a_trial_failed(troubled: search.SearchResult):
+    runs = recorded_runs(troubled.path)
+    for number in (1, 2, 3):
+        run = runs[f"trial/{number}"]
+        assert run.status == "failed"
+        assert run.tags[schema.TAG_FAILURE] == troubled.results.failures[f"trial {number}"]
+        assert f"architecture/fine-tuned-{number}" not in runs
+    others = {key: run.status for key, run in runs.items() if key[-1] not in "123"}
+    assert set(others.values()) == {"finished"}
+
+
+def test_a_network_of_the_users_own_is_certified_like_any_other(
+    troubled: search.SearchResult, desk: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(desk)
+    assert_within_budget(troubled.path, troubled.results, trust=("nets",))
+    assert troubled.front
+    assert troubled.verdict == troubled.results.verdict
+    assert open_results(troubled.path) == troubled.results
+
+
+# ---- a search that is interrupted
+
+
+def test_an_interrupted_search_goes_on_and_loses_no_trial(
+    at_desk: AtDesk, desk: Path, empty_store: Path
+):
+    """Ctrl-C reaches every process of the terminal's group, the workers among them."""
+    shutil.copytree(empty_store, desk / "interrupted")
+    flags = ("--runs=interrupted", "--name=s", "--trials=3", "--ladder=1", "--profiles=1")
+    flags += ("--limit-train=240", "--batch-size=16", "--epochs=6", "--fine-tune-epochs=6")
+    flags += ("--scratch-epochs=1", "--concurrency=2", "--device=cpu")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.cli", "search", *flags],
+        cwd=desk,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "validation accuracy" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip().splitlines() == [
+        "Stopped. What was finished is kept in interrupted/s; the same command goes on from there."
+    ]
+    folder = desk / "interrupted" / "s"
+    before = study_of(folder).trials
+    finished = [trial for trial in before if trial.state is TrialState.COMPLETE]
+    assert 1 <= len(finished) <= 3
+    assert "running" not in {run.status for run in recorded_runs(folder).values()}
+    assert recorded_runs(folder)["search"].status == "killed"
+
+    with at_desk():
+        completed = espalier("search", *flags)
+    assert completed.status == 0, completed.err
+    trials = study_of(folder).trials
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    assert len(complete) == 3
+    assert complete[: len(finished)] == finished
+    for lost in before:
+        if lost.state is TrialState.RUNNING:
+            assert lost.params in [trial.params for trial in complete]
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    results = open_results(folder)
+    assert len(by_origin(results, "fine-tuned")) == 3
+    assert results.failures == {}
+    assert "running" not in {run.status for run in recorded_runs(folder).values()}
