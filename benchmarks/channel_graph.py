@@ -12,6 +12,7 @@ tracing. Networks above 150 M parameters are left out unless --all is given.
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import json
 import platform
@@ -122,7 +123,7 @@ def measure_ours(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
 
 
 def measure_theirs(model: nn.Module, example: torch.Tensor) -> dict[str, Any]:
-    import torch_pruning as tp  # an extra that only this benchmark needs
+    import torch_pruning as tp  # noqa: PLC0415 - an extra; without it this column says so
 
     last = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     pruner, trace_ms, memory = timed(
@@ -189,8 +190,6 @@ def half_of(graph: pruning.ChannelGraph) -> pruning.KeepPlan:
 
 def gated(model: nn.Module, graph: pruning.ChannelGraph, plan: pruning.KeepPlan) -> nn.Module:
     """`model` with zero weights wherever a layer consumes a removed channel."""
-    import copy
-
     result, kept = copy.deepcopy(model), plan.units_kept(graph)
     parameters = dict(result.named_parameters())
     for axis in graph.axes:
@@ -210,10 +209,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     print("# Channel graphs of torchvision's classifiers\n")
     print(f"Measured on {datetime.date.today()} by `python benchmarks/channel_graph.py`, one run:")
     print(
-        f"{platform.processor() or platform.machine()} CPU, one thread, torch {torch.__version__}, ",
-        end="",
+        f"{platform.machine()} CPU, one thread, torch {torch.__version__}, torchvision",
     )
-    print(f"torchvision {torchvision.__version__}, Torch-Pruning 1.6.1. Times are of a shared")
+    print(f"{torchvision.__version__}, Torch-Pruning 1.6.1. Times are of a shared")
     print("machine; compare them within a row. FLOPs: one multiply-add is one.\n")
     print(*summary(rows), sep="\n")
     heading = (

@@ -95,6 +95,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.notes: Counter[str] = Counter()
         self.module = ""
         self.uncounted: Callable[[str], bool] = _none
+        self._is_measuring = True
         self._operator = ""
         self._known: Any = WeakIdKeyDictionary()
         self._storage_of: Any = WeakIdKeyDictionary()
@@ -158,9 +159,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         pointwise = torch.Tag.pointwise in func.tags
         self._follow(call, pointwise)
-        self._record(call, pointwise)
-        self._store(call, [value.alias_info is not None for value in func._schema.returns])
+        if self._is_measuring:
+            self._record(call, pointwise)
+            self._store(call, [value.alias_info is not None for value in func._schema.returns])
         return result
+
+    @contextmanager
+    def only_ties(self) -> Iterator[None]:
+        """Inside the block labels are followed, but nothing is priced or recorded."""
+        before, self.uncounted, self._is_measuring = self.uncounted, _everything, False
+        try:
+            yield
+        finally:
+            self.uncounted, self._is_measuring = before, True
 
     def _follow(self, call: Call, pointwise: bool) -> None:
         known = [self._known[t] for t in call.tensors if t in self._known]
@@ -184,6 +195,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def lives_from_here(self, tensor: Tensor) -> None:
         """Note an activation that begins to take memory now."""
+        if not self._is_measuring:
+            return
         axes = self.axes(tensor)
         sizes = [int(n) if a is None else a for n, a in zip(tensor.shape, axes, strict=True)]
         now = len(self.steps)
@@ -292,6 +305,12 @@ def run(
     names: the parameters and buffers of `model` to label, by name.
     """
     tracer = Tracer(names)
+    follow(tracer, model, example_input)
+    return tracer
+
+
+def follow(tracer: Tracer, model: nn.Module, example_input: ExampleInput) -> None:
+    """Run `model` under a tracer that may have seen another run of it (in another mode)."""
     positional, keyword = call_arguments(example_input)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -304,7 +323,6 @@ def run(
     for tensor in _tensors_in(output):
         tracer.lives_until_here(tensor)
     pin_all(tracer, list(_tensors_in(output)), "the network's output")
-    return tracer
 
 
 @contextmanager

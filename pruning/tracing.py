@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from pruning.cost import ExampleInput
 from pruning.errors import TraceError
 from pruning.selection import KeepPlan
 from pruning.surgery import remove_channels
-from pruning.tracer import Step, Tracer, run
+from pruning.tracer import Step, Tracer, follow, run
 
 
 def trace(model: nn.Module, example_input: ExampleInput) -> ChannelGraph:
@@ -42,6 +44,8 @@ def _trace_on(
     skeleton = _moved_copy(model, device).eval()
     inputs = _moved(example_input, device)
     tracer = _run(skeleton, inputs)
+    if any(p.dim() > 1 and name not in tracer.used for name, p in skeleton.named_parameters()):
+        _follow_training(tracer, skeleton, inputs)
     graph = build_graph(tracer)
     reasons = _failing_groups(skeleton, inputs, graph, tracer)
     for name, reason in reasons.items():
@@ -89,6 +93,36 @@ def _run(model: nn.Module, inputs: ExampleInput) -> Tracer:
             f"{type(model).__name__} cannot run on an example input of {shapes}: "
             f"{_first_line(error)}"
         ) from error
+
+
+def _follow_training(tracer: Tracer, skeleton: nn.Module, inputs: ExampleInput) -> None:
+    """Tie what only training uses, such as the auxiliary heads of GoogLeNet.
+
+    On a batch of two, which batch norm needs. A network that cannot run like this keeps what
+    was found in eval mode.
+    """
+    try:
+        with tracer.only_ties():
+            follow(tracer, skeleton.train(), _doubled(inputs))
+    except Exception as error:
+        warnings.warn(
+            f"{type(skeleton).__name__} has parameters that eval mode does not use, and does "
+            f"not run in training mode: {_first_line(error)}",
+            stacklevel=2,
+        )
+    finally:
+        skeleton.eval()
+
+
+def _doubled(value: Any) -> Any:
+    """Every tensor twice along its first axis."""
+    if isinstance(value, Tensor):
+        return torch.cat([value, value]) if value.dim() else value
+    if isinstance(value, Mapping):
+        return {key: _doubled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_doubled(item) for item in value)
+    return value
 
 
 def _shapes(value: Any) -> list[str]:
@@ -144,10 +178,8 @@ class _Predictor:
         try:
             steps = _run(smaller, self._inputs).steps
         except TraceError as error:
-            return (
-                "a size written into the network's code: with fewer channels "
-                f"{_first_line(error.__cause__ or error)}"
-            )
+            why = _first_line(error.__cause__ or error)
+            return f"a size written into the network's code ({textwrap.shorten(why, 70)})"
         alive = self._alive(plan)
         for before, after in itertools.zip_longest(self._steps, steps):
             if (found := _compare(before, after, self._component, alive)) is not None:
