@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
+from pruning.closed_form import ClosedForm, PeakForm
 from pruning.cost import Cost, format_count
 from pruning.errors import PlanError
-
-if TYPE_CHECKING:
-    from pruning.tracer import Tracer
 
 NO_GROUP = -1
 
@@ -264,169 +259,3 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def build_graph(tracer: Tracer) -> ChannelGraph:
-    """The graph that a finished trace describes."""
-    return _GraphBuilder(tracer).build()
-
-
-class _GraphBuilder:
-    """Turns tied atoms into groups.
-
-    Components that touch the same axes, each equally often, are the channels of one group.
-    """
-
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
-        self._component = tracer.channels.components()
-        self._num_components = int(self._component.max(initial=-1)) + 1
-        self._reasons = tracer.channels.pinned(self._component)
-
-    def build(self) -> ChannelGraph:
-        groups, group_of = self._name_groups(self._group_components())
-        unit_of = _ranks(group_of, len(groups))
-        atom_group, atom_unit = group_of[self._component], unit_of[self._component]
-        layers, residual = self._layers(atom_group), self._residual(atom_group)
-        groups = tuple(
-            replace(
-                group,
-                residual=number in residual,
-                layers=tuple(layers[number]),
-                unit_of_channel=unit_of[group.unit_of_channel],
-            )
-            for number, group in enumerate(groups)
-        )
-        sizes = AxisSizes(atom_group, np.bincount(group_of[group_of >= 0], minlength=len(groups)))
-        return ChannelGraph(
-            groups,
-            self._axes(atom_group, atom_unit),
-            self._forms(sizes),
-            group_split=frozenset(self._tracer.group_split),
-            notes=tuple(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
-        )
-
-    def _forms(self, sizes: AxisSizes) -> CostForms:
-        parameters, weights = self._parameter_terms()
-        storages = [storage for storage in self._tracer.storages if storage.is_read]
-        flops = ClosedForm(sizes, self._tracer.terms)
-        params, weight_bytes = ClosedForm(sizes, parameters), ClosedForm(sizes, weights)
-        peak = PeakForm(
-            sizes,
-            [(storage.element_size, storage.sizes) for storage in storages],
-            [(storage.first, storage.last) for storage in storages],
-        )
-        return CostForms(*sizes.matrix(), flops, params, weight_bytes, peak)
-
-    def _group_components(self) -> NDArray[np.int64]:
-        """A group number per component; NO_GROUP where no layer produces the component."""
-        signature = np.zeros(self._num_components, dtype=np.uint64)
-        random = np.random.default_rng(0).integers(
-            1, 2**63, size=len(self._tracer.slots) + 1, dtype=np.uint64
-        )
-        for slot, number in zip(self._tracer.slots, random[1:], strict=True):
-            np.add.at(signature, self._component[slot.labels], number)
-        signature[list(self._reasons)] += random[0]
-        produced = np.zeros(self._num_components, dtype=bool)
-        for labels in self._tracer.produced:
-            produced[self._component[labels]] = True
-        numbers = np.unique(signature, return_inverse=True)[1].astype(np.int64)
-        numbers[~produced] = NO_GROUP
-        return numbers
-
-    def _name_groups(
-        self, numbers: NDArray[np.int64]
-    ) -> tuple[tuple[ChannelGroup, ...], NDArray[np.int64]]:
-        """Groups in the order in which they are produced, and their number per component."""
-        producers: dict[int, list[str]] = {}
-        first_axis: dict[int, NDArray[np.int64]] = {}
-        names = {int(slot.labels[0]): slot.name for slot in self._tracer.slots if len(slot.labels)}
-        for labels in self._tracer.produced:
-            layer = _layer(names.get(int(labels[0]), ""))
-            components = self._component[labels]
-            for number in dict.fromkeys(numbers[components].tolist()):
-                found = producers.setdefault(number, [])
-                if layer and layer not in found:
-                    found.append(layer)
-                first_axis.setdefault(number, components[numbers[components] == number])
-        order = {number: i for i, number in enumerate(producers)}
-        renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int64)
-        titles = _unique([found[0] if found else "group" for found in producers.values()])
-        groups = tuple(
-            ChannelGroup(
-                name=title,
-                width=len(first_axis[number]),
-                unit=len(first_axis[number]) // int((renumbered == i).sum()),
-                pinned=self._reasons.get(int(first_axis[number][0])),
-                residual=False,
-                producers=tuple(producers[number]),
-                layers=(),
-                unit_of_channel=first_axis[number],
-            )
-            for i, (title, number) in enumerate(zip(titles, producers, strict=True))
-        )
-        return groups, renumbered
-
-    def _layers(self, atom_group: NDArray[np.int64]) -> dict[int, dict[str, None]]:
-        """Per group, every layer with an axis along its channels, in order."""
-        layers: dict[int, dict[str, None]] = defaultdict(dict)
-        for slot in self._tracer.slots:
-            for number in np.unique(atom_group[slot.labels]).tolist():
-                layers[number][_layer(slot.name)] = None
-        return layers
-
-    def _residual(self, atom_group: NDArray[np.int64]) -> set[int]:
-        return {
-            int(number)
-            for labels in self._tracer.residual
-            for number in np.unique(atom_group[labels])
-        }
-
-    def _axes(
-        self, atom_group: NDArray[np.int64], atom_unit: NDArray[np.int64]
-    ) -> tuple[TensorAxis, ...]:
-        consumed = {int(labels[0]) for labels in self._tracer.consumed if len(labels)}
-        return tuple(
-            TensorAxis(
-                slot.name,
-                slot.axis,
-                atom_group[slot.labels],
-                atom_unit[slot.labels],
-                is_input=int(slot.labels[0]) in consumed,
-            )
-            for slot in self._tracer.slots
-            if len(slot.labels) and (atom_group[slot.labels] != NO_GROUP).any()
-        )
-
-    def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
-        """Numbers of parameters, and bytes of parameters and buffers."""
-        tensors = self._tracer.tensors
-        return (
-            [(1, tensor.axes) for tensor in tensors if tensor.is_parameter],
-            [(tensor.element_size, tensor.axes) for tensor in tensors],
-        )
-
-
-def _layer(tensor_name: str) -> str:
-    """The module that owns a tensor; a bare parameter of the network stands for itself."""
-    owner, _, own = tensor_name.rpartition(".")
-    return owner if owner else own
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Names with .1, .2 … behind all but the first of equal ones; no number that is a name too."""
-    result: dict[str, None] = {}
-    for name in names:
-        numbered = (f"{name}.{number}" for number in itertools.count(1))
-        free = (new for new in numbered if new not in result and new not in names)
-        result[name if name not in result else next(free)] = None
-    return list(result)
-
-
-def _ranks(group_of: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
-    """Per component, its position among the components of its group."""
-    ranks = np.full(len(group_of), -1, dtype=np.int64)
-    for number in range(num_groups):
-        members = np.flatnonzero(group_of == number)
-        ranks[members] = np.arange(len(members))
-    return ranks

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph, build_graph
+from pruning.channel_graph import ChannelGraph
 from pruning.cost import ExampleInput
 from pruning.errors import TraceError
+from pruning.graph_builder import build_graph
 from pruning.selection import KeepPlan
 from pruning.surgery import remove_channels
 from pruning.tracer import Step, Tracer, follow, run
