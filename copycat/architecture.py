@@ -10,10 +10,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -128,7 +128,7 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     missing, damaged or do not fit each other.
     """
     architecture = read(path)
-    _check_trust(path, architecture.builder, (*TRUSTED_BUILDERS, *trust))
+    _check_trust(path, architecture.builder, trust)
     base = architecture.builder()
     if architecture.profile.removed_blocks:
         base = remove_blocks(base, architecture.profile.removed_blocks)
@@ -167,18 +167,36 @@ def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
     return architecture
 
 
-def _check_trust(path: str | Path, builder: Builder, trusted: Sequence[str]) -> None:
-    """Where the callable is named, then where it was defined: a trusted module imports others'."""
+def _check_trust(path: str | Path, builder: Builder, trust: Sequence[str]) -> None:
+    """Where the callable is named, then where it was defined: a trusted module imports others'.
+
+    Of TRUSTED_BUILDERS only what says that it returns a network may run: they hold helpers too.
+    """
 
     def check(module: str) -> None:
-        if not any(module == t or module.startswith(f"{t}.") for t in trusted):
+        if not _is_within(module, (*TRUSTED_BUILDERS, *trust)):
             raise ArchitectureError(
                 f"{path} is built by {builder.target!r} of {module!r}, which is not trusted: "
                 f"pass trust=[{module!r}] if it is yours"
             )
 
-    check(builder.target.partition(":")[0])
-    check(str(getattr(builder.function(), "__module__", None)))
+    check(builder.module)
+    home = str(getattr(builder.function(), "__module__", None))
+    check(home)
+    if not _is_within(home, trust) and not _returns_network(builder.function()):
+        raise ArchitectureError(f"{path} is built by {builder.target!r}, which makes no networks")
+
+
+def _is_within(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _returns_network(function: Callable[..., object]) -> bool:
+    try:
+        returned = get_type_hints(function).get("return")
+    except (NameError, TypeError):  # it says something that nobody can read
+        return False
+    return isinstance(returned, type) and issubclass(returned, nn.Module)
 
 
 def _check_replaceable(path: Path) -> None:

@@ -88,7 +88,8 @@ class _GraphBuilder:
         """Groups in the order in which they are produced, and their number per component."""
         producers: dict[int, list[str]] = {}
         first_axis: dict[int, NDArray[np.int64]] = {}
-        names = {int(slot.labels[0]): slot.name for slot in self._tracer.slots if len(slot.labels)}
+        slots = reversed(self._tracer.slots)  # of equal labels the first slot, a tensor, counts
+        names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
         for labels in self._tracer.produced:
             layer = _layer(names.get(int(labels[0]), ""))
             components = self._component[labels]

@@ -14,6 +14,8 @@ from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.errors import PlanError
 from pruning.selection import KeepPlan
 
+_SIZE_ATTRIBUTE = ".num_features"
+
 Resize = Callable[[str, Tensor], Tensor]
 """A tensor of the old network, by name → the tensor of the new one."""
 
@@ -56,6 +58,12 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     result = copy.deepcopy(model, memo)
     for name, module in result.named_modules():
         update_attributes(module, is_group_split=f"{name}.weight" in graph.group_split)
+    for axis in graph.axes:
+        if axis.tensor.endswith(_SIZE_ATTRIBUTE):  # of a normalisation without tensors
+            size = resize(axis.tensor, torch.empty(len(axis.groups))).shape[0]
+            layer = result.get_submodule(axis.tensor.removesuffix(_SIZE_ATTRIBUTE))
+            assert isinstance(layer, nn.modules.batchnorm._NormBase), axis.tensor
+            layer.num_features = size
     return result
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -27,7 +28,7 @@ _FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 
 @dataclass(frozen=True)
 class Slot:
-    """One axis of one parameter or buffer, with its labels."""
+    """One axis of one parameter or buffer (or a size attribute), with its labels."""
 
     name: str
     axis: int
@@ -193,6 +194,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             assert len(axes) == output.dim(), (call.name, axes, output.shape)
             self._known[output] = TensorLabels(axes, from_parameters)
 
+    def notes_size(self, attribute: str, tensor: Tensor) -> None:
+        """Label an attribute that holds a number of channels and has no tensor to follow."""
+        labels = self.axes(tensor)[1]
+        if labels is not None and all(slot.name != attribute for slot in self.slots):
+            self.slots.append(Slot(attribute, 0, labels))
+
     def lives_from_here(self, tensor: Tensor) -> None:
         """Note an activation that begins to take memory now."""
         if not self._is_measuring:
@@ -331,9 +338,11 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     stack: list[str] = []
 
     def entering(name: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             stack.append(name)
             tracer.module = name
+            if isinstance(module, _NormBase) and not list(module.state_dict()):
+                tracer.notes_size(f"{name}.num_features", inputs[0])
 
         return hook
 

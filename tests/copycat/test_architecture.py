@@ -245,6 +245,38 @@ def test_what_a_trusted_module_merely_imports_is_refused(
         load(copied)
 
 
+def test_only_what_makes_networks_runs_without_being_named(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`search.models` also holds a helper that imports whatever module it is asked for."""
+    (tmp_path / "beside_the_file.py").write_text("raise AssertionError('it ran')\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = {"name": "beside_the_file:make", "num_classes": 2, "in_channels": 3}
+    builder = {"target": "search.models:resolve", "arguments": arguments}
+    edit(copied, lambda content: content.update(builder=builder))
+    with pytest.raises(ArchitectureError, match="models:resolve', which makes no networks"):
+        load(copied)
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "arguments"),
+    [
+        ("search.models:digits_resnet", (1, 8, 8), {}),
+        ("search.models:wide_resnet", (3, 8, 8), {"depth": 10, "width": 1}),
+        ("torchvision.models:squeezenet1_1", (3, 32, 32), {"num_classes": 10}),
+    ],
+)
+def test_networks_of_the_zoo_and_of_torchvision_need_no_trust(
+    tmp_path: Path, target: str, shape: tuple[int, int, int], arguments: dict[str, object]
+) -> None:
+    builder = Builder(target, arguments)
+    model, profile = builder(), WidthProfile({})
+    cost = trace(model, torch.zeros(1, *shape)).cost()
+    architecture = Architecture(builder, profile, shape, tuple("0123456789"), cost)
+    save(tmp_path / "net", architecture, model)
+    assert state_hash(load(tmp_path / "net")) == state_hash(model)
+
+
 # Damage, one kind at a time.
 
 

@@ -219,3 +219,14 @@ def test_widths_that_the_graph_forbids(name: str, widths: dict[str, int], messag
     architecture = BY_NAME[name]
     with pytest.raises(PlanError, match=message):
         build(architecture.make(), WidthProfile(widths), architecture.example())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_weights_are_the_same_on_every_device() -> None:
+    generator = torch.cuda.get_rng_state()
+    profile = WidthProfile({"conv1": 9})
+    there = build(small().cuda(), profile, IMAGE.cuda(), seed=3)
+    assert {parameter.device.type for parameter in there.parameters()} == {"cuda"}
+    assert equal(there.cpu(), build(small(), profile, IMAGE, seed=3))
+    assert torch.equal(torch.cuda.get_rng_state(), generator)

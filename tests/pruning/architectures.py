@@ -81,6 +81,19 @@ NO_RULE = "has no rule"
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("chain", small, prunable={"conv1": (6, 1), "conv2": (5, 1)}),
     Architecture(
+        "batch normalisation of every kind",
+        lambda: chain(
+            first=conv(3, 6),
+            plain=nn.BatchNorm2d(6, affine=False),
+            second=conv(6, 5),
+            batch=nn.BatchNorm2d(5, track_running_stats=False),
+            third=conv(5, 7),
+            neither=nn.BatchNorm2d(7, affine=False, track_running_stats=False),
+            last=conv(7, 4),
+        ),
+        prunable={"first": (6, 1), "second": (5, 1), "third": (7, 1)},
+    ),
+    Architecture(
         "identity shortcut",
         lambda: Branches(
             lambda net, x: net.head(F.relu((y := net.stem(x)) + net.bn(net.b(F.relu(net.a(y)))))),

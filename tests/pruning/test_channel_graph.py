@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -162,3 +163,41 @@ def test_groups_are_in_the_order_of_the_network() -> None:
     assert [graph.index(group.name) for group in graph.groups] == list(range(len(graph.groups)))
     assert list(graph.widths) == ["stem", "narrow", "reduce", "wide", "pool", "head.fc"]
     assert [group.name for group in graph.prunable] == list(graph.widths)[:-1]
+
+
+def test_the_summary_is_json_and_its_shares_are_what_a_group_costs() -> None:
+    model = chain(first=conv(3, 6), second=conv(6, 5, stride=2), head=head(5))
+    content = json.loads(json.dumps(trace(model, torch.zeros(1, 3, 8, 8)).summary(min_channels=2)))
+    flops, params = 64 * 162 + 16 * 270 + 80 + 20, 162 + 6 + 270 + 5 + 20 + 4
+    assert (content["base"]["flops"], content["base"]["params"]) == (flops, params)
+    assert content["reachable"]["params"] == 54 + 2 + 36 + 2 + 8 + 4
+    first, second, last = content["groups"]
+    assert first["flops_share"] == pytest.approx((64 * 162 + 16 * 270) / flops)
+    assert second["params_share"] == pytest.approx((270 + 5 + 20) / params)
+    assert [group["prunable"] for group in content["groups"]] == [True, True, False]
+    assert last["pinned"] == "the network's output"
+    assert first["layers"] == ["first", "second"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_description_has_a_line_for_every_group(architecture: Architecture) -> None:
+    graph = architecture.graph
+    lines = graph.describe().splitlines()
+    assert lines[0].startswith("base network")
+    assert "multiply-adds" in lines[0]
+    for group, line in zip(graph.groups, lines[4:], strict=False):
+        cells = line.split()
+        assert cells[:2] == [group.name, str(group.width)]
+        if group.pinned is not None:
+            assert line.endswith(f"no: {group.pinned}")
+
+
+def test_floor_widths_are_whole_units() -> None:
+    graph = BY_NAME["group normalisation"].graph
+    assert [graph.floor_widths(["first"], least)["first"] for least in (1, 3, 4, 12, 99)] == [
+        3,
+        3,
+        6,
+        12,
+        12,
+    ]

@@ -179,17 +179,6 @@ def test_equal_scores_do_not_break_the_floor(graph: ChannelGraph) -> None:
         assert select(scores, graph, budget, min_channels=floor).widths == least
 
 
-def test_the_floor_is_a_whole_number_of_units() -> None:
-    graph = BY_NAME["group normalisation"].graph
-    assert [graph.floor_widths(["first"], floor)["first"] for floor in (1, 3, 4, 12, 99)] == [
-        3,
-        3,
-        6,
-        12,
-        12,
-    ]
-
-
 def test_infinite_scores_are_ordered(graph: ChannelGraph) -> None:
     scores = {"conv1": torch.tensor([math.inf, -math.inf, 0, 1, math.inf, -math.inf])}
     budget = Budget((Bound("flops", graph.cost({"conv1": 3}).flops),))

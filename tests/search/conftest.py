@@ -54,7 +54,7 @@ def troubled(num_classes, in_channels):
                 parameter.fill_(1e38)
     return model
 """
-"""A network of the user's own, in the folder where the searches with Ray are started."""
+"""A network of the user's own, in the folder where Ray is started."""
 
 
 @pytest.fixture(autouse=True)

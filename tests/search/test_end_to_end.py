@@ -1,15 +1,13 @@
-"""Searches with Ray, Optuna and MLflow as they are: one that ends well, and two in trouble."""
+"""Searches with Ray, Optuna and MLflow as they are: one that ends well, one interrupted."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
@@ -18,23 +16,20 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import FinishedSearch, espalier, small_config
+from samples import FinishedSearch, espalier, run_in_process
 
 import copycat
-import search
 from mlflow_server import connect, schema, store_uri
 from mlflow_server.runs import RecordedRun
 from pruning import Budget, measure_cost
 from search import datasets
-from search.config import DataConfig, TrainingConfig
+from search.config import DataConfig
 from search.pareto import dominates
 from search.report import Results, open_results
 from search.tasks import Outcome
 from search.training import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-
-AtDesk = Callable[[], AbstractContextManager[None]]
 
 
 def study_of(folder: Path) -> optuna.Study:
@@ -55,17 +50,6 @@ def recorded_runs(folder: Path) -> dict[str, RecordedRun]:
     return {key: recorder.read(key) for key in keys}
 
 
-def assert_within_budget(folder: Path, results: Results, trust: tuple[str, ...] = ()) -> None:
-    """Everything stored, by fvcore's count of what its files rebuild to."""
-    limits = Budget.parse(*results.budget.split()).absolute(results.base)
-    for stored in results.everything:
-        shape = copycat.read(folder / stored.path).input_shape
-        network = copycat.load(folder / stored.path, trust=trust)
-        cost = measure_cost(network, torch.zeros(1, *shape))
-        assert (cost.flops, cost.params) == (stored.flops, stored.params), stored.key
-        assert limits.allows(cost), stored.key
-
-
 def by_origin(results: Results, origin: str) -> list[Outcome]:
     return [o for o in results.everything if o.origin == origin]
 
@@ -74,11 +58,17 @@ def by_origin(results: Results, origin: str) -> list[Outcome]:
 
 
 def test_everything_stored_is_within_the_budget(finished_search: FinishedSearch):
-    results = finished_search.results
+    """By fvcore's count of what the files rebuild to."""
+    folder, results = finished_search.folder, finished_search.results
     assert results.budget == "flops=10% params=40k"
-    assert_within_budget(finished_search.folder, results)
-    stored = {path.name for path in (finished_search.folder / "architectures").iterdir()}
-    assert stored == {o.key for o in results.everything}
+    for stored in results.everything:
+        network = copycat.load(folder / stored.path)
+        cost = measure_cost(network, torch.zeros(1, 1, 8, 8))
+        assert (cost.flops, cost.params) == (stored.flops, stored.params), stored.key
+        assert cost.flops <= 0.1 * results.base.flops
+        assert cost.params <= 40_000
+    keys = {path.name for path in (folder / "architectures").iterdir()}
+    assert keys == {o.key for o in results.everything}
 
 
 def test_the_front_is_what_nothing_stored_beats(finished_search: FinishedSearch):
@@ -218,68 +208,16 @@ def test_a_finished_search_is_not_run_again(
     assert {run.status for run in runs.values()} == {"finished"}
 
 
-# ---- a search whose trials fail, from Python
-
-
-@pytest.fixture(scope="module")
-def troubled(at_desk: AtDesk, desk: Path, empty_store: Path) -> search.SearchResult:
-    """Five trials: the second raises, the third diverges, the fourth ends its process."""
-    shutil.copytree(empty_store, desk / "troubled")
-    config = small_config(
-        desk,
-        model="nets:troubled",
-        training=TrainingConfig(1, 1, 1, batch_size=32),
-        trials=5,
-        ladder=(1.0,),
-        profiles=1,
-        seed=7,
-        name="troubled",
-        runs="troubled",
-    )
-    with at_desk():
-        result = search.run(config)
-    return dataclasses.replace(result, path=desk / result.path)
-
-
-def test_a_trial_that_fails_does_not_end_the_search(troubled: search.SearchResult):
-    reasons = dict(troubled.results.failures)
-    assert reasons.pop("trial 1") == "nets:troubled failed: RuntimeError: out of luck"
-    assert reasons.pop("trial 2").startswith("training diverged in epoch 1 of 1")
-    assert reasons.pop("trial 3") == "its worker process died"
-    assert reasons == {}
-    assert {o.key for o in troubled.results.everything} > {"fine-tuned-0", "fine-tuned-4"}
-    states = [trial.state for trial in study_of(troubled.path).trials]
-    assert states == [TrialState.COMPLETE, *[TrialState.FAIL] * 3, TrialState.COMPLETE]
-
-
-def test_mlflow_tells_why_a_trial_failed(troubled: search.SearchResult):
-    runs = recorded_runs(troubled.path)
-    for number in (1, 2, 3):
-        run = runs[f"trial/{number}"]
-        assert run.status == "failed"
-        assert run.tags[schema.TAG_FAILURE] == troubled.results.failures[f"trial {number}"]
-        assert f"architecture/fine-tuned-{number}" not in runs
-    others = {key: run.status for key, run in runs.items() if key[-1] not in "123"}
-    assert set(others.values()) == {"finished"}
-
-
-def test_a_network_of_the_users_own_is_certified_like_any_other(
-    troubled: search.SearchResult, desk: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(desk)
-    assert_within_budget(troubled.path, troubled.results, trust=("nets",))
-    assert troubled.front
-    assert troubled.verdict == troubled.results.verdict
-    assert open_results(troubled.path) == troubled.results
-
-
 # ---- a search that is interrupted
 
 
 def test_an_interrupted_search_goes_on_and_loses_no_trial(
-    at_desk: AtDesk, desk: Path, empty_store: Path
+    desk: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Ctrl-C reaches every process of the terminal's group, the workers among them."""
+    """Ctrl-C reaches every process of the terminal's group, the workers among them.
+
+    What is left is done in this process: how Ray does it was seen above.
+    """
     shutil.copytree(empty_store, desk / "interrupted")
     flags = ("--runs=interrupted", "--name=s", "--trials=3", "--ladder=1", "--profiles=1")
     flags += ("--limit-train=240", "--batch-size=16", "--epochs=6", "--fine-tune-epochs=6")
@@ -309,8 +247,10 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     assert "running" not in {run.status for run in recorded_runs(folder).values()}
     assert recorded_runs(folder)["search"].status == "killed"
 
-    with at_desk():
-        completed = espalier("search", *flags)
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr("search.runner.cluster", lambda num_workers: nullcontext())
+    monkeypatch.setattr("search.runner.run_tasks", run_in_process)
+    completed = espalier("search", *flags)
     assert completed.status == 0, completed.err
     trials = study_of(folder).trials
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,13 @@ from samples import member_task, small_config, trial_task
 
 import copycat
 from pruning import measure_cost
+from search import models
 from search.config import TrainingConfig
 from search.datasets import ImageData
 from search.launch import run_tasks
-from search.preflight import Preflight
+from search.preflight import check
 from search.tasks import EpochRecord, Outcome, Task, TaskList
-from search.trial import Workshop
+from search.trial import Workshop, perform
 
 
 class Log:
@@ -62,42 +65,94 @@ class Told(TaskList):
         self.reasons[task.key] = reason
 
 
-def test_tasks_of_every_kind_are_performed_and_reported(
-    at_desk: Callable[[], AbstractContextManager[None]],
-    desk: Path,
-    preflight: Preflight,
-    digits: ImageData,
-    capfd: pytest.CaptureFixture[str],
-):
-    """Two that succeed, a member that cannot be built among them, at most two at once."""
-    training = TrainingConfig(2, 1, 3, batch_size=32)
-    config = small_config(desk, training=training, name="launched")
-    member = member_task(widths=dict.fromkeys(preflight.groups, 5))
-    broken = member_task("broken", widths={"no such group": 3})
-    source, log = Told([trial_task(), broken, member]), Log()
-    with at_desk():
-        run_tasks(source, Workshop(config, preflight, "cpu"), digits, log, num_workers=2)
+@dataclass(frozen=True)
+class Launched:
+    """What was heard of the tasks, by the observer and by the source."""
 
+    log: Log
+    source: Told
+    workshop: Workshop
+
+
+@pytest.fixture(scope="module")
+def launched(
+    at_desk: Callable[[], AbstractContextManager[None]], desk: Path, digits: ImageData
+) -> Launched:
+    """Tasks of every kind and fate, one at a time, on the network of conftest.py."""
+    config = small_config(
+        desk,
+        model="nets:troubled",
+        training=TrainingConfig(2, 1, 3, batch_size=32),
+        seed=7,
+        runs=str(desk / "launched"),
+    )
+    with at_desk():
+        builder = models.resolve(config.model, num_classes=10, in_channels=1)
+        preflight = check(config, builder, digits.train.image_shape, digits.classes)
+        fine = member_task(widths=dict.fromkeys(preflight.groups, 5))
+        broken = member_task("broken", widths={"no such group": 3})
+        source, log = Told([*map(trial_task, range(4)), broken, fine]), Log()
+        workshop = Workshop(config, preflight, "cpu")
+        run_tasks(source, workshop, digits, log, num_workers=1)
+    return Launched(log, source, workshop)
+
+
+def test_source_and_observer_hear_of_every_task(launched: Launched):
+    log, source = launched.log, launched.source
     assert len(source) == 0
-    assert (log.running, log.most_at_once) == (set(), 2)
+    assert log.running == set()
     assert log.outcomes == source.outcomes
+    assert log.reasons == source.reasons
     assert set(log.outcomes) == {"fine-tuned-0", "uniform-b100"}
-    for outcome in log.outcomes.values():
-        network = copycat.load(config.directory / outcome.path)
-        cost = measure_cost(network, preflight.example_input)
+    assert set(log.reasons) == {"fine-tuned-1", "fine-tuned-2", "fine-tuned-3", "broken"}
+
+
+def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
+    assert launched.log.most_at_once == 1
+
+
+def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
+    workshop = launched.workshop
+    for outcome in launched.log.outcomes.values():
+        network = copycat.load(workshop.config.directory / outcome.path, trust=["nets"])
+        cost = measure_cost(network, workshop.preflight.example_input)
         assert (cost.flops, cost.params) == (outcome.flops, outcome.params)
-    assert [(r.stage, r.step) for r in log.epochs["fine-tuned-0"]] == [
+
+
+def test_a_worker_does_what_this_process_would_do(
+    launched: Launched, digits: ImageData, desk: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(desk)
+    config = dataclasses.replace(launched.workshop.config, runs=str(tmp_path))
+    here = dataclasses.replace(launched.workshop, config=config)
+    records: list[EpochRecord] = []
+    outcome = perform(trial_task(0), here, digits, records.append)
+    there = launched.log.outcomes["fine-tuned-0"]
+    assert outcome.profile == there.profile
+    assert outcome.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
+    losses = [record.train_loss for record in launched.log.epochs["fine-tuned-0"]]
+    assert [record.train_loss for record in records] == pytest.approx(losses, rel=0.01)
+
+
+def test_epochs_are_heard_of_in_their_order(launched: Launched):
+    epochs = launched.log.epochs
+    assert [(r.stage, r.step) for r in epochs["fine-tuned-0"]] == [
         ("sparse training", 1),
         ("sparse training", 2),
         ("fine-tuning", 3),
     ]
-    assert [(r.stage, r.step) for r in log.epochs["uniform-b100"]] == [
+    assert [(r.stage, r.step) for r in epochs["uniform-b100"]] == [
         ("from scratch", step) for step in (1, 2, 3)
     ]
-    assert log.reasons == source.reasons
-    assert "no such group" in log.reasons["broken"]
-    assert log.epochs["broken"] == []
-    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failure_has_its_reason_on_one_line(launched: Launched):
+    reasons = launched.log.reasons
+    assert reasons["fine-tuned-1"] == "nets:troubled failed: RuntimeError: out of luck"
+    assert reasons["fine-tuned-2"].startswith("training diverged in epoch 1 of 2: the loss is ")
+    assert reasons["fine-tuned-3"] == "its worker process died"
+    assert "no such group" in reasons["broken"]
+    assert not any(launched.log.epochs[key] for key in reasons)
 
 
 def test_without_tasks_nothing_is_started(workshop: Workshop, digits: ImageData):
