@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import mlflow_server
 from copycat.architecture import read, verify
@@ -96,7 +97,7 @@ class _Session:
         self._progress = Progress(console, 0)
         self._recording = Recording(recorder, self._config, self._preflight)
         self._failures: dict[str, str] = {}
-        self._num_workers = self._config.concurrency or os.cpu_count() or 1
+        self._num_workers = self._config.concurrency or _default_workers(workshop.device)
         self._stack = ExitStack()
         self._has_cluster = False
 
@@ -113,7 +114,9 @@ class _Session:
         finally:
             undelivered = self._recorder.close(timeout_seconds=60)
             for problem in self._recorder.problems:
-                self._console.print(f"MLflow: {problem}", style="yellow", highlight=False)
+                self._console.print(
+                    f"MLflow: {problem}", style="yellow", highlight=False, markup=False
+                )
             if undelivered:
                 self._console.print(f"MLflow: {undelivered} records were not delivered")
         return SearchResult(results.front, results.verdict, self._config.directory, results)
@@ -261,6 +264,11 @@ def stored_outcome(directory: Path, path: str) -> Outcome:
     )
 
 
+def _default_workers(device: str) -> int:
+    """One task at a time on a GPU, whose memory nothing divides; otherwise one per core."""
+    return 1 if device == "cuda" else os.cpu_count() or 1
+
+
 def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here: use --device cpu")
@@ -270,7 +278,7 @@ def _device(name: str) -> str:
 
 
 def _load_data(config: SearchConfig, console: Console) -> datasets.ImageData:
-    with console.status(f"reading {config.data.source}"):
+    with console.status(Text(f"reading {config.data.source}")):
         channels = models.required_channels(config.model)
         return datasets.load(config.data, channels=channels, seed=config.seed)
 
