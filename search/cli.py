@@ -134,11 +134,11 @@ def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
     console.print("\nTest accuracy of the best of each origin", style="bold")
     console.print(contest_table(results))
     console.print("\nVerdict", style="bold")
-    console.print(result.verdict)
+    console.print(result.verdict, markup=False)
     for note in results.notes:
-        console.print(f"Note: {note}", style="yellow")
+        console.print(f"Note: {note}", style="yellow", markup=False)
     for task, reason in results.failures.items():
-        console.print(f"{task} failed: {reason}", style="yellow")
+        console.print(f"{task} failed: {reason}", style="yellow", markup=False)
     runs = "" if config.runs == SearchConfig.runs else f" --runs {config.runs}"
     console.print(
         f"\nStored in {result.path}\n"
@@ -146,6 +146,7 @@ def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
         f"  list the front       espalier pareto {config.name}{runs}\n"
         f"  take one with you    espalier export {config.name}/{result.front[0].key} "
         f"--out my-network{runs}",
+        markup=False,
         soft_wrap=True,
     )
 

@@ -105,7 +105,9 @@ class SearchConfig:
     min_channels: int = _option(3, "channels that stay in every layer")
     prune_residual: bool = _option(False, "also prune channels that residual branches share")
     seed: int = _option(0, "seed of data splits, weights, batches and proposals")
-    concurrency: int | None = _option(None, "trials at once; by default one per CPU core, or one on a GPU")
+    concurrency: int | None = _option(
+        None, "trials at once; by default one per CPU core, or one on a GPU"
+    )
     device: str = _option("auto", "auto, cpu or cuda")
     name: str = _option("", "name of the search; by default made of model, data and budget")
     runs: str = _option("espalier-runs", "folder that holds all searches and the MLflow store")

@@ -19,6 +19,7 @@ from search.tasks import Outcome, Task, TrialTask
 OBJECTIVES = ("validation accuracy", "FLOPs")
 _OUTCOME, _FAILURE = "outcome", "failure"
 _INTERRUPTED = "interrupted; proposed again"
+_FIXED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
 
 
 class StudySource:
@@ -115,7 +116,8 @@ class StudySource:
     def _retry_orphans(self) -> None:
         """Trials that an earlier process left running are told as failed and proposed again."""
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            self._study.enqueue_trial(trial.params)
+            # One stopped before it drew its parameters keeps those it was to have.
+            self._study.enqueue_trial(trial.system_attrs.get(_FIXED, {}) | trial.params)
             storage = self._study._storage
             storage.set_trial_user_attr(trial._trial_id, _FAILURE, _INTERRUPTED)
             self._study.tell(trial.number, state=TrialState.FAIL)

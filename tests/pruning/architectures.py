@@ -328,6 +328,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         prunable={"first": (6, 1)},
     ),
     Architecture(
+        "instance normalisation without parameters",
+        lambda: chain(first=conv(3, 6), norm=nn.InstanceNorm2d(6), relu=nn.ReLU(), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
         "layer scale",
         lambda: Branches(
             lambda net, x: net.head((y := net.stem(x)) + net.scale(net.last(F.gelu(net.first(y))))),
@@ -425,6 +430,22 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         prunable={"block.query": (5, 1), "block.value": (8, 1), "block.up": (7, 1)},
         pinned={"embed": "a layer normalisation runs over these channels"},
         residual=frozenset({"embed"}),
+    ),
+    Architecture(
+        "flattened and back",
+        lambda: between(lambda x: F.relu(x.flatten(1)).view(x.shape[0], -1, 8, 8)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "halves interleaved",
+        lambda: between(lambda x: x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2), 8),
+        prunable={"first": (8, 2)},
+    ),
+    Architecture(
+        "a head that only training uses",
+        lambda: Branches(networks.auxiliary, stem=conv(3, 6), aux=conv(6, 5), head=head(6)),
+        prunable={"stem": (6, 1)},
+        pinned={"aux": "output"},
     ),
     Architecture(
         "size written into a reshape",

@@ -262,6 +262,11 @@ def two_inputs(net: Any, image: Tensor, code: Tensor) -> Tensor:
     return net.head(F.relu(y))
 
 
+def auxiliary(net: Any, x: Tensor) -> Any:
+    x = F.relu(net.stem(x))
+    return (net.head(x), net.aux(x)) if net.training else net.head(x)
+
+
 def tied() -> nn.Module:
     model = chain(
         stem=conv(3, 6), first=conv(6, 6), relu=nn.ReLU(), second=conv(6, 6), head=head(6)

@@ -12,7 +12,7 @@ from architectures import ARCHITECTURES, BY_NAME, PRUNABLE, Architecture
 from gating import difference, gated, plans, random_plan, removed_units, tensors_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import call, chain, conv
+from networks import call
 from torch import Tensor, nn
 
 from pruning import ChannelGraph, KeepPlan, remove_channels, trace
@@ -300,13 +300,6 @@ def test_a_plan_that_splits_a_unit_is_refused() -> None:
     architecture = BY_NAME["group normalisation"]
     with pytest.raises(PlanError, match="in units of 3: the plan splits a unit"):
         remove_channels(architecture.network(), architecture.graph, KeepPlan({"first": (0, 1, 3)}))
-
-
-def test_instance_normalisation_without_parameters_does_not_warn() -> None:
-    model = chain(first=conv(3, 6), norm=nn.InstanceNorm2d(6), last=conv(6, 4))
-    graph = trace(model, torch.zeros(1, 3, 8, 8))
-    assert [group.name for group in graph.prunable] == ["first"]
-    remove_channels(model, graph, KeepPlan({"first": (1, 4)}))(torch.zeros(1, 3, 8, 8))
 
 
 def test_removed_units_are_what_the_plan_leaves_out() -> None:

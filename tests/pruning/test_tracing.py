@@ -197,15 +197,18 @@ def test_layers_along_a_group() -> None:
 
 
 def test_groups_that_fail_only_together_are_pinned_together() -> None:
-    """A size that fits the sum of two widths, so that neither can be blamed."""
+    """Code that is only wrong without channels of both, so that neither can be blamed."""
 
     def wiring(net: nn.Module, x: Tensor) -> Tensor:
-        return net.last(net.left(x).reshape(1, -1, 8, 8) + net.right(x).view(1, 6, 8, 8))
+        x = net.stem(x)
+        left, right = net.left(x), net.right(x)
+        is_whole = left.shape[1] == 6 or right.shape[1] == 5
+        return net.last(torch.cat([left, right * (1 if is_whole else 2)], dim=1))
 
-    graph = trace(
-        Branches(wiring, left=conv(3, 6), right=conv(3, 6), last=conv(6, 4)), torch.zeros(IMAGE)
-    )
-    assert graph.prunable == ()
+    layers = {"stem": conv(3, 7), "left": conv(7, 6), "right": conv(7, 5), "last": conv(11, 4)}
+    graph = trace(Branches(wiring, **layers), torch.zeros(IMAGE))
+    assert [group.name for group in graph.prunable] == ["stem"]
+    assert "computed from the number of channels" in str(graph.group("left").pinned)
 
 
 def test_one_bad_group_does_not_pin_the_others() -> None:

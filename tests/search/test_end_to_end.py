@@ -256,9 +256,8 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     assert len(complete) == 3
     assert complete[: len(finished)] == finished
-    for lost in before:
-        if lost.state is TrialState.RUNNING:
-            assert lost.params in [trial.params for trial in complete]
+    for lost in before:  # one may have been stopped before it had all its parameters
+        assert any(lost.params.items() <= trial.params.items() for trial in complete)
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
     results = open_results(folder)
     assert len(by_origin(results, "fine-tuned")) == 3

@@ -182,6 +182,16 @@ def test_an_interruption_of_the_repetition_loses_nothing_either(reopen: Open):
     assert first.proposal == second.proposal == third.proposal
 
 
+def test_a_target_is_met_though_its_trial_was_stopped_before_it_drew_anything(
+    reopen: Open, tmp_path: Path
+):
+    reopen(targets=TARGETS)
+    assert plain(tmp_path).ask().params == {}
+    again = reopen(targets=TARGETS)
+    targets = {started(again).proposal.target_flops for _ in range(3)}
+    assert targets == {1000, 500, 250}
+
+
 def test_first_targets_that_were_never_started_are_met_after_a_restart(reopen: Open):
     finish(source := reopen(targets=TARGETS), started(source))
     again = reopen(targets=TARGETS)

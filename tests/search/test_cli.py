@@ -1,0 +1,467 @@
+"""The command line in this process: flags, what bad input gets, and what can be retrieved."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from samples import Completed, FinishedSearch, espalier, outcome, small_config
+
+import copycat
+from pruning import Cost, measure_cost
+from pruning.errors import SearchFailedError
+from search.config import DataConfig, SearchConfig, TrainingConfig
+from search.report import Results
+from search.runner import SearchResult
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
+    """What the command line asked for; no search is run."""
+    configs: list[SearchConfig] = []
+
+    def run(config: SearchConfig, **_: object) -> SearchResult:
+        configs.append(config)
+        raise SearchFailedError("nothing is run here")
+
+    monkeypatch.setattr("search.runner.run", run)
+    return configs
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def one_line(completed: Completed) -> str:
+    """What bad input gets: one line on standard error, nothing else, and status 2."""
+    assert (completed.status, completed.out) == (2, "")
+    (line,) = completed.err.splitlines()
+    assert line.startswith("espalier: ")
+    return line.removeprefix("espalier: ")
+
+
+# ---- flags
+
+
+def test_every_setting_has_a_flag(asked: list[SearchConfig]):
+    flags = {
+        "model": "resnet20",
+        "budget": ("flops=25%", "params=300k"),
+        "trials": 9,
+        "ladder": (0.9, 0.3),
+        "profiles": 1,
+        "min-channels": 2,
+        "prune-residual": True,
+        "seed": 11,
+        "concurrency": 3,
+        "device": "cpu",
+        "name": "changed",
+        "runs": "somewhere",
+        "mlflow-url": "http://127.0.0.1:5000",
+        "data": "cifar10",
+        "data-root": "elsewhere",
+        "download": True,
+        "image-size": 24,
+        "flip": True,
+        "limit-train": 1000,
+        "validation-fraction": 0.25,
+        "epochs": 3,
+        "fine-tune-epochs": 4,
+        "scratch-epochs": 5,
+        "batch-size": 6,
+        "learning-rate": 0.7,
+        "weight-decay": 0.0,
+    }
+    arguments = []
+    for name, value in flags.items():
+        values = value if isinstance(value, tuple) else (value,)
+        arguments += [f"--{name}" if v is True else f"--{name}={v}" for v in values]
+    espalier("search", *arguments)
+    (config,) = asked
+    for part in (config, config.data, config.training):
+        default = type(part)()
+        for field in dataclasses.fields(part):
+            assert getattr(part, field.name) != getattr(default, field.name), field.name
+    names = {"source": "data", "root": "data_root"}
+    for part in (config.data, config.training):
+        for field in dataclasses.fields(part):
+            flag = names.get(field.name, field.name).replace("_", "-")
+            assert getattr(part, field.name) == flags[flag]
+    for field in dataclasses.fields(config):
+        if field.name not in ("data", "training"):
+            assert getattr(config, field.name) == flags[field.name.replace("_", "-")]
+
+
+def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):
+    espalier("search")
+    assert asked == [SearchConfig()]
+
+
+def test_flags_override_a_file(here: Path, asked: list[SearchConfig]):
+    (here / "a.toml").write_text(
+        'trials = 5\nbudget = ["flops=10%", "params=1M"]\nprune_residual = true\n'
+        "[data]\nlimit_train = 70\nvalidation_fraction = 0.5\n[training]\nepochs = 3\n"
+    )
+    espalier(
+        *("search", "--config", "a.toml", "--trials=6", "--budget=flops=20%"),
+        *("--limit-train=80", "--no-prune-residual", "--scratch-epochs=2"),
+    )
+    assert asked == [
+        SearchConfig(
+            trials=6,
+            budget=("flops=20%",),
+            data=DataConfig(limit_train=80, validation_fraction=0.5),
+            training=TrainingConfig(epochs=3, scratch_epochs=2),
+        )
+    ]
+
+
+def test_without_a_command_the_help_is_shown():
+    completed = espalier()
+    assert (completed.status, completed.err) == (0, "")
+    for command in ("search", "pareto", "export", "ui"):
+        assert f"\n  {command} " in completed.out
+
+
+def test_help_states_every_default():
+    text = " ".join(espalier("search", "--help").out.split())
+    assert "[default: digits-vgg]" in text
+    assert "[default: flops=10%]" in text
+    assert "[default: 1.0 0.5 0.25]" in text
+
+
+# ---- bad input
+
+
+BAD_SETTINGS = {
+    "unknown model": (
+        ["--model=resnet2"],
+        "no network is called 'resnet2'; did you mean resnet",
+    ),
+    "unknown torchvision model": (
+        ["--model=torchvision:mobilenet_v9"],
+        "did you mean torchvision:mobilenet_v",
+    ),
+    "unknown data": (["--data=cifar"], "no data set is called 'cifar'; did you mean cifar10?"),
+    "malformed budget": (["--budget=flops"], "budget 'flops' is not understood: write quantity="),
+    "budget on something unknown": (["--budget=speed=3"], "an unknown quantity 'speed'"),
+    "unreachable budget": (
+        ["--budget=flops=1k"],
+        "flops of at most 1,000 (nearest reachable: 11,190)",
+    ),
+    "missing file": (["--config=none.toml"], "none.toml cannot be read: No such file"),
+    "unknown key": (["--config=bad-key.toml"], "unknown key 'trails': did you mean trials?"),
+    "no TOML": (["--config=no.toml"], "no.toml is not valid TOML"),
+    "no such folder": (["--data=imagefolder:nowhere"], "there is no folder 'nowhere'"),
+    "no train/": (["--data=imagefolder:empty"], "there is no train/"),
+    "differing sizes": (
+        ["--data=imagefolder:sizes"],
+        "images must be of one size, but sizes/train/a/0.png is 8×8 and",
+    ),
+    "unreadable image": (
+        ["--data=imagefolder:broken"],
+        "cannot read image broken/test/b/0.png",
+    ),
+    "absent data": (["--data=cifar10", "--data-root=d"], "give --download to fetch it"),
+    "module that is not there": (["--model=no_such_module:make"], "cannot import 'no_such_module'"),
+    "module that raises": (["--model=bad_raises:make"], "cannot import 'bad_raises': RuntimeError"),
+    "attribute that is not there": (["--model=bad_nets:none"], "has no attribute 'none'"),
+    "not callable": (["--model=bad_nets:number"], "bad_nets:number must be callable, got int"),
+    "not a module": (
+        ["--model=bad_nets:no_module"],
+        "bad_nets:no_module must return a torch.nn.Module, got str",
+    ),
+    "builder that raises": (["--model=bad_nets:raises"], "bad_nets:raises failed: ValueError: a b"),
+    "wrong output": (
+        ["--model=bad_nets:wrong_output"],
+        "must return logits of shape (batch, 10) in eval mode, got (1, 7)",
+    ),
+    "no batch norm": (
+        ["--model=bad_nets:no_norm"],
+        "bad_nets:no_norm has no prunable channels with batch normalisation",
+    ),
+    "wrong channels": (["--model=bad_nets:colour"], "bad_nets:colour: "),
+    "out of range": (["--trials=0"], "trials must be at least 1, got 0"),
+    "not a number": (["--trials=many"], "'many' is not a valid integer"),
+    "unknown flag": (["--trial=3"], "No such option"),
+    "bad name": (["--name=a/b"], "name must be letters, digits and . _ + - only"),
+    "a class left without images": (["--limit-train=5"], "no training image left"),
+}
+
+BAD_NETS = """
+from torch import nn
+
+number = 3
+
+
+def no_module():
+    return "a network"
+
+
+def raises():
+    raise ValueError("a\\nb")
+
+
+def sequence(channels, norm, classes):
+    layers = [nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8) if norm else nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+
+
+def wrong_output():
+    return sequence(1, True, 7)
+
+
+def no_norm(num_classes):
+    return sequence(1, False, num_classes)
+
+
+def colour(num_classes):
+    return sequence(3, True, num_classes)
+"""
+
+
+@pytest.fixture
+def bad_things(here: Path) -> Path:
+    """A folder full of what can be given by mistake."""
+    (here / "no.toml").write_text("trials =")
+    (here / "bad-key.toml").write_text("trails = 3")
+    (here / "bad_nets.py").write_text(BAD_NETS)
+    (here / "bad_raises.py").write_text("raise RuntimeError('at\\nimport')")
+    (here / "empty" / "test").mkdir(parents=True)
+    for folder in ("sizes", "broken"):
+        for part in ("train", "test"):
+            for name in "ab":
+                (here / folder / part / name).mkdir(parents=True)
+                for number in range(4):
+                    image = Image.new("RGB", (8, 8), (number, 0, 0))
+                    image.save(here / folder / part / name / f"{number}.png")
+    Image.new("RGB", (9, 8)).save(here / "sizes" / "train" / "b" / "3.png")
+    (here / "broken" / "test" / "b" / "0.png").write_bytes(b"\x89PNG")
+    return here
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_bad_input_gets_one_line_and_nothing_is_written(
+    bad_things: Path, case: str, monkeypatch: pytest.MonkeyPatch
+):
+    for module in ("bad_nets", "bad_raises"):  # every test has a folder of its own
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    arguments, expected = BAD_SETTINGS[case]
+    before = sorted(bad_things.rglob("*"))
+    assert expected in one_line(espalier("search", *arguments))
+    assert sorted(bad_things.rglob("*")) == before
+
+
+def test_a_folder_that_holds_another_search_is_refused(
+    finished_search: FinishedSearch, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(finished_search.runs.parent)
+    before = {path: path.stat().st_mtime_ns for path in finished_search.folder.rglob("*")}
+    line = one_line(espalier("search", *finished_search.flags, "--epochs=5", "--trials=4"))
+    assert "runs/tiny holds another search, which differs in training.epochs, trials: " in line
+    assert {path: path.stat().st_mtime_ns for path in finished_search.folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["pareto"], "Missing argument 'SEARCH'"),
+        (["pareto", "none"], "espalier-runs/none holds no search"),
+        (["export", "x"], "Missing option '--out'"),
+        (["export", "x", "--out=o"], "an architecture is SEARCH/NAME or a folder, got 'x'"),
+        (["export", "none/x", "--out=o"], "none has no architecture 'x'"),
+        (["serve"], "No such command 'serve'"),
+    ],
+)
+def test_other_commands_answer_bad_input_in_one_line(
+    here: Path, arguments: list[str], expected: str
+):
+    assert expected in one_line(espalier(*arguments))
+    assert list(here.iterdir()) == []
+
+
+# ---- what is said at the end
+
+
+def test_reasons_and_notes_are_shown_as_they_are(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """Brackets in them mean nothing to the terminal."""
+    config = small_config(Path(), runs="runs")
+    odd = "no [/bold] luck with [red]"
+    results = Results(
+        base=Cost(2000, 200),
+        budget="flops=10%",
+        num_test=100,
+        everything=(outcome(),),
+        front=(outcome(),),
+        contests=(),
+        failures={"trial 3": odd},
+        notes=(odd,),
+    )
+    result = SearchResult(results.front, results.verdict, config.directory, results)
+    monkeypatch.setattr("search.runner.run", lambda *_, **__: result)
+    completed = espalier("search")
+    assert (completed.status, completed.err) == (0, "")
+    assert f"Note: {odd}" in completed.out
+    assert f"trial 3 failed: {odd}" in completed.out
+
+
+def test_an_interruption_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(*_: object, **__: object) -> SearchResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.runner.run", run)
+    completed = espalier("search", "--name=s")
+    assert completed.status == 130
+    assert completed.err.strip() == (
+        "Stopped. What was finished is kept in espalier-runs/s; "
+        "the same command goes on from there."
+    )
+
+
+# ---- pareto
+
+
+def test_pareto_prints_the_front_as_a_table(finished_search: FinishedSearch):
+    by_name = espalier("pareto", "tiny", "--runs", finished_search.runs)
+    by_path = espalier("pareto", finished_search.folder)
+    assert by_name == by_path
+    assert (by_name.status, by_name.err) == (0, "")
+    header, *rows, note = by_name.out.splitlines()
+    assert header.split()[:3] == ["architecture", "origin", "FLOPs"]
+    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.results.front]
+    assert "fvcore" in note
+
+
+def test_a_name_means_a_search_not_any_folder(
+    finished_search: FinishedSearch, here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (here / "tiny").mkdir()
+    assert espalier("pareto", "tiny", "--runs", finished_search.runs).status == 0
+    monkeypatch.chdir(finished_search.runs)
+    assert espalier("pareto", "tiny").status == 0
+
+
+def test_pareto_speaks_json_and_csv(finished_search: FinishedSearch):
+    front = finished_search.results.front
+    rows = json.loads(espalier("pareto", finished_search.folder, "--json").out)
+    assert [row["architecture"] for row in rows] == [o.key for o in front]
+    assert [row["flops"] for row in rows] == [o.flops for o in front]
+    text = espalier("pareto", finished_search.folder, "--csv").out
+    assert [row["architecture"] for row in csv.DictReader(io.StringIO(text))] == [
+        o.key for o in front
+    ]
+    for row in rows:
+        assert (finished_search.folder / row["path"] / "architecture.json").exists()
+
+
+def test_pareto_lists_what_costs_at_most_so_much(finished_search: FinishedSearch):
+    front = finished_search.results.front
+    base = finished_search.results.base
+    cheapest = front[0]
+
+    def keys(*bounds: str) -> list[str]:
+        flags = [f"--max={bound}" for bound in bounds]
+        rows = json.loads(espalier("pareto", finished_search.folder, *flags, "--json").out)
+        return [row["architecture"] for row in rows]
+
+    assert keys("flops=10%") == [o.key for o in front]
+    assert keys(f"flops={cheapest.flops}") == [cheapest.key]
+    assert keys(f"flops={cheapest.flops - 1}") == []
+    assert keys("flops=10%", f"params={cheapest.params - 1}") == [
+        o.key for o in front if o.params < cheapest.params
+    ]
+    assert keys("params=3%") == [o.key for o in front if o.params <= int(0.03 * base.params)]
+    assert "'flops' is not understood" in one_line(
+        espalier("pareto", finished_search.folder, "--max=flops")
+    )
+
+
+def test_pareto_says_when_a_search_has_not_finished(finished_search: FinishedSearch, here: Path):
+    shutil.copytree(finished_search.folder, here / "half")
+    (here / "half" / "results.json").unlink()
+    line = one_line(espalier("pareto", "half"))
+    assert line == "the search in half has not finished: run its command again to go on"
+
+
+# ---- export
+
+REBUILD = """
+import sys
+for name in ("ray", "optuna", "mlflow"):
+    sys.modules[name] = None  # importing it raises
+import torch, copycat
+network = copycat.load("out")
+print(tuple(network(torch.zeros(2, 1, 8, 8)).shape), network.training)
+"""
+
+
+def test_an_export_is_rebuilt_without_ray_optuna_and_mlflow(
+    finished_search: FinishedSearch, here: Path
+):
+    chosen = finished_search.results.front[0]
+    name, runs = f"tiny/{chosen.key}", finished_search.runs
+    completed = espalier("export", name, "--out=out", "--runs", runs)
+    assert (completed.status, completed.err) == (0, "")
+    assert "copycat.load('out')" in completed.out
+    assert sorted(path.name for path in (here / "out").iterdir()) == [
+        "architecture.json",
+        "weights.safetensors",
+    ]
+    rebuilt = subprocess.run(
+        [sys.executable, "-c", REBUILD], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert (rebuilt.stdout, rebuilt.stderr) == ("(2, 10) False\n", "")
+    images = torch.rand(3, 1, 8, 8)
+    there = copycat.load(finished_search.folder / chosen.path)
+    assert torch.equal(copycat.load(here / "out")(images), there(images))
+    cost = measure_cost(copycat.load(here / "out"), images[:1])
+    assert (cost.flops, cost.params) == (chosen.flops, chosen.params)
+
+
+def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSearch, here: Path):
+    chosen = finished_search.results.front[-1]
+    source = finished_search.folder / chosen.path
+    assert espalier("export", source, "--out", here / "a").status == 0
+    assert espalier("export", f"{finished_search.folder}/{chosen.key}", "--out=b").status == 0
+    for folder in ("a", "b"):
+        assert copycat.read(here / folder) == copycat.read(source)
+
+
+def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
+    line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
+    keys = sorted(o.key for o in finished_search.results.everything)
+    assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
+
+
+def test_export_overwrites_nothing(finished_search: FinishedSearch, here: Path):
+    chosen = finished_search.folder / finished_search.results.front[0].path
+    (here / "taken").mkdir()
+    (here / "file").write_text("precious")
+    assert "taken already exists" in one_line(espalier("export", chosen, "--out=taken"))
+    assert "cannot write file/x" in one_line(espalier("export", chosen, "--out=file/x"))
+    assert (here / "file").read_text() == "precious"
+
+
+def test_export_refuses_damaged_weights(finished_search: FinishedSearch, here: Path):
+    chosen = finished_search.results.front[0]
+    shutil.copytree(finished_search.folder / chosen.path, here / "copy")
+    weights = here / "copy" / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-400] + bytes(400))
+    assert "probe output" in one_line(espalier("export", here / "copy", "--out=out"))
+    assert not (here / "out").exists()
