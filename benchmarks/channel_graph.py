@@ -35,7 +35,7 @@ import pruning
 
 LARGEST = 150_000_000
 MEMORY_LIMIT = 20 << 30
-TIME_LIMIT_S = 300
+TIME_LIMIT_S = 120
 NUM_PRICES = 200
 
 
@@ -168,6 +168,8 @@ def make(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.bias.data = torch.randn(module.bias.shape, generator=generator) / 10
             module.running_mean = torch.randn(module.bias.shape, generator=generator) / 10
+        elif isinstance(module, nn.Linear) and not module.weight.any():
+            module.weight.data = torch.randn(module.weight.shape, generator=generator) / 10
     return model.eval()
 
 
