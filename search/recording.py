@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_server import schema
-from mlflow_server.runs import RunRecorder
+from mlflow_server.runs import EndStatus, RunRecorder
 from pruning.cost import Cost, format_count
 from search.config import SearchConfig
 from search.preflight import Preflight
@@ -17,13 +17,16 @@ from search.tasks import EpochRecord, MemberTask, Outcome, Task, TrialTask
 SEARCH = "search"
 """Key of the parent run."""
 
+_STOPPED = "stopped before its end"
+
 
 class Recording:
     """One run for the search, one below it for every trial and every architecture."""
 
     def __init__(self, recorder: RunRecorder, config: SearchConfig, preflight: Preflight) -> None:
         self._recorder, self._base = recorder, preflight.base
-        self._running: dict[str, list[EpochRecord]] = {}
+        self._epochs: dict[str, list[EpochRecord]] = {}
+        self._open = [SEARCH]
         training = dataclasses.asdict(config.training)
         recorder.open_run(
             SEARCH,
@@ -53,8 +56,9 @@ class Recording:
         )
 
     def started(self, task: Task) -> None:
-        self._running[_run_key(task)] = []
+        self._epochs[_run_key(task)] = []
         if isinstance(task, TrialTask):
+            self._open.append(_run_key(task))
             self._recorder.open_run(
                 _run_key(task),
                 kind="trial",
@@ -74,7 +78,7 @@ class Recording:
             self._open_architecture(task.key, task.origin, task.alpha)
 
     def epoch(self, task: Task, record: EpochRecord) -> None:
-        self._running[_run_key(task)].append(record)
+        self._epochs[_run_key(task)].append(record)
         self._log_epoch(_run_key(task), record)
 
     def _log_epoch(self, key: str, record: EpochRecord) -> None:
@@ -88,23 +92,29 @@ class Recording:
         self._recorder.log_metrics(key, metrics, step=record.step)
 
     def finished(self, task: Task, outcome: Outcome) -> None:
-        epochs = self._running.pop(_run_key(task))
+        epochs = self._epochs.pop(_run_key(task))
         if isinstance(task, TrialTask):
             metrics = {**_measurements(outcome, self._base), **_details(outcome)}
             self._recorder.log_metrics(_run_key(task), metrics)
             self._recorder.set_tags(_run_key(task), _tags(outcome))
-            self._recorder.end_run(_run_key(task), "finished")
+            self._end(_run_key(task), "finished")
             self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
             for record in epochs:  # the same curve, beside the network that came of it
                 self._log_epoch(_architecture_key(outcome.key), record)
         key = _architecture_key(outcome.key)
         self._recorder.log_metrics(key, _measurements(outcome, self._base))
         self._recorder.set_tags(key, _tags(outcome))
-        self._recorder.end_run(key, "finished")
+        self._end(key, "finished")
 
     def failed(self, task: Task, reason: str) -> None:
-        self._running.pop(_run_key(task))
-        self._recorder.end_run(_run_key(task), "failed", reason)
+        del self._epochs[_run_key(task)]
+        self._end(_run_key(task), "failed", reason)
+
+    def lost(self, task: Task) -> None:
+        """Close the run of a task that an earlier process did not finish."""
+        self.started(task)
+        del self._epochs[_run_key(task)]
+        self._end(_run_key(task), "killed", _STOPPED)
 
     def conclude(
         self, front: Mapping[str, Outcome], everything: list[Outcome], files: list[Path]
@@ -115,22 +125,27 @@ class Recording:
             key = _architecture_key(outcome.key)
             self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
             self._recorder.set_tags(key, {schema.TAG_ON_FRONT: on_front})
-            self._recorder.end_run(key, "finished")
+            self._end(key, "finished")
         self._recorder.log_metrics(SEARCH, {schema.METRIC_FRONT_SIZE: len(front)})
         for file in files:
             self._recorder.log_file(SEARCH, file)
-        self._recorder.end_run(SEARCH, "finished")
+        self._end(SEARCH, "finished")
 
     def found_nothing(self, reason: str) -> None:
         """Close the parent run of a search that failed."""
-        self._recorder.end_run(SEARCH, "failed", reason)
+        self._end(SEARCH, "failed", reason)
 
     def interrupted(self) -> None:
-        """Close the runs of a search that was stopped."""
-        for key in (*self._running, SEARCH):
-            self._recorder.end_run(key, "killed", "stopped before its end")
+        """Close the runs of a search that was stopped, maybe halfway through another method."""
+        for key in reversed(self._open):
+            self._recorder.end_run(key, "killed", _STOPPED)
+
+    def _end(self, key: str, status: EndStatus, reason: str | None = None) -> None:
+        self._recorder.end_run(key, status, reason)
+        self._open.remove(key)
 
     def _open_architecture(self, key: str, origin: str, alpha: float) -> None:
+        self._open.append(_architecture_key(key))
         self._recorder.open_run(
             _architecture_key(key),
             kind="architecture",

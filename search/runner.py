@@ -123,6 +123,8 @@ class _Session:
 
     def _stages(self) -> Results:
         source = self._study()
+        for task in source.lost:
+            self._recording.lost(task)
         self._progress.expect(self._expected_steps(len(source)))
         with ExitStack() as self._stack:
             self._stack.enter_context(self._progress.showing())

@@ -27,6 +27,7 @@ class StudySource:
 
     file: the study's journal; created if missing, continued if there.
     first_targets: FLOPs of the first trials, so that each rung of the ladder is met once.
+    lost: trials that an earlier process did not finish; they are proposed again.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class StudySource:
         if not self._study.trials:
             for target in first_targets[:num_trials]:
                 self._study.enqueue_trial({"target_flops": target})
-        self._retry_orphans()
+        self.lost = self._retry_orphans()
 
     def __len__(self) -> int:
         return max(0, self._num_trials - len(self._settled()) - len(self._running))
@@ -113,14 +114,18 @@ class StudySource:
             if trial.state.is_finished() and trial.user_attrs.get(_FAILURE) != _INTERRUPTED
         ]
 
-    def _retry_orphans(self) -> None:
+    def _retry_orphans(self) -> list[TrialTask]:
         """Trials that an earlier process left running are told as failed and proposed again."""
+        lost = []
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             # One stopped before it drew its parameters keeps those it was to have.
             self._study.enqueue_trial(trial.system_attrs.get(_FIXED, {}) | trial.params)
             storage = self._study._storage
             storage.set_trial_user_attr(trial._trial_id, _FAILURE, _INTERRUPTED)
             self._study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params.keys() == self._space.distributions.keys():
+                lost.append(TrialTask(trial.number, self._space.proposal(trial.params)))
+        return lost
 
 
 def _number(task: Task) -> int:

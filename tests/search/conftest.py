@@ -33,19 +33,20 @@ samples = _samples()
 
 NETS = """
 import os
+from pathlib import Path
 
 import torch
-from torch import nn
 
 from search.models import digits_vgg
 
 
 def troubled(num_classes, in_channels):
-    "Raises in trial 1 of seed 7, diverges in trial 2 and ends the process of trial 3."
+    "Raises in trial 1 of seed 7, diverges in trial 2 and ends the process of trial 3 once."
     number = (torch.initial_seed() - 7 * 10_007) / 2
     if number == 1:
         raise RuntimeError("out of\\nluck")
-    if number == 3:
+    if number == 3 and not Path("died").exists():
+        Path("died").touch()
         os._exit(1)
     model = digits_vgg(num_classes, in_channels)
     if number == 2:

@@ -231,11 +231,14 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
         start_new_session=True,
     )
     assert process.stdout is not None
-    for line in process.stdout:
-        if "validation accuracy" in line:
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        for line in process.stdout:
+            if "validation accuracy" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert err.strip().splitlines() == [
         "Stopped. What was finished is kept in interrupted/s; the same command goes on from there."

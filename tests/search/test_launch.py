@@ -16,7 +16,7 @@ from pruning import measure_cost
 from search import models
 from search.config import TrainingConfig
 from search.datasets import ImageData
-from search.launch import run_tasks
+from search.launch import _TaskSearcher, run_tasks
 from search.preflight import check
 from search.tasks import EpochRecord, Outcome, Task, TaskList
 from search.trial import Workshop, perform
@@ -78,7 +78,7 @@ class Launched:
 def launched(
     at_desk: Callable[[], AbstractContextManager[None]], desk: Path, digits: ImageData
 ) -> Launched:
-    """Tasks of every kind and fate, one at a time, on the network of conftest.py."""
+    """Tasks of every kind and fate, two at a time, on the network of conftest.py."""
     config = small_config(
         desk,
         model="nets:troubled",
@@ -93,7 +93,7 @@ def launched(
         broken = member_task("broken", widths={"no such group": 3})
         source, log = Told([*map(trial_task, range(4)), broken, fine]), Log()
         workshop = Workshop(config, preflight, "cpu")
-        run_tasks(source, workshop, digits, log, num_workers=1)
+        run_tasks(source, workshop, digits, log, num_workers=2)
     return Launched(log, source, workshop)
 
 
@@ -103,12 +103,12 @@ def test_source_and_observer_hear_of_every_task(launched: Launched):
     assert log.running == set()
     assert log.outcomes == source.outcomes
     assert log.reasons == source.reasons
-    assert set(log.outcomes) == {"fine-tuned-0", "uniform-b100"}
-    assert set(log.reasons) == {"fine-tuned-1", "fine-tuned-2", "fine-tuned-3", "broken"}
+    assert set(log.outcomes) == {"fine-tuned-0", "fine-tuned-3", "uniform-b100"}
+    assert set(log.reasons) == {"fine-tuned-1", "fine-tuned-2", "broken"}
 
 
 def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
-    assert launched.log.most_at_once == 1
+    assert launched.log.most_at_once == 2
 
 
 def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
@@ -150,9 +150,22 @@ def test_a_failure_has_its_reason_on_one_line(launched: Launched):
     reasons = launched.log.reasons
     assert reasons["fine-tuned-1"] == "nets:troubled failed: RuntimeError: out of luck"
     assert reasons["fine-tuned-2"].startswith("training diverged in epoch 1 of 2: the loss is ")
-    assert reasons["fine-tuned-3"] == "its worker process died"
     assert "no such group" in reasons["broken"]
     assert not any(launched.log.epochs[key] for key in reasons)
+
+
+def test_a_task_whose_process_ended_is_tried_once_more(launched: Launched, desk: Path):
+    assert (desk / "died").exists()
+    assert "fine-tuned-3" in launched.log.outcomes
+
+
+def test_a_task_whose_process_ends_again_has_failed():
+    source, log = Told([trial_task(4)]), Log()
+    searcher = _TaskSearcher(source, log)
+    searcher.suggest("a1b2")
+    searcher.on_trial_complete("a1b2", None, error=True)
+    assert source.reasons == log.reasons == {"fine-tuned-4": "its worker process died"}
+    assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
 
 
 def test_without_tasks_nothing_is_started(workshop: Workshop, digits: ImageData):

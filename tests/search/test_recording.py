@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from samples import epoch_record, member_task, outcome, small_config, trial_task
 
-from mlflow_server import MemoryRecorder, schema
+from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
+from mlflow_server.runs import Entry
 from search.preflight import Preflight
 from search.recording import SEARCH, Recording
 from search.tasks import EpochRecord, Task
@@ -241,6 +243,54 @@ def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recordin
         "architecture/from-scratch-4": "killed",
     }
     assert memory.read("trial/5").tags[schema.TAG_FAILURE] == "stopped before its end"
+
+
+class Interrupted(RunRecorder):
+    """Writes to memory, until Ctrl-C comes instead of one entry; as in the background, no error
+    of a single entry reaches the caller."""
+
+    def __init__(self, memory: MemoryRecorder) -> None:
+        self.memory, self.left = memory, math.inf
+
+    def write(self, entry: Entry) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.left = math.inf
+            raise KeyboardInterrupt
+        with suppress(TrackingError):
+            self.memory.write(entry)
+
+
+@pytest.mark.parametrize("entry", range(1, 14))
+def test_not_even_halfway_through_a_result(
+    memory: MemoryRecorder, tmp_path: Path, preflight: Preflight, entry: int
+):
+    interrupted = Interrupted(memory)
+    recording = Recording(interrupted, small_config(tmp_path), preflight)
+    recording.started(TRIAL)
+    epochs(recording, TRIAL, None)
+    interrupted.left = entry
+
+    def finish() -> None:
+        recording.finished(TRIAL, TUNED)
+        recording.conclude({TUNED.key: TUNED}, [TUNED], [])
+
+    with pytest.raises(KeyboardInterrupt):
+        finish()
+    recording.interrupted()
+    assert "running" not in statuses(memory).values()
+
+
+def test_what_an_earlier_process_left_running_is_closed(
+    memory: MemoryRecorder, recording: Recording, tmp_path: Path, preflight: Preflight
+):
+    recording.started(TRIAL)
+    epochs(recording, TRIAL, None)
+    again = Recording(memory, small_config(tmp_path), preflight)
+    again.lost(TRIAL)
+    assert statuses(memory) == {SEARCH: "running", "trial/4": "killed"}
+    assert memory.read("trial/4").tags[schema.TAG_FAILURE] == "stopped before its end"
+    assert memory.read("trial/4").metrics
 
 
 def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recording: Recording):

@@ -285,6 +285,25 @@ def test_a_search_goes_on_wherever_it_was_stopped(
     assert memory.read("search").status == "finished"
 
 
+@pytest.mark.parametrize("epoch", [1, 4, 6])
+def test_what_a_killed_process_left_running_is_put_in_order(
+    config: SearchConfig,
+    workers: Workers,
+    memory: MemoryRecorder,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+):
+    workers.perform = Stop(epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Recording, "interrupted", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(config)
+    assert "running" in statuses(memory).values()
+    workers.perform = perform
+    assert search.run(config).front
+    assert "running" not in statuses(memory).values()
+
+
 def test_an_interruption_at_the_very_end_costs_no_training(
     config: SearchConfig, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ):

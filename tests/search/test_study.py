@@ -169,6 +169,7 @@ def test_nothing_is_left_running_after_an_interruption(reopen: Open, tmp_path: P
     states = [trial.state for trial in plain(tmp_path).trials]
     assert states == [TrialState.COMPLETE, *[TrialState.FAIL] * 2, *[TrialState.WAITING] * 2]
     assert again.failures == {}
+    assert again.lost == lost
     assert len(again) == 4
     repeated = [started(again) for _ in range(2)]
     assert [task.proposal for task in repeated] == [task.proposal for task in lost]
