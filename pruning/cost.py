@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -195,6 +195,14 @@ def call_arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], dict[s
     return (example_input,), {}
 
 
+def _count_padded_by_name(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """fvcore's rule for convolutions, for those with padding="same", which it leaves out."""
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape  # noqa: PLC0415 - as above
+
+    shapes = [get_shape(value) for value in (inputs[0], inputs[1], outputs[0])]
+    return int(conv_flop_count(*shapes))
+
+
 def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """Cost of `model` as fvcore counts it, in eval mode; `model` is left as it was.
 
@@ -207,6 +215,7 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
         analysis = FlopCountAnalysis(model, positional)
+        analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         flops = int(analysis.total())

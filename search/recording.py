@@ -9,7 +9,7 @@ from typing import Any
 
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus, RunRecorder
-from pruning.cost import Cost, format_count
+from pruning.cost import Cost
 from search.config import SearchConfig
 from search.preflight import Preflight
 from search.tasks import EpochRecord, MemberTask, Outcome, Task, TrialTask
@@ -25,6 +25,7 @@ class Recording:
 
     def __init__(self, recorder: RunRecorder, config: SearchConfig, preflight: Preflight) -> None:
         self._recorder, self._base = recorder, preflight.base
+        self._budget = {schema.TAG_BUDGET: str(preflight.budget)}
         self._epochs: dict[str, list[EpochRecord]] = {}
         self._open = [SEARCH]
         training = dataclasses.asdict(config.training)
@@ -40,7 +41,7 @@ class Recording:
                 schema.PARAM_TRIALS: config.trials,
                 **training,
             },
-            tags={schema.TAG_BUDGET: str(preflight.limits)},
+            tags=self._budget,
             description=(
                 f"Search for smaller networks than {config.model} on {config.data.source} "
                 f"within {preflight.budget}. Its runs: every trial (one λ_S, b and target), and "
@@ -64,6 +65,7 @@ class Recording:
                 kind="trial",
                 name=f"trial {task.number}",
                 parent=SEARCH,
+                tags=self._budget,
                 params={
                     schema.PARAM_SPARSITY_STRENGTH: task.proposal.strength,
                     schema.PARAM_SHIFT: task.proposal.shift,
@@ -152,7 +154,7 @@ class Recording:
             name=key,
             parent=SEARCH,
             params={schema.PARAM_ALPHA: alpha},
-            tags={schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key},
+            tags={schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key, **self._budget},
             description=_DESCRIPTIONS[origin],
         )
 
@@ -197,5 +199,4 @@ def _tags(outcome: Outcome) -> dict[str, Any]:
         schema.TAG_ORIGIN: outcome.origin,
         schema.TAG_ARCHITECTURE: outcome.key,
         schema.TAG_PROFILE: outcome.profile,
-        schema.TAG_BUDGET: f"flops={format_count(outcome.flops)}",
     }

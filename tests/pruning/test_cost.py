@@ -199,3 +199,12 @@ def test_costs_are_equal_when_flops_and_parameters_are() -> None:
 def test_bytes_of_weights_include_buffers() -> None:
     """Four numbers a channel in floats, and a counter in a 64-bit integer."""
     assert measure_cost(nn.BatchNorm2d(7), torch.zeros(1, 7, 2, 2)).weight_bytes == 4 * 7 * 4 + 8
+
+
+def test_padding_by_name_is_counted_like_any_convolution() -> None:
+    """fvcore has no rule of its own for the operator that padding="same" becomes."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same"), nn.Conv2d(8, 4, (1, 5), padding="same")
+    )
+    measured = measure_cost(model, torch.zeros(1, 3, 6, 7))
+    assert measured.flops == 6 * 7 * (8 * 3 * 9 + 4 * 8 * 5)
