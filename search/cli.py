@@ -212,7 +212,7 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
 @_RUNS
 def export(architecture: str, out: str, trust: tuple[str, ...], runs: str) -> None:
     """Write ARCH, SEARCH/NAME or a folder, as architecture.json and weights.safetensors."""
-    from copycat.architecture import read, verify  # noqa: PLC0415 - as above
+    from copycat.architecture import TRUSTED_BUILDERS, read, verify  # noqa: PLC0415 - as above
 
     source, trusted = Path(architecture), trust
     if not (source / "architecture.json").exists():
@@ -226,7 +226,14 @@ def export(architecture: str, out: str, trust: tuple[str, ...], runs: str) -> No
         shutil.copytree(source, target)
     except OSError as error:
         raise ArchitectureError(f"cannot write {out}: {error}") from error
-    click.echo(f"{target} holds {architecture}; in Python: copycat.load({str(target)!r})")
+    module = read(source).builder.module
+    by_default = any(
+        module == known or module.startswith(f"{known}.") for known in TRUSTED_BUILDERS
+    )
+    trust_text = "" if by_default else f", trust=[{module!r}]"
+    click.echo(
+        f"{target} holds {architecture}; in Python: copycat.load({str(target)!r}{trust_text})"
+    )
 
 
 def _stored_architecture(architecture: str, runs: str) -> Path:

@@ -211,7 +211,7 @@ def front_table(outcomes: Sequence[Outcome], base: Cost) -> Table:
 def contest_table(results: Results) -> Table:
     """Test accuracy of each origin's best network per budget, chosen by validation accuracy."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("budget", no_wrap=True)
+    table.add_column("budget")  # the only column that folds on a narrow terminal
     for origin in ORIGINS:
         table.add_column(origin, justify="right", no_wrap=True)
     for contest in results.contests:
