@@ -25,9 +25,11 @@ def members(
     """
     tasks: list[MemberTask] = []
     notes: list[str] = []
-    chosen = spread(front(trials), config.profiles)
-    for outcome in chosen:
-        profile = read(config.directory / outcome.path).profile
+    chosen = [
+        (outcome, read(config.directory / outcome.path).profile)
+        for outcome in spread(front(trials), config.profiles)
+    ]
+    for outcome, profile in chosen:
         key = f"from-scratch-{outcome.trial}"
         tasks.append(
             MemberTask(key, "from-scratch", outcome.trial, None, 1.0, dict(profile.widths))
@@ -37,8 +39,7 @@ def members(
         budget = preflight.limits.scaled(rung)
         try:
             tasks.append(_member(preflight, budget, uniform, "uniform", None, rung=rung))
-            for outcome in chosen:
-                profile = read(config.directory / outcome.path).profile
+            for outcome, profile in chosen:
                 tasks.append(
                     _member(preflight, budget, profile, "copycat", outcome.trial, rung=rung)
                 )

@@ -42,7 +42,7 @@ from search.trial import Workshop
 _STUDY, _PLOT = "study.journal", "front.png"
 
 _LEAST_TARGET = 0.25
-"""Trials aim at budgets down to this share of the whole, or the ladder's least rung."""
+"""Share of the budget that trials aim down to where the ladder has no rung below the whole."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,8 @@ class _Session:
     def _study(self) -> StudySource:
         config, preflight = self._config, self._preflight
         high = float(preflight.flops_limit)
-        low = max(float(preflight.floor.flops), high * min(*config.ladder, _LEAST_TARGET))
+        least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
+        low = max(float(preflight.floor.flops), high * least)
         steps = steps_per_epoch(len(self._data.train), config.training.batch_size)
         push = total_push(config.training, config.training.epochs, steps)
         targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]

@@ -49,11 +49,6 @@ def _tie_axis(
     return labelled[0]
 
 
-def overwrite(tracing: Tracing, call: Call) -> AxisLabels:
-    """aten::copy_ and friends keep the labels of what they overwrite, tied to the source's."""
-    return elementwise(tracing, call)
-
-
 def fill(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::fill_, aten::zero_: the tensor keeps its axes."""
     return tracing.axes(call.tensors[0]) if call.tensors else unlabelled(call.output)
@@ -69,10 +64,9 @@ RULES: dict[str, Rule] = {
     **each(
         "hardswish_ hardswish hardsigmoid_ hardtanh_ relu6 _prelu_kernel where masked_fill "
         "masked_fill_ clone _to_copy detach alias lift_fresh contiguous bernoulli bernoulli_ "
-        "rand_like zeros_like ones_like empty_like full_like dropout rsub",
+        "rand_like zeros_like ones_like empty_like full_like dropout rsub copy_",
         elementwise,
     ),
-    **each("copy_", overwrite),
     **each("fill_ zero_", fill),
     **each("native_dropout", native_dropout),
 }

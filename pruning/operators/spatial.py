@@ -11,7 +11,6 @@ from pruning.operators.rule import (
     Call,
     Rule,
     Tracing,
-    count_elements,
     each,
     normalized,
     pin_axes,
@@ -70,11 +69,6 @@ def _reduced_axes(call: Call, x: Tensor) -> Sequence[int]:
         return range(x.dim())
     dims = dim if isinstance(dim, list | tuple) else [dim]
     return [normalized(int(d), x.dim()) for d in dims]
-
-
-def count_adaptive_pool(tracing: Tracing, x: Tensor) -> None:
-    """fvcore counts one FLOP per input element of aten::adaptive_avg_pool2d."""
-    count_elements(tracing, x)
 
 
 RULES: dict[str, Rule] = {

@@ -428,7 +428,8 @@ def test_training_never_reads_the_test_part(digits: ImageData) -> None:
             raise AssertionError(f"the test part was asked for {name}")
 
     blind = ImageData(**{**vars(digits), "test": Untouchable()})
-    train(small_network(), blind, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
+    report = train(small_network(), blind, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
+    assert report.images_seen > 0
 
 
 def test_evaluate_counts_right_answers() -> None:
