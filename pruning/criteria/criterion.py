@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Minibatches of images N×C×H×W and class numbers N."""
+"""Minibatches of inputs N×… and targets N (class numbers, say), on the network's device."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs N×… and targets N → the mean loss E of the minibatch, a scalar."""
 
 
 class Criterion(ABC):
@@ -26,5 +29,7 @@ class Criterion(ABC):
     ) -> dict[str, Tensor]:
         """One score per channel, shape (width,), for every group that it covers.
 
-        Raises CriterionError if it covers none.
+        Channels that go together (a residual stream's, a unit's) have one joint score. The
+        model runs in eval mode and is left as it was: weights, gradients, statistics, mode.
+        Raises CriterionError if it covers no group, or lacks the data that it needs.
         """
