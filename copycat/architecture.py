@@ -20,10 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from copycat.build import shaped
+from copycat.build import shaped, without_removed
 from copycat.builder import Builder
 from copycat.width_profile import WidthProfile
-from pruning.blocks import remove_blocks
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError
 from pruning.tracing import trace
@@ -129,17 +128,16 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """
     architecture = read(path)
     _check_trust(path, architecture.builder, trust)
-    base = architecture.builder()
-    if architecture.profile.removed_blocks:
-        base = remove_blocks(base, architecture.profile.removed_blocks)
-    graph = trace(base, architecture.example_input)
-    num_params = graph.cost(architecture.profile.widths).params
+    profile, example_input = architecture.profile, architecture.example_input
+    base = without_removed(architecture.builder(), profile, example_input)
+    graph = trace(base, example_input)
+    num_params = graph.cost(profile.widths).params
     if num_params != architecture.cost.params:  # found out before the memory is taken
         raise ArchitectureError(
             f"{_JSON} in {path} says {architecture.cost.params:,} parameters, "
             f"its widths make {num_params:,}: edited or damaged"
         )
-    model = shaped(base, architecture.profile, graph)
+    model = shaped(base, profile, graph)
     try:
         load_model(model, str(Path(path) / _WEIGHTS))
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from copycat.recipes import Recipe, draw
 from copycat.width_profile import WidthProfile
-from pruning.blocks import remove_blocks
 from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
+from pruning.structures import remove_structures
 from pruning.surgery import Resize, new_shape, resized
 from pruning.tracing import trace
 
@@ -31,11 +31,12 @@ def build(
     copycat.recorded), otherwise from each layer's `reset_parameters()`; bare parameters are
     drawn from a normal distribution like the base network's. The attribute `weight_sources` of
     the result says which it was, by parameter.
-    graph: the trace of `model`, if it is at hand; not used for a profile that removes blocks,
-    since those are removed first. Raises PlanError for widths or blocks that are forbidden.
+    graph: the trace of `model`, if it is at hand; not used for a profile that removes
+    structures, since those are removed first. Raises PlanError for widths or structures that
+    are forbidden.
     """
-    if profile.removed_blocks:
-        model, graph = remove_blocks(model, profile.removed_blocks), None
+    if profile.removed:
+        model, graph = without_removed(model, profile, example_input), None
     graph = graph if graph is not None else trace(model, example_input)
     result = resized(model, _resizer(graph, profile), graph)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -44,6 +45,15 @@ def build(
         sources = draw(result.cpu(), model, recipe)
     result.__dict__["weight_sources"] = sources  # a note: neither parameter nor submodule
     return result.to(device)
+
+
+def without_removed(
+    model: nn.Module, profile: WidthProfile, example_input: ExampleInput
+) -> nn.Module:
+    """`model` without the structures that `profile` removes; `model` itself if there are none."""
+    if not profile.removed:
+        return model
+    return remove_structures(model, example_input, profile.removed)
 
 
 def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:

@@ -22,22 +22,23 @@ _ENOUGH = 2.0**20
 
 
 def scaled(profile: WidthProfile, graph: ChannelGraph, alpha: float) -> WidthProfile:
-    """Every width times α, rounded half up to a whole number of units, at least one unit.
+    """Every width times α, rounded half up to whole units, at least the fewest that work.
 
-    graph: of the network without the profile's removed blocks.
+    graph: of the network without the profile's removed structures (see copycat.graph_of).
     """
     widths = {}
     for name, width in profile.widths.items():
-        unit = graph.group(name).unit
-        widths[name] = unit * max(1, math.floor(alpha * width / unit + 0.5 + _ROUNDING))
-    return WidthProfile(widths, profile.removed_blocks)
+        group = graph.group(name)
+        unit = group.unit
+        widths[name] = unit * max(group.floor(), math.floor(alpha * width / unit + 0.5 + _ROUNDING))
+    return WidthProfile(widths, profile.removed)
 
 
 def find_alpha(profile: WidthProfile, graph: ChannelGraph, budget: Budget) -> float:
     """The largest α, up to rounding steps, whose network meets `budget`.
 
     budget: shares refer to the traced network. Raises UnreachableBudgetError, naming the
-    nearest reachable cost, if one unit per group is over budget.
+    nearest reachable cost, if the fewest units per group are over budget.
     """
     limits = budget.absolute(graph.cost())
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import ProfileError
+from pruning.structures import KINDS, Structure
 
 _MOST_CHANNELS = 2**31 - 1
 
@@ -18,15 +19,17 @@ _MOST_CHANNELS = 2**31 - 1
 class WidthProfile:
     """Width per channel group; groups that are left out are as wide as in the base network.
 
-    removed_blocks: residual blocks whose branch is gone (see pruning.remove_blocks).
+    removed: layers, branches and blocks that are gone (see pruning.remove_structures).
     Source: the retained-channel profile of Crowley et al., "Pruning neural networks: is it
     time to nip it in the bud?", fig. 2c.
     """
 
     widths: Mapping[str, int]
-    removed_blocks: tuple[str, ...] = ()
+    removed: tuple[Structure, ...] = ()
 
     def __post_init__(self) -> None:
+        by_kind = sorted(self.removed, key=lambda structure: KINDS.index(structure.kind))
+        object.__setattr__(self, "removed", tuple(by_kind))  # as in JSON
         for name, width in self.widths.items():
             is_number = isinstance(width, int) and not isinstance(width, bool)
             if not is_number or not 1 <= width <= _MOST_CHANNELS:
@@ -55,22 +58,32 @@ class WidthProfile:
         """Reads what `to_mapping` writes; ProfileError for anything else."""
         if not isinstance(content, Mapping) or not isinstance(content.get("widths"), Mapping):
             raise ProfileError('a profile is a JSON object such as {"widths": {"conv1": 12}}')
-        blocks = content.get("removed_blocks", [])
-        if not isinstance(blocks, list) or not all(isinstance(name, str) for name in blocks):
-            raise ProfileError(f"removed_blocks must be a list of block names, got {blocks!r}")
-        return cls(dict(content["widths"]), tuple(blocks))
+        return cls(dict(content["widths"]), _structures(content.get("removed", {})))
 
     def to_json(self) -> str:
         """One group a line, in the order of the network."""
         return json.dumps(self.to_mapping(), indent=2)
 
     def to_mapping(self) -> dict[str, Any]:
-        """JSON-able; removed blocks are mentioned only if there are any."""
-        blocks = {"removed_blocks": list(self.removed_blocks)} if self.removed_blocks else {}
-        return {"widths": dict(self.widths), **blocks}
+        """JSON-able; removed structures are mentioned, by kind, only if there are any."""
+        removed: dict[str, list[str]] = {}
+        for structure in self.removed:
+            removed.setdefault(structure.kind, []).append(structure.name)
+        return {"widths": dict(self.widths), **({"removed": removed} if removed else {})}
 
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name this shape; equal for equal profiles."""
         text = json.dumps(self.to_mapping(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _structures(content: object) -> tuple[Structure, ...]:
+    if not isinstance(content, Mapping) or not all(
+        kind in KINDS and isinstance(names, list) and all(isinstance(n, str) for n in names)
+        for kind, names in content.items()
+    ):
+        raise ProfileError(
+            f'"removed" must hold lists of names under {", ".join(KINDS)}, got {content!r}'
+        )
+    return tuple(Structure(kind, name) for kind in KINDS for name in content.get(kind, []))

@@ -30,6 +30,12 @@ PARAM_BUDGET = "budget"
 PARAM_SEED = "seed"
 PARAM_SPARSITY_STRENGTH = "sparsity_strength"
 PARAM_SHIFT = "shift"
+PARAM_CRITERION = "criterion"
+PARAM_GRANULARITY = "granularity"
+PARAM_POLARIZATION_T = "polarization_t"
+PARAM_LAYER_STRENGTH = "layer_strength"
+PARAM_BRANCH_STRENGTH = "branch_strength"
+PARAM_BLOCK_STRENGTH = "block_strength"
 PARAM_TARGET_FLOPS = "target_flops"
 PARAM_EPOCHS = "epochs"
 PARAM_FINE_TUNE_EPOCHS = "fine_tune_epochs"
@@ -38,6 +44,7 @@ PARAM_BATCH_SIZE = "batch_size"
 PARAM_LEARNING_RATE = "learning_rate"
 PARAM_WEIGHT_DECAY = "weight_decay"
 PARAM_TRIALS = "trials"
+PARAM_SCORING_BATCHES = "scoring_batches"
 PARAM_ALPHA = "alpha"
 
 METRIC_VALIDATION_ACCURACY = "validation_accuracy"
@@ -55,6 +62,13 @@ METRIC_ACCURACY_BEFORE_PRUNING = "accuracy_before_pruning"
 METRIC_ACCURACY_AFTER_PRUNING = "accuracy_after_pruning"
 METRIC_ACCURACY_AFTER_FINE_TUNING = "accuracy_after_fine_tuning"
 METRIC_FRONT_SIZE = "front_size"
+METRIC_PEARSON_PER_LAYER = "pearson_per_layer"
+METRIC_SPEARMAN_PER_LAYER = "spearman_per_layer"
+METRIC_KENDALL_PER_LAYER = "kendall_per_layer"
+METRIC_PEARSON_ALL = "pearson_all"
+METRIC_SPEARMAN_ALL = "spearman_all"
+METRIC_KENDALL_ALL = "kendall_all"
+METRIC_LAYERS_LEFT_OUT = "layers_left_out"
 
 MLFLOW_PARENT = "mlflow.parentRunId"
 MLFLOW_DESCRIPTION = "mlflow.note.content"
@@ -78,10 +92,11 @@ class Field:
 
 _FRACTION = "fraction 0–1"
 _FLOPS = "fused multiply-adds, batch 1"
+_COEFFICIENT = "coefficient −1–1"
 
 FIELDS: tuple[Field, ...] = (
     Field(TAG_SEARCH, "tag", "text", "", "name of the search; also the experiment's name"),
-    Field(TAG_KIND, "tag", "text", "", "search, trial or architecture"),
+    Field(TAG_KIND, "tag", "text", "", "search, trial, architecture, correlation or criterion"),
     Field(TAG_KEY, "tag", "text", "", "stable key of the run inside its search, as in trial/3"),
     Field(TAG_ORIGIN, "tag", "text", "", "fine-tuned, from-scratch or uniform"),
     Field(TAG_PROFILE, "tag", "text", "", "width profile shared by runs to be compared"),
@@ -93,8 +108,14 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
     Field(PARAM_SEED, "param", "integer", "", "seed of every random generator of the run"),
+    Field(PARAM_CRITERION, "param", "text", "", "pruning method"),
+    Field(PARAM_GRANULARITY, "param", "text", "", "what is pruned, such as filter+branch"),
     Field(PARAM_SPARSITY_STRENGTH, "param", "real", "", "λ_S, weight of the sparsity penalty"),
     Field(PARAM_SHIFT, "param", "real", "", "b, shift inside the sparsity penalty"),
+    Field(PARAM_POLARIZATION_T, "param", "real", "", "t of the polarization penalty"),
+    Field(PARAM_LAYER_STRENGTH, "param", "real", "", "λ of the penalty on each layer's gate"),
+    Field(PARAM_BRANCH_STRENGTH, "param", "real", "", "λ of the penalty on each branch's gate"),
+    Field(PARAM_BLOCK_STRENGTH, "param", "real", "", "λ of the penalty on each block's gate"),
     Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
     Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
     Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
@@ -103,6 +124,7 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_LEARNING_RATE, "param", "real", "", "highest learning rate of the schedule"),
     Field(PARAM_WEIGHT_DECAY, "param", "real", "", "L2 penalty of the optimizer"),
     Field(PARAM_TRIALS, "param", "integer", "trials", "trials that the search may start"),
+    Field(PARAM_SCORING_BATCHES, "param", "integer", "minibatches", "seen by criteria and oracle"),
     Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),
     Field(
         METRIC_VALIDATION_ACCURACY, "metric", "real", _FRACTION, "final, on the validation split"
@@ -145,6 +167,19 @@ FIELDS: tuple[Field, ...] = (
         "validation accuracy once the smaller network is fine-tuned",
     ),
     Field(METRIC_FRONT_SIZE, "metric", "integer", "architectures", "architectures on the front"),
+    Field(METRIC_PEARSON_PER_LAYER, "metric", "real", _COEFFICIENT, "linear, mean over layers"),
+    Field(METRIC_SPEARMAN_PER_LAYER, "metric", "real", _COEFFICIENT, "of ranks, mean over layers"),
+    Field(METRIC_KENDALL_PER_LAYER, "metric", "real", _COEFFICIENT, "of orders, mean over layers"),
+    Field(METRIC_PEARSON_ALL, "metric", "real", _COEFFICIENT, "linear, over all units"),
+    Field(METRIC_SPEARMAN_ALL, "metric", "real", _COEFFICIENT, "of ranks, over all units"),
+    Field(METRIC_KENDALL_ALL, "metric", "real", _COEFFICIENT, "of orders, over all units"),
+    Field(
+        METRIC_LAYERS_LEFT_OUT,
+        "metric",
+        "integer",
+        "layers",
+        "too small or of constant scores, and so not in the mean over layers",
+    ),
 )
 
 MLFLOW_FIELDS: tuple[Field, ...] = (

@@ -1,7 +1,8 @@
-"""Removing residual branches: the shortcut stays, the branch is gone.
+"""Removing residual branches: the shortcut stays, the branch is gone. And gating them.
 
 A block is a module whose own forward adds a branch to a shortcut. Its code is rewritten by
-torch.fx: the addition becomes the shortcut, and whatever only fed the branch disappears.
+torch.fx: the addition becomes the shortcut, and whatever only fed the branch disappears. Or
+the branch goes through a gate before it is added.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import MethodType
 
 import torch
 from torch import fx, nn
@@ -18,6 +20,9 @@ from pruning.errors import PlanError
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 """As torch.fx names them: functions by themselves, methods by name."""
+
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+_GATE = "branch_gate"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def residual_blocks(model: nn.Module) -> tuple[ResidualBlock, ...]:
     return tuple(
         ResidualBlock(name, _obstacle(module, graph))
         for name, module in model.named_modules()
-        if name and (graph := _own_graph(module)) is not None and _additions(graph)
+        if name and (graph := own_graph(module)) is not None and _additions(graph)
     )
 
 
@@ -62,7 +67,7 @@ def _shortcut_of(model: nn.Module, name: str) -> nn.Module:
         module = model.get_submodule(name)
     except AttributeError:
         raise PlanError(f"this network has no module {name!r}") from None
-    graph = _own_graph(module)
+    graph = own_graph(module)
     if not name or graph is None or not _additions(graph):
         raise PlanError(f"{name!r} adds no branch to a shortcut: there is nothing to remove")
     obstacle = _obstacle(module, graph)
@@ -93,7 +98,47 @@ def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, new)
 
 
-def _own_graph(module: nn.Module) -> fx.Graph | None:
+def gate_branch(module: nn.Module, gate: nn.Module) -> None:
+    """Make `module`, in place, pass what its branch computes through `gate` before adding it.
+
+    module: of a block without an obstacle (see `residual_blocks`). Its class, attributes and
+        parameter names stay; `gate` becomes a child. Copies of it are gated by their copies.
+    """
+    graph = own_graph(module)
+    assert graph is not None
+    (addition,) = _additions(graph)
+    _, branch = _sides(module, addition)
+    module.add_module(_GATE, gate)
+    with graph.inserting_before(addition):
+        addition.replace_input_with(branch, graph.call_module(_GATE, (branch,)))
+    forward = type(fx.GraphModule(module, graph)).forward
+    vars(module)["forward"] = MethodType(forward, module)
+
+
+def branch_gate(module: nn.Module) -> nn.Module:
+    """The gate that `gate_branch` gave to `module`."""
+    return module.get_submodule(_GATE)
+
+
+def ungate_branch(module: nn.Module) -> None:
+    """Undo `gate_branch`, in place."""
+    delattr(module, _GATE)
+    del vars(module)["forward"]
+
+
+def joins_paths(module: nn.Module) -> bool:
+    """Whether the own forward of `module` adds or concatenates what comes from its input twice."""
+    graph = own_graph(module)
+    if graph is None:
+        return False
+    return any(
+        sum(_comes_from_input(argument) for argument in node.all_input_nodes) > 1
+        for node in graph.nodes
+        if node.target in _CONCATENATIONS or node in _additions(graph)
+    )
+
+
+def own_graph(module: nn.Module) -> fx.Graph | None:
     """What the forward of `module` itself does, its children being single steps."""
     if isinstance(module, nn.Sequential | nn.ModuleList) or not list(module.children()):
         return None
@@ -101,6 +146,13 @@ def _own_graph(module: nn.Module) -> fx.Graph | None:
         return _ChildrenAreLeaves().trace(module)
     except Exception:
         return None
+
+
+def _depends_on_mode(module: nn.Module, graph: fx.Graph) -> bool:
+    """Whether rewriting would freeze the mode, training or evaluation, into the code."""
+    other = copy.copy(module)
+    other.training = not module.training
+    return str(own_graph(other)) != str(graph)
 
 
 class _ChildrenAreLeaves(fx.Tracer):
@@ -133,6 +185,8 @@ def _obstacle(module: nn.Module, graph: fx.Graph) -> str | None:
         return "what its branch computes is used a second time"
     if _num_parameters(module, shortcut) == _num_parameters(module, branch):
         return "both sides of its addition have as many parameters: neither is the shortcut"
+    if _depends_on_mode(module, graph):
+        return "its own code does something else in training, and rewriting would freeze the mode"
     return None
 
 

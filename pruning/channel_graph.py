@@ -28,6 +28,7 @@ class ChannelGroup:
     producers: layers whose output channels these are.
     layers: every layer with a parameter or buffer along these channels.
     unit_of_channel: which unit each of the `width` channels belongs to.
+    min_units: with fewer units than this the network's code no longer works as traced.
     """
 
     name: str
@@ -37,12 +38,25 @@ class ChannelGroup:
     residual: bool
     producers: tuple[str, ...]
     layers: tuple[str, ...]
-    unit_of_channel: NDArray[np.int64] = field(repr=False, compare=False)
+    unit_of_channel: NDArray[np.int32] = field(repr=False, compare=False)
+    min_units: int = 1
 
     @property
     def num_units(self) -> int:
         """How many times something can be removed, plus one."""
         return self.width // self.unit
+
+    def floor(self, min_channels: int = 1) -> int:
+        """The fewest units that hold `min_channels`, or all, and that the network works with."""
+        return max(self.min_units, min(self.num_units, -(-min_channels // self.unit)))
+
+    def check_floor(self, width: int) -> None:
+        """Raise PlanError for fewer channels than the network works with."""
+        if width < (least := self.min_units * self.unit):
+            raise PlanError(
+                f"group {self.name!r} needs at least {least} channels, got {width}: with fewer "
+                "the network's code does something else"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,8 @@ class TensorAxis:
 
     tensor: str
     axis: int
-    groups: NDArray[np.int64] = field(repr=False)
-    units: NDArray[np.int64] = field(repr=False)
+    groups: NDArray[np.int32] = field(repr=False)
+    units: NDArray[np.int32] = field(repr=False)
     is_input: bool
 
 
@@ -143,7 +157,17 @@ class ChannelGraph:
     def floor_widths(self, names: Iterable[str], min_channels: int) -> dict[str, int]:
         """The least widths of these groups with at least `min_channels`, or all they have."""
         groups = [self.group(name) for name in names]
-        return {g.name: min(g.width, -(-min_channels // g.unit) * g.unit) for g in groups}
+        return {group.name: group.floor(min_channels) * group.unit for group in groups}
+
+    def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
+        """This graph with another description of some groups, by name."""
+        return ChannelGraph(
+            tuple(changed.get(group.name, group) for group in self.groups),
+            self.axes,
+            self._forms,
+            group_split=self.group_split,
+            notes=self._notes,
+        )
 
     def summary(self, min_channels: int = 3) -> dict[str, Any]:
         """JSON-able: base cost, the least cost that pruning can reach, and every group.
@@ -222,6 +246,7 @@ class ChannelGraph:
                 f"group {name!r} has channels that go together in units of {group.unit}, "
                 f"got width {width}: choose a multiple of {group.unit}"
             )
+        group.check_floor(width)
         return width // group.unit
 
     def _hint(self, name: str) -> str:

@@ -7,12 +7,13 @@ the network. A component that touches something of fixed size is pinned, with th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Labels = NDArray[np.int64]
+Labels = NDArray[np.int32]
 """One atom per position of an axis."""
 
 AxisLabels = tuple[Labels | None, ...]
@@ -43,7 +44,7 @@ class ChannelLabels:
         """Labels of `size` fresh atoms."""
         first = self._num_atoms
         self._num_atoms += size
-        return np.arange(first, self._num_atoms, dtype=np.int64)
+        return np.arange(first, self._num_atoms, dtype=np.int32)
 
     def tie(self, first: Labels, second: Labels) -> None:
         """Keep or remove position i of `first` together with position i of `second`."""
@@ -64,12 +65,24 @@ class ChannelLabels:
 
     def components(self) -> Labels:
         """The component of every atom, numbered by the order of their first atoms."""
-        root = np.arange(self._num_atoms, dtype=np.int64)
-        if self._ties:
-            left = np.concatenate([first for first, _ in self._ties])
-            right = np.concatenate([second for _, second in self._ties])
-            _hook_until_stable(root, left, right)
-        return np.unique(root, return_inverse=True)[1].astype(np.int64)
+        root = np.arange(self._num_atoms, dtype=np.int32)
+        for ties in self._batches(at_least=len(root) // 8):
+            _hook_until_stable(root, *(np.concatenate(side) for side in zip(*ties, strict=True)))
+        numbers = np.cumsum(root == np.arange(len(root), dtype=np.int32), dtype=np.int32) - 1
+        return numbers[root]
+
+    def _batches(self, at_least: int) -> Iterator[list[tuple[Labels, Labels]]]:
+        """The ties in runs that are few, for speed, and short beside all atoms, for memory."""
+        batch: list[tuple[Labels, Labels]] = []
+        size = 0
+        for tie in self._ties:
+            batch.append(tie)
+            size += len(tie[0])
+            if size > at_least:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     def pinned(self, components: Labels) -> dict[int, str]:
         """The reason per pinned component."""

@@ -24,26 +24,30 @@ class AxisSizes:
     units: number of units per group at full width.
     """
 
-    def __init__(self, group_of_atom: NDArray[np.int64], units: NDArray[np.int64]) -> None:
+    def __init__(self, group_of_atom: NDArray[np.int32], units: NDArray[np.int32]) -> None:
         self._group_of_atom = group_of_atom
         self._units = units
         self._rows: dict[tuple[int, ...], int] = {}
+        self._seen: dict[int, tuple[object, int]] = {}
         self.row_of((1,))
 
     def row_of(self, size: Size | tuple[int]) -> int:
         """The row of this size; equal sizes share a row. Row 0 is the constant 1."""
-        key = (int(size),) if isinstance(size, int) else self._key(size)
-        return self._rows.setdefault(key, len(self._rows))
+        if id(size) not in self._seen:
+            key = (int(size),) if isinstance(size, int) else self._key(size)
+            row = self._rows.setdefault(key, len(self._rows))
+            self._seen[id(size)] = size, row  # the size itself, so that its id stays taken
+        return self._seen[id(size)][1]
 
-    def _key(self, labels: NDArray[np.int64] | tuple[int]) -> tuple[int, ...]:
+    def _key(self, labels: NDArray[np.int32] | tuple[int]) -> tuple[int, ...]:
         """(constant, group, multiplicity, group, multiplicity, …)."""
         if isinstance(labels, tuple):
             return labels
         groups, counts = np.unique(self._group_of_atom[labels], return_counts=True)
         key: list[int] = [0]
         for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
-            if group < 0:
-                key[0] = count
+            if group < 0 or count % self._units[group]:  # a part of a pinned group never shrinks
+                key[0] += count
             else:
                 key += [group, count // int(self._units[group])]
         return tuple(key)

@@ -21,7 +21,7 @@ from pruning.errors import BudgetError
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """One tensor, a tuple of positional arguments or a mapping of keyword arguments."""
 
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 _BOUND = re.compile(r"(?P<quantity>[a-z_]+)\s*(?:<=|=)\s*(?P<number>[0-9.]+)\s*(?P<unit>[a-z%]?)")
 
 # fvcore leaves these out by intention; only operators that multiply matrices are worth a note.
@@ -82,7 +82,7 @@ class Budget:
     def parse(cls, *texts: str) -> Budget:
         """Budget from texts such as "flops=25%", "flops=30M", "params<=300k".
 
-        Suffixes k, M and G mean 10³, 10⁶ and 10⁹; % is a share of the base network.
+        Suffixes k, M, G and T mean 10³, 10⁶, 10⁹ and 10¹²; % is a share of the base network.
         Raises BudgetError for anything else.
         """
         return cls(tuple(_parse_bound(text) for text in texts))
@@ -148,7 +148,7 @@ def _parse_bound(text: str) -> Bound:
     except ValueError:
         raise BudgetError(f"budget {text!r} has no readable number: {match['number']!r}") from None
     if unit != "%" and unit not in _SUFFIXES:
-        raise BudgetError(f"budget {text!r} ends in an unknown unit {unit!r}: use %, k, M or G")
+        raise BudgetError(f"budget {text!r} ends in an unknown unit {unit!r}: use %, k, M, G or T")
     if number <= 0:
         raise BudgetError(f"budget {text!r} must be above 0")
     if unit == "%":
@@ -163,10 +163,11 @@ def _parse_bound(text: str) -> Bound:
 
 def format_count(value: float) -> str:
     """`value` with three significant digits and a suffix: 1234567 → "1.23M"."""
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor * 0.9995:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
+    rounded = float(f"{value:.3g}")  # first: it may reach the next suffix
+    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(rounded) >= factor:
+            return f"{rounded / factor:g}{suffix}"
+    return f"{rounded:g}"
 
 
 @contextmanager

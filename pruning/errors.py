@@ -74,3 +74,9 @@ class SearchFailedError(EspalierError):
 
 class TrainingDivergedError(EspalierError):
     """A loss became infinite or NaN."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line: its name if it says nothing."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

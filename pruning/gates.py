@@ -29,7 +29,12 @@ from pruning.selection import KeepPlan
 
 _CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
-_SIZES = frozenset({Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, torch.numel})
+_PARAMETER = "gated_parameter"  # on a gated parameter: itself, so that gates can be nested
+_UNGATED = frozenset(
+    {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, torch.numel}
+    | {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
+)
+"""Calls that ask about a parameter and compute nothing with it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,11 @@ class ChannelGates:
             for name, size, end in zip(self.names, sizes, ends, strict=True)
         }
         self._sites = self._find_sites()
+
+    @property
+    def sites(self) -> Mapping[str, Sequence[Site]]:
+        """Per parameter, by name, where gates act along it; each multiplies a part of it."""
+        return self._sites
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
         """A vector over all gates (…×U) as one tensor per group (…×units)."""
@@ -205,6 +215,11 @@ class Gated(nn.Module):
         self.gates = gates
         self.register_buffer("mask", torch.ones(gates.num_units))
 
+    def exchange(self, gates: ChannelGates) -> None:
+        """Put another network with its gates, all of them open, in place of the present one."""
+        self.model, self.gates = gates.model, gates
+        self.mask = torch.ones(gates.num_units, device=self.mask.device)
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
         with self.gates.multiplying(self.mask):
             return self.model(*inputs, **named)
@@ -226,17 +241,17 @@ class _GatedCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "__get__" and func not in _SIZES:
+        if getattr(func, "__name__", "") != "__get__" and func not in _UNGATED:
             args, kwargs = self._gated(func, args, kwargs)
         return func(*args, **kwargs)
 
     def _gated(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        found = _consumption(func, args, kwargs)
-        if found is not None and (sites := self._sites.get(id(found.weight))) is not None:
-            for site in sites:
-                if site.axis == found.weight_axis:
+        found, skipped = _consumption(func, args, kwargs), None
+        if found is not None:
+            skipped = found.weight_axis
+            for site in self._sites_on(found.weight):
+                if site.axis == skipped:
                     args, kwargs = self._with_gated_input(found, site, args, kwargs)
-        skipped = found.weight_axis if found is not None else None
         everything = tree_map(lambda value: self._gated_parameter(value, skipped), [args, kwargs])
         return everything[0], everything[1]
 
@@ -244,14 +259,21 @@ class _GatedCalls(TorchFunctionMode):
         self, found: _Consumption, site: Site, args: Any, kwargs: Any
     ) -> tuple[Any, Any]:
         whole = Site(site.axis, site.units.repeat(found.repeats))
-        gated = self._gate(found.input, whole, found.input_axis, has_samples=True)
+        with torch._C.DisableTorchFunction():  # or an outer mode would gate the gating
+            gated = self._gate(found.input, whole, found.input_axis, has_samples=True)
         return ((gated, *args[1:]), kwargs) if args else (args, kwargs | {"input": gated})
 
     def _gated_parameter(self, value: Any, skipped_axis: int | None) -> Any:
-        for site in self._sites.get(id(value), ()):
+        parameter = getattr(value, _PARAMETER, value)
+        for site in self._sites_on(value):
             if site.axis != skipped_axis:
-                value = self._gate(value, site, site.axis, has_samples=False)
+                with torch._C.DisableTorchFunction():  # as above
+                    value = self._gate(value, site, site.axis, has_samples=False)
+                setattr(value, _PARAMETER, parameter)
         return value
+
+    def _sites_on(self, value: Any) -> Sequence[Site]:
+        return self._sites.get(id(getattr(value, _PARAMETER, value)), ())
 
 
 @dataclass(frozen=True)

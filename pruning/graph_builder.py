@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph, ChannelGroup, CostForms, TensorAxis
+from pruning.channel_labels import Labels
 from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
 from pruning.tracer import Tracer
 
 
-def build_graph(tracer: Tracer) -> ChannelGraph:
+@dataclass(frozen=True)
+class Atoms:
+    """Where every atom of a trace went: its group, or NO_GROUP, and its unit in there."""
+
+    group: Labels
+    unit: Labels
+
+
+def build_graph(tracer: Tracer) -> tuple[ChannelGraph, Atoms]:
     """The graph that a finished trace describes."""
     return _GraphBuilder(tracer).build()
 
@@ -31,11 +39,11 @@ class _GraphBuilder:
         self._num_components = int(self._component.max(initial=-1)) + 1
         self._reasons = tracer.channels.pinned(self._component)
 
-    def build(self) -> ChannelGraph:
+    def build(self) -> tuple[ChannelGraph, Atoms]:
         groups, group_of = self._name_groups(self._group_components())
         unit_of = _ranks(group_of, len(groups))
-        atom_group, atom_unit = group_of[self._component], unit_of[self._component]
-        layers, residual = self._layers(atom_group), self._residual(atom_group)
+        atoms = Atoms(group_of[self._component], unit_of[self._component])
+        layers, residual = self._layers(atoms.group), self._residual(atoms.group)
         groups = tuple(
             replace(
                 group,
@@ -45,14 +53,16 @@ class _GraphBuilder:
             )
             for number, group in enumerate(groups)
         )
-        sizes = AxisSizes(atom_group, np.bincount(group_of[group_of >= 0], minlength=len(groups)))
-        return ChannelGraph(
+        units = np.bincount(group_of[group_of >= 0], minlength=len(groups))
+        sizes = AxisSizes(atoms.group, units.astype(np.int32))
+        graph = ChannelGraph(
             groups,
-            self._axes(atom_group, atom_unit),
+            self._axes(atoms),
             self._forms(sizes),
             group_split=frozenset(self._tracer.group_split),
             notes=tuple(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
         )
+        return graph, atoms
 
     def _forms(self, sizes: AxisSizes) -> CostForms:
         parameters, weights = self._parameter_terms()
@@ -66,7 +76,7 @@ class _GraphBuilder:
         )
         return CostForms(*sizes.matrix(), flops, params, weight_bytes, peak)
 
-    def _group_components(self) -> NDArray[np.int64]:
+    def _group_components(self) -> Labels:
         """A group number per component; NO_GROUP where no layer produces the component."""
         signature = np.zeros(self._num_components, dtype=np.uint64)
         random = np.random.default_rng(0).integers(
@@ -78,16 +88,14 @@ class _GraphBuilder:
         produced = np.zeros(self._num_components, dtype=bool)
         for labels in self._tracer.produced:
             produced[self._component[labels]] = True
-        numbers = np.unique(signature, return_inverse=True)[1].astype(np.int64)
+        numbers = np.unique(signature, return_inverse=True)[1].astype(np.int32)
         numbers[~produced] = NO_GROUP
         return numbers
 
-    def _name_groups(
-        self, numbers: NDArray[np.int64]
-    ) -> tuple[tuple[ChannelGroup, ...], NDArray[np.int64]]:
+    def _name_groups(self, numbers: Labels) -> tuple[tuple[ChannelGroup, ...], Labels]:
         """Groups in the order in which they are produced, and their number per component."""
         producers: dict[int, list[str]] = {}
-        first_axis: dict[int, NDArray[np.int64]] = {}
+        first_axis: dict[int, Labels] = {}
         slots = reversed(self._tracer.slots)  # of equal labels the first slot, a tensor, counts
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
         for labels in self._tracer.produced:
@@ -99,7 +107,7 @@ class _GraphBuilder:
                     found.append(layer)
                 first_axis.setdefault(number, components[numbers[components] == number])
         order = {number: i for i, number in enumerate(producers)}
-        renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int64)
+        renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int32)
         titles = _unique([found[0] if found else "group" for found in producers.values()])
         groups = tuple(
             ChannelGroup(
@@ -116,7 +124,7 @@ class _GraphBuilder:
         )
         return groups, renumbered
 
-    def _layers(self, atom_group: NDArray[np.int64]) -> dict[int, dict[str, None]]:
+    def _layers(self, atom_group: Labels) -> dict[int, dict[str, None]]:
         """Per group, every layer with an axis along its channels, in order."""
         layers: dict[int, dict[str, None]] = defaultdict(dict)
         for slot in self._tracer.slots:
@@ -124,28 +132,26 @@ class _GraphBuilder:
                 layers[number][_layer(slot.name)] = None
         return layers
 
-    def _residual(self, atom_group: NDArray[np.int64]) -> set[int]:
+    def _residual(self, atom_group: Labels) -> set[int]:
         return {
             int(number)
             for labels in self._tracer.residual
             for number in np.unique(atom_group[labels])
         }
 
-    def _axes(
-        self, atom_group: NDArray[np.int64], atom_unit: NDArray[np.int64]
-    ) -> tuple[TensorAxis, ...]:
+    def _axes(self, atoms: Atoms) -> tuple[TensorAxis, ...]:
+        """Every slot in a group; axes along the same channels share their arrays."""
         consumed = {int(labels[0]) for labels in self._tracer.consumed if len(labels)}
-        return tuple(
-            TensorAxis(
-                slot.name,
-                slot.axis,
-                atom_group[slot.labels],
-                atom_unit[slot.labels],
-                is_input=int(slot.labels[0]) in consumed,
-            )
-            for slot in self._tracer.slots
-            if len(slot.labels) and (atom_group[slot.labels] != NO_GROUP).any()
-        )
+        shared: dict[bytes, tuple[Labels, Labels]] = {}
+        axes = []
+        for slot in self._tracer.slots:
+            groups, units = atoms.group[slot.labels], atoms.unit[slot.labels]
+            if (groups != NO_GROUP).any():
+                key = groups.tobytes() + units.tobytes()
+                groups, units = shared.setdefault(key, (groups, units))
+                is_input = int(slot.labels[0]) in consumed
+                axes.append(TensorAxis(slot.name, slot.axis, groups, units, is_input))
+        return tuple(axes)
 
     def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
         """Numbers of parameters, and bytes of parameters and buffers."""
@@ -172,9 +178,9 @@ def _unique(names: list[str]) -> list[str]:
     return list(result)
 
 
-def _ranks(group_of: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
+def _ranks(group_of: Labels, num_groups: int) -> Labels:
     """Per component, its position among the components of its group."""
-    ranks = np.full(len(group_of), -1, dtype=np.int64)
+    ranks = np.full(len(group_of), -1, dtype=np.int32)
     for number in range(num_groups):
         members = np.flatnonzero(group_of == number)
         ranks[members] = np.arange(len(members))

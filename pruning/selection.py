@@ -1,22 +1,38 @@
-"""Selection: from scores and a budget to the channels that stay. Pure functions of numbers."""
+"""Selection: from scores and a target to the channels that stay. Pure functions of numbers.
+
+Channels go in the order of `pruning.ranking` until a budget is met, until a fraction of the
+filters is gone, or as long as the caller likes.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.channel_graph import ChannelGraph, ChannelGroup
 from pruning.cost import Budget, Cost
-from pruning.errors import PlanError, UnreachableBudgetError
+from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
+from pruning.ranking import MIN_CHANNELS, Chunk, Rules, Scope, removal_steps
 
-MIN_CHANNELS = 3
-"""The floor of the RNI authors' experiments: at least this many channels stay in a group."""
+__all__ = [
+    "MIN_CHANNELS",
+    "KeepPlan",
+    "Scope",
+    "least_widths",
+    "removal_order",
+    "select",
+    "select_fraction",
+    "unreachable",
+]
+
+_ROUNDING = 1e-9
+"""What a fraction such as 1 - 0.9 may lack of the number that is meant."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool
             f"channels of group {group.name!r} go together in units of {group.unit}: "
             "the plan splits a unit"
         )
+    group.check_floor(len(channels))
     return num_kept > 0
 
 
@@ -73,44 +90,141 @@ def select(
     budget: Budget,
     *,
     min_channels: int = MIN_CHANNELS,
+    divisor: int = 1,
+    scope: Scope = "global",
+    residual: bool = True,
 ) -> KeepPlan:
-    """Removes the lowest scores of all groups together until `budget` is met, and no further.
+    """Removes the lowest scores until the budget is met, and no further.
 
     scores: one score per channel, shape (width,), for each group that may lose channels; the
         channels of a unit are judged by their mean. NaN is refused. Ties are broken by order.
     budget: bounds as shares refer to the traced network.
-    min_channels: channels that stay in each group, or its width if it has fewer.
+    min_channels: channels that stay in each group; more where the network needs more. Up to
+        the default of 3 (RNI, §5.1) a group with fewer channels keeps all of them; a higher
+        floor must not be above the width of any group that is pruned.
+    divisor: a group that loses channels is left with a multiple of this (8, 16, 32 …) and of
+        its unit, the floor rounded up to one; a group too narrow for that stays whole. Channels
+        then go in chunks from one such width to the next, ranked by the mean of their scores.
+    scope: "global" ranks the channels of all groups together (RNI, §5.1; Taylor). "uniform"
+        takes the same share of every group, by its own lowest scores, rounded down to what the
+        group can lose and as far as its floor allows (UCS, the baseline of RNI, §5.1): the
+        least share that meets the budget.
+    residual: whether residual streams are pruned. RNI (§5.1) and Crowley et al. (Fig. 2)
+        leave them whole, the Taylor paper (§4.2) prunes them. If not, nobody looks at their
+        scores.
 
-    Raises UnreachableBudgetError, naming the nearest reachable cost, if the floor of every
-    scored group is still over budget.
+    Raises PlanError for scores or rules that do not fit the graph, UnreachableBudgetError,
+    naming the nearest reachable cost, if the floor of every scored group is still over budget.
     """
+    rules = Rules(min_channels, divisor, scope, residual)
+    steps = removal_steps(scores, graph, rules)
     limits = budget.absolute(graph.cost())
-    order = _removal_order(scores, graph, min_channels)
 
-    def widths_after(removed: int) -> dict[str, int]:
-        counts = np.bincount([group for group, _ in order[:removed]], minlength=len(graph.groups))
-        return {
-            name: graph.group(name).width - int(counts[graph.index(name)]) * graph.group(name).unit
-            for name in scores
-        }
+    def is_met(num_steps: int) -> bool:
+        return limits.allows(graph.cost(_widths_without(graph, steps[:num_steps])))
 
-    floor = graph.cost(widths_after(len(order)))
-    if not limits.allows(floor):
-        raise unreachable(limits, floor)
-    least = bisect_left(
-        range(len(order)),
-        True,
-        key=lambda removed: limits.allows(graph.cost(widths_after(removed))),
-    )
-    removed_units: dict[str, list[int]] = {name: [] for name in scores}
-    for group, unit in order[:least]:
-        removed_units[graph.groups[group].name].append(unit)
-    return KeepPlan(
-        {
-            name: _channels_without(graph.group(name), removed_units[name])
-            for name in sorted(scores, key=graph.index)
-        }
-    )
+    if not is_met(len(steps)):
+        raise unreachable(limits, graph.cost(_widths_without(graph, steps)))
+    least = bisect_left(range(len(steps)), True, key=is_met)
+    return _plan_without(graph, rules.prunable(graph, scores), steps[:least])
+
+
+def select_fraction(
+    scores: Mapping[str, Tensor],
+    graph: ChannelGraph,
+    fraction: float,
+    *,
+    min_channels: int = MIN_CHANNELS,
+    divisor: int = 1,
+    scope: Scope = "global",
+    residual: bool = True,
+) -> KeepPlan:
+    """Removes the lowest scores as long as no more than a fraction of the filters is gone.
+
+    fraction: of filters to remove, in [0, 1). Counted are the filters of the groups that are
+        pruned, as the papers do: RNI's 90 % of ResNet-56 are of the filters off its residual
+        streams. Where streams are pruned, each of the layers that produce them counts: all
+        filters are then all output channels of the network's convolutions and hidden layers.
+        In "uniform" scope the fraction is each group's own, and a floor that forbids it makes
+        the group lose less. So counted and rounded, the FLOPs that the RNI paper reports for
+        UCS (Tables 2 and 3: 25.19, 1.13, 50.39 and 14.79 %) come out exactly.
+
+    Everything else is as for `select`. Raises BudgetError for a fraction outside [0, 1), and
+    UnreachableBudgetError, naming what can be removed, if the floors of all groups forbid it
+    (not in "uniform" scope).
+    """
+    if not 0 <= fraction < 1:
+        raise BudgetError(f"the fraction of filters to remove must be in [0, 1), got {fraction}")
+    rules = Rules(min_channels, divisor, scope, residual)
+    steps = removal_steps(scores, graph, rules)
+    groups = rules.prunable(graph, scores)
+    if scope == "uniform":
+        most = bisect_right(steps, fraction + _ROUNDING, key=lambda step: step[0].level)
+        return _plan_without(graph, groups, steps[:most])
+    total = sum(_num_filters(group, group.num_units) for group in groups)
+    target = int(fraction * total + _ROUNDING * total)
+    removed = np.cumsum([_num_filters(graph.groups[c.group], len(c.units)) for (c,) in steps])
+    reachable = int(removed[-1]) if steps else 0
+    if reachable < target:
+        raise UnreachableBudgetError(
+            f"a fraction of {fraction:g} of {total:,} filters cannot be removed: with at least "
+            f"{min_channels} channels in each group at most {reachable:,} can (nearest "
+            f"reachable: {reachable / total:.4f})"
+        )
+    most = int(np.searchsorted(removed, target, side="right"))
+    return _plan_without(graph, groups, steps[:most])
+
+
+def removal_order(
+    scores: Mapping[str, Tensor],
+    graph: ChannelGraph,
+    *,
+    kept: KeepPlan | None = None,
+    min_channels: int = MIN_CHANNELS,
+    divisor: int = 1,
+    scope: Scope = "global",
+    residual: bool = True,
+) -> list[tuple[str, int]]:
+    """Every unit that can go, as (group name, unit), the first to go first.
+
+    The order in which `select` removes; for iterative pruning, which takes the first few. The
+    units of a chunk follow each other: with a divisor, or in "uniform" scope, a prefix that
+    ends inside a chunk or a share leaves widths in between.
+    kept: what is left after earlier removals; what it lacks is neither in the order nor looked
+        at, and floors hold for what it leaves. Everything by default.
+
+    Everything else is as for `select`. Raises PlanError likewise, and for a plan that does not
+    fit the graph.
+    """
+    rules = Rules(min_channels, divisor, scope, residual)
+    steps = removal_steps(scores, graph, rules, (kept or KeepPlan({})).units_kept(graph))
+    return [
+        (graph.groups[chunk.group].name, unit)
+        for step in steps
+        for chunk in step
+        for unit in chunk.units
+    ]
+
+
+def least_widths(
+    graph: ChannelGraph,
+    names: Iterable[str],
+    *,
+    min_channels: int = MIN_CHANNELS,
+    divisor: int = 1,
+    residual: bool = True,
+) -> dict[str, int]:
+    """The widths of these groups when `select` has removed all it may.
+
+    For a check before training: they depend on no score, and the cost at them is the least that
+    `select` can reach. Arguments as for `select`; PlanError for rules that do not fit the graph.
+    """
+    rules = Rules(min_channels, divisor, residual=residual)
+    return {
+        group.name: rules.floor(group) * group.unit
+        for group in rules.prunable(graph, names)
+        if group.pinned is None
+    }
 
 
 def unreachable(limits: Budget, floor: Cost) -> UnreachableBudgetError:
@@ -123,38 +237,30 @@ def unreachable(limits: Budget, floor: Cost) -> UnreachableBudgetError:
     return UnreachableBudgetError(f"the budget cannot be reached: {'; '.join(parts)}")
 
 
-def _floor_units(group: ChannelGroup, min_channels: int) -> int:
-    return min(group.num_units, -(-min_channels // group.unit))
+def _num_filters(group: ChannelGroup, num_units: int) -> int:
+    """Filters that produce so many units: one per channel and producer."""
+    return num_units * group.unit * max(1, len(group.producers))
 
 
-def _removal_order(
-    scores: Mapping[str, Tensor], graph: ChannelGraph, min_channels: int
-) -> list[tuple[int, int]]:
-    """(group, unit) from the least important on; the best of each group are not in it."""
-    if min_channels < 1:
-        raise PlanError(f"min_channels must be at least 1, got {min_channels}")
-    entries: list[tuple[float, int, int]] = []
-    for name, values in scores.items():
-        group = graph.group(name)
-        ranked = _unit_scores(group, values)
-        removable = np.argsort(ranked, kind="stable")[
-            : len(ranked) - _floor_units(group, min_channels)
-        ]
-        entries += [(float(ranked[u]), graph.index(name), int(u)) for u in removable]
-    return [(group, unit) for _, group, unit in sorted(entries)]
+def _widths_without(graph: ChannelGraph, steps: Sequence[tuple[Chunk, ...]]) -> dict[str, int]:
+    """The widths of the groups that lose something in these steps."""
+    removed: Counter[int] = Counter()
+    for chunk in (chunk for step in steps for chunk in step):
+        removed[chunk.group] += len(chunk.units)
+    losing = ((graph.groups[number], count) for number, count in removed.items())
+    return {group.name: group.width - count * group.unit for group, count in losing}
 
 
-def _unit_scores(group: ChannelGroup, values: Tensor) -> NDArray[np.float64]:
-    if group.pinned is not None:
-        raise PlanError(f"group {group.name!r} has scores but is pinned: {group.pinned}")
-    if values.shape != (group.width,):
-        raise PlanError(
-            f"group {group.name!r} needs {group.width} scores, got shape {tuple(values.shape)}"
-        )
-    numbers = values.detach().to("cpu", torch.float64).numpy()
-    if np.isnan(numbers).any():
-        raise PlanError(f"group {group.name!r} has a score that is not a number")
-    return np.bincount(group.unit_of_channel, weights=numbers) / group.unit
+def _plan_without(
+    graph: ChannelGraph, groups: Iterable[ChannelGroup], steps: Sequence[tuple[Chunk, ...]]
+) -> KeepPlan:
+    """What is left of `groups` after these steps."""
+    removed: dict[str, list[int]] = {group.name: [] for group in groups}
+    for chunk in (chunk for step in steps for chunk in step):
+        removed[graph.groups[chunk.group].name] += chunk.units
+    return KeepPlan(
+        {name: _channels_without(graph.group(name), units) for name, units in removed.items()}
+    )
 
 
 def _channels_without(group: ChannelGroup, removed_units: list[int]) -> tuple[int, ...]:

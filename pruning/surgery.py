@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.errors import PlanError
 from pruning.selection import KeepPlan
+from pruning.trace_records import LOSES_WHOLE_GROUPS
 
 _SIZE_ATTRIBUTE = ".num_features"
 
@@ -30,8 +31,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
         exchanged since, such as BatchNorm2d for SigmoidBatchNorm2d).
     Raises PlanError for a plan or a model that does not fit the graph.
     """
-    keep = plan.units_kept(graph)
-    positions = _kept_positions(graph, keep)
+    positions = kept_positions(graph, plan)
     _check_shapes(model, graph)
 
     def shrink(name: str, tensor: Tensor) -> Tensor:
@@ -89,6 +89,8 @@ def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> Non
 
 
 def _update_convolution(module: nn.modules.conv._ConvNd, *, is_group_split: bool) -> None:
+    if module.groups > 1:
+        setattr(module, LOSES_WHOLE_GROUPS, is_group_split)
     first, second = (int(size) for size in module.weight.shape[:2])
     if module.transposed:
         if is_group_split:
@@ -100,10 +102,12 @@ def _update_convolution(module: nn.modules.conv._ConvNd, *, is_group_split: bool
         module.in_channels, module.out_channels = second * module.groups, first
 
 
-def _kept_positions(
-    graph: ChannelGraph, keep: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, list[tuple[int, Tensor]]]:
-    """Per tensor, the axes that shrink and the positions that stay along them."""
+def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> dict[str, list[tuple[int, Tensor]]]:
+    """Per tensor that shrinks, by name: its axes that do, and the positions that stay along each.
+
+    PlanError if the plan does not fit the graph.
+    """
+    keep = plan.units_kept(graph)
     changed = np.array([not keep[group.name].all() for group in graph.groups], dtype=bool)
     offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
     flat = np.concatenate([keep[group.name] for group in graph.groups] or [np.zeros(0, bool)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,70 +17,39 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
 from pruning.cost import ExampleInput, call_arguments
+from pruning.meta_kernels import MetaKernels
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
-from pruning.operators.rule import Size, count_elements, pin_all, unlabelled
+from pruning.operators.rule import Size, aten_names, count_elements, pin_all, unlabelled
+from pruning.trace_records import LOSES_WHOLE_GROUPS, Slot, Step, Storage, StoredTensor
 
-_FACTORIES = frozenset({"aten::full", "aten::full_like", "aten::new_full", "aten::scalar_tensor"})
+_SIZES = frozenset(
+    aten_names(
+        "view _unsafe_view _reshape_alias expand repeat slice split split_with_sizes unsafe_split "
+        "unsafe_split_with_sizes as_strided as_strided_ new_empty new_zeros new_ones convolution "
+        "native_group_norm"
+    )
+)
+_SIZE_LISTS = frozenset(aten_names("full new_full constant_pad_nd affine_grid_generator"))
+"""Operators whose numbers may follow the channels: a mistake shows in the shape of what they make.
+
+Of those in _SIZE_LISTS that is so for lists of numbers only.
+"""
+
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One axis of one parameter or buffer (or a size attribute), with its labels."""
-
-    name: str
-    axis: int
-    labels: Labels
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A parameter or buffer with the labels of all its axes."""
-
-    name: str
-    axes: tuple[Labels, ...]
-    element_size: int
-    is_parameter: bool
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operator call: what must look alike when the network runs at other widths.
-
-    constants: numbers that become values or scale them; a network that computes them from a
-    width would not behave as if the removed channels were zero.
-    """
-
-    operator: str
-    module: str
-    constants: tuple[float, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    axes: tuple[AxisLabels, ...]
-
-
-@dataclass
-class Storage:
-    """The memory of one activation: bytes per element, sizes of axes, first and last step.
-
-    is_read: whether anything reads it; statistics that a kernel returns unasked are not.
-    """
-
-    element_size: int
-    sizes: list[Size]
-    first: int
-    last: int
-    is_read: bool = False
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels every tensor that a network computes, and adds up what the operators cost.
 
     tensors: parameters and buffers by name; each axis gets atoms of its own.
+    kernels: what has run on meta tensors before.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], kernels: MetaKernels | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.kernels = kernels or MetaKernels()
         self.channels = ChannelLabels()
         self.tensors: list[StoredTensor] = []
         self.slots: list[Slot] = []
@@ -91,6 +59,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.produced: list[Labels] = []
         self.consumed: list[Labels] = []
         self.group_split: set[str] = set()
+        self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
         self.storages: list[Storage] = []
         self.notes: Counter[str] = Counter()
@@ -131,6 +100,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def adds(self, labels: Labels) -> None:
         self.residual.append(labels)
 
+    def loses_whole_groups(self, weight: Tensor) -> bool | None:
+        return self.group_choices.get(self._names.get(weight, ""))
+
     def splits_groups(self, weight: Tensor) -> None:
         name = self._names.get(weight)
         if name is not None:
@@ -142,7 +114,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
-        self.steps.append(Step("torch.tensor", self.module, tuple(numbers), (), ()))
+        self.note(Step("torch.tensor", self.module, tuple(numbers), (), ()))
+
+    def note(self, step: Step) -> None:
+        """Record a step of a run that is measured."""
+        self.steps.append(step)
 
     # The dispatch itself.
 
@@ -150,7 +126,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = self.kernels(func, args, kwargs)
         call = Call(
             name=func._schema.name,
             args=args,
@@ -161,8 +137,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         pointwise = torch.Tag.pointwise in func.tags
         self._follow(call, pointwise)
         if self._is_measuring:
-            self._record(call, pointwise)
-            self._store(call, [value.alias_info is not None for value in func._schema.returns])
+            self._record(call)
+            self._store(call, _aliases(func._schema, result))
         return result
 
     @contextmanager
@@ -176,12 +152,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, call: Call, pointwise: bool) -> None:
         known = [self._known[t] for t in call.tensors if t in self._known]
-        if not known or not call.outputs:
+        if not known:
             return
         self.used.update(self._names[t] for t in call.tensors if t in self._names)
         self._operator = call.name
         rule = RULES.get(call.name) or (elementwise if pointwise else None)
-        if rule is None:
+        if rule is None or not call.outputs:
             pin_all(self, call.tensors, f"the operator {call.name} has no rule")
             found = [unlabelled(output) for output in call.outputs]
         else:
@@ -219,8 +195,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _store(self, call: Call, is_alias: list[bool]) -> None:
         for tensor in call.tensors:
             self.lives_until_here(tensor)
-        aliases = is_alias if len(is_alias) == len(call.outputs) else is_alias * len(call.outputs)
-        for output, shares in zip(call.outputs, aliases, strict=True):
+        for output, shares in zip(call.outputs, is_alias, strict=True):
             if shares and call.tensors:
                 source = self._storage_of.get(call.tensors[0])
                 if source is not None:  # parameters take no memory of activations
@@ -228,16 +203,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self.lives_from_here(output)
 
-    def _record(self, call: Call, pointwise: bool) -> None:
-        makes_values = pointwise or call.name in _FACTORIES
-        numbers = (*(call.args if makes_values else ()), *call.kwargs.values())
-        self.steps.append(
+    def _record(self, call: Call) -> None:
+        positional = () if call.name in _SIZES else call.args
+        if call.name in _SIZE_LISTS:
+            positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))
+        self.note(
             Step(
                 call.name,
                 self.module,
-                tuple(float(n) for n in numbers if isinstance(n, int | float)),
+                tuple(_numbers_in((positional, call.kwargs))),
                 tuple(tuple(output.shape) for output in call.outputs),
                 tuple(self.axes(output) for output in call.outputs),
+                tuple(self.axes(tensor) for tensor in call.tensors),
             )
         )
 
@@ -259,7 +236,7 @@ class _CompositeCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FROM_NUMBERS:
             self._tracer.makes_constant(_numbers_in((args, kwargs)))
-        if func is F.adaptive_avg_pool2d:
+        if func is F.adaptive_avg_pool2d or (func is F.interpolate and _is_area(args, kwargs)):
             count_elements(self._tracer, _first_tensor(args, kwargs))
         if func is F.instance_norm:
             affine = kwargs.get("weight") is not None
@@ -268,7 +245,9 @@ class _CompositeCalls(TorchFunctionMode):
             self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
         if func is torch.einsum:
             self._tracer.notes["fvcore rounds its count of einsum to four digits"] += 1
-        if func in (F.scaled_dot_product_attention, F.instance_norm):
+        if func in _RECURRENT:
+            self._tracer.notes[f"fvcore does not count {func.__name__}"] += 1
+        if func in (F.scaled_dot_product_attention, F.instance_norm, *_RECURRENT):
             return self._leaving_out(_everything, func, args, kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             # it calls scaled_dot_product_attention, out of this mode's sight
@@ -319,6 +298,9 @@ def run(
 def follow(tracer: Tracer, model: nn.Module, example_input: ExampleInput) -> None:
     """Run `model` under a tracer that may have seen another run of it (in another mode)."""
     positional, keyword = call_arguments(example_input)
+    for name, module in model.named_modules():
+        if hasattr(module, LOSES_WHOLE_GROUPS):
+            tracer.group_choices[f"{name}.weight"] = getattr(module, LOSES_WHOLE_GROUPS)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_module_names(model, tracer))
@@ -361,6 +343,16 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
             handle.remove()
 
 
+def _aliases(schema: Any, result: Any) -> list[bool]:
+    """Per tensor that an operator returned, whether it shares memory with an argument."""
+    values = (result,) if len(schema.returns) == 1 else result or ()
+    return [
+        declared.alias_info is not None
+        for declared, value in zip(schema.returns, values, strict=True)
+        for _ in _tensors_in(value)
+    ]
+
+
 def _numbers_in(value: Any) -> Iterator[float]:
     """Every number in nested tuples, lists and mappings."""
     if isinstance(value, int | float):
@@ -370,6 +362,12 @@ def _numbers_in(value: Any) -> Iterator[float]:
             yield from _numbers_in(item)
     elif isinstance(value, Mapping):
         yield from _numbers_in(tuple(value.values()))
+
+
+def _is_area(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether `interpolate` averages an image, for which it calls adaptive_avg_pool2d."""
+    mode = args[3] if len(args) > 3 else kwargs.get("mode")
+    return mode == "area" and _first_tensor(args, kwargs).dim() == 4
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

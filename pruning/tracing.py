@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
 from pruning.cost import ExampleInput
-from pruning.errors import TraceError
+from pruning.errors import TraceError, first_line
 from pruning.graph_builder import build_graph
-from pruning.selection import KeepPlan
-from pruning.surgery import remove_channels
-from pruning.tracer import Step, Tracer, follow, run
+from pruning.tracer import Tracer, follow, run
+from pruning.verification import Rehearsals, verified
 
 
 def trace(model: nn.Module, example_input: ExampleInput) -> ChannelGraph:
@@ -30,7 +26,8 @@ def trace(model: nn.Module, example_input: ExampleInput) -> ChannelGraph:
 
     The network runs in eval mode on meta tensors, so no arithmetic is done and no memory
     used. It then runs at other widths: a group whose removal breaks the code (a size written
-    into a reshape, say) is pinned with the reason. A network that cannot run on meta tensors
+    into a reshape, say) is pinned with the reason; one that must not get too narrow for the
+    code has `min_units`. A network that cannot run on meta tensors
     runs on real ones instead. Raises TraceError if it cannot run at all.
     """
     try:
@@ -43,16 +40,16 @@ def _trace_on(
     model: nn.Module, example_input: ExampleInput, device: torch.device | None
 ) -> ChannelGraph:
     skeleton = _moved_copy(model, device).eval()
-    inputs = _moved(example_input, device)
+    return verified(*_predicted(skeleton, _moved(example_input, device)))
+
+
+def _predicted(skeleton: nn.Module, inputs: ExampleInput) -> tuple[ChannelGraph, Rehearsals]:
+    """What one run tells, and what it can be held against; most of the trace is forgotten."""
     tracer = _run(skeleton, inputs)
     if any(p.dim() > 1 and name not in tracer.used for name, p in skeleton.named_parameters()):
         _follow_training(tracer, skeleton, inputs)
-    graph = build_graph(tracer)
-    reasons = _failing_groups(skeleton, inputs, graph, tracer)
-    for name, reason in reasons.items():
-        for labels in _labels_of(tracer, graph, name):
-            tracer.channels.pin(labels, reason)
-    return build_graph(tracer) if reasons else graph
+    graph, atoms = build_graph(tracer)
+    return graph, Rehearsals(skeleton, inputs, graph, atoms, tracer)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -92,7 +89,7 @@ def _run(model: nn.Module, inputs: ExampleInput) -> Tracer:
         shapes = ", ".join(_shapes(inputs)) or "no tensor"
         raise TraceError(
             f"{type(model).__name__} cannot run on an example input of {shapes}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
 
 
@@ -108,7 +105,7 @@ def _follow_training(tracer: Tracer, skeleton: nn.Module, inputs: ExampleInput) 
     except Exception as error:
         warnings.warn(
             f"{type(skeleton).__name__} has parameters that eval mode does not use, and does "
-            f"not run in training mode: {_first_line(error)}",
+            f"not run in training mode: {first_line(error)}",
             stacklevel=2,
         )
     finally:
@@ -134,97 +131,3 @@ def _shapes(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [shape for item in value for shape in _shapes(item)]
     return []
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
-
-
-def _failing_groups(
-    skeleton: nn.Module, inputs: ExampleInput, graph: ChannelGraph, tracer: Tracer
-) -> dict[str, str]:
-    """The groups without which the network runs differently from what the graph predicts."""
-    names = [group.name for group in graph.prunable if group.num_units > 1]
-    predictor = _Predictor(skeleton, inputs, graph, tracer)
-    return _bisect(names, predictor.difference)
-
-
-def _bisect(names: Sequence[str], difference: Any) -> dict[str, str]:
-    """The smallest sets that fail, by halving; sets that fail only together fail as one."""
-    if not names or (reason := difference(names)) is None:
-        return {}
-    if len(names) == 1:
-        return {names[0]: reason}
-    middle = len(names) // 2
-    found = {**_bisect(names[:middle], difference), **_bisect(names[middle:], difference)}
-    return found or dict.fromkeys(names, reason)
-
-
-class _Predictor:
-    """Runs the network without some channels and compares it with the prediction."""
-
-    def __init__(
-        self, skeleton: nn.Module, inputs: ExampleInput, graph: ChannelGraph, tracer: Tracer
-    ) -> None:
-        self._skeleton, self._inputs, self._graph = skeleton, inputs, graph
-        self._steps = tracer.steps
-        self._component = tracer.channels.components()
-        self._slots = {(s.name, s.axis): s.labels for s in tracer.slots}
-
-    def difference(self, names: Sequence[str]) -> str | None:
-        """Why removing channels of these groups does not work, or None if it does."""
-        plan = KeepPlan({name: self._fewer(name) for name in names})
-        smaller = remove_channels(self._skeleton, self._graph, plan)
-        try:
-            steps = _run(smaller, self._inputs).steps
-        except TraceError as error:
-            why = _first_line(error.__cause__ or error)
-            return f"a size written into the network's code ({textwrap.shorten(why, 70)})"
-        alive = self._alive(plan)
-        for before, after in itertools.zip_longest(self._steps, steps):
-            if (found := _compare(before, after, self._component, alive)) is not None:
-                return found
-        return None
-
-    def _fewer(self, name: str) -> tuple[int, ...]:
-        """Without about a third of the units, the last ones; a different number per group."""
-        group = self._graph.group(name)
-        stay = max(1, group.num_units - 1 - (group.num_units - 2) // 3)
-        return tuple(np.flatnonzero(group.unit_of_channel < stay).tolist())
-
-    def _alive(self, plan: KeepPlan) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        alive = np.ones(int(self._component.max(initial=-1)) + 1, dtype=bool)
-        kept = plan.units_kept(self._graph)
-        for axis in self._graph.axes:
-            components = self._component[self._slots[axis.tensor, axis.axis]]
-            for number in np.unique(axis.groups[axis.groups >= 0]).tolist():
-                here = axis.groups == number
-                alive[components[here]] = kept[self._graph.groups[number].name][axis.units[here]]
-        return alive
-
-
-def _compare(before: Step | None, after: Step | None, component: Any, alive: Any) -> str | None:
-    if before is None or after is None or before.operator != after.operator:
-        return "the network takes another path through its code with fewer channels"
-    where = f"{before.operator} in {before.module or 'the network'}"
-    if before.constants != after.constants:
-        return f"{where} uses a number that is computed from the number of channels"
-    for shape, axes, new_shape in zip(before.shapes, before.axes, after.shapes, strict=True):
-        expected = tuple(
-            size if labels is None else int(alive[component[labels]].sum())
-            for size, labels in zip(shape, axes, strict=True)
-        )
-        if expected != new_shape:
-            return f"{where} has a size written into the network's code"
-    return None
-
-
-def _labels_of(tracer: Tracer, graph: ChannelGraph, name: str) -> list[Any]:
-    number = graph.index(name)
-    by_axis = {(axis.tensor, axis.axis): axis.groups == number for axis in graph.axes}
-    return [
-        slot.labels[by_axis[slot.name, slot.axis]]
-        for slot in tracer.slots
-        if (slot.name, slot.axis) in by_axis and by_axis[slot.name, slot.axis].any()
-    ]

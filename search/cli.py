@@ -1,4 +1,4 @@
-"""The command line: `espalier search | inspect | pareto | export | ui`.
+"""The command line: `espalier search | correlate | inspect | pareto | export | ui`.
 
 Bad input gets one line on standard error and exit status 2.
 """
@@ -25,6 +25,7 @@ from search.config import (
     from_mapping,
     read_toml,
 )
+from search.correlation_config import UNUSED_TRAINING, CorrelationConfig
 
 _TABLES: dict[str, type] = {"data": DataConfig, "training": TrainingConfig}
 _FLAG_NAMES = {"source": "data", "root": "data_root"}
@@ -39,18 +40,24 @@ def cli() -> None:
     """Search for Pareto-optimal smaller convolutional networks within a budget."""
 
 
-def _search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """One flag per field of SearchConfig and its tables; help and defaults stand there."""
-    options = [*_options_of(SearchConfig, ""), *_options_of(DataConfig, "data")]
-    options += _options_of(TrainingConfig, "training")
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """One flag per field of `cls` and its tables; help and defaults stand there."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        tables = (("", cls), *_TABLES.items())
+        options = [option for name, table in tables for option in _options_of(table, name, without)]
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def _options_of(cls: type[Any], table: str) -> list[Callable[..., Any]]:
+def _options_of(cls: type[Any], table: str, without: tuple[str, ...]) -> list[Callable[..., Any]]:
     return [
-        _option_of(field, table) for field in dataclasses.fields(cls) if field.name not in _TABLES
+        _option_of(field, table)
+        for field in dataclasses.fields(cls)
+        if field.name not in _TABLES and field.name not in without
     ]
 
 
@@ -86,7 +93,7 @@ def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
 
 @cli.command()
 @click.option("--config", "config_file", type=click.Path(), help="TOML file; flags override it")
-@_search_options
+@_options(SearchConfig)
 def search(config_file: str | None, **flags: Any) -> None:
     """Search for smaller networks within a budget; run it again to continue it."""
     from rich.console import Console  # noqa: PLC0415 - the commands below need none of this
@@ -149,6 +156,34 @@ def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+@cli.command()
+@_options(CorrelationConfig, without=UNUSED_TRAINING)
+def correlate(**flags: Any) -> None:
+    """Show how well criteria predict what removing a channel does to the loss.
+
+    The network is trained; then every channel of it is removed in turn, which is the oracle.
+    """
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from search.correlation_report import study_notes, study_table  # noqa: PLC0415
+    from search.correlation_study import run  # noqa: PLC0415
+
+    given = _overridden({}, flags)
+    tables = {name: cls(**given.pop(name, {})) for name, cls in _TABLES.items()}
+    config = CorrelationConfig(**given, **tables)
+    console = Console(highlight=False)
+    try:
+        study = run(config, console=console)
+    except KeyboardInterrupt:
+        click.echo("\nStopped. Nothing is kept; the same command begins again.", err=True)
+        sys.exit(130)
+    console.print("\nCorrelation with the oracle", style="bold")
+    console.print(study_table(study))
+    for note in study_notes(study):
+        console.print(note, style="dim", markup=False)
+    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)
 
 
 @cli.command()

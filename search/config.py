@@ -18,6 +18,7 @@ from typing import Any
 
 from pruning.cost import Budget
 from pruning.errors import ConfigError
+from search.methods import granularity, method
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -97,12 +98,22 @@ class SearchConfig:
     )
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    trials: int = _option(8, "how many (λ_S, b, target FLOPs) are tried")
+    criterion: tuple[str, ...] = _option(
+        ("rni",), "pruning methods to try, joined by commas, such as rni,taylor,fisher"
+    )
+    granularity: tuple[str, ...] = _option(
+        ("filter",),
+        "what to prune, to try in turn: filter, branch … joined by commas; together: filter+branch",
+    )
+    trials: int = _option(8, "how many proposals (method, its settings, target FLOPs) are tried")
     ladder: tuple[float, ...] = _option(
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
     )
     profiles: int = _option(2, "how many shapes of the front are rescaled over the ladder")
     min_channels: int = _option(3, "channels that stay in every layer")
+    scoring_batches: int = _option(
+        30, "minibatches of training images that a criterion which needs data looks at"
+    )
     prune_residual: bool = _option(False, "also prune channels that residual branches share")
     seed: int = _option(0, "seed of data splits, weights, batches and proposals")
     concurrency: int | None = _option(
@@ -117,7 +128,18 @@ class SearchConfig:
         object.__setattr__(self, "budget", tuple(self.budget))
         object.__setattr__(self, "ladder", tuple(float(part) for part in self.ladder))
         Budget.parse(*self.budget)
-        for name in ("trials", "profiles", "min_channels"):
+        for name in ("criterion", "granularity"):
+            _require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+        mixtures = dict.fromkeys(granularity(text) for text in self.granularity)
+        object.__setattr__(self, "granularity", tuple(mixtures))
+        for name in self.criterion:
+            if method(name).prunes_untrained and mixtures.keys() != {"filter"}:
+                raise ConfigError(
+                    f"{name} prunes before training, when gates have learned nothing: "
+                    "leave it out, or every granularity but filter"
+                )
+        for name in ("trials", "profiles", "min_channels", "scoring_batches"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 2³² − 1", self.seed)
         _require(
@@ -153,6 +175,13 @@ class SearchConfig:
 
 
 DEVICES = ("auto", "cpu", "cuda")
+
+
+def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Names given one by one or joined by commas, each once, in order."""
+    names = (name.strip() for text in texts for name in text.split(","))
+    return tuple(dict.fromkeys(names))
+
 
 _TABLES: dict[str, type] = {"data": DataConfig, "training": TrainingConfig}
 

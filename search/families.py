@@ -31,9 +31,7 @@ def members(
     ]
     for outcome, profile in chosen:
         key = f"from-scratch-{outcome.trial}"
-        tasks.append(
-            MemberTask(key, "from-scratch", outcome.trial, None, 1.0, dict(profile.widths))
-        )
+        tasks.append(_task(key, "from-scratch", outcome.trial, profile))
     uniform = WidthProfile.of(preflight.graph, preflight.groups)
     for rung in config.ladder:
         budget = preflight.limits.scaled(rung)
@@ -57,16 +55,31 @@ def _member(
     *,
     rung: float,
 ) -> MemberTask:
-    alpha = find_alpha(profile, preflight.graph, budget)
-    widths = dict(scaled(profile, preflight.graph, alpha).widths)
+    graph = preflight.graph_of(profile)
+    alpha = find_alpha(profile, graph, budget)
+    shape = scaled(profile, graph, alpha)
     percent = f"{100 * rung:g}".replace(".", "_")
     middle = "" if trial is None else f"-{trial}"
-    return MemberTask(f"{origin}{middle}-b{percent}", origin, trial, rung, alpha, widths)
+    key = f"{origin}{middle}-b{percent}"
+    return _task(key, origin, trial, shape, rung=rung, alpha=alpha)
+
+
+def _task(
+    key: str,
+    origin: Origin,
+    trial: int | None,
+    profile: WidthProfile,
+    *,
+    rung: float | None = None,
+    alpha: float = 1.0,
+) -> MemberTask:
+    removed = tuple((structure.kind, structure.name) for structure in profile.removed)
+    return MemberTask(key, origin, trial, rung, alpha, dict(profile.widths), removed)
 
 
 def _without_twins(tasks: Sequence[MemberTask]) -> list[MemberTask]:
     """Of tasks with equal widths and seeds, which would end in equal weights, the first."""
     seen: dict[tuple[int | None, str], MemberTask] = {}
     for task in tasks:
-        seen.setdefault((task.trial, WidthProfile(task.widths).digest), task)
+        seen.setdefault((task.trial, task.profile.digest), task)
     return list(seen.values())

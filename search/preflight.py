@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from copycat.build import without_removed
 from copycat.builder import Builder
+from copycat.width_profile import WidthProfile
 from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget, Cost, format_count
-from pruning.criteria import SigmoidScale
 from pruning.errors import CriterionError, ModelError, TraceError
-from pruning.selection import unreachable
-from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
+from pruning.selection import least_widths, unreachable
+from pruning.structures import KINDS, remove_structures, structures
 from pruning.tracing import trace
 from search.config import SearchConfig
+from search.methods import method, parts_of
 
 
 @dataclass(frozen=True)
 class Preflight:
     """What every trial of a search shares; it holds no weights and can be sent anywhere.
 
-    groups: names of the channel groups that are scored and pruned.
+    groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
-    floor: the least cost that pruning can reach.
+    floor: the least cost that every granularity of the search can reach.
     """
 
     builder: Builder
@@ -41,6 +45,15 @@ class Preflight:
     def example_input(self) -> torch.Tensor:
         """Zeros, 1×C×H×W."""
         return torch.zeros(1, *self.input_shape)
+
+    def graph_of(self, profile: WidthProfile) -> ChannelGraph:
+        """The graph that prices this shape: without the structures that it lacks."""
+        if not profile.removed:
+            return self.graph
+        with torch.random.fork_rng(devices=[]):  # weights do not matter here
+            base = self.builder()
+        example_input = self.example_input
+        return trace(without_removed(base, profile, example_input), example_input)
 
     @property
     def flops_limit(self) -> int:
@@ -76,7 +89,7 @@ def check(
 
     Raises UnreachableBudgetError naming the nearest reachable value, ModelError for a network
     that cannot run on these images or puts out another number of classes, CriterionError for
-    one without batch normalisation along a prunable group.
+    one that a method of the search cannot judge or that lacks a granularity.
     """
     model = builder()
     try:
@@ -84,28 +97,83 @@ def check(
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     _check_output(config, model, input_shape, len(classes))
-    groups = _scored_groups(config, model, graph)
+    groups = judged_groups(config, model, graph, config.criterion)
     budget = Budget.parse(*config.budget)
     base = graph.cost()
-    floor = graph.cost(graph.floor_widths(groups, config.min_channels))
     limits = budget.absolute(base)
-    if not limits.allows(floor):
-        raise unreachable(limits, floor)
+    example_input = torch.zeros(1, *input_shape)
+    floors = [_floor(g, config, model, graph, example_input) for g in config.granularity]
+    for floor in floors:
+        if not limits.allows(floor):
+            raise unreachable(limits, floor)
+    floor = max(floors, key=lambda cost: cost.flops)
     return Preflight(builder, graph, groups, input_shape, classes, budget, limits, base, floor)
 
 
-def _scored_groups(config: SearchConfig, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
-    covered = SigmoidScale().covers(to_sigmoid_batchnorm(model), graph)
-    groups = tuple(
-        name for name in covered if config.prune_residual or not graph.group(name).residual
+def judged_groups(
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph, criteria: Iterable[str]
+) -> tuple[str, ...]:
+    """The groups that every one of these methods can judge and the search may prune."""
+    covered = [
+        chosen.criterion({}).covers(chosen.prepared(model, 0), graph)
+        for chosen in map(method, criteria)
+        if chosen.criterion is not None
+    ]
+    return tuple(
+        group.name
+        for group in graph.prunable
+        if (config.prune_residual or not group.residual)
+        and all(group.name in names for names in covered)
     )
-    if not groups:
-        residual = " besides residual streams (--prune-residual prunes those)" if covered else ""
-        raise CriterionError(
-            f"{config.model} has no prunable channels with batch normalisation{residual}: "
-            "RNI needs them; choose a network with BatchNorm2d behind its convolutions"
+
+
+def _nothing_to_prune(
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph
+) -> CriterionError:
+    """Why no group can be judged by all methods of the search."""
+    wider = dataclasses.replace(config, prune_residual=True)
+    if judged_groups(wider, model, graph, config.criterion):
+        return CriterionError(
+            f"{config.model} has no prunable channels besides residual streams: "
+            "--prune-residual prunes those"
         )
-    return groups
+    for name in config.criterion:
+        if not judged_groups(wider, model, graph, [name]):
+            needs = " with batch normalisation" if method(name).reads_batchnorm else ""
+            return CriterionError(
+                f"{config.model} has no prunable channels{needs}, which {name} judges: choose "
+                "another network or criterion"
+            )
+    names = ", ".join(config.criterion)
+    return CriterionError(f"{config.model} has no channels that all of {names} can judge")
+
+
+def _floor(
+    granularity: str,
+    config: SearchConfig,
+    model: nn.Module,
+    graph: ChannelGraph,
+    example_input: torch.Tensor,
+) -> Cost:
+    """The least cost that pruning this mixture is sure to reach.
+
+    With channels in it that is their floor, whatever gates leave of the structures. Raises
+    CriterionError if the network has nothing of one part.
+    """
+    parts = parts_of(granularity)
+    kinds = [part for part in KINDS if part in parts]
+    found = structures(model, example_input, kinds) if kinds else ()
+    for kind in kinds:
+        if not any(structure.kind == kind for structure in found):
+            raise CriterionError(
+                f"{config.model} has no {kind} that could go: leave {kind} out of --granularity"
+            )
+    if "filter" not in parts:
+        return trace(remove_structures(model, example_input, found), example_input).cost()
+    groups = judged_groups(config, model, graph, config.criterion)
+    if not groups:
+        raise _nothing_to_prune(config, model, graph)
+    return graph.cost(least_widths(graph, groups, min_channels=config.min_channels))
 
 
 def _check_output(

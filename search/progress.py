@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruning.cost import format_count
+from pruning.scaling_factors import GRANULARITIES
 from search.tasks import EpochRecord, Outcome, Task, TrialTask
 
 _SHOWN_ROWS = 24
@@ -143,10 +144,20 @@ def _what(task: Task) -> str:
     if isinstance(task, TrialTask):
         proposal = task.proposal
         target = format_count(proposal.target_flops)
-        return f"λ_S {proposal.strength:.2g}  b {proposal.shift:.2f}  target {target}"
+        settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
+        parts = (proposal.criterion, settings, f"target {target}")
+        return "  ".join(part for part in parts if part)
     if task.rung is None:
         return f"shape of trial {task.trial}"
     return f"α {task.alpha:.3f}  {task.rung:.0%} of the budget"
+
+
+def _symbol(setting: str) -> str:
+    """How the papers write a setting, such as rni.strength."""
+    owner, _, name = setting.partition(".")
+    if owner in GRANULARITIES:
+        return f"λ_{owner}"
+    return {"strength": "λ_S", "shift": "b"}.get(name, name)
 
 
 def _style(state: str) -> str:

@@ -12,6 +12,7 @@ from mlflow_server.runs import EndStatus, RunRecorder
 from pruning.cost import Cost
 from search.config import SearchConfig
 from search.preflight import Preflight
+from search.space import Proposal
 from search.tasks import EpochRecord, MemberTask, Outcome, Task, TrialTask
 
 SEARCH = "search"
@@ -34,6 +35,8 @@ class Recording:
             kind="search",
             name=config.name,
             params={
+                schema.PARAM_CRITERION: ",".join(config.criterion),
+                schema.PARAM_GRANULARITY: ",".join(config.granularity),
                 schema.PARAM_MODEL: config.model,
                 schema.PARAM_DATA: config.data.source,
                 schema.PARAM_BUDGET: str(preflight.budget),
@@ -44,8 +47,8 @@ class Recording:
             tags=self._budget,
             description=(
                 f"Search for smaller networks than {config.model} on {config.data.source} "
-                f"within {preflight.budget}. Its runs: every trial (one λ_S, b and target), and "
-                "every architecture that came of it."
+                f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
+                "target), and every architecture that came of it."
             ),
         )
         recorder.log_metrics(
@@ -66,14 +69,10 @@ class Recording:
                 name=f"trial {task.number}",
                 parent=SEARCH,
                 tags=self._budget,
-                params={
-                    schema.PARAM_SPARSITY_STRENGTH: task.proposal.strength,
-                    schema.PARAM_SHIFT: task.proposal.shift,
-                    schema.PARAM_TARGET_FLOPS: task.proposal.target_flops,
-                },
+                params=_params(task.proposal),
                 description=(
-                    "Sparse training with RNI, pruning to the target, fine-tuning. Steps of the "
-                    "curves are epochs."
+                    "Training with the method's penalty, pruning to the target, fine-tuning. "
+                    "Steps of the curves are epochs."
                 ),
             )
         else:
@@ -191,6 +190,31 @@ def _details(outcome: Outcome) -> dict[str, float]:
     return {
         schema.METRIC_ACCURACY_AFTER_FINE_TUNING: outcome.validation_accuracy,
         **outcome.details,
+    }
+
+
+_SETTINGS = {
+    "strength": schema.PARAM_SPARSITY_STRENGTH,
+    "shift": schema.PARAM_SHIFT,
+    "t": schema.PARAM_POLARIZATION_T,
+}
+_STRENGTHS = {
+    "layer": schema.PARAM_LAYER_STRENGTH,
+    "branch": schema.PARAM_BRANCH_STRENGTH,
+    "block": schema.PARAM_BLOCK_STRENGTH,
+}
+
+
+def _params(proposal: Proposal) -> dict[str, str | float]:
+    """A proposal under the schema's names."""
+    own = proposal.settings_of_criterion
+    gates = {name: proposal.settings_of(name) for name in _STRENGTHS}
+    return {
+        schema.PARAM_CRITERION: proposal.criterion,
+        schema.PARAM_GRANULARITY: proposal.granularity,
+        **{_SETTINGS[name]: value for name, value in own.items()},
+        **{_STRENGTHS[name]: found["strength"] for name, found in gates.items() if found},
+        schema.PARAM_TARGET_FLOPS: proposal.target_flops,
     }
 
 

@@ -28,6 +28,7 @@ from search import datasets, models
 from search.config import SearchConfig, to_mapping
 from search.families import members
 from search.launch import cluster, run_tasks
+from search.minibatches import steps_per_epoch
 from search.pareto import front
 from search.preflight import check
 from search.progress import Progress
@@ -36,7 +37,7 @@ from search.report import CONFIG_FILE, RESULTS_FILE, Results, contests, plot_fro
 from search.space import SearchSpace
 from search.study import StudySource
 from search.tasks import EpochRecord, MemberTask, Observers, Outcome, Task, TaskList, TaskSource
-from search.training import steps_per_epoch, total_push
+from search.training import total_push
 from search.trial import Workshop
 
 _STUDY, _PLOT = "study.journal", "front.png"
@@ -223,7 +224,7 @@ class _Session:
         targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
         return StudySource(
             config.directory / _STUDY,
-            SearchSpace.derive(push, (low, high)),
+            SearchSpace(push, (low, high), config.criterion, config.granularity),
             preflight.limits,
             config.trials,
             seed=config.seed,

@@ -1,73 +1,166 @@
-"""What a search tunes: λ_S and b of RNI, and the FLOPs to prune to."""
+"""What a search tunes: the method and its own settings, and the FLOPs to prune to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+)
 
-PUSH = (10.0, 1000.0)
-"""Range of the total push on γ, λ_S · Σ lr_σ / (1 − momentum).
+from pruning.scaling_factors import Granularity
+from search.methods import GATE_STRENGTH, Range, method, parts_of
 
-The RNI authors' settings push 660 (VGG-16) and 66 (ResNet-56); below 10 nothing recedes, and
-above 1,000 everything does.
-"""
+_TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
 
-SHIFT = (0.0, 3.0)
-"""Range of b; the RNI paper's experiments use 0 and 3."""
+
+@dataclass(frozen=True)
+class Push:
+    """Σ over the steps of sparse training of learning rate / (1 − momentum).
+
+    scale: of σBN scales and gates.  weight: of everything else.
+    """
+
+    scale: float
+    weight: float
+
+    def distribution(self, values: Range) -> FloatDistribution:
+        """Strengths log-uniform so that their push stays in range; other settings uniform."""
+        if values.push is None:
+            return FloatDistribution(values.low, values.high)
+        total = self.scale if values.push == "scale" else self.weight
+        return FloatDistribution(values.low / total, values.high / total, log=True)
 
 
 @dataclass(frozen=True)
 class Proposal:
     """One point of the space.
 
-    strength: λ_S of RNI.  shift: b of RNI.  target_flops: what to prune to (fvcore).
+    criterion: name of the method.  granularity: what is pruned, such as filter+branch.
+    settings: of the method and of the gates, under names such as rni.strength (λ_S of RNI),
+        rni.shift (its b) or branch.strength.
+    target_flops: what to prune to (fvcore).
     """
 
-    strength: float
-    shift: float
+    criterion: str
+    granularity: str
+    settings: Mapping[str, float]
     target_flops: int
+
+    @property
+    def granularities(self) -> tuple[Granularity, ...]:
+        """What is pruned, part by part."""
+        return parts_of(self.granularity)
+
+    @property
+    def settings_of_criterion(self) -> dict[str, float]:
+        """What the method's own functions take."""
+        return self.settings_of(self.criterion)
+
+    def settings_of(self, owner: str) -> dict[str, float]:
+        """The settings of a method or granularity, under their own names."""
+        prefix = f"{owner}."
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self.settings.items()
+            if name.startswith(prefix)
+        }
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Ranges of the three dimensions: λ_S and the target log-uniform, b uniform."""
+    """The methods to choose from with the settings of each, and the range of the target.
 
-    strength: tuple[float, float]
-    shift: tuple[float, float]
+    criteria, granularities: at least one of each; a dimension only where there are several.
+    target_flops: least and most, drawn log-uniformly.
+    """
+
+    push: Push
     target_flops: tuple[float, float]
-
-    @classmethod
-    def derive(cls, total_push: float, target_flops: tuple[float, float]) -> SearchSpace:
-        """λ_S from the training schedule, so that the push stays within PUSH.
-
-        total_push: Σ over steps of lr_σ / (1 − momentum), the push at λ_S = 1.
-        """
-        return cls((PUSH[0] / total_push, PUSH[1] / total_push), SHIFT, target_flops)
+    criteria: tuple[str, ...] = ("rni",)
+    granularities: tuple[str, ...] = ("filter",)
 
     @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The space in Optuna's terms."""
+    def is_conditional(self) -> bool:
+        """Whether some settings only exist for some choices."""
+        return len(self.criteria) > 1 or len(self.granularities) > 1
+
+    def openings(self, targets: Sequence[float]) -> list[dict[str, Any]]:
+        """Parts of the first points: each target, criterion and granularity at least once."""
+        choices: dict[str, Sequence[Any]] = {_TARGET: targets}
+        if self.criteria[1:]:
+            choices[_CRITERION] = self.criteria
+        if self.granularities[1:]:
+            choices[_GRANULARITY] = self.granularities
+        count = max(map(len, choices.values()))
+        return [
+            {name: values[number % len(values)] for name, values in choices.items() if values}
+            for number in range(count)
+        ]
+
+    def propose(self, trial: optuna.Trial) -> Proposal:
+        """Let Optuna choose a point, one dimension after the other."""
+
+        def choose(name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
+            if isinstance(distribution, CategoricalDistribution):
+                return trial.suggest_categorical(name, distribution.choices)
+            assert isinstance(distribution, FloatDistribution)
+            return trial.suggest_float(
+                name, distribution.low, distribution.high, log=distribution.log
+            )
+
+        return self._point(choose)
+
+    def proposal(self, params: Mapping[str, Any]) -> Proposal | None:
+        """The point that Optuna's parameters describe, or None if some are missing."""
+        try:
+            return self._point(lambda name, _: params[name])
+        except KeyError:
+            return None
+
+    def _point(self, choose: Callable[[str, BaseDistribution], Any]) -> Proposal:
         low, high = self.target_flops
-        return {
-            "strength": FloatDistribution(*self.strength, log=True),
-            "shift": FloatDistribution(*self.shift),
-            "target_flops": FloatDistribution(low, max(low, high), log=True),
+        target = choose(_TARGET, FloatDistribution(low, max(low, high), log=True))
+        criterion = self._choice(_CRITERION, self.criteria, choose)
+        granularity = self._choice(_GRANULARITY, self.granularities, choose)
+        settings = {
+            name: float(choose(name, distribution))
+            for name, distribution in self._settings(criterion, granularity)
         }
+        return Proposal(criterion, granularity, settings, int(target))
 
-    def proposal(self, params: dict[str, Any]) -> Proposal:
-        """A point from Optuna's parameters."""
-        return Proposal(
-            float(params["strength"]), float(params["shift"]), int(params["target_flops"])
-        )
+    @staticmethod
+    def _choice(
+        name: str, choices: tuple[str, ...], choose: Callable[[str, BaseDistribution], Any]
+    ) -> str:
+        return str(choose(name, CategoricalDistribution(choices))) if choices[1:] else choices[0]
+
+    def _settings(
+        self, criterion: str, granularity: str
+    ) -> Iterator[tuple[str, FloatDistribution]]:
+        for name, values in method(criterion).settings.items():
+            yield f"{criterion}.{name}", self.push.distribution(values)
+        for part in parts_of(granularity):
+            if part != "filter":
+                yield f"{part}.strength", self.push.distribution(GATE_STRENGTH)
 
 
-def sampler(seed: int, num_trials: int) -> optuna.samplers.BaseSampler:
-    """Multivariate TPE that expects several trials at once; a quarter of them is random."""
+def sampler(
+    seed: int, num_trials: int, *, is_conditional: bool = False
+) -> optuna.samplers.BaseSampler:
+    """Multivariate TPE that expects several trials at once; a quarter of them is random.
+
+    is_conditional: settings are modelled together with those that always go with them.
+    """
     return optuna.samplers.TPESampler(
         multivariate=True,
+        group=is_conditional,
         constant_liar=True,
         n_startup_trials=max(4, num_trials // 4),
         seed=seed,

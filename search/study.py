@@ -26,7 +26,8 @@ class StudySource:
     """Proposes trials until `num_trials` have finished or failed, over restarts.
 
     file: the study's journal; created if missing, continued if there.
-    first_targets: FLOPs of the first trials, so that each rung of the ladder is met once.
+    first_targets: FLOPs of the first trials, so that each rung of the ladder is met once; each
+        method and granularity comes up once among the first trials, too.
     lost: trials that an earlier process did not finish; they are proposed again.
     """
 
@@ -54,10 +55,14 @@ class StudySource:
             )
             self._study.set_metric_names(list(OBJECTIVES))
             # After a restart the same seed would propose the first trials all over again.
-            self._study.sampler = sampler((seed + len(self._study.trials)) % 2**32, num_trials)
+            self._study.sampler = sampler(
+                (seed + len(self._study.trials)) % 2**32,
+                num_trials,
+                is_conditional=space.is_conditional,
+            )
         if not self._study.trials:
-            for target in first_targets[:num_trials]:
-                self._study.enqueue_trial({"target_flops": target})
+            for params in space.openings(first_targets)[:num_trials]:
+                self._study.enqueue_trial(params)
         self.lost = self._retry_orphans()
 
     def __len__(self) -> int:
@@ -84,9 +89,9 @@ class StudySource:
     def next(self) -> Task | None:
         if len(self) == 0:
             return None
-        trial = self._study.ask(self._space.distributions)
+        trial = self._study.ask()
         self._running[trial.number] = trial
-        return TrialTask(trial.number, self._space.proposal(trial.params))
+        return TrialTask(trial.number, self._space.propose(trial))
 
     def finished(self, task: Task, outcome: Outcome) -> None:
         trial = self._running.pop(_number(task))
@@ -123,8 +128,8 @@ class StudySource:
             storage = self._study._storage
             storage.set_trial_user_attr(trial._trial_id, _FAILURE, _INTERRUPTED)
             self._study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params.keys() == self._space.distributions.keys():
-                lost.append(TrialTask(trial.number, self._space.proposal(trial.params)))
+            if (proposal := self._space.proposal(trial.params)) is not None:
+                lost.append(TrialTask(trial.number, proposal))
         return lost
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from copycat.width_profile import WidthProfile
+from pruning.structures import Kind, Structure
 from search.space import Proposal
 
 Origin = Literal["fine-tuned", "from-scratch", "copycat", "uniform"]
 """How weights came about: pruned and fine-tuned; the same shape from scratch; a rescaled shape
 from scratch; the base network narrowed by one factor, from scratch."""
+
+Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
+"""What a network goes through; plain training is that of one pruned at initialisation."""
 
 ORIGINS: tuple[Origin, ...] = ("fine-tuned", "from-scratch", "copycat", "uniform")
 
@@ -36,6 +41,7 @@ class MemberTask:
     key: name of the architecture.  trial: whose shape it is; None for a uniform network.
     rung: fraction of the budget that it fills; None for the very shape of the trial.
     alpha: factor on the widths of that shape.  widths: channels per group.
+    removed: kind and name of the structures that shape lacks.
     """
 
     key: str
@@ -44,6 +50,12 @@ class MemberTask:
     rung: float | None
     alpha: float
     widths: Mapping[str, int]
+    removed: Sequence[tuple[Kind, str]] = ()
+
+    @property
+    def profile(self) -> WidthProfile:
+        """The shape to train."""
+        return WidthProfile(self.widths, tuple(Structure(*pair) for pair in self.removed))
 
 
 Task = TrialTask | MemberTask
@@ -89,7 +101,7 @@ class EpochRecord:
     stage: what the task is doing.  step: epochs since the task began, from 1, of `num_steps`.
     """
 
-    stage: Literal["sparse training", "fine-tuning", "from scratch"]
+    stage: Stage
     step: int
     num_steps: int
     train_loss: float

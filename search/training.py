@@ -21,10 +21,13 @@ from torch import Tensor, nn
 
 from pruning.cost import evaluating, in_mode
 from pruning.errors import DataError, TrainingDivergedError
+from pruning.scaling_factors import ScalingFactors
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
 from search.config import TrainingConfig
-from search.datasets import Augmentation, ImageData
+from search.datasets import ImageData
 from search.image_sources import ImageSource
+from search.minibatches import Minibatches, images_trained_on
+from search.space import Push
 
 Penalty = Callable[[nn.Module], Tensor]
 
@@ -68,111 +71,21 @@ class TrainingReport:
         return self.epochs[-1].images_seen
 
 
-class Minibatches:
-    """Normalised minibatches of one part of a data set, prepared on `device`.
-
-    Images in memory are moved to the device once, as bytes. Batches are pairs of images,
-    float32 (n, C, H, W) in channels-last order with mean 0 and deviation 1 per channel, and
-    labels, int64 (n,).
-    """
-
-    def __init__(
-        self,
-        source: ImageSource,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
-        self._source = source.to(device)
-        self._batch_size = batch_size
-        deviations = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
-        means = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-        self._factor = 1 / (255 * deviations)
-        self._offset = -means / deviations
-
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, as it is."""
-        for images, chunk in self._read(torch.arange(len(self._source))):
-            yield self._normalised(images), self._source.labels[chunk]
-
-    def shuffled(
-        self, augmentation: Augmentation, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of training: a random order, every image cropped and mirrored at random.
-
-        Around the image are black pixels (zeros before normalisation), as in the papers. The
-        last batch may be short; if only one image were left for it, that image sits out this
-        epoch, because batch norm cannot train on one. All random numbers come from
-        `generator`, a CPU generator.
-        """
-        count = len(self._source)
-        padding = augmentation.crop_padding
-        order = torch.randperm(count, generator=generator)
-        rows, columns = torch.randint(2 * padding + 1, (2, count), generator=generator)
-        flips = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
-        shifts = torch.stack([rows, columns, flips.long()]).to(self._factor.device)
-        start = 0
-        for images, chunk in self._read(order[: _trained_on(count, self._batch_size)]):
-            rows, columns, flips = shifts[:, start : start + len(images)]
-            start += len(images)
-            cropped = crop_and_flip(images, rows, columns, flips.bool(), padding)
-            yield self._normalised(cropped), self._source.labels[chunk]
-
-    def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self._source.read(order, self._batch_size)
-        chunks = torch.split(order.to(self._factor.device), self._batch_size)
-        return zip(batches, chunks, strict=True)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        floats = images.to(torch.float32, memory_format=torch.channels_last)
-        return floats.mul_(self._factor).add_(self._offset)
-
-
-def crop_and_flip(
-    images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor, padding: int
-) -> Tensor:
-    """A window of each image after padding it with zeros, mirrored where `flips` is true.
-
-    `images` is (n, C, H, W) of any type; window i starts at row rows[i] and column columns[i]
-    of the padded image, int64 (n,) from 0 to 2·padding; `flips` is bool (n,). Returns
-    (n, C, H, W).
-    """
-    count, channels, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    down = torch.arange(height, device=images.device) + rows[:, None]
-    across = torch.arange(width, device=images.device).expand(count, width)
-    across = torch.where(flips[:, None], width - 1 - across, across) + columns[:, None]
-    places = down[:, :, None] * padded.shape[3] + across[:, None, :]
-    places = places.view(count, 1, height * width).expand(count, channels, -1)
-    return padded.flatten(2).gather(2, places).view(images.shape)
-
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Optimisation steps in one epoch: a last batch of a single image is left out."""
-    return math.ceil(_trained_on(num_images, batch_size) / batch_size)
-
-
-def _trained_on(num_images: int, batch_size: int) -> int:
-    lonely = batch_size > 1 and num_images % batch_size == 1
-    return num_images - lonely
-
-
 def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
     """The rate of ordinary parameters in `epoch` (from 0): a tenth from 50 %, again from 75 %."""
     drops = (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)
     return float(config.learning_rate / 10**drops)
 
 
-def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> float:
-    """Σ over steps of lr_σ(t) / (1 − momentum), lr_σ being the learning rate of σBN scales.
+def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> Push:
+    """Σ over steps of learning rate / (1 − momentum), of σBN scales and of ordinary weights.
 
     A penalty of strength λ_S moves a scale by about λ_S times this (where its gradient is
     one), so λ_S for another schedule follows from a wanted push: push / total_push.
     """
     rates = sum(learning_rate(config, epoch, epochs) for epoch in range(epochs))
-    return _SIGMOID_SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
+    weight = rates * steps_per_epoch / (1 - _MOMENTUM)
+    return Push(_SIGMOID_SCALE_LEARNS_FASTER * weight, weight)
 
 
 def training_precision(device: torch.device, image_shape: Sequence[int]) -> torch.dtype:
@@ -228,9 +141,9 @@ class Trainer:
     """One training run, an epoch at a time, that can be stored and continued in between.
 
     `model` is moved to `device` and trained in place. `penalty(model)`, a scalar, is added to
-    the cross entropy of every step. The order of images, their augmentation and the model's
-    own random numbers (dropout) depend on `seed` and the epoch alone, and torch's global
-    generators are left as they were.
+    the cross entropy of every step, and `after_step(model)` called after it. The order of
+    images, their augmentation and the model's own random numbers (dropout) depend on `seed` and
+    the epoch alone, and torch's global generators are left as they were.
     """
 
     def __init__(
@@ -243,12 +156,13 @@ class Trainer:
         seed: int,
         device: torch.device,
         penalty: Penalty | None = None,
+        after_step: Callable[[nn.Module], None] | None = None,
     ) -> None:
-        if _trained_on(len(data.train), config.batch_size) == 0:
+        if images_trained_on(len(data.train), config.batch_size) == 0:
             raise DataError(f"training needs at least 2 images, got {len(data.train)}")
         self._model = model.to(device)
         self._epochs, self._config, self._seed = epochs, config, seed
-        self._device, self._penalty = device, penalty
+        self._device, self._penalty, self._after_step = device, penalty, after_step
         self._augmentation = data.augmentation
         self._train, self._validation = (
             Minibatches(part, mean=data.mean, std=data.std, batch_size=size, device=device)
@@ -324,6 +238,8 @@ class Trainer:
             self._optimizer.zero_grad()
             (loss + penalty).backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
+            if self._after_step is not None:
+                self._after_step(self._model)
             seen += len(labels)
             # Summed on the device: reading a number back would stall the accelerator.
             sums += torch.stack([loss, penalty]).detach() * len(labels)
@@ -341,6 +257,7 @@ def train(
     seed: int,
     device: torch.device,
     penalty: Penalty | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> TrainingReport:
     """Train `model` in place for `epochs` epochs (at least 1); see `Trainer`.
@@ -350,7 +267,14 @@ def train(
     """
     started = time.perf_counter()
     trainer = Trainer(
-        model, data, epochs=epochs, config=config, seed=seed, device=device, penalty=penalty
+        model,
+        data,
+        epochs=epochs,
+        config=config,
+        seed=seed,
+        device=device,
+        penalty=penalty,
+        after_step=after_step,
     )
     while not trainer.is_finished:
         report = trainer.run_epoch()
@@ -360,8 +284,13 @@ def train(
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """Nesterov SGD with σBN scales in a group of their own; `lr_factor` is kept per group."""
-    scales = [module.weight for module in model.modules() if isinstance(module, SigmoidBatchNorm2d)]
+    """Nesterov SGD with σBN scales and gates in a group of their own, with its `lr_factor`."""
+    scales: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, SigmoidBatchNorm2d):
+            scales.append(module.weight)
+        elif isinstance(module, ScalingFactors):
+            scales.extend(module.logits)
     known = {id(scale) for scale in scales}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
     decay, faster = config.weight_decay, _SIGMOID_SCALE_LEARNS_FASTER

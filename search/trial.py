@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,19 @@ from copycat.build import build
 from copycat.recipes import Recipe, recorded
 from copycat.width_profile import WidthProfile
 from pruning.cost import Bound, Budget
-from pruning.criteria import SigmoidScale
-from pruning.regularizers import RNI
-from pruning.selection import select
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
-from pruning.surgery import remove_channels
+from pruning.sigmoid_batchnorm import fold
 from search.config import SearchConfig
-from search.datasets import ImageData
+from search.datasets import Augmentation, ImageData
 from search.image_sources import ImageSource
+from search.methods import method
+from search.minibatches import Minibatches
 from search.preflight import Preflight
-from search.tasks import EpochRecord, MemberTask, Origin, Outcome, Task, TrialTask
-from search.training import EpochReport, evaluate, train
+from search.sparse_network import Pruned, SparseNetwork
+from search.tasks import EpochRecord, MemberTask, Origin, Outcome, Stage, Task, TrialTask
+from search.training import EpochReport, TrainingReport, evaluate, train
 
-RECEDED = 0.1
-"""A channel with σ(γ) below this counts as receded in the reported sparsity."""
+SCORES_FILE = "scores.json"
+"""Beside a pruned architecture: what its trial's method thought of every channel."""
 
 Report = Callable[[EpochRecord], None]
 
@@ -55,65 +55,110 @@ def perform(task: Task, workshop: Workshop, data: ImageData, report: Report) -> 
 
 
 def run_trial(task: TrialTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
-    """Sparse training with σBN and RNI → score by σ(γ) → select → remove → fine-tune → store.
+    """Train with gates and the method's penalty → prune → fine-tune → store.
 
-    The returned network meets both the budget and the proposal's target FLOPs.
+    The returned network meets both the budget and the proposal's target FLOPs. A method that
+    prunes at initialisation does so first, and the smaller network has all the epochs.
     """
-    config, preflight = workshop.config, workshop.preflight
-    seed = _seed(config, task.number)
-    num_steps = config.training.epochs + config.training.fine_tune_epochs
-    model = to_sigmoid_batchnorm(fresh_base(preflight, seed)[0], seed=seed)
-    model = model.to(workshop.torch_device)
+    return _Trial(task, workshop, data, report).run()
 
-    def sparse_epoch(epoch: EpochReport) -> None:
-        report(_record("sparse training", epoch, 0, num_steps, _sparsity(model)))
 
-    trained = train(
-        model,
-        data,
-        epochs=config.training.epochs,
-        config=config.training,
-        seed=seed,
+class _Trial:
+    def __init__(
+        self, task: TrialTask, workshop: Workshop, data: ImageData, report: Report
+    ) -> None:
+        self._task, self._workshop, self._data, self._report = task, workshop, data, report
+        self._config, self._seed = workshop.config, _seed(workshop.config, task.number)
+        self._sparse = SparseNetwork(
+            fresh_base(workshop.preflight, self._seed)[0],
+            task.proposal,
+            workshop.config,
+            workshop.preflight,
+            seed=self._seed,
+            device=workshop.torch_device,
+        )
+
+    def run(self) -> Outcome:
+        """Every stage in its order."""
+        details: dict[str, float] = {}
+        if method(self._task.proposal.criterion).prunes_untrained:
+            pruned = self._prune()
+            self._train("training", pruned.model)
+        else:
+            sparse = self._train("sparse training", self._sparse.model, self._sparse)
+            details["accuracy_before_pruning"] = sparse.validation_accuracy
+            if (sparsity := self._sparse.sparsity) is not None:
+                details["sparsity"] = sparsity
+            pruned = self._prune()
+            details["accuracy_after_pruning"] = _accuracy(
+                pruned.model, self._data.validation, self._workshop, self._data
+            )
+        self._train("fine-tuning", pruned.model)
+        return self._stored(pruned, details)
+
+    def _prune(self) -> Pruned:
+        limits = self._workshop.preflight.limits
+        return self._sparse.pruned(
+            _scoring_batches(self._workshop, self._data, self._seed),
+            _with_target(limits, self._task.proposal.target_flops),
+        )
+
+    def _train(
+        self, stage: Stage, model: nn.Module, sparse: SparseNetwork | None = None
+    ) -> TrainingReport:
+        """One stage; a sparse network with what its method adds to the loss."""
+        config, is_first = self._config.training, stage != "fine-tuning"
+        num_steps = config.epochs + config.fine_tune_epochs
+
+        def on_epoch(epoch: EpochReport) -> None:
+            steps_before = 0 if is_first else config.epochs
+            sparsity = None if sparse is None else sparse.sparsity
+            self._report(_record(stage, epoch, steps_before, num_steps, sparsity))
+
+        return train(
+            model,
+            self._data,
+            epochs=config.epochs if is_first else config.fine_tune_epochs,
+            config=config,
+            seed=self._seed if is_first else self._seed + 1,
+            device=self._workshop.torch_device,
+            penalty=None if sparse is None else sparse.penalty,
+            after_step=None if sparse is None else sparse.after_step,
+            on_epoch=on_epoch,
+        )
+
+    def _stored(self, pruned: Pruned, details: dict[str, float]) -> Outcome:
+        task = self._task
+        result = Finished(task.key, "fine-tuned", task.number, None, 1.0, pruned.profile, details)
+        outcome = _store(result, fold(pruned.model), self._workshop, self._data)
+        if pruned.scores:
+            lists = {name: values.tolist() for name, values in pruned.scores.items()}
+            content = {"criterion": task.proposal.criterion, "scores": lists}
+            file = Path(self._config.directory) / outcome.path / SCORES_FILE
+            file.write_text(json.dumps(content))
+        return outcome
+
+
+def _scoring_batches(
+    workshop: Workshop, data: ImageData, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training images as they are, in an order drawn from `seed`, for criteria that need data."""
+    minibatches = Minibatches(
+        data.train,
+        mean=data.mean,
+        std=data.std,
+        batch_size=workshop.config.training.batch_size,
         device=workshop.torch_device,
-        penalty=RNI(task.proposal.strength, task.proposal.shift),
-        on_epoch=sparse_epoch,
     )
-    scores = SigmoidScale().score(model, preflight.graph)
-    target = _with_target(preflight.limits, task.proposal.target_flops)
-    plan = select(
-        {name: scores[name] for name in preflight.groups},
-        preflight.graph,
-        target,
-        min_channels=config.min_channels,
-    )
-    pruned = remove_channels(model, preflight.graph, plan)
-    details = {
-        "accuracy_before_pruning": trained.validation_accuracy,
-        "accuracy_after_pruning": _accuracy(pruned, data.validation, workshop, data),
-        "sparsity": _sparsity(model),
-    }
-
-    def tuning_epoch(epoch: EpochReport) -> None:
-        report(_record("fine-tuning", epoch, config.training.epochs, num_steps))
-
-    train(
-        pruned,
-        data,
-        epochs=config.training.fine_tune_epochs,
-        config=config.training,
-        seed=seed + 1,
-        device=workshop.torch_device,
-        on_epoch=tuning_epoch,
-    )
-    profile = WidthProfile(plan.widths)
-    result = Finished(task.key, "fine-tuned", task.number, None, 1.0, profile, details)
-    return _store(result, fold(pruned), workshop, data)
+    generator = torch.Generator().manual_seed(seed)
+    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
+    return itertools.islice(batches, workshop.config.scoring_batches)
 
 
 def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
     """Build the member's shape with fresh weights, train it from scratch, store it."""
     config, preflight = workshop.config, workshop.preflight
-    profile = WidthProfile(task.widths)
+    profile = task.profile
     seed = _seed(config, task.trial if task.trial is not None else 0)
     base, recipe = fresh_base(preflight, seed)
     model = build(
@@ -163,7 +208,7 @@ def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
 def _store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageData) -> Outcome:
     """Measure, certify and write the architecture; the test split is used here, once."""
     preflight, config = workshop.preflight, workshop.config
-    cost = preflight.graph.cost(result.profile.widths)
+    cost = preflight.graph_of(result.profile).cost(result.profile.widths)
     accuracies = {
         "validation_accuracy": _accuracy(model, data.validation, workshop, data),
         "test_accuracy": _accuracy(model, data.test, workshop, data),
@@ -221,7 +266,7 @@ def _with_target(limits: Budget, target_flops: int) -> Budget:
 
 
 def _record(
-    stage: Literal["sparse training", "fine-tuning", "from scratch"],
+    stage: Stage,
     epoch: EpochReport,
     steps_before: int,
     num_steps: int,
@@ -236,13 +281,6 @@ def _record(
         epoch.learning_rate,
         sparsity,
     )
-
-
-def _sparsity(model: nn.Module) -> float:
-    """Share of σBN channels that have receded."""
-    scales = [m.importance.detach() for m in model.modules() if isinstance(m, SigmoidBatchNorm2d)]
-    everything: Tensor = torch.cat(scales)
-    return float((everything < RECEDED).float().mean())
 
 
 def _seed(config: SearchConfig, number: int) -> int:

@@ -29,5 +29,13 @@ def _share(path: Path) -> ModuleType:
     return module
 
 
-for _name in ("networks", "architectures", "gating"):  # each imports those before it
+# each imports those before it
+for _name in (
+    "networks",
+    "architecture",
+    "operator_architectures",
+    "architectures",
+    "gating",
+    "gated_networks",
+):
     _share(Path(__file__).parent / "pruning" / f"{_name}.py")

@@ -1,13 +1,17 @@
-"""What every criterion is."""
+"""What every criterion is, and how it looks at a network without disturbing it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
+from pruning.errors import CriterionError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Minibatches of inputs N×… and targets N (class numbers, say), on the network's device."""
@@ -29,7 +33,56 @@ class Criterion(ABC):
     ) -> dict[str, Tensor]:
         """One score per channel, shape (width,), for every group that it covers.
 
-        Channels that go together (a residual stream's, a unit's) have one joint score. The
-        model runs in eval mode and is left as it was: weights, gradients, statistics, mode.
+        Scores are on the network's device, in its dtype or float32 if that is wider. Channels
+        that go together (a residual stream's, a unit's) have one joint score. The model runs in
+        eval mode and is left as it was: weights, gradients, statistics, mode; and so is torch's
+        random state. Criteria without need for data ignore `batches`.
         Raises CriterionError if it covers no group, or lacks the data that it needs.
         """
+
+
+def labelled(batches: Iterable[Any], criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each of `batches` as inputs N×… and targets N×…, for the criterion of this name.
+
+    Raises CriterionError for a batch without targets or samples, and if there is no batch.
+    """
+    number = -1
+    for number, batch in enumerate(batches):
+        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+        if not is_pair or not all(isinstance(part, Tensor) for part in batch):
+            raise CriterionError(
+                f"{criterion} needs labelled data: batch {number} is not a pair of tensors, "
+                "inputs and targets"
+            )
+        inputs, targets = batch
+        if not len(inputs):
+            raise CriterionError(f"{criterion} needs data: batch {number} has no sample")
+        yield inputs, targets
+    if number < 0:
+        raise CriterionError(
+            f"{criterion} needs labelled data: pass batches=, pairs of inputs and targets "
+            "(an iterator can be used up)"
+        )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """While this is open, `model` is in eval mode and all its parameters require gradients.
+
+    Afterwards modes, `requires_grad` and torch's random state are what they were. Gradients
+    accumulated in `.grad` are the caller's to keep: use `torch.autograd.grad`.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        model.eval()
+        for parameter in frozen:
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for module, training in modes:
+            module.training = training

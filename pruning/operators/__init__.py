@@ -4,13 +4,23 @@
 so an unknown operator makes the graph more careful, never wrong.
 """
 
-from pruning.operators import contractions, elementwise, normalization, shapes, spatial
+from pruning.operators import (
+    axiswise,
+    contractions,
+    elementwise,
+    normalization,
+    rearrangements,
+    shapes,
+    spatial,
+)
 from pruning.operators.rule import Call, Rule, Tracing
 
 RULES: dict[str, Rule] = {
+    **axiswise.RULES,
     **contractions.RULES,
     **elementwise.RULES,
     **normalization.RULES,
+    **rearrangements.RULES,
     **shapes.RULES,
     **spatial.RULES,
 }

@@ -35,7 +35,7 @@ def convolution(tracing: Tracing, call: Call) -> AxisLabels:
     pin_axes(tracing, x, [a for a in range(x.dim()) if a != channel_axis], "convolved over")
     inputs = tracing.axes(x)[channel_axis]
     weights = tracing.axes(weight)
-    if groups == 1:
+    if groups == 1 and not tracing.loses_whole_groups(weight):
         produced = _dense(tracing, inputs, weights[in_axis], weights[out_axis])
     else:
         produced = _grouped(tracing, weight, inputs, groups, transposed)
@@ -64,7 +64,8 @@ def _grouped(
     """A grouped convolution loses whole groups, or the same channels of every group.
 
     Whole groups where there are more groups than channels in one (depthwise is the extreme),
-    otherwise evenly: whichever leaves the finer choice.
+    otherwise evenly: whichever leaves the finer choice. What a network has lost already decides
+    for it, since either way the numbers change that would decide now.
     """
     channels = tracing.channels
     first, second = tracing.axes(weight)[:2]
@@ -75,7 +76,9 @@ def _grouped(
         return None
     per_group_in = len(inputs) // groups
     per_group_out = len(second) if transposed else len(first) // groups
-    whole_groups = groups >= max(per_group_in, per_group_out)
+    whole_groups = tracing.loses_whole_groups(weight)
+    if whole_groups is None:
+        whole_groups = groups >= max(per_group_in, per_group_out)
     if whole_groups:
         tracing.splits_groups(weight)
     in_matrix = inputs.reshape(groups, per_group_in)

@@ -10,19 +10,27 @@ from pruning.operators.rule import Call, Rule, Tracing, each, unlabelled
 _ADDITIONS = ("aten::add", "aten::add_", "aten::sub", "aten::sub_")
 
 
-def elementwise(tracing: Tracing, call: Call) -> AxisLabels:
+def elementwise(tracing: Tracing, call: Call) -> list[AxisLabels]:
     """Ties operands along every axis on which they are not broadcast."""
     tensors = [t for t in call.tensors if t.dim() > 0]
     is_addition = call.name in _ADDITIONS
-    return tuple(
-        _tie_axis(tracing, tensors, axis, call.output, is_addition)
+    axes = tuple(
+        tie_axis(tracing, tensors, axis, call.output, is_addition=is_addition)
         for axis in range(call.output.dim())
     )
+    shape = call.output.shape
+    return [axes if out.shape == shape else unlabelled(out) for out in call.outputs]
 
 
-def _tie_axis(
-    tracing: Tracing, tensors: list[Tensor], axis: int, output: Tensor, is_addition: bool
+def tie_axis(
+    tracing: Tracing,
+    tensors: list[Tensor],
+    axis: int,
+    output: Tensor,
+    *,
+    is_addition: bool = False,
 ) -> Labels | None:
+    """Tie what `tensors` have along `axis` of the output; returns its labels."""
     labelled: list[Labels] = []
     num_activations, has_constant = 0, False
     for tensor in tensors:
@@ -54,6 +62,19 @@ def fill(tracing: Tracing, call: Call) -> AxisLabels:
     return tracing.axes(call.tensors[0]) if call.tensors else unlabelled(call.output)
 
 
+def new_tensor(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::new_empty and its like: axes as long as those of the tensor they are called on.
+
+    A size that is equal by chance does not follow the channels when the network runs at other
+    widths, which is found out then.
+    """
+    x, out = call.args[0], call.output
+    if x.dim() != out.dim():
+        return unlabelled(out)
+    axes = zip(tracing.axes(x), x.shape, out.shape, strict=True)
+    return tuple(labels if before == after else None for labels, before, after in axes)
+
+
 def native_dropout(tracing: Tracing, call: Call) -> list[AxisLabels]:
     """Output and mask are labelled as the input."""
     return [tracing.axes(call.tensors[0])] * len(call.outputs)
@@ -64,9 +85,11 @@ RULES: dict[str, Rule] = {
     **each(
         "hardswish_ hardswish hardsigmoid_ hardtanh_ relu6 _prelu_kernel where masked_fill "
         "masked_fill_ clone _to_copy detach alias lift_fresh contiguous bernoulli bernoulli_ "
-        "rand_like zeros_like ones_like empty_like full_like dropout rsub copy_",
+        "rand_like zeros_like ones_like empty_like full_like dropout rsub copy_ abs_ mish_ gelu_ "
+        "threshold_ log_sigmoid_forward rrelu_with_noise rrelu_with_noise_",
         elementwise,
     ),
     **each("fill_ zero_", fill),
+    **each("new_empty new_zeros new_ones new_full", new_tensor),
     **each("native_dropout", native_dropout),
 }

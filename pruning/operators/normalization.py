@@ -1,4 +1,4 @@
-"""Normalisation layers and softmax."""
+"""Normalisation of activations and of weights, and softmax."""
 
 from __future__ import annotations
 
@@ -78,6 +78,20 @@ def group_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     return [axes, *((None, group) for _ in call.outputs[1:])]
 
 
+def weight_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """aten::_weight_norm_interface: pins the axes over which a weight is normalised."""
+    weight, magnitude = call.args[:2]
+    kept = int(call.arg(2, "dim", 0))
+    others = [axis for axis in range(weight.dim()) if axis != kept]
+    pin_axes(tracing, weight, others, "a weight norm runs over these channels: remove it first")
+    axes = tracing.axes(weight)
+    tie_or_pin(tracing, axes[kept], tracing.axes(magnitude)[kept], "a weight of a fixed norm")
+    norms = [
+        tuple(axes[a] if a == kept else None for a in range(t.dim())) for t in call.outputs[1:]
+    ]
+    return [axes, *norms]
+
+
 def softmax(tracing: Tracing, call: Call) -> AxisLabels:
     """Pins the axis that sums to one."""
     pin_axes(tracing, call.args[0], [call.args[1]], "a softmax runs over these channels")
@@ -92,5 +106,6 @@ RULES: dict[str, Rule] = {
     ),
     **each("native_layer_norm", layer_norm),
     **each("native_group_norm", group_norm),
+    **each("_weight_norm_interface", weight_norm),
     **each("_softmax _log_softmax _safe_softmax", softmax),
 }

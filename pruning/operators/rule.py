@@ -34,6 +34,9 @@ class Tracing(Protocol):
     def adds(self, labels: Labels) -> None:
         """Note that activations of several producers are added here (a residual stream)."""
 
+    def loses_whole_groups(self, weight: Tensor) -> bool | None:
+        """What a grouped convolution lost with earlier surgery; None if it had none."""
+
     def splits_groups(self, weight: Tensor) -> None:
         """Note a grouped convolution that loses whole groups when it loses channels."""
 
@@ -119,6 +122,11 @@ def normalized(axis: int, ndim: int) -> int:
     return axis % ndim if ndim else 0
 
 
+def aten_names(names: str) -> list[str]:
+    """Space-separated names of operators as the dispatcher has them."""
+    return [f"aten::{name}" for name in names.split()]
+
+
 def each(names: str, rule: Rule) -> dict[str, Rule]:
     """One rule under several space-separated operator names."""
-    return dict.fromkeys((f"aten::{name}" for name in names.split()), rule)
+    return dict.fromkeys(aten_names(names), rule)

@@ -23,28 +23,24 @@ _UNEVEN = "split at a place that only fits all of its channels"
 
 
 def view(tracing: Tracing, call: Call) -> AxisLabels:
-    """Merges axes (labels repeat) and splits them (labels of the last axis survive).
+    """Merges axes (labels repeat) and splits them (labels of one axis survive).
 
     A split C → g×(C/g) keeps or removes the same positions in each of the g parts; whether the
     network's code agrees is found out later, by running it at other widths.
     """
-    x, out = call.args[0], call.output
+    x, out, sizes = call.args[0], call.output, call.args[1]
+    if x.numel() != out.numel() or not x.numel():
+        pin_all(tracing, [x], "read as another type, or empty")
+        return unlabelled(out)
+    free = list(sizes).index(-1) if isinstance(sizes, Sequence) and -1 in sizes else None
     labels = tracing.axes(x)
     result: list[Labels | None] = [None] * out.dim()
     for in_axes, out_axes in _blocks(x.shape, out.shape):
         labelled = [axis for axis in in_axes if labels[axis] is not None]
-        wide_in = [axis for axis in in_axes if x.shape[axis] != 1]
-        wide_out = [axis for axis in out_axes if out.shape[axis] != 1]
-        if not labelled:
-            continue
-        if len(labelled) == 1 and wide_in == labelled and len(wide_out) == 1:
-            result[wide_out[0]] = labels[labelled[0]]
-        elif len(labelled) == 1 and len(wide_out) == 1:
-            result[wide_out[0]] = _merged(labels, in_axes, x.shape, labelled[0])
-        elif len(labelled) == 1 and wide_in == labelled and len(wide_out) > 1:
-            sizes = [int(out.shape[axis]) for axis in wide_out]
-            axis, found = _split(tracing, _known(labels[labelled[0]]), sizes)
-            result[wide_out[axis]] = found
+        if len(labelled) == 1 and out_axes:
+            merged = _merged(labels, in_axes, x.shape, labelled[0])
+            axis, found = _placed(tracing, merged, out_axes, out.shape, free)
+            result[axis] = found
         else:
             for axis in labelled:
                 tracing.channels.pin(_known(labels[axis]), "a reshape mixes channel axes")
@@ -86,15 +82,25 @@ def _merged(labels: AxisLabels, in_axes: Sequence[int], shape: Sequence[int], ax
     return np.tile(np.repeat(_known(labels[axis]), inner), outer)
 
 
-def _split(tracing: Tracing, labels: Labels, sizes: list[int]) -> tuple[int, Labels]:
-    """The axis, of those that `labels` is split into, that goes on as channels."""
-    cube = labels.reshape(sizes)
-    for axis in range(len(sizes)):  # undoes a merge exactly, if it is one
-        rows = np.moveaxis(cube, axis, -1).reshape(-1, sizes[axis])
+def _placed(
+    tracing: Tracing, labels: Labels, axes: Sequence[int], shape: Sequence[int], free: int | None
+) -> tuple[int, Labels]:
+    """The axis, of `axes` that `labels` is split into, that goes on as channels, and its labels.
+
+    free: the axis whose size the network's code leaves open, as -1.
+    """
+    narrow = [axis for axis in axes if shape[axis] == 1]
+    if narrow and (labels == labels[0]).all():  # a single channel
+        return narrow[0], labels[:1]
+    wide = [axis for axis in axes if shape[axis] != 1]
+    cube = labels.reshape([shape[axis] for axis in wide])
+    for i, axis in enumerate(wide):  # undoes a merge exactly, if it is one
+        rows = np.moveaxis(cube, i, -1).reshape(-1, shape[axis])
         if (rows == rows[0]).all():
             return axis, rows[0]
-    rows = cube.reshape(-1, sizes[-1])
-    return len(sizes) - 1, tracing.channels.tie_rows(rows)
+    axis = free if free in wide else wide[-1]
+    rows = np.moveaxis(cube, wide.index(axis), -1).reshape(-1, shape[axis])
+    return axis, tracing.channels.tie_rows(rows)
 
 
 def permute(tracing: Tracing, call: Call) -> AxisLabels:
@@ -219,6 +225,17 @@ def split(tracing: Tracing, call: Call) -> list[AxisLabels]:
     return [tuple(part if a == axis else axes[a] for a in range(x.dim())) for part in parts]
 
 
+def glu(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::glu: one half times the sigmoid of the other, so both keep the same positions."""
+    x = call.args[0]
+    axis = normalized(int(call.arg(1, "dim", -1)), x.dim())
+    axes = list(tracing.axes(x))
+    labels = axes[axis]
+    if labels is not None:
+        axes[axis] = tracing.channels.tie_rows(labels.reshape(2, -1))
+    return tuple(axes)
+
+
 def slicing(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::slice: one of equal parts keeps positions as the others do; other parts are pinned."""
     x, out = call.args[0], call.output
@@ -291,14 +308,6 @@ def pad(tracing: Tracing, call: Call) -> AxisLabels:
     return tuple(axes)
 
 
-def same_axes(tracing: Tracing, call: Call) -> AxisLabels:
-    """Operators along axes without channels; channels moved about are pinned."""
-    x = call.args[0]
-    dims = call.arg(2 if "roll" in call.name else 1, "dims", ())
-    pin_axes(tracing, x, list(dims), "channels moved along their axis")
-    return tracing.axes(x)
-
-
 def index_select(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::index_select: channels chosen by number are pinned."""
     x = call.args[0]
@@ -308,14 +317,20 @@ def index_select(tracing: Tracing, call: Call) -> AxisLabels:
     return tuple(None if a == axis else axes[a] for a in range(x.dim()))
 
 
-def pixel_shuffle(tracing: Tracing, call: Call) -> AxisLabels:
-    """aten::pixel_shuffle: C·r² → C; the r² channels of each output stay together."""
-    x, factor = call.args[0], int(call.args[1])
+def as_strided(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::as_strided, aten::as_strided_: followed where all memory is one axis of channels.
+
+    Average pooling over all positions ends so where its input has its channels last.
+    """
+    x, out = call.args[0], call.output
     axes = tracing.axes(x)
-    labels = axes[-3]
-    if labels is not None:
-        labels = tracing.channels.tie_rows(labels.reshape(-1, factor**2).T)
-    return (*axes[:-3], labels, None, None)
+    wide = [axis for axis, size in enumerate(out.shape) if size != 1]
+    is_same = [1 if a is None else len(a) for a in axes] == list(out.shape)
+    num_stored = x.untyped_storage().nbytes() // x.element_size()
+    if is_same and num_stored == out.numel() and all(out.stride(a) == 1 for a in wide):
+        return axes
+    pin_all(tracing, [x], "memory read with other strides")
+    return unlabelled(out)
 
 
 RULES: dict[str, Rule] = {
@@ -328,13 +343,13 @@ RULES: dict[str, Rule] = {
     **each("repeat", repeat),
     **each("cat", cat),
     **each("stack", stack),
-    **each("split split_with_sizes chunk", split),
+    **each("split split_with_sizes chunk unsafe_split unsafe_split_with_sizes unsafe_chunk", split),
+    **each("glu", glu),
     **each("slice", slicing),
     **each("select", select),
     **each("unbind", unbind),
     **each("index", index),
     **each("index_select", index_select),
     **each("constant_pad_nd", pad),
-    **each("roll flip", same_axes),
-    **each("pixel_shuffle", pixel_shuffle),
+    **each("as_strided as_strided_", as_strided),
 }

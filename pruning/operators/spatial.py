@@ -1,8 +1,6 @@
-"""Pooling, interpolation and reductions: channels pass, other axes shrink, grow or go."""
+"""Pooling, padding and interpolation: channels pass, positions shrink, grow or are chosen."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -12,8 +10,10 @@ from pruning.operators.rule import (
     Rule,
     Tracing,
     each,
-    normalized,
+    pin_all,
     pin_axes,
+    tie_or_pin,
+    unlabelled,
 )
 
 
@@ -46,47 +46,57 @@ def adaptive_pool(tracing: Tracing, call: Call) -> list[AxisLabels]:
     return [_pass_leading(tracing, call.args[0], 2)] * len(call.outputs)
 
 
-def reduction(tracing: Tracing, call: Call) -> list[AxisLabels]:
-    """Drops or shortens the reduced axes; channels reduced over are pinned."""
-    x = call.args[0]
-    dims = _reduced_axes(call, x)
-    pin_axes(tracing, x, dims, "reduced over all channels")
-    axes = tracing.axes(x)
-    keepdim = call.output.dim() == x.dim()
-    kept = tuple(
-        None if axis in dims else axes[axis]
-        for axis in range(x.dim())
-        if keepdim or axis not in dims
-    )
-    return [kept] * len(call.outputs)
+def unpool(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::max_unpool2d and aten::max_unpool3d: values and their indices are tied."""
+    x, indices = call.args[:2]
+    num_spatial = len(call.args[2])
+    axes = _pass_leading(tracing, x, num_spatial)
+    for first, second in zip(axes, _pass_leading(tracing, indices, num_spatial), strict=True):
+        tie_or_pin(tracing, first, second, "put at fixed positions")
+    return axes
 
 
-def _reduced_axes(call: Call, x: Tensor) -> Sequence[int]:
-    # norms take (x, order, dim); the other reductions (x, dim)
-    position = 2 if "norm" in call.name else 1
-    dim = call.arg(position, "dim")
-    if dim is None or dim == [] or isinstance(dim, bool):
-        return range(x.dim())
-    dims = dim if isinstance(dim, list | tuple) else [dim]
-    return [normalized(int(d), x.dim()) for d in dims]
+def grid_sampler(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::grid_sampler_2d and …_3d: values N×C×…, taken at positions that have no channels.
+
+    fvcore counts 4 per element of the output.
+    """
+    x, grid = call.args[:2]
+    pin_all(tracing, [grid], "used as positions")
+    axes = _pass_leading(tracing, x, x.dim() - 2)
+    channels = int(x.shape[1]) if axes[1] is None else axes[1]
+    tracing.count(4, int(x.shape[0]), channels, *map(int, call.output.shape[2:]))
+    return axes
+
+
+def affine_grid(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::affine_grid_generator: positions, made of the entries of small matrices."""
+    pin_all(tracing, call.tensors, "used as positions")
+    return unlabelled(call.output)
 
 
 RULES: dict[str, Rule] = {
     **each(
         "max_pool2d_with_indices avg_pool2d reflection_pad2d replication_pad2d", _spatial_rule(2)
     ),
-    **each("max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d", _spatial_rule(3)),
+    **each(
+        "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d "
+        "reflection_pad3d replication_pad3d",
+        _spatial_rule(3),
+    ),
     **each("avg_pool1d adaptive_max_pool1d reflection_pad1d replication_pad1d", _spatial_rule(1)),
     **each("adaptive_max_pool2d", _spatial_rule(2)),
     **each("_adaptive_avg_pool2d", adaptive_pool),
     **each("upsample_nearest2d", _spatial_rule(2, factor_of_output=1)),
     **each("upsample_bilinear2d", _spatial_rule(2, factor_of_output=4)),
-    **each("upsample_bicubic2d _upsample_bilinear2d_aa", _spatial_rule(2)),
-    **each("upsample_nearest1d upsample_linear1d", _spatial_rule(1)),
-    **each("upsample_nearest3d upsample_trilinear3d", _spatial_rule(3)),
     **each(
-        "mean sum amax amin max min var std var_mean std_mean prod any all argmax argmin "
-        "logsumexp linalg_vector_norm norm",
-        reduction,
+        "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+        "_upsample_nearest_exact2d",
+        _spatial_rule(2),
     ),
+    **each("upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d", _spatial_rule(1)),
+    **each("upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d", _spatial_rule(3)),
+    **each("max_unpool2d max_unpool3d", unpool),
+    **each("grid_sampler_2d grid_sampler_3d", grid_sampler),
+    **each("affine_grid_generator", affine_grid),
 }

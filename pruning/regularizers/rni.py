@@ -11,38 +11,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.errors import ConfigError, CriterionError
-from pruning.regularizers.regularizer import Regularizer
+from pruning.channel_graph import ChannelGraph
+from pruning.errors import ConfigError
+from pruning.regularizers.penalties import receding_from_log
+from pruning.regularizers.regularizer import Regularizer, checked_strength
+from pruning.regularizers.scope import Scope, Target
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
 
 
+def _gamma(layer: nn.Module) -> Tensor | None:
+    return layer.weight if isinstance(layer, SigmoidBatchNorm2d) else None
+
+
+_SIGMOID_GAMMA = Target(
+    "sigmoid batch normalisation", "convert it with pruning.to_sigmoid_batchnorm", _gamma
+)
+
+
 class RNI(Regularizer):
-    """λ_S · Σ s·(1 − log s) with s = σ(γ + b), over every channel of every σBN (eq. 4).
+    """λ_S · Σ s·(1 − log s) ≥ 0 with s = σ(γ + b), over the channels of all σBN (eq. 4).
 
     Its gradient with respect to s is −λ_S·log s: it fades as a channel becomes important.
 
     strength: λ_S ≥ 0.
     shift: b; the larger it is, the fewer channels recede.
+    graph: penalises only channels of its prunable groups; None penalises all.
+    Calls raise CriterionError if there is no σBN, or the graph is of another network.
     """
 
-    def __init__(self, strength: float, shift: float = 0.0) -> None:
-        if not (0 <= strength < math.inf):
-            raise ConfigError(f"the strength of RNI must be at least 0, got {strength!r}")
+    def __init__(
+        self, strength: float, shift: float = 0.0, *, graph: ChannelGraph | None = None
+    ) -> None:
+        self.strength = checked_strength("RNI", strength)
         if not math.isfinite(shift):
             raise ConfigError(f"the shift of RNI must be a number, got {shift!r}")
-        self.strength = strength
         self.shift = shift
+        self._scope = Scope(graph)
 
     def __call__(self, model: nn.Module) -> Tensor:
-        scales: list[Tensor] = [
-            m.weight for m in model.modules() if isinstance(m, SigmoidBatchNorm2d)
-        ]
-        if not scales:
-            raise CriterionError(
-                f"{type(model).__name__} has no sigmoid batch normalisation, which RNI penalises: "
-                "convert it with pruning.to_sigmoid_batchnorm"
-            )
-        gamma = torch.cat(scales)
+        gamma = torch.cat(self._scope.values(model, _SIGMOID_GAMMA))
         exact = gamma.to(torch.promote_types(gamma.dtype, torch.float32))  # half is too coarse
-        log_importance = F.logsigmoid(exact + self.shift)
-        return self.strength * (log_importance.exp() * (1 - log_importance)).sum()
+        return self.strength * receding_from_log(F.logsigmoid(exact + self.shift))

@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from copycat import Architecture, Builder, WidthProfile, build, load, read, save, verify
-from pruning import remove_blocks, remove_channels, trace
+from pruning import remove_channels, trace
 from pruning.errors import ArchitectureError, EspalierError, PlanError, TraceError
+from pruning.structures import Structure, remove_structures
 
 TRUST = ("networks",)
 JSON, WEIGHTS = "architecture.json", "weights.safetensors"
@@ -109,19 +110,24 @@ def test_the_folder_holds_two_files_that_all_may_read(stored: Path) -> None:
     assert set(load_file(stored / WEIGHTS)) == set(pruned_network()[0].state_dict())
 
 
-def test_removed_blocks_are_stored_and_removed_again(tmp_path: Path) -> None:
-    profile = WidthProfile({"stem": 3}, ("block",))
+@pytest.mark.parametrize(
+    "removed", [Structure("branch", "block"), Structure("block", "block")], ids=str
+)
+def test_removed_structures_are_stored_and_removed_again(
+    tmp_path: Path, removed: Structure
+) -> None:
+    profile = WidthProfile({"stem": 3}, (removed,))
     base, example = networks.squeeze_excitation(), torch.zeros(1, 3, 8, 8)
     model = randomised(build(base, profile, example))
-    cost = trace(remove_blocks(base, ["block"]), example).cost({"stem": 3})
+    cost = trace(remove_structures(base, example, [removed]), example).cost({"stem": 3})
     architecture = Architecture(
         Builder("networks:squeeze_excitation"), profile, (3, 8, 8), tuple("abcd"), cost
     )
     save(tmp_path / "short", architecture, model)
     assert verify(tmp_path / "short", trust=TRUST).profile == profile
     assert state_hash(load(tmp_path / "short", trust=TRUST)) == state_hash(model)
-    edit(tmp_path / "short", lambda content: content.update(removed_blocks=["black"]))
-    with pytest.raises(PlanError, match="this network has no module 'black'"):
+    edit(tmp_path / "short", lambda content: content.update(removed={removed.kind: ["black"]}))
+    with pytest.raises(PlanError, match=f"this network has no {removed.kind} 'black'"):
         load(tmp_path / "short", trust=TRUST)
 
 

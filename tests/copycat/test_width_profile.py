@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from copycat import WidthProfile
 from pruning.errors import PlanError, ProfileError
+from pruning.structures import KINDS, Structure
 
 WIDTHS = st.dictionaries(st.text(), st.integers(1, 2**31 - 1), max_size=8)
 
 
-@given(WIDTHS, st.lists(st.text(), max_size=3))
-def test_json_round_trip(widths: dict[str, int], blocks: list[str]) -> None:
-    profile = WidthProfile(widths, tuple(blocks))
+@given(WIDTHS, st.lists(st.builds(Structure, st.sampled_from(KINDS), st.text()), max_size=4))
+def test_json_round_trip(widths: dict[str, int], removed: list[Structure]) -> None:
+    profile = WidthProfile(widths, tuple(removed))
     again = WidthProfile.from_json(profile.to_json())
     assert again == profile
     assert list(again.widths) == list(widths)
@@ -38,8 +39,9 @@ def test_json_is_one_group_a_line() -> None:
         ("[" * 100_000, "a profile is not readable as JSON"),
         ("[]", r'a profile is a JSON object such as {"widths": {"conv1": 12}}'),
         ("{}", "a profile is a JSON object such as"),
-        ('{"widths": {}, "removed_blocks": "b"}', "removed_blocks must be a list of block names"),
-        ('{"widths": {}, "removed_blocks": [1]}', "removed_blocks must be a list of block names"),
+        ('{"widths": {}, "removed": "b"}', '"removed" must hold lists of names under layer, br'),
+        ('{"widths": {}, "removed": {"branch": [1]}}', '"removed" must hold lists of names'),
+        ('{"widths": {}, "removed": {"twig": ["a"]}}', '"removed" must hold lists of names'),
         ('{"widths": [1, 2]}', "a profile is a JSON object such as"),
         ('{"widths": {"a": ' + "9" * 5000 + "}}", "a profile is not readable as JSON"),
         ('{"widths": {"a": 0}}', "the width of group 'a' must be a whole number from 1 to .*got 0"),
@@ -75,7 +77,7 @@ def test_the_digest_names_the_shape(widths: dict[str, int]) -> None:
 def test_the_digest_is_the_same_in_every_process() -> None:
     expected = hashlib.sha256(b'{"widths": {"a": 1, "b": 2}}').hexdigest()
     assert WidthProfile({"b": 2, "a": 1}).digest == expected[:8]
-    assert WidthProfile({"b": 2, "a": 1}, ("block",)).digest != expected[:8]
+    assert WidthProfile({"b": 2, "a": 1}, (Structure("branch", "c"),)).digest != expected[:8]
 
 
 def test_of_a_graph() -> None:

@@ -2,81 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 import networks
 import torch
-from networks import (
-    Attention,
-    Branches,
-    Functional,
-    Scales,
-    between,
-    chain,
-    conv,
-    head,
-    randomised,
-    small,
-)
-from torch import Tensor, nn
+from architecture import COMPUTED, IMAGE, WRITTEN, Architecture
+from networks import Attention, Branches, Functional, Scales, between, chain, conv, head, small
+from operator_architectures import OPERATOR_ARCHITECTURES
+from torch import nn
 from torch.nn import functional as F
 
-from pruning import ChannelGraph, trace
-
-Shape = tuple[int, ...]
-IMAGE = (1, 3, 8, 8)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One network and what its channel graph must look like.
-
-    make: builds it, with weights as torch initialises them.
-    shapes: of its inputs; a mapping for keyword arguments.
-    prunable: width and unit per group that can lose channels, in the order of the network.
-    pinned: a part of the reason, per group that a feature of the network pins.
-    residual: groups in which activations of several producers are added.
-    """
-
-    name: str
-    make: Callable[[], nn.Module]
-    shapes: tuple[Shape, ...] | Mapping[str, Shape] = (IMAGE,)
-    prunable: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    pinned: Mapping[str, str] = field(default_factory=dict)
-    residual: frozenset[str] = frozenset()
-
-    def __str__(self) -> str:
-        return self.name
-
-    def example(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
-        """A random input: one tensor, a tuple, or a mapping of keyword arguments."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(shape: Shape) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=dtype)
-
-        if isinstance(self.shapes, Mapping):
-            return {name: draw(shape) for name, shape in self.shapes.items()}
-        tensors = tuple(draw(shape) for shape in self.shapes)
-        return tensors if len(tensors) > 1 else tensors[0]
-
-    def network(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-        """The network in eval mode, every parameter and buffer random."""
-        return randomised(self.make(), seed).to(dtype).eval()
-
-    @functools.cached_property
-    def graph(self) -> ChannelGraph:
-        """Its trace, made once: graphs hold no tensor of the network."""
-        return trace(self.make(), self.example())
-
-
-NORMALISED = "one normalisation runs over all channels"
-COMPUTED = "a number that is computed from the number of channels"
-WRITTEN = "size written into the network's code"
-NO_RULE = "has no rule"
+__all__ = ["ARCHITECTURES", "BY_NAME", "IMAGE", "PRUNABLE", "Architecture"]
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("chain", small, prunable={"conv1": (6, 1), "conv2": (5, 1)}),
@@ -288,51 +222,6 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         prunable={"first": (6, 1)},
     ),
     Architecture(
-        "group normalisation",
-        lambda: chain(
-            first=conv(3, 12), norm=nn.GroupNorm(4, 12), relu=nn.ReLU(), last=conv(12, 4)
-        ),
-        prunable={"first": (12, 3)},
-    ),
-    Architecture(
-        "group normalisation without parameters",
-        lambda: chain(first=conv(3, 9), norm=nn.GroupNorm(3, 9, affine=False), last=conv(9, 4)),
-        pinned={"first": WRITTEN},
-    ),
-    Architecture(
-        "group normalisation over everything",
-        lambda: chain(first=conv(3, 6), norm=nn.GroupNorm(1, 6), last=conv(6, 4)),
-        pinned={"first": NORMALISED},
-    ),
-    Architecture(
-        "layer normalisation",
-        lambda: Branches(
-            networks.channels_last,
-            stem=conv(3, 6),
-            norm=nn.LayerNorm(6),
-            up=nn.Linear(6, 9),
-            down=nn.Linear(9, 5),
-            head=nn.Linear(5, 4),
-        ),
-        prunable={"up": (9, 1), "down": (5, 1)},
-        pinned={"stem": "a layer normalisation runs over these channels"},
-    ),
-    Architecture(
-        "instance normalisation",
-        lambda: chain(
-            first=conv(3, 6),
-            norm=nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
-            relu=nn.ReLU(),
-            last=conv(6, 4),
-        ),
-        prunable={"first": (6, 1)},
-    ),
-    Architecture(
-        "instance normalisation without parameters",
-        lambda: chain(first=conv(3, 6), norm=nn.InstanceNorm2d(6), relu=nn.ReLU(), last=conv(6, 4)),
-        prunable={"first": (6, 1)},
-    ),
-    Architecture(
         "layer scale",
         lambda: Branches(
             lambda net, x: net.head((y := net.stem(x)) + net.scale(net.last(F.gelu(net.first(y))))),
@@ -486,79 +375,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         shapes=((1, 7, 5),),
         pinned={"first": COMPUTED},
     ),
-    Architecture(
-        "unknown operator",
-        lambda: Branches(networks.unknown, first=conv(3, 6), second=conv(6, 5), head=head(5)),
-        prunable={"second": (5, 1)},
-        pinned={"first": NO_RULE},
-    ),
-    Architecture(
-        "pixel shuffle",
-        lambda: chain(first=conv(3, 20), shuffle=nn.PixelShuffle(2), last=conv(5, 4)),
-        prunable={"first": (20, 4)},
-    ),
-    Architecture(
-        "one channel spread over many",
-        lambda: Branches(
-            networks.spatial_attention,
-            first=conv(3, 6),
-            hidden=conv(6, 5),
-            mask=conv(5, 1),
-            last=conv(6, 4),
-        ),
-        prunable={"first": (6, 1), "hidden": (5, 1)},
-        pinned={"mask": "one channel broadcast over many"},
-    ),
-    Architecture(
-        "resized and padded",
-        lambda: between(
-            lambda x: F.pad(
-                F.interpolate(x, scale_factor=2, mode="bilinear"), (1, 1, 1, 1), "reflect"
-            )
-        ),
-        prunable={"first": (6, 1)},
-    ),
-    Architecture(
-        "softmax over channels",
-        lambda: between(lambda x: x.softmax(1)),
-        pinned={"first": "a softmax runs over these channels"},
-    ),
-    Architecture(
-        "normalised over channels",
-        lambda: between(lambda x: F.normalize(x, dim=1)),
-        pinned={"first": "reduced over all channels"},
-    ),
-    Architecture(
-        "one channel picked",
-        lambda: between(lambda x: x - x[:, 2].unsqueeze(1)),
-        pinned={"first": "a channel picked by its number"},
-    ),
-    Architecture(
-        "stacked branches",
-        lambda: Branches(
-            lambda net, x: net.last(torch.stack([net.left(x), net.right(x)]).amax(0)),
-            left=conv(3, 6),
-            right=conv(3, 6, 1),
-            last=conv(6, 4),
-        ),
-        prunable={"left": (6, 1)},
-    ),
-    Architecture(
-        "added in place",
-        lambda: Branches(
-            lambda net, x: net.last(net.left(x).add_(net.right(x)).relu_()),
-            left=conv(3, 6),
-            right=conv(3, 6, 1),
-            last=conv(6, 4),
-        ),
-        prunable={"left": (6, 1)},
-        residual=frozenset({"left"}),
-    ),
-    Architecture(
-        "written into a buffer of zeros",
-        lambda: between(lambda x: x.new_zeros(x.shape).copy_(x)),
-        pinned={"first": NO_RULE},
-    ),
+    *OPERATOR_ARCHITECTURES,
 )
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}

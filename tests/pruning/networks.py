@@ -280,6 +280,20 @@ def twice(net: Any, x: Tensor) -> Tensor:
     return net.head(net.shared(F.relu(net.shared(x))))
 
 
+def padded(dims: int, mode: str) -> nn.Module:
+    """Two convolutions in 1, 2 or 3 dimensions with any padding mode."""
+    layer: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    options = {"padding": 1, "padding_mode": mode}
+    return chain(first=layer(3, 6, 3, **options), last=layer(6, 4, 3, **options))
+
+
+def transformed(net: Any, x: Tensor) -> Tensor:
+    x = net.first(x)
+    theta = net.theta(x.mean((2, 3))).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return net.last(F.grid_sample(x, grid, align_corners=False))
+
+
 @torch.library.custom_op("espalier_tests::halve", mutates_args=())
 def halve(x: Tensor) -> Tensor:
     """An operator that no rule knows."""

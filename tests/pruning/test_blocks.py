@@ -155,6 +155,10 @@ def two_equals(block: Block, x: Tensor) -> Tensor:
     return x.relu() + x.sigmoid()
 
 
+def frozen_mode(block: Block, x: Tensor) -> Tensor:
+    return x + F.dropout(block.b(block.a(x)), training=block.training)
+
+
 def by_value(block: Block, x: Tensor) -> Tensor:
     return x + block.b(block.a(x)) if x.sum() > 0 else x
 
@@ -166,6 +170,7 @@ def by_value(block: Block, x: Tensor) -> Tensor:
         (used_twice, "the branch of 'block' cannot be removed: .* used"),
         (two_additions, "cannot be removed: its forward has 2 additions"),
         (two_equals, "cannot be removed: both sides of its addition have as many parameters"),
+        (frozen_mode, "cannot be removed: its own code does something else in training"),
         (by_value, "'block' adds no branch to a shortcut: there is nothing to remove"),
     ],
 )

@@ -22,6 +22,7 @@ from pruning.errors import BudgetError
         ("params=300K", Bound("params", 300_000)),
         ("  FLOPs <= 1.5 g ", Bound("flops", 1_500_000_000)),
         ("flops=2b", Bound("flops", 2_000_000_000)),
+        ("flops=1.5T", Bound("flops", 1_500_000_000_000)),
         ("flops=1234.9", Bound("flops", 1234)),
         ("params=1", Bound("params", 1)),
         ("flops=.5k", Bound("flops", 500)),
@@ -49,7 +50,7 @@ def test_budgets_that_are_understood(text: str, bound: Bound) -> None:
         ("latency=5", "an unknown quantity 'latency': choose from flops, params"),
         ("flops=1.2.3", "'flops=1.2.3' has no readable number: '1.2.3'"),
         ("flops=.", "has no readable number"),
-        ("flops=5x", "ends in an unknown unit 'x': use %, k, M or G"),
+        ("flops=5x", "ends in an unknown unit 'x': use %, k, M, G or T"),
         ("flops=0", "must be above 0"),
         ("flops=0%", "must be above 0"),
         ("flops=100.1%", "must be at most 100%: it would bound nothing"),
@@ -132,17 +133,22 @@ def test_budgets_as_text() -> None:
         (25_000_000, "25M"),
         (1_999_999_999, "2G"),
         (123_456_789_012, "123G"),
+        (999_499_999_999, "999G"),
+        (999_500_000_000, "1T"),
+        (1e12, "1T"),
+        (12_345e12, "12300T"),
         (-1500, "-1.5k"),
+        (-999_999, "-1M"),
     ],
 )
 def test_counts_have_three_digits_and_a_suffix(value: float, text: str) -> None:
     assert format_count(value) == text
 
 
-@given(st.floats(1, 9e11))
+@given(st.floats(1, 9e14))
 def test_a_written_count_is_the_value_to_three_digits(value: float) -> None:
     text = format_count(value)
-    read = float(text.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1)
+    read = float(text.rstrip("kMGT")) * {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(text[-1], 1)
     assert read == pytest.approx(value, rel=5.1e-3)
 
 

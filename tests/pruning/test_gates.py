@@ -54,6 +54,23 @@ def test_probes_see_the_gradient_of_the_gates(architecture: Architecture) -> Non
     torch.testing.assert_close(probe.gradients.sum(0), ones.grad, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("architecture", GATED, ids=str)
+def test_a_probe_outside_of_a_mask_sees_the_masked_network(architecture: Architecture) -> None:
+    model, graph = architecture.network(0, torch.float64), architecture.graph
+    inputs, gates = architecture.example(1, torch.float64), ChannelGates(model, graph)
+    gated = Gated(gates).double()
+    gated.mask.copy_(gates.mask(random_plan(graph, 3)))
+    values = gated.mask.clone().requires_grad_()
+    with gates.multiplying(values):
+        energy(call(model, inputs)).backward()
+    with gates.probing(1) as probe:
+        energy(call(gated, inputs)).backward()
+    assert values.grad is not None
+    torch.testing.assert_close(
+        probe.gradients.sum(0), values.grad * gated.mask, rtol=1e-8, atol=1e-9
+    )
+
+
 def small() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -103,6 +120,16 @@ def test_a_probe_changes_neither_output_nor_gradients() -> None:
         output.sum().backward()
     assert torch.equal(output, model(images))
     assert all(torch.equal(a, b.grad) for a, b in zip(plain, model.parameters(), strict=True))
+
+
+def test_gradients_may_be_asked_for_while_gates_are_on() -> None:
+    model = small().eval()
+    images = torch.randn(2, 3, 6, 6).double()
+    gates, parameters = ChannelGates(model, trace(model, images[:1])), list(model.parameters())
+    expected = torch.autograd.grad(model(images).sum(), parameters)
+    with gates.probing(2):
+        found = torch.autograd.grad(model(images).sum(), parameters)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_second_derivatives_flow_to_the_gates() -> None:

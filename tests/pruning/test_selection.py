@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruning import Bound, Budget, ChannelGraph, KeepPlan, select
-from pruning.errors import PlanError, UnreachableBudgetError
-from pruning.selection import MIN_CHANNELS, unreachable
+from pruning import Bound, Budget, ChannelGraph, KeepPlan, select, trace
+from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
+from pruning.selection import (
+    least_widths,
+    removal_order,
+    select_fraction,
+    unreachable,
+)
+from search import models
 
-NAMES = ("dense block", "inception", "group normalisation", "channel shuffle", "attention")
+NAMES = (
+    "dense block",
+    "inception",
+    "group normalisation",
+    "channel shuffle",
+    "attention",
+    "pixel shuffle",
+    "projected shortcut",
+    "squeeze-excitation",
+)
+
+RULES = st.fixed_dictionaries(
+    {
+        "min_channels": st.integers(1, 3),
+        "divisor": st.sampled_from((1, 1, 2, 3, 4, 8)),
+        "scope": st.sampled_from(("global", "uniform")),
+        "residual": st.booleans(),
+    }
+)
+
+
+def drawn_graph(data: st.DataObject) -> ChannelGraph:
+    return BY_NAME[data.draw(st.sampled_from(NAMES))].graph
 
 
 def drawn_scores(data: st.DataObject, graph: ChannelGraph) -> dict[str, Tensor]:
@@ -31,6 +61,15 @@ def drawn_scores(data: st.DataObject, graph: ChannelGraph) -> dict[str, Tensor]:
             ),
             dtype=torch.float64,
         )
+        for group in graph.prunable
+    }
+
+
+def distinct_scores(graph: ChannelGraph) -> dict[str, Tensor]:
+    """No two channels of the network score the same, nor do two units."""
+    numbers = iter(torch.rand(10_000, generator=torch.Generator().manual_seed(0)).double())
+    return {
+        group.name: torch.stack(list(itertools.islice(numbers, group.width)))
         for group in graph.prunable
     }
 
@@ -51,27 +90,47 @@ def kept_units(graph: ChannelGraph, plan: KeepPlan) -> dict[str, set[int]]:
     }
 
 
-@given(data=st.data())
-def test_the_budget_is_met_and_not_undercut(data: st.DataObject) -> None:
-    graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
-    scores = drawn_scores(data, graph)
-    floor = data.draw(st.integers(1, 4))
+def reachable_widths(group: Any, rules: dict[str, Any]) -> list[int]:
+    """By brute force: the full width, and every multiple that is not below the floor."""
+    if group.residual and not rules["residual"]:
+        return [group.width]
+    return [
+        width
+        for width in range(1, group.width + 1)
+        if width == group.width
+        or (
+            width % rules["divisor"] == 0
+            and width % group.unit == 0
+            and width >= max(rules["min_channels"], group.min_units * group.unit)
+        )
+    ]
+
+
+def least_cost(graph: ChannelGraph, rules: dict[str, Any]) -> Any:
+    return graph.cost({g.name: reachable_widths(g, rules)[0] for g in graph.prunable})
+
+
+def drawn_budget(data: st.DataObject, graph: ChannelGraph, rules: dict[str, Any]) -> Budget:
     quantity = data.draw(st.sampled_from(Budget.QUANTITIES))
-    least = getattr(graph.cost(graph.floor_widths(scores, floor)), quantity)
-    most = getattr(graph.cost(), quantity)
-    budget = Budget((Bound(quantity, data.draw(st.integers(least, most))),))
+    least, most = (getattr(cost, quantity) for cost in (least_cost(graph, rules), graph.cost()))
+    return Budget((Bound(quantity, data.draw(st.integers(least, most))),))
 
-    plan = select(scores, graph, budget, min_channels=floor)
 
-    assert list(plan.keep) == [group.name for group in graph.prunable]
+@given(data=st.data(), rules=RULES)
+def test_the_budget_is_met_within_the_rules(data: st.DataObject, rules: dict[str, Any]) -> None:
+    graph = drawn_graph(data)
+    scores = drawn_scores(data, graph)
+    budget = drawn_budget(data, graph, rules)
+
+    plan = select(scores, graph, budget, **rules)
+
     assert budget.allows(graph.cost(plan.widths))
-    for name, width in plan.widths.items():
-        group = graph.group(name)
-        assert width >= min(floor, group.width)
-        assert width % group.unit == 0
-        assert plan.keep[name] == tuple(sorted(set(plan.keep[name])))
+    pruned = [g for g in graph.prunable if rules["residual"] or not g.residual]
+    assert list(plan.keep) == [group.name for group in pruned]
+    for group in pruned:
+        assert plan.widths[group.name] in reachable_widths(group, rules)
+        assert plan.keep[group.name] == tuple(sorted(set(plan.keep[group.name])))
     _assert_lowest_went(graph, scores, plan)
-    _assert_last_removal_was_needed(graph, scores, plan, budget)
 
 
 def _assert_lowest_went(graph: ChannelGraph, scores: dict[str, Tensor], plan: KeepPlan) -> None:
@@ -82,31 +141,249 @@ def _assert_lowest_went(graph: ChannelGraph, scores: dict[str, Tensor], plan: Ke
         assert set(ranked[len(values) - len(kept) :]) == kept
 
 
-def _assert_last_removal_was_needed(
-    graph: ChannelGraph, scores: dict[str, Tensor], plan: KeepPlan, budget: Budget
+def last_chunks(
+    graph: ChannelGraph, scores: dict[str, Tensor], plan: KeepPlan, rules: dict[str, Any]
+) -> dict[str, tuple[float, int]]:
+    """Per group that lost something: the level at which it last did, and the width before."""
+    found = {}
+    for name, kept in kept_units(graph, plan).items():
+        group = graph.group(name)
+        widths = reachable_widths(group, rules)
+        width = plan.widths[name]
+        if width == group.width:
+            continue
+        before = widths[widths.index(width) + 1]
+        if rules["scope"] == "uniform":
+            found[name] = ((group.width - width) / group.width, before)
+        else:
+            values = unit_scores(graph, name, scores[name])
+            gone = sorted(v for unit, v in enumerate(values) if unit not in kept)
+            chunk = gone[len(gone) - (before - width) // group.unit :]
+            found[name] = (sum(chunk) / len(chunk), before)
+    return found
+
+
+@given(data=st.data(), rules=RULES)
+def test_the_last_removal_was_needed(data: st.DataObject, rules: dict[str, Any]) -> None:
+    graph = drawn_graph(data)
+    scores = distinct_scores(graph)
+    budget = drawn_budget(data, graph, rules)
+    plan = select(scores, graph, budget, **rules)
+    chunks = last_chunks(graph, scores, plan, rules)
+    if chunks:
+        last = max(level for level, _ in chunks.values())
+        back = {name: before for name, (level, before) in chunks.items() if level == last}
+        assert not budget.allows(graph.cost({**plan.widths, **back}))
+
+
+@given(data=st.data(), rules=RULES)
+def test_no_chunk_that_stays_ranks_below_one_that_went(
+    data: st.DataObject, rules: dict[str, Any]
 ) -> None:
-    """Put back the best of all removed units: over budget."""
-    removed = [
-        (score, graph.index(name), unit)
-        for name, kept in kept_units(graph, plan).items()
-        for unit, score in enumerate(unit_scores(graph, name, scores[name]))
-        if unit not in kept
-    ]
-    if removed:
-        group = graph.groups[max(removed)[1]]
-        widths = {**plan.widths, group.name: plan.widths[group.name] + group.unit}
-        assert not budget.allows(graph.cost(widths))
+    graph = drawn_graph(data)
+    scores = distinct_scores(graph)
+    plan = select(scores, graph, drawn_budget(data, graph, rules), **rules)
+    went = [level for level, _ in last_chunks(graph, scores, plan, rules).values()]
+    for name, kept in kept_units(graph, plan).items():
+        group, width = graph.group(name), plan.widths[name]
+        narrower = [w for w in reachable_widths(group, rules) if w < width]
+        if not went or not narrower:
+            continue
+        values = sorted(unit_scores(graph, name, scores[name])[unit] for unit in kept)
+        chunk = values[: (width - narrower[-1]) // group.unit]
+        by_score = sum(chunk) / len(chunk)
+        by_share = (group.width - narrower[-1]) / group.width
+        assert (by_share if rules["scope"] == "uniform" else by_score) > max(went)
 
 
-@given(data=st.data())
-def test_a_smaller_budget_keeps_a_subset(data: st.DataObject) -> None:
-    graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
+@given(data=st.data(), rules=RULES)
+def test_a_smaller_budget_keeps_a_subset(data: st.DataObject, rules: dict[str, Any]) -> None:
+    graph = drawn_graph(data)
     scores = drawn_scores(data, graph)
-    least, most = graph.cost(graph.floor_widths(scores, MIN_CHANNELS)).flops, graph.cost().flops
+    least, most = least_cost(graph, rules).flops, graph.cost().flops
     low, high = sorted(data.draw(st.tuples(*[st.integers(least, most)] * 2)))
-    less = select(scores, graph, Budget((Bound("flops", low),)))
-    more = select(scores, graph, Budget((Bound("flops", high),)))
-    assert all(set(less.keep[name]) <= set(more.keep[name]) for name in scores)
+    less, more = (
+        select(scores, graph, Budget((Bound("flops", limit),)), **rules) for limit in (low, high)
+    )
+    assert all(set(less.keep[name]) <= set(more.keep[name]) for name in more.keep)
+
+
+@given(data=st.data(), rules=RULES)
+def test_the_order_of_the_channels_does_not_matter(
+    data: st.DataObject, rules: dict[str, Any]
+) -> None:
+    """Units that swap their scores swap their fates."""
+    graph = drawn_graph(data)
+    scores = distinct_scores(graph)
+    budget = drawn_budget(data, graph, rules)
+    swapped, swaps = {}, {}
+    for name, values in scores.items():
+        group = graph.group(name)
+        swaps[name] = data.draw(st.permutations(range(group.num_units)))
+        swapped[name] = values.clone()
+        for unit, origin in enumerate(swaps[name]):
+            swapped[name][group.unit_of_channel == unit] = values[group.unit_of_channel == origin]
+    expected = kept_units(graph, select(scores, graph, budget, **rules))
+    found = kept_units(graph, select(swapped, graph, budget, **rules))
+    assert {name: {swaps[name][u] for u in kept} for name, kept in found.items()} == expected
+
+
+@given(data=st.data(), rules=RULES, fraction=st.floats(0, 1, exclude_max=True))
+def test_a_fraction_goes_but_for_less_than_one_chunk(
+    data: st.DataObject, rules: dict[str, Any], fraction: float
+) -> None:
+    graph = drawn_graph(data)
+    scores = distinct_scores(graph)
+    rules["scope"] = "global"
+    pruned = [g for g in graph.prunable if rules["residual"] or not g.residual]
+    layers = {group.name: len(group.producers) for group in pruned}
+    total = sum(group.width * layers[group.name] for group in pruned)
+    removable = sum((g.width - reachable_widths(g, rules)[0]) * layers[g.name] for g in pruned)
+    target = math.floor(fraction * total + 1e-6)
+    if removable < target:
+        with pytest.raises(UnreachableBudgetError, match=f"at most {removable} can"):
+            select_fraction(scores, graph, fraction, **rules)
+        return
+    plan = select_fraction(scores, graph, fraction, **rules)
+    gone = sum((g.width - plan.widths[g.name]) * layers[g.name] for g in pruned)
+    assert gone <= target
+    _assert_lowest_went(graph, scores, plan)
+    order = iter(removal_order(scores, graph, **rules))
+    went = set(itertools.islice(order, sum(g.num_units for g in pruned) - units_in(graph, plan)))
+    assert not went & {(n, u) for n, kept in kept_units(graph, plan).items() for u in kept}
+    rest = list(order)
+    if rest:
+        group = graph.group(rest[0][0])
+        widths = reachable_widths(group, rules)
+        narrower = widths[widths.index(plan.widths[group.name]) - 1]
+        assert gone + (plan.widths[group.name] - narrower) * layers[group.name] > target
+
+
+def units_in(graph: ChannelGraph, plan: KeepPlan) -> int:
+    return sum(len(kept) for kept in kept_units(graph, plan).values())
+
+
+@given(data=st.data(), rules=RULES, fraction=st.floats(0, 1, exclude_max=True))
+def test_a_uniform_fraction_is_each_groups_own(
+    data: st.DataObject, rules: dict[str, Any], fraction: float
+) -> None:
+    """The narrowest width that still keeps 1 - fraction, or the floor."""
+    graph = drawn_graph(data)
+    rules["scope"] = "uniform"
+    plan = select_fraction(distinct_scores(graph), graph, fraction, **rules)
+    for name, width in plan.widths.items():
+        group = graph.group(name)
+        enough = (1 - fraction) * group.width - 1e-6
+        assert width == next(w for w in reachable_widths(group, rules) if w >= enough)
+
+
+@given(data=st.data(), rules=RULES)
+def test_shares_are_uniform_to_within_one_step(data: st.DataObject, rules: dict[str, Any]) -> None:
+    """One share explains all widths: what is gone is at most it, and one step more is above."""
+    graph = drawn_graph(data)
+    rules["scope"] = "uniform"
+    plan = select(drawn_scores(data, graph), graph, drawn_budget(data, graph, rules), **rules)
+    gone, next_step = [0.0], []
+    for name, width in plan.widths.items():
+        group = graph.group(name)
+        gone.append((group.width - width) / group.width)
+        next_step += [
+            (group.width - w) / group.width for w in reachable_widths(group, rules) if w < width
+        ][-1:]
+    assert all(max(gone) < share for share in next_step)
+
+
+@pytest.mark.parametrize(
+    ("make", "fraction", "flops_percent"),
+    [
+        (models.vgg16, 0.5, 25.19),
+        (models.vgg16, 0.9, 1.13),
+        (models.resnet56, 0.5, 50.39),
+        (models.resnet56, 0.9, 14.79),
+    ],
+)
+def test_filters_are_counted_as_in_the_rni_paper(
+    make: Any, fraction: float, flops_percent: float
+) -> None:
+    """Remaining FLOPs of UCS in its Table 2 (CIFAR10), for 50 % and 90 % of filters pruned."""
+    graph = trace(make(), torch.zeros(1, 3, 32, 32))
+    plan = select_fraction(distinct_scores(graph), graph, fraction, scope="uniform", residual=False)
+    remaining = graph.cost(plan.widths).flops / graph.cost().flops
+    assert round(100 * remaining, 2) == flops_percent
+
+
+def test_filters_of_all_layers_are_counted_where_streams_are_pruned() -> None:
+    """Their channels count once per layer that makes them, so all convolutions are counted."""
+    graph = BY_NAME["identity shortcut"].graph  # stem (6, with b) and a (5): 17 filters
+    scores = {"stem": torch.arange(6.0), "a": torch.arange(10.0, 15.0)}
+    for fraction, widths in [
+        (1 / 17, {"stem": 6, "a": 5}),
+        (2 / 17, {"stem": 5, "a": 5}),
+        (5 / 17, {"stem": 4, "a": 5}),
+        (11 / 17, {"stem": 1, "a": 4}),
+    ]:
+        assert select_fraction(scores, graph, fraction, min_channels=1).widths == widths
+    only = select_fraction(scores, graph, 0.6, min_channels=1, residual=False)
+    assert only.widths == {"a": 2}
+
+
+@given(data=st.data(), rules=RULES)
+def test_removing_in_order_gives_what_select_gives(
+    data: st.DataObject, rules: dict[str, Any]
+) -> None:
+    graph = drawn_graph(data)
+    scores = drawn_scores(data, graph)
+    plan = select(scores, graph, drawn_budget(data, graph, rules), **rules)
+    order = removal_order(scores, graph, **rules)
+    total = sum(graph.group(name).num_units for name in plan.keep)
+    gone = {
+        (name, unit)
+        for name, kept in kept_units(graph, plan).items()
+        for unit in set(range(graph.group(name).num_units)) - kept
+    }
+    assert set(order[: total - units_in(graph, plan)]) == gone
+    assert len(set(order)) == len(order)
+
+
+@given(data=st.data(), rules=RULES)
+def test_the_order_goes_on_after_a_removal(data: st.DataObject, rules: dict[str, Any]) -> None:
+    """Whatever scores say of what is gone, NaN even."""
+    graph = drawn_graph(data)
+    scores = drawn_scores(data, graph)
+    plan = select(scores, graph, drawn_budget(data, graph, rules), **rules)
+    order = removal_order(scores, graph, **rules)
+    num_gone = sum(graph.group(n).num_units for n in plan.keep) - units_in(graph, plan)
+    for name, kept in plan.keep.items():
+        lost = torch.ones(graph.group(name).width, dtype=torch.bool)
+        lost[list(kept)] = False
+        scores[name][lost] = math.nan
+    rest = removal_order(scores, graph, kept=plan, **rules)
+    # Chunk by chunk; the two may differ only in how equal levels, rounded, are ordered.
+    assert set(rest) == set(order[num_gone:])
+    if rules["divisor"] == 1:
+        assert rest == order[num_gone:]
+
+
+def test_floors_hold_for_what_earlier_removals_left(
+    graph: ChannelGraph, scores: dict[str, Tensor]
+) -> None:
+    kept = KeepPlan({"conv1": (0, 1, 2, 3), "conv2": (0, 1)})
+    assert removal_order(scores, graph, kept=kept) == [("conv1", 1)]
+    assert removal_order(scores, graph, kept=kept, min_channels=1) == [
+        ("conv1", 1),
+        ("conv2", 0),
+        ("conv1", 3),
+        ("conv1", 2),
+    ]
+    # From an odd width, a divisor first leads back to a multiple.
+    odd = KeepPlan({"conv1": (0, 1, 2, 3, 4), "conv2": (0, 1)})
+    assert removal_order(scores, graph, kept=odd, min_channels=1, divisor=2) == [
+        ("conv1", 1),
+        ("conv1", 3),
+        ("conv1", 2),
+    ]
+    with pytest.raises(PlanError, match="keeps channel 6"):
+        removal_order(scores, graph, kept=KeepPlan({"conv1": (6,)}))
 
 
 @pytest.fixture
@@ -172,17 +449,96 @@ def test_equal_scores_go_in_the_order_of_the_network(graph: ChannelGraph) -> Non
 
 def test_equal_scores_do_not_break_the_floor(graph: ChannelGraph) -> None:
     scores = {"conv1": torch.zeros(6), "conv2": torch.zeros(5)}
-    for floor in range(1, 8):
-        least = graph.floor_widths(scores, floor)
-        assert least == {"conv1": min(floor, 6), "conv2": min(floor, 5)}
+    for floor in range(1, 6):
+        least = least_widths(graph, scores, min_channels=floor)
+        assert least == {"conv1": floor, "conv2": floor}
         budget = Budget((Bound("flops", graph.cost(least).flops),))
         assert select(scores, graph, budget, min_channels=floor).widths == least
+
+
+def test_chunks_are_ranked_by_the_mean_of_their_scores(
+    graph: ChannelGraph, scores: dict[str, Tensor]
+) -> None:
+    """conv1: (0.15 + 0.2) / 2, (0.3 + 0.5) / 2; conv2, 5 wide: 0.15, then (0.25 + 0.35) / 2."""
+    scores["conv1"][1] = 0.15
+    order = removal_order(scores, graph, divisor=2, min_channels=1)
+    assert order == [
+        *[("conv2", 0)],
+        *[("conv1", 1), ("conv1", 3)],
+        *[("conv2", 3), ("conv2", 4)],
+        *[("conv1", 5), ("conv1", 2)],
+    ]
+    assert removal_order(scores, graph, divisor=2) == order[:3]
+
+
+def test_the_floor_is_rounded_up_to_the_divisor(graph: ChannelGraph) -> None:
+    names = ("conv1", "conv2")
+    assert least_widths(graph, names, divisor=2) == {"conv1": 4, "conv2": 4}
+    assert least_widths(graph, names, divisor=4) == {"conv1": 4, "conv2": 4}
+    assert least_widths(graph, names, divisor=6) == {"conv1": 6, "conv2": 5}
+    assert least_widths(graph, names, divisor=8) == {"conv1": 6, "conv2": 5}
+    normalised = BY_NAME["group normalisation"].graph  # 12 channels in units of 3
+    assert least_widths(normalised, ["first"], divisor=2) == {"first": 6}
+
+
+def test_the_least_widths_are_what_select_can_reach() -> None:
+    graph = BY_NAME["projected shortcut"].graph
+    names = [group.name for group in graph.groups]
+    assert least_widths(graph, names) == {"stem": 3, "short": 3, "a": 3}
+    assert least_widths(graph, names, residual=False) == {"stem": 3, "a": 3}
+
+
+def test_residual_streams_stay_whole_on_demand() -> None:
+    """Their scores are not even looked at."""
+    graph = BY_NAME["projected shortcut"].graph
+    scores = distinct_scores(graph) | {"short": torch.full((7,), math.nan)}
+    plan = select(scores, graph, Budget.parse("flops=60%"), residual=False)
+    assert set(plan.keep) == {"stem", "a"}
+    with pytest.raises(PlanError, match="'short' has a score that is not a number"):
+        select(scores, graph, Budget.parse("flops=60%"))
+
+
+def test_a_uniform_share_is_the_same_for_all(graph: ChannelGraph) -> None:
+    """Whatever the scores of a group; groups as wide as each other stay so."""
+    scores = {"conv1": torch.arange(6.0), "conv2": 100 + torch.arange(5.0)}
+    budget = Budget((Bound("flops", graph.cost({"conv1": 4, "conv2": 4}).flops),))
+    plan = select(scores, graph, budget, scope="uniform")
+    assert plan.keep == {"conv1": (2, 3, 4, 5), "conv2": (1, 2, 3, 4)}
+    twins = trace(
+        torch.nn.Sequential(*(torch.nn.Conv2d(i, o, 1) for i, o in ((3, 8), (8, 8), (8, 2)))),
+        torch.zeros(1, 3, 4, 4),
+    )
+    plan = select(distinct_scores(twins), twins, Budget.parse("params=80%"), scope="uniform")
+    assert plan.widths == {"0": 6, "1": 6}
 
 
 def test_infinite_scores_are_ordered(graph: ChannelGraph) -> None:
     scores = {"conv1": torch.tensor([math.inf, -math.inf, 0, 1, math.inf, -math.inf])}
     budget = Budget((Bound("flops", graph.cost({"conv1": 3}).flops),))
     assert removed(graph, select(scores, graph, budget)) == {"conv1": {1, 5, 2}}
+
+
+def test_infinities_that_meet_in_a_chunk_keep_it() -> None:
+    graph = BY_NAME["group normalisation"].graph
+    scores = {"first": torch.tensor([1.0] * 3 + [-math.inf, math.inf, 0] + [2.0] * 6)}
+    budget = Budget((Bound("flops", graph.cost({"first": 3}).flops),))
+    assert select(scores, graph, budget).keep == {"first": (3, 4, 5)}
+    chain = BY_NAME["chain"].graph
+    scores = {"conv1": torch.tensor([-math.inf, math.inf] * 3), "conv2": torch.arange(5.0)}
+    order = removal_order(scores, chain, divisor=4, min_channels=1)
+    assert order == [("conv1", 0), ("conv1", 2), ("conv2", 0)]
+    order = removal_order(scores, chain, divisor=2, min_channels=1)
+    assert order[-2:] == [("conv1", 4), ("conv1", 1)]
+
+
+def test_equal_scores_go_chunk_after_chunk_whatever_rounding_does() -> None:
+    """0.1 + 0.1 + 0.1 is not 3 · 0.1."""
+    graph = BY_NAME["attention"].graph
+    for value in (0.1, 0.7, -0.1, -0.7, 1.1):
+        scores = {"block.value": torch.full((8,), value, dtype=torch.float64)}
+        for divisor in (1, 2, 3):
+            order = removal_order(scores, graph, divisor=divisor, min_channels=1)
+            assert [unit for _, unit in order] == list(range(8 - divisor))
 
 
 def test_groups_without_scores_stay_whole(graph: ChannelGraph) -> None:
@@ -232,9 +588,70 @@ def test_scores_that_are_refused(
         select(scores, graph, Budget.parse("flops=90%"))
 
 
-def test_a_floor_below_one_is_refused(graph: ChannelGraph, scores: dict[str, Tensor]) -> None:
-    with pytest.raises(PlanError, match="min_channels must be at least 1, got 0"):
-        select(scores, graph, Budget.parse("flops=90%"), min_channels=0)
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
+        ({"divisor": 0}, "divisor must be at least 1, got 0"),
+        ({"scope": "local"}, "scope must be one of global, uniform, got local"),
+        (
+            {"min_channels": 6},
+            "min_channels of 6 is above the 5 channels of group 'conv2': choose at most 5",
+        ),
+    ],
+)
+def test_rules_that_are_refused(
+    graph: ChannelGraph, scores: dict[str, Tensor], rules: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        select(scores, graph, Budget.parse("flops=90%"), **rules)
+    with pytest.raises(PlanError, match=message):
+        select_fraction(scores, graph, 0.1, **rules)
+    with pytest.raises(PlanError, match=message):
+        removal_order(scores, graph, **rules)
+    if "scope" not in rules:
+        with pytest.raises(PlanError, match=message):
+            least_widths(graph, scores, **rules)
+
+
+def test_the_usual_floor_holds_for_narrower_groups_too() -> None:
+    graph = BY_NAME["inception"].graph
+    scores = distinct_scores(graph)
+    assert least_widths(graph, scores)["pool"] == 2
+    assert "pool" not in {name for name, _ in removal_order(scores, graph)}
+    with pytest.raises(PlanError, match="above the 3 channels of group 'reduce'"):
+        least_widths(graph, ["reduce"], min_channels=4)
+    assert least_widths(graph, ["stem"], min_channels=4) == {"stem": 4}
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, math.nan, math.inf])
+def test_fractions_that_are_refused(
+    graph: ChannelGraph, scores: dict[str, Tensor], fraction: float
+) -> None:
+    with pytest.raises(BudgetError, match=r"must be in \[0, 1\), got "):
+        select_fraction(scores, graph, fraction)
+
+
+def test_an_unreachable_fraction_names_the_nearest_one(
+    graph: ChannelGraph, scores: dict[str, Tensor]
+) -> None:
+    message = (
+        r"^a fraction of 0\.6 of 11 filters cannot be removed: with at least 3 channels in each "
+        r"group at most 5 can \(nearest reachable: 0\.4545\)$"
+    )
+    with pytest.raises(UnreachableBudgetError, match=message):
+        select_fraction(scores, graph, 0.6)
+    assert select_fraction(scores, graph, 5 / 11).widths == {"conv1": 3, "conv2": 3}
+    assert select_fraction({}, graph, 0.5) == KeepPlan({})
+
+
+def test_an_unreachable_budget_names_what_the_divisor_allows(
+    graph: ChannelGraph, scores: dict[str, Tensor]
+) -> None:
+    floor = graph.cost({"conv1": 4, "conv2": 4}).flops
+    for scope in ("global", "uniform"):
+        with pytest.raises(UnreachableBudgetError, match=f"nearest reachable: {floor:,}"):
+            select(scores, graph, Budget((Bound("flops", floor - 1),)), divisor=4, scope=scope)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from architectures import ARCHITECTURES, BY_NAME, PRUNABLE, Architecture
-from gating import difference, gated, plans, random_plan, removed_units, tensors_of
+from gating import channels_of, difference, gated, plans, random_plan, removed_units, tensors_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import call
+from networks import call, chain, conv
 from torch import Tensor, nn
 
 from pruning import ChannelGraph, KeepPlan, remove_channels, trace
@@ -221,6 +221,29 @@ def test_removing_twice_is_removing_once(name: str) -> None:
     assert direct.state_dict().keys() == twice.state_dict().keys()
     for key, value in direct.state_dict().items():
         assert torch.equal(value, twice.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("units", [1, 2, 3])
+@pytest.mark.parametrize(("outputs", "groups"), [(16, 4), (8, 8), (24, 8), (8, 2), (16, 2)])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_grouped_convolutions_go_on_losing_what_they_have_lost(
+    outputs: int, groups: int, units: int, is_transposed: bool
+) -> None:
+    """Whole groups or channels of each: fewer of either would decide otherwise."""
+    layer = nn.ConvTranspose2d if is_transposed else nn.Conv2d
+    model = chain(
+        first=conv(3, 8), grouped=layer(8, outputs, 1, groups=groups), last=conv(outputs, 4)
+    )
+    example = torch.zeros(1, 3, 4, 4)
+    graph = trace(model, example)
+    some = {g.name: channels_of(g, range(min(units, g.num_units))) for g in graph.prunable}
+    smaller = remove_channels(model, graph, KeepPlan(some))
+    again = trace(smaller, example)
+    assert again.widths == {**graph.widths, **KeepPlan(some).widths}
+    assert [g.unit for g in again.groups] == [g.unit for g in graph.groups]
+    one = {g.name: channels_of(g, {0}) for g in again.prunable}
+    smallest = remove_channels(smaller, again, KeepPlan(one))
+    assert call(smallest, example).shape == (1, 4, 4, 4)
 
 
 @every_prunable

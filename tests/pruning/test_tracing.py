@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import networks
 import pytest
@@ -231,6 +233,38 @@ def test_code_that_depends_on_the_width_is_pinned() -> None:
     assert graph.group("first").pinned == (
         "the network takes another path through its code with fewer channels"
     )
+
+
+def several(x: Tensor) -> tuple[Tensor, list[Tensor], int]:
+    return x * 2, [x.sum(1), x.clone()], x.shape[1]
+
+
+def nothing(x: Tensor) -> None:
+    x.copy_(x.cumsum(1))
+
+
+def a_number(x: Tensor) -> int:
+    return x.dim()
+
+
+@pytest.mark.parametrize(
+    ("function", "mutated"), [(several, ()), (nothing, ("x",)), (a_number, ())]
+)
+def test_an_operator_without_a_rule_pins_whatever_it_returns(
+    function: Callable[[Tensor], Any], mutated: tuple[str, ...]
+) -> None:
+    name = f"espalier_tests::{function.__name__}"
+    operator = torch.library.custom_op(name, function, mutates_args=mutated)
+    operator.register_fake(
+        (lambda x: None) if mutated else function  # what it does to values does not matter
+    )
+
+    def wiring(x: Tensor) -> Tensor:
+        result = operator(x)
+        return result[0] if isinstance(result, tuple) else x
+
+    graph = trace(between(wiring), torch.zeros(IMAGE))
+    assert graph.group("first").pinned == f"the operator {name} has no rule"
 
 
 def test_training_statistics_are_not_updated() -> None:

@@ -76,8 +76,11 @@ def with_bare_parameter() -> nn.Module:
     return WithBareParameter()
 
 
-def trial_task(number: int = 0, target_flops: int = 200_000, strength: float = 1.0) -> TrialTask:
-    return TrialTask(number, Proposal(strength, 1.5, target_flops))
+def trial_task(
+    number: int = 0, target_flops: int = 200_000, strength: float = 1.0, shift: float = 1.5
+) -> TrialTask:
+    settings = {"rni.strength": strength, "rni.shift": shift}
+    return TrialTask(number, Proposal("rni", "filter", settings, target_flops))
 
 
 def member_task(key: str = "uniform-b100", **changes: object) -> MemberTask:
@@ -207,3 +210,35 @@ def espalier(*arguments: str | Path) -> Completed:
         except SystemExit as end:
             status = int(str(end.code))
     return Completed(status, out.getvalue(), err.getvalue())
+
+
+class SmallResidual(nn.Module):
+    """A stem, two residual blocks and a classifier: channels, layers, branches, blocks to prune."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.blocks = nn.Sequential(SmallBlock(8), SmallBlock(8))
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(self.stem(x).relu()).mean((2, 3)))
+
+
+class SmallBlock(nn.Module):
+    """Two convolutions beside an identity shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = self.first_norm(self.first(x)).relu()
+        return (x + self.second_norm(self.second(inner))).relu()
+
+
+def small_residual(num_classes: int) -> nn.Module:
+    return SmallResidual(num_classes)

@@ -39,10 +39,13 @@ CHANGED = SearchConfig(
         learning_rate=0.7,
         weight_decay=0.0,
     ),
+    criterion=("taylor", "fisher"),
+    granularity=("filter", "filter+branch"),
     trials=9,
     ladder=(0.9, 0.3),
     profiles=1,
     min_channels=2,
+    scoring_batches=7,
     prune_residual=True,
     seed=11,
     concurrency=3,
@@ -220,3 +223,33 @@ def test_a_missing_file_is_named(tmp_path: Path):
         from_toml(tmp_path / "nothing.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         from_toml(tmp_path)
+
+
+def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
+    config = SearchConfig(
+        criterion=("taylor, fisher", "rni", "fisher"),
+        granularity=("branch+filter,filter", "filter+branch"),
+    )
+    assert config.criterion == ("taylor", "fisher", "rni")
+    assert config.granularity == ("filter+branch", "filter")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"criterion": ("tailor",)}, "criterion must be one of rni, .*taylor.* got 'tailor'"),
+        ({"criterion": ("rni,",)}, "criterion must be one of .* got ''"),
+        ({"criterion": ()}, "criterion must be at least one name"),
+        ({"granularity": ("filter+filter",)}, "granularity must be one or several of filter, lay"),
+        ({"granularity": ("twig",)}, "granularity must be .* got 'twig'"),
+        ({"granularity": ()}, "granularity must be at least one name"),
+        ({"scoring_batches": 0}, "scoring_batches must be at least 1, got 0"),
+        (
+            {"criterion": ("snip",), "granularity": ("filter+branch",)},
+            "snip prunes before training, when gates have learned nothing",
+        ),
+    ],
+)
+def test_methods_and_granularities_that_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**settings)

@@ -61,7 +61,7 @@ def test_lines_tell_the_story_of_a_trial():
         shown.finished(TASK, DONE)
     lines = text(screen).splitlines()
     assert lines[:3] == [
-        "trial 3: started, λ_S 0.012  b 1.50  target 123k",
+        "trial 3: started, rni  λ_S 0.012  b 1.5  target 123k",
         "trial 3: sparse training",
         "trial 3: fine-tuning",
     ]

@@ -68,6 +68,8 @@ def test_the_search_is_the_parent_and_says_what_was_asked_for(
         "model": "digits-vgg",
         "data": "digits",
         "budget": "flops=10%",
+        "criterion": "rni",
+        "granularity": "filter",
         "seed": "0",
         "trials": "2",
         "epochs": "1",
@@ -88,6 +90,8 @@ def test_a_trial_is_a_child_with_its_proposal(memory: MemoryRecorder, recording:
     run = memory.read("trial/4")
     assert (run.kind, run.name, run.parent, run.status) == ("trial", "trial 4", SEARCH, "running")
     assert run.params == {
+        schema.PARAM_CRITERION: "rni",
+        schema.PARAM_GRANULARITY: "filter",
         schema.PARAM_SPARSITY_STRENGTH: "0.25",
         schema.PARAM_SHIFT: "1.5",
         schema.PARAM_TARGET_FLOPS: "123456",

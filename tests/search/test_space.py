@@ -1,4 +1,4 @@
-"""Ranges follow from the training schedule; proposals stay inside them."""
+"""Ranges follow from the training schedule; proposals stay inside them, whatever the method."""
 
 import math
 import warnings
@@ -10,72 +10,112 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
 from search.config import TrainingConfig
-from search.space import PUSH, SHIFT, Proposal, SearchSpace, sampler
-from search.training import steps_per_epoch, total_push
+from search.methods import METHODS, PUSH, SHIFT, Range, parts_of
+from search.minibatches import steps_per_epoch
+from search.space import Proposal, Push, SearchSpace, sampler
+from search.training import total_push
 
-pushes = st.floats(1e-3, 1e9)
+TARGETS = (1000.0, 9999.0)
+SCHEDULE = Push(scale=1234.5, weight=123.45)
+CONDITIONAL = SearchSpace(SCHEDULE, TARGETS, tuple(METHODS), ("filter", "filter+branch"))
 
 
-@given(pushes)
+@given(st.floats(1e-3, 1e9))
 def test_the_push_at_both_ends_of_the_strengths_is_that_of_the_papers_experiments(push):
-    low, high = SearchSpace.derive(push, (10.0, 20.0)).strength
-    assert math.isclose(low * push, 10)
-    assert math.isclose(high * push, 1000)
+    strength = Push(push, push / 10).distribution(PUSH)
+    assert strength.log
+    assert math.isclose(strength.low * push, 10)
+    assert math.isclose(strength.high * push, 1000)
 
 
 @given(st.integers(1, 300), st.integers(1, 5000))
 def test_any_schedule_can_be_pushed_as_hard_as_the_papers_vgg_was(epochs, num_images):
     """λ_S 1e-3 over 160 epochs of 782 steps pushes 660; the range holds what pushes as much."""
-    steps = steps_per_epoch(num_images, 1)
-    push = total_push(TrainingConfig(), epochs, steps)
-    low, high = SearchSpace.derive(push, (10.0, 20.0)).strength
-    assert low < 660 / push < high
-    assert low < 66 / push < high
+    push = total_push(TrainingConfig(), epochs, steps_per_epoch(num_images, 1))
+    strength = push.distribution(PUSH)
+    assert strength.low < 660 / push.scale < strength.high
+    assert strength.low < 66 / push.scale < strength.high
 
 
-def test_strength_and_target_are_log_uniform_and_the_shift_is_uniform():
-    space = SearchSpace.derive(100.0, (2e5, 1e6))
-    assert space.distributions == {
-        "strength": FloatDistribution(PUSH[0] / 100, PUSH[1] / 100, log=True),
-        "shift": FloatDistribution(*SHIFT),
-        "target_flops": FloatDistribution(2e5, 1e6, log=True),
+def test_weights_are_pushed_by_their_own_learning_rate_and_other_settings_are_uniform():
+    assert SCHEDULE.distribution(Range(1.0, 100.0, "weight")) == FloatDistribution(
+        1 / 123.45, 100 / 123.45, log=True
+    )
+    assert SCHEDULE.distribution(SHIFT) == FloatDistribution(0.0, 3.0)
+
+
+def asked(space: SearchSpace, seed: int, count: int) -> list[tuple[Proposal, dict[str, object]]]:
+    """Proposals and what Optuna holds of each."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            directions=["maximize", "minimize"],
+            sampler=sampler(seed, count, is_conditional=space.is_conditional),
+        )
+    found = []
+    for number in range(count):
+        trial = study.ask()
+        found.append((space.propose(trial), dict(trial.params)))
+        study.tell(trial, [number / count, float(number % 5)])
+    return found
+
+
+def test_one_method_has_no_choices_and_its_own_settings():
+    ((proposal, params),) = asked(SearchSpace(SCHEDULE, TARGETS), 0, 1)
+    assert params.keys() == {"target_flops", "rni.strength", "rni.shift"}
+    assert (proposal.criterion, proposal.granularity) == ("rni", "filter")
+    assert proposal.settings_of_criterion == {
+        "strength": params["rni.strength"],
+        "shift": params["rni.shift"],
     }
+
+
+def test_each_method_has_its_settings_and_no_others():
+    for proposal, params in asked(CONDITIONAL, 0, 40):
+        own = {f"{proposal.criterion}.{name}" for name in METHODS[proposal.criterion].settings}
+        gates = {f"{name}.strength" for name in parts_of(proposal.granularity)} - {
+            "filter.strength"
+        }
+        assert proposal.settings.keys() == own | gates
+        assert params.keys() == own | gates | {"target_flops", "criterion", "granularity"}
+
+
+def test_the_first_trials_meet_every_target_method_and_granularity():
+    openings = CONDITIONAL.openings([9999.0, 5000.0, 2500.0])
+    assert len(openings) == len(METHODS)
+    for name, values in {
+        "target_flops": {9999.0, 5000.0, 2500.0},
+        "criterion": set(METHODS),
+        "granularity": {"filter", "filter+branch"},
+    }.items():
+        assert {opening[name] for opening in openings} == values
+    assert SearchSpace(SCHEDULE, TARGETS).openings([7.0]) == [{"target_flops": 7.0}]
+    assert SearchSpace(SCHEDULE, TARGETS).openings([]) == []
 
 
 def test_where_only_one_target_is_reachable_it_is_the_only_one_proposed():
     for high in (2e5, 1.9e5):
-        space = SearchSpace.derive(100.0, (2e5, high))
-        assert space.distributions["target_flops"] == FloatDistribution(2e5, 2e5, log=True)
+        ((proposal, params),) = asked(SearchSpace(SCHEDULE, (2e5, high)), 0, 1)
+        assert params["target_flops"] == 2e5
+        assert proposal.target_flops == 200_000
 
 
-def test_a_proposal_rounds_its_target_down():
-    space = SearchSpace.derive(100.0, (10.0, 20.0))
-    params = {"strength": 0.5, "shift": 2.0, "target_flops": 12.9}
-    assert space.proposal(params) == Proposal(0.5, 2.0, 12)
+def test_a_proposal_is_read_back_from_what_optuna_holds_if_that_is_complete():
+    for proposal, params in asked(CONDITIONAL, 0, 10):
+        assert CONDITIONAL.proposal(params) == proposal
+        for name in params:
+            part = {key: value for key, value in params.items() if key != name}
+            assert CONDITIONAL.proposal(part) is None
 
 
+@pytest.mark.parametrize("space", [SearchSpace(SCHEDULE, TARGETS), CONDITIONAL])
 @pytest.mark.parametrize("seed", range(3))
-def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(seed):
-    space = SearchSpace.derive(1234.5, (1000.0, 9999.0))
-
-    def samples(seed: int) -> list[Proposal]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(
-                directions=["maximize", "minimize"], sampler=sampler(seed, 12)
-            )
-        found = []
-        for number in range(12):
-            trial = study.ask(space.distributions)
-            found.append(space.proposal(trial.params))
-            study.tell(trial, [number / 12, trial.params["target_flops"]])
-        return found
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = samples(seed)
-    assert found == samples(seed) != samples(seed + 1)
-    for proposal in found:
-        assert PUSH[0] <= proposal.strength * 1234.5 * (1 + 1e-9)
-        assert proposal.strength * 1234.5 <= PUSH[1] * (1 + 1e-9)
-        assert SHIFT[0] <= proposal.shift <= SHIFT[1]
+def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed):
+    found = asked(space, seed, 12)
+    assert found == asked(space, seed, 12) != asked(space, seed + 1, 12)
+    for proposal, _ in found:
         assert 1000 <= proposal.target_flops <= 9999
+        for name, value in proposal.settings_of("rni").items():
+            values = SCHEDULE.distribution(METHODS["rni"].settings[name])
+            assert values.low <= value <= values.high

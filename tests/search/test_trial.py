@@ -17,8 +17,7 @@ from search import models
 from search.config import TrainingConfig
 from search.datasets import ImageData, ImageSource
 from search.preflight import Preflight, check
-from search.space import Proposal
-from search.tasks import EpochRecord, MemberTask, Outcome, Task, TrialTask
+from search.tasks import EpochRecord, MemberTask, Outcome, Task
 from search.training import evaluate
 from search.trial import Workshop, perform, run_trial, train_member
 
@@ -139,7 +138,7 @@ def test_a_stronger_penalty_makes_more_channels_recede(workshop: Workshop, digit
     settings = TrainingConfig(3, 1, 1, batch_size=16)
     sparsities = []
     for strength in (0.01, 1.0):
-        task = TrialTask(0, Proposal(strength, 0.0, 200_000))
+        task = trial_task(0, 200_000, strength, shift=0.0)
         found = run_trial(
             task, elsewhere(workshop, f"at-{strength}", training=settings), digits, _ignored
         )

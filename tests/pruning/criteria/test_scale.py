@@ -1,4 +1,4 @@
-"""σ(γ) as a score: per channel, the mean over the layers that scale it."""
+"""Scales as scores: per channel, the mean over the layers that scale it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from architectures import BY_NAME
 from networks import Branches, chain, conv, head, randomised
 from torch import nn
 
-from pruning import Budget, remove_channels, select, to_sigmoid_batchnorm, trace
-from pruning.criteria import SigmoidScale
+from pruning import Budget, fold, remove_channels, select, to_sigmoid_batchnorm, trace
+from pruning.criteria import BatchNormScale, SigmoidScale
 from pruning.errors import CriterionError
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -83,3 +83,36 @@ def test_a_network_without_sigmoid_batch_norms_is_refused() -> None:
     assert SigmoidScale().covers(model, graph) == ()
     with pytest.raises(CriterionError, match="Sequential has no sigmoid batch normalisation"):
         SigmoidScale().score(model, graph)
+
+
+def test_the_absolute_scale_of_batch_norms() -> None:
+    model = BY_NAME["chain"].network(1)
+    graph = trace(model, IMAGE)
+    model.bn1.weight.data[2] = -3.0
+    scores = BatchNormScale().score(model, graph)
+    assert torch.equal(scores["conv1"], model.bn1.weight.detach().abs())
+    assert scores["conv1"][2] == 3
+    assert torch.equal(scores["conv2"], model.bn2.weight.detach().abs())
+
+
+def test_a_batch_norm_of_one_dimension_has_a_scale_and_one_without_parameters_has_none() -> None:
+    for name, expected in (("one dimension", ("first",)), ("layer scale", ())):
+        model, graph = BY_NAME[name].network(), BY_NAME[name].graph
+        assert BatchNormScale().covers(model, graph) == expected
+    model = BY_NAME["batch normalisation of every kind"].network()
+    assert BatchNormScale().covers(model, trace(model, IMAGE)) == ("second",)
+
+
+def test_a_network_and_its_fold_score_alike() -> None:
+    model = randomised(to_sigmoid_batchnorm(BY_NAME["chain"].make()), seed=1)
+    graph = trace(model, IMAGE)
+    sigmoid, folded = SigmoidScale().score(model, graph), BatchNormScale().score(fold(model), graph)
+    for name, values in BatchNormScale().score(model, graph).items():
+        assert torch.equal(values, sigmoid[name])
+        assert torch.equal(values, folded[name])
+
+
+def test_a_network_without_batch_norms_is_refused() -> None:
+    architecture = BY_NAME["inception"]
+    with pytest.raises(CriterionError, match="no batch normalisation with a scale"):
+        BatchNormScale().score(architecture.network(), architecture.graph)

@@ -1,0 +1,64 @@
+"""The size of a channel's filters as its importance."""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from pruning.channel_graph import ChannelGraph
+from pruning.criteria.criterion import Batches, Criterion
+from pruning.criteria.filters import filter_axes, producing
+from pruning.errors import CriterionError
+from pruning.gates import ChannelGates
+
+
+@final
+class WeightMagnitude(Criterion):
+    """The L1 or L2 norm of the filters that produce a channel, ≥ 0; biases are left out.
+
+    The filters of coupled channels, of all producers and of a unit's channels, count as one
+    long vector: L1 adds their norms, L2 the squares of them.
+    norm: 1 or 2.
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", §3.1 (L1), §4.4 (L2).
+    """
+
+    def __init__(self, norm: Literal[1, 2] = 2) -> None:
+        if norm not in (1, 2):
+            raise CriterionError(f"norm must be 1 or 2, got {norm!r}")
+        self.norm = norm
+
+    def covers(self, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
+        weights = {name for name, tensor in model.named_parameters() if tensor.dim() > 1}
+        found = {
+            number
+            for axis in graph.axes
+            if not axis.is_input and axis.tensor in weights
+            for number in producing(axis, graph)
+        }
+        return tuple(group.name for group in graph.prunable if graph.index(group.name) in found)
+
+    def score(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        batches: Batches = (),  # noqa: ARG002 - weights need no data
+    ) -> dict[str, Tensor]:
+        covered = self.covers(model, graph)
+        if not covered:
+            raise CriterionError(
+                f"{type(model).__name__} has no weights that produce a prunable group: "
+                "choose another network, or trace this one again"
+            )
+        gates = ChannelGates(model, graph, covered)
+        parameters, total = dict(model.named_parameters()), None
+        for axis in filter_axes(gates):
+            weight = parameters[axis.parameter].detach()
+            if weight.dim() == 1:
+                continue
+            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            sums = axis.summed(weight.abs() if self.norm == 1 else weight**2, gates.num_units)
+            total = sums if total is None else total + sums
+        assert total is not None, covered
+        return gates.by_channel(total if self.norm == 1 else total.sqrt())

@@ -1,0 +1,124 @@
+"""Where a regularizer finds what it penalises: in a whole model, or where it can be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning.channel_graph import ChannelGraph
+from pruning.errors import CriterionError
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One number per output channel of some layers.
+
+    name: of such a layer, in errors.
+    remedy: what to do with a model that has none.
+    read: the numbers of a layer, along the output axis of its `weight`; None if it has none.
+    """
+
+    name: str
+    remedy: str
+    read: Callable[[nn.Module], Tensor | None]
+
+
+class Scope:
+    """The part of a model that a regularizer is about.
+
+    graph: a trace of the network, or of one with equally named layers, such as the network
+        before `to_sigmoid_batchnorm`; only channels of its prunable groups are in scope.
+        None: every channel is.
+    """
+
+    def __init__(self, graph: ChannelGraph | None = None) -> None:
+        self._is_whole = graph is None
+        self._layers: tuple[str, ...] = ()
+        self._sizes: dict[tuple[str, int], int] = {}
+        self._prunable: dict[tuple[str, int], Tensor] = {}
+        if graph is None:
+            return
+        self._layers = tuple(dict.fromkeys(name for g in graph.groups for name in g.layers))
+        is_prunable = np.array([group.pinned is None for group in graph.groups])
+        for axis in graph.axes:
+            positions = np.flatnonzero((axis.groups >= 0) & is_prunable[axis.groups])
+            self._sizes[axis.tensor, axis.axis] = len(axis.groups)
+            self._prunable[axis.tensor, axis.axis] = torch.from_numpy(positions)
+
+    def values(self, model: nn.Module, target: Target) -> list[Tensor]:
+        """What `target` reads, one non-empty vector per layer of `model` that is in scope.
+
+        Raises CriterionError if there is none, or if the graph is of another network.
+        """
+        self._check_graph(model)
+        read = {name: target.read(layer) for name, layer in model.named_modules()}
+        found = {name: values for name, values in read.items() if values is not None}
+        if not found:
+            raise CriterionError(f"{type(model).__name__} has no {target.name}: {target.remedy}")
+        chosen = [
+            self._chosen(values, f"{name}.weight", output_axis(model.get_submodule(name)))
+            for name, values in found.items()
+        ]
+        chosen = [values for values in chosen if len(values)]
+        if not chosen:
+            raise CriterionError(
+                f"{type(model).__name__} has no {target.name} along a prunable group: "
+                "penalise all of it, without a graph, or see graph.describe() for what is pinned"
+            )
+        return chosen
+
+    def _chosen(self, values: Tensor, tensor: str, axis: int) -> Tensor:
+        if self._is_whole:
+            return values
+        positions = self._prunable.get((tensor, axis))
+        if positions is None:
+            return values[:0]
+        if len(positions) == len(values):
+            return values
+        return values[positions]
+
+    def _check_graph(self, model: nn.Module) -> None:
+        if self._is_whole:
+            return
+        tensors: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+        known = tensors.keys() | {name for name, _ in model.named_modules()}
+        missing = [name for name in self._layers if name not in known]
+        if missing:
+            raise CriterionError(
+                f"the graph is not of this {type(model).__name__}, which has no layer "
+                f"{missing[0]!r}: trace this network, and hand over the network itself, not a "
+                "wrapper of it (DataParallel, torch.compile)"
+            )
+        for (name, axis), size in self._sizes.items():
+            if name in tensors and size not in tensors[name].shape[axis : axis + 1]:
+                raise CriterionError(
+                    f"the graph is not of this {type(model).__name__}: it has {size} channels "
+                    f"along axis {axis} of {name}, which has shape {tuple(tensors[name].shape)}: "
+                    "trace this network"
+                )
+
+
+def output_axis(layer: nn.Module) -> int:
+    """The axis of a layer's weight along which its output channels lie."""
+    return 1 if isinstance(layer, TRANSPOSED) else 0
+
+
+def _scale(layer: nn.Module) -> Tensor | None:
+    if isinstance(layer, SigmoidBatchNorm2d):
+        return layer.importance
+    return layer.weight if isinstance(layer, BATCH_NORMS) else None
+
+
+CHANNEL_SCALES = Target(
+    "batch normalisation with a scale", "choose a network with batch normalisation", _scale
+)
+"""What a batch normalisation multiplies its channels by: γ, or σ(γ) of σBN."""

@@ -1,0 +1,70 @@
+"""What a command that trains needs before it can begin: a device, images, a record, a folder."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+
+import mlflow_server
+from mlflow_server.runs import RunRecorder
+from pruning.errors import ConfigError
+from search import datasets, models
+from search.config import DataConfig
+from search.datasets import Augmentation, ImageData
+from search.minibatches import Minibatches
+
+
+def chosen_device(name: str) -> str:
+    """cpu or cuda, for auto, cpu or cuda; ConfigError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU here: use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def read_images(data: DataConfig, model: str, seed: int, console: Console) -> ImageData:
+    """The data set with as many colour channels as the network demands."""
+    with console.status(Text(f"reading {data.source}")):
+        return datasets.load(data, channels=models.required_channels(model), seed=seed)
+
+
+def scoring_batches(
+    data: ImageData, count: int, *, batch_size: int, seed: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """At most `count` minibatches of training images as they are, in an order drawn from `seed`."""
+    minibatches = Minibatches(
+        data.train, mean=data.mean, std=data.std, batch_size=batch_size, device=device
+    )
+    generator = torch.Generator().manual_seed(seed)
+    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
+    return itertools.islice(batches, count)
+
+
+def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:
+    """A recorder of the experiment `name` that keeps nobody waiting."""
+    uri = mlflow_url or mlflow_server.store_uri(Path(runs))
+    return mlflow_server.BackgroundRecorder(mlflow_server.connect(uri, name))
+
+
+def close_recorder(recorder: RunRecorder, console: Console) -> None:
+    """End the record, and say what of it could not be written."""
+    undelivered = recorder.close(timeout_seconds=60)
+    for problem in recorder.problems:
+        console.print(f"MLflow: {problem}", style="yellow", highlight=False, markup=False)
+    if undelivered:
+        console.print(f"MLflow: {undelivered} records were not delivered")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write under another name first, so that a reader never sees half a file."""
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text)
+    os.replace(temporary, file)

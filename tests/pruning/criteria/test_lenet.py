@@ -1,0 +1,100 @@
+"""Figure 3 of Molchanov et al. on the digits: how far criteria prune LeNet without fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning import KeepPlan, remove_channels, trace
+from pruning.criteria import Criterion, Random, Taylor, TaylorSecondOrder, WeightMagnitude
+from search.config import DataConfig
+from search.datasets import load
+
+SEEDS = range(5)
+MAX_LOSS = 1.0
+CRITERIA: dict[str, Callable[[int], Criterion]] = {
+    "first order": lambda seed: Taylor(),
+    "second order": lambda seed: TaylorSecondOrder(probes=4, seed=seed),
+    "magnitude": lambda seed: WeightMagnitude(2),
+    "random": Random,
+}
+
+
+def digits(num_images: int = 1000) -> tuple[Tensor, Tensor]:
+    """Training images N×1×8×8, standardised, and their labels."""
+    data = load(DataConfig(limit_train=num_images), seed=0)
+    images = data.train.images.float() / 255
+    return (images - data.mean[0]) / data.std[0], data.train.labels
+
+
+def lenet() -> nn.Sequential:
+    """The paper's LeNet3 (§4.1.1), 16, 32, 120 and 84 neurons to prune, for images of 8×8."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(128, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+def trained(seed: int, images: Tensor, labels: Tensor, epochs: int = 15) -> nn.Module:
+    torch.manual_seed(seed)
+    model = lenet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def training_loss(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return float(F.cross_entropy(model(images), labels))
+
+
+def num_pruned(
+    model: nn.Module,
+    criterion: Callable[[int], Criterion],
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+) -> int:
+    """Neurons that go, the least important one at a time, before the loss passes MAX_LOSS.
+
+    Scores are computed anew after each removal, with a seed of their own. The last neuron of
+    a layer stays.
+    """
+    batches = list(zip(images.split(200), labels.split(200), strict=True))
+    for number in range(16 + 32 + 120 + 84):
+        graph = trace(model, images[:1])
+        scores = criterion(1000 * seed + number).score(model, graph, batches)
+        name = min(
+            (name for name, values in scores.items() if len(values) > 1),
+            key=lambda name: float(scores[name].min()),
+        )
+        keep = set(range(len(scores[name]))) - {int(scores[name].argmin())}
+        model = remove_channels(model, graph, KeepPlan({name: tuple(sorted(keep))}))
+        if training_loss(model, images, labels) > MAX_LOSS:
+            return number
+    raise AssertionError("a network of one neuron per layer has learnt the digits")
+
+
+@pytest.mark.slow
+def test_taylor_prunes_more_neurons_than_magnitude_and_chance() -> None:
+    images, labels = digits()
+    counts: dict[str, list[int]] = {name: [] for name in CRITERIA}
+    for seed in SEEDS:
+        model = trained(seed, images, labels)
+        assert training_loss(model, images, labels) < 0.05
+        for name, criterion in CRITERIA.items():
+            counts[name].append(num_pruned(model, criterion, images, labels, seed))
+    for taylor in ("first order", "second order"):
+        for other in ("magnitude", "random"):
+            gains = [a - b for a, b in zip(counts[taylor], counts[other], strict=True)]
+            assert min(gains) > 0, (taylor, other, counts)
+            assert sum(gains) / len(gains) >= 10, (taylor, other, counts)
