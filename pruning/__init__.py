@@ -7,7 +7,7 @@ from pruning.cost import Bound, Budget, Cost, measure_cost
 from pruning.gates import ChannelGates, Gated, GateProbe
 from pruning.scaling_factors import Decision, ScalingFactors
 from pruning.schedule import FISHER_PACE, IterativePruner, Pace
-from pruning.selection import KeepPlan, removal_order, select, select_fraction
+from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
 from pruning.structures import Structure, remove_structures, structures
 from pruning.surgery import remove_channels
@@ -33,6 +33,7 @@ __all__ = [
     "Structure",
     "criteria",
     "fold",
+    "least_widths",
     "measure_cost",
     "regularizers",
     "removal_order",

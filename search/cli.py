@@ -177,7 +177,7 @@ def correlate(**flags: Any) -> None:
     try:
         study = run(config, console=console)
     except KeyboardInterrupt:
-        click.echo("\nStopped. Nothing is kept; the same command begins again.", err=True)
+        click.echo("\nStopped before there was a result; the same command begins again.", err=True)
         sys.exit(130)
     console.print("\nCorrelation with the oracle", style="bold")
     console.print(study_table(study))

@@ -34,7 +34,7 @@ def study_table(study: Study) -> Table:
     """One row per criterion, the best first; a dash where a coefficient is not defined."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("criterion", no_wrap=True)
-    for words in ("per layer", "all layers"):
+    for words in ("in layer", "overall"):
         for name in COEFFICIENTS:
             table.add_column(f"{name.capitalize()}\n{words}", justify="right", no_wrap=True)
     for found in study.agreements:
@@ -51,8 +51,8 @@ def study_notes(study: Study) -> list[str]:
     """What the table is about, and which layers are not in its means; a line each."""
     lines = [
         f"{study.num_units:,} units, {study.num_images:,} training images, "
-        f"validation accuracy {study.validation_accuracy:.1%}; a mean per layer counts each "
-        "layer once"
+        f"validation accuracy {study.validation_accuracy:.1%}",
+        "in layer: mean over layers, each of which counts once; overall: over all units",
     ]
     left_out = {a.criterion: a.num_left_out for a in study.agreements if a.num_left_out}
     if left_out:

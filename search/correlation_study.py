@@ -34,10 +34,10 @@ from search.equipment import (
     close_recorder,
     read_images,
     run_recorder,
-    scoring_batches,
     write_whole,
 )
 from search.methods import method
+from search.minibatches import scoring_batches
 from search.pictures import correlation_chart
 from search.preflight import Preflight, check, judged_groups
 from search.training import EpochReport, train

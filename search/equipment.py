@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.text import Text
-from torch import Tensor
 
 import mlflow_server
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ConfigError
 from search import datasets, models
 from search.config import DataConfig
-from search.datasets import Augmentation, ImageData
-from search.minibatches import Minibatches
+from search.datasets import ImageData
 
 
 def chosen_device(name: str) -> str:
@@ -34,18 +30,6 @@ def read_images(data: DataConfig, model: str, seed: int, console: Console) -> Im
     """The data set with as many colour channels as the network demands."""
     with console.status(Text(f"reading {data.source}")):
         return datasets.load(data, channels=models.required_channels(model), seed=seed)
-
-
-def scoring_batches(
-    data: ImageData, count: int, *, batch_size: int, seed: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """At most `count` minibatches of training images as they are, in an order drawn from `seed`."""
-    minibatches = Minibatches(
-        data.train, mean=data.mean, std=data.std, batch_size=batch_size, device=device
-    )
-    generator = torch.Generator().manual_seed(seed)
-    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
-    return itertools.islice(batches, count)
 
 
 def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search.datasets import Augmentation
+from search.datasets import Augmentation, ImageData
 from search.image_sources import ImageSource
 
 
@@ -103,3 +104,15 @@ def images_trained_on(num_images: int, batch_size: int) -> int:
     """All of them, or all but one where the last batch would be a single image."""
     lonely = batch_size > 1 and num_images % batch_size == 1
     return num_images - lonely
+
+
+def scoring_batches(
+    data: ImageData, count: int, *, batch_size: int, seed: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """At most `count` minibatches of training images as they are, in an order drawn from `seed`."""
+    minibatches = Minibatches(
+        data.train, mean=data.mean, std=data.std, batch_size=batch_size, device=device
+    )
+    generator = torch.Generator().manual_seed(seed)
+    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
+    return itertools.islice(batches, count)

@@ -10,26 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.text import Text
 
-import mlflow_server
 from copycat.architecture import read, verify
 from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget, Cost, format_count
 from pruning.errors import (
     ArchitectureError,
-    ConfigError,
     SearchFailedError,
     SearchStateError,
 )
 from search import datasets, models
 from search.config import SearchConfig, to_mapping
+from search.equipment import (
+    chosen_device,
+    close_recorder,
+    read_images,
+    run_recorder,
+    write_whole,
+)
 from search.families import members
 from search.launch import cluster, run_tasks
 from search.minibatches import steps_per_epoch
 from search.pareto import front
+from search.pictures import draw_all
 from search.preflight import check
 from search.progress import Progress
 from search.recording import Recording
@@ -69,9 +73,9 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     console: where progress is shown; none by default.
     """
     console = console or Console(quiet=True)
-    device = _device(config.device)
+    device = chosen_device(config.device)
     _require_same_search(config)
-    data = _load_data(config, console)
+    data = read_images(config.data, config.model, config.seed, console)
     classes = tuple(data.classes)
     builder = models.resolve(
         config.model, num_classes=len(classes), in_channels=data.train.image_shape[0]
@@ -79,7 +83,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     preflight = check(config, builder, data.train.image_shape, classes)
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
-    recorder = _recorder(config)
+    recorder = run_recorder(config.runs, config.name, config.mlflow_url)
     _write_config(config)
     workshop = Workshop(config, preflight, device)
     return _Session(workshop, data, console, recorder).run()
@@ -116,13 +120,7 @@ class _Session:
             self._recording.interrupted()
             raise
         finally:
-            undelivered = self._recorder.close(timeout_seconds=60)
-            for problem in self._recorder.problems:
-                self._console.print(
-                    f"MLflow: {problem}", style="yellow", highlight=False, markup=False
-                )
-            if undelivered:
-                self._console.print(f"MLflow: {undelivered} records were not delivered")
+            close_recorder(self._recorder, self._console)
         return SearchResult(results.front, results.verdict, self._config.directory, results)
 
     def _stages(self) -> Results:
@@ -208,10 +206,11 @@ class _Session:
     def _conclude(self, results: Results) -> None:
         directory = self._config.directory
         text = json.dumps(results.to_mapping(), indent=2)
-        _write_whole(directory / RESULTS_FILE, text)
+        write_whole(directory / RESULTS_FILE, text)
         plot_front(results, directory / _PLOT)
         on_front = {outcome.key: outcome for outcome in results.front}
-        files = [directory / _PLOT, directory / RESULTS_FILE]
+        pictures = draw_all(directory, results, self._preflight.graph.widths)
+        files = [directory / _PLOT, directory / RESULTS_FILE, *pictures]
         self._recording.conclude(on_front, list(results.everything), files)
 
     def _study(self) -> StudySource:
@@ -276,20 +275,6 @@ def _default_workers(device: str) -> int:
     return 1 if device == "cuda" else os.cpu_count() or 1
 
 
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but torch finds no GPU here: use --device cpu")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def _load_data(config: SearchConfig, console: Console) -> datasets.ImageData:
-    with console.status(Text(f"reading {config.data.source}")):
-        channels = models.required_channels(config.model)
-        return datasets.load(config.data, channels=channels, seed=config.seed)
-
-
 _MAY_CHANGE = ("concurrency", "device", "mlflow_url", "runs", "data.root", "data.download")
 """Settings of the machine, not of the search: they may differ when a search is continued."""
 
@@ -330,16 +315,4 @@ def _write_config(config: SearchConfig) -> None:
         config.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SearchStateError(f"cannot make the folder {config.directory}: {error}") from error
-    _write_whole(config.directory / CONFIG_FILE, json.dumps(to_mapping(config), indent=2))
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write under another name first, so that a reader never sees half a file."""
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, file)
-
-
-def _recorder(config: SearchConfig) -> RunRecorder:
-    uri = config.mlflow_url or mlflow_server.store_uri(Path(config.runs))
-    return mlflow_server.BackgroundRecorder(mlflow_server.connect(uri, config.name))
+    write_whole(config.directory / CONFIG_FILE, json.dumps(to_mapping(config), indent=2))

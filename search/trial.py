@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from copycat.architecture import Architecture, save
 from copycat.build import build
@@ -18,10 +17,10 @@ from copycat.width_profile import WidthProfile
 from pruning.cost import Bound, Budget
 from pruning.sigmoid_batchnorm import fold
 from search.config import SearchConfig
-from search.datasets import Augmentation, ImageData
+from search.datasets import ImageData
 from search.image_sources import ImageSource
 from search.methods import method
-from search.minibatches import Minibatches
+from search.minibatches import scoring_batches
 from search.preflight import Preflight
 from search.sparse_network import Pruned, SparseNetwork
 from search.tasks import EpochRecord, MemberTask, Origin, Outcome, Stage, Task, TrialTask
@@ -98,10 +97,15 @@ class _Trial:
 
     def _prune(self) -> Pruned:
         limits = self._workshop.preflight.limits
-        return self._sparse.pruned(
-            _scoring_batches(self._workshop, self._data, self._seed),
-            _with_target(limits, self._task.proposal.target_flops),
+        batches = scoring_batches(
+            self._data,
+            self._config.scoring_batches,
+            batch_size=self._config.training.batch_size,
+            seed=self._seed,
+            device=self._workshop.torch_device,
         )
+        target = self._task.proposal.target_flops
+        return self._sparse.pruned(batches, _with_target(limits, target))
 
     def _train(
         self, stage: Stage, model: nn.Module, sparse: SparseNetwork | None = None
@@ -137,22 +141,6 @@ class _Trial:
             file = Path(self._config.directory) / outcome.path / SCORES_FILE
             file.write_text(json.dumps(content))
         return outcome
-
-
-def _scoring_batches(
-    workshop: Workshop, data: ImageData, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training images as they are, in an order drawn from `seed`, for criteria that need data."""
-    minibatches = Minibatches(
-        data.train,
-        mean=data.mean,
-        std=data.std,
-        batch_size=workshop.config.training.batch_size,
-        device=workshop.torch_device,
-    )
-    generator = torch.Generator().manual_seed(seed)
-    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
-    return itertools.islice(batches, workshop.config.scoring_batches)
 
 
 def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:

@@ -456,6 +456,24 @@ def test_equal_scores_do_not_break_the_floor(graph: ChannelGraph) -> None:
         assert select(scores, graph, budget, min_channels=floor).widths == least
 
 
+def test_a_uniform_order_counts_what_is_gone_already(graph: ChannelGraph) -> None:
+    """conv1 (6 wide) stands at 3/6, so the next one takes it to 4/6; conv2 goes from 1/5 on."""
+    scores = {"conv1": torch.arange(6.0), "conv2": torch.arange(5.0)}
+    kept = KeepPlan({"conv1": (3, 4, 5)})
+    order = removal_order(scores, graph, kept=kept, scope="uniform", min_channels=1)
+    assert order == [
+        *[("conv2", 0), ("conv2", 1), ("conv2", 2)],
+        *[("conv1", 3), ("conv2", 3), ("conv1", 4)],
+    ]
+
+
+def test_fractions_forgive_rounding(graph: ChannelGraph) -> None:
+    """1 - 0.8 is a little less than 1/5."""
+    scores = {"conv2": torch.arange(5.0)}
+    for scope in ("global", "uniform"):
+        assert select_fraction(scores, graph, 1 - 0.8, scope=scope).widths == {"conv2": 4}
+
+
 def test_chunks_are_ranked_by_the_mean_of_their_scores(
     graph: ChannelGraph, scores: dict[str, Tensor]
 ) -> None:

@@ -61,10 +61,13 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
     flags = {
         "model": "resnet20",
         "budget": ("flops=25%", "params=300k"),
+        "criterion": ("taylor", "fisher"),
+        "granularity": ("filter", "filter+branch"),
         "trials": 9,
         "ladder": (0.9, 0.3),
         "profiles": 1,
         "min-channels": 2,
+        "scoring-batches": 7,
         "prune-residual": True,
         "seed": 11,
         "concurrency": 3,

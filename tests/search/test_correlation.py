@@ -180,7 +180,10 @@ def stored(here: Path) -> dict:
     return json.loads((here / "runs" / "study" / "correlation.json").read_text())
 
 
-def test_a_study_prints_stores_and_records_its_table(here: Path, memory: MemoryRecorder):
+def test_a_study_prints_stores_and_records_its_table(
+    here: Path, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
     completed = correlate()
     assert (completed.status, completed.err) == (0, "")
     content = stored(here)
@@ -197,6 +200,7 @@ def test_a_study_prints_stores_and_records_its_table(here: Path, memory: MemoryR
     ]
     printed = [[row[i], row[i + 3]] for row in rows.values() for i in range(3)]
     assert printed == [[f"{value:.3f}" for value in pair] for pair in shown]
+    assert "…" not in completed.out
     ranks = [content["criteria"][name]["all_layers"]["spearman"] for name in rows]
     assert ranks == sorted(ranks, reverse=True)
     assert "16 units, 64 training images" in completed.out
@@ -301,9 +305,10 @@ def test_an_interruption_ends_in_one_line(
     monkeypatch.setattr(correlation_study, "train", train)
     completed = correlate()
     assert completed.status == 130
-    assert completed.err.strip() == "Stopped. Nothing is kept; the same command begins again."
+    assert (
+        completed.err.strip() == "Stopped before there was a result; the same command begins again."
+    )
     assert memory.read("correlation").status == "killed"
-    monkeypatch.undo()
 
 
 def test_divergence_fails_the_run_and_says_why(here: Path, memory: MemoryRecorder):

@@ -79,7 +79,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
     recorder = MemoryRecorder("small")
-    monkeypatch.setattr(runner, "_recorder", lambda config: recorder)
+    monkeypatch.setattr(runner, "run_recorder", lambda *_: recorder)
     return recorder
 
 
@@ -132,7 +132,7 @@ def test_whatever_is_bounded_everything_is_within(
 def test_equal_settings_give_equal_searches(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(runner, "_recorder", lambda config: MemoryRecorder())
+    monkeypatch.setattr(runner, "run_recorder", lambda *_: MemoryRecorder())
     one, two, three = (
         search.run(quick_config(tmp_path / folder, seed=seed))
         for folder, seed in (("one", 0), ("two", 0), ("three", 1))
@@ -432,7 +432,12 @@ def test_the_folder_says_what_was_asked_for(config: SearchConfig, workers: Worke
     content = json.loads((config.directory / "search.json").read_text())
     assert search.config.from_mapping(content) == config
     assert sorted(path.name for path in config.directory.iterdir()) == [
-        *("architectures", "front.png", "results.json", "search.json", "study.journal")
+        "architectures",
+        "front.png",
+        "pictures",
+        "results.json",
+        "search.json",
+        "study.journal",
     ]
 
 

@@ -181,7 +181,7 @@ class Square(torch.autograd.Function):
 
 def attention(tokens: Tensor) -> Tensor:
     """Of the classes with themselves, N×4 → N×4."""
-    values = tokens[:, None, :, None].expand(-1, 1, -1, 2)
+    values = tokens[:, None, :, None].expand(-1, 1, -1, 2).contiguous()
     return F.scaled_dot_product_attention(values, values, values)[:, 0, :, 0]
 
 
