@@ -209,7 +209,8 @@ class _Session:
         write_whole(directory / RESULTS_FILE, text)
         plot_front(results, directory / _PLOT)
         on_front = {outcome.key: outcome for outcome in results.front}
-        pictures = draw_all(directory, results, self._preflight.graph.widths)
+        widths = {name: self._preflight.graph.group(name).width for name in self._preflight.groups}
+        pictures = draw_all(directory, results, widths)
         files = [directory / _PLOT, directory / RESULTS_FILE, *pictures]
         self._recording.conclude(on_front, list(results.everything), files)
 
