@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import nn
@@ -23,14 +22,15 @@ Settings = Mapping[str, float]
 class Range:
     """The range of one setting of a method.
 
-    push: whether the setting is the strength of a penalty, and the range that of its total push
-        on one parameter, strength · Σ learning rate / (1 − momentum): of σBN scales and gates,
-        which learn faster, or of ordinary weights. None: the range is that of the setting.
+    is_log: whether values are drawn log-uniformly.
+    is_push: whether the setting is the strength of a penalty and the range that of its total
+        push on a σBN scale or gate, strength · Σ learning rate / (1 − momentum).
     """
 
     low: float
     high: float
-    push: Literal["scale", "weight"] | None = None
+    is_log: bool = False
+    is_push: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Method:
         return to_sigmoid_batchnorm(model, seed=seed) if self.uses_sigmoid else model
 
 
-PUSH = Range(10.0, 1000.0, "scale")
+PUSH = Range(10.0, 1000.0, is_log=True, is_push=True)
 """The RNI authors' settings push 660 (VGG-16) and 66 (ResNet-56); below 10 nothing recedes,
 and above 1,000 everything does."""
 
@@ -69,9 +69,10 @@ SHIFT = Range(0.0, 3.0)
 GATE_STRENGTH = PUSH
 """λ of learnable gates, per gate; they learn like σBN scales do."""
 
-_SLIMMING_PUSH = Range(1.0, 100.0, "weight")
-"""γ starts at 1, so that a push of 1 takes it to 0 unless the loss holds it; Network Slimming's
-λ of 1e-4 over 160 epochs of CIFAR-10 pushes about 7."""
+_SCALE_STRENGTH = Range(1e-5, 1e-2, is_log=True)
+"""λ of penalties on γ. Network Slimming tries 1e-5 to 1e-3; the upper end is for short training.
+Their pull does not fade for important channels as RNI's does, so that λ has to stay small beside
+the gradient of the loss, whatever the schedule."""
 
 _POLARIZATION_T = Range(1.0, 1.6)
 """Around the t of 1.2 in Zhuang et al.'s experiments on CIFAR."""
@@ -100,14 +101,14 @@ METHODS: Mapping[str, Method] = {
             "slimming",
             lambda _: criteria.BatchNormScale(),
             lambda s: regularizers.Slimming(s["strength"]),
-            settings={"strength": _SLIMMING_PUSH},
+            settings={"strength": _SCALE_STRENGTH},
             reads_batchnorm=True,
         ),
         Method(
             "polarization",
             lambda _: criteria.BatchNormScale(),
             lambda s: regularizers.Polarization(s["strength"], s["t"]),
-            settings={"strength": _SLIMMING_PUSH, "t": _POLARIZATION_T},
+            settings={"strength": _SCALE_STRENGTH, "t": _POLARIZATION_T},
             after_step=_clamp_scales,
             reads_batchnorm=True,
         ),
@@ -115,7 +116,7 @@ METHODS: Mapping[str, Method] = {
             "deep-hoyer",
             lambda _: criteria.BatchNormScale(),
             lambda s: regularizers.DeepHoyer(s["strength"]),
-            settings={"strength": _SLIMMING_PUSH},
+            settings={"strength": _SCALE_STRENGTH},
             reads_batchnorm=True,
         ),
         Method("magnitude-l1", lambda _: criteria.WeightMagnitude(1)),

@@ -21,24 +21,6 @@ _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
 
 
 @dataclass(frozen=True)
-class Push:
-    """Σ over the steps of sparse training of learning rate / (1 − momentum).
-
-    scale: of σBN scales and gates.  weight: of everything else.
-    """
-
-    scale: float
-    weight: float
-
-    def distribution(self, values: Range) -> FloatDistribution:
-        """Strengths log-uniform so that their push stays in range; other settings uniform."""
-        if values.push is None:
-            return FloatDistribution(values.low, values.high)
-        total = self.scale if values.push == "scale" else self.weight
-        return FloatDistribution(values.low / total, values.high / total, log=True)
-
-
-@dataclass(frozen=True)
 class Proposal:
     """One point of the space.
 
@@ -77,11 +59,13 @@ class Proposal:
 class SearchSpace:
     """The methods to choose from with the settings of each, and the range of the target.
 
+    total_push: Σ over the steps of sparse training of learning rate / (1 − momentum), of σBN
+        scales and gates: the push at a strength of 1.
     criteria, granularities: at least one of each; a dimension only where there are several.
     target_flops: least and most, drawn log-uniformly.
     """
 
-    push: Push
+    total_push: float
     target_flops: tuple[float, float]
     criteria: tuple[str, ...] = ("rni",)
     granularities: tuple[str, ...] = ("filter",)
@@ -145,10 +129,14 @@ class SearchSpace:
         self, criterion: str, granularity: str
     ) -> Iterator[tuple[str, FloatDistribution]]:
         for name, values in method(criterion).settings.items():
-            yield f"{criterion}.{name}", self.push.distribution(values)
+            yield f"{criterion}.{name}", self._distribution(values)
         for part in parts_of(granularity):
             if part != "filter":
-                yield f"{part}.strength", self.push.distribution(GATE_STRENGTH)
+                yield f"{part}.strength", self._distribution(GATE_STRENGTH)
+
+    def _distribution(self, values: Range) -> FloatDistribution:
+        unit = self.total_push if values.is_push else 1.0
+        return FloatDistribution(values.low / unit, values.high / unit, log=values.is_log)
 
 
 def sampler(

@@ -27,12 +27,11 @@ from search.config import TrainingConfig
 from search.datasets import ImageData
 from search.image_sources import ImageSource
 from search.minibatches import Minibatches, images_trained_on
-from search.space import Push
 
 Penalty = Callable[[nn.Module], Tensor]
 
 _MOMENTUM = 0.9
-_SIGMOID_SCALE_LEARNS_FASTER = 10
+_SCALE_LEARNS_FASTER = 10
 _EVALUATION_BATCH = 500
 _BF16_PAYS_FROM_PIXELS = 16 * 16
 
@@ -77,15 +76,14 @@ def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
     return float(config.learning_rate / 10**drops)
 
 
-def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> Push:
-    """Σ over steps of learning rate / (1 − momentum), of σBN scales and of ordinary weights.
+def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> float:
+    """Σ over steps of lr_σ(t) / (1 − momentum), lr_σ being the rate of σBN scales and gates.
 
     A penalty of strength λ_S moves a scale by about λ_S times this (where its gradient is
     one), so λ_S for another schedule follows from a wanted push: push / total_push.
     """
     rates = sum(learning_rate(config, epoch, epochs) for epoch in range(epochs))
-    weight = rates * steps_per_epoch / (1 - _MOMENTUM)
-    return Push(_SIGMOID_SCALE_LEARNS_FASTER * weight, weight)
+    return _SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
 
 
 def training_precision(device: torch.device, image_shape: Sequence[int]) -> torch.dtype:
@@ -293,7 +291,7 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
             scales.extend(module.logits)
     known = {id(scale) for scale in scales}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    decay, faster = config.weight_decay, _SIGMOID_SCALE_LEARNS_FASTER
+    decay, faster = config.weight_decay, _SCALE_LEARNS_FASTER
     groups = [
         {"params": others, "lr_factor": 1, "weight_decay": decay},
         {"params": scales, "lr_factor": faster, "weight_decay": 0.0},

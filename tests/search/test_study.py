@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 from samples import outcome
 
 from pruning import Budget
-from search.space import Push, SearchSpace
+from search.space import SearchSpace
 from search.study import OBJECTIVES, StudySource
 from search.tasks import TrialTask
 
-SPACE = SearchSpace(Push(1000.0, 100.0), (200.0, 1000.0))
+SPACE = SearchSpace(1000.0, (200.0, 1000.0))
 LIMITS = Budget.parse("flops=1000", "params=100")
 TARGETS = (1000.0, 500.0, 250.0)
 

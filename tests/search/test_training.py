@@ -199,9 +199,8 @@ def test_learning_rate_falls_at_half_and_three_quarters(epochs: int, drops: list
 
 def test_total_push_of_the_paper_is_660_at_a_strength_of_a_thousandth() -> None:
     push = total_push(TrainingConfig(learning_rate=0.1), 160, 782)
-    assert push.scale == pytest.approx(782 * (80 * 1.0 + 40 * 0.1 + 40 * 0.01) / (1 - 0.9))
-    assert 1e-3 * push.scale == pytest.approx(660, abs=1)
-    assert push.weight == pytest.approx(push.scale / 10)
+    assert push == pytest.approx(782 * (80 * 1.0 + 40 * 0.1 + 40 * 0.01) / (1 - 0.9))
+    assert 1e-3 * push == pytest.approx(660, abs=1)
 
 
 def test_total_push_is_how_far_a_scale_goes_under_a_unit_gradient(digits: ImageData) -> None:
@@ -235,7 +234,7 @@ def test_total_push_is_how_far_a_scale_goes_under_a_unit_gradient(digits: ImageD
     push = total_push(config, 12, steps_per_epoch(len(digits.train), 8))
     missing = 10 * 0.1 * 0.9**2 / (1 - 0.9) ** 2
     moved = before - scales.weight.detach()
-    assert moved.tolist() == pytest.approx([1e-3 * (push.scale - missing)] * 3, rel=1e-3)
+    assert moved.tolist() == pytest.approx([1e-3 * (push - missing)] * 3, rel=1e-3)
 
 
 def test_one_step_is_nesterov_sgd_with_two_kinds_of_parameters() -> None:
