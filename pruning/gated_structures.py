@@ -144,8 +144,6 @@ class GatedStructures(nn.Module):
             ours = [n for n, hook in module._forward_hooks.items() if isinstance(hook, Bypass)]
             for number in ours:
                 del module._forward_hooks[number]
-        for parameter in result.parameters():
-            parameter.grad = None
         return result
 
 

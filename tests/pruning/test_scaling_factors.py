@@ -71,6 +71,7 @@ def assert_comes_out_plain(factors: ScalingFactors, decision: Decision, inputs: 
     added = {name for name, _ in plain.named_parameters() if name not in originals}
     assert all(name.endswith(".project.weight") for name in added)
     assert not any(module._forward_hooks for module in plain.modules())
+    assert all(parameter.grad is None for parameter in plain.parameters())
     assert not any(type(module).__module__.startswith("pruning") for module in plain.modules())
 
 

@@ -50,17 +50,13 @@ def test_networks_of_the_paper() -> None:
     ]
 
 
-def grows() -> nn.Module:
-    return nn.Conv2d(6, 6, 3, padding=2)
-
-
 @pytest.mark.parametrize(
     "layer",
     [
         lambda: nn.Conv2d(6, 7, 1),
         lambda: nn.Conv2d(6, 12, 1, groups=2),
         lambda: nn.ConvTranspose2d(6, 6, 2, stride=2),
-        grows,
+        lambda: nn.Conv2d(6, 6, 3, padding=2),
     ],
     ids=["1×1", "grouped 1×1", "transposed", "grows"],
 )
@@ -69,9 +65,16 @@ def test_layers_that_no_smaller_shortcut_replaces(layer: Callable[[], nn.Module]
     assert names(model, "layer") == []
 
 
+def test_no_pooling_makes_an_extent_that_grows() -> None:
+    assert around_layer(nn.Conv2d(6, 6, 3, padding=2)) is None
+    assert around_layer(nn.ConvTranspose2d(6, 6, 2, stride=2)) is None
+
+
 def test_shared_layers_stay() -> None:
     model = Branches(twice, stem=conv(3, 6), shared=conv(6, 6), head=head(6))
     assert names(model, "layer") == []
+    other = Branches(lambda net, x: net.b(net.stem(x)), stem=conv(3, 6), a=(b := conv(6, 6)), b=b)
+    assert names(other, "layer") == []  # in place of a, a shortcut would not be called
     assert names(chain(stem=conv(3, 6), a=(shared := conv(6, 6)), b=shared), "layer") == []
 
 
