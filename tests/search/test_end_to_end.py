@@ -31,6 +31,8 @@ from search.training import evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
+PICTURES = ("importances", "removed", "retained")
+
 
 def study_of(folder: Path) -> optuna.Study:
     """The study of a search, opened by Optuna alone."""
@@ -147,7 +149,8 @@ def test_mlflow_holds_the_search_every_trial_and_every_architecture(
     assert {run.status for run in runs.values()} == {"finished"}
     assert runs["search"].parent is None
     assert {run.parent for key, run in runs.items() if key != "search"} == {"search"}
-    assert runs["search"].files == ("front.png", "results.json")
+    pictures = [f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")]
+    assert sorted(runs["search"].files) == sorted(["front.png", "results.json", *pictures])
     on_front = {o.key for o in results.front}
     for key, stored in architectures.items():
         run = runs[key]
