@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search ui test check format clean
+.PHONY: search ui test test-all check format clean
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
@@ -13,6 +13,9 @@ ui: .venv/.installed
 	$(BIN)/espalier ui
 
 test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: check
 	$(BIN)/python -m pytest
 
 check: .venv/.installed
