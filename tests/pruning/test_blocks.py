@@ -16,24 +16,39 @@ from torch.nn import functional as F
 
 from pruning import measure_cost, remove_blocks, residual_blocks, trace
 from pruning.errors import PlanError
+from search import models
 
 BRANCH_ENDS = {
     "resnet18": ("bn2", ["layer1.0", "layer2.0", "layer2.1", "layer4.1"]),
+    "resnext50_32x4d": ("bn3", ["layer1.0", "layer1.1", "layer4.2"]),
+    "wide_resnet50_2": ("bn3", ["layer1.1", "layer2.0"]),
+    "regnet_y_400mf": ("f", ["trunk_output.block1.block1-0", "trunk_output.block2.block2-1"]),
     "mobilenet_v2": ("conv.3", ["features.3", "features.5", "features.16"]),
+    "mobilenet_v3_small": ("block", ["features.3", "features.5"]),
     "efficientnet_b0": ("stochastic_depth", ["features.2.1", "features.6.2"]),
+    "efficientnet_v2_s": ("stochastic_depth", ["features.1.0", "features.2.1"]),
+    "convnext_tiny": ("stochastic_depth", ["features.1.0", "features.5.8"]),
 }
-"""Per network: the last layer of a branch, and some of the blocks."""
+"""Per network of torchvision: the last layer of a branch, and some of the blocks."""
+
+OWN_BRANCH_ENDS = {
+    "resnet20": ("norm2", ["stage1.block0", "stage2.block0", "stage3.block2"]),
+    "wrn-16-1": ("conv2", ["stage1.block0", "stage2.block1"]),
+}
 
 
 def images(seed: int = 0) -> Tensor:
     return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed)).double()
 
 
-@pytest.mark.parametrize("name", BRANCH_ENDS)
+@pytest.mark.parametrize("name", [*BRANCH_ENDS, *OWN_BRANCH_ENDS])
 def test_equals_the_network_with_its_branches_at_zero(name: str) -> None:
-    model = torchvision.models.get_model(name, weights=None, num_classes=10)
+    if name in OWN_BRANCH_ENDS:
+        model = models.resolve(name, num_classes=10, in_channels=3)()
+    else:
+        model = torchvision.models.get_model(name, weights=None, num_classes=10)
     randomised(model).double().eval()
-    end, blocks = BRANCH_ENDS[name]
+    end, blocks = (BRANCH_ENDS | OWN_BRANCH_ENDS)[name]
     assert set(blocks) <= {b.name for b in residual_blocks(model) if b.obstacle is None}
     shorter = remove_blocks(model, blocks)
     for block in blocks:
