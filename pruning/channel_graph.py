@@ -194,6 +194,7 @@ class ChannelGraph:
             "name": group.name,
             "width": group.width,
             "unit": group.unit,
+            "min_width": group.min_units * group.unit,
             "layers": list(group.layers),
             "flops_share": 1 - without.flops / max(1, base.flops),
             "params_share": 1 - without.params / max(1, base.params),
@@ -208,6 +209,8 @@ class ChannelGraph:
         rows = [("group", "width", "layers", "FLOPs", "params", "prunable")]
         for group in content["groups"]:
             status = "residual stream" if group["residual"] else "yes"
+            if group["min_width"] > group["unit"]:
+                status += f", at least {group['min_width']} channels"
             rows.append(
                 (
                     group["name"],

@@ -12,7 +12,7 @@ from gating import plans, random_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Branches, chain, conv, head
-from torch import nn
+from torch import Tensor, nn
 
 from copycat import WidthProfile, build
 from pruning import ChannelGraph, measure_cost, remove_channels, trace
@@ -201,3 +201,24 @@ def test_floor_widths_are_whole_units() -> None:
         12,
         12,
     ]
+
+
+class NeedsThree(nn.Module):
+    """Refuses to run with fewer than three channels between its convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(x)
+        if inner.shape[1] < 3:
+            raise ValueError("too narrow")
+        return self.last(inner)
+
+
+def test_the_least_width_that_the_code_allows_is_told() -> None:
+    graph = trace(NeedsThree(), torch.zeros(1, 3, 8, 8))
+    (first, _) = graph.summary()["groups"]
+    assert (first["min_width"], first["prunable"]) == (3, True)
+    assert "yes, at least 3 channels" in graph.describe()
