@@ -141,8 +141,8 @@ class SparseNetwork:
     def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
         """The widths that gates have left, under the names of the network without structures."""
         found = trace(plain, self._example_input)
-        widths = {group.name: group.width for group in found.prunable}
-        return WidthProfile(widths, decision.removed)
+        groups = judged_groups(self._config, plain, found, [self._method.name])
+        return WidthProfile({n: found.group(n).width for n in groups}, decision.removed)
 
     @property
     def _gated_granularities(self) -> tuple[Granularity, ...]:
