@@ -1,4 +1,4 @@
-"""What criteria cost beside training: accumulating Taylor-FO and Fisher in training steps.
+"""What criteria cost: Taylor-FO and Fisher accumulated in training steps, the oracle's memory.
 
     python benchmarks/criteria.py > benchmarks/results/criteria.md
 
@@ -20,14 +20,18 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchvision
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import pruning
-from pruning.criteria import GradientObserver
+from pruning.criteria import GradientObserver, Oracle
 from pruning.gates import ChannelGates
 from search.models import resnet20, resnet56
 
@@ -65,6 +69,8 @@ def main() -> None:
         print(name, file=sys.stderr)
         measured.append(measure_steps(name, options.steps, options.batch, device))
     print_steps(measured, options.batch)
+    if not options.names and device.type == "cpu":
+        print_memory([measure_memory(hidden) for hidden in (8, 64, 512)])
 
 
 def measure_steps(name: str, num_pairs: int, batch: int, device: torch.device) -> Ratios:
@@ -94,6 +100,61 @@ def measure_steps(name: str, num_pairs: int, batch: int, device: torch.device) -
     ratios = [b / a for a, b in zip(plain, probed, strict=True)]
     medians = statistics.median(plain), statistics.median(probed)
     return Ratios(name, gates.num_units, *medians, ratios)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of tensors alive: in one forward pass, and while the oracle gates each unit."""
+
+    num_units: int
+    forward: int
+    oracle: int
+
+
+def measure_memory(hidden: int) -> Memory:
+    """The oracle on `hidden` units whose outputs become 1 MB of activations, however many."""
+    model = nn.Sequential(
+        *(nn.Linear(3, hidden), nn.ReLU(), nn.Linear(hidden, 16), nn.Unflatten(1, (1, 4, 4))),
+        *(nn.Upsample(scale_factor=32), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)),
+    )
+    batch = (torch.randn(1, 3), torch.zeros(1, dtype=torch.long))
+    graph = pruning.trace(model, torch.zeros(1, 3))
+    with LiveBytes() as forward, torch.no_grad():
+        model(batch[0])
+    with LiveBytes() as oracle:
+        Oracle().score(model, graph, [batch, batch])
+    return Memory(sum(g.num_units for g in graph.prunable), forward.peak, oracle.peak)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all tensors that operators made inside it and that are still alive; the peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                storage = value.untyped_storage()
+                self._storages[StorageWeakRef(storage)] = storage.nbytes()
+        self._storages = {ref: n for ref, n in self._storages.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(self._storages.values()))
+        return result
+
+
+def print_memory(rows: list[Memory]) -> None:
+    print("\n## Memory of the greedy oracle\n")
+    print("Peak of the tensors alive at once, every unit gated off in turn.\n")
+    print("| units | one forward pass, MB | oracle, MB |")
+    print("| --- " * 3 + "|")
+    for row in rows:
+        print(f"| {row.num_units} | {row.forward / 1e6:.3f} | {row.oracle / 1e6:.3f} |")
 
 
 def now(device: torch.device) -> float:
