@@ -1,8 +1,11 @@
 """Width profiles, the families they give rise to, and files that anyone can open."""
 
+from copycat import families
 from copycat.architecture import Architecture, load, read, save, verify
 from copycat.build import build
 from copycat.builder import Builder
+from copycat.latency import Latency, measured_latency
+from copycat.profile_chart import text_chart
 from copycat.recipes import Recipe, recorded
 from copycat.rescale import rescale, uniform_profile
 from copycat.width_profile import WidthProfile
@@ -10,14 +13,18 @@ from copycat.width_profile import WidthProfile
 __all__ = [
     "Architecture",
     "Builder",
+    "Latency",
     "Recipe",
     "WidthProfile",
     "build",
+    "families",
     "load",
+    "measured_latency",
     "read",
     "recorded",
     "rescale",
     "save",
+    "text_chart",
     "uniform_profile",
     "verify",
 ]

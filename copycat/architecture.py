@@ -6,195 +6,224 @@ No pickle is written or read, and no code runs but the builder's, from an allow-
 from __future__ import annotations
 
 import dataclasses
-import json
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
+from copycat.architecture_json import DTYPES, PROBE_SEED, Architecture, from_json, to_json
 from copycat.build import shaped, without_removed
-from copycat.builder import Builder
-from copycat.width_profile import WidthProfile
+from copycat.trust import TRUSTED_BUILDERS, check_no_download, check_trust
 from pruning.cost import Cost, evaluating, measure_cost
-from pruning.errors import ArchitectureError, EspalierError
+from pruning.errors import ArchitectureError, EspalierError, first_line
 from pruning.tracing import trace
 
-FORMAT_VERSION = 1
-FLOPS_CONVENTION = "fvcore, eval mode, batch 1; one fused multiply-add is one FLOP"
-TRUSTED_BUILDERS = ("search.models", "torchvision.models")
-"""Modules whose callables may build a network without the caller naming them."""
+__all__ = ["TRUSTED_BUILDERS", "Architecture", "load", "read", "save", "verify"]
 
 _JSON, _WEIGHTS = "architecture.json", "weights.safetensors"
-_MOST_INPUT_VALUES = 2**28
-"""A damaged file must not take all memory: 2²⁸ values are 1 GiB, an image of 9459×9459×3."""
+_MOST_JSON_BYTES = 2**26
 
-_PROBE_SEED = 0
 _PROBE_TOLERANCE = 1e-3
-"""Relative: convolution algorithms differ between processors, so a hash would not travel."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Everything that rebuilds one network, except its weights.
-
-    builder: makes the base network.
-    profile: width per group that differs from it.
-    input_shape: C, H, W of the images.
-    classes: names of the classes, in the order of the outputs.
-    cost: of the network at `profile`, certified by fvcore when it was saved.
-    provenance: where it came from: search, origin, seeds, accuracies …
-    probe: outputs on a fixed random input, shape (classes,); what `verify` compares.
-    """
-
-    builder: Builder
-    profile: WidthProfile
-    input_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    cost: Cost
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    probe: tuple[float, ...] = ()
-
-    @property
-    def example_input(self) -> Tensor:
-        """Zeros, 1×C×H×W."""
-        return torch.zeros(1, *self.input_shape)
+"""Relative: convolution algorithms differ between processors, so a hash would not travel.
+In coarser types it is eight units of the last place."""
 
 
 def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Architecture:
     """Writes the folder `path`, whole or not at all, and returns what was stored.
 
-    model: the trained network, of stock layers (see pruning.fold). Its fvcore count must equal
-    `architecture.cost`: ArchitectureError otherwise. An architecture at `path` is replaced;
-    ArchitectureError if something else is there.
+    model: the trained network, of stock layers (see pruning.fold), in any of DTYPES. Its fvcore
+    count must equal `architecture.cost`, its outputs must be as many as the classes and
+    finite: ArchitectureError otherwise. An architecture at `path` is replaced;
+    ArchitectureError if something else is there or the disk refuses.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     _check_replaceable(path)
+    check_no_download(path.name, architecture.builder)
+    architecture = dataclasses.replace(architecture, dtype=_dtype_name(model))
     measured = measure_cost(model, architecture.example_input.to(_device_of(model)))
-    if (measured.flops, measured.params) != (architecture.cost.flops, architecture.cost.params):
+    if measured != architecture.cost:
         raise ArchitectureError(
             f"{path.name}: fvcore counts {measured.flops:,} FLOPs and {measured.params:,} "
             f"parameters, the closed form {architecture.cost.flops:,} and "
             f"{architecture.cost.params:,}: nothing was stored"
         )
-    stored = dataclasses.replace(architecture, probe=_probe(model, architecture))
+    architecture = dataclasses.replace(architecture, probe=_probe(model, architecture))
+    _check_probe_is_storable(path, architecture)
+    try:
+        return _write(path, architecture, model)
+    except OSError as error:
+        raise ArchitectureError(f"cannot write {path}: {error}") from error
+
+
+def read(path: str | Path) -> Architecture:
+    """What architecture.json says; ArchitectureError if it is missing or damaged."""
+    file = _plain_file(_folder(path), _JSON)
+    try:
+        if file.stat().st_size > _MOST_JSON_BYTES:
+            raise ArchitectureError(f"{file} is damaged: it is over {_MOST_JSON_BYTES:,} bytes")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArchitectureError(f"{file} is not readable: {error}") from error
+    try:
+        return from_json(text)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{file} {error}") from error
+
+
+def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
+    """The trained network, in eval mode on the CPU, in the dtypes in which it was saved.
+
+    Its cost and its probe output are compared with what the file says.
+    trust: further modules whose builders may run, beside TRUSTED_BUILDERS.
+    Raises ArchitectureError for a builder that is not trusted, gone or fails, and for files
+    that are missing, damaged or do not fit each other.
+    """
+    architecture, folder = read(path), _folder(path)
+    try:
+        check_trust(path, architecture.builder, trust)
+        model = _rebuilt(path, architecture)
+        _fill(model, folder, architecture)
+    except ArchitectureError:
+        raise
+    except EspalierError as error:
+        raise ArchitectureError(f"{path} cannot be rebuilt: {error}") from error
+    model.eval()
+    if not _agree(architecture.probe, _probe(model, architecture), DTYPES[architecture.dtype]):
+        raise ArchitectureError(f"{path} does not reproduce its probe output: damaged weights?")
+    return model
+
+
+def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
+    """Loads `path`, which compares cost and probe, and has fvcore count the cost once more.
+
+    Returns what was stored; raises ArchitectureError, saying what differs.
+    """
+    architecture, model = read(path), load(path, trust=trust)
+    _check_cost(path, architecture.cost, measure_cost(model, architecture.example_input))
+    return architecture
+
+
+def _write(path: Path, architecture: Architecture, model: nn.Module) -> Architecture:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        save_model(model, str(temporary / _WEIGHTS))
-        (temporary / _JSON).write_text(_to_json(stored))
+        weights = temporary / _WEIGHTS
+        save_model(model, str(weights))
+        stored = dataclasses.replace(architecture, weights_sha256=_sha256(weights))
+        (temporary / _JSON).write_text(to_json(stored), encoding="utf-8")
+        weights.chmod(0o644)
         temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        _put(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return stored
 
 
-def read(path: str | Path) -> Architecture:
-    """What architecture.json says; ArchitectureError if it is missing or damaged."""
-    file = Path(path) / _JSON
+def _put(temporary: Path, path: Path) -> None:
+    """Two renames; whoever is killed between them leaves the old folder where `_folder` looks."""
+    aside = _aside(path)
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(path, aside)
     try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise ArchitectureError(f"{path} holds no {_JSON}: give an exported folder") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArchitectureError(f"{file} is not readable: {error}") from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version") if isinstance(content, dict) else None
-        raise ArchitectureError(
-            f"{file} has format version {found!r}; this version of Espalier reads {FORMAT_VERSION}"
-        )
-    try:
-        return _from_json(content)
-    except (KeyError, TypeError, ValueError, OverflowError, EspalierError) as error:
-        raise ArchitectureError(f"{file} is damaged: {type(error).__name__}: {error}") from error
+        os.replace(temporary, path)
+    except OSError:
+        if aside.exists():
+            os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
-    """The trained network, in eval mode on the CPU.
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.replaced"
 
-    trust: further modules whose builders may run, beside TRUSTED_BUILDERS.
-    Raises ArchitectureError for a builder that is not trusted, and for files that are
-    missing, damaged or do not fit each other.
-    """
-    architecture = read(path)
-    _check_trust(path, architecture.builder, trust)
+
+def _folder(path: str | Path) -> Path:
+    """`path`, or what was there before someone was killed while replacing it."""
+    path = Path(path)
+    aside = _aside(path.resolve())
+    return aside if not path.exists() and aside.is_dir() else path
+
+
+def _plain_file(folder: Path, name: str) -> Path:
+    """No link, which may lead out of the folder, and no pipe, which may never end."""
+    file = folder / name
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        raise ArchitectureError(f"{file} must be a plain file, no link: copy the file itself")
+    if not file.exists():
+        raise ArchitectureError(f"{folder} holds no {name}: give an exported folder")
+    return file
+
+
+def _rebuilt(path: str | Path, architecture: Architecture) -> nn.Module:
+    """The network with weights of the right shapes, at the cost that the file says."""
     profile, example_input = architecture.profile, architecture.example_input
-    base = without_removed(architecture.builder(), profile, example_input)
+    base = architecture.builder()
+    if _dtype_of(base) != example_input.dtype:
+        base = base.to(example_input.dtype)
+    base = without_removed(base, profile, example_input)
     graph = trace(base, example_input)
-    num_params = graph.cost(profile.widths).params
-    if num_params != architecture.cost.params:  # found out before the memory is taken
-        raise ArchitectureError(
-            f"{_JSON} in {path} says {architecture.cost.params:,} parameters, "
-            f"its widths make {num_params:,}: edited or damaged"
-        )
+    priced = graph.cost(profile.widths)
+    if priced.params != architecture.cost.params:  # found out before the memory is taken
+        _check_cost(path, architecture.cost, priced)
     model = shaped(base, profile, graph)
-    try:
-        load_model(model, str(Path(path) / _WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
+    if priced.flops != architecture.cost.flops:  # fvcore is right where the two differ
+        _check_cost(path, architecture.cost, measure_cost(model, example_input))
+    return model
+
+
+def _check_cost(path: str | Path, stored: Cost, found: Cost) -> None:
+    if stored != found:
         raise ArchitectureError(
-            f"{_WEIGHTS} in {path} does not fit its {_JSON}: {str(error).splitlines()[0]}"
-        ) from error
-    return model.eval()
+            f"{_JSON} in {path} says {stored.flops:,} FLOPs and {stored.params:,} parameters, its "
+            f"widths make {found.flops:,} and {found.params:,}: edited or damaged"
+        )
 
 
-def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
-    """Loads `path` and checks it: fvcore's count equals the stored cost, outputs the probe.
-
-    Returns what was stored; raises ArchitectureError, saying what differs.
-    """
-    architecture, model = read(path), load(path, trust=trust)
-    measured = measure_cost(model, architecture.example_input)
-    for quantity in ("flops", "params"):
-        stored, found = getattr(architecture.cost, quantity), getattr(measured, quantity)
-        if stored != found:
-            raise ArchitectureError(f"{path} says {stored:,} {quantity}, fvcore counts {found:,}")
-    stored_probe = torch.tensor(architecture.probe)
-    found_probe = torch.tensor(_probe(model, architecture))
-    if not _agree(stored_probe, found_probe):
-        raise ArchitectureError(f"{path} does not reproduce its probe output: damaged weights?")
-    return architecture
-
-
-def _check_trust(path: str | Path, builder: Builder, trust: Sequence[str]) -> None:
-    """Where the callable is named, then where it was defined: a trusted module imports others'.
-
-    Of TRUSTED_BUILDERS only what says that it returns a network may run: they hold helpers too.
-    """
-
-    def check(module: str) -> None:
-        if not _is_within(module, (*TRUSTED_BUILDERS, *trust)):
-            raise ArchitectureError(
-                f"{path} is built by {builder.target!r} of {module!r}, which is not trusted: "
-                f"pass trust=[{module!r}] if it is yours"
-            )
-
-    check(builder.module)
-    home = str(getattr(builder.function(), "__module__", None))
-    check(home)
-    if not _is_within(home, trust) and not _returns_network(builder.function()):
-        raise ArchitectureError(f"{path} is built by {builder.target!r}, which makes no networks")
-
-
-def _is_within(module: str, packages: Sequence[str]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def _returns_network(function: Callable[..., object]) -> bool:
+def _fill(model: nn.Module, folder: Path, architecture: Architecture) -> None:
+    """Copies the weights into `model`, whose tensors take on the file's dtypes."""
+    file = _plain_file(folder, _WEIGHTS)
     try:
-        returned = get_type_hints(function).get("return")
-    except (NameError, TypeError):  # it says something that nobody can read
-        return False
-    return isinstance(returned, type) and issubclass(returned, nn.Module)
+        if architecture.weights_sha256 not in ("", _sha256(file)):
+            raise ArchitectureError(
+                f"{_WEIGHTS} in {folder} was damaged or exchanged: its checksum is not the one "
+                f"in {_JSON}"
+            )
+        _match_dtypes(model, load_file(file))
+        load_model(model, str(file))
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise ArchitectureError(
+            f"{_WEIGHTS} in {folder} does not fit its {_JSON}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _match_dtypes(model: nn.Module, stored: dict[str, Tensor]) -> None:
+    """ValueError for a tensor that has another shape in the file, or is no longer a fraction."""
+    tensors: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
+    tensors.update(model.named_parameters(remove_duplicate=False))
+    for name, found in stored.items():
+        if name not in tensors:  # load_model lists them
+            continue
+        expected = tensors[name]
+        if found.shape != expected.shape:
+            shapes = ("×".join(map(str, t.shape)) or "a scalar" for t in (found, expected))
+            raise ValueError("{} is {}, expected {}".format(name, *shapes))
+        if found.dtype != expected.dtype:
+            if not (found.is_floating_point() and expected.is_floating_point()):
+                raise ValueError(f"{name} is {found.dtype}, expected {expected.dtype}")
+            expected.data = expected.data.to(found.dtype)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _check_replaceable(path: Path) -> None:
@@ -207,53 +236,53 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
+def _check_probe_is_storable(path: Path, architecture: Architecture) -> None:
+    if not torch.tensor(architecture.probe).isfinite().all():
+        raise ArchitectureError(f"{path.name}: the network's outputs are not finite numbers")
+    if len(architecture.probe) != len(architecture.classes):
+        raise ArchitectureError(
+            f"{path.name}: the network has {len(architecture.probe)} outputs and "
+            f"{len(architecture.classes)} names of classes"
+        )
+
+
+def _dtype_name(model: nn.Module) -> str:
+    dtype = _dtype_of(model)
+    for name, known in DTYPES.items():
+        if known == dtype:
+            return name
+    raise ArchitectureError(f"weights must be of {', '.join(DTYPES)}, got {dtype}")
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the first parameter that is a fraction: images have to be of it."""
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(dtypes, torch.float32)
+
+
 def _device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _agree(stored: Tensor, found: Tensor) -> bool:
-    if stored.shape != found.shape or not stored.isfinite().all():
+def _agree(stored: tuple[float, ...], found: tuple[float, ...], dtype: torch.dtype) -> bool:
+    if len(stored) != len(found) or not stored:
         return False
-    scale = float(stored.abs().max().clamp(min=1e-6))
-    return torch.allclose(stored, found, rtol=0, atol=_PROBE_TOLERANCE * scale)
+    expected, actual = (torch.tensor(values, dtype=torch.float64) for values in (stored, found))
+    tolerance = max(_PROBE_TOLERANCE, 8 * torch.finfo(dtype).eps)
+    scale = float(expected.abs().max().clamp(min=1e-6))
+    return torch.allclose(expected, actual, rtol=0, atol=tolerance * scale)
 
 
 def _probe(model: nn.Module, architecture: Architecture) -> tuple[float, ...]:
-    generator = torch.Generator().manual_seed(_PROBE_SEED)
+    generator = torch.Generator().manual_seed(PROBE_SEED)
     images = torch.randn(1, *architecture.input_shape, generator=generator)
-    with evaluating(model), torch.no_grad():
-        output = model(images.to(_device_of(model)))
-    return tuple(output.flatten().float().cpu().tolist())
-
-
-def _to_json(architecture: Architecture) -> str:
-    content = {
-        "format_version": FORMAT_VERSION,
-        "builder": dataclasses.asdict(architecture.builder),
-        **architecture.profile.to_mapping(),
-        "input_shape": architecture.input_shape,
-        "classes": architecture.classes,
-        "cost": {
-            "flops": architecture.cost.flops,
-            "params": architecture.cost.params,
-            "convention": FLOPS_CONVENTION,
-        },
-        "provenance": dict(architecture.provenance),
-        "probe": {"seed": _PROBE_SEED, "output": architecture.probe},
-    }
-    return json.dumps(content, indent=2) + "\n"
-
-
-def _from_json(content: Mapping[str, Any]) -> Architecture:
-    channels, height, width = (int(size) for size in content["input_shape"])
-    if min(channels, height, width) < 1 or channels * height * width > _MOST_INPUT_VALUES:
-        raise ValueError(f"input_shape is no image's: {content['input_shape']}")
-    return Architecture(
-        builder=Builder(str(content["builder"]["target"]), dict(content["builder"]["arguments"])),
-        profile=WidthProfile.from_mapping(content),
-        input_shape=(channels, height, width),
-        classes=tuple(str(name) for name in content["classes"]),
-        cost=Cost(int(content["cost"]["flops"]), int(content["cost"]["params"])),
-        provenance=dict(content["provenance"]),
-        probe=tuple(float(value) for value in content["probe"]["output"]),
-    )
+    example = architecture.example_input
+    try:
+        with evaluating(model), torch.no_grad():
+            output = model(images.to(_device_of(model), example.dtype))
+        return tuple(output.flatten().double().cpu().tolist())
+    except Exception as error:  # a user's network may raise anything
+        raise ArchitectureError(
+            f"{architecture.builder.target} does not classify images of "
+            f"{'×'.join(map(str, architecture.input_shape))}: {first_line(error)}"
+        ) from error

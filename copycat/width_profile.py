@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import Any
 
-from pruning.channel_graph import ChannelGraph
-from pruning.errors import ProfileError
-from pruning.structures import KINDS, Structure
+from torch import nn
 
-_MOST_CHANNELS = 2**31 - 1
+from pruning.channel_graph import ChannelGraph
+from pruning.cost import ExampleInput
+from pruning.errors import PlanError, ProfileError
+from pruning.selection import KeepPlan
+from pruning.structures import KINDS, Structure
+from pruning.tracing import trace
+
+MOST_CHANNELS = 2**31 - 1
+"""The widest group that a profile may ask for."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class WidthProfile:
     """Width per channel group; groups that are left out are as wide as in the base network.
 
     removed: layers, branches and blocks that are gone (see pruning.remove_structures).
+    Profiles are equal when they name the same widths, in any order, and removed structures.
     Source: the retained-channel profile of Crowley et al., "Pruning neural networks: is it
     time to nip it in the bud?", fig. 2c.
     """
@@ -32,10 +41,10 @@ class WidthProfile:
         object.__setattr__(self, "removed", tuple(by_kind))  # as in JSON
         for name, width in self.widths.items():
             is_number = isinstance(width, int) and not isinstance(width, bool)
-            if not is_number or not 1 <= width <= _MOST_CHANNELS:
+            if not is_number or not 1 <= width <= MOST_CHANNELS:
                 raise ProfileError(
                     f"the width of group {name!r} must be a whole number from 1 to "
-                    f"{_MOST_CHANNELS}, got {width!r}"
+                    f"{MOST_CHANNELS}, got {width!r}"
                 )
 
     @classmethod
@@ -43,6 +52,57 @@ class WidthProfile:
         """The full widths of these groups, or of all prunable ones."""
         chosen = names if names is not None else tuple(g.name for g in graph.prunable)
         return cls({name: graph.group(name).width for name in chosen})
+
+    @classmethod
+    def of_network(
+        cls,
+        model: nn.Module,
+        example_input: ExampleInput,
+        base: ChannelGraph,
+        removed: tuple[Structure, ...] = (),
+    ) -> WidthProfile:
+        """The widths that pruning left: of `model`, for every prunable group of its base network.
+
+        base: the graph of the base network, without the structures that are `removed` if there
+            are any. Raises ProfileError if `model` is no narrowed form of it.
+        """
+        found = trace(model, example_input).widths
+        missing = [group.name for group in base.prunable if group.name not in found]
+        if missing:
+            raise ProfileError(
+                f"this network has no channel group {missing[0]!r} as its base network has: name "
+                "the structures that were removed, and trace the base network without them"
+            )
+        profile = cls({group.name: found[group.name] for group in base.prunable}, removed)
+        profile.check(base)
+        return profile
+
+    @classmethod
+    def of_plan(cls, plan: KeepPlan, removed: tuple[Structure, ...] = ()) -> WidthProfile:
+        """The widths that a plan keeps."""
+        return cls(plan.widths, removed)
+
+    @classmethod
+    def mean(cls, profiles: Sequence[WidthProfile], graph: ChannelGraph) -> WidthProfile:
+        """The mean width of every group that any of them names, rounded half up to whole units.
+
+        graph: of the network without the structures that they all lack; its widths stand for
+            groups that are left out. Raises ProfileError for no profile, profiles that remove
+            different structures, and widths that do not fit the graph.
+        """
+        if not profiles:
+            raise ProfileError("the mean of no profiles: give at least one")
+        if any(set(profile.removed) != set(profiles[0].removed) for profile in profiles):
+            raise ProfileError("profiles that remove different structures have no mean")
+        for profile in profiles:
+            profile.check(graph)
+        widths = {}
+        for name in dict.fromkeys(name for profile in profiles for name in profile.widths):
+            group = graph.group(name)
+            total = sum(profile.widths.get(name, group.width) for profile in profiles)
+            units = floor(Fraction(total, len(profiles) * group.unit) + Fraction(1, 2))
+            widths[name] = group.unit * max(group.min_units, units)
+        return cls(widths, profiles[0].removed)
 
     @classmethod
     def from_json(cls, text: str) -> WidthProfile:
@@ -70,6 +130,43 @@ class WidthProfile:
         for structure in self.removed:
             removed.setdefault(structure.kind, []).append(structure.name)
         return {"widths": dict(self.widths), **({"removed": removed} if removed else {})}
+
+    def difference(self, other: WidthProfile, graph: ChannelGraph) -> dict[str, int]:
+        """Channels that `self` has more (or, below 0, fewer) of than `other`, where they differ.
+
+        graph: its widths stand for groups that are left out. Groups in the order of the graph;
+        empty exactly if both ask for the same widths. Raises ProfileError for widths that do
+        not fit the graph.
+        """
+        both = [graph.widths | dict(profile.widths) for profile in (self, other)]
+        for profile in (self, other):
+            profile.check(graph)
+        return {
+            name: both[0][name] - both[1][name]
+            for name in both[0]
+            if both[0][name] != both[1][name]
+        }
+
+    def check(self, graph: ChannelGraph) -> None:
+        """Raise ProfileError unless the network of `graph` can be built at these widths.
+
+        The message says what is wrong with the first group that does not fit: a name that no
+        group has, a layer that shares the channels of another, a width that is pinned or that
+        splits channels which go together.
+        """
+        known = graph.widths
+        for name, width in self.widths.items():
+            if name not in known:
+                for group in graph.groups:
+                    if name in group.layers or name in group.producers:
+                        raise ProfileError(
+                            f"{name!r} has no width of its own: its channels are tied to those of "
+                            f"group {group.name!r}; set the width there"
+                        )
+            try:
+                graph.units_at(name, width)
+            except PlanError as error:
+                raise ProfileError(f"the profile does not fit the network: {error}") from error
 
     @property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from typing import Literal, Self, final
 from mlflow_server import schema
 from mlflow_server.errors import TrackingError
 
-RunKind = Literal["search", "trial", "architecture", "correlation", "criterion"]
+RunKind = Literal["search", "trial", "architecture", "correlation", "criterion", "family"]
 RunStatus = Literal["running", "finished", "failed", "killed"]
 EndStatus = Literal["finished", "failed", "killed"]
 Value = str | int | float | bool

@@ -43,6 +43,13 @@ PARAM_SCRATCH_EPOCHS = "scratch_epochs"
 PARAM_BATCH_SIZE = "batch_size"
 PARAM_LEARNING_RATE = "learning_rate"
 PARAM_WEIGHT_DECAY = "weight_decay"
+PARAM_SCHEDULE = "schedule"
+PARAM_NESTEROV = "nesterov"
+PARAM_EQUAL_COMPUTE = "equal_compute"
+PARAM_COMPUTE_LIMIT = "compute_limit"
+PARAM_DISTILL_FROM = "distill_from"
+PARAM_DISTILL_TEMPERATURE = "distill_temperature"
+PARAM_DISTILL_WEIGHT = "distill_weight"
 PARAM_TRIALS = "trials"
 PARAM_SCORING_BATCHES = "scoring_batches"
 PARAM_ALPHA = "alpha"
@@ -96,7 +103,7 @@ _COEFFICIENT = "coefficient −1–1"
 
 FIELDS: tuple[Field, ...] = (
     Field(TAG_SEARCH, "tag", "text", "", "name of the search; also the experiment's name"),
-    Field(TAG_KIND, "tag", "text", "", "search, trial, architecture, correlation or criterion"),
+    Field(TAG_KIND, "tag", "text", "", "such as search, trial, architecture or family"),
     Field(TAG_KEY, "tag", "text", "", "stable key of the run inside its search, as in trial/3"),
     Field(TAG_ORIGIN, "tag", "text", "", "fine-tuned, from-scratch or uniform"),
     Field(TAG_PROFILE, "tag", "text", "", "width profile shared by runs to be compared"),
@@ -123,6 +130,13 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_BATCH_SIZE, "param", "integer", "examples", "examples in one training step"),
     Field(PARAM_LEARNING_RATE, "param", "real", "", "highest learning rate of the schedule"),
     Field(PARAM_WEIGHT_DECAY, "param", "real", "", "L2 penalty of the optimizer"),
+    Field(PARAM_SCHEDULE, "param", "text", "", "how the learning rate falls: rni or copycat"),
+    Field(PARAM_NESTEROV, "param", "boolean", "", "whether momentum is Nesterov's"),
+    Field(PARAM_EQUAL_COMPUTE, "param", "boolean", "", "smaller networks train for more epochs"),
+    Field(PARAM_COMPUTE_LIMIT, "param", "real", "", "most that equal compute multiplies epochs by"),
+    Field(PARAM_DISTILL_FROM, "param", "text", "", "architecture whose outputs are imitated"),
+    Field(PARAM_DISTILL_TEMPERATURE, "param", "real", "", "T that softens outputs to imitate"),
+    Field(PARAM_DISTILL_WEIGHT, "param", "real", _FRACTION, "of imitation in the loss"),
     Field(PARAM_TRIALS, "param", "integer", "trials", "trials that the search may start"),
     Field(PARAM_SCORING_BATCHES, "param", "integer", "minibatches", "seen by criteria and oracle"),
     Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),

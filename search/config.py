@@ -18,7 +18,7 @@ from typing import Any
 
 from pruning.cost import Budget
 from pruning.errors import ConfigError
-from search.methods import granularity, method
+from search.methods import granularity, method, parts_of
 
 
 def _option(default: Any, help_text: str) -> Any:
@@ -65,8 +65,13 @@ class DataConfig:
 class TrainingConfig:
     """How each network is trained (settings of the RNI authors' experiments by default).
 
-    SGD with Nesterov momentum 0.9; the learning rate is divided by 10 at 50 % and 75 % of
-    the epochs; σBN scales learn 10 times faster and without weight decay.
+    SGD with momentum 0.9, Nesterov's by default; the learning rate falls by the schedule; σBN
+    scales learn 10 times faster and without weight decay. `RECIPES` holds the settings of papers.
+
+    Training from scratch at equal epochs is the default. At equal compute it lasts scratch_epochs
+    × base FLOPs / FLOPs of the network, at most scratch_epochs × compute_limit: Liu et al.,
+    "Rethinking the Value of Network Pruning", §3, who at most double the epochs (Scratch-B). The
+    schedule stretches with them. It may also learn from a trained network (distillation).
     """
 
     epochs: int = _option(160, "epochs of sparse training, before pruning")
@@ -75,12 +80,73 @@ class TrainingConfig:
     batch_size: int = _option(64, "images in a minibatch")
     learning_rate: float = _option(0.1, "initial learning rate of SGD")
     weight_decay: float = _option(1e-4, "weight decay of SGD")
+    schedule: str = _option(
+        "rni",
+        "fall of the learning rate: rni (divided by 10 at 50 % and 75 % of the epochs) or "
+        "copycat (divided by 5 every 30 %, as every 60 of 200 epochs)",
+    )
+    nesterov: bool = _option(True, "Nesterov's momentum (default), or the classical one")
+    equal_compute: bool = _option(
+        False,
+        "train from scratch for as many more epochs as the network costs fewer FLOPs than the "
+        "base network",
+    )
+    compute_limit: float = _option(
+        2.0, "most that --equal-compute multiplies the epochs by; has no effect without it"
+    )
+    distill_from: str = _option(
+        "", "folder of a trained architecture whose outputs training from scratch imitates"
+    )
+    distill_temperature: float = _option(
+        4.0, "temperature that softens outputs; has no effect without --distill-from"
+    )
+    distill_weight: float = _option(
+        0.9, "weight of imitation, 0 to 1, labels have the rest; no effect without --distill-from"
+    )
 
     def __post_init__(self) -> None:
         for name in ("epochs", "fine_tune_epochs", "scratch_epochs", "batch_size"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
+        names = f"one of {', '.join(SCHEDULES)}"
+        _require(self.schedule in SCHEDULES, "schedule", names, self.schedule)
+        limit, heat, weight = self.compute_limit, self.distill_temperature, self.distill_weight
+        _require(1 <= limit < math.inf, "compute_limit", "at least 1", limit)
+        _require(0 < heat < math.inf, "distill_temperature", "above 0", heat)
+        _require(0 <= weight <= 1, "distill_weight", "from 0 to 1", weight)
+
+    def epochs_from_scratch(self, flops: int, base_flops: int) -> int:
+        """Epochs that a network of `flops` trains from scratch, below a base of `base_flops`.
+
+        At equal compute rounded down, so that nobody trains with more than the base network.
+        """
+        if not self.equal_compute:
+            return self.scratch_epochs
+        most = math.floor(self.scratch_epochs * self.compute_limit)
+        return max(1, min(self.scratch_epochs * base_flops // flops, most))
+
+
+SCHEDULES = ("rni", "copycat")
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "rni": {},
+    "copycat": {
+        "epochs": 200,
+        "fine_tune_epochs": 200,
+        "scratch_epochs": 200,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "weight_decay": 5e-4,
+        "schedule": "copycat",
+        "nesterov": False,
+    },
+}
+"""Settings of TrainingConfig by which papers trained, beside its defaults.
+
+rni: "Receding Neuron Importances for Structured Pruning", the defaults.  copycat: Crowley et al.,
+"Pruning neural networks: is it time to nip it in the bud?", implementation details.
+"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +177,9 @@ class SearchConfig:
     )
     profiles: int = _option(2, "how many shapes of the front are rescaled over the ladder")
     min_channels: int = _option(3, "channels that stay in every layer")
+    divisor: int = _option(
+        1, "channels of a layer that loses some are left with a multiple of this (8, 16 …)"
+    )
     scoring_batches: int = _option(
         30, "minibatches of training images that a criterion which needs data looks at"
     )
@@ -127,7 +196,10 @@ class SearchConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", tuple(self.budget))
         object.__setattr__(self, "ladder", tuple(float(part) for part in self.ladder))
-        Budget.parse(*self.budget)
+        for bound in Budget.parse(*self.budget).bounds:
+            _require(
+                bound.quantity in _BOUNDED, "budget", f"on {' or '.join(_BOUNDED)}", str(bound)
+            )
         for name in ("criterion", "granularity"):
             _require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
             object.__setattr__(self, name, _listed(getattr(self, name)))
@@ -139,7 +211,13 @@ class SearchConfig:
                     f"{name} prunes before training, when gates have learned nothing: "
                     "leave it out, or every granularity but filter"
                 )
-        for name in ("trials", "profiles", "min_channels", "scoring_batches"):
+            by_gates = method(name).criterion is None
+            if self.divisor > 1 and by_gates and any("filter" in parts_of(m) for m in mixtures):
+                raise ConfigError(
+                    f"{name} removes channels one by one, by their gates: it knows no divisor; "
+                    "leave it out, or --divisor"
+                )
+        for name in ("trials", "profiles", "min_channels", "divisor", "scoring_batches"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 2³² − 1", self.seed)
         _require(
@@ -175,6 +253,9 @@ class SearchConfig:
 
 
 DEVICES = ("auto", "cpu", "cuda")
+
+_BOUNDED = ("flops", "params")
+"""What the outcomes of a search record, and so what it can hold against a budget."""
 
 
 def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,7 +16,15 @@ from search.methods import METHODS
 ORACLE = "oracle"
 """What all criteria are held against."""
 
-UNUSED_TRAINING = ("fine_tune_epochs", "scratch_epochs")
+UNUSED_TRAINING = (
+    "fine_tune_epochs",
+    "scratch_epochs",
+    "equal_compute",
+    "compute_limit",
+    "distill_from",
+    "distill_temperature",
+    "distill_weight",
+)
 """Settings of training that a study, which trains one network once, has no use for."""
 
 _OF_A_SEARCH = {field.name: field for field in dataclasses.fields(SearchConfig)}

@@ -232,6 +232,8 @@ def _recorded(recorder: RunRecorder, subject: _Subject) -> Iterator[None]:
             schema.PARAM_BATCH_SIZE: config.training.batch_size,
             schema.PARAM_LEARNING_RATE: config.training.learning_rate,
             schema.PARAM_WEIGHT_DECAY: config.training.weight_decay,
+            schema.PARAM_SCHEDULE: config.training.schedule,
+            schema.PARAM_NESTEROV: config.training.nesterov,
         },
         description=(
             f"How well criteria predict what removing a channel of {config.model}, trained on "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from copycat.architecture import read
-from copycat.rescale import find_alpha, scaled
+from copycat.base_network import BaseNetwork
+from copycat.families import Copycat, FamilyKind, Member, UniformWidth
+from copycat.families import members as family_members
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget
-from pruning.errors import UnreachableBudgetError
+from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config import SearchConfig
 from search.pareto import front, spread
 from search.preflight import Preflight
@@ -32,36 +33,31 @@ def members(
     for outcome, profile in chosen:
         key = f"from-scratch-{outcome.trial}"
         tasks.append(_task(key, "from-scratch", outcome.trial, profile))
-    uniform = WidthProfile.of(preflight.graph, preflight.groups)
+    families: list[tuple[FamilyKind, Origin, int | None]] = [
+        (UniformWidth(preflight.groups), "uniform", None),
+        *((Copycat(profile), "copycat", outcome.trial) for outcome, profile in chosen),
+    ]
+    base = BaseNetwork(preflight.builder, preflight.graph, preflight.example_input)
     for rung in config.ladder:
         budget = preflight.limits.scaled(rung)
-        try:
-            tasks.append(_member(preflight, budget, uniform, "uniform", None, rung=rung))
-            for outcome, profile in chosen:
-                tasks.append(
-                    _member(preflight, budget, profile, "copycat", outcome.trial, rung=rung)
-                )
-        except UnreachableBudgetError as error:
-            notes.append(f"rung {rung:g} of the ladder is left out: {error}")
+        for kind, origin, trial in families:
+            try:
+                (member,) = family_members(base, kind, [budget], divisor=config.divisor)
+            except UnreachableBudgetError as error:
+                notes.append(f"rung {rung:g} of the ladder is left out: {error}")
+                break
+            except BudgetError as error:
+                notes.append(f"rung {rung:g} of the ladder has no {origin}: {error}")
+            else:
+                tasks.append(_task_of(member, origin, trial, rung))
     return _without_twins(tasks), notes
 
 
-def _member(
-    preflight: Preflight,
-    budget: Budget,
-    profile: WidthProfile,
-    origin: Origin,
-    trial: int | None,
-    *,
-    rung: float,
-) -> MemberTask:
-    graph = preflight.graph_of(profile)
-    alpha = find_alpha(profile, graph, budget)
-    shape = scaled(profile, graph, alpha)
+def _task_of(member: Member, origin: Origin, trial: int | None, rung: float) -> MemberTask:
     percent = f"{100 * rung:g}".replace(".", "_")
     middle = "" if trial is None else f"-{trial}"
     key = f"{origin}{middle}-b{percent}"
-    return _task(key, origin, trial, shape, rung=rung, alpha=alpha)
+    return _task(key, origin, trial, member.profile, rung=rung, alpha=member.parameter)
 
 
 def _task(

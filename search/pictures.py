@@ -15,6 +15,7 @@ import numpy as np
 
 from copycat.architecture import read
 from copycat.width_profile import WidthProfile
+from pruning.cost import format_count
 from search.report import Results
 from search.tasks import Outcome
 from search.trial import SCORES_FILE
@@ -22,6 +23,9 @@ from search.trial import SCORES_FILE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+CurvePoint = tuple[float, float, float]
+"""Parameters, test error and its deviation over runs, the latter two in %."""
 
 Widths = Mapping[str, int]
 """Channels per layer (channel group), in the order of the network."""
@@ -33,6 +37,15 @@ _COEFFICIENTS = {
     "kendall": (_GREEN, "^", 0.22),
 }
 """Colour, marker and distance from the middle of a row."""
+_OF_KIND = {
+    "fine-tuned": (_ORANGE, "o"),
+    "from-scratch": (_BLUE, "s"),
+    "copycat": ("#cc79a7", "^"),
+    "uniform": ("#e69f00", "x"),
+    "bottleneck": (_GREEN, "D"),
+}
+_FURTHER = (("#56b4e9", "v"), ("#000000", "+"), ("#7f7f7f", "*"), ("#8c564b", "P"))
+"""Colour and marker of each kind of network, and of kinds beyond those."""
 _GREY = "#dddddd"
 _NUM_BINS = 40
 _COMPARABLE = 10.0
@@ -78,6 +91,17 @@ def correlation_chart(metrics: Mapping[str, Mapping[str, float]], stem: Path) ->
     metrics: per label the coefficients by names such as pearson_per_layer and pearson_all.
     """
     return _saved(correlation_figure(metrics), stem)
+
+
+def family_curves(
+    curves: Mapping[str, Sequence[CurvePoint]], stem: Path, *, note: str = ""
+) -> tuple[Path, Path]:
+    """Test error against parameters, a line per label with bars for the deviation over runs.
+
+    curves: per label (kind of network) its points.  note: below the title's place, in small.
+    Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
+    """
+    return _saved(family_figure(curves, note=note), stem)
 
 
 def draw_all(directory: Path, results: Results, base_widths: Widths) -> list[Path]:
@@ -231,6 +255,32 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
     both[0].set_ylim(len(metrics) - 0.5, -0.5)
     handles = both[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=3, frameon=False)
+    return figure
+
+
+def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "") -> Figure:
+    """The figure of `family_curves`; lines in the order of `curves`, points as they are given."""
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 - a second to import, used once
+
+    figure = _figure(7.5, 5.0)
+    axes = figure.subplots()
+    for number, (label, points) in enumerate(curves.items()):
+        rest = _FURTHER[number % len(_FURTHER)]
+        colour, marker = _OF_KIND.get(label, rest)
+        params, errors, deviations = zip(*points, strict=True)
+        axes.errorbar(
+            params, errors, yerr=deviations, color=colour, marker=marker, label=label, capsize=3
+        )
+    axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(FuncFormatter(lambda value, _: format_count(value)))
+    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)  # labels on one line
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("test error (%)")
+    axes.set_ylim(bottom=0)
+    axes.set_title(note, loc="left", fontsize=9)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
     return figure
 
 

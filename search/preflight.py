@@ -63,7 +63,7 @@ class Preflight:
 
     def describe(self) -> list[str]:
         """Base cost, reachable range and budget, a line each."""
-        widest = max(len(name) for name in self.budget.QUANTITIES)
+        widest = max(len(bound.quantity) for bound in self.budget.bounds)
         lines = [
             f"base network  {_counts(self.base)}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
             f"reachable     {_counts(self.floor)}  and more",
@@ -173,7 +173,8 @@ def _floor(
     groups = judged_groups(config, model, graph, config.criterion)
     if not groups:
         raise _nothing_to_prune(config, model, graph)
-    return graph.cost(least_widths(graph, groups, min_channels=config.min_channels))
+    least = least_widths(graph, groups, min_channels=config.min_channels, divisor=config.divisor)
+    return graph.cost(least)
 
 
 def _check_output(

@@ -147,6 +147,8 @@ def _what(task: Task) -> str:
         settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
         parts = (proposal.criterion, settings, f"target {target}")
         return "  ".join(part for part in parts if part)
+    if task.budget:
+        return f"{task.budget}  seed {task.seed}"
     if task.rung is None:
         return f"shape of trial {task.trial}"
     return f"α {task.alpha:.3f}  {task.rung:.0%} of the budget"

@@ -42,7 +42,7 @@ class Recording:
                 schema.PARAM_BUDGET: str(preflight.budget),
                 schema.PARAM_SEED: config.seed,
                 schema.PARAM_TRIALS: config.trials,
-                **training,
+                **{name: value for name, value in training.items() if value != ""},
             },
             tags=self._budget,
             description=(

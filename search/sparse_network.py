@@ -123,7 +123,10 @@ class SparseNetwork:
             graph = trace(model, self._example_input)
             groups = judged_groups(self._config, model, graph, [self._method.name])
         judged = self._scores(model, graph, groups, batches)
-        plan = select(judged, graph, limits, min_channels=self._config.min_channels)
+        config = self._config
+        plan = select(
+            judged, graph, limits, min_channels=config.min_channels, divisor=config.divisor
+        )
         smaller = remove_channels(model, graph, plan)
         return Pruned(smaller, WidthProfile(plan.widths, decision.removed), judged)
 

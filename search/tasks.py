@@ -11,14 +11,27 @@ from copycat.width_profile import WidthProfile
 from pruning.structures import Kind, Structure
 from search.space import Proposal
 
-Origin = Literal["fine-tuned", "from-scratch", "copycat", "uniform"]
+Origin = Literal[
+    "fine-tuned",
+    "from-scratch",
+    "copycat",
+    "uniform",
+    "copycat-all",
+    "tempered",
+    "wrn",
+    "bottleneck",
+    "depth",
+    "mobilenetv2",
+]
 """How weights came about: pruned and fine-tuned; the same shape from scratch; a rescaled shape
-from scratch; the base network narrowed by one factor, from scratch."""
+from scratch; the base network narrowed by one factor, from scratch; after them the further kinds
+of family studies, all from scratch (see copycat.families)."""
 
 Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
 """What a network goes through; plain training is that of one pruned at initialisation."""
 
 ORIGINS: tuple[Origin, ...] = ("fine-tuned", "from-scratch", "copycat", "uniform")
+"""Those of a search."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,9 @@ class MemberTask:
     rung: fraction of the budget that it fills; None for the very shape of the trial.
     alpha: factor on the widths of that shape.  widths: channels per group.
     removed: kind and name of the structures that shape lacks.
+    seed: of weights and batches; by default that of its trial.
+    budget: its own in absolute numbers; by default that of the search.
+    builder: target and arguments, where the widths are those of another base network.
     """
 
     key: str
@@ -51,6 +67,9 @@ class MemberTask:
     alpha: float
     widths: Mapping[str, int]
     removed: Sequence[tuple[Kind, str]] = ()
+    seed: int | None = None
+    budget: str = ""
+    builder: tuple[str, Mapping[str, Any]] | None = None
 
     @property
     def profile(self) -> WidthProfile:

@@ -1,6 +1,6 @@
-"""Training and measuring one network: the RNI authors' recipe, deterministic on a CPU.
+"""Training and measuring one network: the recipes of the papers, deterministic on a CPU.
 
-SGD with Nesterov momentum 0.9; the learning rate divided by 10 at 50 % and 75 % of the epochs;
+SGD with momentum 0.9, Nesterov's or the classical one; the learning rate falls by a schedule;
 σBN scales learn 10 times faster and without weight decay (RNI, section 5.1). The validation part
 is measured after every epoch, in float32; the test part is never looked at.
 """
@@ -30,6 +30,9 @@ from search.minibatches import Minibatches, images_trained_on
 
 Penalty = Callable[[nn.Module], Tensor]
 
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From images, the network's outputs in float32 and labels to the mean loss of a minibatch."""
+
 _MOMENTUM = 0.9
 _SCALE_LEARNS_FASTER = 10
 _EVALUATION_BATCH = 500
@@ -40,7 +43,7 @@ _BF16_PAYS_FROM_PIXELS = 16 * 16
 class EpochReport:
     """One epoch: `epoch` counts from 1, losses are means over the images trained on.
 
-    `train_loss` is the cross entropy alone, `penalty` what was added to it;
+    `train_loss` is the objective (the cross entropy) alone, `penalty` what was added to it;
     `validation_accuracy` is in [0, 1]; `images_seen` counts from the start of training.
     """
 
@@ -71,7 +74,14 @@ class TrainingReport:
 
 
 def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
-    """The rate of ordinary parameters in `epoch` (from 0): a tenth from 50 %, again from 75 %."""
+    """The rate of ordinary parameters in `epoch` (from 0), by the configured schedule.
+
+    rni: a tenth from 50 % of the epochs, again from 75 % (RNI, section 5.1).
+    copycat: a fifth from 30 %, again from 60 % and 90 %: of 200 epochs every 60 (Crowley et al.,
+    implementation details).
+    """
+    if config.schedule == "copycat":
+        return float(config.learning_rate / 5 ** (10 * epoch // (3 * epochs)))
     drops = (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)
     return float(config.learning_rate / 10**drops)
 
@@ -138,8 +148,9 @@ def _accuracy(model: nn.Module, batches: Minibatches, count: int) -> float:
 class Trainer:
     """One training run, an epoch at a time, that can be stored and continued in between.
 
-    `model` is moved to `device` and trained in place. `penalty(model)`, a scalar, is added to
-    the cross entropy of every step, and `after_step(model)` called after it. The order of
+    `model` is moved to `device` and trained in place. `objective` is minimised, by default the
+    cross entropy. `penalty(model)`, a scalar, is added to
+    it in every step, and `after_step(model)` called after it. The order of
     images, their augmentation and the model's own random numbers (dropout) depend on `seed` and
     the epoch alone, and torch's global generators are left as they were.
     """
@@ -153,6 +164,7 @@ class Trainer:
         config: TrainingConfig,
         seed: int,
         device: torch.device,
+        objective: Objective | None = None,
         penalty: Penalty | None = None,
         after_step: Callable[[nn.Module], None] | None = None,
     ) -> None:
@@ -161,6 +173,7 @@ class Trainer:
         self._model = model.to(device)
         self._epochs, self._config, self._seed = epochs, config, seed
         self._device, self._penalty, self._after_step = device, penalty, after_step
+        self._objective = objective or _cross_entropy
         self._augmentation = data.augmentation
         self._train, self._validation = (
             Minibatches(part, mean=data.mean, std=data.std, batch_size=size, device=device)
@@ -223,7 +236,7 @@ class Trainer:
         self.reports = tuple(EpochReport(**report) for report in state["reports"])
 
     def _steps(self, generator: torch.Generator) -> tuple[int, float, float]:
-        """One epoch of steps: images seen, mean cross entropy, mean penalty."""
+        """One epoch of steps: images seen, mean objective, mean penalty."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         seen = 0
         for images, labels in self._train.shuffled(self._augmentation, generator):
@@ -231,7 +244,7 @@ class Trainer:
                 self._device.type, self._precision, enabled=self._precision != torch.float32
             ):
                 logits = self._model(images)
-            loss = F.cross_entropy(logits.float(), labels)
+            loss = self._objective(images, logits.float(), labels)
             penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
             self._optimizer.zero_grad()
             (loss + penalty).backward()  # type: ignore[no-untyped-call]
@@ -254,6 +267,7 @@ def train(
     config: TrainingConfig,
     seed: int,
     device: torch.device,
+    objective: Objective | None = None,
     penalty: Penalty | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
@@ -271,6 +285,7 @@ def train(
         config=config,
         seed=seed,
         device=device,
+        objective=objective,
         penalty=penalty,
         after_step=after_step,
     )
@@ -281,8 +296,12 @@ def train(
     return TrainingReport(trainer.reports, time.perf_counter() - started)
 
 
+def _cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels)
+
+
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """Nesterov SGD with σBN scales and gates in a group of their own, with its `lr_factor`."""
+    """SGD with momentum and σBN scales and gates in a group of their own, with its `lr_factor`."""
     scales: list[Tensor] = []
     for module in model.modules():
         if isinstance(module, SigmoidBatchNorm2d):
@@ -300,7 +319,7 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         momentum=_MOMENTUM,
-        nesterov=True,
+        nesterov=config.nesterov,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,12 +12,15 @@ from torch import nn
 
 from copycat.architecture import Architecture, save
 from copycat.build import build
+from copycat.builder import Builder
 from copycat.recipes import Recipe, recorded
 from copycat.width_profile import WidthProfile
 from pruning.cost import Bound, Budget
 from pruning.sigmoid_batchnorm import fold
+from pruning.tracing import trace
 from search.config import SearchConfig
 from search.datasets import ImageData
+from search.distillation import distillation
 from search.image_sources import ImageSource
 from search.methods import method
 from search.minibatches import scoring_batches
@@ -145,9 +148,11 @@ class _Trial:
 
 def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
     """Build the member's shape with fresh weights, train it from scratch, store it."""
+    workshop = _workshop_of(task, workshop)
     config, preflight = workshop.config, workshop.preflight
-    profile = task.profile
-    seed = _seed(config, task.trial if task.trial is not None else 0)
+    profile, epochs = task.profile, member_epochs(task, workshop)
+    number = task.trial if task.trial is not None else 0
+    seed = _seed(config, number) if task.seed is None else task.seed
     base, recipe = fresh_base(preflight, seed)
     model = build(
         base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
@@ -155,24 +160,52 @@ def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: 
     model = model.to(workshop.torch_device)
 
     def on_epoch(epoch: EpochReport) -> None:
-        report(_record("from scratch", epoch, 0, config.training.scratch_epochs))
+        report(_record("from scratch", epoch, 0, epochs))
 
     train(
         model,
         data,
-        epochs=config.training.scratch_epochs,
+        epochs=epochs,
         config=config.training,
         seed=seed,
         device=workshop.torch_device,
+        objective=distillation(config.training, preflight, workshop.torch_device),
         on_epoch=on_epoch,
     )
-    result = Finished(task.key, task.origin, task.trial, task.rung, task.alpha, profile, {})
+    record: dict[str, object] = {"epochs": epochs}
+    if task.seed is not None:
+        record["seed"] = task.seed
+    if task.budget:
+        record["budget"] = task.budget
+    if config.training.distill_from:
+        record["distill_from"] = config.training.distill_from
+    result = Finished(task.key, task.origin, task.trial, task.rung, task.alpha, profile, {}, record)
     return _store(result, model, workshop, data)
+
+
+def _workshop_of(task: MemberTask, workshop: Workshop) -> Workshop:
+    """The workshop, with another base network if the member has one of its own."""
+    if task.builder is None:
+        return workshop
+    preflight, builder = workshop.preflight, Builder(*task.builder)
+    with torch.random.fork_rng(devices=[]):  # weights do not matter here
+        graph = trace(builder(), preflight.example_input)
+    return replace(workshop, preflight=replace(preflight, builder=builder, graph=graph))
+
+
+def member_epochs(task: MemberTask, workshop: Workshop) -> int:
+    """How long the member trains: as many epochs as all, or more at equal compute."""
+    training, preflight = workshop.config.training, workshop.preflight
+    if not training.equal_compute:  # saves tracing shapes that lack structures
+        return training.scratch_epochs
+    profile = task.profile
+    flops = preflight.graph_of(profile).cost(profile.widths).flops
+    return training.epochs_from_scratch(flops, preflight.base.flops)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A trained network's place in the search."""
+    """A trained network's place in the search; `record` goes into its provenance alone."""
 
     key: str
     origin: Origin
@@ -181,6 +214,7 @@ class Finished:
     alpha: float
     profile: WidthProfile
     details: dict[str, float]
+    record: Mapping[str, object] = field(default_factory=dict)
 
 
 def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
@@ -213,6 +247,7 @@ def _store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDa
         "seed": config.seed,
         **accuracies,
         **result.details,
+        **result.record,
         "mean": list(data.mean),
         "std": list(data.std),
     }

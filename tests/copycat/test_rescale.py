@@ -61,7 +61,7 @@ def test_the_budget_is_filled(data: st.DataObject) -> None:
 def test_a_budget_of_its_own_cost_gives_back_the_profile(data: st.DataObject) -> None:
     graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
     profile = data.draw(profiles(graph, most_units=300))
-    for quantity in Budget.QUANTITIES:
+    for quantity in ("flops", "params", "weight_bytes"):
         cost = getattr(graph.cost(profile.widths), quantity)
         assert rescale(profile, graph, Budget((Bound(quantity, cost),))) == profile
 
@@ -143,3 +143,11 @@ def test_an_unreachable_budget_names_the_nearest_cost() -> None:
     message = rf"flops of at most {least - 1:,} \(nearest reachable: {least:,}\)"
     with pytest.raises(UnreachableBudgetError, match=message):
         rescale(WidthProfile.of(graph), graph, Budget((Bound("flops", least - 1),)))
+
+
+def test_rescaling_keeps_to_a_divisor() -> None:
+    graph = BY_NAME["channel shuffle"].graph  # 8 and 12 channels, in twos
+    member = rescale(WidthProfile.of(graph), graph, Budget.parse("params=70%"), divisor=4)
+    assert all(width % 4 == 0 for width in member.widths.values())
+    narrowed = uniform_profile(graph, ("first",), Budget.parse("params=70%"), divisor=4)
+    assert narrowed.widths["first"] % 4 == 0

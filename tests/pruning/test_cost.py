@@ -29,6 +29,14 @@ from pruning.errors import BudgetError
         ("flops=25%", Bound("flops", 0.25, is_share=True)),
         ("params = 12.5 %", Bound("params", 0.125, is_share=True)),
         ("flops=100%", Bound("flops", 1.0, is_share=True)),
+        ("weight_bytes=2M", Bound("weight_bytes", 2_000_000)),
+        ("weight_bytes<=1.5 MB", Bound("weight_bytes", 1_500_000)),
+        ("weight_bytes=512B", Bound("weight_bytes", 512)),
+        ("peak_activation_bytes=300kB", Bound("peak_activation_bytes", 300_000)),
+        ("peak_activation_bytes=40%", Bound("peak_activation_bytes", 0.4, is_share=True)),
+        ("latency_ms=3.5", Bound("latency_ms", 3.5)),
+        ("latency_ms = 0.25 ms", Bound("latency_ms", 0.25)),
+        ("latency_ms=50%", Bound("latency_ms", 0.5, is_share=True)),
     ],
 )
 def test_budgets_that_are_understood(text: str, bound: Bound) -> None:
@@ -45,9 +53,15 @@ def test_budgets_that_are_understood(text: str, bound: Bound) -> None:
         ("flops<5", "is not understood"),
         ("flops=-5", "is not understood"),
         ("flops=1e6", "is not understood"),
-        ("flops=5MB", "is not understood"),
+        ("flops=5MB", "ends in an unknown unit .mb.: use %, k, M, G or T"),
         ("flops=1,000", "is not understood"),
         ("latency=5", "an unknown quantity 'latency': choose from flops, params"),
+        ("latency_ms=3k", "ends in an unknown unit 'k': use % or ms"),
+        ("latency_ms=0", "must be above 0"),
+        ("latency_ms=" + "9" * 400, "must be finite and above 0"),
+        ("weight_bytes=3x", "ends in an unknown unit 'x': use %, kB, MB, GB or TB"),
+        ("weight_bytes=0.5", "must be a finite count of at least 1"),
+        ("params=1k:2k:1k", "is not understood"),
         ("flops=1.2.3", "'flops=1.2.3' has no readable number: '1.2.3'"),
         ("flops=.", "has no readable number"),
         ("flops=5x", "ends in an unknown unit 'x': use %, k, M, G or T"),
@@ -112,6 +126,70 @@ def test_a_share_means_nothing_without_a_base() -> None:
 def test_scaled() -> None:
     budget = Budget.parse("flops=25%", "params=301").scaled(0.5)
     assert budget == Budget((Bound("flops", 0.125, is_share=True), Bound("params", 150)))
+
+
+def test_latency_is_no_count() -> None:
+    budget = Budget.parse("latency_ms=50%", "params=50%").absolute(Cost(1, 5, latency_ms=3.0))
+    assert budget == Budget((Bound("latency_ms", 1.5), Bound("params", 2)))
+    assert budget.scaled(0.5) == Budget((Bound("latency_ms", 0.75), Bound("params", 1)))
+    assert budget.without_measured() == Budget((Bound("params", 2),))
+    assert Budget.parse("latency_ms=5").without_measured() is None
+    assert not budget.allows(Cost(1, 2, latency_ms=1.6))
+    assert budget.allows(Cost(1, 2, latency_ms=1.5))
+
+
+def test_what_is_not_known_cannot_be_held_against_a_budget() -> None:
+    with pytest.raises(BudgetError, match=r"latency_ms of this network is not known.*measured"):
+        Budget.parse("latency_ms=5").allows(Cost(1, 1))
+    with pytest.raises(BudgetError, match=r"weight_bytes of this network is not known.*trace the"):
+        Budget.parse("weight_bytes=5%").absolute(Cost(1, 1))
+    with pytest.raises(BudgetError, match="peak_activation_bytes"):
+        Budget.parse("peak_activation_bytes=5").excess(Cost(1, 1))
+
+
+def test_bytes_are_bounded() -> None:
+    cost = Cost(1, 1, weight_bytes=2_000_000, peak_activation_bytes=3000)
+    assert Budget.parse("weight_bytes=2MB", "peak_activation_bytes=3kB").allows(cost)
+    assert not Budget.parse("weight_bytes=2MB", "peak_activation_bytes=2.9kB").allows(cost)
+
+
+def test_a_range_is_a_ladder_with_both_ends() -> None:
+    rungs = Budget.parse_ladder("params=200k:2M:100k")
+    assert [rung.limit("params") for rung in rungs] == list(range(200_000, 2_000_001, 100_000))
+    shares = Budget.parse_ladder("flops=10%:30%:10%")
+    assert shares == tuple(Budget.parse(f"flops={p}%") for p in (10, 20, 30))
+    assert [r.limit("latency_ms") for r in Budget.parse_ladder("latency_ms=0.1:0.3:0.1")] == [
+        0.1,
+        0.2,
+        0.3,
+    ]
+    assert [r.limit("params") for r in Budget.parse_ladder("params=1k:2k:600")] == [1000, 1600]
+    assert Budget.parse_ladder("flops=5M") == (Budget.parse("flops=5M"),)
+
+
+def test_other_bounds_hold_on_every_rung() -> None:
+    rungs = Budget.parse_ladder("flops=50%", "params=1k:3k:1k", "weight_bytes=2M")
+    assert rungs[1] == Budget.parse("flops=50%", "params=2k", "weight_bytes=2M")
+    assert len(rungs) == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("params=1k:2k",), "write quantity=from:to:step, such as params=200k:2M:100k"),
+        (("params=1k:2k:0",), "must be above 0"),
+        (("params=2k:1k:100",), "falls: write the smaller end first"),
+        (("params=1k:100%:1k",), "mixes shares and numbers"),
+        (("params=1:1M:1",), "has 1,000,000 rungs: at most 10,000"),
+        (("params=1k:2k:1k", "flops=1k:2k:1k"), "a ladder has one range, got 'params"),
+        (("width=1:2:1",), "an unknown quantity 'width'"),
+        (("params=1k:2k:1k", "params=5k"), "bounds each quantity once"),
+        ((), "at least one bound"),
+    ],
+)
+def test_ladders_that_are_refused(texts: tuple[str, ...], message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse_ladder(*texts)
 
 
 def test_budgets_as_text() -> None:

@@ -68,6 +68,7 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
         "profiles": 1,
         "min-channels": 2,
         "scoring-batches": 7,
+        "divisor": 4,
         "prune-residual": True,
         "seed": 11,
         "concurrency": 3,
@@ -88,11 +89,19 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
         "batch-size": 6,
         "learning-rate": 0.7,
         "weight-decay": 0.0,
+        "schedule": "copycat",
+        "nesterov": False,
+        "equal-compute": True,
+        "compute-limit": 3.5,
+        "distill-from": "teacher",
+        "distill-temperature": 2.0,
+        "distill-weight": 0.5,
     }
     arguments = []
     for name, value in flags.items():
         values = value if isinstance(value, tuple) else (value,)
-        arguments += [f"--{name}" if v is True else f"--{name}={v}" for v in values]
+        switches = {True: f"--{name}", False: f"--no-{name}"}
+        arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
     espalier("search", *arguments)
     (config,) = asked
     for part in (config, config.data, config.training):
@@ -136,7 +145,7 @@ def test_flags_override_a_file(here: Path, asked: list[SearchConfig]):
 def test_without_a_command_the_help_is_shown():
     completed = espalier()
     assert (completed.status, completed.err) == (0, "")
-    for command in ("search", "pareto", "export", "ui"):
+    for command in ("search", "family", "pareto", "export", "ui"):
         assert f"\n  {command} " in completed.out
 
 
@@ -466,5 +475,6 @@ def test_export_refuses_damaged_weights(finished_search: FinishedSearch, here: P
     weights = here / "copy" / "weights.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-400] + bytes(400))
-    assert "probe output" in one_line(espalier("export", here / "copy", "--out=out"))
+    assert "weights.safetensors" in one_line(espalier("export", here / "copy", "--out=out"))
+    assert not (here / "out").exists()
     assert not (here / "out").exists()

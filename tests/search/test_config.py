@@ -9,6 +9,7 @@ import pytest
 
 from pruning.errors import BudgetError, ConfigError
 from search.config import (
+    RECIPES,
     DataConfig,
     SearchConfig,
     TrainingConfig,
@@ -38,6 +39,13 @@ CHANGED = SearchConfig(
         batch_size=6,
         learning_rate=0.7,
         weight_decay=0.0,
+        schedule="copycat",
+        nesterov=False,
+        equal_compute=True,
+        compute_limit=3.5,
+        distill_from="teacher",
+        distill_temperature=2.0,
+        distill_weight=0.5,
     ),
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
@@ -45,6 +53,7 @@ CHANGED = SearchConfig(
     ladder=(0.9, 0.3),
     profiles=1,
     min_channels=2,
+    divisor=8,
     scoring_batches=7,
     prune_residual=True,
     seed=11,
@@ -148,6 +157,12 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"profiles": 0}, "profiles must be at least 1, got 0"),
         ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
+        ({"divisor": 0}, "divisor must be at least 1, got 0"),
+        ({"budget": ("latency_ms=3",)}, "budget must be on flops or params, got 'latency_ms=3'"),
+        (
+            {"divisor": 8, "criterion": ("scaling-factors",)},
+            "scaling-factors removes channels one by one, by their gates: it knows no divisor",
+        ),
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
         ({"seed": -1}, "seed must be from 0 to 2³² − 1, got -1"),
         ({"seed": 2**32}, "seed must be from 0 to 2³² − 1, got 4294967296"),
@@ -171,6 +186,11 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"training": {"learning_rate": float("inf")}}, "learning_rate must be above 0, got inf"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, got nan"),
         ({"training": {"weight_decay": -0.1}}, "weight_decay must be at least 0, got -0.1"),
+        ({"training": {"schedule": "x"}}, "schedule must be one of rni, copycat, got 'x'"),
+        ({"training": {"compute_limit": 0.9}}, "compute_limit must be at least 1, got 0.9"),
+        ({"training": {"distill_temperature": 0}}, "distill_temperature must be above 0, got 0"),
+        ({"training": {"distill_weight": 1.1}}, "distill_weight must be from 0 to 1, got 1.1"),
+        ({"training": {"distill_weight": float("nan")}}, "distill_weight must be from 0 to 1"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_range(content, expected):
@@ -253,3 +273,30 @@ def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
 def test_methods_and_granularities_that_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         SearchConfig(**settings)
+
+
+def test_the_recipe_of_copycat_networks_is_the_papers():
+    """Crowley et al., implementation details."""
+    recipe = TrainingConfig(**RECIPES["copycat"])
+    assert (recipe.scratch_epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
+    assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "copycat", False)
+    assert TrainingConfig(**RECIPES["rni"]) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flops", "epochs"),
+    [
+        ({}, 10, 160),
+        ({"equal_compute": True}, 1000, 160),
+        ({"equal_compute": True}, 600, 266),  # 160 · 1000 / 600, rounded down
+        ({"equal_compute": True}, 500, 320),
+        ({"equal_compute": True}, 10, 320),  # at most doubled, as Liu et al. do
+        ({"equal_compute": True, "compute_limit": 8}, 250, 640),
+        ({"equal_compute": True, "compute_limit": 8}, 100, 1280),
+        ({"equal_compute": True, "compute_limit": 1.5}, 10, 240),
+        ({"equal_compute": True}, 2000, 80),  # a larger network has fewer
+        ({"equal_compute": True}, 10**6, 1),
+    ],
+)
+def test_equal_compute_trains_smaller_networks_longer(settings, flops: int, epochs: int):
+    assert TrainingConfig(**settings).epochs_from_scratch(flops, 1000) == epochs

@@ -126,14 +126,22 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[CorrelationConfig]:
 def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
     flags = "--model=resnet20 --data=cifar10 --data-root=elsewhere --download --image-size=24 "
     flags += "--flip --limit-train=100 --validation-fraction=0.25 --epochs=3 --batch-size=6 "
-    flags += "--learning-rate=0.7 --weight-decay=0 --criterion=taylor,obd --criterion=fisher "
+    flags += "--learning-rate=0.7 --weight-decay=0 --schedule=copycat --no-nesterov "
+    flags += "--criterion=taylor,obd --criterion=fisher "
     flags += "--scoring-batches=2 --prune-residual --seed=11 --device=cpu --name=n --runs=r "
     espalier("correlate", *flags.split(), "--mlflow-url=http://127.0.0.1:5000")
     assert asked == [
         CorrelationConfig(
             model="resnet20",
             data=DataConfig("cifar10", "elsewhere", True, 24, True, 100, 0.25),
-            training=TrainingConfig(epochs=3, batch_size=6, learning_rate=0.7, weight_decay=0),
+            training=TrainingConfig(
+                epochs=3,
+                batch_size=6,
+                learning_rate=0.7,
+                weight_decay=0,
+                schedule="copycat",
+                nesterov=False,
+            ),
             criterion=("taylor", "obd", "fisher"),
             scoring_batches=2,
             prune_residual=True,

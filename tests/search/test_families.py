@@ -85,11 +85,45 @@ def test_a_pair_has_the_very_widths_of_its_trial(config, preflight, trials):
 
 
 def test_one_factor_rescales_every_group(config, preflight, trials):
+    """To the nearest width, or to the next wider one where the budget holds that as well."""
     full = dict(WidthProfile.of(preflight.graph, preflight.groups).widths)
     for task in members(config, preflight, trials)[0]:
         start = full if task.trial is None else widths_of(preflight, SHAPES[task.trial])
-        assert set(task.widths) == set(preflight.groups)
-        assert task.widths == narrowed(start, task.alpha), task.key
+        nearest = narrowed(start, task.alpha)
+        assert task.widths.keys() == nearest.keys()
+        extra = {name: width - nearest[name] for name, width in task.widths.items()}
+        assert set(extra.values()) <= {0, 1}, task.key
+        if task.rung is None:
+            assert not any(extra.values())
+            continue
+        limits = preflight.limits.scaled(task.rung)
+        for name, width in task.widths.items():
+            if width < task.alpha * start[name]:  # rounded down
+                wider = {**task.widths, name: width + 1}
+                assert not limits.allows(preflight.graph.cost(wider)), (task.key, name)
+
+
+def test_a_divisor_holds_in_every_member(tmp_path, preflight, trials):
+    config = small_config(tmp_path, ladder=(1.0, 0.5), divisor=8)
+    tasks, notes = members(config, preflight, trials)
+    assert notes == []
+    rescaled = [task for task in tasks if task.rung is not None]
+    assert {task.origin for task in rescaled} == {"uniform", "copycat"}
+    for task in rescaled:
+        assert all(width % 8 == 0 for width in task.widths.values()), task.key
+
+
+def test_a_shape_without_channels_left_to_scale_has_no_copycat(tmp_path, preflight):
+    """A profile of no group cannot fill a rung above its cost: the uniform member stays."""
+    config = small_config(tmp_path, ladder=(0.5,))
+    limits = Budget.parse(f"flops={4 * preflight.base.flops}")
+    dear = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
+    trial = stored_outcome(config, preflight, 0, {}, 0.9)
+    tasks, notes = members(config, dear, [trial])
+    assert [task.key for task in tasks] == ["from-scratch-0", "uniform-b50"]
+    (note,) = notes
+    assert note.startswith("rung 0.5 of the ladder has no copycat: the budget flops=")
+    assert "is above the largest copycat" in note
 
 
 def test_keys_name_origin_trial_and_percent_of_the_budget(config, preflight, trials):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 
@@ -48,6 +49,13 @@ def console(is_terminal: bool = False) -> Console:
 def text(on: Console) -> str:
     assert isinstance(on.file, io.StringIO)
     return on.file.getvalue()
+
+
+def test_a_member_of_a_family_study_is_told_by_its_budget_and_seed():
+    screen = console()
+    task = dataclasses.replace(member_task("uniform-s1"), budget="params=3k", seed=1)
+    Progress(screen, 1).started(task)
+    assert text(screen) == "uniform-s1: started, params=3k  seed 1\n"
 
 
 def test_lines_tell_the_story_of_a_trial():

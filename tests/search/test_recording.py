@@ -78,6 +78,12 @@ def test_the_search_is_the_parent_and_says_what_was_asked_for(
         "batch_size": "32",
         "learning_rate": "0.1",
         "weight_decay": "0.0001",
+        "schedule": "rni",
+        "nesterov": "true",
+        "equal_compute": "false",
+        "compute_limit": "2.0",
+        "distill_temperature": "4.0",
+        "distill_weight": "0.9",
     }
     assert run.metrics == {
         schema.METRIC_BASE_FLOPS: ((0, preflight.base.flops),),

@@ -197,6 +197,26 @@ def test_learning_rate_falls_at_half_and_three_quarters(epochs: int, drops: list
     assert found == pytest.approx([0.1 * 10**-drop for drop in drops])
 
 
+@pytest.mark.parametrize(
+    ("epochs", "drops"),
+    [
+        (1, [0]),
+        (2, [0, 1]),
+        (10, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]),
+        (200, [0] * 60 + [1] * 60 + [2] * 60 + [3] * 20),
+        (400, [0] * 120 + [1] * 120 + [2] * 120 + [3] * 40),
+    ],
+)
+def test_the_schedule_of_copycat_networks_falls_by_five_every_60_of_200_epochs(
+    epochs: int, drops: list[int]
+) -> None:
+    config = TrainingConfig(learning_rate=0.1, schedule="copycat")
+    found = [learning_rate(config, epoch, epochs) for epoch in range(epochs)]
+    assert found == pytest.approx([0.1 * 0.2**drop for drop in drops])
+    if epochs >= 10:
+        assert min(found) == pytest.approx(8e-4)  # what the paper fine-tunes with
+
+
 def test_total_push_of_the_paper_is_660_at_a_strength_of_a_thousandth() -> None:
     push = total_push(TrainingConfig(learning_rate=0.1), 160, 782)
     assert push == pytest.approx(782 * (80 * 1.0 + 40 * 0.1 + 40 * 0.01) / (1 - 0.9))
@@ -269,6 +289,62 @@ def test_one_step_is_nesterov_sgd_with_two_kinds_of_parameters() -> None:
     )
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter, expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_momentum_is_nesterovs_or_the_classical_one(nesterov: bool) -> None:
+    """A gradient of one for two steps: velocities 1 and 1.9; Nesterov's look one step ahead."""
+    split = in_memory(2)
+    split = ImageSplit(split.images, split.labels)
+    data = ImageData(
+        "two", split, split, split, ("",) * 10, (0.5,), (0.5,), Augmentation(0, flip=False)
+    )
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.logits.expand(len(images), -1)
+
+    model = Constant()
+    config = TrainingConfig(
+        batch_size=2, learning_rate=0.5, weight_decay=0, nesterov=nesterov, schedule="copycat"
+    )
+    trainer = Trainer(
+        model,
+        data,
+        epochs=2,
+        config=config,
+        seed=0,
+        device=CPU,
+        objective=lambda images, logits, labels: logits.mean(0).sum(),
+    )
+    trainer.run_epoch()
+    trainer.run_epoch()
+    moves = (1.9, 0.9 * 1.9 + 1) if nesterov else (1.0, 1.9)
+    expected = -(0.5 * moves[0] + 0.1 * moves[1])
+    assert model.logits.tolist() == pytest.approx([expected] * 10)
+
+
+def test_an_objective_takes_the_place_of_the_cross_entropy(digits: ImageData) -> None:
+    def report(objective: training.Objective | None) -> EpochReport:
+        config = TrainingConfig(learning_rate=1e-9)
+        trainer = Trainer(
+            small_network(),
+            digits,
+            epochs=1,
+            config=config,
+            seed=0,
+            device=CPU,
+            objective=objective,
+        )
+        return trainer.run_epoch()
+
+    assert report(lambda i, z, y: F.cross_entropy(z, y)) == report(None)
+    doubled = report(lambda i, z, y: 2 * F.cross_entropy(z, y))
+    assert doubled.train_loss == pytest.approx(2 * report(None).train_loss)
 
 
 def test_training_learns_and_reports_every_epoch(digits: ImageData) -> None:

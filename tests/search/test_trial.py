@@ -167,6 +167,31 @@ def test_a_member_has_its_widths_and_cost(workshop: Workshop, digits: ImageData)
     assert outcome.validation_accuracy == records[-1].validation_accuracy
 
 
+def test_a_member_at_equal_compute_trains_longer(workshop: Workshop, digits: ImageData):
+    task = uniform(workshop.preflight)
+    training = TrainingConfig(1, 1, 2, batch_size=32, equal_compute=True, compute_limit=3)
+    longer = elsewhere(workshop, "longer", training=training)
+    outcome, records, _ = performed(task, longer, digits)
+    assert [(r.step, r.num_steps) for r in records] == [(n, 6) for n in range(1, 7)]
+    assert [r.learning_rate for r in records] == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001])
+    stored = copycat.read(longer.config.directory / outcome.path)
+    assert stored.provenance["epochs"] == 6
+
+
+def test_a_member_can_have_a_seed_of_its_own(workshop: Workshop, digits: ImageData):
+    """The seed of a trial, given by name, ends in equal weights; another one does not."""
+    task = dataclasses.replace(uniform(workshop.preflight), trial=3)
+    weights = {}
+    for seed in (None, 6, 7):
+        own = dataclasses.replace(task, key=f"seed-{seed}", seed=seed)
+        outcome, _, network = performed(own, workshop, digits)
+        weights[seed] = next(network.parameters())
+        stored = copycat.read(workshop.config.directory / outcome.path).provenance
+        assert stored["seed"] == (seed or 0)
+    assert torch.equal(weights[None], weights[6])
+    assert not torch.equal(weights[7], weights[6])
+
+
 @pytest.mark.parametrize("kind", ["trial", "member"])
 def test_equal_seeds_end_in_equal_weights(workshop: Workshop, digits: ImageData, kind: str):
     task: Task = trial_task() if kind == "trial" else uniform(workshop.preflight)

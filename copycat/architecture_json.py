@@ -1,0 +1,279 @@
+"""What architecture.json says, as a value and as text; architecture.schema.json describes it.
+
+Two checksums make damage visible: that of the weights, and that of everything else in the
+file. They are no signature: who can write the file can write them as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from copycat.builder import Builder
+from copycat.width_profile import WidthProfile
+from pruning.cost import Cost
+from pruning.errors import ArchitectureError, EspalierError
+
+FORMAT_VERSION = 2
+FLOPS_CONVENTION = "fvcore, eval mode, batch 1; one fused multiply-add is one FLOP"
+PROBE_SEED = 0
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+"""What images, and most weights, may be made of, by the name in the file."""
+
+_MOST_INPUT_VALUES = 2**28
+"""A damaged file must not take all memory: 2²⁸ values are 1 GiB, an image of 9459×9459×3."""
+
+_REQUIRED = (
+    *("format_version", "builder", "widths", "input_shape", "dtype", "classes"),
+    *("cost", "provenance", "probe", "weights", "checksum"),
+)
+_OPTIONAL = ("removed", "$schema")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that rebuilds one network, except its weights.
+
+    builder: makes the base network.
+    profile: width per group that differs from it.
+    input_shape: C, H, W of the images.
+    classes: names of the classes, in the order of the outputs.
+    cost: of the network at `profile`, certified by fvcore when it was saved.
+    provenance: where it came from: search, origin, seeds, accuracies …; JSON-able.
+    probe: outputs on a fixed random image, shape (classes,); what `load` compares.
+    dtype: of the images and of the network's first parameter; a key of DTYPES.
+    weights_sha256: of weights.safetensors; empty if it was never stored or in format 1.
+
+    The last three are filled in by `save`.
+    """
+
+    builder: Builder
+    profile: WidthProfile
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    cost: Cost
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    probe: tuple[float, ...] = ()
+    dtype: str = "float32"
+    weights_sha256: str = ""
+
+    @property
+    def example_input(self) -> Tensor:
+        """Zeros, 1×C×H×W."""
+        return torch.zeros(1, *self.input_shape, dtype=DTYPES[self.dtype])
+
+
+def to_json(architecture: Architecture) -> str:
+    """The content of the file; ArchitectureError for a provenance that JSON cannot hold."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "builder": dataclasses.asdict(architecture.builder),
+        **architecture.profile.to_mapping(),
+        "input_shape": architecture.input_shape,
+        "dtype": architecture.dtype,
+        "classes": architecture.classes,
+        "cost": {
+            "flops": architecture.cost.flops,
+            "params": architecture.cost.params,
+            "convention": FLOPS_CONVENTION,
+        },
+        "provenance": dict(architecture.provenance),
+        "probe": {"seed": PROBE_SEED, "output": architecture.probe},
+        "weights": {"sha256": architecture.weights_sha256},
+    }
+    try:
+        content["checksum"] = checksum(json.loads(json.dumps(content, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArchitectureError(f"not everything here can be written as JSON: {error}") from error
+    return json.dumps(content, indent=2) + "\n"
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content without its checksum: sorted keys, no spaces, ASCII only."""
+    rest = {key: value for key, value in content.items() if key not in ("checksum", "$schema")}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_json(text: str) -> Architecture:
+    """Reads what `to_json` writes, in this format version or an older one.
+
+    Raises ArchitectureError, which says what is wrong, for anything else.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+        return _from_content(_current(content))
+    except ArchitectureError:
+        raise
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise ArchitectureError(f"is not readable as JSON: {error}") from error
+    except EspalierError as error:
+        raise ArchitectureError(f"is damaged: {error}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _current(content: object) -> Mapping[str, Any]:
+    """The content as this format version would have it."""
+    if not isinstance(content, dict):
+        raise ArchitectureError("is damaged: it must hold one JSON object")
+    version = content.get("format_version")
+    if version == 1 and not isinstance(version, bool | float):
+        return _from_version_1(content)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArchitectureError(
+            f"has format version {version}, this Espalier reads up to {FORMAT_VERSION}: "
+            f"it was written by a newer one, update yours"
+        )
+    if version != FORMAT_VERSION or isinstance(version, float):
+        raise ArchitectureError(
+            f"has format version {version!r}; this Espalier reads 1 to {FORMAT_VERSION}"
+        )
+    _check_keys(content, _REQUIRED, _OPTIONAL, "the file")
+    if content["checksum"] != checksum(content):
+        raise ArchitectureError(
+            "was damaged or edited: its checksum does not match. To change an architecture, "
+            "change what copycat.read returns and copycat.save it"
+        )
+    return content
+
+
+def _from_version_1(content: dict[str, Any]) -> Mapping[str, Any]:
+    """Format 1 had no checksums and no dtype, and at first knew no removals but of branches."""
+    required = tuple(k for k in _REQUIRED if k not in ("dtype", "weights", "checksum"))
+    _check_keys(content, required, ("removed", "removed_blocks"), "the file")
+    upgraded = {"dtype": "float32", **content}
+    if "removed_blocks" in content:
+        if "removed" in content:
+            raise ArchitectureError('is damaged: it holds both "removed" and "removed_blocks"')
+        upgraded["removed"] = {"branch": upgraded.pop("removed_blocks")}
+    return upgraded
+
+
+def _from_content(content: Mapping[str, Any]) -> Architecture:
+    builder, cost = _mapping(content, "builder"), _mapping(content, "cost")
+    probe = _mapping(content, "probe")
+    _check_keys(builder, ("target", "arguments"), (), "builder")
+    _check_keys(cost, ("flops", "params", "convention"), (), "cost")
+    _check_keys(probe, ("seed", "output"), (), "probe")
+    for name, found, known in (
+        ("dtype", content["dtype"], tuple(DTYPES)),
+        ("probe.seed", probe["seed"], (PROBE_SEED,)),
+        ("cost.convention", cost["convention"], (FLOPS_CONVENTION,)),
+    ):
+        _require(found in known, name, f"one of {known}", found)
+    return Architecture(
+        builder=Builder(_target(builder["target"]), dict(_mapping(builder, "arguments"))),
+        profile=WidthProfile.from_mapping(content),
+        input_shape=_input_shape(content["input_shape"]),
+        classes=_classes(content["classes"]),
+        cost=Cost(_count(cost["flops"], "cost.flops"), _count(cost["params"], "cost.params")),
+        provenance=dict(_mapping(content, "provenance")),
+        probe=_numbers(probe["output"], "probe.output"),
+        dtype=content["dtype"],
+        weights_sha256=_weights_sha256(content),
+    )
+
+
+def _require(condition: bool, name: str, expected: str, found: object) -> None:
+    if not condition:
+        shown = repr(found)
+        shown = shown if len(shown) <= 80 else f"{shown[:77]}…"
+        raise ArchitectureError(f"is damaged: {name} must be {expected}, got {shown}")
+
+
+def _check_keys(
+    content: Mapping[str, Any],
+    required: tuple[str, ...],
+    optional: tuple[str, ...],
+    name: str,
+) -> None:
+    if missing := [key for key in required if key not in content]:
+        raise ArchitectureError(f"is damaged: {name} lacks {', '.join(missing)}")
+    if unknown := [key for key in content if key not in (*required, *optional)]:
+        raise ArchitectureError(f"is damaged: {name} must not hold {', '.join(unknown)}")
+
+
+def _mapping(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    _require(isinstance(content[name], dict), name, "a JSON object", content[name])
+    found: Mapping[str, Any] = content[name]
+    return found
+
+
+def _text(value: object, name: str) -> str:
+    _require(isinstance(value, str), name, "a text", value)
+    return str(value)
+
+
+def _target(value: object) -> str:
+    """Dotted names only: no paths, nothing relative."""
+    module, _, attribute = _text(value, "builder.target").partition(":")
+    parts = (*module.split("."), *attribute.split("."))
+    is_named = all(part.isidentifier() for part in parts)
+    _require(is_named, "builder.target", "module:callable, in dotted names", value)
+    return f"{module}:{attribute}"
+
+
+def _count(value: object, name: str) -> int:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    _require(is_count, name, "a whole number", value)
+    assert isinstance(value, int)
+    return value
+
+
+def _input_shape(value: object) -> tuple[int, int, int]:
+    _require(
+        isinstance(value, list) and len(value) == 3, "input_shape", "channels, height, width", value
+    )
+    assert isinstance(value, list)
+    channels, height, width = (_count(size, "input_shape") for size in value)
+    _require(
+        1 <= channels * height * width <= _MOST_INPUT_VALUES,
+        "input_shape",
+        f"an image's, of at most {_MOST_INPUT_VALUES:,} values",
+        value,
+    )
+    return channels, height, width
+
+
+def _classes(value: object) -> tuple[str, ...]:
+    _require(isinstance(value, list), "classes", "a list of names", value)
+    assert isinstance(value, list)
+    return tuple(_text(name, "classes") for name in value)
+
+
+def _weights_sha256(content: Mapping[str, Any]) -> str:
+    if content["format_version"] == 1:
+        return ""
+    weights = _mapping(content, "weights")
+    _check_keys(weights, ("sha256",), (), "weights")
+    digest = _text(weights["sha256"], "weights.sha256")
+    is_digest = re.fullmatch("[0-9a-f]{64}", digest) is not None
+    _require(is_digest, "weights.sha256", "64 hexadecimal digits", digest)
+    return digest
+
+
+def _numbers(value: object, name: str) -> tuple[float, ...]:
+    _require(isinstance(value, list), name, "a list of numbers", value)
+    assert isinstance(value, list)
+    for number in value:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        _require(is_number and math.isfinite(number), name, "a list of numbers", number)
+    return tuple(float(number) for number in value)

@@ -1,0 +1,82 @@
+"""Which builders an architecture file may run, and with which arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import get_type_hints
+
+from torch import nn
+
+from copycat.builder import Builder
+from pruning.errors import ArchitectureError
+
+TRUSTED_BUILDERS = ("search.models", "torchvision.models")
+"""Modules whose callables may build a network without the caller naming them."""
+
+_DOWNLOADING = ("weights", "pretrained")
+"""How torchvision's arguments begin that name weights to be downloaded and unpickled."""
+
+
+def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
+    """ArchitectureError if the file at `path` names a builder that must not run.
+
+    What counts is where the callable is named, then where it was defined: a trusted module
+    imports others'. Of TRUSTED_BUILDERS only what says that it returns a network may run: they
+    hold helpers too; and never what is in a private module, which looks others up by name.
+    Nothing is imported that is not trusted.
+    """
+
+    def check(module: str) -> None:
+        if not is_within(module, (*TRUSTED_BUILDERS, *trust)):
+            raise ArchitectureError(
+                f"{path} is built by {builder.target!r} of {module!r}, which is not trusted: "
+                f"pass trust=[{module!r}] if it is yours"
+            )
+
+    check(builder.module)
+    function = builder.function()
+    home = str(getattr(function, "__module__", None))
+    check(home)
+    is_helper = is_within(home, TRUSTED_BUILDERS) and _is_private(home)
+    if is_helper or not (is_within(home, trust) or _returns_network(function)):
+        raise ArchitectureError(f"{path} is built by {builder.target!r}, which makes no networks")
+    check_no_download(path, builder)
+
+
+def check_no_download(path: object, builder: Builder) -> None:
+    """ArchitectureError if `builder` is torchvision's and asks for weights to be downloaded."""
+    if not any(is_within(module, ("torchvision",)) for module in builder.modules):
+        return
+    effective = _defaults(builder.function()) | dict(builder.arguments)
+    for name, value in effective.items():
+        if name.startswith(_DOWNLOADING) and value is not None and value is not False:
+            raise ArchitectureError(
+                f"{path} is built by {builder.target!r} with {name}={value!r}, which would "
+                f"download weights: pass {name}=None, the weights are in the folder"
+            )
+
+
+def is_within(module: str, packages: Sequence[str]) -> bool:
+    """Whether `module` is one of these packages or in one of them."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _is_private(module: str) -> bool:
+    return any(part.startswith("_") for part in module.split("."))
+
+
+def _returns_network(function: Callable[..., object]) -> bool:
+    try:
+        returned = get_type_hints(function).get("return")
+    except (NameError, TypeError):  # it says something that nobody can read
+        return False
+    return isinstance(returned, type) and issubclass(returned, nn.Module)
+
+
+def _defaults(function: Callable[..., object]) -> dict[str, object]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        return {}
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

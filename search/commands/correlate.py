@@ -1,0 +1,39 @@
+"""`espalier correlate`: compare criteria with the oracle."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from search.commands.flags import TABLES, options, overridden
+from search.correlation_config import UNUSED_TRAINING, CorrelationConfig
+
+
+@click.command()
+@options(CorrelationConfig, without=UNUSED_TRAINING)
+def correlate(**flags: Any) -> None:
+    """Show how well criteria predict what removing a channel does to the loss.
+
+    The network is trained; then every channel of it is removed in turn, which is the oracle.
+    """
+    from rich.console import Console  # noqa: PLC0415 - startup stays light
+
+    from search.correlation_report import study_notes, study_table  # noqa: PLC0415
+    from search.correlation_study import run  # noqa: PLC0415
+
+    given = overridden({}, flags)
+    tables = {name: cls(**given.pop(name, {})) for name, cls in TABLES.items()}
+    config = CorrelationConfig(**given, **tables)
+    console = Console(highlight=False)
+    try:
+        study = run(config, console=console)
+    except KeyboardInterrupt:
+        click.echo("\nStopped before there was a result; the same command begins again.", err=True)
+        sys.exit(130)
+    console.print("\nCorrelation with the oracle", style="bold")
+    console.print(study_table(study))
+    for note in study_notes(study):
+        console.print(note, style="dim", markup=False)
+    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)

@@ -1,0 +1,132 @@
+"""`espalier family`: networks of one shape at several budgets, priced and maybe trained."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+
+from pruning.errors import ConfigError
+from search.commands.flags import TABLES, options, overridden
+from search.config import RECIPES
+from search.family_config import UNUSED_TRAINING, FamilyConfig
+
+
+@click.command()
+@click.argument("source", metavar="PROFILE_OR_ARCH")
+@click.option("--train", is_flag=True, help="train every network; without it nothing is written")
+@click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default="rni",
+    show_default=True,
+    help="settings of training by which a paper trained; other flags override them",
+)
+@click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
+@click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
+@click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
+@options(FamilyConfig, without=("source", *UNUSED_TRAINING))
+def family(
+    *,
+    source: str,
+    train: bool,
+    recipe: str,
+    shape: str | None,
+    classes: int,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Show the ladder of networks that PROFILE_OR_ARCH gives rise to; with --train, train it.
+
+    PROFILE_OR_ARCH is a profile (a JSON file, with --model), an architecture's folder or
+    SEARCH/NAME. Run it again to continue a training that was stopped.
+    """
+    import json  # noqa: PLC0415 - startup stays light
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from search.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
+    from search.report import FLOPS_NOTE  # noqa: PLC0415
+
+    given = overridden({"training": {**RECIPES[recipe]}}, flags)
+    console = Console(highlight=False)
+    config, subject, data = _opened(
+        source, given, console, train=train, shape=shape, classes=classes
+    )
+    rungs, notes = ladder(config, subject)
+    base = subject.base.graph.cost()
+    if as_json and not train:
+        click.echo(json.dumps(ladder_rows(rungs, base), indent=2))
+    elif rungs or not train:
+        console.print(ladder_table(rungs, base))
+        console.print(FLOPS_NOTE, style="dim")
+    for note in notes:
+        console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
+    if train:
+        _train(console, config, subject, rungs, data=data, notes=notes)
+
+
+def _opened(
+    source: str,
+    given: dict[str, Any],
+    console: Any,
+    *,
+    train: bool,
+    shape: str | None,
+    classes: int,
+) -> tuple[FamilyConfig, Any, Any]:
+    """The settings, the network, and the images if they are to be learned from."""
+    from copycat.architecture import read  # noqa: PLC0415 - startup stays light
+    from search import datasets  # noqa: PLC0415
+    from search.equipment import read_images  # noqa: PLC0415
+    from search.family_ladder import (  # noqa: PLC0415
+        architecture_folder,
+        profile_subject,
+        stored_subject,
+    )
+
+    folder = architecture_folder(source, given.get("runs", FamilyConfig.runs))
+    if folder is not None and (name := read(folder).provenance.get("data")):
+        given["data"] = {"source": name, **given.get("data", {})}
+    tables = {name: cls(**given.pop(name, {})) for name, cls in TABLES.items()}
+    for name in ("budgets", "kinds", "include", "trust"):
+        given[name] = tuple(given.get(name, getattr(FamilyConfig, name)))
+    config = FamilyConfig(source=source, **given, **tables)
+    if folder is not None:
+        subject = stored_subject(config, folder)
+        if not train:
+            return config, subject, None
+        channels = subject.input_shape[0]
+        return config, subject, datasets.load(config.data, channels=channels, seed=config.seed)
+    if shape is not None and not train:
+        sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
+        if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
+            raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
+        names = tuple(map(str, range(classes)))
+        return config, profile_subject(config, (numbers[0], numbers[1], numbers[2]), names), None
+    data = read_images(config.data, config.model, config.seed, console)
+    return config, profile_subject(config, data.train.image_shape, tuple(data.classes)), data
+
+
+def _train(
+    console: Any, config: FamilyConfig, subject: Any, rungs: Any, *, data: Any, notes: list[str]
+) -> None:
+    from search.family_results import study_table  # noqa: PLC0415 - startup stays light
+    from search.family_study import run  # noqa: PLC0415 - importing Ray takes seconds
+
+    try:
+        study = run(config, subject, rungs, data, notes=notes, console=console)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nStopped. What was finished is kept in {config.directory}; "
+            "the same command goes on from there.",
+            err=True,
+        )
+        sys.exit(130)
+    console.print("\nTest error, mean ± deviation over runs", style="bold")
+    console.print(study_table(study))
+    for key, reason in study.failures.items():
+        console.print(f"{key} failed: {reason}", style="yellow", markup=False)
+    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)

@@ -1,0 +1,41 @@
+"""`espalier pareto`: the front of a search."""
+
+from __future__ import annotations
+
+import click
+
+from search.commands.stored import RUNS, search_folder
+
+
+@click.command()
+@click.argument("search_name", metavar="SEARCH")
+@click.option("--max", "bounds", multiple=True, help="only below, such as flops=5M or params=40k")
+@click.option("--json", "form", flag_value="json", help="print JSON")
+@click.option("--csv", "form", flag_value="csv", help="print comma-separated values")
+@RUNS
+def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: str) -> None:
+    """List the architectures on the front of SEARCH, a name or a folder."""
+    from rich.console import Console  # noqa: PLC0415 - startup stays light
+
+    from pruning.cost import Budget, Cost  # noqa: PLC0415
+    from search.report import (  # noqa: PLC0415
+        FLOPS_NOTE,
+        front_rows,
+        front_table,
+        open_results,
+        to_csv,
+        to_json,
+    )
+
+    results = open_results(search_folder(search_name, runs))
+    limit = Budget.parse(*bounds).absolute(results.base) if bounds else None
+    found = [o for o in results.front if limit is None or limit.allows(Cost(o.flops, o.params))]
+    rows = front_rows(found, results.base)
+    if form == "json":
+        click.echo(to_json(rows))
+    elif form == "csv":
+        click.echo(to_csv(rows), nl=False)
+    else:
+        console = Console(highlight=False)
+        console.print(front_table(found, results.base))
+        console.print(FLOPS_NOTE, style="dim")

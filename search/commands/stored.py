@@ -1,0 +1,35 @@
+"""Where searches and their architectures are, as they are named on the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from pruning.errors import SearchStateError
+
+RUNS = click.option(
+    "--runs", default="espalier-runs", show_default=True, help="folder that holds all searches"
+)
+
+
+def search_folder(name: str, runs: str) -> Path:
+    """The folder of a search, given by name or path."""
+    from search.report import CONFIG_FILE  # noqa: PLC0415 - startup stays light
+
+    is_path = os.sep in name or (Path(name) / CONFIG_FILE).exists()
+    return Path(name) if is_path else Path(runs) / name
+
+
+def stored_architecture(architecture: str, runs: str) -> Path:
+    """The folder of SEARCH/NAME; SearchStateError names what there is."""
+    name, _, key = architecture.rpartition("/")
+    if not name:
+        raise SearchStateError(f"an architecture is SEARCH/NAME or a folder, got {architecture!r}")
+    folder = search_folder(name, runs) / "architectures"
+    present = sorted(path.name for path in folder.glob("[!.]*"))
+    if key not in present:
+        listed = f": it has {', '.join(present)}" if present else ""
+        raise SearchStateError(f"{name} has no architecture {key!r}{listed}")
+    return folder / key

@@ -1,0 +1,268 @@
+"""A family study: train the ladder, every network with several seeds, and draw its curves.
+
+Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from copycat.architecture import read
+from mlflow_server.runs import RunRecorder
+from pruning.cost import Budget
+from pruning.errors import ArchitectureError, ConfigError, SearchFailedError, SearchStateError
+from search.datasets import ImageData
+from search.distillation import check_teacher
+from search.equipment import chosen_device, close_recorder, run_recorder, write_whole
+from search.family_config import FamilyConfig
+from search.family_ladder import Rung, Subject, member_task, member_tasks
+from search.family_recording import FAMILY, FamilyRecording
+from search.family_results import FamilyRun, FamilyStudy
+from search.launch import cluster, run_tasks
+from search.pictures import family_curves
+from search.preflight import Preflight
+from search.progress import Progress
+from search.report import open_results
+from search.runner import stored_outcome
+from search.tasks import MemberTask, Observers, Outcome, TaskList
+from search.trial import Workshop, member_epochs
+
+_SETTINGS_FILE = f"{FAMILY}-settings.json"
+_IDENTITY = ("source", "model", "divisor", "data", "training", "seed")
+"""Settings that stored networks depend on; a ladder may grow, and more seeds be asked for."""
+_OF_THE_MACHINE = ("data.root", "data.download")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    """A training run and its place in the figure."""
+
+    kind: str
+    place: str
+    task: MemberTask
+
+
+def run(
+    config: FamilyConfig,
+    subject: Subject,
+    rungs: Sequence[Rung],
+    data: ImageData,
+    *,
+    notes: Sequence[str] = (),
+    console: Console | None = None,
+) -> FamilyStudy:
+    """Trains every member with every seed, or those that an earlier process left, and draws.
+
+    Everything is checked before anything is trained or written: EspalierError says what is
+    wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
+    notes: on what the ladder lacks.  console: where progress is shown; none by default.
+    """
+    console = console or Console(quiet=True)
+    device = chosen_device(config.device)
+    _check_data(config, subject, data)
+    if config.training.distill_from:
+        check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
+    planned = [
+        _Planned(rung.kind, str(rung.member.limits), task)
+        for rung in rungs
+        for task in member_tasks([rung], config.seeds)
+    ]
+    tuned: list[FamilyRun] = []
+    for search in config.include:
+        found, shapes = _included(config, subject, search)
+        tuned += found
+        planned += shapes
+    if not planned:
+        raise ConfigError("there is nothing to train: give --budgets, or --include a search")
+    _require_same_study(config)
+    recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+    try:
+        _claim_folder(config)
+        workshop = Workshop(config.as_search(), _preflight(subject), device)
+        return _Session(config, workshop, data, recorder, console).run(planned, tuned, notes)
+    finally:
+        close_recorder(recorder, console)
+
+
+class _Session:
+    """One process's work on a study."""
+
+    def __init__(
+        self,
+        config: FamilyConfig,
+        workshop: Workshop,
+        data: ImageData,
+        recorder: RunRecorder,
+        console: Console,
+    ) -> None:
+        self._config, self._workshop, self._data = config, workshop, data
+        self._console = console
+        model = config.model or workshop.preflight.builder.target
+        self._recording = FamilyRecording(recorder, config, model, workshop.preflight.base)
+
+    def run(
+        self, planned: Sequence[_Planned], tuned: Sequence[FamilyRun], notes: Sequence[str]
+    ) -> FamilyStudy:
+        try:
+            for fine_tuned in tuned:
+                self._recording.tuned(fine_tuned)
+            self._train([plan.task for plan in planned if self._stored(plan.task) is None])
+            study = self._study(planned, tuned, notes)
+            self._recording.conclude(study.files)
+        except BaseException:
+            self._recording.interrupted()
+            raise
+        return study
+
+    def _train(self, tasks: list[MemberTask]) -> None:
+        if not tasks:
+            return
+        steps = sum(member_epochs(task, self._workshop) for task in tasks)
+        progress = Progress(self._console, steps)
+        one = 1 if self._workshop.device == "cuda" else os.cpu_count() or 1
+        num_workers = self._config.concurrency or one
+        with progress.showing(), cluster(num_workers):
+            run_tasks(
+                TaskList(tasks),
+                self._workshop,
+                self._data,
+                Observers([progress, self._recording]),
+                num_workers=num_workers,
+            )
+
+    def _stored(self, task: MemberTask) -> Outcome | None:
+        """What an earlier process made of the task, if it had the same shape."""
+        try:
+            found = stored_outcome(self._config.directory, f"architectures/{task.key}")
+        except ArchitectureError:
+            return None
+        return found if found.profile == task.profile.digest else None
+
+    def _study(
+        self, planned: Sequence[_Planned], tuned: Sequence[FamilyRun], notes: Sequence[str]
+    ) -> FamilyStudy:
+        runs = [*tuned]
+        for plan in planned:
+            outcome = self._stored(plan.task)
+            if outcome is not None:
+                runs.append(FamilyRun(plan.kind, plan.place, plan.task.seed or 0, outcome))
+        failures = self._recording.failures
+        if len(runs) == len(tuned):
+            reasons = "; ".join(dict.fromkeys(failures.values()))
+            raise SearchFailedError(f"no network could be trained: {reasons}")
+        stem = self._config.directory / FAMILY
+        files = tuple(stem.with_suffix(f".{suffix}") for suffix in ("json", "png", "svg"))
+        study = FamilyStudy(tuple(runs), len(self._data.test), failures, tuple(notes), files)
+        write_whole(files[0], json.dumps(study.to_mapping(), indent=2))
+        note = (
+            f"{self._config.data.source}: mean and deviation over runs, each measured once on "
+            f"{study.num_test:,} test images"
+        )
+        family_curves(study.curves, stem, note=note)
+        return study
+
+
+def _included(
+    config: FamilyConfig, subject: Subject, search: str
+) -> tuple[list[FamilyRun], list[_Planned]]:
+    """The fine-tuned networks of a search, and the training of their shapes from scratch."""
+    folder = Path(search) if Path(search).is_dir() else Path(config.runs) / search
+    tuned, planned = [], []
+    for outcome in open_results(folder).everything:
+        if outcome.origin != "fine-tuned":
+            continue
+        stored = read(folder / outcome.path)
+        found = stored.provenance.get("data")
+        if stored.builder != subject.base.builder or found != config.data.source:
+            raise ConfigError(
+                f"{folder} cannot be included: it searched {stored.builder.target} on {found}, "
+                f"the study is of {subject.base.builder.target} on {config.data.source}"
+            )
+        place = f"trial {outcome.trial}"
+        seed = int(stored.provenance["seed"])
+        tuned.append(FamilyRun("fine-tuned", place, seed, outcome, folder.name))
+        name = f"from-scratch-{folder.name}-{outcome.trial}"
+        for number in range(config.seeds):
+            task = member_task(name, "from-scratch", stored.profile, number)
+            planned.append(_Planned("from-scratch", place, task))
+    return tuned, planned
+
+
+def _preflight(subject: Subject) -> Preflight:
+    """What tasks need to know of the base network; its budget is no bound."""
+    base = subject.base.graph.cost()
+    budget = Budget.parse("flops=100%")
+    return Preflight(
+        builder=subject.base.builder,
+        graph=subject.base.graph,
+        groups=tuple(subject.profile.widths),
+        input_shape=subject.input_shape,
+        classes=subject.classes,
+        budget=budget,
+        limits=budget.absolute(base),
+        base=base,
+        floor=base,
+    )
+
+
+def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None:
+    for what, own, found in (
+        ("images of", subject.input_shape, data.train.image_shape),
+        ("classes", subject.classes, tuple(data.classes)),
+    ):
+        if tuple(own) != tuple(found):
+            raise ConfigError(
+                f"{config.source} is for {what} {', '.join(map(str, own))[:60]}, but "
+                f"{config.data.source} has {', '.join(map(str, found))[:60]}"
+            )
+
+
+def _require_same_study(config: FamilyConfig) -> None:
+    """SearchStateError if the folder holds something else, or networks of other settings."""
+    directory = config.directory
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    try:
+        stored = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = None
+    if not isinstance(stored, Mapping):
+        raise SearchStateError(
+            f"{directory} exists but holds no family study: choose another --name or --runs"
+        )
+    given, before = _identity(json.loads(_settings(config))), _identity(stored)
+    differing = [name for name, value in given.items() if before.get(name) != value]
+    if differing:
+        raise SearchStateError(
+            f"{directory} holds another study, which differs in {', '.join(differing)}: choose "
+            "another --name"
+        )
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What stored networks depend on; settings of tables under names such as data.source."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in _IDENTITY:
+            is_table = isinstance(value, Mapping)
+            flat |= {f"{name}.{n}": v for n, v in value.items()} if is_table else {name: value}
+    return {name: value for name, value in flat.items() if name not in _OF_THE_MACHINE}
+
+
+def _settings(config: FamilyConfig) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def _claim_folder(config: FamilyConfig) -> None:
+    try:
+        config.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SearchStateError(f"cannot make the folder {config.directory}: {error}") from error
+    write_whole(config.directory / _SETTINGS_FILE, _settings(config))

@@ -1,0 +1,385 @@
+"""Families on the command line: the ladder, its training, its curves and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.container import ErrorbarContainer
+from samples import NUM_IMAGES, Completed, espalier, outcome, run_in_process, stored_outcome
+
+import copycat
+from copycat import WidthProfile
+from mlflow_server import MemoryRecorder, schema
+from pruning.cost import Cost, measure_cost
+from pruning.errors import ArchitectureError, BudgetError, ConfigError
+from search import family_study, pictures
+from search.config import SearchConfig, TrainingConfig
+from search.datasets import ImageData
+from search.family_config import FamilyConfig, kind_and_number
+from search.family_ladder import stored_subject
+from search.family_recording import FAMILY
+from search.family_results import FamilyRun, FamilyStudy
+from search.preflight import Preflight
+from search.report import Results
+from search.tasks import EpochRecord, MemberTask, Outcome
+from search.trial import Workshop, perform
+
+WIDTHS = (8, 8, 16, 16, 8, 8)
+"""Of the pruned network: digits-vgg is widest in the middle."""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def search_folder(here: Path, preflight: Preflight) -> Path:
+    """A finished search with one fine-tuned network, as espalier search leaves it."""
+    config = SearchConfig(name="found", runs="espalier-runs")
+    widths = dict(zip(preflight.groups, WIDTHS, strict=True))
+    tuned = stored_outcome(config, preflight, 0, widths, 0.5)
+    stored = copycat.read(config.directory / tuned.path)
+    provenance = {
+        "data": "digits", "origin": "fine-tuned", "trial": 0, "rung": None, "alpha": 1.0,
+        "seed": 4, "validation_accuracy": 0.5, "test_accuracy": 0.5,
+    }  # fmt: skip
+    model = copycat.load(config.directory / tuned.path)
+    architecture = dataclasses.replace(stored, provenance=provenance)
+    copycat.save(config.directory / tuned.path, architecture, model)
+    results = Results(preflight.base, "flops=10%", 359, (tuned,), (tuned,), (), {})
+    (config.directory / "results.json").write_text(json.dumps(results.to_mapping()))
+    return config.directory
+
+
+# ---- settings
+
+
+def test_kinds_are_listed_by_commas_and_checked():
+    config = FamilyConfig("p.json", kinds=("copycat, tempered:0.5", "uniform", "copycat"))
+    assert config.kinds == ("copycat", "tempered:0.5", "uniform")
+    assert kind_and_number("tempered:0.5") == ("tempered", 0.5)
+    assert kind_and_number("wrn") == ("wrn", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kinds": ("copycats",)}, "kinds must be some of copycat, .*, got 'copycats'"),
+        ({"kinds": ()}, "kinds must be at least one name"),
+        ({"kinds": ("tempered",)}, "tempered takes its ρ as in tempered:0.5"),
+        ({"kinds": ("uniform:1",)}, "other kinds none: 'uniform:1'"),
+        ({"kinds": ("tempered:0..5",)}, r"ρ must be a number, got 'tempered:0\.\.5'"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"divisor": 0}, "divisor must be at least 1, got 0"),
+        ({"device": "tpu"}, "device must be one of"),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        FamilyConfig("p.json", **settings)
+
+
+def test_a_malformed_budget_is_refused_at_once():
+    with pytest.raises(BudgetError, match="falls"):
+        FamilyConfig("p.json", budgets=("params=9k:3k:1k",))
+
+
+def test_every_range_and_every_budget_is_rungs():
+    config = FamilyConfig("p.json", budgets=("params=200k:2M:100k", "flops=25%"))
+    ladder = config.ladder()
+    assert [str(rung) for rung in (ladder[0], ladder[18], ladder[19])] == [
+        "params=200k", "params=2M", "flops=25%",
+    ]  # fmt: skip
+
+
+# ---- the ladder
+
+
+def rows(*arguments: str | Path) -> list[dict[str, object]]:
+    completed = espalier("family", *arguments, "--json")
+    assert completed.status == 0, completed.err
+    return json.loads(completed.out)
+
+
+def test_members_fill_their_budgets(search_folder: Path, preflight: Preflight):
+    found = rows("found/fine-tuned-0", "--budgets=params=5k:9k:2k", "--kinds=copycat,uniform")
+    assert [(row["kind"], row["budget"]) for row in found] == [
+        (kind, f"params={n}k") for kind in ("copycat", "uniform") for n in (5, 7, 9)
+    ]
+    for row in found:
+        cost = preflight.graph.cost(row["widths"])
+        assert (row["flops"], row["params"]) == (cost.flops, cost.params)
+        assert row["params_share"] == cost.params / preflight.base.params
+        limit = 1000 * int(str(row["budget"])[-2])
+        assert 0.9 * limit < row["params"] <= limit
+    first, last = found[0], found[2]
+    assert first["parameter"] < last["parameter"]
+
+
+def test_a_folder_a_name_and_a_profile_are_the_same_shape(search_folder: Path, here: Path):
+    profile = copycat.read(search_folder / "architectures" / "fine-tuned-0").profile
+    (here / "p.json").write_text(profile.to_json())
+    flags = ("--budgets=flops=5%", "--kinds=copycat")
+    expected = rows("found/fine-tuned-0", *flags)
+    assert rows(search_folder / "architectures" / "fine-tuned-0", *flags) == expected
+    from_profile = (here / "p.json", "--model=digits-vgg", *flags)
+    assert rows(*from_profile) == expected
+    assert rows(*from_profile, "--input=1x8x8", "--classes=10") == expected
+
+
+def test_the_table_says_what_there_is_not(search_folder: Path):
+    completed = espalier(
+        "family", "found/fine-tuned-0", "--budgets=params=50:50050:50k",
+        "--kinds=uniform,from-scratch",
+    )  # fmt: skip
+    assert completed.status == 0
+    assert "Note: no uniform at params=50: the budget cannot be reached" in completed.out
+    table = [line.split() for line in completed.out.splitlines() if line.startswith("params=")]
+    assert [row[1] for row in table] == ["uniform", "from-scratch"]
+    assert not Path("espalier-runs/found-fine-tuned-0-digits-family").exists()
+
+
+def test_the_pruned_shape_appears_once(search_folder: Path):
+    found = rows("found/fine-tuned-0", "--budgets=params=20k:50k:10k", "--kinds=from-scratch")
+    assert [row["budget"] for row in found] == ["params=20k"]
+
+
+def bad(*arguments: str | Path) -> str:
+    completed = espalier("family", *arguments)
+    assert completed.status == 2
+    (line,) = completed.err.splitlines()
+    return line
+
+
+def test_bad_input_is_one_line(search_folder: Path, here: Path):
+    (here / "p.json").write_text('{"widths": {"x": 3}}')
+    assert "for a profile give --model" in bad("p.json")
+    assert "no architecture, and no profile" in bad("none.json", "--model=digits-vgg")
+    assert "no channel group 'x'" in bad("p.json", "--model=digits-vgg")
+    assert "--input must be channels" in bad("p.json", "--model=digits-vgg", "--input=8x8")
+    assert "needs a network with residual blocks" in bad(
+        "found/fine-tuned-0", "--kinds=bottleneck", "--budgets=flops=5%"
+    )
+    assert "there is nothing to train" in bad("found/fine-tuned-0", "--train")
+
+
+# ---- training it
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
+    recorder = MemoryRecorder("family")
+    monkeypatch.setattr(family_study, "run_recorder", lambda *_: recorder)
+    return recorder
+
+
+@pytest.fixture
+def performed(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> list[str]:
+    """Keys of the tasks that were performed, in this process; one that is called stop stops."""
+    keys: list[str] = []
+
+    def one(
+        task: MemberTask, workshop: Workshop, data: ImageData, report: Callable[[EpochRecord], None]
+    ) -> Outcome:
+        if (stop := Path("stop")).exists() and len(keys) == int(stop.read_text()):
+            raise KeyboardInterrupt
+        keys.append(task.key)
+        return perform(task, workshop, data, report)
+
+    def run_tasks(*arguments: object, num_workers: int) -> None:
+        run_in_process(*arguments, num_workers=num_workers, perform_task=one)
+
+    monkeypatch.setattr(family_study, "run_tasks", run_tasks)
+    monkeypatch.setattr(family_study, "cluster", lambda _: nullcontext())
+    return keys
+
+
+FLAGS = (
+    "found/fine-tuned-0", "--train", "--budgets=params=3k:5k:2k", "--kinds=copycat,uniform",
+    "--seeds=2", f"--limit-train={NUM_IMAGES}", "--scratch-epochs=1", "--batch-size=32",
+    "--device=cpu", "--name=study",
+)  # fmt: skip
+STUDY = Path("espalier-runs/study")
+
+
+def trained(*more: str) -> tuple[Completed, dict[str, object]]:
+    completed = espalier("family", *FLAGS, *more)
+    assert completed.status == 0, completed.err
+    return completed, json.loads((STUDY / "family.json").read_text())
+
+
+def test_every_member_is_trained_with_every_seed(
+    search_folder: Path, performed: list[str], memory: MemoryRecorder
+):
+    _, found = trained("--include=found")
+    kinds = ("copycat-params-3000", "copycat-params-5000", "uniform-params-3000")
+    kinds += ("uniform-params-5000", "from-scratch-found-0")
+    assert performed == [f"{kind}-s{seed}" for kind in kinds for seed in (0, 1)]
+    assert len(found["runs"]) == 11
+    for run in found["runs"][1:]:
+        stored = copycat.verify(STUDY / run["outcome"]["path"])
+        assert stored.provenance["seed"] == run["seed"]
+        assert stored.provenance["test_accuracy"] == run["outcome"]["test_accuracy"]
+        if run["kind"] != "from-scratch":
+            assert stored.provenance["budget"] == run["place"]
+    assert {p.name for p in STUDY.iterdir()} >= {"family.json", "family.png", "family.svg"}
+
+    parent = memory.read(FAMILY)
+    assert (parent.kind, parent.status) == ("family", "finished")
+    assert parent.tags[schema.TAG_BUDGET] == "params=3k:5k:2k"
+    assert {Path(file).name for file in parent.files} == {"family.json", "family.png", "family.svg"}
+    pair = [memory.read(f"architecture/{key}") for key in ("found-fine-tuned-0", performed[-1])]
+    assert pair[0].tags[schema.TAG_PROFILE] == pair[1].tags[schema.TAG_PROFILE]
+    assert [run.tags[schema.TAG_ORIGIN] for run in pair] == ["fine-tuned", "from-scratch"]
+    assert all(run.status == "finished" and run.parent == FAMILY for run in pair)
+
+
+def test_a_stopped_study_goes_on_where_it_was(
+    search_folder: Path, here: Path, performed: list[str], memory: MemoryRecorder
+):
+    (here / "stop").write_text("3")
+    completed = espalier("family", *FLAGS)
+    assert completed.status == 130
+    assert "the same command goes on from there" in completed.err
+    assert len(performed) == 3
+    assert memory.read(FAMILY).status == "killed"
+    before = (STUDY / "architectures" / performed[0] / "architecture.json").stat().st_mtime_ns
+    (here / "stop").unlink()
+    performed.clear()
+    _, found = trained()
+    assert len(performed) == 5
+    assert len(found["runs"]) == 8
+    assert memory.read(FAMILY).status == "finished"
+    again = STUDY / "architectures" / "copycat-params-3000-s0" / "architecture.json"
+    assert again.stat().st_mtime_ns == before
+    performed.clear()
+    _, larger = trained("--seeds=3")  # the later flag wins: only what is new is trained
+    assert [key[-1] for key in performed] == ["2"] * 4
+    assert [run for run in larger["runs"] if run["seed"] < 2] == found["runs"]
+
+
+def test_other_settings_want_another_name(search_folder: Path, performed: list[str]):
+    trained()
+    assert "differs in training.scratch_epochs:" in bad(*FLAGS, "--scratch-epochs=2")
+    shutil.copytree(search_folder / "architectures" / "fine-tuned-0", "elsewhere")
+    assert "differs in source:" in bad("elsewhere", *FLAGS[1:])
+    STUDY.joinpath("family-settings.json").unlink()
+    assert "holds no family study" in bad(*FLAGS)
+
+
+def test_wrong_data_and_wrong_teachers_are_refused_before_anything_is_written(
+    search_folder: Path, performed: list[str]
+):
+    assert "is for images of 1, 8, 8, but digits has 1, 9, 9" in bad(*FLAGS, "--image-size=9")
+    assert "holds no architecture.json" in bad(*FLAGS, "--distill-from=nowhere")
+    assert "holds no search" in bad(*FLAGS, "--include=none")
+    assert not STUDY.exists()
+
+
+def test_the_recipe_of_a_paper_can_be_overridden(
+    search_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[FamilyConfig] = []
+
+    def run(config: FamilyConfig, *_: object, **__: object) -> FamilyStudy:
+        asked.append(config)
+        return FamilyStudy((), 1, {}, (), ())
+
+    monkeypatch.setattr(family_study, "run", run)
+    espalier("family", "found/fine-tuned-0", "--train", "--recipe=copycat", "--batch-size=64")
+    (config,) = asked
+    recipe = (config.training.scratch_epochs, config.training.schedule, config.training.nesterov)
+    assert recipe == (200, "copycat", False)
+    assert (config.training.batch_size, config.training.weight_decay) == (64, 5e-4)
+    assert config.data.source == "digits"  # as the architecture says
+
+
+def test_members_of_another_builder_are_trained_too(
+    tmp_path: Path, preflight: Preflight, digits: ImageData
+):
+    """A kind may change the base network: digits-resnet, in a study of digits-vgg."""
+    builder = ("search.models:digits_resnet", {"num_classes": 10, "in_channels": 1})
+    task = MemberTask(
+        "depth-s0", "depth", None, None, 1.0, {}, seed=5, budget="params=1k", builder=builder
+    )
+    training = TrainingConfig(1, 1, 1, batch_size=32, equal_compute=True)
+    config = SearchConfig(name="other", runs=str(tmp_path), training=training)
+    records: list[EpochRecord] = []
+    found = perform(task, Workshop(config, preflight, "cpu"), digits, records.append)
+    stored = copycat.verify(config.directory / found.path)
+    assert stored.builder == copycat.Builder(*builder)
+    assert stored.cost == Cost(found.flops, found.params) != preflight.base
+    epochs = training.epochs_from_scratch(found.flops, preflight.base.flops)
+    assert len(records) == stored.provenance["epochs"] == epochs
+
+
+# ---- results and picture
+
+
+def run_of(kind: str, place: str, seed: int, error: float, params: int = 100) -> FamilyRun:
+    return FamilyRun(kind, place, seed, outcome("k", test_accuracy=1 - error, params=params))
+
+
+def test_points_are_means_with_the_deviation_of_a_sample():
+    runs = (
+        run_of("copycat", "b", 0, 0.5, 200),
+        *(run_of("copycat", "a", s, e, 100) for s, e in enumerate((0.1, 0.2, 0.3))),
+        *(run_of("fine-tuned", "trial 0", s, e, p) for s, e, p in ((0, 0.2, 50), (1, 0.4, 70))),
+    )
+    study = FamilyStudy(runs, 10, {}, (), ())
+    assert [(p.kind, p.place, p.num_runs) for p in study.points] == [
+        ("copycat", "a", 3), ("copycat", "b", 1), ("fine-tuned", "trial 0", 2),
+    ]  # fmt: skip
+    curves = study.curves
+    assert curves["copycat"][0] == pytest.approx((100, 20, 10))
+    assert curves["copycat"][1] == pytest.approx((200, 50, 0))
+    assert curves["fine-tuned"] == [pytest.approx((60, 30, 100 * 0.02**0.5))]
+
+
+def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
+    curves = {"copycat": [(1e3, 5.0, 1.0), (1e4, 3.0, 0.5)], "tempered:0.5": [(2e3, 4.0, 0.0)]}
+    (axes,) = pictures.family_figure(curves).axes
+    bars = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+    assert [bar.get_label() for bar in bars] == list(curves)
+    for bar, points in zip(bars, curves.values(), strict=True):
+        line, _, (spread,) = bar.lines
+        assert [*zip(*line.get_data(), strict=True)] == [point[:2] for point in points]
+        for segment, (params, error, deviation) in zip(spread.get_segments(), points, strict=True):
+            ends = [[params, error - deviation], [params, error + deviation]]
+            assert segment.tolist() == ends
+    files = pictures.family_curves(curves, tmp_path / "family")
+    assert [file.name for file in files] == ["family.png", "family.svg"]
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_a_foreign_builder_needs_trust(search_folder: Path, here: Path):
+    """A folder from elsewhere may name any callable; one of the user's own searches has run."""
+    elsewhere = here / "elsewhere"
+    shutil.copytree(search_folder / "architectures" / "fine-tuned-0", elsewhere)
+    stored = copycat.read(elsewhere)
+    builder = copycat.Builder("samples:small_network", {"num_classes": 10})
+    example_input = torch.zeros(1, 1, 8, 8)
+    model = builder()
+    architecture = dataclasses.replace(
+        stored,
+        builder=builder,
+        profile=WidthProfile({}),
+        cost=measure_cost(model, example_input),
+    )
+    copycat.save(elsewhere, architecture, model)
+    with pytest.raises(ArchitectureError, match="not trusted"):
+        stored_subject(FamilyConfig(str(elsewhere)), elsewhere)
+    trusting = FamilyConfig(str(elsewhere), trust=("samples",))
+    assert stored_subject(trusting, elsewhere).base.builder == builder
+    own = search_folder / "architectures" / "own"
+    shutil.copytree(elsewhere, own)
+    assert stored_subject(FamilyConfig("found/own"), own).base.builder == builder
