@@ -267,6 +267,18 @@ def test_a_stopped_study_goes_on_where_it_was(
     assert [run for run in larger["runs"] if run["seed"] < 2] == found["runs"]
 
 
+def test_a_stored_network_of_another_shape_is_trained_again(
+    search_folder: Path, performed: list[str]
+):
+    """As when the architecture that was named has been replaced since."""
+    trained()
+    folder, performed[:] = STUDY / "architectures", []
+    shutil.rmtree(folder / "copycat-params-3000-s0")
+    shutil.copytree(folder / "uniform-params-3000-s0", folder / "copycat-params-3000-s0")
+    trained()
+    assert performed == ["copycat-params-3000-s0"]
+
+
 def test_other_settings_want_another_name(search_folder: Path, performed: list[str]):
     trained()
     assert "differs in training.scratch_epochs:" in bad(*FLAGS, "--scratch-epochs=2")
