@@ -22,6 +22,7 @@ from pruning.errors import (
 )
 from search import datasets, models
 from search.config import SearchConfig, to_mapping
+from search.distillation import check_teacher
 from search.equipment import (
     chosen_device,
     close_recorder,
@@ -42,7 +43,7 @@ from search.space import SearchSpace
 from search.study import StudySource
 from search.tasks import EpochRecord, MemberTask, Observers, Outcome, Task, TaskList, TaskSource
 from search.training import total_push
-from search.trial import Workshop
+from search.trial import Workshop, member_epochs
 
 _STUDY, _PLOT = "study.journal", "front.png"
 
@@ -81,6 +82,8 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
         config.model, num_classes=len(classes), in_channels=data.train.image_shape[0]
     )
     preflight = check(config, builder, data.train.image_shape, classes)
+    if config.training.distill_from:
+        check_teacher(config.training.distill_from, preflight.input_shape, classes)
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
     recorder = run_recorder(config.runs, config.name, config.mlflow_url)
@@ -138,9 +141,9 @@ class _Session:
                     f"{next(iter(source.failures.values()))}"
                 )
             tasks, notes = members(self._config, self._preflight, trials)
-            missing = TaskList([task for task in tasks if self._stored(task) is None])
-            self._progress.expect(len(missing) * self._config.training.scratch_epochs)
-            self._perform(missing)
+            missing = [task for task in tasks if self._stored(task) is None]
+            self._progress.expect(sum(member_epochs(task, self._workshop) for task in missing))
+            self._perform(TaskList(missing))
         self._failures.update((f"trial {n}", why) for n, why in source.failures.items())
         found = [self._stored(task) for task in tasks]
         return self._results([*trials, *(o for o in found if o is not None)], notes)
