@@ -33,6 +33,7 @@ from search.equipment import (
     chosen_device,
     close_recorder,
     read_images,
+    require_same_study,
     run_recorder,
     write_whole,
 )
@@ -79,7 +80,12 @@ def run(config: CorrelationConfig, *, console: Console | None = None) -> Study:
     """
     console = console or Console(quiet=True)
     device = torch.device(chosen_device(config.device))
-    _require_same_study(config)
+    require_same_study(
+        config.directory / _SETTINGS_FILE,
+        json.loads(_settings(config)),
+        _identity,
+        "correlation study",
+    )
     data = read_images(config.data, config.model, config.seed, console)
     subject = _subject(config, data, device)
     console.print(
@@ -290,28 +296,6 @@ def _bars(console: Console) -> Iterator[Advance]:
 
     with bars:
         yield advance
-
-
-def _require_same_study(config: CorrelationConfig) -> None:
-    """SearchStateError if the folder holds something else, or a study with other settings."""
-    directory = config.directory
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        stored = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = None
-    if not isinstance(stored, Mapping):
-        raise SearchStateError(
-            f"{directory} exists but holds no correlation study: choose another --name or --runs"
-        )
-    given, before = _identity(json.loads(_settings(config))), _identity(stored)
-    differing = [name for name, value in given.items() if before.get(name) != value]
-    if differing:
-        raise SearchStateError(
-            f"{directory} holds another study, which differs in {', '.join(differing)}: choose "
-            "another --name"
-        )
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -11,7 +14,7 @@ from rich.text import Text
 
 import mlflow_server
 from mlflow_server.runs import RunRecorder
-from pruning.errors import ConfigError
+from pruning.errors import ConfigError, SearchStateError
 from search import datasets, models
 from search.config import DataConfig
 from search.datasets import ImageData
@@ -52,3 +55,34 @@ def write_whole(file: Path, text: str) -> None:
     temporary = file.with_name(f".{file.name}.part")
     temporary.write_text(text)
     os.replace(temporary, file)
+
+
+def require_same_study(
+    settings_file: Path,
+    given: Mapping[str, Any],
+    identity: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    kind: str,
+) -> None:
+    """SearchStateError if the folder of `settings_file` holds anything but this very study.
+
+    given: its settings.  identity: what of settings makes one study differ from another.
+    kind: what such a study is called.
+    """
+    directory = settings_file.parent
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    try:
+        stored = json.loads(settings_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = None
+    if not isinstance(stored, Mapping):
+        raise SearchStateError(
+            f"{directory} exists but holds no {kind}: choose another --name or --runs"
+        )
+    before = identity(stored)
+    differing = [name for name, value in identity(given).items() if before.get(name) != value]
+    if differing:
+        raise SearchStateError(
+            f"{directory} holds another study, which differs in {', '.join(differing)}: choose "
+            "another --name"
+        )

@@ -20,7 +20,13 @@ from pruning.cost import Budget
 from pruning.errors import ArchitectureError, ConfigError, SearchFailedError, SearchStateError
 from search.datasets import ImageData
 from search.distillation import check_teacher
-from search.equipment import chosen_device, close_recorder, run_recorder, write_whole
+from search.equipment import (
+    chosen_device,
+    close_recorder,
+    require_same_study,
+    run_recorder,
+    write_whole,
+)
 from search.family_config import FamilyConfig
 from search.family_ladder import Rung, Subject, member_task, member_tasks
 from search.family_recording import FAMILY, FamilyRecording
@@ -81,7 +87,9 @@ def run(
         planned += shapes
     if not planned:
         raise ConfigError("there is nothing to train: give --budgets, or --include a search")
-    _require_same_study(config)
+    require_same_study(
+        config.directory / _SETTINGS_FILE, json.loads(_settings(config)), _identity, "family study"
+    )
     recorder = run_recorder(config.runs, config.name, config.mlflow_url)
     try:
         _claim_folder(config)
@@ -222,28 +230,6 @@ def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None
                 f"{config.source} is for {what} {', '.join(map(str, own))[:60]}, but "
                 f"{config.data.source} has {', '.join(map(str, found))[:60]}"
             )
-
-
-def _require_same_study(config: FamilyConfig) -> None:
-    """SearchStateError if the folder holds something else, or networks of other settings."""
-    directory = config.directory
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        stored = json.loads((directory / _SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = None
-    if not isinstance(stored, Mapping):
-        raise SearchStateError(
-            f"{directory} exists but holds no family study: choose another --name or --runs"
-        )
-    given, before = _identity(json.loads(_settings(config))), _identity(stored)
-    differing = [name for name, value in given.items() if before.get(name) != value]
-    if differing:
-        raise SearchStateError(
-            f"{directory} holds another study, which differs in {', '.join(differing)}: choose "
-            "another --name"
-        )
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:

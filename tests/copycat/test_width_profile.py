@@ -175,4 +175,6 @@ def test_an_edited_profile_is_held_against_the_network(name, widths, message) ->
 def test_a_profile_that_fits_passes() -> None:
     for name in ("chain", "group normalisation", "uneven split"):
         graph = BY_NAME[name].graph
-        WidthProfile(graph.widths).check(graph)
+        profile = WidthProfile(graph.widths)
+        profile.check(graph)  # raises for one that does not
+        assert graph.cost(profile.widths) == graph.cost()
