@@ -22,7 +22,7 @@ from mlflow_server import schema
 from mlflow_server.runs import RunRecorder
 from pruning.channel_graph import ChannelGraph
 from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
-from pruning.errors import CriterionError, SearchStateError
+from pruning.errors import CriterionError
 from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
 from search import models
 from search.correlation import UnitScores, agreement, ranked, unit_scores
@@ -30,10 +30,10 @@ from search.correlation_config import CorrelationConfig, candidates, criterion_o
 from search.correlation_report import Study, content
 from search.datasets import ImageData
 from search.equipment import (
+    SettingsFile,
     chosen_device,
     close_recorder,
     read_images,
-    require_same_study,
     run_recorder,
     write_whole,
 )
@@ -49,7 +49,7 @@ STUDY = "correlation"
 
 _SETTINGS_FILE = f"{STUDY}-settings.json"
 _STOPPED = "stopped before its end"
-_MAY_CHANGE = ("device", "runs", "mlflow_url", "root", "download")
+_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download")
 """Settings of the machine, not of the study."""
 
 Advance = Callable[[str, int, int], None]
@@ -80,12 +80,8 @@ def run(config: CorrelationConfig, *, console: Console | None = None) -> Study:
     """
     console = console or Console(quiet=True)
     device = torch.device(chosen_device(config.device))
-    require_same_study(
-        config.directory / _SETTINGS_FILE,
-        json.loads(_settings(config)),
-        _identity,
-        "correlation study",
-    )
+    settings = _settings_file(config)
+    settings.require_same()
     data = read_images(config.data, config.model, config.seed, console)
     subject = _subject(config, data, device)
     console.print(
@@ -96,7 +92,7 @@ def run(config: CorrelationConfig, *, console: Console | None = None) -> Study:
     )
     recorder = run_recorder(config.runs, config.name, config.mlflow_url)
     try:
-        _claim_folder(config)
+        settings.write()
         with _recorded(recorder, subject), _bars(console) as advance:
             return _studied(subject, data, recorder, advance)
     finally:
@@ -298,21 +294,10 @@ def _bars(console: Console) -> Iterator[Advance]:
         yield advance
 
 
-def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes one study differ from another; settings of tables under their own names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= value if isinstance(value, Mapping) else {name: value}
-    return {name: value for name, value in flat.items() if name not in _MAY_CHANGE}
-
-
-def _settings(config: CorrelationConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def _claim_folder(config: CorrelationConfig) -> None:
-    try:
-        config.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SearchStateError(f"cannot make the folder {config.directory}: {error}") from error
-    write_whole(config.directory / _SETTINGS_FILE, _settings(config))
+def _settings_file(config: CorrelationConfig) -> SettingsFile:
+    return SettingsFile(
+        config.directory / _SETTINGS_FILE,
+        "correlation study",
+        dataclasses.asdict(config),
+        matters=lambda name: name not in _MAY_CHANGE,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,32 +58,58 @@ def write_whole(file: Path, text: str) -> None:
     os.replace(temporary, file)
 
 
-def require_same_study(
-    settings_file: Path,
-    given: Mapping[str, Any],
-    identity: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    kind: str,
-) -> None:
-    """SearchStateError if the folder of `settings_file` holds anything but this very study.
+@dataclass(frozen=True)
+class SettingsFile:
+    """The file that says what the folder it lies in was asked for: one search or study.
 
-    given: its settings.  identity: what of settings makes one study differ from another.
-    kind: what such a study is called.
+    kind: what that is called, such as "search".  settings: JSON-able, maybe with tables.
+    matters: whether a setting, by a name such as training.epochs, makes one differ from another.
     """
-    directory = settings_file.parent
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        stored = json.loads(settings_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = None
-    if not isinstance(stored, Mapping):
-        raise SearchStateError(
-            f"{directory} exists but holds no {kind}: choose another --name or --runs"
-        )
-    before = identity(stored)
-    differing = [name for name, value in identity(given).items() if before.get(name) != value]
-    if differing:
-        raise SearchStateError(
-            f"{directory} holds another study, which differs in {', '.join(differing)}: choose "
-            "another --name"
-        )
+
+    path: Path
+    kind: str
+    settings: Mapping[str, Any]
+    matters: Callable[[str], bool]
+
+    def require_same(self) -> None:
+        """SearchStateError if the folder holds something else, or has been asked for another."""
+        folder = self.path.parent
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = None
+        if not isinstance(stored, Mapping):
+            raise SearchStateError(
+                f"{folder} exists but holds no {self.kind}: choose another --name or --runs"
+            )
+        before = _dotted(stored)
+        differing = [
+            name
+            for name, value in _dotted(json.loads(json.dumps(self.settings))).items()
+            if self.matters(name) and before.get(name) != value
+        ]
+        if differing:
+            raise SearchStateError(
+                f"{folder} holds another {self.kind}, which differs in {', '.join(differing)}: "
+                "choose another --name, or repeat its own settings to continue it"
+            )
+
+    def write(self) -> None:
+        """Make the folder, if it is not there, and write the file whole."""
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SearchStateError(f"cannot make the folder {folder}: {error}") from error
+        write_whole(self.path, json.dumps(self.settings, indent=2))
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings and those of their tables, the latter under names such as training.epochs."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_table = isinstance(value, Mapping)
+        flat |= _dotted(value, f"{prefix}{name}.") if is_table else {prefix + name: value}
+    return flat

@@ -8,22 +8,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from copycat.architecture import read
 from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget
-from pruning.errors import ArchitectureError, ConfigError, SearchFailedError, SearchStateError
+from pruning.errors import ArchitectureError, ConfigError, SearchFailedError
 from search.datasets import ImageData
 from search.distillation import check_teacher
 from search.equipment import (
+    SettingsFile,
     chosen_device,
     close_recorder,
-    require_same_study,
     run_recorder,
     write_whole,
 )
@@ -87,12 +86,11 @@ def run(
         planned += shapes
     if not planned:
         raise ConfigError("there is nothing to train: give --budgets, or --include a search")
-    require_same_study(
-        config.directory / _SETTINGS_FILE, json.loads(_settings(config)), _identity, "family study"
-    )
+    settings = _settings_file(config)
+    settings.require_same()
     recorder = run_recorder(config.runs, config.name, config.mlflow_url)
     try:
-        _claim_folder(config)
+        settings.write()
         workshop = Workshop(config.as_search(), _preflight(subject), device)
         return _Session(config, workshop, data, recorder, console).run(planned, tuned, notes)
     finally:
@@ -232,23 +230,10 @@ def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None
             )
 
 
-def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What stored networks depend on; settings of tables under names such as data.source."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in _IDENTITY:
-            is_table = isinstance(value, Mapping)
-            flat |= {f"{name}.{n}": v for n, v in value.items()} if is_table else {name: value}
-    return {name: value for name, value in flat.items() if name not in _OF_THE_MACHINE}
-
-
-def _settings(config: FamilyConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def _claim_folder(config: FamilyConfig) -> None:
-    try:
-        config.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SearchStateError(f"cannot make the folder {config.directory}: {error}") from error
-    write_whole(config.directory / _SETTINGS_FILE, _settings(config))
+def _settings_file(config: FamilyConfig) -> SettingsFile:
+    return SettingsFile(
+        config.directory / _SETTINGS_FILE,
+        "family study",
+        dataclasses.asdict(config),
+        matters=lambda name: name.split(".")[0] in _IDENTITY and name not in _OF_THE_MACHINE,
+    )

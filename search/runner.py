@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,12 +16,12 @@ from pruning.cost import Budget, Cost, format_count
 from pruning.errors import (
     ArchitectureError,
     SearchFailedError,
-    SearchStateError,
 )
 from search import datasets, models
 from search.config import SearchConfig, to_mapping
 from search.distillation import check_teacher
 from search.equipment import (
+    SettingsFile,
     chosen_device,
     close_recorder,
     read_images,
@@ -75,7 +73,8 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     """
     console = console or Console(quiet=True)
     device = chosen_device(config.device)
-    _require_same_search(config)
+    settings = _settings_file(config)
+    settings.require_same()
     data = read_images(config.data, config.model, config.seed, console)
     classes = tuple(data.classes)
     builder = models.resolve(
@@ -87,7 +86,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
     recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-    _write_config(config)
+    settings.write()
     workshop = Workshop(config, preflight, device)
     return _Session(workshop, data, console, recorder).run()
 
@@ -283,40 +282,10 @@ _MAY_CHANGE = ("concurrency", "device", "mlflow_url", "runs", "data.root", "data
 """Settings of the machine, not of the search: they may differ when a search is continued."""
 
 
-def _require_same_search(config: SearchConfig) -> None:
-    directory = config.directory
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        stored = _dotted(json.loads((directory / CONFIG_FILE).read_text()))
-    except (OSError, ValueError, AttributeError):
-        raise SearchStateError(
-            f"{directory} exists but holds no search: choose another --name or --runs"
-        ) from None
-    differing = [
-        key
-        for key, value in _dotted(json.loads(json.dumps(to_mapping(config)))).items()
-        if key not in _MAY_CHANGE and stored.get(key) != value
-    ]
-    if differing:
-        raise SearchStateError(
-            f"{directory} holds another search, which differs in {', '.join(differing)}: "
-            "choose another --name, or repeat its own settings to continue it"
-        )
-
-
-def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings and those of their tables, the latter under names such as training.epochs."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        is_table = isinstance(value, Mapping)
-        flat |= _dotted(value, f"{prefix}{name}.") if is_table else {prefix + name: value}
-    return flat
-
-
-def _write_config(config: SearchConfig) -> None:
-    try:
-        config.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SearchStateError(f"cannot make the folder {config.directory}: {error}") from error
-    write_whole(config.directory / CONFIG_FILE, json.dumps(to_mapping(config), indent=2))
+def _settings_file(config: SearchConfig) -> SettingsFile:
+    return SettingsFile(
+        config.directory / CONFIG_FILE,
+        "search",
+        to_mapping(config),
+        matters=lambda name: name not in _MAY_CHANGE,
+    )

@@ -23,9 +23,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Criterion(ABC):
     """Judges the channels of a network; higher means more important."""
 
-    @abstractmethod
-    def covers(self, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
+    def covers(
+        self,
+        model: nn.Module,  # noqa: ARG002 - for criteria that need layers of some kind
+        graph: ChannelGraph,
+    ) -> tuple[str, ...]:
         """The names of the prunable groups that this criterion can judge, in graph order."""
+        return tuple(group.name for group in graph.prunable)
 
     @abstractmethod
     def score(

@@ -29,13 +29,6 @@ class FirstOrderCriterion(Criterion):
     def of(self, moments: GradientMoments) -> Tensor:
         """One score per unit, shape (U,)."""
 
-    def covers(
-        self,
-        model: nn.Module,  # noqa: ARG002 - gates need no layer in particular
-        graph: ChannelGraph,
-    ) -> tuple[str, ...]:
-        return tuple(group.name for group in graph.prunable)
-
     def score(
         self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
     ) -> dict[str, Tensor]:

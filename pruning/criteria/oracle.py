@@ -42,13 +42,6 @@ class Oracle(Criterion):
         self.loss = loss
         self.on_unit = on_unit
 
-    def covers(
-        self,
-        model: nn.Module,  # noqa: ARG002 - gates need no layer in particular
-        graph: ChannelGraph,
-    ) -> tuple[str, ...]:
-        return tuple(group.name for group in graph.prunable)
-
     def score(
         self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
     ) -> dict[str, Tensor]:

@@ -19,13 +19,6 @@ class Random(Criterion):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def covers(
-        self,
-        model: nn.Module,  # noqa: ARG002 - chance knows no layers
-        graph: ChannelGraph,
-    ) -> tuple[str, ...]:
-        return tuple(group.name for group in graph.prunable)
-
     def score(
         self,
         model: nn.Module,

@@ -46,13 +46,6 @@ class SecondOrderCriterion(Criterion):
     def of(self, gradient: Tensor, curvature: Tensor) -> Tensor:
         """The score of a minibatch per unit, from g and the diagonal of H, all of shape (U,)."""
 
-    def covers(
-        self,
-        model: nn.Module,  # noqa: ARG002 - gates need no layer in particular
-        graph: ChannelGraph,
-    ) -> tuple[str, ...]:
-        return tuple(group.name for group in graph.prunable)
-
     def score(
         self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
     ) -> dict[str, Tensor]:

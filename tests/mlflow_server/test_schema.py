@@ -35,7 +35,9 @@ def test_tags_are_told_apart_from_those_of_other_programs():
 
 
 def test_require_accepts_fields():
-    schema.require("metric", [schema.METRIC_FLOPS, schema.METRIC_TRAIN_LOSS])
+    names = [schema.METRIC_FLOPS, schema.METRIC_TRAIN_LOSS]
+    schema.require("metric", names)  # an AssertionError for any other
+    assert set(names) <= {field.name for field in schema.FIELDS if field.kind == "metric"}
 
 
 @pytest.mark.parametrize("name", ["accuracy", schema.PARAM_MODEL, ""])

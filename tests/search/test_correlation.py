@@ -335,7 +335,9 @@ def test_the_same_study_can_be_repeated_but_not_replaced(here: Path):
     assert stored(here)["criteria"] == before["criteria"]
     completed = correlate("--criterion=random", "--epochs=2", "--seed=1")
     assert completed.status == 2
-    assert "holds another study, which differs in epochs, seed: " in completed.err
+    assert (
+        "holds another correlation study, which differs in training.epochs, seed: " in completed.err
+    )
 
 
 BAD_SETTINGS = {

@@ -383,7 +383,7 @@ def test_another_search_in_the_same_folder_is_refused(
     config: SearchConfig, workers: Workers, changes: dict[str, object], named: str
 ):
     config.directory.mkdir(parents=True)
-    runner._write_config(config)
+    runner._settings_file(config).write()
     before = sorted(config.directory.rglob("*"))
     with pytest.raises(SearchStateError, match=rf"holds another search, which differs in {named}:"):
         search.run(dataclasses.replace(config, **changes))
