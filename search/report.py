@@ -174,9 +174,7 @@ def contests(
 def _best_within(everything: Sequence[Outcome], budget: Budget) -> dict[Origin, Outcome]:
     best: dict[Origin, Outcome] = {}
     for origin in ORIGINS:
-        within = [
-            o for o in everything if o.origin == origin and budget.allows(Cost(o.flops, o.params))
-        ]
+        within = [o for o in everything if o.origin == origin and budget.allows(o.cost)]
         if within:
             best[origin] = max(within, key=lambda o: (o.validation_accuracy, -o.flops))
     return best

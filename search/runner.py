@@ -12,7 +12,7 @@ from rich.console import Console
 
 from copycat.architecture import read, verify
 from mlflow_server.runs import RunRecorder
-from pruning.cost import Budget, Cost, format_count
+from pruning.cost import Budget, format_count
 from pruning.errors import (
     ArchitectureError,
     SearchFailedError,
@@ -173,7 +173,7 @@ class _Session:
     def _results(self, everything: list[Outcome], notes: list[str]) -> Results:
         certified = [o for o in everything if self._is_certified(o, notes)]
         preflight = self._preflight
-        within = [o for o in certified if preflight.limits.allows(Cost(o.flops, o.params))]
+        within = [o for o in certified if preflight.limits.allows(o.cost)]
         if not within:
             raise SearchFailedError(f"no architecture could be certified: {'; '.join(notes[:1])}")
         rungs = [preflight.limits.scaled(rung) for rung in self._config.ladder]
@@ -270,6 +270,13 @@ def stored_outcome(directory: Path, path: str) -> Outcome:
         test_accuracy=record["test_accuracy"],
         profile=architecture.profile.digest,
         path=path,
+        seed=record.get("seed_of_weights", 0),
+        equal_compute=record.get("equal_compute", False),
+        images=record.get("images", 0),
+        compute=record.get("compute", 0.0),
+        weight_bytes=architecture.cost.weight_bytes,
+        peak_activation_bytes=architecture.cost.peak_activation_bytes,
+        latency_ms=architecture.cost.latency_ms,
     )
 
 

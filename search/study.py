@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pruning.cost import Budget, Cost
+from pruning.cost import Budget
 from search.space import SearchSpace, sampler
 from search.tasks import Outcome, Task, TrialTask
 
@@ -98,8 +98,7 @@ class StudySource:
         if not math.isfinite(outcome.validation_accuracy):
             self._fail(trial, f"validation accuracy is {outcome.validation_accuracy}")
             return
-        cost = Cost(outcome.flops, outcome.params)
-        for quantity, excess in self._limits.excess(cost).items():
+        for quantity, excess in self._limits.excess(outcome.cost).items():
             trial.set_constraint(quantity, excess)  # feasible at most at 0; before tell, only
         trial.set_user_attr(_OUTCOME, outcome.to_mapping())
         self._study.tell(trial, [outcome.validation_accuracy, float(outcome.flops)])

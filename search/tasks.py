@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from copycat.width_profile import WidthProfile
+from pruning.cost import Cost
 from pruning.structures import Kind, Structure
 from search.space import Proposal
 
@@ -57,6 +58,8 @@ class MemberTask:
     removed: kind and name of the structures that shape lacks.
     seed: of weights and batches; by default that of its trial.
     budget: its own in absolute numbers; by default that of the search.
+    equal_compute: train for as many more epochs as it costs fewer FLOPs than the base network,
+        whatever the search does with its other networks.
     builder: target and arguments, where the widths are those of another base network.
     """
 
@@ -69,6 +72,7 @@ class MemberTask:
     removed: Sequence[tuple[Kind, str]] = ()
     seed: int | None = None
     budget: str = ""
+    equal_compute: bool = False
     builder: tuple[str, Mapping[str, Any]] | None = None
 
     @property
@@ -87,6 +91,11 @@ class Outcome:
     flops, params: as certified by fvcore.  Accuracies are in [0, 1]; test accuracy was
     measured once, when the architecture was stored, and decides nothing.
     profile: digest of the shape.  path: folder below the search's own.
+    seed: of weights and batches.  equal_compute: whether it trained longer than the others for
+        costing less.  images: training images that the whole way to it took, repetitions counted.
+    compute: the same in FLOPs, images × FLOPs of the network that was trained on them, one
+        forward run each; those before pruning cost as many as the base network.
+    weight_bytes, peak_activation_bytes, latency_ms: as in Cost; None where not worked out.
     details: further measurements, such as the accuracy before and after pruning.
     """
 
@@ -101,7 +110,25 @@ class Outcome:
     test_accuracy: float
     profile: str
     path: str
+    seed: int = 0
+    equal_compute: bool = False
+    images: int = 0
+    compute: float = 0.0
+    weight_bytes: int | None = None
+    peak_activation_bytes: int | None = None
+    latency_ms: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs, as certified when it was stored."""
+        return Cost(
+            self.flops,
+            self.params,
+            weight_bytes=self.weight_bytes,
+            peak_activation_bytes=self.peak_activation_bytes,
+            latency_ms=self.latency_ms,
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class _Trial:
         details: dict[str, float] = {}
         if method(self._task.proposal.criterion).prunes_untrained:
             pruned = self._prune()
-            self._train("training", pruned.model)
+            reports = [self._train("training", pruned.model)]
         else:
             sparse = self._train("sparse training", self._sparse.model, self._sparse)
             details["accuracy_before_pruning"] = sparse.validation_accuracy
@@ -95,8 +95,9 @@ class _Trial:
             details["accuracy_after_pruning"] = _accuracy(
                 pruned.model, self._data.validation, self._workshop, self._data
             )
-        self._train("fine-tuning", pruned.model)
-        return self._stored(pruned, details)
+            reports = [sparse]
+        reports.append(self._train("fine-tuning", pruned.model))
+        return self._stored(pruned, details, reports)
 
     def _prune(self) -> Pruned:
         limits = self._workshop.preflight.limits
@@ -134,9 +135,25 @@ class _Trial:
             on_epoch=on_epoch,
         )
 
-    def _stored(self, pruned: Pruned, details: dict[str, float]) -> Outcome:
-        task = self._task
-        result = Finished(task.key, "fine-tuned", task.number, None, 1.0, pruned.profile, details)
+    def _stored(
+        self, pruned: Pruned, details: dict[str, float], reports: Sequence[TrainingReport]
+    ) -> Outcome:
+        task, preflight = self._task, self._workshop.preflight
+        flops = preflight.graph_of(pruned.profile).cost(pruned.profile.widths).flops
+        before, after = (report.images_seen for report in reports)
+        was_pruned_first = method(task.proposal.criterion).prunes_untrained
+        result = Finished(
+            task.key,
+            "fine-tuned",
+            task.number,
+            None,
+            1.0,
+            pruned.profile,
+            details,
+            seed=self._seed,
+            images=before + after,
+            compute=before * (flops if was_pruned_first else preflight.base.flops) + after * flops,
+        )
         outcome = _store(result, fold(pruned.model), self._workshop, self._data)
         if pruned.scores:
             lists = {name: values.tolist() for name, values in pruned.scores.items()}
@@ -162,7 +179,7 @@ def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: 
     def on_epoch(epoch: EpochReport) -> None:
         report(_record("from scratch", epoch, 0, epochs))
 
-    train(
+    trained = train(
         model,
         data,
         epochs=epochs,
@@ -179,7 +196,21 @@ def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: 
         record["budget"] = task.budget
     if config.training.distill_from:
         record["distill_from"] = config.training.distill_from
-    result = Finished(task.key, task.origin, task.trial, task.rung, task.alpha, profile, {}, record)
+    flops = preflight.graph_of(profile).cost(profile.widths).flops
+    result = Finished(
+        task.key,
+        task.origin,
+        task.trial,
+        task.rung,
+        task.alpha,
+        profile,
+        {},
+        seed=seed,
+        images=trained.images_seen,
+        compute=float(trained.images_seen * flops),
+        equal_compute=config.training.equal_compute or task.equal_compute,
+        record=record,
+    )
     return _store(result, model, workshop, data)
 
 
@@ -196,6 +227,8 @@ def _workshop_of(task: MemberTask, workshop: Workshop) -> Workshop:
 def member_epochs(task: MemberTask, workshop: Workshop) -> int:
     """How long the member trains: as many epochs as all, or more at equal compute."""
     training, preflight = workshop.config.training, workshop.preflight
+    if task.equal_compute:
+        training = replace(training, equal_compute=True)
     if not training.equal_compute:  # saves tracing shapes that lack structures
         return training.scratch_epochs
     profile = task.profile
@@ -214,6 +247,10 @@ class Finished:
     alpha: float
     profile: WidthProfile
     details: dict[str, float]
+    seed: int
+    images: int
+    compute: float
+    equal_compute: bool = False
     record: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -245,6 +282,10 @@ def _store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDa
         "rung": result.rung,
         "alpha": result.alpha,
         "seed": config.seed,
+        "seed_of_weights": result.seed,
+        "equal_compute": result.equal_compute,
+        "images": result.images,
+        "compute": result.compute,
         **accuracies,
         **result.details,
         **result.record,
@@ -270,6 +311,12 @@ def _store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDa
         params=cost.params,
         profile=result.profile.digest,
         path=path,
+        seed=result.seed,
+        equal_compute=result.equal_compute,
+        images=result.images,
+        compute=result.compute,
+        weight_bytes=cost.weight_bytes,
+        peak_activation_bytes=cost.peak_activation_bytes,
         details=result.details,
         **accuracies,
     )

@@ -17,7 +17,7 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
     """List the architectures on the front of SEARCH, a name or a folder."""
     from rich.console import Console  # noqa: PLC0415 - startup stays light
 
-    from pruning.cost import Budget, Cost  # noqa: PLC0415
+    from pruning.cost import Budget  # noqa: PLC0415
     from search.report import (  # noqa: PLC0415
         FLOPS_NOTE,
         front_rows,
@@ -29,7 +29,7 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
 
     results = open_results(search_folder(search_name, runs))
     limit = Budget.parse(*bounds).absolute(results.base) if bounds else None
-    found = [o for o in results.front if limit is None or limit.allows(Cost(o.flops, o.params))]
+    found = [o for o in results.front if limit is None or limit.allows(o.cost)]
     rows = front_rows(found, results.base)
     if form == "json":
         click.echo(to_json(rows))
