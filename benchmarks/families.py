@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
+import os
 import platform
 import random
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -101,13 +103,22 @@ def spread(times: list[float]) -> str:
 def print_heading(runs: int) -> None:
     print("# Families of ResNet-50\n")
     print(f"Measured on {datetime.date.today()} by `python benchmarks/families.py`: ", end="")
-    print(f"{platform.machine()} CPU, one thread,")
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {runs} runs each; ")
+    print(f"{processor()}, one thread, Python {platform.python_version()},")
+    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {runs} runs each;")
     print("medians and standard deviations of processor time on a shared machine.\n")
     print(
         f"{len(PERCENT)} budgets from 24 to 100 % of the FLOPs of one profile. fvcore: the time of"
     )
     print("counting one candidate that is already built, times the number of candidates.\n")
+
+
+def processor() -> str:
+    """The name of the CPU and the number of its cores."""
+    text = Path("/proc/cpuinfo").read_text()
+    names = [
+        line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model n")
+    ]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
 
 
 def print_builds(base: BaseNetwork, found: list[Member], runs: int) -> None:

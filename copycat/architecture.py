@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from copycat.architecture_json import DTYPES, PROBE_SEED, Architecture, from_json, to_json
 from copycat.build import shaped, without_removed
 from copycat.trust import TRUSTED_BUILDERS, check_no_download, check_trust
+from copycat.whole_folder import folder_written_whole, opened_folder, repair
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError, first_line
 from pruning.tracing import trace
@@ -40,10 +38,13 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
 
     model: the trained network, of stock layers (see pruning.fold), in any of DTYPES. Its fvcore
     count must equal `architecture.cost`, its outputs must be as many as the classes and
-    finite: ArchitectureError otherwise. An architecture at `path` is replaced;
-    ArchitectureError if something else is there or the disk refuses.
+    finite: ArchitectureError otherwise. Bytes, of activations if they are known, are counted again.
+    An architecture at `path` is replaced; ArchitectureError if something else is there or the
+    disk refuses. Whoever is killed meanwhile leaves the old one or the new one: what is left
+    beside it goes when `path` is next saved or read.
     """
     path = Path(path).resolve()
+    repair(path)
     _check_replaceable(path)
     check_no_download(path.name, architecture.builder)
     architecture = dataclasses.replace(architecture, dtype=_dtype_name(model))
@@ -54,6 +55,8 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
             f"parameters, the closed form {architecture.cost.flops:,} and "
             f"{architecture.cost.params:,}: nothing was stored"
         )
+    cost = _with_bytes(architecture.cost, measured, model, architecture.example_input)
+    architecture = dataclasses.replace(architecture, cost=cost)
     architecture = dataclasses.replace(architecture, probe=_probe(model, architecture))
     _check_probe_is_storable(path, architecture)
     try:
@@ -64,7 +67,7 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
 
 def read(path: str | Path) -> Architecture:
     """What architecture.json says; ArchitectureError if it is missing or damaged."""
-    file = _plain_file(_folder(path), _JSON)
+    file = _plain_file(opened_folder(path), _JSON)
     try:
         if file.stat().st_size > _MOST_JSON_BYTES:
             raise ArchitectureError(f"{file} is damaged: it is over {_MOST_JSON_BYTES:,} bytes")
@@ -85,7 +88,7 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     Raises ArchitectureError for a builder that is not trusted, gone or fails, and for files
     that are missing, damaged or do not fit each other.
     """
-    architecture, folder = read(path), _folder(path)
+    architecture, folder = read(path), opened_folder(path)
     try:
         check_trust(path, architecture.builder, trust)
         model = _rebuilt(path, architecture)
@@ -106,50 +109,21 @@ def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
     Returns what was stored; raises ArchitectureError, saying what differs.
     """
     architecture, model = read(path), load(path, trust=trust)
-    _check_cost(path, architecture.cost, measure_cost(model, architecture.example_input))
+    measured = measure_cost(model, architecture.example_input)
+    _check_cost(path, architecture.cost, measured)
+    found = _with_bytes(architecture.cost, measured, model, architecture.example_input)
+    _check_bytes(path, architecture.cost, found)
     return architecture
 
 
 def _write(path: Path, architecture: Architecture, model: nn.Module) -> Architecture:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        weights = temporary / _WEIGHTS
+    with folder_written_whole(path) as folder:
+        weights = folder / _WEIGHTS
         save_model(model, str(weights))
         stored = dataclasses.replace(architecture, weights_sha256=_sha256(weights))
-        (temporary / _JSON).write_text(to_json(stored), encoding="utf-8")
+        (folder / _JSON).write_text(to_json(stored), encoding="utf-8")
         weights.chmod(0o644)
-        temporary.chmod(0o755)
-        _put(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return stored
-
-
-def _put(temporary: Path, path: Path) -> None:
-    """Two renames; whoever is killed between them leaves the old folder where `_folder` looks."""
-    aside = _aside(path)
-    if path.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(path, aside)
-    try:
-        os.replace(temporary, path)
-    except OSError:
-        if aside.exists():
-            os.replace(aside, path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _aside(path: Path) -> Path:
-    return path.parent / f".{path.name}.replaced"
-
-
-def _folder(path: str | Path) -> Path:
-    """`path`, or what was there before someone was killed while replacing it."""
-    path = Path(path)
-    aside = _aside(path.resolve())
-    return aside if not path.exists() and aside.is_dir() else path
 
 
 def _plain_file(folder: Path, name: str) -> Path:
@@ -185,6 +159,25 @@ def _check_cost(path: str | Path, stored: Cost, found: Cost) -> None:
             f"{_JSON} in {path} says {stored.flops:,} FLOPs and {stored.params:,} parameters, its "
             f"widths make {found.flops:,} and {found.params:,}: edited or damaged"
         )
+
+
+def _with_bytes(cost: Cost, measured: Cost, model: nn.Module, example_input: Tensor) -> Cost:
+    """The cost with the bytes that weights and, if they are known, activations of `model` take."""
+    activations = cost.peak_activation_bytes
+    if activations is not None:
+        activations = trace(model, example_input.to(_device_of(model))).cost().peak_activation_bytes
+    return dataclasses.replace(
+        cost, weight_bytes=measured.weight_bytes, peak_activation_bytes=activations
+    )
+
+
+def _check_bytes(path: str | Path, stored: Cost, found: Cost) -> None:
+    for name in ("weight_bytes", "peak_activation_bytes"):
+        says, value = getattr(stored, name), getattr(found, name)
+        if says not in (None, value):
+            raise ArchitectureError(
+                f"{_JSON} in {path} says {name} = {says:,}, it is {value:,}: edited or damaged"
+            )
 
 
 def _fill(model: nn.Module, folder: Path, architecture: Architecture) -> None:

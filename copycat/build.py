@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from copycat.recipes import Recipe, draw
+from copycat.recipes import Recipe, draw, surely_drawn
 from copycat.width_profile import WidthProfile
 from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
@@ -38,13 +40,13 @@ def build(
     if profile.removed:
         model, graph = without_removed(model, profile, example_input), None
     graph = graph if graph is not None else trace(model, example_input)
-    result = resized(model, _resizer(graph, profile), graph)
+    result = resized(model, _resizer(graph, profile, surely_drawn(model, recipe)), graph)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same weights on every device
         torch.default_generator.manual_seed(seed)
-        sources = draw(result.cpu(), model, recipe)
+        sources = draw(result if device.type == "cpu" else result.cpu(), model, recipe)
     result.__dict__["weight_sources"] = sources  # a note: neither parameter nor submodule
-    return result.to(device)
+    return result if device.type == "cpu" else result.to(device)
 
 
 def without_removed(
@@ -61,7 +63,14 @@ def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.M
     return resized(model, _resizer(graph, profile), graph)
 
 
-def _resizer(graph: ChannelGraph, profile: WidthProfile) -> Resize:
+def _resizer(
+    graph: ChannelGraph, profile: WidthProfile, left_empty: Collection[str] = ()
+) -> Resize:
+    """What gives tensors the sizes of `profile`: as they are where they keep theirs, or zeros.
+
+    left_empty: names of those that somebody else fills: copying 100 MB takes as long as drawing
+        a third of them.
+    """
     units = np.array([group.num_units for group in graph.groups], dtype=np.int64)
     base = units.copy()
     for name, width in profile.widths.items():
@@ -72,6 +81,8 @@ def _resizer(graph: ChannelGraph, profile: WidthProfile) -> Resize:
 
     def resize(name: str, tensor: Tensor) -> Tensor:
         shape = new_shape(axes.get(name, []), tensor.shape, units, base)
+        if name in left_empty:
+            return tensor.new_empty(shape)
         if list(tensor.shape) == shape:
             return tensor.clone()
         return tensor.new_zeros(shape)

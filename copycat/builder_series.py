@@ -1,9 +1,8 @@
-"""Shapes that differ in an argument of their builder: depth, or a width multiplier."""
+"""Shapes that differ in an argument of their builder, such as its depth."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,13 +13,6 @@ from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, ExampleInput
 from pruning.errors import ModelError
 from pruning.tracing import trace
-
-_WIDTHS = (32, 16, 24, 64, 96, 160, 320, 1280)
-"""Of MobileNetV2 at a multiplier of 1 (Sandler et al. 2018, Table 2)."""
-
-_DIVISOR = 8
-_AFTER = 1 + 1e-9
-"""A multiplier just past the one at which torchvision rounds to the wider of two widths."""
 
 
 class BuilderSeries(Series):
@@ -81,38 +73,10 @@ def whole_argument(builder: Builder, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ModelError(
             f"{builder.target} is not built with an argument {name!r}: give a builder such as "
-            f'Builder("search.models:wide_resnet", {{"depth": 40, "width": 2}})'
+            f'Builder("search.models:wide_resnet", {{"depth": 40, "width": 2}}), or '
+            f'Builder("search.models:resnet", {{"depth": 56}})'
         )
     return value
-
-
-def width_multiples(most: float) -> list[float]:
-    """Every multiplier up to `most` at which some width of MobileNetV2 changes, rising.
-
-    torchvision rounds multiplier·width to the nearest multiple of 8, half up, and takes the
-    next one where that would lose more than a tenth. The last layer's width is not narrowed.
-    """
-    found: set[float] = set()
-    for width in _WIDTHS:
-        for count in range(math.ceil(most * width / _DIVISOR) + 1):
-            found.add((count + 0.5) * _DIVISOR / width)
-            found.add(count * _DIVISOR / 0.9 / width * _AFTER)
-    found.add(min(found) / 2)  # all at their floor of 8
-    shapes: dict[tuple[int, ...], float] = {}
-    for multiplier in sorted(m for m in found if 0 < m <= most):
-        shapes.setdefault(_widths_at(multiplier), multiplier)
-    shapes[_widths_at(1.0)] = 1.0
-    return sorted(m for m in shapes.values() if m <= most)
-
-
-def _widths_at(multiplier: float) -> tuple[int, ...]:
-    *narrowed, last = (width * multiplier for width in _WIDTHS)
-    return (*map(_rounded, narrowed), _rounded(max(last, _WIDTHS[-1])))
-
-
-def _rounded(width: float) -> int:
-    nearest = max(_DIVISOR, int(width + _DIVISOR / 2) // _DIVISOR * _DIVISOR)
-    return nearest + _DIVISOR if nearest < 0.9 * width else nearest
 
 
 def _can_be_built(builder: Builder) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import final
 
 from torch import nn
 
@@ -36,6 +37,7 @@ __all__ = [
     "Copycat",
     "CopycatOfAll",
     "Depth",
+    "Family",
     "FamilyKind",
     "Measure",
     "Member",
@@ -76,6 +78,33 @@ class Member:
         return self.shape.profile
 
 
+@final
+class Family:
+    """The members of one kind that a base network has, found one by one.
+
+    divisor, measure: as for `members`. Raises ProfileError or ModelError for a kind that the base
+    network has no members of.
+    """
+
+    def __init__(
+        self,
+        base: BaseNetwork,
+        kind: FamilyKind,
+        *,
+        divisor: int = 1,
+        measure: Measure | None = None,
+    ) -> None:
+        self._kind = kind
+        self._gauge = _Gauge(base, kind.series(base, divisor=divisor), measure)
+
+    def member(self, budget: Budget) -> Member:
+        """The largest member within a budget; what was priced for others is not priced again.
+
+        Raises as `members` does.
+        """
+        return _member(self._kind, self._gauge, self._gauge.absolute(budget))
+
+
 def members(
     base: BaseNetwork,
     kind: FamilyKind,
@@ -96,8 +125,8 @@ def members(
     one above the largest; each names that member. ProfileError or ModelError for a kind that
     the base network has no members of.
     """
-    gauge = _Gauge(base, kind.series(base, divisor=divisor), measure)
-    return [_member(kind, gauge, gauge.absolute(budget)) for budget in budgets]
+    family = Family(base, kind, divisor=divisor, measure=measure)
+    return [family.member(budget) for budget in budgets]
 
 
 class _Gauge:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 from copycat.base_network import BaseNetwork
-from copycat.builder import Builder
-from copycat.builder_series import BuilderSeries, changed, whole_argument, width_multiples
+from copycat.builder_series import BuilderSeries, changed, whole_argument
+from copycat.mobilenet_series import MobileNetSeries
 from copycat.rescale import WidthSeries, scale_of
 from copycat.series import Series, Shape
 from copycat.width_profile import WidthProfile
@@ -209,14 +209,8 @@ class MobileNetV2(FamilyKind):
     name = "MobileNetV2"
     symbol = "multiplier"
 
-    TARGET: Final = "torchvision.models:mobilenet_v2"
-
     def series(self, base: BaseNetwork, *, divisor: int = 1) -> Series:  # noqa: ARG002 - torchvision's
-        plain = Builder(self.TARGET, {"weights": None, "num_classes": self.num_classes})
-        return BuilderSeries(
-            {m: changed(plain, width_mult=m) for m in width_multiples(self.most)},
-            base.example_input,
-        )
+        return MobileNetSeries(self.num_classes, self.most, base.example_input)
 
 
 @final

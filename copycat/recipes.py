@@ -34,6 +34,9 @@ _INITIALISERS = tuple(
 _RESETS = ("reset_parameters", "_reset_parameters")
 """Stock layers call it the first; MultiheadAttention and Transformer the second."""
 
+_STOCK_RESETS = (nn.modules.conv._ConvNd.reset_parameters, nn.Linear.reset_parameters)
+"""They draw the whole weight and leave no buffer behind."""
+
 _FAN_CONSTANTS = (1.0, 2.0, 3.0, 6.0)
 _CLOSE = 1e-6
 
@@ -145,9 +148,9 @@ def draw(model: nn.Module, base: nn.Module, recipe: Recipe | None) -> dict[str, 
     sources: dict[str, str] = {}
     for prefix, module in reversed(list(model.named_modules())):  # layers within layers first
         reset = next((r for name in _RESETS if callable(r := getattr(module, name, None))), None)
-        if reset is not None:
+        names = [name for name, _ in module.named_parameters(prefix)] if reset else []
+        if reset is not None and not (_is_stock(module) and _draws_all(recipe, names)):
             reset()
-            names = (name for name, _ in module.named_parameters(prefix))
             sources |= dict.fromkeys(names, LAYER)
     originals = dict(base.named_parameters())
     with torch.no_grad():
@@ -158,6 +161,26 @@ def draw(model: nn.Module, base: nn.Module, recipe: Recipe | None) -> dict[str, 
                 _match(parameter, originals[name])
                 sources[name] = MATCHED
     return sources
+
+
+def surely_drawn(model: nn.Module, recipe: Recipe | None) -> frozenset[str]:
+    """Names of parameters that `draw` fills whatever they hold, so that they may come empty."""
+    if callable(getattr(model, "reset_parameters", None)):
+        return frozenset()
+    weights = (
+        f"{prefix}.weight".lstrip(".")
+        for prefix, module in model.named_modules()
+        if _is_stock(module) and "weight" in module._parameters
+    )
+    return frozenset(weights).union(() if recipe is None else recipe.calls)
+
+
+def _is_stock(module: nn.Module) -> bool:
+    return getattr(type(module), "reset_parameters", None) in _STOCK_RESETS
+
+
+def _draws_all(recipe: Recipe | None, names: list[str]) -> bool:
+    return recipe is not None and all(name in recipe.calls for name in names)
 
 
 def _match(parameter: Tensor, original: Tensor) -> None:

@@ -2,9 +2,11 @@
 
 `RunRecorder` is the way to write runs: `connect` gives one for an MLflow store or server,
 `BackgroundRecorder` writes to it without making the search wait, `MemoryRecorder` is the fake
-for tests. `serve` runs the server. `schema` lists every name that is written.
+for tests. `serve` runs the server, `view_links` opens a search in its pages at views made for it,
+`register` makes an architecture a model of its registry.
+`schema` lists every name that is written.
 
-MLflow takes a second to import, so it is imported when `connect` is first looked up.
+MLflow takes a second to import, so it is imported when what needs it is first looked up.
 """
 
 import importlib
@@ -20,7 +22,9 @@ from mlflow_server.serve import running_server, serve
 from mlflow_server.store import artifact_root, store_uri
 
 if TYPE_CHECKING:
+    from mlflow_server.registry import Registered, register
     from mlflow_server.tracking import MlflowRecorder, connect
+    from mlflow_server.views import Views, view_links
 
 __all__ = [
     "FIELDS",
@@ -30,15 +34,28 @@ __all__ = [
     "MlflowRecorder",
     "MlflowServerError",
     "RecordedRun",
+    "Registered",
     "RunRecorder",
     "ServeError",
     "TrackingError",
+    "Views",
     "artifact_root",
     "connect",
+    "register",
     "running_server",
     "serve",
     "store_uri",
+    "view_links",
 ]
+
+_IMPORTED_WHEN_LOOKED_UP = {
+    "MlflowRecorder": "mlflow_server.tracking",
+    "connect": "mlflow_server.tracking",
+    "Registered": "mlflow_server.registry",
+    "register": "mlflow_server.registry",
+    "Views": "mlflow_server.views",
+    "view_links": "mlflow_server.views",
+}
 
 # MLflow reads this while it is imported, then reports usage to its makers. Espalier does not,
 # unless whoever runs it has decided otherwise.
@@ -48,6 +65,6 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("MlflowRecorder", "connect"):
-        return getattr(importlib.import_module("mlflow_server.tracking"), name)
+    if name in _IMPORTED_WHEN_LOOKED_UP:
+        return getattr(importlib.import_module(_IMPORTED_WHEN_LOOKED_UP[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,6 +23,9 @@ from mlflow_server.runs import (
     require_file,
 )
 
+_Point = tuple[int, int, str]
+"""Step, time and value as text, so that NaN equals NaN: the same point is recorded once."""
+
 
 @dataclass
 class _RunInMemory:
@@ -30,7 +33,7 @@ class _RunInMemory:
     status: RunStatus = "running"
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    metrics: dict[str, dict[_Point, float]] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
 
 
@@ -59,7 +62,7 @@ class MemoryRecorder(RunRecorder):
             params=dict(run.params),
             tags=dict(run.tags),
             metrics={
-                name: tuple(sorted(curve, key=lambda point: point[0]))
+                name: tuple((point[0], curve[point]) for point in sorted(curve, key=_order))
                 for name, curve in run.metrics.items()
             },
             files=tuple(sorted(run.files)),
@@ -72,7 +75,8 @@ class MemoryRecorder(RunRecorder):
             case LogMetrics():
                 curves = self._run(entry.key).metrics
                 for name, value in entry.metrics.items():
-                    curves.setdefault(name, []).append((entry.step, value))
+                    point = (entry.step, entry.time_ms, repr(value))
+                    curves.setdefault(name, {})[point] = value
             case SetTags():
                 self._run(entry.key).tags.update(entry.tags)
             case LogFile():
@@ -104,3 +108,7 @@ class MemoryRecorder(RunRecorder):
         run.params.update({k: v for k, v in entry.params.items() if k not in run.params})
         if conflicts:
             raise TrackingError(conflicting_params(entry.key, conflicts))
+
+
+def _order(point: _Point) -> tuple[int, int]:
+    return point[:2]

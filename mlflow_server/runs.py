@@ -6,7 +6,7 @@ nothing. So a record can be kept for later, and a search that is resumed finds i
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -122,6 +122,11 @@ class RunRecorder(ABC):
     def write(self, entry: Entry) -> None:
         """Record one entry, which is complete and checked."""
 
+    def write_metrics(self, entries: Sequence[LogMetrics]) -> None:
+        """Record several points of one run's curves; as a whole or, after an error, in part."""
+        for entry in entries:
+            self.write(entry)
+
     def close(self, timeout_seconds: float = 30.0) -> int:
         """End recording; return how many entries were not delivered. May be called twice."""
         del timeout_seconds  # nothing is pending in a recorder that writes at once
@@ -169,15 +174,25 @@ class RunRecorder(ABC):
         )
 
     @final
-    def log_metrics(self, key: str, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(
+        self,
+        key: str,
+        metrics: Mapping[str, float],
+        step: int | None = None,
+        *,
+        time_ms: int | None = None,
+    ) -> None:
         """Add one value to each metric of the run, at this step (0 if there is none).
 
-        NaN is recorded as NaN; MLflow stores an infinite value as the largest float of its
-        sign. A step that is logged again, as after a resume, adds a second point to the curve.
+        `time_ms` is when it was measured, in milliseconds since 1970; now, if it is not given.
+        The same value of the same step and time is the same point, however often it is logged,
+        so a measurement that is reported again after a resume needs its own time; with
+        another time or value it is a second point of the curve at this step. NaN is recorded as
+        NaN; MLflow stores an infinite value as the largest float of its sign.
         """
         schema.require("metric", metrics)
         values = {name: float(value) for name, value in metrics.items()}
-        self.write(LogMetrics(key, values, step or 0, _now_ms()))
+        self.write(LogMetrics(key, values, step or 0, _now_ms() if time_ms is None else time_ms))
 
     @final
     def set_tags(self, key: str, tags: Mapping[str, Value]) -> None:

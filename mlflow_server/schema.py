@@ -23,6 +23,7 @@ TAG_ARCHITECTURE = "espalier.architecture"
 TAG_BUDGET = "espalier.budget"
 TAG_ON_FRONT = "espalier.on_front"
 TAG_FAILURE = "espalier.failure"
+TAG_STATE = "espalier.state"
 
 PARAM_MODEL = "model"
 PARAM_DATA = "data"
@@ -44,6 +45,8 @@ PARAM_BATCH_SIZE = "batch_size"
 PARAM_LEARNING_RATE = "learning_rate"
 PARAM_WEIGHT_DECAY = "weight_decay"
 PARAM_SCHEDULE = "schedule"
+PARAM_FINE_TUNE_LEARNING_RATE = "fine_tune_learning_rate"
+PARAM_FINE_TUNE_SCHEDULE = "fine_tune_schedule"
 PARAM_NESTEROV = "nesterov"
 PARAM_EQUAL_COMPUTE = "equal_compute"
 PARAM_COMPUTE_LIMIT = "compute_limit"
@@ -69,6 +72,8 @@ METRIC_ACCURACY_BEFORE_PRUNING = "accuracy_before_pruning"
 METRIC_ACCURACY_AFTER_PRUNING = "accuracy_after_pruning"
 METRIC_ACCURACY_AFTER_FINE_TUNING = "accuracy_after_fine_tuning"
 METRIC_FRONT_SIZE = "front_size"
+METRIC_HYPERVOLUME = "hypervolume"
+METRIC_COMPUTE = "compute"
 METRIC_PEARSON_PER_LAYER = "pearson_per_layer"
 METRIC_SPEARMAN_PER_LAYER = "spearman_per_layer"
 METRIC_KENDALL_PER_LAYER = "kendall_per_layer"
@@ -80,6 +85,16 @@ METRIC_LAYERS_LEFT_OUT = "layers_left_out"
 MLFLOW_PARENT = "mlflow.parentRunId"
 MLFLOW_DESCRIPTION = "mlflow.note.content"
 MLFLOW_RUN_NAME = "mlflow.runName"
+MLFLOW_RUN_COLOUR = "mlflow.runColor"
+
+COLOURS = {
+    "fine-tuned": "#d55e00",
+    "from-scratch": "#0072b2",
+    "copycat": "#cc79a7",
+    "uniform": "#e69f00",
+    "bottleneck": "#009e73",
+}
+"""Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,7 @@ FIELDS: tuple[Field, ...] = (
     Field(TAG_BUDGET, "tag", "text", "", "budget that the run had to meet, as written by the user"),
     Field(TAG_ON_FRONT, "tag", "boolean", "", "whether the architecture is Pareto-optimal"),
     Field(TAG_FAILURE, "tag", "text", "", "why the run failed or was killed"),
+    Field(TAG_STATE, "tag", "text", "", "why a run has no network: failed, stopped early …"),
     Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
@@ -130,7 +146,11 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_BATCH_SIZE, "param", "integer", "examples", "examples in one training step"),
     Field(PARAM_LEARNING_RATE, "param", "real", "", "highest learning rate of the schedule"),
     Field(PARAM_WEIGHT_DECAY, "param", "real", "", "L2 penalty of the optimizer"),
-    Field(PARAM_SCHEDULE, "param", "text", "", "how the learning rate falls: rni or copycat"),
+    Field(PARAM_SCHEDULE, "param", "text", "", "how the learning rate falls, such as rni"),
+    Field(
+        PARAM_FINE_TUNE_LEARNING_RATE, "param", "real", "", "its highest in fine-tuning, if other"
+    ),
+    Field(PARAM_FINE_TUNE_SCHEDULE, "param", "text", "", "how it falls in fine-tuning, if other"),
     Field(PARAM_NESTEROV, "param", "boolean", "", "whether momentum is Nesterov's"),
     Field(PARAM_EQUAL_COMPUTE, "param", "boolean", "", "smaller networks train for more epochs"),
     Field(PARAM_COMPUTE_LIMIT, "param", "real", "", "most that equal compute multiplies epochs by"),
@@ -180,6 +200,8 @@ FIELDS: tuple[Field, ...] = (
         _FRACTION,
         "validation accuracy once the smaller network is fine-tuned",
     ),
+    Field(METRIC_HYPERVOLUME, "metric", "real", _FRACTION, "area that all networks dominate"),
+    Field(METRIC_COMPUTE, "metric", "real", "image × FLOPs", "spent on training the network"),
     Field(METRIC_FRONT_SIZE, "metric", "integer", "architectures", "architectures on the front"),
     Field(METRIC_PEARSON_PER_LAYER, "metric", "real", _COEFFICIENT, "linear, mean over layers"),
     Field(METRIC_SPEARMAN_PER_LAYER, "metric", "real", _COEFFICIENT, "of ranks, mean over layers"),
@@ -200,6 +222,7 @@ MLFLOW_FIELDS: tuple[Field, ...] = (
     Field(MLFLOW_PARENT, "tag", "text", "", "run id of the parent, under which MLflow nests a run"),
     Field(MLFLOW_DESCRIPTION, "tag", "text", "", "description that MLflow shows above a run"),
     Field(MLFLOW_RUN_NAME, "tag", "text", "", "name that MLflow shows for a run"),
+    Field(MLFLOW_RUN_COLOUR, "tag", "text", "", "colour of a run in MLflow's charts, by origin"),
 )
 
 _NAMES = frozenset((field.kind, field.name) for field in FIELDS)

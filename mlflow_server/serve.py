@@ -1,10 +1,9 @@
-"""Running MLflow's own server on a store, as a child of this process.
+"""Running MLflow's own server, as a child of this process.
 
-The server offers no authentication here, so it listens on loopback addresses only.
+It listens on loopback addresses only, unless it asks for a password.
 """
 
 import http.client
-import ipaddress
 import os
 import signal
 import socket
@@ -17,32 +16,51 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_server.errors import ServeError, TrackingError
-from mlflow_server.store import artifact_root, database_path, store_uri, why_not_a_store
+from mlflow_server.deployment import (
+    Deployment,
+    command_arguments,
+    environment,
+    prepare,
+    without_password,
+)
+from mlflow_server.errors import ServeError
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 _LOG_NAME = "mlflow-server.log"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def serve(
     store: Path,
     host: str = "127.0.0.1",
     port: int = 5000,
-    on_ready: Callable[[str], object] = print,
+    on_ready: Callable[[str, str], object] = lambda line, _: print(line),
+    *,
+    database: str | None = None,
+    artifacts: str | None = None,
+    has_auth: bool = False,
 ) -> None:
-    """Serve a store until Ctrl-C, SIGTERM or SIGHUP; then stop the server and return.
+    """Serve until Ctrl-C, SIGTERM or SIGHUP; then stop the server and return.
 
-    `on_ready` gets one line with the address once the server answers. `port` 0 takes a free
-    one. What the server prints goes to `mlflow-server.log` in the store.
+    Once the server answers, `on_ready` gets a line that says so, and the address. `port` 0 takes
+    a free one. What the server prints goes to `mlflow-server.log` in the store.
 
-    Raises ServeError if the store, host or port cannot be served, if the server does not
-    start, or if it ends by itself.
+    `database` is a postgresql:// URL to serve in place of the store's own, and `artifacts` an
+    s3:// URL or a folder for files in place of the store's own. `has_auth` asks for a password,
+    which is what a host other than loopback needs: MLFLOW_AUTH_ADMIN_PASSWORD sets that of
+    the user `admin` at the first start.
+
+    Raises ServeError if any of these cannot be served, if the server does not start, or if it
+    ends by itself.
     """
     with _signals_as_interrupt(), suppress(KeyboardInterrupt):
-        with running_server(store, host, port) as server:
-            on_ready(f"MLflow shows {store} at {server.url} (stop it with Ctrl-C)")
+        with running_server(
+            store, host, port, database=database, artifacts=artifacts, has_auth=has_auth
+        ) as server:
+            shown = store if database is None else "the database"
+            on_ready(f"MLflow shows {shown} at {server.url} (stop it with Ctrl-C)", server.url)
             status = server.process.wait()
         raise ServeError(f"the MLflow server ended by itself ({status}): see {server.log}")
 
@@ -57,27 +75,35 @@ class Server:
 
 
 @contextmanager
-def running_server(store: Path, host: str = "127.0.0.1", port: int = 5000) -> Iterator[Server]:
-    """A server on this store that answers on entry and has ended on exit; errors as `serve`."""
-    _require_loopback(host)
-    _require_store(store)
+def running_server(
+    store: Path,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    *,
+    database: str | None = None,
+    artifacts: str | None = None,
+    has_auth: bool = False,
+) -> Iterator[Server]:
+    """A server that answers on entry and has ended on exit; arguments and errors as `serve`."""
+    prepare(Deployment(store, host, port, database, artifacts, has_auth))
     port = _free_port(host, port)
+    deployment = Deployment(store, host, port, database, artifacts, has_auth)
     log = store.resolve() / _LOG_NAME
-    process = _start(store, _command(store, host, port), log)
+    process = _start(deployment, log)
     try:
-        _wait_until_ready(process, host, port, log)
+        _wait_until_ready(process, deployment, log)
         yield Server(_url(host, port), process, log)
     finally:
         _stop(process)
 
 
-def _start(store: Path, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+def _start(deployment: Deployment, log: Path) -> subprocess.Popen[bytes]:
     try:
         with log.open("wb") as output:
             return subprocess.Popen(
-                command,
-                cwd=store,
-                env=_environment(),
+                _command(deployment),
+                cwd=deployment.store,
+                env=environment(deployment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -88,60 +114,8 @@ def _start(store: Path, command: list[str], log: Path) -> subprocess.Popen[bytes
         raise ServeError(f"cannot start the MLflow server: {error}") from error
 
 
-def _command(store: Path, host: str, port: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", store_uri(store)),
-        *("--artifacts-destination", str(artifact_root(store))),
-        *("--host", host),
-        *("--port", str(port)),
-        *("--workers", "1"),
-    ]
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, where only these two settings reach MLflow.
-
-    Settings made for MLflow's clients, or for another server, could move the runs' files or
-    open the server to others. Job execution alone would cost two gigabytes of memory.
-    """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lstrip("_").startswith("MLFLOW_")
-    }
-    return kept | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-
-
-def _require_loopback(host: str) -> None:
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
-        raise ServeError(
-            f"the server listens on this machine only (127.0.0.1), not on {host!r}: "
-            "authentication is not offered yet"
-        )
-
-
-def _require_store(store: Path) -> None:
-    database = database_path(store)
-    try:
-        store_uri(store)
-    except TrackingError as error:
-        raise ServeError(str(error)) from error
-    if not database.exists():
-        raise ServeError(
-            f"{store} holds no mlflow.db, so no search was recorded there: "
-            "run a search first, or name the folder that one wrote to"
-        )
-    problem = why_not_a_store(database)
-    if problem is not None:
-        raise ServeError(f"{database} is not an MLflow database: {problem}")
+def _command(deployment: Deployment) -> list[str]:
+    return [sys.executable, "-m", "mlflow", "server", *command_arguments(deployment)]
 
 
 def _free_port(host: str, port: int) -> int:
@@ -163,15 +137,17 @@ def _free_port(host: str, port: int) -> int:
 
 
 def _url(host: str, port: int) -> str:
+    host = _EVERY_ADDRESS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], deployment: Deployment, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(host, port):
+    while not _answers(deployment.host, deployment.port):
         status = process.poll()
         if status is not None:
-            raise ServeError(f"the MLflow server did not start ({status}): {_last_line(log)}")
+            cause = without_password(_last_line(log), deployment)
+            raise ServeError(f"the MLflow server did not start ({status}): {cause}")
         if time.monotonic() > deadline:
             raise ServeError(
                 f"the MLflow server did not answer within {START_SECONDS:g} s: see {log}"
@@ -181,7 +157,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], host: str, port: int, lo
 
 def _answers(host: str, port: int) -> bool:
     # http.client, unlike urllib, sends nothing to a proxy.
-    connection = http.client.HTTPConnection(host, port, timeout=5)
+    connection = http.client.HTTPConnection(_EVERY_ADDRESS.get(host, host), port, timeout=5)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.client.OK

@@ -10,11 +10,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from mlflow_server.errors import TrackingError
 
 SQLITE_PREFIX = "sqlite:///"
+PROXIED = "mlflow-artifacts"
+"""Scheme of the URIs of files that MLflow reaches through a server."""
 
 
 def database_path(store: Path) -> Path:
@@ -41,6 +43,16 @@ def database_uri(database: Path) -> str:
 def artifact_root(store: Path) -> Path:
     """The folder of a store that holds the files of its runs, as an absolute path."""
     return store.resolve() / "mlartifacts"
+
+
+def local_folder(artifact_uri: str, root: Path) -> Path | None:
+    """Where a server with this artifact root keeps these files; None for files elsewhere.
+
+    MLflow reaches `mlflow-artifacts:/…` only through a server, which maps it to a path below
+    its root. With the store at hand the same mapping needs no server.
+    """
+    uri = urlsplit(artifact_uri)
+    return root / uri.path.lstrip("/") if uri.scheme == PROXIED and not uri.netloc else None
 
 
 def why_not_a_store(database: Path) -> str | None:

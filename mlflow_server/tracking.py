@@ -3,14 +3,9 @@
 import os
 import re
 import shutil
-import ssl
-from collections.abc import Mapping
-from http.client import HTTPException
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_never, final
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -18,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_server import schema
 from mlflow_server.errors import TrackingError
+from mlflow_server.reach import prepare_for_server, tracking_error
 from mlflow_server.runs import (
     EndRun,
     Entry,
@@ -35,16 +31,15 @@ from mlflow_server.runs import (
     require_file,
 )
 from mlflow_server.store import (
+    PROXIED,
     SQLITE_PREFIX,
     artifact_root,
     creating,
     database_uri,
+    local_folder,
     why_not_a_store,
 )
 
-REACH_SECONDS = 5.0
-_PROXIED = "mlflow-artifacts"
-_TRANSIENT_CODES = frozenset({"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
 _STATUS: dict[str, RunStatus] = {
     "RUNNING": "running",
     "FINISHED": "finished",
@@ -68,8 +63,7 @@ def connect(
     answer, its address holds a password, or the experiment was deleted.
     """
     if tracking_uri.startswith(("http://", "https://")):
-        _require_no_password(tracking_uri)
-        require_reachable(tracking_uri)
+        prepare_for_server(tracking_uri)
         return _open_experiment(tracking_uri, search_name, None, None)
     if not tracking_uri.startswith(SQLITE_PREFIX):
         raise TrackingError(
@@ -78,7 +72,7 @@ def connect(
     database = Path(tracking_uri.removeprefix(SQLITE_PREFIX)).resolve()
     uri = database_uri(database)
     store = database.parent
-    location = artifact_location or f"{_PROXIED}:/{_as_folder(search_name)}"
+    location = artifact_location or f"{PROXIED}:/{_as_folder(search_name)}"
     try:
         ensure_database(database)
         return _open_experiment(uri, search_name, location, artifact_root(store))
@@ -105,34 +99,13 @@ def ensure_database(database: Path) -> None:
         unfinished.rename(database)
 
 
-def require_reachable(server: str, timeout_seconds: float = REACH_SECONDS) -> None:
-    """Raise TrackingError unless something answers HTTP at this address in time.
-
-    MLflow's own client would repeat an unanswered request for four minutes. Whether an answer
-    is a good one is left to it, and so are certificates, which it lets users configure.
-    """
-    try:
-        with urlopen(f"{server.rstrip('/')}/version", timeout=timeout_seconds):
-            pass
-    except HTTPError as error:
-        error.close()
-    except (OSError, ValueError, HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, ssl.SSLError):
-            return
-        raise TrackingError(
-            f"no MLflow server answers at {server}: {reason}", is_transient=True
-        ) from error
-
-
 @final
 class MlflowRecorder(RunRecorder):
     """Writes the runs of one search to one MLflow experiment, at once.
 
     Made by `connect`. It keeps no state but the ids of the runs it has met, so several may
-    write to one search, as long as each key is first opened by one of them. Over HTTP an
-    unanswered call takes MLflow's time, four minutes by default, before TrackingError is
-    raised: wrap it in a BackgroundRecorder.
+    write to one search, as long as each key is first opened by one of them. Over HTTP a call
+    is tried once: wrap it in a BackgroundRecorder, which tries again.
     """
 
     def __init__(
@@ -163,20 +136,26 @@ class MlflowRecorder(RunRecorder):
         try:
             return self._read(key)
         except MlflowException as error:
-            raise _tracking_error(self.tracking_uri, error) from error
+            raise tracking_error(self.tracking_uri, error) from error
 
     def write(self, entry: Entry) -> None:
         try:
             self._write(entry)
         except MlflowException as error:
-            raise _tracking_error(self.tracking_uri, error) from error
+            raise tracking_error(self.tracking_uri, error) from error
+
+    def write_metrics(self, entries: Sequence[LogMetrics]) -> None:
+        try:
+            self._log_metrics(entries)
+        except MlflowException as error:
+            raise tracking_error(self.tracking_uri, error) from error
 
     def _write(self, entry: Entry) -> None:
         match entry:
             case OpenRun():
                 self._open(entry)
             case LogMetrics():
-                self._log_metrics(entry)
+                self._log_metrics([entry])
             case SetTags():
                 self._client.log_batch(self.run_id(entry.key), tags=_run_tags(entry.tags))
             case LogFile():
@@ -204,6 +183,8 @@ class MlflowRecorder(RunRecorder):
         tags = own_tags(entry, self.search_name) | {schema.MLFLOW_DESCRIPTION: entry.description}
         if entry.parent is not None:
             tags[schema.MLFLOW_PARENT] = self.run_id(entry.parent)
+        if (origin := entry.tags.get(schema.TAG_ORIGIN)) in schema.COLOURS:
+            tags[schema.MLFLOW_RUN_COLOUR] = schema.COLOURS[origin]
         run_id = self._find(entry.key)
         if run_id is None:
             run = self._client.create_run(
@@ -227,11 +208,13 @@ class MlflowRecorder(RunRecorder):
         self._client.log_batch(run_id, tags=_run_tags(tags))
         return run
 
-    def _log_metrics(self, entry: LogMetrics) -> None:
+    def _log_metrics(self, entries: Sequence[LogMetrics]) -> None:
         metrics = [
-            Metric(name, value, entry.time_ms, entry.step) for name, value in entry.metrics.items()
+            Metric(name, value, entry.time_ms, entry.step)
+            for entry in entries
+            for name, value in entry.metrics.items()
         ]
-        self._client.log_batch(self.run_id(entry.key), metrics=metrics)
+        self._client.log_batch(self.run_id(entries[0].key), metrics=metrics)
 
     def _log_file(self, entry: LogFile) -> None:
         require_file(entry.path)
@@ -243,18 +226,17 @@ class MlflowRecorder(RunRecorder):
             else:
                 _copy_whole(entry.path, folder / (entry.folder or ""))
         except OSError as error:
-            raise TrackingError(f"cannot store {entry.path} with the run: {error}") from error
+            # An error of a file names it; one of the connection to a server does not.
+            raise TrackingError(
+                f"cannot store {entry.path} with the run: {error}",
+                is_transient=folder is None and error.filename is None,
+            ) from error
 
     def _folder_of(self, artifact_uri: str) -> Path | None:
-        """The folder where a server would look for these files; None to leave it to MLflow.
-
-        MLflow reaches `mlflow-artifacts:/…` only through a server, which maps it to a path
-        below its own root. With the store at hand the same mapping needs no server.
-        """
-        uri = urlsplit(artifact_uri)
-        if self._local_artifacts is None or uri.scheme != _PROXIED or uri.netloc:
+        """The folder where a server would look for these files; None to leave it to MLflow."""
+        if self._local_artifacts is None:
             return None
-        return self._local_artifacts / uri.path.lstrip("/")
+        return local_folder(artifact_uri, self._local_artifacts)
 
     def _end(self, entry: EndRun) -> None:
         run_id = self.run_id(entry.key)
@@ -297,14 +279,6 @@ class MlflowRecorder(RunRecorder):
         return found
 
 
-def _require_no_password(server: str) -> None:
-    if "@" in server.partition("://")[2].partition("/")[0]:
-        raise TrackingError(
-            "a server's address is shown in messages and may not hold a password: "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
-        )
-
-
 def _open_experiment(
     tracking_uri: str, search_name: str, location: str | None, local_artifacts: Path | None
 ) -> MlflowRecorder:
@@ -314,7 +288,7 @@ def _open_experiment(
         if experiment is None:
             experiment = _create_experiment(client, search_name, location)
     except MlflowException as error:
-        raise _tracking_error(tracking_uri, error) from error
+        raise tracking_error(tracking_uri, error) from error
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"the MLflow experiment {search_name!r} was deleted: "
@@ -337,18 +311,6 @@ def _create_experiment(client: Any, search_name: str, location: str | None) -> A
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     return client.get_experiment_by_name(search_name)
-
-
-def _tracking_error(tracking_uri: str, error: Any) -> TrackingError:
-    """MLflow's error in one line; the same code stands for an outage and for a bad request."""
-    if not tracking_uri.startswith(SQLITE_PREFIX):
-        try:
-            require_reachable(tracking_uri)
-        except TrackingError as outage:
-            return outage
-    first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
-    is_transient = error.error_code in _TRANSIENT_CODES
-    return TrackingError(f"MLflow at {tracking_uri}: {first_line}", is_transient=is_transient)
 
 
 def _run_tags(tags: Mapping[str, str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,11 +154,6 @@ class ChannelGraph:
         units = self._base_units if not widths else self._units(widths)
         return self._forms.at(units, self._notes)
 
-    def floor_widths(self, names: Iterable[str], min_channels: int) -> dict[str, int]:
-        """The least widths of these groups with at least `min_channels`, or all they have."""
-        groups = [self.group(name) for name in names]
-        return {group.name: group.floor(min_channels) * group.unit for group in groups}
-
     def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
         """This graph with another description of some groups, by name."""
         return ChannelGraph(
@@ -178,7 +173,7 @@ class ChannelGraph:
         min_channels: channels that stay in each group at the least cost.
         """
         base = self.cost()
-        least = self.cost(self.floor_widths([g.name for g in self.prunable], min_channels))
+        least = self.cost({g.name: g.floor(min_channels) * g.unit for g in self.prunable})
         return {
             "base": _quantities(base),
             "reachable": _quantities(least),

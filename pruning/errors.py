@@ -13,7 +13,10 @@
     ├── DataError                 a data set is missing, unreadable or inconsistent
     ├── SearchStateError          a run directory does not hold what it should
     ├── SearchFailedError         every trial of a search failed
-    └── TrainingDivergedError     a loss became infinite or NaN
+    ├── TrainingDivergedError     a loss became infinite or NaN
+    ├── StoppedEarlyError         a trial is dominated by others; it is not worth going on
+    ├── TaskGivenUpError          a task's process died or hung again and again
+    └── DiskFullError             there is no room for a checkpoint or a result
 
 Each message says what was expected, what was got and what to do. The command line prints it
 as one line and exits with status 2.
@@ -80,3 +83,15 @@ def first_line(error: BaseException) -> str:
     """What an exception says, in one line: its name if it says nothing."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+
+class StoppedEarlyError(EspalierError):
+    """A trial is dominated by too many others to be worth going on."""
+
+
+class TaskGivenUpError(EspalierError):
+    """A task cannot be got to its end: its process died or hung again and again."""
+
+
+class DiskFullError(EspalierError):
+    """There is no room for a checkpoint or a result."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,9 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(new, requires_grad=parameter.requires_grad)
         for name, buffer in model.named_buffers():
             memo[id(buffer)] = resize(name, buffer.detach())
+    for module in model.modules():
+        if (twin := _copied_layer(module, memo)) is not None:
+            memo[id(module)] = twin
     result = copy.deepcopy(model, memo)
     for name, module in result.named_modules():
         update_attributes(module, is_group_split=f"{name}.weight" in graph.group_split)
@@ -65,6 +69,32 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
             assert isinstance(layer, nn.modules.batchnorm._NormBase), axis.tensor
             layer.num_features = size
     return result
+
+
+def _copied_layer(module: nn.Module, memo: Mapping[int, object]) -> nn.Module | None:
+    """A copy of a stock layer with the tensors of `memo`, in a fifth of the time of deepcopy.
+
+    None for a layer with anything that a copy might share: modules, hooks, attributes of users.
+    """
+    if not type(module).__module__.startswith("torch.nn.modules."):
+        return None
+    state: dict[str, Any] = {}
+    for name, value in module.__dict__.items():
+        if name in ("_parameters", "_buffers"):
+            state[name] = {key: memo.get(id(tensor)) for key, tensor in value.items()}
+        elif isinstance(value, dict | set) and (not value or name == "_non_persistent_buffers_set"):
+            state[name] = value.copy()
+        elif value is None or isinstance(value, bool | int | float | str) or _is_numbers(value):
+            state[name] = value
+        else:
+            return None
+    twin = type(module).__new__(type(module))
+    twin.__dict__.update(state)
+    return twin
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
 
 
 def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> None:
@@ -140,6 +170,8 @@ def new_shape(
 ) -> list[int]:
     """The shape of a tensor when its groups have `units` instead of `base` units."""
     size = list(shape)
+    if np.array_equal(units, base):
+        return size
     for axis in axes:
         in_group = axis.groups[axis.groups != NO_GROUP]
         groups, counts = np.unique(in_group, return_counts=True)

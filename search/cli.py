@@ -16,12 +16,27 @@ from search.commands.family import family
 from search.commands.inspect import inspect
 from search.commands.latency import latency
 from search.commands.pareto import pareto
+from search.commands.report import report
+from search.commands.resume import resume
 from search.commands.search import search
+from search.commands.trial import trial
 from search.commands.ui import ui
 
 
 @click.group(
-    commands=[search, family, correlate, inspect, pareto, export, latency, ui],
+    commands=[
+        search,
+        resume,
+        trial,
+        family,
+        correlate,
+        inspect,
+        pareto,
+        report,
+        export,
+        latency,
+        ui,
+    ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="espalier")

@@ -19,15 +19,10 @@ from typing import Any
 from pruning.cost import Budget
 from pruning.errors import ConfigError
 from search.methods import granularity, method, parts_of
-
-
-def _option(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
-
-
-def _require(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"{name} must be {expected}, got {got!r}")
+from search.options import option as _option
+from search.options import require as _require
+from search.options import tables
+from search.resources_config import ResourcesConfig, StudyConfig
 
 
 @dataclass(frozen=True)
@@ -68,22 +63,34 @@ class TrainingConfig:
     SGD with momentum 0.9, Nesterov's by default; the learning rate falls by the schedule; σBN
     scales learn 10 times faster and without weight decay. `RECIPES` holds the settings of papers.
 
-    Training from scratch at equal epochs is the default. At equal compute it lasts scratch_epochs
-    × base FLOPs / FLOPs of the network, at most scratch_epochs × compute_limit: Liu et al.,
-    "Rethinking the Value of Network Pruning", §3, who at most double the epochs (Scratch-B). The
-    schedule stretches with them. It may also learn from a trained network (distillation).
+    Training from scratch at equal epochs is the default: scratch_epochs becomes the sum of epochs
+    and fine_tune_epochs, which a fine-tuned network has behind it, on construction; give it anew
+    to `dataclasses.replace` along with those. At equal compute it lasts scratch_epochs × base
+    FLOPs / FLOPs of the network, at most scratch_epochs × compute_limit: Liu et al., "Rethinking
+    the Value of Network Pruning", §3, who at most double the epochs (Scratch-B). The schedule
+    stretches with them. It may also learn from a trained network (distillation).
     """
 
     epochs: int = _option(160, "epochs of sparse training, before pruning")
     fine_tune_epochs: int = _option(160, "epochs of fine-tuning, after pruning")
-    scratch_epochs: int = _option(160, "epochs of training from scratch")
+    scratch_epochs: int = _option(
+        None,
+        "epochs of training from scratch; by default as many as sparse training and fine-tuning "
+        "have together, or as one of them in `espalier family`",
+    )
     batch_size: int = _option(64, "images in a minibatch")
     learning_rate: float = _option(0.1, "initial learning rate of SGD")
     weight_decay: float = _option(1e-4, "weight decay of SGD")
     schedule: str = _option(
         "rni",
-        "fall of the learning rate: rni (divided by 10 at 50 % and 75 % of the epochs) or "
-        "copycat (divided by 5 every 30 %, as every 60 of 200 epochs)",
+        "fall of the learning rate: rni (divided by 10 at 50 % and 75 % of the epochs), "
+        "copycat (divided by 5 every 30 %, as every 60 of 200 epochs) or constant",
+    )
+    fine_tune_learning_rate: float | None = _option(
+        None, "initial learning rate of fine-tuning; by default that of training"
+    )
+    fine_tune_schedule: str | None = _option(
+        None, "fall of the learning rate in fine-tuning; by default as in training"
     )
     nesterov: bool = _option(True, "Nesterov's momentum (default), or the classical one")
     equal_compute: bool = _option(
@@ -92,7 +99,7 @@ class TrainingConfig:
         "base network",
     )
     compute_limit: float = _option(
-        2.0, "most that --equal-compute multiplies the epochs by; has no effect without it"
+        2.0, "most that equal compute multiplies the epochs of training from scratch by"
     )
     distill_from: str = _option(
         "", "folder of a trained architecture whose outputs training from scratch imitates"
@@ -105,16 +112,29 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
+        if vars(self)["scratch_epochs"] is None:  # as it is given, before it is resolved
+            object.__setattr__(self, "scratch_epochs", self.epochs + self.fine_tune_epochs)
         for name in ("epochs", "fine_tune_epochs", "scratch_epochs", "batch_size"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
-        names = f"one of {', '.join(SCHEDULES)}"
+        names, again = f"one of {', '.join(SCHEDULES)}", self.fine_tune_learning_rate
         _require(self.schedule in SCHEDULES, "schedule", names, self.schedule)
+        _require(again is None or 0 < again < math.inf, "fine_tune_learning_rate", "above 0", again)
+        later = self.fine_tune_schedule
+        _require(later is None or later in SCHEDULES, "fine_tune_schedule", names, later)
         limit, heat, weight = self.compute_limit, self.distill_temperature, self.distill_weight
         _require(1 <= limit < math.inf, "compute_limit", "at least 1", limit)
         _require(0 < heat < math.inf, "distill_temperature", "above 0", heat)
         _require(0 <= weight <= 1, "distill_weight", "from 0 to 1", weight)
+
+    def for_fine_tuning(self) -> TrainingConfig:
+        """These settings with the learning rate of fine-tuning."""
+        return dataclasses.replace(
+            self,
+            learning_rate=self.fine_tune_learning_rate or self.learning_rate,
+            schedule=self.fine_tune_schedule or self.schedule,
+        )
 
     def epochs_from_scratch(self, flops: int, base_flops: int) -> int:
         """Epochs that a network of `flops` trains from scratch, below a base of `base_flops`.
@@ -127,25 +147,28 @@ class TrainingConfig:
         return max(1, min(self.scratch_epochs * base_flops // flops, most))
 
 
-SCHEDULES = ("rni", "copycat")
+SCHEDULES = ("rni", "copycat", "constant")
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "rni": {},
     "copycat": {
         "epochs": 200,
         "fine_tune_epochs": 200,
-        "scratch_epochs": 200,
         "batch_size": 128,
         "learning_rate": 0.1,
         "weight_decay": 5e-4,
         "schedule": "copycat",
+        "fine_tune_learning_rate": 8e-4,
+        "fine_tune_schedule": "constant",
         "nesterov": False,
     },
 }
 """Settings of TrainingConfig by which papers trained, beside its defaults.
 
-rni: "Receding Neuron Importances for Structured Pruning", the defaults.  copycat: Crowley et al.,
-"Pruning neural networks: is it time to nip it in the bud?", implementation details.
+rni: "Receding Neuron Importances for Structured Pruning", the defaults: on CIFAR, fine-tuning
+repeats the schedule of training; on ImageNet it starts at a tenth of its learning rate (§5.1).
+copycat: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", implementation
+details: fine-tuning at the lowest learning rate that training reached, 0.1 / 5³.
 """
 
 
@@ -160,10 +183,14 @@ class SearchConfig:
         "digits-vgg", "a network of the zoo, torchvision:NAME, or module:callable of your own"
     )
     budget: tuple[str, ...] = _option(
-        ("flops=10%",), "upper bound such as flops=25%, flops=30M or params=300k; repeatable"
+        ("flops=10%",),
+        "upper bound such as flops=25%, flops=30M, params=300k, weight_bytes=1MB or "
+        "peak_activation_bytes=50%; repeatable",
     )
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = _option(
         ("rni",), "pruning methods to try, joined by commas, such as rni,taylor,fisher"
     )
@@ -176,6 +203,15 @@ class SearchConfig:
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
     )
     profiles: int = _option(2, "how many shapes of the front are rescaled over the ladder")
+    seeds: int = _option(
+        1, "how often each network that the verdict compares is trained, with other seeds"
+    )
+    equal_compute_pairs: bool = _option(
+        True, "also train the shapes of fine-tuned networks from scratch at equal compute"
+    )
+    random_widths: bool = _option(
+        False, "also compare shapes drawn at random within each rung of the ladder"
+    )
     min_channels: int = _option(3, "channels that stay in every layer")
     divisor: int = _option(
         1, "channels of a layer that loses some are left with a multiple of this (8, 16 …)"
@@ -192,14 +228,20 @@ class SearchConfig:
     name: str = _option("", "name of the search; by default made of model, data and budget")
     runs: str = _option("espalier-runs", "folder that holds all searches and the MLflow store")
     mlflow_url: str = _option("", "MLflow server to log to; by default the store under --runs")
+    register: str = _option(
+        "", "name under which MLflow's registry takes the front, the most accurate as `best`"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", tuple(self.budget))
         object.__setattr__(self, "ladder", tuple(float(part) for part in self.ladder))
         for bound in Budget.parse(*self.budget).bounds:
-            _require(
-                bound.quantity in _BOUNDED, "budget", f"on {' or '.join(_BOUNDED)}", str(bound)
-            )
+            if bound.quantity in Budget.MEASURED:
+                raise ConfigError(
+                    f"a search prunes by closed forms ({', '.join(Budget.QUANTITIES)}) and cannot "
+                    f"measure every candidate, got {str(bound)!r}: search without it, then "
+                    f"`espalier family SEARCH/NAME --budgets {bound}` fits the shape to it"
+                )
         for name in ("criterion", "granularity"):
             _require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
             object.__setattr__(self, name, _listed(getattr(self, name)))
@@ -217,7 +259,8 @@ class SearchConfig:
                     f"{name} removes channels one by one, by their gates: it knows no divisor; "
                     "leave it out, or --divisor"
                 )
-        for name in ("trials", "profiles", "min_channels", "divisor", "scoring_batches"):
+        counts = ("trials", "profiles", "seeds", "min_channels", "divisor", "scoring_batches")
+        for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 2³² − 1", self.seed)
         _require(
@@ -247,15 +290,20 @@ class SearchConfig:
         """The folder of this search."""
         return Path(self.runs) / self.name
 
+    def seed_of(self, number: int, repeat: int = 0) -> int:
+        """The seed of weights and batches of a trial and its shape; each repetition's own.
+
+        A repetition has the seeds that a search with a `seed` higher by `repeat` gives. The next
+        seed above is taken too: by fine-tuning.
+        """
+        return (self.seed + repeat) * 10_007 + 2 * number
+
     def _default_name(self) -> str:
         parts = [self.model, Path(self.data.source).name, *self.budget]
         return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-.")
 
 
 DEVICES = ("auto", "cpu", "cuda")
-
-_BOUNDED = ("flops", "params")
-"""What the outcomes of a search record, and so what it can hold against a budget."""
 
 
 def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -264,7 +312,7 @@ def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-_TABLES: dict[str, type] = {"data": DataConfig, "training": TrainingConfig}
+_TABLES = tables(SearchConfig)
 
 
 def from_mapping(content: Mapping[str, Any], origin: str = "the configuration") -> SearchConfig:
@@ -274,7 +322,10 @@ def from_mapping(content: Mapping[str, Any], origin: str = "the configuration") 
 
 
 def from_toml(path: str | Path) -> SearchConfig:
-    """SearchConfig from a TOML file with the tables [data] and [training]."""
+    """SearchConfig from a TOML file with the tables [data] and [training].
+
+    In [training], `recipe` names the RECIPES that the other settings are laid over.
+    """
     return from_mapping(read_toml(path), str(path))
 
 
@@ -296,6 +347,8 @@ def to_mapping(config: SearchConfig) -> dict[str, Any]:
 def _fill(cls: type[Any], content: Mapping[str, Any], origin: str, prefix: str) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
+    if cls is TrainingConfig:
+        content = _with_recipe(content, f"{origin}: {prefix}recipe")
     for key, value in content.items():
         if key not in known:
             close = difflib.get_close_matches(key, known, n=3)
@@ -310,11 +363,22 @@ def _fill(cls: type[Any], content: Mapping[str, Any], origin: str, prefix: str) 
     return cls(**values)
 
 
+def _with_recipe(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings of training on top of those of the recipe that is named among them."""
+    rest = dict(content)
+    name = rest.pop("recipe", "rni")
+    is_known = isinstance(name, str) and name in RECIPES
+    _require(is_known, where, f"one of {', '.join(RECIPES)}", name)
+    return {**RECIPES[name], **rest}
+
+
 _NAMES_OF_TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "a text"),
+    "str | None": (str, "a text"),
     "int": (int, "a whole number"),
     "int | None": (int, "a whole number"),
     "float": ((int, float), "a number"),
+    "float | None": ((int, float), "a number"),
     "bool": (bool, "true or false"),
     "bool | None": (bool, "true or false"),
     "tuple[str, ...]": ((list, tuple), "a list of texts"),
@@ -323,7 +387,7 @@ _NAMES_OF_TYPES: dict[str, tuple[Any, str]] = {
 
 
 def _typed(option: dataclasses.Field[Any], value: Any, where: str) -> Any:
-    if value is None and str(option.type).endswith("None"):
+    if value is None and option.default is None:
         return None
     expected, words = _NAMES_OF_TYPES[str(option.type)]
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):

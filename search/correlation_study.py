@@ -42,7 +42,7 @@ from search.minibatches import scoring_batches
 from search.pictures import correlation_chart
 from search.preflight import Preflight, check, judged_groups
 from search.training import EpochReport, train
-from search.trial import fresh_base
+from search.workshop import fresh_base
 
 STUDY = "correlation"
 """Key of the parent run, and name of the files in the folder of a study."""
@@ -299,5 +299,6 @@ def _settings_file(config: CorrelationConfig) -> SettingsFile:
         config.directory / _SETTINGS_FILE,
         "correlation study",
         dataclasses.asdict(config),
+        dataclasses.asdict(CorrelationConfig()),
         matters=lambda name: name not in _MAY_CHANGE,
     )

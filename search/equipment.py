@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import torch
 from rich.console import Console
@@ -19,10 +20,18 @@ from pruning.errors import ConfigError, SearchStateError
 from search import datasets, models
 from search.config import DataConfig
 from search.datasets import ImageData
+from search.resources_config import ResourcesConfig
 
 
-def chosen_device(name: str) -> str:
-    """cpu or cuda, for auto, cpu or cuda; ConfigError for a GPU that is not there."""
+def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
+    """cpu or cuda, for auto, cpu or cuda; ConfigError for a GPU that is not there.
+
+    Whether a cluster elsewhere has a GPU is not known here: there auto is cuda where trials are
+    to have GPUs.
+    """
+    wanted = resources or ResourcesConfig()
+    if wanted.ray_address:
+        return name if name != "auto" else "cuda" if wanted.gpus_per_trial else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch finds no GPU here: use --device cpu")
     if name == "auto":
@@ -37,9 +46,14 @@ def read_images(data: DataConfig, model: str, seed: int, console: Console) -> Im
 
 
 def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:
-    """A recorder of the experiment `name` that keeps nobody waiting."""
+    """A recorder of the experiment `name` that keeps nobody waiting and loses nothing.
+
+    What MLflow could not be given waits in the folder of the search for the next recorder.
+    """
     uri = mlflow_url or mlflow_server.store_uri(Path(runs))
-    return mlflow_server.BackgroundRecorder(mlflow_server.connect(uri, name))
+    return mlflow_server.BackgroundRecorder(
+        mlflow_server.connect(uri, name), spool=Path(runs) / name / "mlflow.spool"
+    )
 
 
 def close_recorder(recorder: RunRecorder, console: Console) -> None:
@@ -58,17 +72,65 @@ def write_whole(file: Path, text: str) -> None:
     os.replace(temporary, file)
 
 
+class FolderLock:
+    """Keeps every other process out of the folder of a search, until it is closed or dies.
+
+    kind: what the folder holds, such as "search".
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder, self._kind = folder, kind
+        self._stream: IO[str] | None = None
+
+    def acquire(self, *, only_if_there: bool = False) -> None:
+        """Hold the folder, which exists; SearchStateError names the process that does already.
+
+        only_if_there: do nothing, for now, where there is no such folder.
+        """
+        if self._stream is not None or (only_if_there and not self._folder.is_dir()):
+            return
+        stream = (self._folder / ".lock").open("a+")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            stream.close()
+            raise SearchStateError(
+                f"the {self._kind} in {self._folder} is being worked on by process {holder}: "
+                "wait for it, or end it"
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        self._stream = stream
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
 @dataclass(frozen=True)
 class SettingsFile:
     """The file that says what the folder it lies in was asked for: one search or study.
 
     kind: what that is called, such as "search".  settings: JSON-able, maybe with tables.
+    defaults: of the same settings; one that an older version did not store had its default.
     matters: whether a setting, by a name such as training.epochs, makes one differ from another.
     """
 
     path: Path
     kind: str
     settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
     matters: Callable[[str], bool]
 
     def require_same(self) -> None:
@@ -84,10 +146,10 @@ class SettingsFile:
             raise SearchStateError(
                 f"{folder} exists but holds no {self.kind}: choose another --name or --runs"
             )
-        before = _dotted(stored)
+        before = _as_stored(self.defaults) | _dotted(stored)
         differing = [
-            name
-            for name, value in _dotted(json.loads(json.dumps(self.settings))).items()
+            f"{name} (it has {_words(before.get(name))}, now {_words(value)})"
+            for name, value in _as_stored(self.settings).items()
             if self.matters(name) and before.get(name) != value
         ]
         if differing:
@@ -104,6 +166,14 @@ class SettingsFile:
         except OSError as error:
             raise SearchStateError(f"cannot make the folder {folder}: {error}") from error
         write_whole(self.path, json.dumps(self.settings, indent=2))
+
+
+def _as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return _dotted(json.loads(json.dumps(settings)))
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,20 @@ from typing import Any
 from pruning.cost import Budget
 from pruning.errors import ConfigError
 from search.config import DataConfig, SearchConfig, TrainingConfig
+from search.resources_config import ResourcesConfig
 
-UNUSED_TRAINING = ("epochs", "fine_tune_epochs")
+UNUSED_TRAINING = (
+    *("epochs", "fine_tune_epochs"),
+    *("fine_tune_learning_rate", "fine_tune_schedule"),
+)
 """Settings of training that a family study, which trains from scratch, has no use for."""
 
 KINDS = (
-    *("copycat", "copycat-all", "tempered:RHO", "uniform", "wrn", "bottleneck", "depth"),
+    *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
     *("mobilenetv2", "from-scratch"),
 )
+"""uniform narrows what the profile narrows, as the uniform network of a search and tempered:0 do;
+width narrows all that can be narrowed, residual streams included: the usual width multiplier."""
 _KIND = re.compile(r"([a-z0-9-]+?)(?::([0-9.]+))?")
 
 _OF_A_SEARCH = {field.name: field for field in dataclasses.fields(SearchConfig)}
@@ -35,6 +42,11 @@ def _as_in_a_search(name: str, help_text: str = "") -> Any:
     return field(default=of_search.default, metadata=metadata)
 
 
+def training_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe for networks that have no sparse training behind them: they train for one stage."""
+    return {"scratch_epochs": recipe.get("epochs", TrainingConfig.epochs), **recipe}
+
+
 @dataclass(frozen=True)
 class FamilyConfig:
     """A ladder of families, and maybe its training: what `espalier family` takes.
@@ -48,7 +60,9 @@ class FamilyConfig:
         (), "budgets of the ladder, such as params=200k:2M:100k or flops=25%; repeatable"
     )
     kinds: tuple[str, ...] = _option(
-        ("copycat", "uniform"), f"what to compare, joined by commas: {', '.join(KINDS)}"
+        ("copycat", "uniform"),
+        f"what to compare, joined by commas: {', '.join(KINDS)}; uniform narrows the profile's "
+        "layers by one factor, width all that can be narrowed, residual streams included",
     )
     seeds: int = _option(3, "how often each network is trained, with seeds 0, 1, 2 …")
     include: tuple[str, ...] = _option(
@@ -61,6 +75,7 @@ class FamilyConfig:
     trust: tuple[str, ...] = _option((), "module whose builder may run, for a folder's network")
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     seed: int = _as_in_a_search("seed", "seed of data splits")
     concurrency: int | None = _as_in_a_search("concurrency", "networks trained at once")
     device: str = _as_in_a_search("device")
@@ -101,6 +116,7 @@ class FamilyConfig:
             budget=("flops=100%",),
             data=self.data,
             training=self.training,
+            resources=self.resources,
             seed=self.seed,
             concurrency=self.concurrency,
             device=self.device,

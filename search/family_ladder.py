@@ -17,6 +17,7 @@ from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.latency import measured_latency
 from copycat.trust import check_trust
+from copycat.whole_folder import opened_folder
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
@@ -52,7 +53,7 @@ def architecture_folder(source: str, runs: str) -> Path | None:
     """The folder that a source names, itself or as SEARCH/NAME below `runs`; None for a file."""
     search, _, key = source.rpartition("/")
     for folder in (Path(source), Path(runs) / search / "architectures" / key):
-        if (folder / "architecture.json").is_file():
+        if (opened_folder(folder) / "architecture.json").is_file():
             return folder
     return None
 
@@ -93,7 +94,8 @@ def family_kind(name: str, subject: Subject) -> FamilyKind:
         "copycat": lambda: families.Copycat(profile),
         "copycat-all": lambda: families.CopycatOfAll(profile),
         "tempered": lambda: families.TemperedCopycat(profile, rho or 0.0),
-        "uniform": families.UniformWidth,
+        "uniform": lambda: families.UniformWidth(_narrowed_alike(subject)),
+        "width": families.UniformWidth,
         "wrn": families.WideResNetWidth,
         "bottleneck": families.Bottleneck,
         "depth": families.Depth,
@@ -101,6 +103,13 @@ def family_kind(name: str, subject: Subject) -> FamilyKind:
         "from-scratch": lambda: families.PrunedShape(profile),
     }
     return made[kind]()
+
+
+def _narrowed_alike(subject: Subject) -> tuple[str, ...]:
+    """The groups of the profile, or those that a search may prune where it has none."""
+    graph = subject.base.graph
+    own = tuple(g.name for g in graph.prunable if g.name in subject.profile.widths)
+    return own or tuple(g.name for g in graph.prunable if not g.residual)
 
 
 def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str]]:
@@ -117,12 +126,11 @@ def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str
 
     for name in config.kinds:
         kind = family_kind(name, subject)
+        family = families.Family(subject.base, kind, divisor=config.divisor, measure=milliseconds)
         seen: set[tuple[str, str]] = set()
         for budget in config.ladder():
             try:
-                (member,) = families.members(
-                    subject.base, kind, [budget], divisor=config.divisor, measure=milliseconds
-                )
+                member = family.member(budget)
             except BudgetError as error:
                 notes.append(f"no {name} at {budget}: {error}")
                 continue

@@ -11,7 +11,8 @@ from mlflow_server.runs import EndStatus, RunRecorder
 from pruning.cost import Cost
 from search.family_config import UNUSED_TRAINING, FamilyConfig
 from search.family_results import FamilyRun
-from search.tasks import EpochRecord, MemberTask, Outcome, Task
+from search.recording import log_epochs, measurements
+from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task
 
 FAMILY = "family"
 """Key of the parent run, and name of the files in the folder of a study."""
@@ -41,7 +42,7 @@ class FamilyRecording:
                 **{
                     name: value
                     for name, value in training.items()
-                    if value != "" and name not in UNUSED_TRAINING
+                    if value not in ("", None) and name not in UNUSED_TRAINING
                 },
             },
             # No params: a study may be continued with a longer ladder, which params forbid.
@@ -73,20 +74,16 @@ class FamilyRecording:
             description="A network of the ladder, trained from scratch with one seed.",
         )
 
-    def epoch(self, task: Task, record: EpochRecord) -> None:
-        metrics = {
-            schema.METRIC_TRAIN_LOSS: record.train_loss,
-            schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
-            schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
-        }
-        self._recorder.log_metrics(_key(task.key), metrics, step=record.step)
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        log_epochs(self._recorder, _key(task.key), records)
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
-        self._measured(task.key, outcome)
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
+        for outcome in outcomes:
+            self._measured(outcome.key, outcome)
 
-    def failed(self, task: Task, reason: str) -> None:
-        self.failures[task.key] = reason
-        self._end(_key(task.key), "failed", reason)
+    def ended(self, task: Task, ending: Ending) -> None:
+        self.failures[task.key] = ending.reason
+        self._end(_key(task.key), "failed", ending.reason)
 
     def tuned(self, run: FamilyRun) -> None:
         """Record a fine-tuned network of a search, beside those of its shape from scratch."""
@@ -116,14 +113,7 @@ class FamilyRecording:
             self._recorder.end_run(key, "killed", _STOPPED)
 
     def _measured(self, key: str, outcome: Outcome) -> None:
-        metrics = {
-            schema.METRIC_VALIDATION_ACCURACY: outcome.validation_accuracy,
-            schema.METRIC_TEST_ACCURACY: outcome.test_accuracy,
-            schema.METRIC_FLOPS: outcome.flops,
-            schema.METRIC_FLOPS_SHARE: outcome.flops / self._base.flops,
-            schema.METRIC_NUM_PARAMS: outcome.params,
-        }
-        self._recorder.log_metrics(_key(key), metrics)
+        self._recorder.log_metrics(_key(key), measurements(outcome, self._base))
         self._recorder.set_tags(_key(key), {schema.TAG_PROFILE: outcome.profile})
         self._end(_key(key), "finished")
 

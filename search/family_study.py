@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pruning.errors import ArchitectureError, ConfigError, SearchFailedError
 from search.datasets import ImageData
 from search.distillation import check_teacher
 from search.equipment import (
+    FolderLock,
     SettingsFile,
     chosen_device,
     close_recorder,
@@ -30,14 +31,15 @@ from search.family_config import FamilyConfig
 from search.family_ladder import Rung, Subject, member_task, member_tasks
 from search.family_recording import FAMILY, FamilyRecording
 from search.family_results import FamilyRun, FamilyStudy
-from search.launch import cluster, run_tasks
+from search.launch import Share, check_resources, cluster
+from search.member import member_epochs
 from search.pictures import family_curves
 from search.preflight import Preflight
 from search.progress import Progress
 from search.report import open_results
-from search.runner import stored_outcome
+from search.storing import stored_outcome
 from search.tasks import MemberTask, Observers, Outcome, TaskList
-from search.trial import Workshop, member_epochs
+from search.workshop import ARCHITECTURES_FOLDER, Tidy, Workshop
 
 _SETTINGS_FILE = f"{FAMILY}-settings.json"
 _IDENTITY = ("source", "model", "divisor", "data", "training", "seed")
@@ -70,7 +72,8 @@ def run(
     notes: on what the ladder lacks.  console: where progress is shown; none by default.
     """
     console = console or Console(quiet=True)
-    device = chosen_device(config.device)
+    device = chosen_device(config.device, config.resources)
+    check_resources(config.as_search(), device)
     _check_data(config, subject, data)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
@@ -88,13 +91,16 @@ def run(
         raise ConfigError("there is nothing to train: give --budgets, or --include a search")
     settings = _settings_file(config)
     settings.require_same()
-    recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-    try:
-        settings.write()
-        workshop = Workshop(config.as_search(), _preflight(subject), device)
-        return _Session(config, workshop, data, recorder, console).run(planned, tuned, notes)
-    finally:
-        close_recorder(recorder, console)
+    with FolderLock(config.directory, "family study") as lock:
+        lock.acquire(only_if_there=True)
+        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+        try:
+            settings.write()
+            lock.acquire()
+            workshop = Workshop(config.as_search(), _preflight(subject), device)
+            return _Session(config, workshop, data, recorder, console).run(planned, tuned, notes)
+        finally:
+            close_recorder(recorder, console)
 
 
 class _Session:
@@ -132,21 +138,17 @@ class _Session:
             return
         steps = sum(member_epochs(task, self._workshop) for task in tasks)
         progress = Progress(self._console, steps)
-        one = 1 if self._workshop.device == "cuda" else os.cpu_count() or 1
-        num_workers = self._config.concurrency or one
-        with progress.showing(), cluster(num_workers):
-            run_tasks(
-                TaskList(tasks),
-                self._workshop,
-                self._data,
-                Observers([progress, self._recording]),
-                num_workers=num_workers,
-            )
+        share = Share.of(self._workshop.config, self._workshop.device)
+        observer = Observers([progress, self._recording, Tidy(self._workshop)])
+        with progress.showing(), cluster(self._workshop, self._data, share) as perform_all:
+            perform_all(TaskList(tasks), observer)
 
     def _stored(self, task: MemberTask) -> Outcome | None:
         """What an earlier process made of the task, if it had the same shape."""
+        if self._workshop.checkpoints(task.key).exists:
+            return None
         try:
-            found = stored_outcome(self._config.directory, f"architectures/{task.key}")
+            found = stored_outcome(self._workshop, f"{ARCHITECTURES_FOLDER}/{task.key}")
         except ArchitectureError:
             return None
         return found if found.profile == task.profile.digest else None
@@ -191,10 +193,12 @@ def _included(
                 f"{folder} cannot be included: it searched {stored.builder.target} on {found}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
             )
-        place = f"trial {outcome.trial}"
+        # a trial may end in networks of several sizes (-t50), each with repetitions (-s1)
+        which = outcome.key.removeprefix("fine-tuned-")
+        place = f"trial {re.sub(r'-s[0-9]+$', '', which)}"
         seed = int(stored.provenance["seed"])
         tuned.append(FamilyRun("fine-tuned", place, seed, outcome, folder.name))
-        name = f"from-scratch-{folder.name}-{outcome.trial}"
+        name = f"from-scratch-{folder.name}-{which}"
         for number in range(config.seeds):
             task = member_task(name, "from-scratch", stored.profile, number)
             planned.append(_Planned("from-scratch", place, task))
@@ -235,5 +239,6 @@ def _settings_file(config: FamilyConfig) -> SettingsFile:
         config.directory / _SETTINGS_FILE,
         "family study",
         dataclasses.asdict(config),
+        dataclasses.asdict(FamilyConfig(config.source)),
         matters=lambda name: name.split(".")[0] in _IDENTITY and name not in _OF_THE_MACHINE,
     )

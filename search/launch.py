@@ -1,7 +1,9 @@
 """Ray Tune schedules tasks: the only file that imports Ray.
 
 One adapter hands out tasks, one trainable performs them, one callback passes on what they
-report; both stages of a search use them.
+report; both stages of a search use them. Ray keeps no state worth having: what was finished is
+in the study and in folders, what runs is in the checkpoints of `search.checkpoints`, so that a
+task is retried by the worker that takes it next, under this driver or a later one.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ import dataclasses
 import json
 import logging
 import os
+import socket
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 # Read while Ray is imported. The trials work in the caller's directory, so that relative
@@ -25,71 +30,152 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A worker that died is tried again: nothing that a person needs to read.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed")
+# Ray's monitor kills a worker when the whole machine is short of memory, and Tune gives the
+# search up for it. Without it the kernel kills the worker, which is tried again.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 import ray
 import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from pruning.errors import EspalierError
+from pruning.errors import ConfigError, DiskFullError
+from search.checkpoints import Attempts
+from search.config import SearchConfig
 from search.datasets import ImageData
 from search.space import Proposal
-from search.tasks import EpochRecord, MemberTask, Observer, Outcome, Task, TaskSource, TrialTask
-from search.trial import Workshop, perform
+from search.tasks import (
+    Ending,
+    EpochRecord,
+    MemberTask,
+    Observer,
+    Outcome,
+    Task,
+    TaskSource,
+    TrialTask,
+)
+from search.trial import ending_of, perform
+from search.workshop import Workshop
 
-_TASK, _EPOCH, _OUTCOME, _FAILURE = "task", "epoch", "outcome", "failure"
-_LOST_WORKER_RETRIES = 1
+_TASK, _EPOCHS, _OUTCOMES, _ENDING, _DISK_FULL = "task", "epochs", "outcomes", "ending", "disk full"
+_LOST_WORKER_RETRIES = 50
+"""Of one task; how often it may fail in one and the same epoch, Attempts decides."""
+
+_REACH_SECONDS = 5.0
+
+Perform = Callable[[TaskSource, Observer], None]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of `num_workers` tasks at once may use."""
+
+    num_workers: int
+    cpus: int
+    gpus: float
+
+    @classmethod
+    def of(cls, config: SearchConfig, device: str) -> Share:
+        """As configured; by default everything there is, shared evenly.
+
+        One task at a time on a GPU, whose memory nothing divides; otherwise one per core.
+        """
+        wanted, cores = config.resources, os.cpu_count() or 1
+        on_gpu = device == "cuda"
+        by_default = 1 if on_gpu else max(1, cores // (wanted.cpus_per_trial or 1))
+        num_workers = config.concurrency or by_default
+        cpus = wanted.cpus_per_trial or max(1, cores // num_workers)
+        gpus = wanted.gpus_per_trial
+        if gpus is None:
+            gpus = 1 / num_workers if on_gpu else 0.0
+        return cls(num_workers, cpus, gpus)
+
+
+def check_resources(config: SearchConfig, device: str) -> None:
+    """ConfigError if there is no such GPU here, or no such cluster, within seconds."""
+    wanted = config.resources
+    if wanted.gpus_per_trial and not wanted.ray_address and device != "cuda":
+        raise ConfigError(
+            f"gpus_per_trial is {wanted.gpus_per_trial:g}, but trials run on the CPU: "
+            "torch finds no GPU here, or --device says so; leave --gpus-per-trial out"
+        )
+    address = wanted.ray_address
+    if not address or address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ConfigError(f"ray_address must be HOST:PORT or auto, got {address!r}")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 @contextmanager
-def cluster(num_workers: int) -> Iterator[None]:
-    """A local Ray with room for `num_workers` tasks, shut down at the end."""
+def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perform]:
+    """Ray, of its own or the configured one, with the data in its store; gives what performs.
+
+    That performs every task of a source and returns; a task that raises is told to source and
+    observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
+    what was under way to be continued, when there is no room to store anything.
+    """
+    address = workshop.config.resources.ray_address
+    own: dict[str, Any] = {"num_cpus": share.num_workers * share.cpus, "include_dashboard": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(
-            num_cpus=num_workers,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        try:
+            ray.init(
+                **({"address": address} if address else own),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
+        except (ConnectionError, TimeoutError) as error:
+            if not address:
+                raise
+            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        yield
+        shared = _Shared([ray.put(workshop), ray.put(data)], share.cpus)
+
+        def perform_all(source: TaskSource, observer: Observer) -> None:
+            _run(source, observer, workshop, shared, share)
+
+        yield perform_all
     finally:
         ray.shutdown()
 
 
-def run_tasks(
-    source: TaskSource,
-    workshop: Workshop,
-    data: ImageData,
-    observer: Observer,
-    *,
-    num_workers: int,
-) -> None:
-    """Perform every task of `source` inside `cluster`, `num_workers` at a time.
+@dataclass(frozen=True)
+class _Shared:
+    """What workers fetch from Ray's store: the workshop and the images."""
 
-    A task that raises is reported as failed with its reason, and the others go on.
-    """
+    references: list[Any]
+    threads: int
+
+
+def _run(
+    source: TaskSource, observer: Observer, workshop: Workshop, shared: _Shared, share: Share
+) -> None:
     if len(source) == 0:
         return
-    threads = max(1, (os.cpu_count() or 1) // num_workers)
-    resources = {"cpu": 1.0, "gpu": 1 / num_workers if workshop.device == "cuda" else 0.0}
-    trainable = tune.with_resources(
-        tune.with_parameters(_perform, workshop=workshop, data=data, threads=threads), resources
-    )
+    resources = {"cpu": float(share.cpus), "gpu": share.gpus}
+    trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
+    searcher = _TaskSearcher(source, observer)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_TaskSearcher(source, observer),
+            search_alg=searcher,
             num_samples=len(source),
-            max_concurrent_trials=num_workers,
+            max_concurrent_trials=share.num_workers,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(Path(workshop.config.directory).resolve()),
+            storage_path=str(workshop.directory.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_LOST_WORKER_RETRIES),
             callbacks=[_Reporter(observer)],
@@ -97,35 +183,81 @@ def run_tasks(
     )
     with _quiet():
         tuner.fit()
+    if searcher.disk_full:
+        raise DiskFullError(searcher.disk_full)
 
 
-def _perform(config: dict[str, Any], *, workshop: Workshop, data: ImageData, threads: int) -> None:
-    """Runs in a worker: one task, from its description to its outcome."""
-    torch.set_num_threads(threads)
+def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
+    """Runs in a worker: one task, from its description to its outcomes."""
+    torch.set_num_threads(shared.threads)
+    workshop, data = ray.get(shared.references)
+    task = _task(config[_TASK])
+    watchdog = _Watchdog(
+        workshop.config.resources.timeout_seconds, workshop.checkpoints(task.key).attempts
+    )
 
-    def report(record: EpochRecord) -> None:
-        tune.report({_EPOCH: json.dumps(dataclasses.asdict(record))})  # Tune flattens mappings
+    def report(records: Sequence[EpochRecord]) -> None:
+        watchdog.heard()
+        # Tune flattens mappings
+        tune.report({_EPOCHS: json.dumps([dataclasses.asdict(record) for record in records])})
 
     try:
-        outcome = perform(_task(config[_TASK]), workshop, data, report)
+        with watchdog.watching():
+            outcomes = perform(task, workshop, data, report)
+    except DiskFullError as error:
+        tune.report({_DISK_FULL: str(error)})
     except Exception as error:
-        known = isinstance(error, EspalierError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        tune.report({_FAILURE: " ".join(reason.split())})
+        tune.report({_ENDING: json.dumps(dataclasses.asdict(ending_of(error)))})
     else:
-        tune.report({_OUTCOME: json.dumps(outcome.to_mapping())})
+        tune.report({_OUTCOMES: json.dumps([outcome.to_mapping() for outcome in outcomes])})
+
+
+class _Watchdog:
+    """Ends the process when no epoch has ended for too long; Ray then tries the task again."""
+
+    def __init__(self, seconds: float | None, attempts: Attempts) -> None:
+        self._seconds, self._attempts = seconds, attempts
+        self._last = time.monotonic()
+        self._is_over = threading.Event()
+
+    def heard(self) -> None:
+        """An epoch has ended."""
+        self._last = time.monotonic()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch during the block."""
+        if self._seconds is None:
+            yield
+            return
+        self.heard()
+        threading.Thread(target=self._watch, args=(self._seconds,), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+
+    def _watch(self, seconds: float) -> None:
+        while not self._is_over.wait(min(1.0, seconds / 4)):
+            if time.monotonic() - self._last > seconds:
+                self._attempts.say(f"no epoch ended within {seconds:g} s (--trial-timeout)")
+                os._exit(1)  # a hung thread would outlive anything gentler
 
 
 class _TaskSearcher(Searcher):
-    """Hands Ray the tasks of a source and tells the source what came of them."""
+    """Hands Ray the tasks of a source and tells the source what came of them.
+
+    disk_full: why nothing more is handed out; empty while there is room.
+    """
 
     def __init__(self, source: TaskSource, observer: Observer) -> None:
         super().__init__(metric="unused", mode="max")
         self._source, self._observer = source, observer
         self._tasks: dict[str, Task] = {}
+        self.disk_full = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        task = self._source.next()
+        task = None if self.disk_full else self._source.next()
         if task is None:
             return str(Searcher.FINISHED)
         self._tasks[trial_id] = task
@@ -136,14 +268,19 @@ class _TaskSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         task = self._tasks.pop(trial_id)
-        if result is not None and _OUTCOME in result and not error:
-            outcome = Outcome.from_mapping(json.loads(result[_OUTCOME]))
-            self._source.finished(task, outcome)
-            self._observer.finished(task, outcome)
+        found = result or {}
+        if _DISK_FULL in found:
+            self.disk_full = found[_DISK_FULL]
             return
-        reason = (result or {}).get(_FAILURE, "its worker process died")
-        self._source.failed(task, reason)
-        self._observer.failed(task, reason)
+        if _OUTCOMES in found and not error:
+            outcomes = [Outcome.from_mapping(each) for each in json.loads(found[_OUTCOMES])]
+            self._source.finished(task, outcomes)
+            self._observer.finished(task, outcomes)
+            return
+        told = json.loads(found[_ENDING]) if _ENDING in found and not error else None
+        ending = Ending(**told) if told else Ending("failed", "its worker process died")
+        self._source.ended(task, ending)
+        self._observer.ended(task, ending)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth about trials."""
@@ -164,10 +301,9 @@ class _Reporter(tune.Callback):
     def on_trial_result(  # Ray calls it by keyword
         self, *, trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        if result.get(_EPOCH):
-            self._observer.epoch(
-                _task(trial.config[_TASK]), EpochRecord(**json.loads(result[_EPOCH]))
-            )
+        if result.get(_EPOCHS):
+            records = [EpochRecord(**record) for record in json.loads(result[_EPOCHS])]
+            self._observer.epochs(_task(trial.config[_TASK]), records)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
@@ -179,7 +315,8 @@ def _describe(task: Task) -> dict[str, Any]:
 
 def _task(description: dict[str, Any]) -> Task:
     if "proposal" in description:
-        return TrialTask(description["number"], Proposal(**description["proposal"]))
+        proposal = Proposal(**description["proposal"])
+        return TrialTask(description["number"], proposal, description["repeat"])
     return MemberTask(**description)
 
 

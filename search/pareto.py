@@ -50,3 +50,17 @@ def spread(points: Sequence[P], count: int) -> list[P]:
         return [points[-1]]
     steps = (len(points) - 1) / (count - 1)
     return [points[round(i * steps)] for i in range(count)]
+
+
+def hypervolume(points: Sequence[Point], base_flops: int) -> float:
+    """The area, 0 to 1, that the points dominate in validation accuracy and 1 − FLOPs / base.
+
+    Its far corner, of no worth, is accuracy 0 at the FLOPs of the base network; what costs as
+    much or more adds nothing. It grows with every point that joins the front. Exact, in two
+    dimensions: the integral of the best accuracy to be had for each share of the FLOPs.
+    """
+    steps = front(points)
+    shares = [min(point.flops / base_flops, 1.0) for point in steps] + [1.0]
+    return sum(
+        (shares[i + 1] - shares[i]) * point.validation_accuracy for i, point in enumerate(steps)
+    )

@@ -17,8 +17,8 @@ from copycat.architecture import read
 from copycat.width_profile import WidthProfile
 from pruning.cost import format_count
 from search.report import Results
+from search.storing import SCORES_FILE
 from search.tasks import Outcome
-from search.trial import SCORES_FILE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -260,7 +260,7 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "") -> Figure:
     """The figure of `family_curves`; lines in the order of `curves`, points as they are given."""
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 - a second to import, used once
+    from matplotlib.ticker import FuncFormatter, LogLocator  # noqa: PLC0415 - used once
 
     figure = _figure(7.5, 5.0)
     axes = figure.subplots()
@@ -274,10 +274,18 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
     axes.set_xscale("log")
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatter(FuncFormatter(lambda value, _: format_count(value)))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # more labels would overlap
     axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)  # labels on one line
     axes.set_xlabel("parameters")
     axes.set_ylabel("test error (%)")
-    axes.set_ylim(bottom=0)
+    every = [error for points in curves.values() for _, error, _ in points]
+    if 0 < _COMPARABLE * min(every) < max(every):  # else one bad point would hide the rest
+        axes.set_yscale("log", nonpositive="clip")
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_title(note, loc="left", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

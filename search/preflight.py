@@ -63,13 +63,15 @@ class Preflight:
 
     def describe(self) -> list[str]:
         """Base cost, reachable range and budget, a line each."""
-        widest = max(len(bound.quantity) for bound in self.budget.bounds)
+        names = [bound.quantity for bound in self.budget.bounds]
+        widest = max(map(len, names))
+        base, floor = (_counts(cost, names) for cost in (self.base, self.floor))
         lines = [
-            f"base network  {_counts(self.base)}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
-            f"reachable     {_counts(self.floor)}  and more",
+            f"base network  {base}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
+            f"reachable     {floor}  and more",
         ]
         for bound, limit in zip(self.budget.bounds, self.limits.bounds, strict=True):
-            share = limit.value / getattr(self.base, bound.quantity)
+            share = limit.value / self.base.of(bound.quantity)
             lines.append(
                 f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
                 f"({100 * share:.3g} % of the base network)"
@@ -191,5 +193,8 @@ def _check_output(
         )
 
 
-def _counts(cost: Cost) -> str:
-    return f"{format_count(cost.flops)} FLOPs, {format_count(cost.params)} params"
+def _counts(cost: Cost, names: Iterable[str]) -> str:
+    """FLOPs, parameters and, among these quantities, those in bytes."""
+    parts = [f"{format_count(cost.flops)} FLOPs", f"{format_count(cost.params)} params"]
+    parts += [f"{format_count(cost.of(n))} {n}" for n in names if n.endswith("_bytes")]
+    return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pruning.cost import format_count
 from pruning.scaling_factors import GRANULARITIES
-from search.tasks import EpochRecord, Outcome, Task, TrialTask
+from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
 
 _SHOWN_ROWS = 24
 
@@ -84,31 +84,37 @@ class Progress:
         self._rows[task.key] = _Row(task)
         self._changed(f"{_title(task)}: started, {_what(task)}")
 
-    def epoch(self, task: Task, record: EpochRecord) -> None:
-        row = self._rows.setdefault(task.key, _Row(task))
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        row, record = self._rows.setdefault(task.key, _Row(task)), records[-1]
         changed_stage = row.state != record.stage
+        new = max(0, record.step - row.step)
+        if len(records) == 1:
+            self._clock.steps += new
+        else:  # those of an earlier process, which took no time of this one
+            self._clock.expected_steps -= new
         row.state, row.step, row.num_steps = record.stage, record.step, record.num_steps
         row.accuracy = record.validation_accuracy
-        self._clock.steps += 1
         self._changed(f"{_title(task)}: {record.stage}" if changed_stage else None)
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
-        row = self._rows.setdefault(task.key, _Row(task))
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        row, outcome = self._rows.setdefault(task.key, _Row(task)), outcomes[0]
         row.state, row.outcome, row.step = "done", outcome, row.num_steps
         row.accuracy = outcome.validation_accuracy
         pruned = outcome.details.get("accuracy_after_pruning")
         before = outcome.details.get("accuracy_before_pruning")
         measured = before is not None and pruned is not None
         how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
+        further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
         self._changed(
             f"{_title(task)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
-            f"{format_count(outcome.flops)} FLOPs; {self._clock.left}"
+            f"{format_count(outcome.flops)} FLOPs{further}; {self._clock.left}"
         )
 
-    def failed(self, task: Task, reason: str) -> None:
+    def ended(self, task: Task, ending: Ending) -> None:
         row = self._rows.setdefault(task.key, _Row(task))
-        row.state = f"failed: {reason}"
-        self._changed(f"{_title(task)}: failed: {reason}")
+        self._clock.expected_steps -= max(0, row.num_steps - row.step)
+        row.state = str(ending)
+        self._changed(f"{_title(task)}: {ending}")
 
     def _changed(self, line: str | None) -> None:
         if self._live is not None:
@@ -137,7 +143,13 @@ class Progress:
 
 
 def _title(task: Task) -> str:
-    return f"trial {task.number}" if isinstance(task, TrialTask) else task.key
+    if isinstance(task, MemberTask):
+        return task.key
+    return f"trial {task.number}" + (f", seed {task.repeat}" if task.repeat else "")
+
+
+def _found(outcome: Outcome) -> str:
+    return f"{outcome.validation_accuracy:.1%} at {format_count(outcome.flops)}"
 
 
 def _what(task: Task) -> str:
@@ -150,7 +162,10 @@ def _what(task: Task) -> str:
     if task.budget:
         return f"{task.budget}  seed {task.seed}"
     if task.rung is None:
-        return f"shape of trial {task.trial}"
+        longer = ", for longer" if task.equal_compute else ""
+        return f"shape of trial {task.trial}{longer}"
+    if task.rho is not None:
+        return f"ρ {task.rho:.2f} of trial {task.trial}  {task.rung:.0%} of the budget"
     return f"α {task.alpha:.3f}  {task.rung:.0%} of the budget"
 
 
@@ -165,7 +180,9 @@ def _symbol(setting: str) -> str:
 def _style(state: str) -> str:
     if state == "done":
         return "green"
-    return "red" if state.startswith("failed") else "cyan"
+    if state.startswith("failed"):
+        return "red"
+    return "yellow" if state.startswith(("stopped early", "infeasible")) else "cyan"
 
 
 def _duration(seconds: float) -> str:

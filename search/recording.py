@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus, RunRecorder
 from pruning.cost import Cost
-from search.config import SearchConfig
-from search.preflight import Preflight
+from search.pareto import hypervolume
+from search.report import Results
 from search.space import Proposal
-from search.tasks import EpochRecord, MemberTask, Outcome, Task, TrialTask
+from search.storing import stored_curve
+from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
+from search.workshop import Workshop
 
 SEARCH = "search"
 """Key of the parent run."""
@@ -22,13 +24,26 @@ _STOPPED = "stopped before its end"
 
 
 class Recording:
-    """One run for the search, one below it for every trial and every architecture."""
+    """One run for the search, one below it for every trial and every architecture.
 
-    def __init__(self, recorder: RunRecorder, config: SearchConfig, preflight: Preflight) -> None:
-        self._recorder, self._base = recorder, preflight.base
+    links: Markdown that the description of the search ends in.
+    What is told again after a restart is recorded again with the time it had, so that it stays
+    one point of its curve.
+    """
+
+    def __init__(self, recorder: RunRecorder, workshop: Workshop, links: str = "") -> None:
+        config, preflight = workshop.config, workshop.preflight
+        self._name = config.name
+        self._description = (
+            f"Search for smaller networks than {config.model} on {config.data.source} "
+            f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
+            f"target), and every architecture that came of it.{links}"
+        )
+        self._recorder, self._workshop = recorder, workshop
+        self._base = preflight.base
         self._budget = {schema.TAG_BUDGET: str(preflight.budget)}
-        self._epochs: dict[str, list[EpochRecord]] = {}
         self._open = [SEARCH]
+        self._found: dict[str, Outcome] = {}
         training = dataclasses.asdict(config.training)
         recorder.open_run(
             SEARCH,
@@ -42,14 +57,10 @@ class Recording:
                 schema.PARAM_BUDGET: str(preflight.budget),
                 schema.PARAM_SEED: config.seed,
                 schema.PARAM_TRIALS: config.trials,
-                **{name: value for name, value in training.items() if value != ""},
+                **{name: value for name, value in training.items() if value not in ("", None)},
             },
             tags=self._budget,
-            description=(
-                f"Search for smaller networks than {config.model} on {config.data.source} "
-                f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
-                "target), and every architecture that came of it."
-            ),
+            description=self._description,
         )
         recorder.log_metrics(
             SEARCH,
@@ -60,76 +71,85 @@ class Recording:
         )
 
     def started(self, task: Task) -> None:
-        self._epochs[_run_key(task)] = []
         if isinstance(task, TrialTask):
+            again = f", again with other seeds ({task.repeat})" if task.repeat else ""
             self._open.append(_run_key(task))
             self._recorder.open_run(
                 _run_key(task),
                 kind="trial",
-                name=f"trial {task.number}",
+                name=_run_key(task).replace("/", " "),
                 parent=SEARCH,
                 tags=self._budget,
                 params=_params(task.proposal),
                 description=(
-                    "Training with the method's penalty, pruning to the target, fine-tuning. "
-                    "Steps of the curves are epochs."
+                    f"Training with the method's penalty, pruning to the target, fine-tuning"
+                    f"{again}. Steps of the curves are epochs."
                 ),
             )
         else:
             self._open_architecture(task.key, task.origin, task.alpha)
 
-    def epoch(self, task: Task, record: EpochRecord) -> None:
-        self._epochs[_run_key(task)].append(record)
-        self._log_epoch(_run_key(task), record)
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        log_epochs(self._recorder, _run_key(task), records)
 
-    def _log_epoch(self, key: str, record: EpochRecord) -> None:
-        metrics = {
-            schema.METRIC_TRAIN_LOSS: record.train_loss,
-            schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
-            schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
-        }
-        if record.sparsity is not None:
-            metrics[schema.METRIC_SPARSITY] = record.sparsity
-        self._recorder.log_metrics(key, metrics, step=record.step)
-
-    def finished(self, task: Task, outcome: Outcome) -> None:
-        epochs = self._epochs.pop(_run_key(task))
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
         if isinstance(task, TrialTask):
-            metrics = {**_measurements(outcome, self._base), **_details(outcome)}
-            self._recorder.log_metrics(_run_key(task), metrics)
-            self._recorder.set_tags(_run_key(task), _tags(outcome))
+            metrics = {**measurements(outcomes[0], self._base), **_details(outcomes[0])}
+            self._recorder.log_metrics(_run_key(task), metrics, time_ms=self._time(outcomes[0]))
+            self._recorder.set_tags(_run_key(task), _tags(outcomes[0]))
             self._end(_run_key(task), "finished")
-            self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
-            for record in epochs:  # the same curve, beside the network that came of it
-                self._log_epoch(_architecture_key(outcome.key), record)
-        key = _architecture_key(outcome.key)
-        self._recorder.log_metrics(key, _measurements(outcome, self._base))
-        self._recorder.set_tags(key, _tags(outcome))
-        self._end(key, "finished")
-
-    def failed(self, task: Task, reason: str) -> None:
-        del self._epochs[_run_key(task)]
-        self._end(_run_key(task), "failed", reason)
-
-    def lost(self, task: Task) -> None:
-        """Close the run of a task that an earlier process did not finish."""
-        self.started(task)
-        del self._epochs[_run_key(task)]
-        self._end(_run_key(task), "killed", _STOPPED)
-
-    def conclude(
-        self, front: Mapping[str, Outcome], everything: list[Outcome], files: list[Path]
-    ) -> None:
-        """Mark the front, attach plots and tables, close the parent run."""
-        for outcome in everything:
-            on_front = "true" if outcome.key in front else "false"
-            key = _architecture_key(outcome.key)
-            self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
-            self._recorder.set_tags(key, {schema.TAG_ON_FRONT: on_front})
+            for outcome in outcomes:
+                self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
+                curve = stored_curve(self._workshop, outcome.path)
+                log_epochs(self._recorder, architecture_key(outcome.key), curve)
+        for outcome in outcomes:
+            key = architecture_key(outcome.key)
+            metrics = measurements(outcome, self._base)
+            self._recorder.log_metrics(key, metrics, time_ms=self._time(outcome))
+            self._recorder.set_tags(key, _tags(outcome))
             self._end(key, "finished")
-        self._recorder.log_metrics(SEARCH, {schema.METRIC_FRONT_SIZE: len(front)})
+            self._grown(outcome)
+
+    def _time(self, outcome: Outcome) -> int | None:
+        """When its last epoch ended."""
+        curve = stored_curve(self._workshop, outcome.path)
+        return curve[-1].time_ms if curve else None
+
+    def _grown(self, outcome: Outcome) -> None:
+        """The hypervolume of all that was found so far; a step is a network."""
+        self._found[outcome.key] = outcome
+        volume = hypervolume(list(self._found.values()), self._base.flops)
+        metrics = {schema.METRIC_HYPERVOLUME: volume}
+        self._recorder.log_metrics(
+            SEARCH, metrics, step=len(self._found), time_ms=self._time(outcome)
+        )
+
+    def known(self, outcomes: Sequence[Outcome]) -> None:
+        """Networks that an earlier process found, and told of."""
+        self._found |= {outcome.key: outcome for outcome in outcomes}
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        status: EndStatus = "failed" if ending.state == "failed" else "killed"
+        self._recorder.set_tags(_run_key(task), {schema.TAG_STATE: ending.state})
+        self._end(_run_key(task), status, ending.why)
+
+    def conclude(self, results: Results, files: Sequence[Path]) -> None:
+        """Mark the front, attach plots and tables, close the parent run."""
+        on_front = {outcome.key for outcome in results.front}
+        for outcome in results.everything:
+            tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
+            self._recorder.set_tags(architecture_key(outcome.key), tags)
+        self._recorder.log_metrics(SEARCH, {schema.METRIC_FRONT_SIZE: len(on_front)})
         for file in files:
             self._recorder.log_file(SEARCH, file)
+        verdict = results.verdict.replace("\n", "\n\n")
+        self._recorder.open_run(
+            SEARCH,
+            kind="search",
+            name=self._name,
+            tags=self._budget,
+            description=f"{self._description}\n\n## Verdict\n\n{verdict}",
+        )
         self._end(SEARCH, "finished")
 
     def found_nothing(self, reason: str) -> None:
@@ -146,9 +166,9 @@ class Recording:
         self._open.remove(key)
 
     def _open_architecture(self, key: str, origin: str, alpha: float) -> None:
-        self._open.append(_architecture_key(key))
+        self._open.append(architecture_key(key))
         self._recorder.open_run(
-            _architecture_key(key),
+            architecture_key(key),
             kind="architecture",
             name=key,
             parent=SEARCH,
@@ -162,27 +182,45 @@ _DESCRIPTIONS = {
     "fine-tuned": "The network a trial pruned, with the weights it was fine-tuned to.",
     "from-scratch": "The shape a trial found, trained from scratch with fresh weights.",
     "copycat": "The shape a trial found, rescaled by one factor to a budget, from scratch.",
+    "tempered": "A shape between one that a trial found and the uniform one, from scratch.",
+    "random": "Widths drawn at random, scaled to a budget, trained from scratch.",
     "uniform": "The base network narrowed by one factor to a budget, from scratch.",
 }
 
 
 def _run_key(task: Task) -> str:
     if isinstance(task, MemberTask):
-        return _architecture_key(task.key)
-    return f"trial/{task.number}"
+        return architecture_key(task.key)
+    return f"trial/{task.number}" + (f"-s{task.repeat}" if task.repeat else "")
 
 
-def _architecture_key(key: str) -> str:
+def architecture_key(key: str) -> str:
+    """Key of the run of an architecture."""
     return f"architecture/{key}"
 
 
-def _measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
+def log_epochs(recorder: RunRecorder, key: str, records: Sequence[EpochRecord]) -> None:
+    """Add epochs to the curves of a run, at the time they ended."""
+    for record in records:
+        metrics = {
+            schema.METRIC_TRAIN_LOSS: record.train_loss,
+            schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
+            schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
+        }
+        if record.sparsity is not None:
+            metrics[schema.METRIC_SPARSITY] = record.sparsity
+        recorder.log_metrics(key, metrics, step=record.step, time_ms=record.time_ms or None)
+
+
+def measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
+    """What is recorded of every trained network."""
     return {
         schema.METRIC_VALIDATION_ACCURACY: outcome.validation_accuracy,
         schema.METRIC_TEST_ACCURACY: outcome.test_accuracy,
         schema.METRIC_FLOPS: outcome.flops,
         schema.METRIC_FLOPS_SHARE: outcome.flops / base.flops,
         schema.METRIC_NUM_PARAMS: outcome.params,
+        schema.METRIC_COMPUTE: outcome.compute,
     }
 
 

@@ -5,53 +5,45 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from pruning.cost import Budget, Cost, format_count
+from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
 from search.pareto import front
-from search.tasks import ORIGINS, Origin, Outcome
+from search.tasks import ORIGINS, Outcome
+from search.verdict import Contest, short_name, verdict
 
 CONFIG_FILE, RESULTS_FILE = "search.json", "results.json"
 """In the folder of a search: what was asked for, and what came of it."""
 
 FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
-_COLOURS = {
-    "fine-tuned": "#c1440e",
-    "from-scratch": "#1f77b4",
-    "copycat": "#9467bd",
-    "uniform": "#7f7f7f",
+COMPUTE_NOTE = (
+    "compute: training images × FLOPs of one forward run, on the way to one such network; the "
+    "search for its shape is not in it"
+)
+COLOURS = {
+    "fine-tuned": "#d55e00",
+    "from-scratch": "#0072b2",
+    "copycat": "#cc79a7",
+    "tempered": "#56b4e9",
+    "uniform": "#e69f00",
+    "random": "#009e73",
 }
-_MARKERS = {"fine-tuned": "o", "from-scratch": "s", "copycat": "^", "uniform": "x"}
-_WORDS = {
-    "fine-tuned": "pruned and fine-tuned",
-    "from-scratch": "the same shape from scratch",
-    "copycat": "a rescaled shape from scratch (copycat)",
-    "uniform": "the uniformly narrowed network",
+"""Okabe and Ito's, told apart by all, and those of search.pictures."""
+_MARKERS = {
+    "fine-tuned": "o",
+    "from-scratch": "s",
+    "copycat": "^",
+    "tempered": "v",
+    "uniform": "x",
+    "random": "D",
 }
-
-
-@dataclass(frozen=True)
-class Contest:
-    """The best network of each origin within one budget.
-
-    label: the budget in words.
-    entries: per origin the network with the highest validation accuracy.
-    """
-
-    label: str
-    entries: Mapping[Origin, Outcome]
-
-    @property
-    def ranking(self) -> list[Outcome]:
-        """By test accuracy, best first: this reports, it chooses nothing."""
-        return sorted(self.entries.values(), key=lambda o: -o.test_accuracy)
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,9 @@ class Results:
     """Everything a finished search knows.
 
     everything: all stored architectures, front: those that no other one beats in validation
-    accuracy and FLOPs, num_test: images of the test split.
+    accuracy and FLOPs, num_test: images of the test split.  limits: the budget in absolute
+    numbers; by default as `budget` says, a text of three digits.  base_widths: channels per
+    group of the base network, where they are known.
     """
 
     base: Cost
@@ -70,54 +64,18 @@ class Results:
     contests: tuple[Contest, ...]
     failures: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    limits: Budget | None = None
+    base_widths: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def bounds(self) -> Budget:
+        """The budget in absolute numbers."""
+        return self.limits or Budget.parse(*self.budget.split()).absolute(self.base)
 
     @property
     def verdict(self) -> str:
-        """Which origin won at which budget, by how much; the plain narrow network first."""
-        lines = [self._contest_line(contest) for contest in self.contests]
-        caveat = (
-            f"One training run each; ± is two standard errors on {self.num_test:,} test images."
-        )
-        return "\n".join([*self._headline(), *lines, *self._pair_lines(), caveat])
-
-    def _headline(self) -> list[str]:
-        first = [c for c in self.contests if c.ranking and c.ranking[0].origin == "uniform"]
-        if not first:
-            return []
-        return [
-            f"The uniformly narrowed network came first at {len(first)} of "
-            f"{len(self.contests)} budgets: there the search found no better shape."
-        ]
-
-    def _contest_line(self, contest: Contest) -> str:
-        ranking = contest.ranking
-        if len(ranking) < 2:
-            only = f", just {_WORDS[ranking[0].origin]}" if ranking else ""
-            return f"{contest.label}: nothing to compare{only}."
-        return f"{contest.label}: {self._comparison(*ranking[:2])}."
-
-    def _comparison(self, first: Outcome, second: Outcome) -> str:
-        """Who is ahead in test accuracy, by how much, and whether that means anything."""
-        lead = 100 * (first.test_accuracy - second.test_accuracy)
-        error = 100 * _margin_error(first.test_accuracy, second.test_accuracy, self.num_test)
-        winner, loser = _WORDS[first.origin], _WORDS[second.origin]
-        if lead > error:
-            return f"{winner} won, {lead:.1f} ± {error:.1f} points ahead of {loser}"
-        return f"no clear winner; {winner} is {lead:.1f} ± {error:.1f} points ahead of {loser}"
-
-    def _pair_lines(self) -> list[str]:
-        lines = []
-        scratch = {o.trial: o for o in self.everything if o.origin == "from-scratch"}
-        for tuned in self.everything:
-            other = scratch.get(tuned.trial)
-            if tuned.origin != "fine-tuned" or other is None:
-                continue
-            pair = sorted((tuned, other), key=lambda o: -o.test_accuracy)
-            lines.append(
-                f"Shape of trial {tuned.trial}, {format_count(tuned.flops)} FLOPs: "
-                f"{self._comparison(*pair)}."
-            )
-        return lines
+        """Which kind won at which budget, by how much; the plain narrow network first."""
+        return "\n".join(verdict(self.contests, self.everything, self.num_test))
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
@@ -126,23 +84,22 @@ class Results:
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> Results:
         """The inverse of `to_mapping`."""
-        contests = tuple(
-            Contest(
-                c["label"],
-                {origin: Outcome.from_mapping(o) for origin, o in c["entries"].items()},
-            )
-            for c in content["contests"]
-        )
         return cls(
-            base=Cost(content["base"]["flops"], content["base"]["params"]),
+            base=Cost(**{**content["base"], "notes": tuple(content["base"].get("notes", ()))}),
             budget=content["budget"],
             num_test=content["num_test"],
             everything=tuple(Outcome.from_mapping(o) for o in content["everything"]),
             front=tuple(Outcome.from_mapping(o) for o in content["front"]),
-            contests=contests,
+            contests=tuple(map(Contest.from_mapping, content["contests"])),
             failures=dict(content["failures"]),
             notes=tuple(content["notes"]),
+            limits=_budget(content["limits"]),
+            base_widths=dict(content["base_widths"]),
         )
+
+
+def _budget(content: Mapping[str, Any] | None) -> Budget | None:
+    return None if content is None else Budget(tuple(Bound(**bound) for bound in content["bounds"]))
 
 
 def open_results(directory: Path) -> Results:
@@ -152,11 +109,17 @@ def open_results(directory: Path) -> Results:
     except FileNotFoundError:
         if (directory / CONFIG_FILE).exists():
             raise SearchStateError(
-                f"the search in {directory} has not finished: run its command again to go on"
+                f"the search in {directory} has not finished: go on with `espalier resume "
+                f"{directory.name}`"
             ) from None
-        raise SearchStateError(f"{directory} holds no search{_others(directory.parent)}") from None
+        raise no_search(directory) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SearchStateError(f"{directory / RESULTS_FILE} is damaged: {error}") from error
+
+
+def no_search(directory: Path) -> SearchStateError:
+    """What to tell of a folder that holds none: what there is beside it."""
+    return SearchStateError(f"{directory} holds no search{_others(directory.parent)}")
 
 
 def _others(runs: Path) -> str:
@@ -164,42 +127,28 @@ def _others(runs: Path) -> str:
     return f": there are {', '.join(names)}" if names else ""
 
 
-def contests(
-    everything: Sequence[Outcome], rungs: Sequence[tuple[str, Budget]]
-) -> tuple[Contest, ...]:
-    """For each rung, a label and an absolute budget, the best of each origin by validation."""
-    return tuple(Contest(label, _best_within(everything, budget)) for label, budget in rungs)
+def slack(cost: Cost, limits: Budget) -> dict[str, float]:
+    """(limit − cost) / limit per bound: from 0 to 1 within the budget, negative over it."""
+    return {b.quantity: (b.value - cost.of(b.quantity)) / b.value for b in limits.bounds}
 
 
-def _best_within(everything: Sequence[Outcome], budget: Budget) -> dict[Origin, Outcome]:
-    best: dict[Origin, Outcome] = {}
-    for origin in ORIGINS:
-        within = [o for o in everything if o.origin == origin and budget.allows(o.cost)]
-        if within:
-            best[origin] = max(within, key=lambda o: (o.validation_accuracy, -o.flops))
-    return best
+def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> Table:
+    """One row per architecture, by default those on the front; slack is that of the tightest bound.
 
-
-def _margin_error(first: float, second: float, num_test: int) -> float:
-    """Two standard errors of the difference of two accuracies on `num_test` images each."""
-    variance = (first * (1 - first) + second * (1 - second)) / num_test
-    return 2 * math.sqrt(variance)
-
-
-def front_table(outcomes: Sequence[Outcome], base: Cost) -> Table:
-    """One row per architecture, by rising FLOPs."""
+    Keys begin with the origin.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("architecture", "origin"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("FLOPs", "of base", "params", "validation", "test"):
+    table.add_column("architecture", no_wrap=True)
+    for heading in ("FLOPs", "of base", "params", "slack", "validation", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for outcome in outcomes:
+    for outcome in results.front if outcomes is None else outcomes:
+        tightest = min(slack(outcome.cost, results.bounds).values())
         table.add_row(
             outcome.key,
-            outcome.origin,
             format_count(outcome.flops),
-            f"{100 * outcome.flops / base.flops:.2f} %",
+            f"{100 * outcome.flops / results.base.flops:.2f} %",
             format_count(outcome.params),
+            f"{100 * tightest:+.1f} %",
             f"{outcome.validation_accuracy:.2%}",
             f"{outcome.test_accuracy:.2%}",
         )
@@ -207,46 +156,62 @@ def front_table(outcomes: Sequence[Outcome], base: Cost) -> Table:
 
 
 def contest_table(results: Results) -> Table:
-    """Test accuracy of each origin's best network per budget, chosen by validation accuracy."""
+    """Per budget the best network of each kind, chosen by validation accuracy."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("budget")  # the only column that folds on a narrow terminal
-    for origin in ORIGINS:
-        table.add_column(origin, justify="right", no_wrap=True)
+    table.add_column("within")  # the only column that folds on a narrow terminal
+    for heading in ("FLOPs", "compute", "runs", "test accuracy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for contest in results.contests:
-        best = contest.ranking[0].origin if contest.ranking else None
-        cells = []
-        for origin in ORIGINS:
-            entry = contest.entries.get(origin)
-            text = "–" if entry is None else f"{entry.test_accuracy:.1%}"
-            cells.append(f"[green]{text}[/green]" if origin == best else text)
-        table.add_row(contest.label, *cells)
+        table.add_row(Text(contest.label, style="bold"))
+        for kind, entry in contest.entries.items():
+            is_first = contest.winner is not None and contest.winner.kind == kind
+            table.add_row(
+                f"  {short_name(entry)}",
+                format_count(entry.flops),
+                format_count(entry.compute) if entry.compute else "–",
+                str(entry.num_seeds),
+                Text(entry.accuracy_text(), style="green" if is_first else ""),
+            )
     return table
 
 
-def front_rows(outcomes: Sequence[Outcome], base: Cost) -> list[dict[str, Any]]:
-    """The table's content for machines: counts in full, accuracies in [0, 1]."""
+def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
+    """The table's content for machines: counts in full, accuracies and slacks in [0, 1]."""
     return [
         {
             "architecture": o.key,
             "origin": o.origin,
             "flops": o.flops,
-            "flops_share": o.flops / base.flops,
+            "flops_share": o.flops / results.base.flops,
             "params": o.params,
+            "slack": slack(o.cost, results.bounds),
             "validation_accuracy": o.validation_accuracy,
             "test_accuracy": o.test_accuracy,
             "path": o.path,
         }
-        for o in outcomes
+        for o in (results.front if outcomes is None else outcomes)
     ]
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Comma-separated values with a header."""
+    """Comma-separated values with a header; a column such as slack.flops per bound."""
+    flat = [_flat(row) for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["architecture"])
+    writer = csv.DictWriter(text, fieldnames=list(flat[0]) if flat else ["architecture"])
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(flat)
     return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose mappings have become columns of their own."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{part}": number for part, number in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -273,10 +238,12 @@ def plot_front(results: Results, path: Path) -> None:
     )
     for origin in ORIGINS:
         points = [o for o in results.everything if o.origin == origin]
+        if not points:
+            continue
         axes.scatter(
             [o.flops for o in points],
             [100 * o.validation_accuracy for o in points],
-            color=_COLOURS[origin],
+            color=COLOURS[origin],
             marker=_MARKERS[origin],
             label=origin,
             zorder=2,

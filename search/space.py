@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ class SearchSpace:
             for number in range(count)
         ]
 
-    def propose(self, trial: optuna.Trial) -> Proposal:
+    def propose(self, trial: optuna.trial.BaseTrial) -> Proposal:
         """Let Optuna choose a point, one dimension after the other."""
 
         def choose(name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
@@ -140,16 +141,25 @@ class SearchSpace:
 
 
 def sampler(
-    seed: int, num_trials: int, *, is_conditional: bool = False
+    name: str, seed: int, num_trials: int, *, is_conditional: bool = False
 ) -> optuna.samplers.BaseSampler:
-    """Multivariate TPE that expects several trials at once; a quarter of them is random.
+    """Who proposes trials; a quarter of them is random where others are learned from.
 
-    is_conditional: settings are modelled together with those that always go with them.
+    name: tpe (multivariate TPE that expects several trials at once), nsga2 or random.
+    is_conditional: for TPE, settings are modelled together with those that always go with them.
     """
-    return optuna.samplers.TPESampler(
-        multivariate=True,
-        group=is_conditional,
-        constant_liar=True,
-        n_startup_trials=max(4, num_trials // 4),
-        seed=seed,
-    )
+    first = max(4, num_trials // 4)
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=first, seed=seed)
+    assert name == "tpe", name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            multivariate=True,
+            group=is_conditional,
+            constant_liar=True,
+            n_startup_trials=first,
+            seed=seed,
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from pruning.regularizers.penalties import l1
 from pruning.scaling_factors import Decision, Granularity, ScalingFactors
 from pruning.selection import KeepPlan, select
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.structures import Structure
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
 from search.config import SearchConfig
@@ -32,15 +34,40 @@ GATE_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What is left of a network, its shape, and the scores of the channels that it had.
+class Pruning:
+    """What is removed from a network, and why; `to_mapping` gives it in JSON's terms.
 
-    scores: shape (width,) per judged group; empty where gates alone decided.
+    decision: by gates.  plan: channels that stay of what the decision leaves.
+    profile: the shape that is left.  scores: shape (width,) per judged group; empty where gates
+    alone decided.
     """
 
-    model: nn.Module
+    decision: Decision
+    plan: KeepPlan
     profile: WidthProfile
-    scores: Mapping[str, Tensor]
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able; without the scores."""
+        return {
+            "removed": [[part.kind, part.name] for part in self.decision.removed],
+            "open": {name: list(kept) for name, kept in self.decision.keep.keep.items()},
+            "keep": {name: list(kept) for name, kept in self.plan.keep.items()},
+            "widths": dict(self.profile.widths),
+        }
+
+    @classmethod
+    def from_mapping(
+        cls, content: Mapping[str, Any], scores: Mapping[str, Tensor] | None = None
+    ) -> Pruning:
+        """The inverse of `to_mapping`."""
+        removed = tuple(Structure(kind, name) for kind, name in content["removed"])
+        opened, keep = (
+            KeepPlan({name: tuple(kept) for name, kept in content[part].items()})
+            for part in ("open", "keep")
+        )
+        profile = WidthProfile(content["widths"], removed)
+        return cls(Decision(removed, opened), keep, profile, scores or {})
 
 
 class SparseNetwork:
@@ -99,24 +126,36 @@ class SparseNetwork:
         if self._method.after_step is not None:
             self._method.after_step(model)
 
-    def pruned(self, batches: Batches, limits: Budget) -> Pruned:
-        """The network without what the gates and the method find least important.
+    def pruning(self, batches: Batches, limits: Budget) -> Pruning:
+        """What the gates and the method find least important; the network is left as it is.
 
         batches: minibatches that criteria may look at.
         limits: what the result costs at most. Raises UnreachableBudgetError if it cannot.
         """
         if not isinstance(self.model, ScalingFactors):
-            return self._without_channels(self.model, Decision((), KeepPlan({})), batches, limits)
+            return self._of_channels(self.model, Decision((), KeepPlan({})), batches, limits)
         if not self._has_judged_channels:
             decision = self.model.decide_to(limits, min_channels=self._config.min_channels)
-            plain = self.model.plain(decision)
-            return Pruned(plain, self._profile_of(plain, decision), {})
+            profile = self._profile_of(self.model.plain(decision), decision)
+            return Pruning(decision, KeepPlan({}), profile)
         decision = _no_more_than_needed(self.model, limits)
-        return self._without_channels(self.model.plain(decision), decision, batches, limits)
+        return self._of_channels(self.model.plain(decision), decision, batches, limits)
 
-    def _without_channels(
+    def without(self, pruning: Pruning) -> nn.Module:
+        """A smaller network with the present weights; `model` is left as it is."""
+        model = self.model
+        graph = self._preflight.graph
+        if isinstance(model, ScalingFactors):
+            model = model.plain(pruning.decision)
+            if not pruning.plan.keep:
+                return model
+            if pruning.decision.removed:
+                graph = trace(model, self._example_input)
+        return remove_channels(model, graph, pruning.plan)
+
+    def _of_channels(
         self, model: nn.Module, decision: Decision, batches: Batches, limits: Budget
-    ) -> Pruned:
+    ) -> Pruning:
         graph = self._preflight.graph
         groups = self._preflight.groups
         if decision.removed:
@@ -127,8 +166,7 @@ class SparseNetwork:
         plan = select(
             judged, graph, limits, min_channels=config.min_channels, divisor=config.divisor
         )
-        smaller = remove_channels(model, graph, plan)
-        return Pruned(smaller, WidthProfile(plan.widths, decision.removed), judged)
+        return Pruning(decision, plan, WidthProfile(plan.widths, decision.removed), judged)
 
     def _scores(
         self, model: nn.Module, graph: ChannelGraph, groups: Collection[str], batches: Batches

@@ -4,134 +4,236 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
-from optuna.storages import JournalStorage
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from pruning.cost import Budget
-from search.space import SearchSpace, sampler
-from search.tasks import Outcome, Task, TrialTask
+from pruning.errors import SearchStateError, UnreachableBudgetError
+from search.tasks import Ending, Outcome, Task
 
 OBJECTIVES = ("validation accuracy", "FLOPs")
-_OUTCOME, _FAILURE = "outcome", "failure"
-_INTERRUPTED = "interrupted; proposed again"
-_FIXED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
+
+JOURNAL = "study.journal"
+"""In the folder of a search, unless its study lies in a database."""
+
+_FORMAT, _OUTCOMES, _STATE, _REASON = "espalier.format", "outcomes", "state", "reason"
+_KNOWN = "known beforehand"
+_FORMAT_NOW = 1
+_TOLD = {
+    "failed": TrialState.FAIL,
+    "stopped early": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,
+}
+
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def study_storage(directory: Path, url: str = "") -> BaseStorage:
+    """The storage of a search's study: a journal in its folder, or the database at `url`.
+
+    A line that a process left unfinished when it was killed is cut off, and so is its lock:
+    whoever asks holds the search. SearchStateError if the database cannot be used.
+    """
+    if url:
+        return _database(url)
+    file = directory / JOURNAL
+    _mend(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(JournalFileBackend(str(file)))
+
+
+def _database(url: str) -> BaseStorage:
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # what a driver raises is its own
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SearchStateError(f"the study's database cannot be used: {first}") from error
+
+
+def _mend(file: Path) -> None:
+    file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with file.open("r+b") as stream:
+            stream.truncate(content.rfind(b"\n") + 1)
 
 
 class StudySource:
-    """Proposes trials until `num_trials` have finished or failed, over restarts.
+    """Proposes tasks until `num_trials` are settled, over restarts.
 
-    file: the study's journal; created if missing, continued if there.
-    first_targets: FLOPs of the first trials, so that each rung of the ladder is met once; each
-        method and granularity comes up once among the first trials, too.
-    lost: trials that an earlier process did not finish; they are proposed again.
+    A trial that an earlier process was at work on is handed out again, under its number and
+    with its proposal. What is proposed depends on the seed, the trial's number and what is
+    known of others then, not on restarts. A proposal that nothing can be made of (`propose`
+    raises UnreachableBudgetError) is told as infeasible, and the next one made.
+
+    study: see `open_study`.
+    propose: draws a point with a trial of Optuna and makes a task of it.
+    new_sampler: a sampler for the seed it is given.
+    openings: parts of the points of the first trials.
     """
 
     def __init__(
         self,
-        file: Path,
-        space: SearchSpace,
+        study: optuna.Study,
+        propose: Callable[[BaseTrial], Task],
+        new_sampler: Callable[[int], BaseSampler],
         limits: Budget,
         num_trials: int,
         *,
         seed: int,
-        first_targets: Sequence[float] = (),
+        openings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self._space, self._limits, self._num_trials = space, limits, num_trials
-        self._running: dict[int, Trial] = {}
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            # multivariate TPE, the constant liar and metric names are marked as experimental
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study = optuna.create_study(
-                study_name=file.parent.name,
-                storage=JournalStorage(JournalFileBackend(str(file))),
-                directions=["maximize", "minimize"],
-                load_if_exists=True,
-            )
-            self._study.set_metric_names(list(OBJECTIVES))
-            # After a restart the same seed would propose the first trials all over again.
-            self._study.sampler = sampler(
-                (seed + len(self._study.trials)) % 2**32,
-                num_trials,
-                is_conditional=space.is_conditional,
-            )
-        if not self._study.trials:
-            for params in space.openings(first_targets)[:num_trials]:
-                self._study.enqueue_trial(params)
-        self.lost = self._retry_orphans()
+        self._study, self._propose, self._new_sampler = study, propose, new_sampler
+        self._limits, self._num_trials, self._seed = limits, num_trials, seed
+        self._running: dict[str, Trial] = {}
+        if not self._settled() and not study.get_trials(deepcopy=False, states=_BEGUN):
+            for params in openings[:num_trials]:
+                study.enqueue_trial(dict(params))
+        running = study.get_trials(states=(TrialState.RUNNING,))
+        self._orphans = [(trial.number, trial._trial_id) for trial in running]
 
     def __len__(self) -> int:
+        """Trials that are neither settled nor handed out."""
         return max(0, self._num_trials - len(self._settled()) - len(self._running))
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The finished trials, in order."""
+        """Of the finished trials, in order, each followed by its by-products."""
         return [
-            Outcome.from_mapping(trial.user_attrs[_OUTCOME])
-            for trial in self._study.get_trials(deepcopy=False)
+            Outcome.from_mapping(found)
+            for trial in self._settled()
             if trial.state is TrialState.COMPLETE
+            for found in trial.user_attrs[_OUTCOMES]
         ]
 
     @property
-    def failures(self) -> dict[int, str]:
-        """The reason per failed trial."""
+    def endings(self) -> dict[int, Ending]:
+        """Of the trials that came to nothing, by number."""
         return {
-            trial.number: str(trial.user_attrs[_FAILURE])
+            trial.number: Ending(trial.user_attrs[_STATE], trial.user_attrs[_REASON])
             for trial in self._settled()
-            if trial.state is TrialState.FAIL
+            if trial.state is not TrialState.COMPLETE
         }
 
+    def settled(self) -> Iterator[tuple[Task, Ending | None]]:
+        """The tasks that are over, in order, and why there is nothing of them."""
+        endings = self.endings
+        for trial in self._settled():
+            try:
+                task = self._propose(trial)
+            except UnreachableBudgetError:
+                continue  # there never was one
+            yield task, endings.get(trial.number)
+
     def next(self) -> Task | None:
-        if len(self) == 0:
-            return None
-        trial = self._study.ask()
-        self._running[trial.number] = trial
-        return TrialTask(trial.number, self._space.propose(trial))
+        while len(self) > 0:
+            trial = self._next_trial()
+            try:
+                task = self._propose(trial)
+            except UnreachableBudgetError as error:
+                trial.set_constraint("flops", 1.0)
+                self._end(trial, Ending("infeasible", str(error)))
+                continue
+            self._running[task.key] = trial
+            return task
+        return None
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
-        trial = self._running.pop(_number(task))
-        if not math.isfinite(outcome.validation_accuracy):
-            self._fail(trial, f"validation accuracy is {outcome.validation_accuracy}")
+    def _next_trial(self) -> Trial:
+        if self._orphans:
+            number, trial_id = self._orphans.pop(0)
+            self._reseed(number)
+            return Trial(self._study, trial_id)
+        self._reseed(self._num_asked)
+        return self._study.ask()
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        trial = self._running.pop(task.key)
+        own = outcomes[0]
+        if not math.isfinite(own.validation_accuracy):
+            reason = f"validation accuracy is {own.validation_accuracy}"
+            self._end(trial, Ending("failed", reason))
             return
-        for quantity, excess in self._limits.excess(outcome.cost).items():
-            trial.set_constraint(quantity, excess)  # feasible at most at 0; before tell, only
-        trial.set_user_attr(_OUTCOME, outcome.to_mapping())
-        self._study.tell(trial, [outcome.validation_accuracy, float(outcome.flops)])
+        excess = self._limits.excess(own.cost)
+        for quantity, value in excess.items():
+            trial.set_constraint(quantity, value)  # feasible at most at 0; before tell, only
+        if not self._limits.allows(own.cost):
+            over = ", ".join(name for name, value in excess.items() if value > 0)
+            self._end(trial, Ending("infeasible", f"over budget in {over}"))
+            return
+        trial.set_user_attr(_OUTCOMES, [outcome.to_mapping() for outcome in outcomes])
+        self._study.tell(trial, [own.validation_accuracy, float(own.flops)])
 
-    def failed(self, task: Task, reason: str) -> None:
-        self._fail(self._running.pop(_number(task)), reason)
+    def ended(self, task: Task, ending: Ending) -> None:
+        trial = self._running.pop(task.key)
+        if ending.state == "infeasible":
+            trial.set_constraint("flops", 1.0)  # by how much is not known
+        self._end(trial, ending)
 
-    def _fail(self, trial: Trial, reason: str) -> None:
-        trial.set_user_attr(_FAILURE, reason)
-        self._study.tell(trial, state=TrialState.FAIL)
+    def params(self, number: int) -> dict[str, Any]:
+        """What trial `number` drew; SearchStateError if there is no such trial."""
+        trials = self._study.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            raise SearchStateError(
+                f"the search has no trial {number}: it has 0 to {len(trials) - 1}"
+            )
+        return dict(trials[number].params)
+
+    def _end(self, trial: Trial, ending: Ending) -> None:
+        trial.set_user_attr(_STATE, ending.state)
+        trial.set_user_attr(_REASON, ending.reason)
+        self._study.tell(trial, state=_TOLD[ending.state])
+
+    @property
+    def _num_asked(self) -> int:
+        return len(self._study.get_trials(deepcopy=False, states=_BEGUN))
+
+    def _reseed(self, number: int) -> None:
+        """A sampler of its own for every trial, so that a restart changes no proposal."""
+        (seed,) = np.random.SeedSequence((self._seed, number)).generate_state(1)
+        self._study.sampler = self._new_sampler(int(seed))
 
     def _settled(self) -> list[FrozenTrial]:
-        """Trials that count: finished, or failed for a reason of their own."""
-        return [
-            trial
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and trial.user_attrs.get(_FAILURE) != _INTERRUPTED
-        ]
-
-    def _retry_orphans(self) -> list[TrialTask]:
-        """Trials that an earlier process left running are told as failed and proposed again."""
-        lost = []
-        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            # One stopped before it drew its parameters keeps those it was to have.
-            self._study.enqueue_trial(trial.system_attrs.get(_FIXED, {}) | trial.params)
-            storage = self._study._storage
-            storage.set_trial_user_attr(trial._trial_id, _FAILURE, _INTERRUPTED)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            if (proposal := self._space.proposal(trial.params)) is not None:
-                lost.append(TrialTask(trial.number, proposal))
-        return lost
+        """Trials that are over; what was known beforehand is none of them."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [t for t in trials if t.state.is_finished() and not t.user_attrs.get(_KNOWN)]
 
 
-def _number(task: Task) -> int:
-    assert isinstance(task, TrialTask), task
-    return task.number
+def open_study(storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of this name, created if need be; SearchStateError if a newer version made it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        # multivariate TPE, the constant liar and metric names are marked as experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        found = study.user_attrs.get(_FORMAT)
+        if found is None:
+            study.set_user_attr(_FORMAT, _FORMAT_NOW)
+            study.set_metric_names(list(OBJECTIVES))
+        elif found != _FORMAT_NOW:
+            raise SearchStateError(
+                f"the study {name!r} is of format {found}, this Espalier reads {_FORMAT_NOW}: "
+                "continue it with the version that began it"
+            )
+    return study
+
+
+def add_known(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Let the sampler know of a result that is no trial of this study."""
+    trial.set_user_attr(_KNOWN, True)
+    study.add_trial(trial)

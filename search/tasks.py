@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -17,35 +18,48 @@ Origin = Literal[
     "from-scratch",
     "copycat",
     "uniform",
+    "random",
     "copycat-all",
     "tempered",
+    "width",
     "wrn",
     "bottleneck",
     "depth",
     "mobilenetv2",
 ]
 """How weights came about: pruned and fine-tuned; the same shape from scratch; a rescaled shape
-from scratch; the base network narrowed by one factor, from scratch; after them the further kinds
-of family studies, all from scratch (see copycat.families)."""
+from scratch; the base network narrowed by one factor, from scratch; widths drawn at random, from
+scratch; after them the further kinds of family studies, all from scratch (see copycat.families)."""
 
 Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
 """What a network goes through; plain training is that of one pruned at initialisation."""
 
-ORIGINS: tuple[Origin, ...] = ("fine-tuned", "from-scratch", "copycat", "uniform")
+ORIGINS: tuple[Origin, ...] = (
+    *("fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
+)
 """Those of a search."""
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """Train sparsely, prune, fine-tune: one proposal."""
+    """Train sparsely, prune, fine-tune: one proposal.
+
+    repeat: 0 for the trial itself; from 1 the same proposal again, with other seeds.
+    """
 
     number: int
     proposal: Proposal
+    repeat: int = 0
 
     @property
     def key(self) -> str:
         """Name of the architecture that comes of it."""
-        return f"fine-tuned-{self.number}"
+        return self.product_key(100)
+
+    def product_key(self, percent: int) -> str:
+        """Name of the architecture that meets so many percent of the proposal's target."""
+        part = "" if percent == 100 else f"-t{percent}"
+        return f"fine-tuned-{self.number}{part}{_suffix(self.repeat)}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class MemberTask:
     budget: its own in absolute numbers; by default that of the search.
     equal_compute: train for as many more epochs as it costs fewer FLOPs than the base network,
         whatever the search does with its other networks.
+    rho: how much of that shape it keeps, 0 to 1; None where nothing was tempered.
     builder: target and arguments, where the widths are those of another base network.
     """
 
@@ -73,6 +88,7 @@ class MemberTask:
     seed: int | None = None
     budget: str = ""
     equal_compute: bool = False
+    rho: float | None = None
     builder: tuple[str, Mapping[str, Any]] | None = None
 
     @property
@@ -82,6 +98,11 @@ class MemberTask:
 
 
 Task = TrialTask | MemberTask
+
+
+def _suffix(repeat: int) -> str:
+    """What names of networks end in that differ in their seeds only."""
+    return f"-s{repeat}" if repeat else ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +141,11 @@ class Outcome:
     details: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def network(self) -> str:
+        """Its key without the seed: the name shared with its repetitions."""
+        return re.sub(r"-s\d+$", "", self.key)
+
+    @property
     def cost(self) -> Cost:
         """What it costs, as certified when it was stored."""
         return Cost(
@@ -145,6 +171,8 @@ class EpochRecord:
     """One epoch of one task.
 
     stage: what the task is doing.  step: epochs since the task began, from 1, of `num_steps`.
+    images: training images that the task has processed so far, repetitions counted.
+    time_ms: when the epoch ended, since 1970; the same whenever the record is passed on again.
     """
 
     stage: Stage
@@ -154,18 +182,59 @@ class EpochRecord:
     validation_accuracy: float
     learning_rate: float
     sparsity: float | None = None
+    images: int = 0
+    time_ms: int = 0
+
+
+State = Literal["failed", "stopped early", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a task ended without a network, in one line."""
+
+    state: State
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.reason}"
+
+    @property
+    def why(self) -> str:
+        """The reason; that it is no failure is said where it is none."""
+        return self.reason if self.state == "failed" else str(self)
 
 
 class Observer(Protocol):
-    """Hears of everything that happens to tasks, in the process that drives the search."""
+    """Hears of everything that happens to tasks, in the process that drives the search.
+
+    After a restart a task is started again, and its first epochs are all those that it has
+    behind it, which may have been heard of before. finished: what came of it, at least one.
+    """
 
     def started(self, task: Task) -> None: ...
 
-    def epoch(self, task: Task, record: EpochRecord) -> None: ...
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None: ...
 
-    def finished(self, task: Task, outcome: Outcome) -> None: ...
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None: ...
 
-    def failed(self, task: Task, reason: str) -> None: ...
+    def ended(self, task: Task, ending: Ending) -> None: ...
+
+
+class Bystander:
+    """An observer that does nothing about anything; others say what they do about what."""
+
+    def started(self, task: Task) -> None:
+        """Nothing."""
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        """Nothing."""
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        """Nothing."""
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Nothing."""
 
 
 class Observers:
@@ -178,17 +247,17 @@ class Observers:
         for observer in self._observers:
             observer.started(task)
 
-    def epoch(self, task: Task, record: EpochRecord) -> None:
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
         for observer in self._observers:
-            observer.epoch(task, record)
+            observer.epochs(task, records)
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
         for observer in self._observers:
-            observer.finished(task, outcome)
+            observer.finished(task, outcomes)
 
-    def failed(self, task: Task, reason: str) -> None:
+    def ended(self, task: Task, ending: Ending) -> None:
         for observer in self._observers:
-            observer.failed(task, reason)
+            observer.ended(task, ending)
 
 
 class TaskSource(Protocol):
@@ -200,11 +269,11 @@ class TaskSource(Protocol):
     def next(self) -> Task | None:
         """The next task, or None when there is none left."""
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
         """Take a result."""
 
-    def failed(self, task: Task, reason: str) -> None:
-        """Take a failure."""
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Take why there is none."""
 
 
 class TaskList:
@@ -219,8 +288,8 @@ class TaskList:
     def next(self) -> Task | None:
         return self._waiting.pop(0) if self._waiting else None
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
         """Nothing waits for the results."""
 
-    def failed(self, task: Task, reason: str) -> None:
+    def ended(self, task: Task, ending: Ending) -> None:
         """Nothing waits for the results."""

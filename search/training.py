@@ -78,8 +78,10 @@ def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
 
     rni: a tenth from 50 % of the epochs, again from 75 % (RNI, section 5.1).
     copycat: a fifth from 30 %, again from 60 % and 90 %: of 200 epochs every 60 (Crowley et al.,
-    implementation details).
+    implementation details).  constant: as at first.
     """
+    if config.schedule == "constant":
+        return config.learning_rate
     if config.schedule == "copycat":
         return float(config.learning_rate / 5 ** (10 * epoch // (3 * epochs)))
     drops = (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)

@@ -1,76 +1,117 @@
-"""One trial, start to end, and one member of a family. Plain torch: no scheduler in sight."""
+"""One trial, start to end. Plain torch: no scheduler in sight."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
-from copycat.architecture import Architecture, save
-from copycat.build import build
-from copycat.builder import Builder
-from copycat.recipes import Recipe, recorded
-from copycat.width_profile import WidthProfile
 from pruning.cost import Bound, Budget
+from pruning.criteria import Batches
+from pruning.errors import (
+    DiskFullError,
+    EspalierError,
+    StoppedEarlyError,
+    UnreachableBudgetError,
+)
 from pruning.sigmoid_batchnorm import fold
-from pruning.tracing import trace
+from search.checkpoints import disk_full_told
 from search.config import SearchConfig
+from search.course import Course
 from search.datasets import ImageData
-from search.distillation import distillation
-from search.image_sources import ImageSource
+from search.early_stopping import Halving
+from search.member import train_member
 from search.methods import method
 from search.minibatches import scoring_batches
-from search.preflight import Preflight
-from search.sparse_network import Pruned, SparseNetwork
-from search.tasks import EpochRecord, MemberTask, Origin, Outcome, Stage, Task, TrialTask
-from search.training import EpochReport, TrainingReport, evaluate, train
+from search.sparse_network import Pruning, SparseNetwork
+from search.storing import SCORES_FILE, Finished, store
+from search.tasks import Ending, Outcome, Stage, Task, TrialTask
+from search.training import EpochReport, Trainer, TrainingReport
+from search.workshop import RUNGS_FOLDER, Report, Workshop, fresh_base
 
-SCORES_FILE = "scores.json"
-"""Beside a pruned architecture: what its trial's method thought of every channel."""
-
-Report = Callable[[EpochRecord], None]
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """Everything a task needs besides itself and the data."""
-
-    config: SearchConfig
-    preflight: Preflight
-    device: str
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device to train on."""
-        return torch.device(self.device)
+_STATISTICS_BATCHES = 8
+"""Minibatches from which batch-norm statistics are estimated again after a trial pruning."""
 
 
-def perform(task: Task, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
-    """Do a task and store its architecture; whatever goes wrong is raised."""
-    if isinstance(task, TrialTask):
-        return run_trial(task, workshop, data, report)
-    return train_member(task, workshop, data, report)
+def perform(task: Task, workshop: Workshop, data: ImageData, report: Report) -> tuple[Outcome, ...]:
+    """Do a task, or go on with it, and store what comes of it; `ending_of` reads what it raises.
+
+    Only one process at a time performs a task of one key.
+    """
+    with disk_full_told(workshop.directory), workshop.checkpoints(task.key).locked():
+        if isinstance(task, TrialTask):
+            return run_trial(task, workshop, data, report)
+        return (train_member(task, workshop, data, report),)
 
 
-def run_trial(task: TrialTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
+def ending_of(error: Exception) -> Ending:
+    """What an error of `perform` means for its task; DiskFullError, for the search, is raised."""
+    if isinstance(error, DiskFullError):
+        raise error
+    known = isinstance(error, EspalierError)
+    reason = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
+    if isinstance(error, StoppedEarlyError):
+        return Ending("stopped early", reason)
+    if isinstance(error, UnreachableBudgetError):
+        return Ending("infeasible", reason)
+    return Ending("failed", reason)
+
+
+def run_trial(
+    task: TrialTask, workshop: Workshop, data: ImageData, report: Report
+) -> tuple[Outcome, ...]:
     """Train with gates and the method's penalty → prune → fine-tune → store.
 
-    The returned network meets both the budget and the proposal's target FLOPs. A method that
-    prunes at initialisation does so first, and the smaller network has all the epochs.
+    The first network meets both the budget and the proposal's target FLOPs; those after it are
+    by-products, pruned from the same training to halves and quarters of that target. A method
+    that prunes at initialisation does so first, and the smaller network has all the epochs.
+    Raises StoppedEarlyError where other trials have left this one behind.
     """
     return _Trial(task, workshop, data, report).run()
+
+
+def product_percents(config: SearchConfig) -> list[int]:
+    """Of a trial's target, what each of its networks is pruned to; the trial's own comes first."""
+    halves = [round(100 / 2**times) for times in range(config.study.by_products + 1)]
+    return list(dict.fromkeys(max(1, percent) for percent in halves))
+
+
+@dataclass
+class _Product:
+    """A network that one sparse training gives rise to; `weights` are those to fine-tune."""
+
+    key: str
+    pruning: Pruning
+    details: dict[str, float]
+    weights: Mapping[str, Tensor]
+
+    def to_state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        pruning, scores = self.pruning.to_mapping(), dict(self.pruning.scores)
+        kept: dict[str, Any] = {"key": self.key, "pruning": pruning, "scores": scores}
+        return kept | {"details": self.details, "weights": dict(self.weights)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _Product:
+        """The inverse of `to_state`."""
+        pruning = Pruning.from_mapping(state["pruning"], state["scores"])
+        return cls(state["key"], pruning, state["details"], state["weights"])
 
 
 class _Trial:
     def __init__(
         self, task: TrialTask, workshop: Workshop, data: ImageData, report: Report
     ) -> None:
-        self._task, self._workshop, self._data, self._report = task, workshop, data, report
-        self._config, self._seed = workshop.config, _seed(workshop.config, task.number)
+        self._task, self._workshop, self._data = task, workshop, data
+        self._config, self._preflight = workshop.config, workshop.preflight
+        self._training = self._config.training
+        self._seed = self._config.seed_of(task.number, task.repeat)
+        self._prunes_first = method(task.proposal.criterion).prunes_untrained
+        self._targets = self._own_and_further_targets()
         self._sparse = SparseNetwork(
             fresh_base(workshop.preflight, self._seed)[0],
             task.proposal,
@@ -79,252 +120,153 @@ class _Trial:
             seed=self._seed,
             device=workshop.torch_device,
         )
+        num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
+        self._course = Course(workshop.checkpoints(task.key), num_steps, report)
+        is_judged = self._config.study.early_stopping and not task.repeat
+        folder = workshop.directory / RUNGS_FOLDER
+        self._halving = Halving(folder, self._training.epochs) if is_judged else None
 
-    def run(self) -> Outcome:
-        """Every stage in its order."""
-        details: dict[str, float] = {}
-        if method(self._task.proposal.criterion).prunes_untrained:
-            pruned = self._prune()
-            reports = [self._train("training", pruned.model)]
-        else:
-            sparse = self._train("sparse training", self._sparse.model, self._sparse)
-            details["accuracy_before_pruning"] = sparse.validation_accuracy
-            if (sparsity := self._sparse.sparsity) is not None:
-                details["sparsity"] = sparsity
-            pruned = self._prune()
-            details["accuracy_after_pruning"] = _accuracy(
-                pruned.model, self._data.validation, self._workshop, self._data
-            )
-            reports = [sparse]
-        reports.append(self._train("fine-tuning", pruned.model))
-        return self._stored(pruned, details, reports)
+    def run(self) -> tuple[Outcome, ...]:
+        """Every stage that is still to be done, in its order."""
+        course = self._course
+        if course.stage == 0:
+            products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
+            states = [product.to_state() for product in products]
+            course.advance({"products": states, "images": course.records[-1].images})
+        outcomes = [Outcome.from_mapping(found) for found in course.notes.get("outcomes", [])]
+        for state in course.notes["products"][len(outcomes) :]:
+            outcomes.append(self._fine_tuned(_Product.from_state(state)))
+            state["weights"] = {}  # those that training began with are of no more use
+            done = [outcome.to_mapping() for outcome in outcomes]
+            course.advance({"outcomes": done, "images": course.records[-1].images})
+        return tuple(outcomes)
 
-    def _prune(self) -> Pruned:
-        limits = self._workshop.preflight.limits
-        batches = scoring_batches(
+    def _own_and_further_targets(self) -> list[int]:
+        """Target FLOPs: the proposal's, then those of its by-products, by halves."""
+        own, least = self._task.proposal.target_flops, self._preflight.floor.flops
+        if self._prunes_first:
+            return [own]
+        parts = [own * percent // 100 for percent in product_percents(self._config)]
+        return [own, *(target for target in parts[1:] if target >= least)]
+
+    def _pruned_and_trained(self) -> list[_Product]:
+        pruning = self._pruning(self._targets[0])
+        model = self._sparse.without(pruning)
+        flops = self._flops(pruning)
+        self._train(
+            "training",
+            model,
+            after_epoch=lambda epoch: self._judge(epoch, epoch.validation_accuracy, flops),
+        )
+        return [_Product(self._task.key, pruning, {}, model.state_dict())]
+
+    def _sparse_trained(self) -> list[_Product]:
+        sparse = self._train(
+            "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
+        )
+        before = {"accuracy_before_pruning": sparse.validation_accuracy}
+        if (sparsity := self._sparse.sparsity) is not None:
+            before["sparsity"] = sparsity
+        products = [self._product(100, self._targets[0], before)]
+        percents = product_percents(self._config)[1:]
+        for percent, target in zip(percents, self._targets[1:], strict=False):
+            try:
+                products.append(self._product(percent, target, before))
+            except UnreachableBudgetError:
+                break  # the floor of the search was another granularity's
+        return products
+
+    def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
+        pruning = self._pruning(target)
+        model = self._sparse.without(pruning)
+        accuracy = self._workshop.accuracy(model, self._data.validation, self._data)
+        key = self._task.product_key(percent)
+        details = {**before, "accuracy_after_pruning": accuracy}
+        return _Product(key, pruning, details, model.state_dict())
+
+    def _pruning(self, target: int) -> Pruning:
+        limits = self._preflight.limits
+        return self._sparse.pruning(self._batches(), _with_target(limits, target))
+
+    def _batches(self, count: int | None = None) -> Batches:
+        return scoring_batches(
             self._data,
-            self._config.scoring_batches,
-            batch_size=self._config.training.batch_size,
+            count or self._config.scoring_batches,
+            batch_size=self._training.batch_size,
             seed=self._seed,
             device=self._workshop.torch_device,
         )
-        target = self._task.proposal.target_flops
-        return self._sparse.pruned(batches, _with_target(limits, target))
+
+    def _flops(self, pruning: Pruning) -> int:
+        profile = pruning.profile
+        return self._preflight.graph_of(profile).cost(profile.widths).flops
+
+    def _prune_and_judge(self, epoch: EpochReport) -> None:
+        """The intermediate value: what the network would be worth, were it pruned now."""
+        if self._halving is None or epoch.epoch not in self._halving.rungs:
+            return
+        try:
+            pruning = self._pruning(self._targets[0])
+        except UnreachableBudgetError:
+            return  # gates may still close
+        model = self._sparse.without(pruning)
+        with torch.random.fork_rng(devices=_generators(self._workshop.torch_device)):
+            update_bn(self._batches(_STATISTICS_BATCHES), model)
+        accuracy = self._workshop.accuracy(model, self._data.validation, self._data)
+        self._judge(epoch, accuracy, self._flops(pruning))
+
+    def _judge(self, epoch: EpochReport, accuracy: float, flops: int) -> None:
+        if self._halving is not None and epoch.epoch in self._halving.rungs:
+            self._halving.require_worth(self._task.key, epoch.epoch, accuracy, flops)
 
     def _train(
-        self, stage: Stage, model: nn.Module, sparse: SparseNetwork | None = None
+        self,
+        stage: Stage,
+        model: nn.Module,
+        sparse: SparseNetwork | None = None,
+        *,
+        after_epoch: Any = None,
     ) -> TrainingReport:
         """One stage; a sparse network with what its method adds to the loss."""
-        config, is_first = self._config.training, stage != "fine-tuning"
-        num_steps = config.epochs + config.fine_tune_epochs
-
-        def on_epoch(epoch: EpochReport) -> None:
-            steps_before = 0 if is_first else config.epochs
-            sparsity = None if sparse is None else sparse.sparsity
-            self._report(_record(stage, epoch, steps_before, num_steps, sparsity))
-
-        return train(
+        is_first = stage != "fine-tuning"
+        config = self._training if is_first else self._training.for_fine_tuning()
+        trainer = Trainer(
             model,
             self._data,
             epochs=config.epochs if is_first else config.fine_tune_epochs,
-            config=config,
+            config=config if is_first else config.for_fine_tuning(),
             seed=self._seed if is_first else self._seed + 1,
             device=self._workshop.torch_device,
             penalty=None if sparse is None else sparse.penalty,
             after_step=None if sparse is None else sparse.after_step,
-            on_epoch=on_epoch,
         )
+        sparsity = None if sparse is None else lambda: sparse.sparsity
+        return self._course.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
-    def _stored(
-        self, pruned: Pruned, details: dict[str, float], reports: Sequence[TrainingReport]
-    ) -> Outcome:
-        task, preflight = self._task, self._workshop.preflight
-        flops = preflight.graph_of(pruned.profile).cost(pruned.profile.widths).flops
-        before, after = (report.images_seen for report in reports)
-        was_pruned_first = method(task.proposal.criterion).prunes_untrained
+    def _fine_tuned(self, product: _Product) -> Outcome:
+        model = self._sparse.without(product.pruning)
+        model.load_state_dict(product.weights)
+        tuned = self._train("fine-tuning", model)
+        flops, training = self._flops(product.pruning), self._training
+        before = self._course.records[training.epochs - 1].images
+        before_flops = flops if self._prunes_first else self._preflight.base.flops
+        scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
+        judged = {"criterion": self._task.proposal.criterion, "scores": scores}
         result = Finished(
-            task.key,
+            product.key,
             "fine-tuned",
-            task.number,
+            self._task.number,
             None,
             1.0,
-            pruned.profile,
-            details,
+            product.pruning.profile,
             seed=self._seed,
-            images=before + after,
-            compute=before * (flops if was_pruned_first else preflight.base.flops) + after * flops,
+            images=before + tuned.images_seen,
+            compute=float(before * before_flops + tuned.images_seen * flops),
+            details=product.details,
+            curve=self._course.curve(training.fine_tune_epochs, training.epochs),
+            files={SCORES_FILE: judged} if scores else {},
         )
-        outcome = _store(result, fold(pruned.model), self._workshop, self._data)
-        if pruned.scores:
-            lists = {name: values.tolist() for name, values in pruned.scores.items()}
-            content = {"criterion": task.proposal.criterion, "scores": lists}
-            file = Path(self._config.directory) / outcome.path / SCORES_FILE
-            file.write_text(json.dumps(content))
-        return outcome
-
-
-def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
-    """Build the member's shape with fresh weights, train it from scratch, store it."""
-    workshop = _workshop_of(task, workshop)
-    config, preflight = workshop.config, workshop.preflight
-    profile, epochs = task.profile, member_epochs(task, workshop)
-    number = task.trial if task.trial is not None else 0
-    seed = _seed(config, number) if task.seed is None else task.seed
-    base, recipe = fresh_base(preflight, seed)
-    model = build(
-        base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
-    )
-    model = model.to(workshop.torch_device)
-
-    def on_epoch(epoch: EpochReport) -> None:
-        report(_record("from scratch", epoch, 0, epochs))
-
-    trained = train(
-        model,
-        data,
-        epochs=epochs,
-        config=config.training,
-        seed=seed,
-        device=workshop.torch_device,
-        objective=distillation(config.training, preflight, workshop.torch_device),
-        on_epoch=on_epoch,
-    )
-    record: dict[str, object] = {"epochs": epochs}
-    if task.seed is not None:
-        record["seed"] = task.seed
-    if task.budget:
-        record["budget"] = task.budget
-    if config.training.distill_from:
-        record["distill_from"] = config.training.distill_from
-    flops = preflight.graph_of(profile).cost(profile.widths).flops
-    result = Finished(
-        task.key,
-        task.origin,
-        task.trial,
-        task.rung,
-        task.alpha,
-        profile,
-        {},
-        seed=seed,
-        images=trained.images_seen,
-        compute=float(trained.images_seen * flops),
-        equal_compute=config.training.equal_compute or task.equal_compute,
-        record=record,
-    )
-    return _store(result, model, workshop, data)
-
-
-def _workshop_of(task: MemberTask, workshop: Workshop) -> Workshop:
-    """The workshop, with another base network if the member has one of its own."""
-    if task.builder is None:
-        return workshop
-    preflight, builder = workshop.preflight, Builder(*task.builder)
-    with torch.random.fork_rng(devices=[]):  # weights do not matter here
-        graph = trace(builder(), preflight.example_input)
-    return replace(workshop, preflight=replace(preflight, builder=builder, graph=graph))
-
-
-def member_epochs(task: MemberTask, workshop: Workshop) -> int:
-    """How long the member trains: as many epochs as all, or more at equal compute."""
-    training, preflight = workshop.config.training, workshop.preflight
-    if task.equal_compute:
-        training = replace(training, equal_compute=True)
-    if not training.equal_compute:  # saves tracing shapes that lack structures
-        return training.scratch_epochs
-    profile = task.profile
-    flops = preflight.graph_of(profile).cost(profile.widths).flops
-    return training.epochs_from_scratch(flops, preflight.base.flops)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A trained network's place in the search; `record` goes into its provenance alone."""
-
-    key: str
-    origin: Origin
-    trial: int | None
-    rung: float | None
-    alpha: float
-    profile: WidthProfile
-    details: dict[str, float]
-    seed: int
-    images: int
-    compute: float
-    equal_compute: bool = False
-    record: Mapping[str, object] = field(default_factory=dict)
-
-
-def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
-    """The base network with weights drawn from `seed`, and how its constructor drew them.
-
-    The global generator is left alone.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return recorded(preflight.builder)
-
-
-def _store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageData) -> Outcome:
-    """Measure, certify and write the architecture; the test split is used here, once."""
-    preflight, config = workshop.preflight, workshop.config
-    cost = preflight.graph_of(result.profile).cost(result.profile.widths)
-    accuracies = {
-        "validation_accuracy": _accuracy(model, data.validation, workshop, data),
-        "test_accuracy": _accuracy(model, data.test, workshop, data),
-    }
-    path = f"architectures/{result.key}"
-    provenance = {
-        "search": config.name,
-        "data": config.data.source,
-        "budget": str(preflight.budget),
-        "origin": result.origin,
-        "trial": result.trial,
-        "rung": result.rung,
-        "alpha": result.alpha,
-        "seed": config.seed,
-        "seed_of_weights": result.seed,
-        "equal_compute": result.equal_compute,
-        "images": result.images,
-        "compute": result.compute,
-        **accuracies,
-        **result.details,
-        **result.record,
-        "mean": list(data.mean),
-        "std": list(data.std),
-    }
-    architecture = Architecture(
-        preflight.builder,
-        result.profile,
-        preflight.input_shape,
-        preflight.classes,
-        cost,
-        provenance,
-    )
-    save(Path(config.directory) / path, architecture, model.cpu())
-    return Outcome(
-        key=result.key,
-        origin=result.origin,
-        trial=result.trial,
-        rung=result.rung,
-        alpha=result.alpha,
-        flops=cost.flops,
-        params=cost.params,
-        profile=result.profile.digest,
-        path=path,
-        seed=result.seed,
-        equal_compute=result.equal_compute,
-        images=result.images,
-        compute=result.compute,
-        weight_bytes=cost.weight_bytes,
-        peak_activation_bytes=cost.peak_activation_bytes,
-        details=result.details,
-        **accuracies,
-    )
-
-
-def _accuracy(model: nn.Module, split: ImageSource, workshop: Workshop, data: ImageData) -> float:
-    device = workshop.torch_device
-    return evaluate(model.to(device), split, mean=data.mean, std=data.std, device=device)
+        return store(result, fold(model), self._workshop, self._data)
 
 
 def _with_target(limits: Budget, target_flops: int) -> Budget:
@@ -335,24 +277,6 @@ def _with_target(limits: Budget, target_flops: int) -> Budget:
     return Budget((Bound("flops", lowered), *others))
 
 
-def _record(
-    stage: Stage,
-    epoch: EpochReport,
-    steps_before: int,
-    num_steps: int,
-    sparsity: float | None = None,
-) -> EpochRecord:
-    return EpochRecord(
-        stage,
-        steps_before + epoch.epoch,
-        num_steps,
-        epoch.train_loss,
-        epoch.validation_accuracy,
-        epoch.learning_rate,
-        sparsity,
-    )
-
-
-def _seed(config: SearchConfig, number: int) -> int:
-    """A seed of its own for every trial; a member shares the seed of its trial."""
-    return config.seed * 10_007 + 2 * number
+def _generators(device: torch.device) -> Sequence[torch.device]:
+    """Devices whose random numbers are to be left alone; the CPU's always are."""
+    return [device] if device.type == "cuda" else []

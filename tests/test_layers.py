@@ -15,13 +15,17 @@ ROOT = Path(__file__).parent.parent
 
 MAY_IMPORT = {
     "pruning": {"torch", "numpy", "fvcore"},
-    "copycat": {"torch", "numpy", "safetensors", "pruning", "onnx", "onnxruntime", "onnxscript"},
-    "mlflow_server": {"mlflow", "click"},
+    "copycat": {
+        *("torch", "numpy", "safetensors", "pruning", "matplotlib"),
+        *("onnx", "onnxruntime", "onnxscript"),
+    },
+    "mlflow_server": {"mlflow", "click", "sqlalchemy"},
 }
 """Beside themselves and the standard library. `search` may import anything.
 
 onnx, onnxruntime and onnxscript are optional: a function of copycat.export imports them, to
-write an ONNX file and to check it.
+write an ONNX file and to check it; another of copycat.profile_chart imports matplotlib. sqlalchemy
+comes with mlflow, which needs it for any database.
 """
 
 
@@ -96,7 +100,7 @@ def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
     script = (
         "import sys, pruning, copycat\n"
         "print([m for m in ('ray', 'optuna', 'mlflow', 'torchvision', 'search', 'mlflow_server',"
-        " 'onnxruntime', 'onnx', 'onnxscript')"
+        " 'onnxruntime', 'onnx', 'onnxscript', 'matplotlib')"
         " if m in sys.modules])"
     )
     result = subprocess.run(

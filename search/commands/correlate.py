@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from search.commands.flags import TABLES, options, overridden
+from search.commands.flags import options, overridden
 from search.correlation_config import UNUSED_TRAINING, CorrelationConfig
+from search.options import tables
 
 
 @click.command()
@@ -24,8 +25,8 @@ def correlate(**flags: Any) -> None:
     from search.correlation_study import run  # noqa: PLC0415
 
     given = overridden({}, flags)
-    tables = {name: cls(**given.pop(name, {})) for name, cls in TABLES.items()}
-    config = CorrelationConfig(**given, **tables)
+    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(CorrelationConfig).items()}
+    config = CorrelationConfig(**given, **filled)
     console = Console(highlight=False)
     try:
         study = run(config, console=console)

@@ -30,6 +30,9 @@ _FORMATS = ("safetensors", "onnx", "pt2")
 )
 @click.option("--out", type=click.Path(), help="folder or file to write; must not exist")
 @click.option("--as-python", type=click.Path(), help="Python module to write; must not exist")
+@click.option("--register", help="name under which MLflow's registry takes it; ARCH is SEARCH/NAME")
+@click.option("--alias", default="best", show_default=True, help="alias there, with --register")
+@click.option("--mlflow-url", default="", help="server that the search logged to, if it did")
 @click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
 @RUNS
 def export(
@@ -38,6 +41,9 @@ def export(
     form: str,
     out: str | None,
     as_python: str | None,
+    register: str | None,
+    alias: str,
+    mlflow_url: str,
     trust: tuple[str, ...],
     runs: str,
 ) -> None:
@@ -46,8 +52,8 @@ def export(
     Or as one file for other programs, or as the source of a Python module that makes the
     network with torch alone.
     """
-    if out is None and as_python is None:
-        raise click.UsageError("Missing option '--out' or '--as-python'")
+    if out is None and as_python is None and not register:
+        raise click.UsageError("Missing option '--out', '--as-python' or '--register'")
     if out is not None and out == as_python:
         raise click.UsageError(f"--out and --as-python are both {out}: choose two names")
     from copycat.architecture import load, read, verify  # noqa: PLC0415 - startup stays light
@@ -74,6 +80,17 @@ def export(
             f"{as_python} makes the network of {architecture}; "
             f"its weights: {source / 'weights.safetensors'}"
         )
+    if register:
+        click.echo(f"registered {_registered(source, register, alias, mlflow_url)}")
+
+
+def _registered(source: Path, name: str, alias: str, mlflow_url: str) -> str:
+    from search.config import SearchConfig  # noqa: PLC0415 - startup stays light
+    from search.registration import register_one  # noqa: PLC0415
+
+    search = source.resolve().parent.parent
+    config = SearchConfig(name=search.name, runs=str(search.parent), mlflow_url=mlflow_url)
+    return register_one(config, source.name, name, alias).uri
 
 
 def _write(source: Path, target: Path, form: str, trust: tuple[str, ...]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from pruning.errors import ConfigError
-from search.commands.flags import TABLES, options, overridden
+from search.commands.flags import options, overridden
 from search.config import RECIPES
-from search.family_config import UNUSED_TRAINING, FamilyConfig
+from search.family_config import UNUSED_TRAINING, FamilyConfig, training_of
+from search.options import tables
 
 
 @click.command()
@@ -27,7 +28,7 @@ from search.family_config import UNUSED_TRAINING, FamilyConfig
 @click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
-@options(FamilyConfig, without=("source", *UNUSED_TRAINING))
+@options(FamilyConfig, without=("source", *UNUSED_TRAINING, "time_budget", "max_train_images"))
 def family(
     *,
     source: str,
@@ -50,7 +51,7 @@ def family(
     from search.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
     from search.report import FLOPS_NOTE  # noqa: PLC0415
 
-    given = overridden({"training": {**RECIPES[recipe]}}, flags)
+    given = overridden({"training": training_of(RECIPES[recipe])}, flags)
     console = Console(highlight=False)
     config, subject, data = _opened(
         source, given, console, train=train, shape=shape, classes=classes
@@ -90,10 +91,10 @@ def _opened(
     folder = architecture_folder(source, given.get("runs", FamilyConfig.runs))
     if folder is not None and (name := read(folder).provenance.get("data")):
         given["data"] = {"source": name, **given.get("data", {})}
-    tables = {name: cls(**given.pop(name, {})) for name, cls in TABLES.items()}
+    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(FamilyConfig).items()}
     for name in ("budgets", "kinds", "include", "trust"):
         given[name] = tuple(given.get(name, getattr(FamilyConfig, name)))
-    config = FamilyConfig(source=source, **given, **tables)
+    config = FamilyConfig(source=source, **given, **filled)
     if folder is not None:
         subject = stored_subject(config, folder)
         if not train:

@@ -8,15 +8,16 @@ from typing import Any
 
 import click
 
-from search.config import DataConfig, TrainingConfig
+from search.options import tables
 
-TABLES: dict[str, type] = {"data": DataConfig, "training": TrainingConfig}
 _FLAG_NAMES = {"source": "data", "root": "data_root"}
 _TYPES: dict[str, Any] = {
     "str": str,
+    "str | None": str,
     "int": int,
     "int | None": int,
     "float": float,
+    "float | None": float,
     "tuple[str, ...]": str,
     "tuple[float, ...]": float,
 }
@@ -26,8 +27,12 @@ def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]
     """One flag per field of `cls` and its tables; help and defaults stand there."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        tables = (("", cls), *TABLES.items())
-        made = [option for name, table in tables for option in _options_of(table, name, without)]
+        named = {"": cls, **tables(cls)}
+        made = [
+            option
+            for name, table in named.items()
+            for option in _options_of(table, name, (*without, *tables(cls)))
+        ]
         for option in reversed(made):
             command = option(command)
         return command
@@ -35,16 +40,24 @@ def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]
     return decorate
 
 
+def some_options(cls: type[Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    """Like `options`, for these fields and tables of `cls` alone."""
+    everything = tables(cls)
+    left_out = [field.name for field in dataclasses.fields(cls) if field.name not in names]
+    for name, table in everything.items():
+        if name not in names:
+            left_out += [field.name for field in dataclasses.fields(table)]
+    return options(cls, tuple(left_out))
+
+
 def _options_of(cls: type[Any], table: str, without: tuple[str, ...]) -> list[Callable[..., Any]]:
     return [
-        _option_of(field, table)
-        for field in dataclasses.fields(cls)
-        if field.name not in TABLES and field.name not in without
+        _option_of(field, table) for field in dataclasses.fields(cls) if field.name not in without
     ]
 
 
 def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
-    flag = "--" + _FLAG_NAMES.get(field.name, field.name).replace("_", "-")
+    flag = _flag_of(field)
     destination = f"{table}__{field.name}" if table else field.name
     text = field.metadata["help"]
     if str(field.type).startswith("bool"):
@@ -61,6 +74,27 @@ def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
         default=None,
         help=text + suffix,
     )
+
+
+def _flag_of(field: dataclasses.Field[Any]) -> str:
+    return "--" + _FLAG_NAMES.get(field.name, field.name).replace("_", "-")
+
+
+def as_arguments(settings: Any) -> list[str]:
+    """What to type for these settings, a dataclass with tables; defaults are left out."""
+    arguments: list[str] = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            arguments += as_arguments(value)
+        elif value != field.default and value is not None:
+            flag = _flag_of(field)
+            if isinstance(value, bool):
+                arguments.append(flag if value else f"--no-{flag[2:]}")
+            else:
+                many = value if isinstance(value, tuple) else (value,)
+                arguments += [f"{flag}={one}" for one in many]
+    return arguments
 
 
 def overridden(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,30 +1,101 @@
-"""`espalier inspect`: what of a network can be pruned."""
+"""`espalier inspect`: what of a network can be pruned, or what a stored one has kept."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pruning.errors import ConfigError
+from search.commands.stored import RUNS
+
+if TYPE_CHECKING:
+    from search.family_ladder import Subject
 
 
 @click.command()
-@click.argument("model")
-@click.option("--input", "shape", required=True, help="image shape C×H×W, such as 3x224x224")
-@click.option("--classes", default=10, show_default=True, help="number of classes")
+@click.argument("network", metavar="MODEL_OR_ARCH")
+@click.option("--input", "shape", help="image shape C×H×W of a MODEL, such as 3x224x224")
+@click.option("--classes", default=10, show_default=True, help="number of classes of a MODEL")
+@click.option("--profile", help="JSON file with widths: show what they keep of MODEL")
+@click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
+@click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def inspect(model: str, shape: str, classes: int, as_json: bool) -> None:
-    """Show the channel groups of MODEL: what can be pruned, what it costs, and why not."""
+@RUNS
+def inspect(
+    network: str,
+    *,
+    shape: str | None,
+    classes: int,
+    profile: str | None,
+    png: str | None,
+    trust: tuple[str, ...],
+    as_json: bool,
+    runs: str,
+) -> None:
+    """Show the channel groups of MODEL: what can be pruned, what it costs, and why not.
+
+    Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each.
+    """
+    from search.family_config import FamilyConfig  # noqa: PLC0415 - startup stays light
+    from search.family_ladder import (  # noqa: PLC0415
+        architecture_folder,
+        profile_subject,
+        stored_subject,
+    )
+
+    if profile is not None:
+        config = FamilyConfig(profile, model=network)
+        names = tuple(map(str, range(classes)))
+        _show(profile_subject(config, _sizes(shape), names), png, as_json=as_json)
+    elif (folder := architecture_folder(network, runs)) is not None:
+        config = FamilyConfig(network, runs=runs, trust=trust)
+        _show(stored_subject(config, folder), png, as_json=as_json)
+    elif png is not None:
+        raise ConfigError("--png draws what is kept: name an architecture, or give --profile")
+    else:
+        _describe(network, _sizes(shape), classes, as_json=as_json)
+
+
+def _show(subject: Subject, png: str | None, *, as_json: bool) -> None:
+    """What the subject's shape keeps of its base network."""
+    from copycat.profile_chart import png_chart, text_chart  # noqa: PLC0415 - startup stays light
+    from pruning.cost import format_count  # noqa: PLC0415
+
+    graph = subject.base.graph_of(subject.profile)
+    cost, base = graph.cost(subject.profile.widths), subject.base.graph.cost()
+    if as_json:
+        counts = {"flops": cost.flops, "params": cost.params}
+        click.echo(json.dumps(counts | subject.profile.to_mapping(), indent=2))
+    else:
+        click.echo(text_chart(subject.profile, graph))
+        for name in ("flops", "params"):
+            value, whole = getattr(cost, name), getattr(base, name)
+            click.echo(f"{format_count(value)} {name}, {value / whole:.1%} of the base network's")
+    if png is not None:
+        png_chart(subject.profile, graph, png)
+        click.echo(f"drawn in {Path(png)}", err=True)
+
+
+def _describe(model: str, sizes: tuple[int, int, int], classes: int, *, as_json: bool) -> None:
+    """What of a whole network can be pruned."""
     import torch  # noqa: PLC0415 - startup stays light
 
     from pruning.tracing import trace  # noqa: PLC0415
     from search.models import resolve  # noqa: PLC0415
 
+    network = resolve(model, num_classes=classes, in_channels=sizes[0])()
+    graph = trace(network, torch.zeros(1, *sizes))
+    click.echo(json.dumps(graph.summary(), indent=2) if as_json else graph.describe())
+
+
+def _sizes(shape: str | None) -> tuple[int, int, int]:
+    if shape is None:
+        raise ConfigError("a model needs --input, the image shape, such as --input 3x224x224")
     sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
     if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
         raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
-    network = resolve(model, num_classes=classes, in_channels=numbers[0])()
-    graph = trace(network, torch.zeros(1, *numbers))
-    click.echo(json.dumps(graph.summary(), indent=2) if as_json else graph.describe())
+    return numbers[0], numbers[1], numbers[2]

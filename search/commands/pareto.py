@@ -30,12 +30,12 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
     results = open_results(search_folder(search_name, runs))
     limit = Budget.parse(*bounds).absolute(results.base) if bounds else None
     found = [o for o in results.front if limit is None or limit.allows(o.cost)]
-    rows = front_rows(found, results.base)
+    rows = front_rows(results, found)
     if form == "json":
         click.echo(to_json(rows))
     elif form == "csv":
         click.echo(to_csv(rows), nl=False)
     else:
         console = Console(highlight=False)
-        console.print(front_table(found, results.base))
+        console.print(front_table(results, found))
         console.print(FLOPS_NOTE, style="dim")

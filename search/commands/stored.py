@@ -24,11 +24,13 @@ def search_folder(name: str, runs: str) -> Path:
 
 def stored_architecture(architecture: str, runs: str) -> Path:
     """The folder of SEARCH/NAME; SearchStateError names what there is."""
+    from copycat.whole_folder import stored_names  # noqa: PLC0415 - startup stays light
+
     name, _, key = architecture.rpartition("/")
     if not name:
         raise SearchStateError(f"an architecture is SEARCH/NAME or a folder, got {architecture!r}")
     folder = search_folder(name, runs) / "architectures"
-    present = sorted(path.name for path in folder.glob("[!.]*"))
+    present = stored_names(folder)
     if key not in present:
         listed = f": it has {', '.join(present)}" if present else ""
         raise SearchStateError(f"{name} has no architecture {key!r}{listed}")

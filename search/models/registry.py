@@ -18,16 +18,14 @@ from typing import cast
 from copycat.builder import Builder
 from pruning.errors import ModelError
 
-_ZOO = {
-    "vgg16": "vgg16",
-    "resnet20": "resnet20",
-    "resnet32": "resnet32",
-    "resnet44": "resnet44",
-    "resnet56": "resnet56",
-    "resnet110": "resnet110",
-    "digits-vgg": "digits_vgg",
-    "digits-resnet": "digits_resnet",
+_ZOO: dict[str, tuple[str, dict[str, object]]] = {
+    "vgg16": ("vgg16", {}),
+    **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in (20, 32, 44, 56, 110)},
+    "digits-vgg": ("digits_vgg", {}),
+    "digits-resnet": ("resnet", {"depth": 14}),
 }
+"""The function and its arguments; those with a depth have shallower relatives (copycat.Depth)."""
+
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 _WIDE_RESNET_EXAMPLES = ("wrn-16-4", "wrn-28-10", "wrn-40-1", "wrn-40-2", "wrn-40-4")
 _TORCHVISION = "torchvision:"
@@ -45,7 +43,8 @@ def resolve(name: str, *, num_classes: int, in_channels: int) -> Builder:
     wide_resnet = _WIDE_RESNET.fullmatch(name)
     arguments: dict[str, object] = {"num_classes": num_classes, "in_channels": in_channels}
     if name in _ZOO:
-        return Builder(f"search.models:{_ZOO[name]}", arguments)
+        function, own = _ZOO[name]
+        return Builder(f"search.models:{function}", own | arguments)
     if wide_resnet:
         depth, width = map(int, wide_resnet.groups())
         return Builder("search.models:wide_resnet", {"depth": depth, "width": width, **arguments})

@@ -85,6 +85,11 @@ class ResNet(ZooNetwork):
         return logits
 
 
+def resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> ResNet:
+    """ResNet-depth, such as 20, 32, 44, 56 or 110; ModelError if `depth` is not 6n + 2."""
+    return ResNet(depth, num_classes=num_classes, in_channels=in_channels)
+
+
 def resnet20(num_classes: int = 10, in_channels: int = 3) -> ResNet:
     """ResNet-20: three blocks a stage, 269,722 parameters for 10 classes."""
     return ResNet(20, num_classes=num_classes, in_channels=in_channels)

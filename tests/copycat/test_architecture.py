@@ -23,6 +23,7 @@ from stored_architectures import JSON, TRUST, WEIGHTS, edit, pruned_network, sta
 from torch import nn
 
 from copycat import Architecture, Builder, WidthProfile, build, load, read, save, verify
+from copycat.whole_folder import folder_written_whole, stored_names
 from pruning import trace
 from pruning.errors import ArchitectureError
 from pruning.structures import Structure, remove_structures
@@ -36,6 +37,23 @@ def test_the_round_trip_is_exact_to_the_bit(stored: Path) -> None:
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(loaded(images), model.eval()(images))
     assert dataclasses.replace(read(stored), probe=(), weights_sha256="") == architecture
+
+
+def test_bytes_are_counted_not_believed(tmp_path: Path) -> None:
+    model, architecture = pruned_network()
+    tensors = model.half().state_dict().values()
+    halved = architecture.cost.peak_activation_bytes // 2
+    cost = dataclasses.replace(architecture.cost, weight_bytes=1)
+    stored = save(tmp_path / "net", dataclasses.replace(architecture, cost=cost), model)
+    assert stored.cost.weight_bytes == sum(t.numel() * t.element_size() for t in tensors)
+    assert stored.cost.peak_activation_bytes == halved
+    again = verify(tmp_path / "net", trust=TRUST).cost
+    assert (again.weight_bytes, again.peak_activation_bytes) == (stored.cost.weight_bytes, halved)
+    for name in ("weight_bytes", "peak_activation_bytes"):
+        save(tmp_path / "net", architecture, model)
+        edit(tmp_path / "net", lambda content, name=name: content["cost"].update({name: 2}))
+        with pytest.raises(ArchitectureError, match=f"says {name} = 2, it is "):
+            verify(tmp_path / "net", trust=TRUST)
 
 
 def test_what_is_returned_is_what_is_stored(tmp_path: Path) -> None:
@@ -317,6 +335,55 @@ def test_being_killed_while_replacing_loses_nothing(copied: Path, call: int) -> 
     assert read(copied).provenance == {"origin": "again"}
     assert state_hash(load(copied, trust=TRUST)) == before
     assert not (copied.parent / ".copy.replaced").exists()
+
+
+def killed_while_saving(copied: Path, call: int) -> None:
+    before = len(list(copied.parent.iterdir()))
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(copied), str(call)],
+        env={**os.environ, "PYTHONPATH": str(Path(networks.__file__).parent)},
+        check=False,
+    )
+    assert len(list(copied.parent.iterdir())) == before + 1, "nothing was left behind"
+
+
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("way", ["load", "save", "list"])
+def test_what_the_killed_leave_is_put_in_order(copied: Path, call: int, way: str) -> None:
+    """By whoever comes next, also for a folder of another name that begins alike."""
+    model, architecture = pruned_network()
+    neighbour = copied.with_name("copy.saving-net")
+    save(neighbour, architecture, model)
+    notes = copied.with_name(".copy-notes")
+    notes.mkdir()
+    before = state_hash(load(copied, trust=TRUST))
+    killed_while_saving(copied, call)
+    if way == "load":
+        load(copied, trust=TRUST)
+    elif way == "save":
+        save(copied, architecture, model)
+    else:
+        assert stored_names(copied.parent) == ["copy", "copy.saving-net"]
+    assert [entry.name for entry in copied.parent.glob(".*")] == [".copy-notes"]
+    assert state_hash(load(copied, trust=TRUST)) == before
+    verify(neighbour, trust=TRUST)
+
+
+def test_a_folder_that_is_being_written_is_left_alone(copied: Path) -> None:
+    """Whoever reads meanwhile finds the old one, also between the two renames."""
+    before = state_hash(load(copied, trust=TRUST))
+    with folder_written_whole(copied.resolve()) as folder:
+        aside = copied.with_name(".copy.replaced")
+        copied.rename(aside)
+        assert state_hash(load(copied, trust=TRUST)) == before
+        assert stored_names(copied.parent) == []
+        assert folder.is_dir()
+        assert aside.is_dir()
+        assert not copied.exists()
+        aside.rename(copied)
+        for name in (JSON, WEIGHTS):
+            (folder / name).write_bytes((copied / name).read_bytes())
+    assert [entry.name for entry in copied.parent.iterdir()] == ["copy"]
 
 
 def test_a_failed_replacement_is_taken_back(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

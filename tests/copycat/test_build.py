@@ -10,8 +10,9 @@ from architectures import ARCHITECTURES, BY_NAME, PRUNABLE, Architecture
 from gating import difference, random_plan, tensors_of
 from networks import Branches, call, chain, conv, small
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from copycat import WidthProfile, build
+from copycat import Builder, WidthProfile, build, recorded
 from copycat.build import shaped
 from pruning import remove_channels, trace
 from pruning.errors import PlanError
@@ -230,3 +231,46 @@ def test_the_weights_are_the_same_on_every_device() -> None:
     assert {parameter.device.type for parameter in there.parameters()} == {"cuda"}
     assert equal(there.cpu(), build(small(), profile, IMAGE, seed=3))
     assert torch.equal(torch.cuda.get_rng_state(), generator)
+
+
+class Written(TorchDispatchMode):
+    """Counts the numbers that operators write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and func._schema.name not in NOT_WRITING:
+            self.total += result.numel()
+        return result
+
+
+NOT_WRITING = {"aten::empty", "aten::new_empty", "aten::empty_like", "aten::detach"}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "squeezenet1_1"])
+def test_building_writes_no_more_than_the_constructor(name: str) -> None:
+    """Drawing is what both of them spend their time with; the base network is not copied."""
+    builder = Builder(f"torchvision.models:{name}", {"weights": None})
+    with Written() as by_constructor:
+        base, recipe = recorded(builder)
+    graph = trace(base, torch.zeros(1, 3, 64, 64))
+    with Written() as by_build:
+        build(base, WidthProfile({}), IMAGE, graph=graph, recipe=recipe)
+    assert by_build.total <= by_constructor.total
+
+
+def test_what_comes_empty_is_drawn() -> None:
+    """Whatever the memory held before: two networks of one seed are equal, and finite."""
+    builder = Builder("torchvision.models:mobilenet_v2", {"weights": None})
+    base, recipe = recorded(builder)
+    graph = trace(base, torch.zeros(1, 3, 64, 64))
+    kept = [torch.full_like(p, torch.nan) for _ in range(3) for p in base.parameters()]
+    del kept
+    first, again = (
+        build(base, WidthProfile({}), IMAGE, 3, graph=graph, recipe=recipe) for _ in range(2)
+    )
+    assert equal(first, again)
+    assert all(bool(p.isfinite().all()) for p in first.parameters())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
+from unittest import mock
 
 import pytest
 import torch
@@ -13,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from copycat import Builder, WidthProfile, build
-from copycat.builder_series import width_multiples
+from copycat import Builder, WidthProfile, build, mobilenet_series
 from copycat.families import (
     BaseNetwork,
     Bottleneck,
@@ -30,11 +31,12 @@ from copycat.families import (
     WideResNetWidth,
     members,
 )
+from copycat.mobilenet_series import MobileNetSeries, width_multiples
 from copycat.rescale import WidthSeries, scale_of
-from pruning import Bound, Budget, ChannelGraph, measure_cost
+from pruning import Bound, Budget, ChannelGraph, measure_cost, trace
 from pruning.channel_graph import ChannelGroup
 from pruning.errors import BudgetError, ModelError, ProfileError, UnreachableBudgetError
-from search.models import wide_resnet
+from search.models import resolve, wide_resnet
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 WRN = Builder("search.models:wide_resnet", {"depth": 16, "width": 2})
@@ -314,6 +316,19 @@ def test_reduced_depth() -> None:
         Depth().series(BaseNetwork(Builder("search.models:vgg16"), base.graph, IMAGE))
 
 
+@pytest.mark.parametrize(
+    ("name", "depths"),
+    [("resnet56", range(8, 57, 6)), ("digits-resnet", (8, 14)), ("wrn-28-1", (10, 16, 22, 28))],
+)
+def test_networks_of_the_zoo_that_have_a_depth(name: str, depths: Sequence[int]) -> None:
+    base = BaseNetwork.of(resolve(name, num_classes=10, in_channels=3), IMAGE)
+    series = Depth().series(base)
+    assert [series.least, *series.steps(series.least, series.most)] == [*depths]
+    for depth in (depths[0], depths[-1]):
+        network = base.build(Depth().member(base, depth), seed=1)
+        assert measure_cost(network, IMAGE) == series.cost(series.shape(depth))
+
+
 def test_mobilenets_by_their_multiplier() -> None:
     """RNI, Table 5: of a similar number of parameters as a pruned network."""
     base = wide()
@@ -343,6 +358,30 @@ def test_every_change_of_torchvisions_widths_is_a_step() -> None:
     assert len({widths(step) for step in steps}) == len(steps)
     seen = {widths(number / 10_000) for number in range(1, 15_001)}
     assert seen <= {widths(step) for step in steps}
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_mobilenets_are_priced_as_each_traced_on_its_own(size: int) -> None:
+    """Also narrow ones, whose stages of equal width have shortcuts that others lack."""
+    example = torch.zeros(1, 3, size, size)
+    series = MobileNetSeries(7, 4.0, example)
+    steps = series.steps(0.0, 4.0)
+    for multiplier in [*steps[:8:2], *steps[20::90], 1.0, steps[-1]]:
+        shape = series.shape(multiplier)
+        assert shape.builder is not None
+        network = shape.builder()
+        expected, found = trace(network, example).cost(), series.cost(shape)
+        assert found == expected == measure_cost(network, example), multiplier
+        assert found.weight_bytes == expected.weight_bytes, multiplier
+        assert found.peak_activation_bytes == expected.peak_activation_bytes, multiplier
+
+
+def test_mobilenets_of_one_topology_are_traced_once() -> None:
+    base = wide()
+    with mock.patch.object(mobilenet_series, "trace", side_effect=trace) as counting:
+        found = members(base, MobileNetV2(10), Budget.parse_ladder("params=200k:2M:200k"))
+    assert len(found) == 10
+    assert counting.call_count <= 8
 
 
 def test_a_pruned_shape_is_a_member_of_every_budget_that_it_meets() -> None:

@@ -1,6 +1,8 @@
 """Stores and a server to record into, each made once because MLflow takes seconds for it."""
 
+import importlib.util
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +10,13 @@ import pytest
 
 from mlflow_server import connect, running_server, store_uri
 from mlflow_server.store import database_path
+
+# In importlib mode no test folder is on the path; test files import this one by its name.
+_spec = importlib.util.spec_from_file_location("recorded", Path(__file__).parent / "recorded.py")
+assert _spec is not None
+assert _spec.loader is not None
+sys.modules["recorded"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(sys.modules["recorded"])
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from mlflow_server import (
     schema,
     store_uri,
 )
+from mlflow_server.runs import LogMetrics
 
 # SQLAlchemy 2.1 deprecates what MLflow 3.17 uses while its tables are first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -127,6 +128,46 @@ def test_values_that_are_no_numbers_are_kept(bench):
     assert curve[1] > 1e308
     assert curve[2] < -1e308
     assert curve[3] == 1.0
+
+
+@every_recorder
+def test_a_measurement_that_is_reported_again_is_the_same_point(bench):
+    open_search(bench.recorder)
+    for loss in (0.5, math.nan, math.inf):
+        for _ in range(2):
+            bench.recorder.log_metrics(
+                "search", {schema.METRIC_TRAIN_LOSS: loss}, 1, time_ms=1_700_000_000_000
+            )
+    assert len(bench.read("search").metrics["train_loss"]) == 3
+
+    with bench.resume() as resumed:
+        again = {schema.METRIC_TRAIN_LOSS: 0.5, schema.METRIC_SPARSITY: 0.1}
+        resumed.log_metrics("search", again, 1, time_ms=1_700_000_000_000)
+    metrics = bench.direct.read("search").metrics
+    assert len(metrics["train_loss"]) == 3
+    assert metrics["sparsity"] == ((1, 0.1),)
+
+
+@every_recorder
+def test_another_time_or_value_at_a_step_is_another_point(bench):
+    open_search(bench.recorder)
+    for value, time_ms in ((0.5, 20), (0.25, 10), (0.5, 30)):
+        bench.recorder.log_metrics("search", {schema.METRIC_TRAIN_LOSS: value}, 1, time_ms=time_ms)
+    assert bench.read("search").metrics == {"train_loss": ((1, 0.25), (1, 0.5), (1, 0.5))}
+
+
+@every_recorder
+def test_a_batch_of_metrics_is_each_of_them(bench):
+    open_search(bench.recorder)
+    entries = [
+        LogMetrics("search", {"train_loss": step / 7, "sparsity": 0.5}, step, 1_000 + step)
+        for step in range(700)
+    ]
+    for _ in range(2):
+        bench.recorder.write_metrics(entries)
+    metrics = bench.read("search").metrics
+    assert metrics["train_loss"] == tuple((step, step / 7) for step in range(700))
+    assert len(metrics["sparsity"]) == 700
 
 
 @every_recorder

@@ -47,7 +47,7 @@ def serve_as(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 def test_hosts_beyond_this_machine_are_refused(store, host):
     line = refused(store, host=host)
     assert repr(host) in line
-    assert "authentication is not offered yet" in line
+    assert "turn authentication on (--auth)" in line
 
 
 def test_a_store_that_does_not_exist_is_refused_and_not_made(tmp_path):
@@ -94,9 +94,15 @@ def test_the_servers_environment_has_no_other_settings_for_mlflow(store, monkeyp
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "elsewhere")
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "elsewhere")
     monkeypatch.setenv("ESPALIER_KEPT", "yes")
-    show = "import os; print(sorted(n for n in os.environ if 'MLFLOW' in n or 'ESPALIER' in n))"
+    show = "import os; print(sorted(n for n in os.environ if 'MLFLOW' in n or 'KEPT' in n))"
     serve_as(monkeypatch, show)
-    names = ["ESPALIER_KEPT", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"]
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "elsewhere")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "elsewhere")
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "*")
+    names = [
+        *("ESPALIER_KEPT", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_DISABLE_TELEMETRY"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
+    ]
     assert str(names) in refused(store)
 
 
@@ -108,7 +114,7 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--host", "0.0.0.0"], "authentication is not offered yet"),
+        (["--host", "0.0.0.0"], "turn authentication on (--auth)"),
         (["--port", "many"], "'many' is not a valid integer"),
         (["--nonsense"], "No such option"),
     ],

@@ -10,8 +10,9 @@ import mlflow
 import pytest
 
 from mlflow_server import TrackingError, artifact_root, connect, schema, store_uri
+from mlflow_server.reach import require_reachable
 from mlflow_server.store import database_path
-from mlflow_server.tracking import ensure_database, require_reachable
+from mlflow_server.tracking import ensure_database
 
 # SQLAlchemy 2.1 deprecates what MLflow 3.17 uses while its tables are first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -192,15 +192,10 @@ def test_the_description_has_a_line_for_every_group(architecture: Architecture) 
             assert line.endswith(f"no: {group.pinned}")
 
 
-def test_floor_widths_are_whole_units() -> None:
-    graph = BY_NAME["group normalisation"].graph
-    assert [graph.floor_widths(["first"], least)["first"] for least in (1, 3, 4, 12, 99)] == [
-        3,
-        3,
-        6,
-        12,
-        12,
-    ]
+def test_floors_are_whole_units_that_hold_so_many_channels() -> None:
+    first = BY_NAME["group normalisation"].graph.group("first")
+    assert (first.width, first.unit) == (12, 3)
+    assert [first.floor(least) for least in (1, 3, 4, 12, 99)] == [1, 1, 2, 4, 4]
 
 
 class NeedsThree(nn.Module):

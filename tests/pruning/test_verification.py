@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import pruning.tracing
 from pruning import Budget, ChannelGraph, KeepPlan, remove_channels, select, trace
 from pruning.errors import PlanError
+from pruning.selection import least_widths
 from pruning.verification import Failure, Rehearse, Units, failing_groups, some_units
 
 
@@ -154,7 +155,7 @@ def code_for_three() -> nn.Module:
 def test_no_width_below_the_floor_is_offered() -> None:
     model = code_for_three()
     graph = trace(model, torch.zeros(IMAGE))
-    assert graph.floor_widths(["first"], 1) == {"first": 3}
+    assert least_widths(graph, ["first"], min_channels=1) == {"first": 3}
     scores = {"first": torch.arange(12.0)}
     floor = graph.cost({"first": 3}).flops
     plan = select(scores, graph, Budget.parse(f"flops<={floor}"), min_channels=1)

@@ -1,21 +1,22 @@
-"""Small data, one real Ray and one real search, each made once because they take seconds."""
+"""Small data, searches without Ray, and one real search, made once because it takes seconds."""
 
 import importlib.util
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from mlflow_server import MemoryRecorder
 from search import datasets, models
 from search.config import DataConfig
 from search.datasets import ImageData
 from search.preflight import Preflight, check
 from search.report import open_results
-from search.trial import Workshop
+from search.workshop import Workshop
 
 
 def _samples() -> ModuleType:
@@ -83,6 +84,25 @@ def workshop(tmp_path: Path, preflight: Preflight) -> Workshop:
     return Workshop(samples.small_config(tmp_path), preflight, "cpu")
 
 
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
+    """The record of every search of the test, in place of MLflow."""
+    recorder = MemoryRecorder("small")
+    monkeypatch.setattr("search.runner.run_recorder", lambda *_: recorder)
+    return recorder
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
+    """What performs the tasks of a search, in this process; see samples.Workers."""
+    stand_in = samples.Workers()
+    monkeypatch.setattr("search.session.cluster", stand_in.cluster)
+    monkeypatch.setattr(
+        "search.session.plot_front", lambda results, path: path.write_text("a picture")
+    )
+    return stand_in
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an MLflow database, to be copied rather than made again."""
@@ -102,27 +122,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _ray(desk: Path) -> Iterator[None]:
-    from search.launch import cluster  # noqa: PLC0415 - Ray takes seconds
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(desk)
-        context = cluster(2)
-        context.__enter__()
-    yield
-    context.__exit__(None, None, None)
-
-
-@pytest.fixture(scope="session")
-def at_desk(_ray: None, desk: Path) -> Callable[[], AbstractContextManager[None]]:
-    """A block in which searches are started at the desk and find Ray running there."""
+def at_desk(desk: Path) -> Callable[[], AbstractContextManager[None]]:
+    """A block in which searches are started at the desk."""
 
     @contextmanager
     def block() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(desk)
             patch.setenv("COLUMNS", "120")
-            patch.setattr("search.runner.cluster", lambda num_workers: nullcontext())
             yield
 
     return block

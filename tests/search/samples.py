@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -21,9 +21,14 @@ from search.config import DataConfig, SearchConfig, TrainingConfig
 from search.datasets import ImageData
 from search.preflight import Preflight
 from search.report import Results
+from search.resources_config import StudyConfig
 from search.space import Proposal
 from search.tasks import EpochRecord, MemberTask, Observer, Outcome, Task, TaskSource, TrialTask
-from search.trial import Workshop, perform
+from search.trial import ending_of, perform
+from search.workshop import Workshop
+
+Perform = Callable[..., tuple[Outcome, ...]]
+"""What stands in for search.trial.perform."""
 
 NUM_IMAGES = 240
 """Training images of the small searches, a fifth of them for validation."""
@@ -36,6 +41,7 @@ def small_config(folder: Path, **changes: object) -> SearchConfig:
         "budget": ("flops=10%",),
         "data": DataConfig(limit_train=NUM_IMAGES),
         "training": TrainingConfig(1, 1, 1, batch_size=32),
+        "study": StudyConfig(by_products=1, tempered_trials=1),
         "trials": 2,
         "ladder": (1.0, 0.5),
         "concurrency": 2,
@@ -44,6 +50,17 @@ def small_config(folder: Path, **changes: object) -> SearchConfig:
         "runs": str(folder / "runs"),
     }
     return SearchConfig(**(settings | changes))
+
+
+def quick_config(folder: Path, **changes: object) -> SearchConfig:
+    """A search that takes half a second."""
+    settings: dict[str, object] = {
+        "model": "samples:small_network",
+        "budget": ("flops=60%",),
+        "ladder": (1.0, 0.5),
+        "profiles": 1,
+    }
+    return small_config(folder, **(settings | changes))
 
 
 def small_network(num_classes: int, width: int = 8) -> nn.Module:
@@ -154,25 +171,43 @@ def run_in_process(
     workshop: Workshop,
     data: ImageData,
     observer: Observer,
-    *,
-    num_workers: int,
-    perform_task: Callable[..., Outcome] = perform,
+    perform_task: Perform = perform,
 ) -> None:
-    """What search.launch.run_tasks does, one task after the other, without Ray."""
+    """What search.launch.cluster gives, one task after the other, without Ray."""
     while (task := source.next()) is not None:
         observer.started(task)
 
-        def report(record: EpochRecord, task: Task = task) -> None:
-            observer.epoch(task, record)
+        def report(records: Sequence[EpochRecord], task: Task = task) -> None:
+            observer.epochs(task, records)
 
         try:
             result = perform_task(task, workshop, data, report)
         except EspalierError as error:
-            source.failed(task, str(error))
-            observer.failed(task, str(error))
+            source.ended(task, ending_of(error))
+            observer.ended(task, ending_of(error))
         else:
             source.finished(task, result)
             observer.finished(task, result)
+
+
+class Workers:
+    """Stands in for Ray: performs tasks here, one by one, and counts them."""
+
+    def __init__(self) -> None:
+        self.perform: Perform = perform
+        self.performed: list[str] = []
+
+    @contextmanager
+    def cluster(self, workshop, data, share) -> Iterator[Callable[..., None]]:
+        def counted(task: Task, *rest: object) -> tuple[Outcome, ...]:
+            found = self.perform(task, *rest)
+            self.performed.append(task.key)
+            return found
+
+        def perform_all(source, observer) -> None:
+            run_in_process(source, workshop, data, observer, perform_task=counted)
+
+        yield perform_all
 
 
 @dataclass(frozen=True)

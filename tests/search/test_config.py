@@ -17,6 +17,7 @@ from search.config import (
     from_toml,
     to_mapping,
 )
+from search.training import learning_rate
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
 
@@ -38,6 +39,8 @@ CHANGED = SearchConfig(
         scratch_epochs=5,
         batch_size=6,
         learning_rate=0.7,
+        fine_tune_learning_rate=0.02,
+        fine_tune_schedule="constant",
         weight_decay=0.0,
         schedule="copycat",
         nesterov=False,
@@ -52,6 +55,9 @@ CHANGED = SearchConfig(
     trials=9,
     ladder=(0.9, 0.3),
     profiles=1,
+    seeds=4,
+    equal_compute_pairs=False,
+    random_widths=True,
     min_channels=2,
     divisor=8,
     scoring_batches=7,
@@ -156,9 +162,15 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"profiles": 0}, "profiles must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
-        ({"budget": ("latency_ms=3",)}, "budget must be on flops or params, got 'latency_ms=3'"),
+        (
+            {"budget": ("params=1k", "latency_ms=3")},
+            "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes) "
+            "and cannot measure every candidate, got 'latency_ms=3': search without it, then "
+            "`espalier family SEARCH/NAME --budgets latency_ms=3` fits the shape to it",
+        ),
         (
             {"divisor": 8, "criterion": ("scaling-factors",)},
             "scaling-factors removes channels one by one, by their gates: it knows no divisor",
@@ -186,7 +198,11 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"training": {"learning_rate": float("inf")}}, "learning_rate must be above 0, got inf"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, got nan"),
         ({"training": {"weight_decay": -0.1}}, "weight_decay must be at least 0, got -0.1"),
-        ({"training": {"schedule": "x"}}, "schedule must be one of rni, copycat, got 'x'"),
+        ({"training": {"recipe": "x"}}, "the configuration: training.recipe must be one of rni, "),
+        ({"training": {"recipe": ["rni"]}}, "the configuration: training.recipe must be one of"),
+        ({"training": {"schedule": "x"}}, "schedule must be one of rni, copycat, constant, got"),
+        ({"training": {"fine_tune_learning_rate": 0.0}}, "fine_tune_learning_rate must be above 0"),
+        ({"training": {"fine_tune_schedule": "x"}}, "fine_tune_schedule must be one of rni, copy"),
         ({"training": {"compute_limit": 0.9}}, "compute_limit must be at least 1, got 0.9"),
         ({"training": {"distill_temperature": 0}}, "distill_temperature must be above 0, got 0"),
         ({"training": {"distill_weight": 1.1}}, "distill_weight must be from 0 to 1, got 1.1"),
@@ -278,7 +294,7 @@ def test_methods_and_granularities_that_are_refused(settings, message):
 def test_the_recipe_of_copycat_networks_is_the_papers():
     """Crowley et al., implementation details."""
     recipe = TrainingConfig(**RECIPES["copycat"])
-    assert (recipe.scratch_epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
     assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "copycat", False)
     assert TrainingConfig(**RECIPES["rni"]) == TrainingConfig()
 
@@ -299,4 +315,47 @@ def test_the_recipe_of_copycat_networks_is_the_papers():
     ],
 )
 def test_equal_compute_trains_smaller_networks_longer(settings, flops: int, epochs: int):
-    assert TrainingConfig(**settings).epochs_from_scratch(flops, 1000) == epochs
+    training = TrainingConfig(scratch_epochs=160, **settings)
+    assert training.epochs_from_scratch(flops, 1000) == epochs
+
+
+def test_from_scratch_a_network_has_as_many_epochs_as_a_fine_tuned_one_in_all():
+    assert TrainingConfig(epochs=7, fine_tune_epochs=5).scratch_epochs == 12
+    assert TrainingConfig(epochs=7, fine_tune_epochs=5, scratch_epochs=3).scratch_epochs == 3
+    assert from_mapping({"training": {"scratch_epochs": None}}).training.scratch_epochs == 320
+
+
+def test_every_trial_and_every_repetition_has_seeds_of_its_own():
+    config = SearchConfig(seed=3)
+    seeds = [config.seed_of(number, repeat) for number in range(50) for repeat in range(5)]
+    taken = {seed + more for seed in seeds for more in (0, 1)}  # fine-tuning takes the next one
+    assert len(taken) == 2 * len(seeds)
+    assert config.seed_of(4, 2) == SearchConfig(seed=5).seed_of(4)
+
+
+def test_a_recipe_is_what_other_settings_are_laid_over():
+    config = from_mapping({"training": {"recipe": "copycat", "epochs": 5}})
+    assert config.training == TrainingConfig(**{**RECIPES["copycat"], "epochs": 5})
+    assert from_mapping(to_mapping(config)) == config
+
+
+@pytest.mark.parametrize("bound", ["weight_bytes=1MB", "peak_activation_bytes=50%"])
+def test_whatever_has_a_closed_form_can_be_bounded(bound: str):
+    assert SearchConfig(budget=(bound,)).budget == (bound,)
+
+
+def test_fine_tuning_is_as_training_unless_told():
+    plain = TrainingConfig()
+    assert plain.for_fine_tuning() == plain
+    told = TrainingConfig(fine_tune_learning_rate=0.01, fine_tune_schedule="constant")
+    assert told.for_fine_tuning() == dataclasses.replace(
+        told, learning_rate=0.01, schedule="constant"
+    )
+
+
+def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
+    training = TrainingConfig(**RECIPES["copycat"])
+    lowest = learning_rate(training, training.epochs - 1, training.epochs)
+    rates = {learning_rate(training.for_fine_tuning(), epoch, 200) for epoch in range(200)}
+    assert rates == {8e-4}
+    assert lowest == pytest.approx(8e-4, rel=1e-12)

@@ -335,9 +335,12 @@ def test_the_same_study_can_be_repeated_but_not_replaced(here: Path):
     assert stored(here)["criteria"] == before["criteria"]
     completed = correlate("--criterion=random", "--epochs=2", "--seed=1")
     assert completed.status == 2
+    line = " ".join(completed.err.split())
     assert (
-        "holds another correlation study, which differs in training.epochs, seed: " in completed.err
+        "holds another correlation study, which differs in training.epochs (it has 1, now 2)"
+        in line
     )
+    assert "seed (it has 0, now 1): choose another --name" in line
 
 
 BAD_SETTINGS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from search.config import TrainingConfig
 from search.datasets import ImageData
 from search.distillation import Distillation, distillation
 from search.preflight import Preflight
-from search.trial import Workshop, perform
+from search.tasks import EpochRecord
+from search.trial import perform
+from search.workshop import Workshop
 
 CPU = torch.device("cpu")
 
@@ -120,12 +123,16 @@ def test_a_member_learns_from_the_teacher(
             1, 1, 1, batch_size=32, distill_from=str(teacher), distill_weight=weight
         )
         config = small_config(tmp_path, name=name, training=training)
-        outcome = perform(task, Workshop(config, preflight, "cpu"), digits, lambda record: None)
+        (outcome,) = perform(task, Workshop(config, preflight, "cpu"), digits, _ignored)
         stored = config.directory / outcome.path
         assert copycat.read(stored).provenance["distill_from"] == str(teacher)
         weights[name] = next(copycat.load(stored).parameters())
     plain = Workshop(small_config(tmp_path, name="plain"), preflight, "cpu")
-    outcome = perform(task, plain, digits, lambda record: None)
+    (outcome,) = perform(task, plain, digits, _ignored)
     without = next(copycat.load(plain.config.directory / outcome.path).parameters())
     assert torch.equal(weights["alone"], without)
     assert not torch.equal(weights["taught"], without)
+
+
+def _ignored(records: Sequence[EpochRecord]) -> None:
+    """Nobody listens."""

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
@@ -16,7 +15,7 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import FinishedSearch, espalier, run_in_process
+from samples import FinishedSearch, Workers, espalier
 
 import copycat
 from mlflow_server import connect, schema, store_uri
@@ -88,16 +87,21 @@ def test_every_trial_and_every_member_of_the_families_is_there(finished_search: 
     assert not results.failures
     assert not results.notes
     assert [o.key for o in by_origin(results, "fine-tuned")] == [
-        f"fine-tuned-{n}" for n in range(3)
+        f"fine-tuned-{n}{part}" for n in range(3) for part in ("", "-t50")
     ]
     assert [o.rung for o in by_origin(results, "uniform")] == [1.0, 0.5]
     pairs = by_origin(results, "from-scratch")
-    tuned = {o.trial: o for o in by_origin(results, "fine-tuned")}
-    assert pairs
+    tuned = {o.key: o for o in by_origin(results, "fine-tuned")}
+    assert {scratch.equal_compute for scratch in pairs} == {False, True}
     for scratch in pairs:
-        assert scratch.profile == tuned[scratch.trial].profile
-        assert (scratch.flops, scratch.alpha) == (tuned[scratch.trial].flops, 1.0)
+        name = scratch.key.replace("from-scratch", "fine-tuned").removesuffix("-longer")
+        assert scratch.profile == tuned[name].profile
+        assert (scratch.flops, scratch.alpha) == (tuned[name].flops, 1.0)
     assert {o.trial for o in by_origin(results, "copycat")} <= {o.trial for o in pairs}
+    tempered = by_origin(results, "tempered")
+    assert len({o.key for o in tempered}) == 4
+    assert all(o.key.startswith("tempered-") for o in tempered)
+    assert all(0 <= o.details["rho"] <= 1 for o in tempered)
 
 
 def test_every_rung_is_met_by_its_members(finished_search: FinishedSearch):
@@ -121,7 +125,8 @@ def test_the_first_trials_aim_at_the_rungs(finished_search: FinishedSearch):
 def test_the_study_holds_what_the_results_say(finished_search: FinishedSearch):
     trials = study_of(finished_search.folder).trials
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    tuned = by_origin(finished_search.results, "fine-tuned")
+    everything = finished_search.results.everything
+    tuned = [o for o in everything if o.key in [f"fine-tuned-{n}" for n in range(3)]]
     assert [trial.values for trial in trials] == [[o.validation_accuracy, o.flops] for o in tuned]
     for trial, stored in zip(trials, tuned, strict=True):
         assert stored.flops <= trial.params["target_flops"]
@@ -164,13 +169,20 @@ def test_mlflow_holds_the_search_every_trial_and_every_architecture(
 
 
 def test_mlflow_holds_a_point_for_every_epoch(finished_search: FinishedSearch):
-    runs = recorded_runs(finished_search.folder)
+    """Of a trial also those of its by-product; of that, those before pruning as well."""
+    folder = finished_search.folder
+    runs = recorded_runs(folder)
     for key, run in runs.items():
         if key == "search":
             continue
-        tuned = key.startswith("trial/") or run.tags[schema.TAG_ORIGIN] == "fine-tuned"
+        tuned = run.tags[schema.TAG_ORIGIN] == "fine-tuned"
+        num_epochs = 10 if key.startswith("trial/") else 7
+        if not tuned:
+            stored = copycat.read(folder / "architectures" / run.tags[schema.TAG_ARCHITECTURE])
+            num_epochs = stored.provenance["epochs"]
+            assert num_epochs == 3 or (num_epochs <= 6 and key.endswith("-longer"))
         steps = [step for step, _ in run.metrics[schema.METRIC_TRAIN_LOSS]]
-        assert steps == list(range(1, 8 if tuned else 4)), key
+        assert steps == list(range(1, num_epochs + 1)), key
 
 
 def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: FinishedSearch):
@@ -199,8 +211,7 @@ def test_a_finished_search_is_not_run_again(
     """Also where everything was moved to another place; no worker is started for it."""
     shutil.copytree(finished_search.runs, tmp_path / "moved")
     flags = [flag for flag in finished_search.flags if not flag.startswith("--runs")]
-    monkeypatch.setattr("search.runner.cluster", None)
-    monkeypatch.setattr("search.runner.run_tasks", None)
+    monkeypatch.setattr("search.session.cluster", None)
     again = espalier("search", *flags, "--runs", tmp_path / "moved")
     assert (again.status, again.err) == (0, "")
     assert "started" not in again.out
@@ -246,7 +257,8 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
         process.kill()
     assert process.returncode == 130
     assert err.strip().splitlines() == [
-        "Stopped. What was finished is kept in interrupted/s; the same command goes on from there."
+        "Stopped. What was finished is kept in interrupted/s, and what was under way up to its "
+        "last epoch: go on with  espalier resume s --runs interrupted"
     ]
     folder = desk / "interrupted" / "s"
     before = study_of(folder).trials
@@ -256,18 +268,15 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     assert recorded_runs(folder)["search"].status == "killed"
 
     monkeypatch.chdir(desk)
-    monkeypatch.setattr("search.runner.cluster", lambda num_workers: nullcontext())
-    monkeypatch.setattr("search.runner.run_tasks", run_in_process)
+    monkeypatch.setattr("search.session.cluster", Workers().cluster)
     completed = espalier("search", *flags)
     assert completed.status == 0, completed.err
     trials = study_of(folder).trials
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    assert len(complete) == 3
-    assert complete[: len(finished)] == finished
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert [trials[trial.number] for trial in finished] == finished
     for lost in before:  # one may have been stopped before it had all its parameters
-        assert any(lost.params.items() <= trial.params.items() for trial in complete)
-    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+        assert lost.params.items() <= trials[lost.number].params.items()
     results = open_results(folder)
-    assert len(by_origin(results, "fine-tuned")) == 3
+    assert {o.trial for o in by_origin(results, "fine-tuned")} == {0, 1, 2}
     assert results.failures == {}
     assert "running" not in {run.status for run in recorded_runs(folder).values()}

@@ -80,7 +80,7 @@ def test_a_python_module_can_be_had_alone(chosen: Path, here: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], "Missing option '--out' or '--as-python'"),
+        ([], "Missing option '--out', '--as-python' or '--register'"),
         (["--out=o", "--format=pickle"], "'pickle' is not one of"),
         (["--format=onnx", "--out=taken"], "taken already exists: choose another --out"),
         (["--as-python=taken"], "taken already exists: choose another --as-python"),

@@ -1,6 +1,8 @@
 """The members of the family stage, against the closed form of their cost."""
 
+import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,8 @@ from samples import small_config, stored_outcome
 
 from copycat import WidthProfile
 from pruning import Budget, Cost
-from search.config import SearchConfig
-from search.families import members
+from search.config import SearchConfig, TrainingConfig
+from search.families import compared, members, num_members
 from search.preflight import Preflight, check
 from search.tasks import MemberTask, Outcome
 
@@ -75,13 +77,102 @@ def test_every_rung_is_met_by_the_closed_form_and_hardly_missed(config, prefligh
 
 
 def test_a_pair_has_the_very_widths_of_its_trial(config, preflight, trials):
+    """Trained for as many epochs as all, and for longer at equal compute."""
     tasks, _ = members(config, preflight, trials)
     pairs = by_origin(tasks, "from-scratch")
-    assert [task.trial for task in pairs] == [2, 0]
+    assert [(task.trial, task.equal_compute) for task in pairs] == [
+        *((2, False), (2, True), (0, False), (0, True)),
+    ]
     for task in pairs:
-        assert (task.alpha, task.rung) == (1.0, None)
+        assert (task.alpha, task.rung, task.seed) == (1.0, None, None)
         assert task.widths == widths_of(preflight, SHAPES[task.trial])
-        assert task.key == f"from-scratch-{task.trial}"
+        longer = "-longer" if task.equal_compute else ""
+        assert task.key == f"from-scratch-{task.trial}{longer}"
+
+
+def test_equal_compute_can_be_left_out(tmp_path, preflight, trials):
+    config = small_config(tmp_path, equal_compute_pairs=False)
+    tasks, _ = members(config, preflight, trials)
+    assert not any(task.equal_compute for task in tasks)
+
+
+@pytest.mark.parametrize("settings", [{"compute_limit": 1.0}, {"equal_compute": True}])
+def test_what_is_no_longer_training_is_not_done_twice(tmp_path, preflight, trials, settings):
+    training = TrainingConfig(1, 1, 1, **settings)
+    tasks, _ = members(small_config(tmp_path, training=training), preflight, trials)
+    assert not any(task.key.endswith("-longer") for task in tasks)
+
+
+def test_every_rung_has_the_pair_of_its_most_accurate_trial(tmp_path, preflight, trials):
+    """The verdict holds it against the fine-tuned network, also where it is no end of the front."""
+    middle = trials[2]
+    share = middle.flops / preflight.limits.limit("flops")
+    config = small_config(tmp_path, profiles=1, ladder=(1.0, share * 1.001))
+    assert [o.key for o in compared(config, preflight, trials)] == ["fine-tuned-0", "fine-tuned-1"]
+    tasks, _ = members(config, preflight, trials)
+    assert {task.trial for task in by_origin(tasks, "from-scratch")} == {0, 1}
+    assert {task.trial for task in by_origin(tasks, "copycat")} == {0}
+
+
+def test_pairs_of_by_products_have_names_of_their_own(config, preflight, trials):
+    first = trials[1]
+    folder = config.directory / "architectures"
+    shutil.copytree(folder / first.key, folder / "fine-tuned-0-t50")
+    product = dataclasses.replace(
+        trials[3],
+        key="fine-tuned-0-t50",
+        trial=0,
+        path="architectures/fine-tuned-0-t50",
+        validation_accuracy=0.95,
+    )
+    keys = [task.key for task in members(config, preflight, [first, product])[0]]
+    assert {"from-scratch-0-t50", "from-scratch-0-t50-longer", "copycat-0-t50-b50"} <= set(keys)
+    assert len(set(keys)) == len(keys)
+
+
+def test_seeds_repeat_every_network_after_the_first_of_all(tmp_path, preflight, trials):
+    config = small_config(tmp_path, ladder=LADDER, seeds=3)
+    once, _ = members(small_config(tmp_path, ladder=LADDER), preflight, trials)
+    tasks, _ = members(config, preflight, trials)
+    assert tasks[: len(once)] == once
+    assert len(tasks) == 3 * len(once)
+    for repeat in (1, 2):
+        again = tasks[repeat * len(once) : (repeat + 1) * len(once)]
+        for first, other in zip(once, again, strict=True):
+            seed = config.seed_of(first.trial or 0, repeat)
+            assert other == dataclasses.replace(first, key=f"{first.key}-s{repeat}", seed=seed)
+    assert len({task.key for task in tasks}) == len(tasks)
+
+
+def test_random_widths_fill_the_rungs_anew_with_each_seed(tmp_path, preflight, trials):
+    config = small_config(tmp_path, ladder=LADDER, seeds=2, random_widths=True)
+    tasks, notes = members(config, preflight, trials)
+    assert notes == []
+    found = by_origin(tasks, "random")
+    assert [task.key for task in found] == [
+        *("random-b100", "random-b50", "random-b25"),
+        *("random-b100-s1", "random-b50-s1", "random-b25-s1"),
+    ]
+    for task in found:
+        limit = preflight.limits.scaled(task.rung).limit("flops")
+        assert 0.9 * limit < preflight.graph.cost(task.widths).flops <= limit
+    shares = [
+        tuple(
+            round(width / preflight.graph.group(name).width, 1) for name, width in t.widths.items()
+        )
+        for t in (found[0], found[3])
+    ]
+    assert shares[0] != shares[1]
+    assert all(len(set(share)) > 1 for share in shares)
+    assert members(config, preflight, trials)[0] == tasks
+
+
+@pytest.mark.parametrize("changes", [{}, {"seeds": 2, "random_widths": True}, {"profiles": 3}])
+def test_no_more_is_trained_than_was_estimated(tmp_path, preflight, trials, changes):
+    config = small_config(tmp_path, ladder=LADDER, trials=4, **changes)
+    tasks, _ = members(config, preflight, trials)
+    spent = sum(2 if task.equal_compute else 1 for task in tasks)
+    assert 0.5 * num_members(config) < spent <= num_members(config)
 
 
 def test_one_factor_rescales_every_group(config, preflight, trials):
@@ -176,7 +267,9 @@ def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
     exact = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
     trial = stored_outcome(config, preflight, 0, dict(shape.widths), 0.9)
     tasks, _ = members(config, exact, [trial])
-    assert [task.key for task in tasks] == ["from-scratch-0", "uniform-b100"]
+    assert [task.key for task in tasks] == [
+        *("from-scratch-0", "from-scratch-0-longer", "uniform-b100"),
+    ]
 
 
 def test_several_budgets_hold_together(tmp_path, preflight, digits, trials):

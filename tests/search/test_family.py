@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from copycat import WidthProfile
 from mlflow_server import MemoryRecorder, schema
 from pruning.cost import Cost, measure_cost
 from pruning.errors import ArchitectureError, BudgetError, ConfigError
+from pruning.tracing import trace
 from search import family_study, pictures
 from search.config import SearchConfig, TrainingConfig
 from search.datasets import ImageData
@@ -26,10 +27,13 @@ from search.family_config import FamilyConfig, kind_and_number
 from search.family_ladder import stored_subject
 from search.family_recording import FAMILY
 from search.family_results import FamilyRun, FamilyStudy
+from search.launch import Perform, Share
+from search.models import resolve
 from search.preflight import Preflight
 from search.report import Results
-from search.tasks import EpochRecord, MemberTask, Outcome
-from search.trial import Workshop, perform
+from search.tasks import EpochRecord, MemberTask, Observer, Outcome, TaskSource
+from search.trial import perform
+from search.workshop import Report, Workshop
 
 WIDTHS = (8, 8, 16, 16, 8, 8)
 """Of the pruned network: digits-vgg is widest in the middle."""
@@ -125,6 +129,23 @@ def test_members_fill_their_budgets(search_folder: Path, preflight: Preflight):
     assert first["parameter"] < last["parameter"]
 
 
+def test_uniform_narrows_what_the_profile_narrows_and_width_everything(here: Path):
+    """So that tempered:0, a shape that a search over ρ contains, is the baseline it has to beat."""
+    profile = WidthProfile({"stage1.block0.conv1": 6, "stage2.block1.conv1": 12})
+    (here / "profile.json").write_text(profile.to_json())
+    found = rows(
+        here / "profile.json", "--model=digits-resnet", "--input=1x8x8", "--budgets=flops=90%",
+        "--kinds=uniform,tempered:0,width",
+    )  # fmt: skip
+    by_kind = {row["kind"]: row["widths"] for row in found}
+    assert by_kind["uniform"] == by_kind["tempered:0"]
+    assert set(by_kind["uniform"]) == set(profile.widths)
+    graph = trace(
+        resolve("digits-resnet", num_classes=10, in_channels=1)(), torch.zeros(1, 1, 8, 8)
+    )
+    assert set(by_kind["width"]) == {group.name for group in graph.prunable}
+
+
 def test_a_folder_a_name_and_a_profile_are_the_same_shape(search_folder: Path, here: Path):
     profile = copycat.read(search_folder / "architectures" / "fine-tuned-0").profile
     (here / "p.json").write_text(profile.to_json())
@@ -188,18 +209,21 @@ def performed(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> list[s
     keys: list[str] = []
 
     def one(
-        task: MemberTask, workshop: Workshop, data: ImageData, report: Callable[[EpochRecord], None]
-    ) -> Outcome:
+        task: MemberTask, workshop: Workshop, data: ImageData, report: Report
+    ) -> tuple[Outcome, ...]:
         if (stop := Path("stop")).exists() and len(keys) == int(stop.read_text()):
             raise KeyboardInterrupt
         keys.append(task.key)
         return perform(task, workshop, data, report)
 
-    def run_tasks(*arguments: object, num_workers: int) -> None:
-        run_in_process(*arguments, num_workers=num_workers, perform_task=one)
+    @contextmanager
+    def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perform]:
+        def perform_all(source: TaskSource, observer: Observer) -> None:
+            run_in_process(source, workshop, data, observer, perform_task=one)
 
-    monkeypatch.setattr(family_study, "run_tasks", run_tasks)
-    monkeypatch.setattr(family_study, "cluster", lambda _: nullcontext())
+        yield perform_all
+
+    monkeypatch.setattr(family_study, "cluster", cluster)
     return keys
 
 
@@ -215,6 +239,22 @@ def trained(*more: str) -> tuple[Completed, dict[str, object]]:
     completed = espalier("family", *FLAGS, *more)
     assert completed.status == 0, completed.err
     return completed, json.loads((STUDY / "family.json").read_text())
+
+
+def test_networks_of_one_trial_are_told_apart_by_their_size(
+    search_folder: Path, performed: list[str], memory: MemoryRecorder
+):
+    """Repetitions with other seeds are averaged with the network that they repeat."""
+    file = search_folder / "results.json"
+    content = json.loads(file.read_text())
+    (tuned,) = content["everything"]
+    content["everything"] += [{**tuned, "key": f"fine-tuned-0{end}"} for end in ("-t50", "-s1")]
+    file.write_text(json.dumps(content))
+    _, found = trained("--include=found", "--seeds=1", "--kinds=uniform", "--budgets=params=5k")
+    names = ("0", "0-t50", "0-s1")
+    assert performed[-3:] == [f"from-scratch-found-{name}-s0" for name in names]
+    sizes = [(p["place"], p["num_runs"]) for p in found["points"] if p["kind"] == "fine-tuned"]
+    assert sorted(sizes) == [("trial 0", 2), ("trial 0-t50", 1)]
 
 
 def test_every_member_is_trained_with_every_seed(
@@ -281,9 +321,11 @@ def test_a_stored_network_of_another_shape_is_trained_again(
 
 def test_other_settings_want_another_name(search_folder: Path, performed: list[str]):
     trained()
-    assert "differs in training.scratch_epochs:" in bad(*FLAGS, "--scratch-epochs=2")
+    line = bad(*FLAGS, "--scratch-epochs=2")
+    assert "differs in training.scratch_epochs (it has 1, now 2):" in line
     shutil.copytree(search_folder / "architectures" / "fine-tuned-0", "elsewhere")
-    assert "differs in source:" in bad("elsewhere", *FLAGS[1:])
+    line = bad("elsewhere", *FLAGS[1:])
+    assert "differs in source (it has found/fine-tuned-0, now elsewhere):" in line
     STUDY.joinpath("family-settings.json").unlink()
     assert "holds no family study" in bad(*FLAGS)
 
@@ -326,7 +368,7 @@ def test_members_of_another_builder_are_trained_too(
     training = TrainingConfig(1, 1, 1, batch_size=32, equal_compute=True)
     config = SearchConfig(name="other", runs=str(tmp_path), training=training)
     records: list[EpochRecord] = []
-    found = perform(task, Workshop(config, preflight, "cpu"), digits, records.append)
+    (found,) = perform(task, Workshop(config, preflight, "cpu"), digits, records.extend)
     stored = copycat.verify(config.directory / found.path)
     assert stored.builder == copycat.Builder(*builder)
     assert stored.cost == Cost(found.flops, found.params) != preflight.base

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,17 @@ from samples import member_task, small_config, trial_task
 
 import copycat
 from pruning import measure_cost
+from pruning.errors import ConfigError
 from search import models
-from search.config import TrainingConfig
+from search.config import SearchConfig, TrainingConfig
 from search.datasets import ImageData
-from search.launch import _TaskSearcher, run_tasks
+from search.launch import Share, _TaskSearcher, check_resources, cluster
 from search.preflight import check
-from search.tasks import EpochRecord, Outcome, Task, TaskList
-from search.trial import Workshop, perform
+from search.resources_config import ResourcesConfig
+from search.runner import run
+from search.tasks import Ending, EpochRecord, Outcome, Task, TaskList
+from search.trial import perform
+from search.workshop import Workshop
 
 
 class Log:
@@ -28,26 +35,26 @@ class Log:
     def __init__(self) -> None:
         self.running: set[str] = set()
         self.most_at_once = 0
-        self.epochs: dict[str, list[EpochRecord]] = {}
-        self.outcomes: dict[str, Outcome] = {}
-        self.reasons: dict[str, str] = {}
+        self.records: dict[str, list[EpochRecord]] = {}
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.endings: dict[str, Ending] = {}
 
     def started(self, task: Task) -> None:
         self.running.add(task.key)
         self.most_at_once = max(self.most_at_once, len(self.running))
-        self.epochs[task.key] = []
+        self.records[task.key] = []
 
-    def epoch(self, task: Task, record: EpochRecord) -> None:
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
         assert task.key in self.running
-        self.epochs[task.key].append(record)
+        self.records[task.key] += records
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
         self.running.remove(task.key)
-        self.outcomes[task.key] = outcome
+        self.outcomes[task.key] = list(outcomes)
 
-    def failed(self, task: Task, reason: str) -> None:
+    def ended(self, task: Task, ending: Ending) -> None:
         self.running.remove(task.key)
-        self.reasons[task.key] = reason
+        self.endings[task.key] = ending
 
 
 class Told(TaskList):
@@ -55,20 +62,24 @@ class Told(TaskList):
 
     def __init__(self, tasks: list[Task]) -> None:
         super().__init__(tasks)
-        self.outcomes: dict[str, Outcome] = {}
-        self.reasons: dict[str, str] = {}
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.endings: dict[str, Ending] = {}
 
-    def finished(self, task: Task, outcome: Outcome) -> None:
-        self.outcomes[task.key] = outcome
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes[task.key] = list(outcomes)
 
-    def failed(self, task: Task, reason: str) -> None:
-        self.reasons[task.key] = reason
+    def ended(self, task: Task, ending: Ending) -> None:
+        self.endings[task.key] = ending
 
 
 @dataclass(frozen=True)
 class Launched:
-    """What was heard of the tasks, by the observer and by the source."""
+    """What was heard of the tasks, by the observer and by the source.
 
+    before: what the observer had heard once a source without tasks had been performed.
+    """
+
+    before: Log
     log: Log
     source: Told
     workshop: Workshop
@@ -91,10 +102,13 @@ def launched(
         preflight = check(config, builder, digits.train.image_shape, digits.classes)
         fine = member_task(widths=dict.fromkeys(preflight.groups, 5))
         broken = member_task("broken", widths={"no such group": 3})
-        source, log = Told([*map(trial_task, range(4)), broken, fine]), Log()
+        source, before, log = Told([*map(trial_task, range(4)), broken, fine]), Log(), Log()
         workshop = Workshop(config, preflight, "cpu")
-        run_tasks(source, workshop, digits, log, num_workers=2)
-    return Launched(log, source, workshop)
+        with cluster(workshop, digits, Share(2, 1, 0.0)) as perform_all:
+            perform_all(TaskList([]), before)
+            assert not config.directory.exists()
+            perform_all(source, log)
+    return Launched(before, log, source, workshop)
 
 
 def test_source_and_observer_hear_of_every_task(launched: Launched):
@@ -102,9 +116,18 @@ def test_source_and_observer_hear_of_every_task(launched: Launched):
     assert len(source) == 0
     assert log.running == set()
     assert log.outcomes == source.outcomes
-    assert log.reasons == source.reasons
+    assert log.endings == source.endings
     assert set(log.outcomes) == {"fine-tuned-0", "fine-tuned-3", "uniform-b100"}
-    assert set(log.reasons) == {"fine-tuned-1", "fine-tuned-2", "broken"}
+    assert set(log.endings) == {"fine-tuned-1", "fine-tuned-2", "broken"}
+
+
+def test_a_trial_comes_with_its_by_products(launched: Launched):
+    outcomes = launched.log.outcomes
+    for number in (0, 3):
+        own, half = outcomes[f"fine-tuned-{number}"]
+        assert (own.key, half.key) == (f"fine-tuned-{number}", f"fine-tuned-{number}-t50")
+        assert half.flops <= 100_000 < own.flops <= 200_000
+    assert len(outcomes["uniform-b100"]) == 1
 
 
 def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
@@ -113,7 +136,7 @@ def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
 
 def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
     workshop = launched.workshop
-    for outcome in launched.log.outcomes.values():
+    for outcome in chain(*launched.log.outcomes.values()):
         network = copycat.load(workshop.config.directory / outcome.path, trust=["nets"])
         cost = measure_cost(network, workshop.preflight.example_input)
         assert (cost.flops, cost.params) == (outcome.flops, outcome.params)
@@ -126,48 +149,157 @@ def test_a_worker_does_what_this_process_would_do(
     config = dataclasses.replace(launched.workshop.config, runs=str(tmp_path))
     here = dataclasses.replace(launched.workshop, config=config)
     records: list[EpochRecord] = []
-    outcome = perform(trial_task(0), here, digits, records.append)
-    there = launched.log.outcomes["fine-tuned-0"]
+    outcome, *_ = perform(trial_task(0), here, digits, records.extend)
+    there, *_ = launched.log.outcomes["fine-tuned-0"]
     assert outcome.profile == there.profile
     assert outcome.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
-    losses = [record.train_loss for record in launched.log.epochs["fine-tuned-0"]]
+    losses = [record.train_loss for record in launched.log.records["fine-tuned-0"]]
     assert [record.train_loss for record in records] == pytest.approx(losses, rel=0.01)
 
 
 def test_epochs_are_heard_of_in_their_order(launched: Launched):
-    epochs = launched.log.epochs
-    assert [(r.stage, r.step) for r in epochs["fine-tuned-0"]] == [
-        ("sparse training", 1),
-        ("sparse training", 2),
-        ("fine-tuning", 3),
-    ]
-    assert [(r.stage, r.step) for r in epochs["uniform-b100"]] == [
+    records = launched.log.records
+    for number in (0, 3):
+        assert [(r.stage, r.step) for r in records[f"fine-tuned-{number}"]] == [
+            ("sparse training", 1),
+            ("sparse training", 2),
+            ("fine-tuning", 3),
+            ("fine-tuning", 4),
+        ]
+    assert [(r.stage, r.step) for r in records["uniform-b100"]] == [
         ("from scratch", step) for step in (1, 2, 3)
     ]
 
 
 def test_a_failure_has_its_reason_on_one_line(launched: Launched):
-    reasons = launched.log.reasons
+    endings = launched.log.endings
+    assert {ending.state for ending in endings.values()} == {"failed"}
+    reasons = {key: ending.reason for key, ending in endings.items()}
     assert reasons["fine-tuned-1"] == "nets:troubled failed: RuntimeError: out of luck"
     assert reasons["fine-tuned-2"].startswith("training diverged in epoch 1 of 2: the loss is ")
     assert "no such group" in reasons["broken"]
-    assert not any(launched.log.epochs[key] for key in reasons)
+    assert not any(launched.log.records[key] for key in reasons)
 
 
-def test_a_task_whose_process_ended_is_tried_once_more(launched: Launched, desk: Path):
+def test_a_task_whose_process_ended_is_tried_again(launched: Launched, desk: Path):
     assert (desk / "died").exists()
     assert "fine-tuned-3" in launched.log.outcomes
 
 
-def test_a_task_whose_process_ends_again_has_failed():
+def test_a_task_whose_process_ends_again_and_again_has_failed():
     source, log = Told([trial_task(4)]), Log()
     searcher = _TaskSearcher(source, log)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", None, error=True)
-    assert source.reasons == log.reasons == {"fine-tuned-4": "its worker process died"}
+    died = Ending("failed", "its worker process died")
+    assert source.endings == log.endings == {"fine-tuned-4": died}
     assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
 
 
-def test_without_tasks_nothing_is_started(workshop: Workshop, digits: ImageData):
-    run_tasks(TaskList([]), workshop, digits, Log(), num_workers=2)
-    assert not workshop.config.directory.exists()
+def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out():
+    source, log = Told([trial_task(4), trial_task(5)]), Log()
+    searcher = _TaskSearcher(source, log)
+    searcher.suggest("a1b2")
+    searcher.on_trial_complete("a1b2", {"disk full": "make room"})
+    assert searcher.disk_full == "make room"
+    assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
+    assert source.outcomes == source.endings == log.outcomes == log.endings == {}
+    assert len(source) == 1
+
+
+def test_without_tasks_nothing_is_started(launched: Launched):
+    assert launched.before.records == {}
+
+
+# ---- what each task may use
+
+
+def shared(tmp_path: Path, device: str = "cpu", concurrency: int | None = None, **wanted: object):
+    """The share of each task on a machine of 12 cores."""
+    resources = ResourcesConfig(**wanted)
+    config = small_config(tmp_path, concurrency=concurrency, resources=resources)
+    return dataclasses.astuple(Share.of(config, device))
+
+
+@pytest.fixture
+def _twelve_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+
+
+@pytest.mark.usefixtures("_twelve_cores")
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (12, 1, 0.0)),
+        ({"concurrency": 3}, (3, 4, 0.0)),
+        ({"concurrency": 5}, (5, 2, 0.0)),
+        ({"concurrency": 20}, (20, 1, 0.0)),
+        ({"cpus_per_trial": 4}, (3, 4, 0.0)),
+        ({"cpus_per_trial": 24}, (1, 24, 0.0)),
+        ({"concurrency": 2, "cpus_per_trial": 3}, (2, 3, 0.0)),
+        ({"device": "cuda"}, (1, 12, 1.0)),
+        ({"device": "cuda", "concurrency": 4}, (4, 3, 0.25)),
+        ({"device": "cuda", "concurrency": 4, "gpus_per_trial": 0.5}, (4, 3, 0.5)),
+        ({"device": "cuda", "gpus_per_trial": 0}, (1, 12, 0.0)),
+    ],
+    ids=str,
+)
+def test_by_default_everything_is_shared_evenly(
+    tmp_path: Path, settings: dict[str, object], expected: tuple[int, int, float]
+):
+    assert shared(tmp_path, **settings) == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path):
+    def checked(gpus: float | None, device: str) -> None:
+        resources = ResourcesConfig(gpus_per_trial=gpus)
+        check_resources(small_config(tmp_path, resources=resources), device)
+
+    with pytest.raises(ConfigError, match=r"gpus_per_trial is 0\.25, but trials run on the CPU"):
+        checked(0.25, "cpu")
+    checked(0.25, "cuda")
+    checked(0, "cpu")
+    checked(None, "cpu")
+
+
+def at(address: str) -> SearchConfig:
+    return small_config(Path(), resources=ResourcesConfig(ray_address=address))
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "host:", ":6379", "host:port", "ray://host:10001", "http://host:80"]
+)
+def test_an_address_that_is_none_is_refused(address: str):
+    with pytest.raises(ConfigError, match="ray_address must be HOST:PORT or auto, got "):
+        check_resources(at(address), "cpu")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_cluster_that_does_not_answer_is_refused_in_seconds(free_port: int):
+    begun = time.monotonic()
+    address = f"127.0.0.1:{free_port}"
+    with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}: "):
+        check_resources(at(address), "cpu")
+    with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127\.0\.0\.1:99999: "):
+        check_resources(at("127.0.0.1:99999"), "cpu")
+    assert time.monotonic() - begun < 10
+
+
+def test_a_cluster_that_answers_is_taken_for_one():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_resources(at(f"127.0.0.1:{server.getsockname()[1]}"), "cpu")
+    check_resources(at("auto"), "cpu")
+
+
+def test_an_unreachable_cluster_ends_the_search_before_anything_is_written(
+    tmp_path: Path, free_port: int
+):
+    config = small_config(tmp_path, resources=ResourcesConfig(ray_address=f"127.0.0.1:{free_port}"))
+    with pytest.raises(ConfigError, match="no Ray cluster answers"):
+        run(config)
+    assert [*tmp_path.iterdir()] == []

@@ -280,6 +280,19 @@ def test_importing_the_zoo_leaves_torchvision_alone() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_residual_networks_are_one_series_by_their_depth(depth: int) -> None:
+    builder = resolve(f"resnet{depth}", num_classes=10, in_channels=3)
+    assert (builder.target, builder.arguments["depth"]) == ("search.models:resnet", depth)
+    named = Builder(f"search.models:resnet{depth}", {"num_classes": 10, "in_channels": 3})
+    shapes, shapes_of_named = (
+        {name: tensor.shape for name, tensor in make().state_dict().items()}
+        for make in (builder, named)  # architectures stored earlier are built by the latter
+    )
+    assert shapes == shapes_of_named
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in builder().modules()) == depth
+
+
 def test_channel_group_names_read_well() -> None:
     modules = dict(resnet20().named_modules())
     assert {"conv1", "stage1.block0.conv1", "stage3.block2.norm2", "classifier"} <= set(modules)

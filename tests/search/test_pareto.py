@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pareto import dominates, front, spread
+from search.pareto import dominates, front, hypervolume, spread
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def test_the_order_of_the_points_does_not_matter(both):
 
 def test_no_points_have_no_front():
     assert front([]) == []
+    assert hypervolume([], 1) == 0
     assert spread([], 3) == []
 
 
@@ -95,3 +96,30 @@ def test_a_spread_is_even(count, expected):
     points = measured([(i % 6, i + 1) for i in range(7)])
     numbers = [p.number for p in spread(points, count)]
     assert numbers == (list(range(7)) if expected is None else expected)
+
+
+BASE_FLOPS = 4
+"""Below the dearest points of the clouds, which then add nothing."""
+
+
+@given(clouds)
+def test_the_hypervolume_is_the_area_that_points_dominate(points):
+    """On the grid of the clouds the area is a number of cells, counted one by one."""
+    covered = sum(
+        any(10 * p.validation_accuracy > row + 0.5 and p.flops <= column for p in points)
+        for row, column in itertools.product(range(10), range(BASE_FLOPS))
+    )
+    assert hypervolume(points, BASE_FLOPS) == pytest.approx(covered / (10 * BASE_FLOPS))
+
+
+@given(clouds, clouds)
+def test_more_points_never_take_hypervolume_away(points, more):
+    assert hypervolume(points, 6) <= hypervolume([*points, *more], 6) + 1e-12
+    assert hypervolume(front(points), 6) == hypervolume(points, 6)
+
+
+def test_the_hypervolume_of_the_best_of_all_is_nearly_one():
+    assert hypervolume([Measured(1.0, 1)], 1_000_000) == pytest.approx(1 - 1e-6)
+    assert hypervolume([Measured(0.8, 25), Measured(0.9, 50)], 100) == pytest.approx(
+        0.8 * 0.25 + 0.9 * 0.5
+    )

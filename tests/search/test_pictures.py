@@ -19,8 +19,8 @@ from pruning.structures import Structure
 from search import pictures
 from search.preflight import Preflight
 from search.report import Results
+from search.storing import SCORES_FILE
 from search.tasks import Outcome
-from search.trial import SCORES_FILE
 
 BASE = {"conv1": 10, "conv2": 20, "conv3": 40}
 

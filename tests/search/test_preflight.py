@@ -115,6 +115,37 @@ def test_lines_tell_base_range_and_every_budget(tmp_path):
     ]
 
 
+def test_bytes_are_told_where_they_are_bounded(tmp_path):
+    """Worked out by hand: 707 parameters, 4 · 8 statistics of 4 bytes, and 2 counts of 8.
+
+    The most at once is what a convolution reads and writes, twice 8×8×8 floats.
+    """
+    budget = ("weight_bytes=75%", "peak_activation_bytes=4kB")
+    found = checked(tmp_path, budget=budget)
+    assert found.base.weight_bytes == 4 * (707 + 32) + 16 == 2972
+    assert found.base.peak_activation_bytes == 2 * 4 * 512
+    lines = found.describe()
+    assert lines[0].startswith(
+        "base network  44.1k FLOPs, 707 params, 2.97k weight_bytes, 4.1k peak_activation_bytes "
+    )
+    assert lines[1] == (
+        "reachable     7.88k FLOPs, 132 params, 592 weight_bytes, 1.54k peak_activation_bytes  "
+        "and more"
+    )
+    assert lines[2:4] == [
+        "budget        weight_bytes          ≤ 2.23k (75 % of the base network)",
+        "budget        peak_activation_bytes ≤ 4k (97.7 % of the base network)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bound", "nearest"), [("weight_bytes=500", "592"), ("peak_activation_bytes=1k", "1,536")]
+)
+def test_unreachable_bytes_name_the_nearest_reachable_ones(tmp_path, bound: str, nearest: str):
+    with pytest.raises(UnreachableBudgetError, match=rf"nearest reachable: {nearest}\)"):
+        checked(tmp_path, budget=(bound,))
+
+
 def test_an_unreachable_budget_names_the_nearest_reachable_value(tmp_path):
     floor = measure_cost(small(width=3), torch.zeros(1, *IMAGE))
     with pytest.raises(UnreachableBudgetError) as error:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from samples import epoch_record, member_task, outcome, small_config, trial_task
+from samples import epoch_record, member_task, outcome, trial_task
 
 from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
-from mlflow_server.runs import Entry
+from mlflow_server.runs import Entry, LogMetrics
+from pruning.cost import Cost
 from search.preflight import Preflight
 from search.recording import SEARCH, Recording
-from search.tasks import EpochRecord, Task
+from search.report import Results
+from search.storing import CURVE_FILE
+from search.tasks import Ending, EpochRecord, Outcome, State, Task
+from search.workshop import Workshop
 
 
 @pytest.fixture
@@ -22,8 +28,8 @@ def memory() -> MemoryRecorder:
 
 
 @pytest.fixture
-def recording(memory: MemoryRecorder, tmp_path: Path, preflight: Preflight) -> Recording:
-    return Recording(memory, small_config(tmp_path), preflight)
+def recording(memory: MemoryRecorder, workshop: Workshop) -> Recording:
+    return Recording(memory, workshop)
 
 
 TRIAL = trial_task(4, target_flops=123_456, strength=0.25)
@@ -49,14 +55,31 @@ def statuses(memory: MemoryRecorder) -> dict[str, str]:
     return {run.key: run.status for run in map(memory.read, memory.keys())}
 
 
-def epochs(recording: Recording, task: Task, *sparsities: float | None) -> list[EpochRecord]:
-    records = [
-        epoch_record(step, len(sparsities), sparsity=sparsity)
+def made(*sparsities: float | None) -> list[EpochRecord]:
+    return [
+        epoch_record(step, len(sparsities), sparsity=sparsity, time_ms=1000 * step)
         for step, sparsity in enumerate(sparsities, start=1)
     ]
+
+
+def epochs(recording: Recording, task: Task, *sparsities: float | None) -> list[EpochRecord]:
+    """Told of one by one."""
+    records = made(*sparsities)
     for record in records:
-        recording.epoch(task, record)
+        recording.epochs(task, [record])
     return records
+
+
+def store_curve(workshop: Workshop, stored: Outcome, records: list[EpochRecord]) -> None:
+    """As a task leaves it beside its network."""
+    folder = workshop.directory / stored.path
+    folder.mkdir(parents=True)
+    (folder / CURVE_FILE).write_text(json.dumps([dataclasses.asdict(r) for r in records]))
+
+
+def results(*everything: Outcome, front: tuple[Outcome, ...]) -> Results:
+    base = Cost(1_000_000, 1000)
+    return Results(base, "flops=10%", 10, everything, front, (), {})
 
 
 def test_the_search_is_the_parent_and_says_what_was_asked_for(
@@ -119,11 +142,11 @@ def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: Recordi
 
 
 def test_a_finished_trial_leaves_an_architecture_beside_it(
-    memory: MemoryRecorder, recording: Recording, preflight: Preflight
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop, preflight: Preflight
 ):
     recording.started(TRIAL)
-    epochs(recording, TRIAL, 0.5, None)
-    recording.finished(TRIAL, TUNED)
+    store_curve(workshop, TUNED, epochs(recording, TRIAL, 0.5, None))
+    recording.finished(TRIAL, [TUNED])
     trial, architecture = memory.read("trial/4"), memory.read("architecture/fine-tuned-4")
     assert (trial.status, architecture.status) == ("finished", "finished")
     assert (architecture.kind, architecture.name) == ("architecture", "fine-tuned-4")
@@ -146,7 +169,7 @@ def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
     memory: MemoryRecorder, recording: Recording
 ):
     recording.started(TRIAL)
-    recording.finished(TRIAL, TUNED)
+    recording.finished(TRIAL, [TUNED])
     final = {name: curve[-1][1] for name, curve in memory.read("trial/4").metrics.items()}
     assert final[schema.METRIC_ACCURACY_BEFORE_PRUNING] == 0.8
     assert final[schema.METRIC_ACCURACY_AFTER_PRUNING] == 0.4
@@ -156,11 +179,11 @@ def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
 
 def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: Recording):
     recording.started(TRIAL)
-    recording.finished(TRIAL, TUNED)
+    recording.finished(TRIAL, [TUNED])
     recording.started(PAIR)
     assert memory.read("architecture/from-scratch-4").status == "running"
     epochs(recording, PAIR, None)
-    recording.finished(PAIR, SCRATCH)
+    recording.finished(PAIR, [SCRATCH])
     tied = [
         run.tags[schema.TAG_ORIGIN]
         for run in map(memory.read, memory.keys())
@@ -173,7 +196,7 @@ def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: 
     task = member_task(alpha=0.375)
     recording.started(task)
     epochs(recording, task, None, None)
-    recording.finished(task, outcome("uniform-b100", origin="uniform", trial=None))
+    recording.finished(task, [outcome("uniform-b100", origin="uniform", trial=None)])
     run = memory.read("architecture/uniform-b100")
     assert memory.keys() == (SEARCH, "architecture/uniform-b100")
     assert (run.kind, run.parent, run.status) == ("architecture", SEARCH, "finished")
@@ -190,16 +213,29 @@ def test_a_failure_is_recorded_with_its_reason(
 ):
     recording.started(task)
     epochs(recording, task, None)
-    recording.failed(task, "training diverged")
+    recording.ended(task, Ending("failed", "training diverged"))
     run = memory.read(key)
     assert run.status == "failed"
     assert run.tags[schema.TAG_FAILURE] == "training diverged"
+    assert run.tags[schema.TAG_STATE] == "failed"
     assert len(memory.keys()) == 2
+
+
+@pytest.mark.parametrize("state", ["stopped early", "infeasible"])
+def test_what_came_to_nothing_is_no_failure(
+    memory: MemoryRecorder, recording: Recording, state: State
+):
+    recording.started(TRIAL)
+    recording.ended(TRIAL, Ending(state, "others were better"))
+    run = memory.read("trial/4")
+    assert run.status == "killed"
+    assert run.tags[schema.TAG_STATE] == state
+    assert run.tags[schema.TAG_FAILURE] == f"{state}: others were better"
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_such(memory: MemoryRecorder, recording: Recording):
     recording.started(TRIAL)
-    recording.epoch(TRIAL, epoch_record(train_loss=math.nan))
+    recording.epochs(TRIAL, [epoch_record(train_loss=math.nan)])
     ((_, loss),) = memory.read("trial/4").metrics[schema.METRIC_TRAIN_LOSS]
     assert math.isnan(loss)
 
@@ -208,13 +244,13 @@ def test_the_end_marks_the_front_and_attaches_files(
     memory: MemoryRecorder, recording: Recording, tmp_path: Path
 ):
     recording.started(TRIAL)
-    recording.finished(TRIAL, TUNED)
+    recording.finished(TRIAL, [TUNED])
     recording.started(PAIR)
-    recording.finished(PAIR, SCRATCH)
+    recording.finished(PAIR, [SCRATCH])
     files = [tmp_path / "front.png", tmp_path / "results.json"]
     for file in files:
         file.write_text("content")
-    recording.conclude({SCRATCH.key: SCRATCH}, [TUNED, SCRATCH], files)
+    recording.conclude(results(TUNED, SCRATCH, front=(SCRATCH,)), files)
     marks = {
         run.key: run.tags[schema.TAG_ON_FRONT]
         for run in map(memory.read, memory.keys())
@@ -231,16 +267,18 @@ def test_the_end_marks_the_front_and_attaches_files(
 
 
 def test_an_architecture_of_an_earlier_process_gets_its_mark(
-    memory: MemoryRecorder, recording: Recording
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
 ):
-    recording.conclude({TUNED.key: TUNED}, [TUNED], [])
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    Recording(memory, workshop).conclude(results(TUNED, front=(TUNED,)), [])
     run = memory.read("architecture/fine-tuned-4")
     assert (run.tags[schema.TAG_ON_FRONT], run.status) == ("true", "finished")
 
 
 def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recording: Recording):
     recording.started(TRIAL)
-    recording.finished(TRIAL, TUNED)
+    recording.finished(TRIAL, [TUNED])
     recording.started(other := trial_task(5))
     epochs(recording, other, None)
     recording.started(PAIR)
@@ -253,6 +291,16 @@ def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recordin
         "architecture/from-scratch-4": "killed",
     }
     assert memory.read("trial/5").tags[schema.TAG_FAILURE] == "stopped before its end"
+
+
+class Written(RunRecorder):
+    """Keeps what was written."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def write(self, entry: Entry) -> None:
+        self.entries.append(entry)
 
 
 class Interrupted(RunRecorder):
@@ -271,19 +319,17 @@ class Interrupted(RunRecorder):
             self.memory.write(entry)
 
 
-@pytest.mark.parametrize("entry", range(1, 14))
-def test_not_even_halfway_through_a_result(
-    memory: MemoryRecorder, tmp_path: Path, preflight: Preflight, entry: int
-):
+@pytest.mark.parametrize("entry", range(1, 13))
+def test_not_even_halfway_through_a_result(memory: MemoryRecorder, workshop: Workshop, entry: int):
     interrupted = Interrupted(memory)
-    recording = Recording(interrupted, small_config(tmp_path), preflight)
+    recording = Recording(interrupted, workshop)
     recording.started(TRIAL)
-    epochs(recording, TRIAL, None)
+    store_curve(workshop, TUNED, epochs(recording, TRIAL, None))
     interrupted.left = entry
 
     def finish() -> None:
-        recording.finished(TRIAL, TUNED)
-        recording.conclude({TUNED.key: TUNED}, [TUNED], [])
+        recording.finished(TRIAL, [TUNED])
+        recording.conclude(results(TUNED, front=(TUNED,)), [])
 
     with pytest.raises(KeyboardInterrupt):
         finish()
@@ -291,32 +337,115 @@ def test_not_even_halfway_through_a_result(
     assert "running" not in statuses(memory).values()
 
 
-def test_what_an_earlier_process_left_running_is_closed(
-    memory: MemoryRecorder, recording: Recording, tmp_path: Path, preflight: Preflight
+def test_what_an_earlier_process_left_running_goes_on_under_its_key(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
 ):
+    """Its first epochs are told again, with the times that they had."""
+    records = made(0.5, 0.5, None)
     recording.started(TRIAL)
-    epochs(recording, TRIAL, None)
-    again = Recording(memory, small_config(tmp_path), preflight)
-    again.lost(TRIAL)
-    assert statuses(memory) == {SEARCH: "running", "trial/4": "killed"}
-    assert memory.read("trial/4").tags[schema.TAG_FAILURE] == "stopped before its end"
-    assert memory.read("trial/4").metrics
+    for record in records[:2]:
+        recording.epochs(TRIAL, [record])
+    again = Recording(memory, workshop)
+    again.started(TRIAL)
+    again.epochs(TRIAL, records[:2])
+    again.epochs(TRIAL, records[2:])
+    again.finished(TRIAL, [TUNED])
+    expected = {SEARCH: "running", "trial/4": "finished", "architecture/fine-tuned-4": "finished"}
+    assert statuses(memory) == expected
+    curve = memory.read("trial/4").metrics[schema.METRIC_TRAIN_LOSS]
+    assert [(step, value) for step, value in dict(curve).items()] == [
+        (record.step, record.train_loss) for record in records
+    ]
+
+
+def test_points_have_the_time_at_which_their_epochs_ended(workshop: Workshop):
+    written = Written()
+    recording = Recording(written, workshop)
+    recording.started(TRIAL)
+    records = made(0.5, None)
+    for _ in range(2):  # the second time after a restart
+        recording.epochs(TRIAL, records)
+    written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
+    points = [e for e in written_points if e.key == "trial/4"]
+    assert {(e.step, e.time_ms) for e in points} == {(1, 1000), (2, 2000)}
+    store_curve(workshop, TUNED, records)
+    recording.finished(TRIAL, [TUNED])
+    written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
+    final = [e for e in written_points if schema.METRIC_TEST_ACCURACY in e.metrics]
+    assert {(e.key, e.time_ms) for e in final} == {
+        ("trial/4", 2000),
+        ("architecture/fine-tuned-4", 2000),
+    }
+
+
+def test_by_products_are_architectures_with_curves_of_their_own(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+):
+    half = dataclasses.replace(
+        TUNED, key="fine-tuned-4-t50", flops=60_000, path="architectures/fine-tuned-4-t50"
+    )
+    records = made(0.5, None, None)
+    store_curve(workshop, TUNED, records[:2])
+    store_curve(workshop, half, [records[0], dataclasses.replace(records[2], step=2)])
+    recording.started(TRIAL)
+    recording.epochs(TRIAL, records)
+    recording.finished(TRIAL, [TUNED, half])
+    own, product = (memory.read(f"architecture/{found.key}") for found in (TUNED, half))
+    assert product.status == own.status == "finished"
+    loss = schema.METRIC_TRAIN_LOSS
+    assert own.metrics[loss] == tuple((r.step, r.train_loss) for r in records[:2])
+    assert product.metrics[loss] == ((1, records[0].train_loss), (2, records[2].train_loss))
+    assert product.metrics[schema.METRIC_FLOPS][-1][1] == 60_000
+    assert memory.read("trial/4").metrics[schema.METRIC_FLOPS][-1][1] == 120_000
+
+
+def test_the_hypervolume_grows_with_every_network_over_restarts(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop, preflight: Preflight
+):
+    """A rectangle of accuracy × spared FLOPs; a dominated network adds nothing."""
+    base = preflight.base.flops
+
+    def volumes() -> list[tuple[int, float]]:
+        return [*memory.read(SEARCH).metrics[schema.METRIC_HYPERVOLUME]]
+
+    one, two, three = (member_task(key) for key in "abc")
+    recording.started(one)
+    recording.finished(one, [found := outcome("a", flops=base // 2, validation_accuracy=0.5)])
+    expected = [(1, pytest.approx(0.25))]
+    assert volumes() == expected
+    again = Recording(memory, workshop)
+    again.known([found])
+    again.started(two)
+    again.finished(two, [outcome("b", flops=base // 2, validation_accuracy=0.25)])
+    expected.append((2, pytest.approx(0.25)))
+    assert volumes() == expected
+    again.started(three)
+    again.finished(three, [outcome("c", flops=base // 2, validation_accuracy=0.75)])
+    expected.append((3, pytest.approx(0.375)))
+    assert volumes() == expected
+
+
+def test_a_repetition_is_a_run_of_its_own(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    recording.started(dataclasses.replace(TRIAL, repeat=1))
+    assert memory.keys() == (SEARCH, "trial/4", "trial/4-s1")
+    assert memory.read("trial/4-s1").params == memory.read("trial/4").params
 
 
 def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recording: Recording):
     recording.started(TRIAL)
-    recording.failed(TRIAL, "no luck")
+    recording.ended(TRIAL, Ending("failed", "no luck"))
     recording.found_nothing("all 1 trials failed")
     run = memory.read(SEARCH)
     assert (run.status, run.tags[schema.TAG_FAILURE]) == ("failed", "all 1 trials failed")
 
 
 def test_a_search_that_goes_on_is_the_same_run(
-    memory: MemoryRecorder, recording: Recording, tmp_path: Path, preflight: Preflight
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
 ):
     recording.started(TRIAL)
     recording.interrupted()
-    Recording(memory, small_config(tmp_path), preflight)
+    Recording(memory, workshop)
     assert memory.keys() == (SEARCH, "trial/4")
     run = memory.read(SEARCH)
     assert run.status == "running"

@@ -1,10 +1,12 @@
-"""What the results say: who chooses, who is called the winner, and what is written down."""
+"""What is written down of a search: results, tables, rows and a picture."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +22,16 @@ from search.pareto import front
 from search.report import (
     Results,
     contest_table,
-    contests,
     front_rows,
     front_table,
     open_results,
     plot_front,
+    slack,
     to_csv,
     to_json,
 )
-from search.tasks import ORIGINS, Outcome
+from search.tasks import Outcome
+from search.verdict import contests
 
 BASE = Cost(10_000, 1000)
 RUNGS = (("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000")))
@@ -86,18 +89,11 @@ def results(everything: Sequence[Outcome] = EVERYTHING, num_test: int = 400) -> 
     )
 
 
-def shown(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=120, highlight=False)
+def shown(table: Table, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
-
-
-def test_contests_are_chosen_by_validation_never_by_test_accuracy():
-    lucky = outcome("fine-tuned-2", trial=2, validation_accuracy=0.5, test_accuracy=1.0)
-    steady = outcome("fine-tuned-3", trial=3, validation_accuracy=0.6, test_accuracy=0.1)
-    (contest,) = contests([lucky, steady], RUNGS[:1])
-    assert dict(contest.entries) == {"fine-tuned": steady}
 
 
 def test_a_contest_admits_what_is_within_its_budget():
@@ -114,71 +110,29 @@ def test_a_contest_admits_what_is_within_its_budget():
     }
 
 
-def test_every_bound_of_a_budget_counts_in_a_contest():
-    both = Budget.parse("flops=5000", "params=50")
-    slim = outcome("fine-tuned-1", params=50, validation_accuracy=0.1)
-    (contest,) = contests([*EVERYTHING, slim], [("both", both)])
-    assert dict(contest.entries) == {"fine-tuned": slim}
+@pytest.mark.parametrize(
+    "changes", [{}, {"limits": Budget.parse("flops=5001"), "base_widths": {"conv": 8}}]
+)
+def test_results_survive_json(changes: dict[str, object]):
+    found = dataclasses.replace(results(), **changes)
+    content = json.loads(json.dumps(found.to_mapping()))
+    assert Results.from_mapping(content) == found
+    assert content["verdict"] == found.verdict
 
 
-def test_of_equally_accurate_networks_the_cheaper_enters():
-    dear, cheap = outcome("fine-tuned-0", flops=900), outcome("fine-tuned-1", flops=800)
-    (contest,) = contests([dear, cheap], RUNGS[:1])
-    assert contest.entries["fine-tuned"] == cheap
-
-
-def test_the_verdict_begins_with_the_uniform_network_where_it_is_first():
-    first, *_ = results().verdict.splitlines()
+def test_the_verdict_is_that_of_its_contests():
+    first, wide, tight, pair, _ = results().verdict.splitlines()
     assert "uniform" in first
     assert "1 of 2 budgets" in first
+    assert wide.startswith("wide: a pruned shape from scratch at equal epochs won, 5.0 ± 4.7 ")
+    assert tight.startswith("tight: no difference beyond chance; the uniformly narrowed network is")
+    assert pair.startswith("Shape of fine-tuned-0, 4k FLOPs: from scratch, equal epochs won, 10.0 ")
 
 
-def test_the_verdict_does_not_begin_with_the_uniform_network_where_it_is_not():
-    first, *_ = results(EVERYTHING[:-1]).verdict.splitlines()
-    assert first.startswith("wide: ")
-
-
-def test_a_tie_is_no_victory_of_the_uniform_network():
-    tied = [outcome(test_accuracy=0.7), outcome("u", origin="uniform", test_accuracy=0.7)]
-    assert "came first" not in results(tied).verdict
-
-
-def test_the_margin_is_two_standard_errors_of_the_difference():
-    """2·√((0.9·0.1 + 0.85·0.15) / 400) and 2·√((0.65·0.35 + 0.6·0.4) / 400), in points."""
-    lines = results().verdict.splitlines()
-    wide, tight = (next(line for line in lines if line.startswith(r)) for r, _ in RUNGS)
-    assert "5.0 ± 4.7 points ahead" in wide
-    assert "5.0 ± 6.8 points ahead" in tight
-
-
-@pytest.mark.parametrize(("num_test", "is_clear"), [(400, True), (300, False)])
-def test_a_lead_within_the_margin_is_no_victory(num_test, is_clear):
-    wide = next(
-        line for line in results(num_test=num_test).verdict.splitlines() if "wide: " in line
-    )
-    assert ("from scratch won" in wide) == is_clear
-    assert ("no clear winner" in wide) != is_clear
-
-
-def test_the_pair_of_each_shape_is_compared():
-    (line,) = [line for line in results().verdict.splitlines() if "Shape of trial" in line]
-    assert line.startswith("Shape of trial 0, 4k FLOPs: the same shape from scratch won, 10.0 ±")
-
-
-def test_a_lone_origin_is_compared_with_nothing():
-    verdict = results(EVERYTHING[:1]).verdict
-    assert "wide: nothing to compare, just pruned and fine-tuned." in verdict
-    assert "tight: nothing to compare." in verdict
-
-
-def test_the_verdict_names_its_caveat():
-    assert results().verdict.splitlines()[-1].endswith("on 400 test images.")
-
-
-def test_results_survive_json():
-    content = json.loads(json.dumps(results().to_mapping()))
-    assert Results.from_mapping(content) == results()
-    assert content["verdict"] == results().verdict
+def test_the_budget_is_known_exactly_where_the_search_says_so():
+    assert results().bounds == Budget.parse("flops=5000")
+    exact = dataclasses.replace(results(), budget="flops=12.3k", limits=Budget.parse("flops=12345"))
+    assert exact.bounds.limit("flops") == 12345
 
 
 def test_results_are_found_in_the_folder_of_the_search(tmp_path: Path):
@@ -198,7 +152,7 @@ def test_a_folder_without_a_search_names_those_beside_it(tmp_path: Path):
 
 def test_a_search_under_way_is_no_finished_one(tmp_path: Path):
     (tmp_path / "search.json").write_text("{}")
-    with pytest.raises(SearchStateError, match="has not finished: run its command again"):
+    with pytest.raises(SearchStateError, match="has not finished: go on with `espalier resume"):
         open_results(tmp_path)
 
 
@@ -210,13 +164,14 @@ def test_damaged_results_are_named(tmp_path: Path, text: str):
 
 
 def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
-    (row,) = front_rows(EVERYTHING[:1], BASE)
+    (row,) = front_rows(results(), EVERYTHING[:1])
     assert row == {
         "architecture": "fine-tuned-0",
         "origin": "fine-tuned",
         "flops": 4000,
         "flops_share": 0.4,
         "params": 100,
+        "slack": {"flops": 0.2},
         "validation_accuracy": 0.9,
         "test_accuracy": 0.8,
         "path": "architectures/fine-tuned-0",
@@ -224,10 +179,29 @@ def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
 
 
 def test_json_and_csv_say_the_same():
-    rows = front_rows(EVERYTHING, BASE)
+    rows = front_rows(results(), EVERYTHING)
     assert json.loads(to_json(rows)) == rows
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
-    assert read == [{name: str(value) for name, value in row.items()} for row in rows]
+    for line, row in zip(read, rows, strict=True):
+        slack_of = {f"slack.{name}": value for name, value in row.pop("slack").items()}
+        assert line == {name: str(value) for name, value in (row | slack_of).items()}
+
+
+def test_slack_is_what_is_left_of_each_bound():
+    limits = Budget.parse("flops=1000", "params=80")
+    assert slack(Cost(900, 80), limits) == {"flops": pytest.approx(0.1), "params": 0}
+    assert slack(Cost(1100, 100), limits) == {
+        "flops": pytest.approx(-0.1),
+        "params": pytest.approx(-0.25),
+    }
+
+
+def test_nothing_on_the_front_of_a_search_is_over_its_budget():
+    assert all(value >= 0 for row in front_rows(results()) for value in row["slack"].values())
+    tight = dataclasses.replace(results(), budget="flops=10%")
+    assert [row["slack"]["flops"] < 0 for row in front_rows(tight)] == [
+        o.flops > 1000 for o in tight.front
+    ]
 
 
 def test_nothing_is_an_empty_list_and_a_header():
@@ -236,24 +210,66 @@ def test_nothing_is_an_empty_list_and_a_header():
 
 
 def test_the_front_is_a_table_for_people():
-    text = shown(front_table(results().front, BASE))
+    text = shown(front_table(results()))
     header, *rows = text.splitlines()
     assert header.split() == [
-        *("architecture", "origin", "FLOPs", "of", "base", "params", "validation", "test")
+        *("architecture", "FLOPs", "of", "base", "params", "slack", "validation", "test")
     ]
     assert [row.split()[0] for row in rows] == [o.key for o in results().front]
     assert rows[-1].split()[1:] == [
-        *("from-scratch", "4k", "40.00", "%", "100"),
-        "95.00%",
-        "90.00%",
+        *("4k", "40.00", "%", "100", "+20.0", "%", "95.00%", "90.00%"),
     ]
 
 
-def test_the_contest_table_has_a_column_per_origin():
-    header, wide, tight = shown(contest_table(results())).splitlines()
-    assert header.split() == ["budget", *ORIGINS]
-    assert wide.split() == ["wide", "80.0%", "90.0%", "85.0%", "75.0%"]
-    assert tight.split() == ["tight", "60.0%", "–", "–", "65.0%"]
+def test_the_tightest_bound_gives_the_slack_of_the_table():
+    both = dataclasses.replace(results(), limits=Budget.parse("flops=5000", "params=80"))
+    assert "-25.0 %" in shown(front_table(both, EVERYTHING[:1]))
+
+
+REPEATED = (
+    *EVERYTHING,
+    outcome("from-scratch-0-s1", origin="from-scratch", test_accuracy=0.88, compute=3e9, seed=1),
+    outcome("from-scratch-0-longer", origin="from-scratch", equal_compute=True, compute=12.3e9),
+    outcome("random-b100", origin="random", trial=None),
+)
+
+
+def test_the_contest_table_has_a_row_per_kind():
+    header, *rows = shown(contest_table(results(REPEATED))).splitlines()
+    assert header.split() == ["within", "FLOPs", "compute", "runs", "test", "accuracy"]
+    found = [re.split(r"  +", row.strip()) for row in rows]
+    assert found == [
+        ["wide"],
+        ["fine-tuned", "4k", "–", "1", "80.0 %"],
+        ["from scratch, equal epochs", "2.5k", "1.5G", "2", "89.0 ± 1.4 %"],
+        ["from scratch, equal compute", "1k", "12.3G", "1", "50.0 %"],
+        ["copycat", "4.9k", "–", "1", "85.0 %"],
+        ["uniformly narrowed", "5k", "–", "1", "75.0 %"],
+        ["random widths", "1k", "–", "1", "50.0 %"],
+        ["tight"],
+        ["fine-tuned", "900", "–", "1", "60.0 %"],
+        ["from scratch, equal compute", "1k", "12.3G", "1", "50.0 %"],
+        ["uniformly narrowed", "1k", "–", "1", "65.0 %"],
+        ["random widths", "1k", "–", "1", "50.0 %"],
+    ]
+
+
+def test_tables_fit_a_terminal_of_80_columns():
+    """Also with names and budgets of some length; a long budget folds."""
+    long = outcome("from-scratch-12-longer-s2", flops=123_456, params=123_456, compute=1.23e15)
+    label = "flops ≤ 123M (12.3 % of base), params ≤ 123k (12.3 % of base), weight_bytes ≤ 1.23M"
+    rungs = ((label, Budget.parse("flops=500k")),)
+    found = dataclasses.replace(
+        results(REPEATED),
+        base=Cost(1_234_567, 123_456),
+        limits=Budget.parse("flops=124k"),
+        front=(long,),
+        contests=contests([*REPEATED, long], rungs),
+    )
+    for table in (front_table(found), contest_table(found)):
+        text = shown(table, width=80)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("everything", [EVERYTHING, EVERYTHING[:1]], ids=["several", "one"])

@@ -6,8 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -16,7 +15,8 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import run_in_process, small_config
+from samples import Perform, Workers, quick_config, small_config
+from torch import nn
 
 import copycat
 import search
@@ -28,59 +28,12 @@ from pruning.errors import (
     SearchStateError,
     TrainingDivergedError,
 )
-from search import datasets, runner
+from search import datasets, runner, session
 from search.config import DataConfig, SearchConfig, TrainingConfig
 from search.pareto import front
-from search.report import open_results
+from search.report import Results, open_results
 from search.tasks import Outcome, Task
 from search.trial import perform
-
-Perform = Callable[..., Outcome]
-
-
-def quick_config(folder: Path, **changes: object) -> SearchConfig:
-    """A search that takes half a second."""
-    settings: dict[str, object] = {
-        "model": "samples:small_network",
-        "budget": ("flops=60%",),
-        "ladder": (1.0, 0.5),
-        "profiles": 1,
-    }
-    return small_config(folder, **(settings | changes))
-
-
-class Workers:
-    """Stands in for Ray: performs tasks here, one by one, and counts them."""
-
-    def __init__(self) -> None:
-        self.perform: Perform = perform
-        self.performed: list[str] = []
-
-    def __call__(self, source, workshop, data, observer, *, num_workers) -> None:
-        def counted(task: Task, *rest: object) -> Outcome:
-            found = self.perform(task, *rest)
-            self.performed.append(task.key)
-            return found
-
-        run_in_process(
-            source, workshop, data, observer, num_workers=num_workers, perform_task=counted
-        )
-
-
-@pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    stand_in = Workers()
-    monkeypatch.setattr(runner, "cluster", lambda num_workers: nullcontext())
-    monkeypatch.setattr(runner, "run_tasks", stand_in)
-    monkeypatch.setattr(runner, "plot_front", lambda results, path: path.write_text("a picture"))
-    return stand_in
-
-
-@pytest.fixture(autouse=True)
-def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
-    recorder = MemoryRecorder("small")
-    monkeypatch.setattr(runner, "run_recorder", lambda *_: recorder)
-    return recorder
 
 
 @pytest.fixture
@@ -98,10 +51,17 @@ def statuses(memory: MemoryRecorder) -> dict[str, str]:
     return {run.key: run.status for run in map(memory.read, memory.keys())}
 
 
+def own_keys(results: Results) -> list[str]:
+    """Of the networks that are no by-products, which have the names of their tasks."""
+    networks = [o for o in results.everything if not o.key.startswith("fine-tuned")]
+    trials = [f"fine-tuned-{o.trial}" for o in results.everything if o.origin == "fine-tuned"]
+    return sorted({*trials, *(o.key for o in networks)})
+
+
 def failing(*keys: str, error: BaseException | None = None) -> Perform:
     """Performs tasks, but raises for these."""
 
-    def perform_or_raise(task: Task, *rest: object) -> Outcome:
+    def perform_or_raise(task: Task, *rest: object) -> tuple[Outcome, ...]:
         if task.key in keys:
             raise error or TrainingDivergedError(f"{task.key} had no luck")
         return perform(task, *rest)
@@ -110,7 +70,9 @@ def failing(*keys: str, error: BaseException | None = None) -> Perform:
 
 
 @pytest.mark.parametrize(
-    "budget", [("params=60%",), ("flops=50%", "params=400"), ("flops=20k",)], ids=" ".join
+    "budget",
+    [("params=60%",), ("flops=50%", "params=400"), ("flops=20k",), ("weight_bytes=60%",)],
+    ids=" ".join,
 )
 def test_whatever_is_bounded_everything_is_within(
     tmp_path: Path, workers: Workers, budget: tuple[str, ...]
@@ -119,7 +81,8 @@ def test_whatever_is_bounded_everything_is_within(
     result = search.run(config)
     limits = Budget.parse(*budget).absolute(result.results.base)
     assert result.path == config.directory
-    assert len(result.results.everything) == len(workers.performed) >= 4
+    assert own_keys(result.results) == sorted(workers.performed)
+    assert len(workers.performed) >= 4
     for stored in result.results.everything:
         network = copycat.load(result.path / stored.path, trust=["samples"])
         assert limits.allows(measure_cost(network, torch.zeros(1, 1, 8, 8))), stored.key
@@ -127,6 +90,22 @@ def test_whatever_is_bounded_everything_is_within(
     assert [contest.label.partition(" ")[0] for contest in result.results.contests] == [
         budget[0].partition("=")[0]
     ] * 2
+
+
+def test_activations_can_be_bounded(tmp_path: Path, workers: Workers):
+    """Beside the closed form: the first convolution writes what the second one reads."""
+    config = quick_config(tmp_path, budget=("peak_activation_bytes=3kB", "weight_bytes=2kB"))
+    result = search.run(config)
+    assert len(result.results.everything) >= 4
+    for stored in result.results.everything:
+        network = copycat.load(result.path / stored.path, trust=["samples"])
+        widths = [layer.out_channels for layer in network if isinstance(layer, nn.Conv2d)]
+        most = max(sum(widths), 2 * max(widths))  # two layers, or a norm and its activation
+        assert 4 * 64 * most == stored.peak_activation_bytes <= 3000, stored.key
+        assert stored.weight_bytes <= 2000, stored.key
+    assert open_results(result.path).base.weight_bytes == result.results.base.weight_bytes
+    label = result.results.contests[0].label
+    assert label.startswith("peak_activation_bytes ≤ 3k (73.2 % of base), weight_bytes ≤ 2k")
 
 
 def test_equal_settings_give_equal_searches(
@@ -226,11 +205,11 @@ def test_divergence_of_every_trial_is_such_a_failure(tmp_path: Path, workers: Wo
 def test_an_accuracy_that_is_no_number_never_reaches_the_front(
     config: SearchConfig, workers: Workers
 ):
-    def lost(task: Task, *rest: object) -> Outcome:
-        found = perform(task, *rest)
+    def lost(task: Task, *rest: object) -> tuple[Outcome, ...]:
+        own, *others = perform(task, *rest)
         if task.key == "fine-tuned-0":
-            return dataclasses.replace(found, validation_accuracy=math.nan)
-        return found
+            own = dataclasses.replace(own, validation_accuracy=math.nan)
+        return (own, *others)
 
     workers.perform = lost
     result = search.run(config)
@@ -247,12 +226,12 @@ class Stop:
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def __call__(self, task: Task, workshop, data, report) -> Outcome:
-        def counted(record: object) -> None:
-            self.left -= 1
+    def __call__(self, task: Task, workshop, data, report) -> tuple[Outcome, ...]:
+        def counted(records: Sequence[object]) -> None:
+            self.left -= len(records) == 1  # more are those of an earlier process
             if self.left == 0:
                 raise KeyboardInterrupt
-            report(record)
+            report(records)
 
         return perform(task, workshop, data, counted)
 
@@ -279,8 +258,7 @@ def test_a_search_goes_on_wherever_it_was_stopped(
     lost = [trial.params for trial in before if trial.state is TrialState.RUNNING]
     assert all(params in [trial.params for trial in complete] for params in lost)
     assert result.results.failures == {}
-    stored = [o.key for o in result.results.everything]
-    assert sorted(stored) == sorted(finished + workers.performed)
+    assert own_keys(result.results) == sorted(finished + workers.performed)
     assert "running" not in statuses(memory).values()
     assert memory.read("search").status == "finished"
 
@@ -295,7 +273,7 @@ def test_what_a_killed_process_left_running_is_put_in_order(
 ):
     workers.perform = Stop(epoch)
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Recording, "interrupted", lambda self: None)
+        patch.setattr(session.Recording, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     assert "running" in statuses(memory).values()
@@ -311,7 +289,7 @@ def test_an_interruption_at_the_very_end_costs_no_training(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "plot_front", stop)
+        patch.setattr(session, "plot_front", stop)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     workers.performed = []
@@ -376,16 +354,16 @@ def test_a_search_of_which_nothing_can_be_certified_has_failed(
         ({"budget": ("flops=20%",)}, "budget"),
         ({"training": TrainingConfig(2, 1, 1, batch_size=32)}, r"training\.epochs"),
         ({"data": DataConfig(limit_train=250)}, r"data\.limit_train"),
-        ({"seed": 1, "profiles": 3}, "profiles, seed"),
+        ({"seed": 1, "profiles": 3}, r"profiles \(it has 1, now 3\), seed"),
     ],
 )
 def test_another_search_in_the_same_folder_is_refused(
     config: SearchConfig, workers: Workers, changes: dict[str, object], named: str
 ):
     config.directory.mkdir(parents=True)
-    runner._settings_file(config).write()
+    runner.settings_file(config).write()
     before = sorted(config.directory.rglob("*"))
-    with pytest.raises(SearchStateError, match=rf"holds another search, which differs in {named}:"):
+    with pytest.raises(SearchStateError, match=rf"holds another search, which differs in {named}"):
         search.run(dataclasses.replace(config, **changes))
     assert sorted(config.directory.rglob("*")) == before
     assert workers.performed == []
@@ -432,12 +410,15 @@ def test_the_folder_says_what_was_asked_for(config: SearchConfig, workers: Worke
     content = json.loads((config.directory / "search.json").read_text())
     assert search.config.from_mapping(content) == config
     assert sorted(path.name for path in config.directory.iterdir()) == [
+        ".lock",
         "architectures",
         "front.png",
         "pictures",
         "results.json",
         "search.json",
+        "spent.json",
         "study.journal",
+        "tasks",
     ]
 
 
@@ -464,10 +445,13 @@ def test_a_search_expects_as_many_epochs_as_it_takes(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ):
     expected: list[int] = []
-    monkeypatch.setattr(runner.Progress, "expect", lambda self, steps: expected.append(steps))
+    monkeypatch.setattr(session.Progress, "expect", lambda self, steps: expected.append(steps))
     config = quick_config(tmp_path, training=TrainingConfig(2, 1, 3, batch_size=32))
     results = search.run(config).results
-    num_members = len(results.everything) - 2
-    at_most, members = expected
-    assert members == 3 * num_members
-    assert 2 * (2 + 1) + members <= at_most
+    scratch = [o for o in results.everything if o.origin not in ("fine-tuned", "tempered")]
+    longer = [o for o in scratch if o.equal_compute]
+    at_most, members, tempered = expected
+    trained = config.training.scratch_epochs * (len(scratch) - len(longer))
+    assert tempered == 3
+    assert trained + 3 * len(longer) <= members - tempered <= trained + 6 * len(longer)
+    assert 2 * (2 + 2 * 1) + members <= at_most

@@ -12,9 +12,10 @@ from optuna.trial import TrialState
 from samples import outcome
 
 from pruning import Budget
-from search.space import SearchSpace
-from search.study import OBJECTIVES, StudySource
-from search.tasks import TrialTask
+from pruning.errors import SearchStateError, UnreachableBudgetError
+from search.space import SearchSpace, sampler
+from search.study import JOURNAL, OBJECTIVES, StudySource, open_study, study_storage
+from search.tasks import Ending, TrialTask
 
 SPACE = SearchSpace(1000.0, (200.0, 1000.0))
 LIMITS = Budget.parse("flops=1000", "params=100")
@@ -29,12 +30,31 @@ def reopen(tmp_path: Path) -> Open:
     folder = tmp_path / "a-search"
     folder.mkdir()
 
-    def make(num_trials: int = 5, seed: int = 0, targets: tuple[float, ...] = ()) -> StudySource:
-        return StudySource(
-            folder / "study.journal", SPACE, LIMITS, num_trials, seed=seed, first_targets=targets
-        )
+    def make(num_trials: int = 5, seed: int = 0, **options: object) -> StudySource:
+        return opened(folder, num_trials, seed=seed, **options)
 
     return make
+
+
+def opened(
+    folder: Path,
+    num_trials: int = 5,
+    *,
+    seed: int = 0,
+    targets: tuple[float, ...] = (),
+    sampler_name: str = "tpe",
+    url: str = "",
+) -> StudySource:
+    """The study of the search in `folder`, as a new process opens it."""
+    return StudySource(
+        open_study(study_storage(folder, url), "a-search"),
+        lambda trial: TrialTask(trial.number, SPACE.propose(trial)),
+        lambda number: sampler(sampler_name, number, num_trials),
+        LIMITS,
+        num_trials,
+        seed=seed,
+        openings=SPACE.openings(targets),
+    )
 
 
 def plain(tmp_path: Path) -> optuna.Study:
@@ -50,7 +70,7 @@ def started(source: StudySource) -> TrialTask:
 
 
 def finish(source: StudySource, task: TrialTask, **changes: object) -> None:
-    source.finished(task, outcome(f"fine-tuned-{task.number}", trial=task.number, **changes))
+    source.finished(task, [outcome(f"fine-tuned-{task.number}", trial=task.number, **changes)])
 
 
 def test_proposals_lie_in_the_ranges_until_there_are_enough(reopen: Open):
@@ -95,7 +115,7 @@ def test_equal_seeds_propose_equally(reopen: Open, tmp_path: Path):
     def proposals(name: str, seed: int) -> list[object]:
         folder = tmp_path / name
         folder.mkdir()
-        source = StudySource(folder / "study.journal", SPACE, LIMITS, 6, seed=seed)
+        source = opened(folder, 6, seed=seed)
         found: list[object] = []
         while len(source):
             task = started(source)
@@ -127,17 +147,29 @@ def test_an_accuracy_that_is_no_number_is_a_failure(reopen: Open, tmp_path: Path
     (trial,) = plain(tmp_path).trials
     assert trial.state is TrialState.FAIL
     assert source.outcomes == []
-    assert source.failures == {0: f"validation accuracy is {accuracy}"}
+    assert source.endings == {0: Ending("failed", f"validation accuracy is {accuracy}")}
 
 
-def test_a_failure_keeps_its_reason_and_counts(reopen: Open):
+@pytest.mark.parametrize(
+    ("ending", "state"),
+    [
+        (Ending("failed", "training diverged"), TrialState.FAIL),
+        (Ending("stopped early", "three others were better"), TrialState.PRUNED),
+        (Ending("infeasible", "gates do not close"), TrialState.PRUNED),
+    ],
+    ids=lambda value: getattr(value, "state", ""),
+)
+def test_an_ending_is_told_keeps_its_reason_and_counts(
+    reopen: Open, tmp_path: Path, ending: Ending, state: TrialState
+):
     source = reopen(num_trials=2)
-    source.failed(started(source), "training diverged")
-    assert source.failures == {0: "training diverged"}
+    source.ended(started(source), ending)
+    assert source.endings == {0: ending}
     assert len(source) == 1
     again = reopen(num_trials=2)
-    assert again.failures == {0: "training diverged"}
+    assert again.endings == {0: ending}
     assert len(again) == 1
+    assert [trial.state for trial in plain(tmp_path).trials] == [state]
 
 
 @pytest.mark.parametrize(
@@ -156,31 +188,130 @@ def test_what_is_over_budget_is_never_among_the_best(
     finish(source, started(source), validation_accuracy=0.1, flops=900, params=90)
     best = {trial.number for trial in plain(tmp_path).best_trials}
     assert (0 in best) == is_feasible
-    assert plain(tmp_path).trials[0].state is TrialState.COMPLETE
+    expected = TrialState.COMPLETE if is_feasible else TrialState.PRUNED
+    assert plain(tmp_path).trials[0].state is expected
+    assert (0 in source.endings) != is_feasible
 
 
-def test_nothing_is_left_running_after_an_interruption(reopen: Open, tmp_path: Path):
+def test_what_was_under_way_is_handed_out_again_under_its_number(reopen: Open, tmp_path: Path):
     source = reopen(targets=TARGETS)
     done, *lost = [started(source) for _ in range(3)]
     finish(source, done)
     del source  # and with it everything that was not written down
 
     again = reopen(targets=TARGETS)
-    states = [trial.state for trial in plain(tmp_path).trials]
-    assert states == [TrialState.COMPLETE, *[TrialState.FAIL] * 2, *[TrialState.WAITING] * 2]
-    assert again.failures == {}
-    assert again.lost == lost
     assert len(again) == 4
     repeated = [started(again) for _ in range(2)]
-    assert [task.proposal for task in repeated] == [task.proposal for task in lost]
-    assert not {task.number for task in repeated} & {done.number, *(t.number for t in lost)}
+    assert repeated == lost
+    for task in repeated:
+        finish(again, task)
+    new = started(again)
+    assert new.number == 3
+    finish(again, new)
+    states = [trial.state for trial in plain(tmp_path).trials]
+    assert states == [TrialState.COMPLETE] * 4
 
 
 def test_an_interruption_of_the_repetition_loses_nothing_either(reopen: Open):
     first = started(reopen())
     second = started(reopen())
     third = started(reopen())
-    assert first.proposal == second.proposal == third.proposal
+    assert first == second == third
+
+
+@pytest.mark.parametrize("sampler_name", ["tpe", "nsga2", "random"])
+def test_restarts_change_no_proposal(tmp_path: Path, sampler_name: str):
+    """Whether every trial has a process of its own, begun twice, or all have the same one."""
+
+    def proposals(name: str, *, restarted: bool) -> list[object]:
+        folder = tmp_path / name
+        folder.mkdir()
+        source = opened(folder, 12, sampler_name=sampler_name)
+        found: list[object] = []
+        while len(source):
+            if restarted:
+                opened(folder, 12, sampler_name=sampler_name).next()
+                source = opened(folder, 12, sampler_name=sampler_name)
+            task = started(source)
+            found.append(task.proposal)
+            flops = task.proposal.target_flops
+            finish(source, task, validation_accuracy=flops / 2000, flops=flops)
+        return found
+
+    kept, restarted = (proposals(name, restarted=name == "two") for name in ("one", "two"))
+    assert kept == restarted
+    assert len({str(proposal) for proposal in kept}) == 12
+
+
+def test_a_line_that_a_killed_process_left_unfinished_is_cut_off(reopen: Open, tmp_path: Path):
+    source = reopen()
+    finish(source, started(source))
+    task = started(source)
+    journal = tmp_path / "a-search" / JOURNAL
+    with journal.open("ab") as stream:
+        stream.write(b'{"op_code": 6, "trial_i')
+    journal.with_name(f"{JOURNAL}.lock").symlink_to(journal)
+    again = reopen()
+    assert started(again) == task
+    finish(again, task)
+    assert len(reopen().outcomes) == 2
+
+
+def test_by_products_follow_the_trial_that_they_came_of(reopen: Open):
+    source = reopen()
+    first, second = started(source), started(source)
+    finish(source, second)
+    products = [outcome("fine-tuned-0"), outcome("fine-tuned-0-t50", flops=500)]
+    source.finished(first, products)
+    keys = ["fine-tuned-0", "fine-tuned-0-t50", "fine-tuned-1"]
+    assert [o.key for o in source.outcomes] == [o.key for o in reopen().outcomes] == keys
+    assert len(source) == 3
+
+
+def test_a_study_of_another_format_is_refused(reopen: Open, tmp_path: Path):
+    reopen()
+    plain(tmp_path).set_user_attr("espalier.format", 99)
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 1"):
+        reopen()
+
+
+def test_a_study_lives_in_a_database_as_well(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    source = opened(tmp_path, url=url)
+    task = started(source)
+    finish(source, task)
+    lost = started(source)
+    again = opened(tmp_path, url=url)
+    assert started(again) == lost
+    assert [o.trial for o in again.outcomes] == [task.number]
+    assert not (tmp_path / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "sqlite:////no/such/folder/study.db"])
+def test_a_database_that_cannot_be_used_is_refused(tmp_path: Path, url: str):
+    with pytest.raises(SearchStateError, match="study's database cannot be used"):
+        opened(tmp_path, url=url)
+
+
+def test_a_proposal_that_nothing_can_be_made_of_is_infeasible(tmp_path: Path):
+    def propose(trial: optuna.Trial) -> TrialTask:
+        if trial.number < 2:
+            raise UnreachableBudgetError("too small")
+        return TrialTask(trial.number, SPACE.propose(trial))
+
+    study = open_study(study_storage(tmp_path), "a-search")
+    source = StudySource(study, propose, lambda seed: sampler("tpe", seed, 3), LIMITS, 3, seed=0)
+    assert started(source).number == 2
+    assert source.endings == dict.fromkeys((0, 1), Ending("infeasible", "too small"))
+
+
+def test_what_a_trial_drew_can_be_asked_for(reopen: Open):
+    source = reopen()
+    task = started(source)
+    assert SPACE.proposal(source.params(0)) == task.proposal
+    for number in (-1, 1):
+        with pytest.raises(SearchStateError, match=f"no trial {number}: it has 0 to 0"):
+            source.params(number)
 
 
 def test_a_target_is_met_though_its_trial_was_stopped_before_it_drew_anything(

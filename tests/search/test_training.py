@@ -217,6 +217,11 @@ def test_the_schedule_of_copycat_networks_falls_by_five_every_60_of_200_epochs(
         assert min(found) == pytest.approx(8e-4)  # what the paper fine-tunes with
 
 
+def test_a_constant_rate_stays_as_it_is() -> None:
+    config = TrainingConfig(learning_rate=0.03, schedule="constant")
+    assert [learning_rate(config, epoch, 5) for epoch in range(5)] == [0.03] * 5
+
+
 def test_total_push_of_the_paper_is_660_at_a_strength_of_a_thousandth() -> None:
     push = total_push(TrainingConfig(learning_rate=0.1), 160, 782)
     assert push == pytest.approx(782 * (80 * 1.0 + 40 * 0.1 + 40 * 0.01) / (1 - 0.9))

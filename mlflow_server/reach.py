@@ -1,0 +1,92 @@
+"""Whether an MLflow server is there, and what it means when a call to it fails."""
+
+import os
+import re
+import ssl
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from mlflow_server.errors import TrackingError
+from mlflow_server.store import SQLITE_PREFIX
+
+REACH_SECONDS = 5.0
+_TRANSIENT_CODES = frozenset(
+    {
+        *("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"),
+        *("DEADLINE_EXCEEDED", "UNAUTHENTICATED"),  # someone may give the password back
+    }
+)
+_HTTP_SETTINGS = {
+    # With a retry of its own, a call whose answer got lost could create a second run; with
+    # the default of seven it would take four minutes to find out that a server is gone.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+}
+
+
+def prepare_for_server(address: str) -> None:
+    """Let MLflow's client give up in seconds, in this process, unless its settings are chosen.
+
+    Raises TrackingError if nothing answers at the address, or if it holds a password.
+    """
+    require_no_password(address)
+    require_reachable(address)
+    for setting, value in _HTTP_SETTINGS.items():
+        os.environ.setdefault(setting, value)  # MLflow has no other place for them
+
+
+def require_reachable(server: str, timeout_seconds: float = REACH_SECONDS) -> None:
+    """Raise TrackingError unless something answers HTTP at this address in time.
+
+    MLflow's own client would repeat an unanswered request for four minutes. Whether an answer
+    is a good one is left to it, and so are certificates, which it lets users configure.
+    """
+    try:
+        with urlopen(f"{server.rstrip('/')}/version", timeout=timeout_seconds):
+            pass
+    except HTTPError as error:
+        error.close()
+    except (OSError, ValueError, HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, ssl.SSLError):
+            return
+        raise TrackingError(
+            f"no MLflow server answers at {server}: {reason}", is_transient=True
+        ) from error
+
+
+def require_no_password(server: str) -> None:
+    if "@" in server.partition("://")[2].partition("/")[0]:
+        raise TrackingError(
+            "a server's address is shown in messages and may not hold a password: "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        )
+
+
+def tracking_error(tracking_uri: str, error: Any) -> TrackingError:
+    """MLflow's error in one line; the same code stands for an outage and for a bad request."""
+    if not tracking_uri.startswith(SQLITE_PREFIX):
+        try:
+            require_reachable(tracking_uri)
+        except TrackingError as outage:
+            return outage
+    first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return TrackingError(
+        f"MLflow at {tracking_uri}: {first_line}", is_transient=_is_transient(error)
+    )
+
+
+def _is_transient(error: Any) -> bool:
+    """Whether the server may do the same later: it is there again now, or busy, or half up.
+
+    What a server says with status 500 it would say again: that is a fault, not an outage.
+    """
+    status = re.search(r"too many (\d+) error responses", str(error))
+    if status is not None:
+        return status[1] != "500"
+    # MLflow gives the same code to a server that did not answer as to a fault in itself.
+    cause = error.__cause__ or error.__context__
+    has_no_answer = isinstance(cause, OSError) and not isinstance(cause, ValueError)
+    return has_no_answer or error.error_code in _TRANSIENT_CODES

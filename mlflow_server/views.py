@@ -1,0 +1,254 @@
+"""Saved views of a search in MLflow's pages, and the links that open them.
+
+MLflow keeps a view as a tag of the experiment: `mlflow.sharedViewState.<key>` holds its name and
+the state of the page as JSON. This is not documented; it is what MLflow 3.17's pages read and
+write (`Saved views` in the list of runs), and a test in a browser opens what is written here.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_server import schema
+from mlflow_server.errors import TrackingError
+from mlflow_server.reach import prepare_for_server, tracking_error
+from mlflow_server.store import SQLITE_PREFIX, database_uri, why_not_a_store
+
+DEFAULT_ADDRESS = "http://127.0.0.1:5000"
+"""Where `espalier ui` shows a store if nothing else is asked for."""
+
+LOADED_AT_ONCE = 100
+"""Runs that MLflow's page asks for, and that it averages over."""
+
+_ARCHITECTURES = f"tags.`{schema.TAG_KIND}` = 'architecture'"
+_TAG = "mlflow.sharedViewState."
+_TABLE, _CHART, _AVERAGES = "espalier-table", "espalier-chart", "espalier-averages"
+_NAMES = {
+    _TABLE: "Espalier: architectures by origin",
+    _CHART: "Espalier: accuracy against FLOPs",
+    _AVERAGES: "Espalier: averages by origin",
+}
+_COLUMNS = (
+    f"metrics.`{schema.METRIC_VALIDATION_ACCURACY}`",
+    f"metrics.`{schema.METRIC_TEST_ACCURACY}`",
+    f"metrics.`{schema.METRIC_FLOPS}`",
+    f"metrics.`{schema.METRIC_NUM_PARAMS}`",
+    f"tags.`{schema.TAG_ON_FRONT}`",
+)
+_PAGE_OF_RUNS = 1000
+
+
+@dataclass(frozen=True)
+class Views:
+    """Links to the saved views of one search, each opened by anyone who reaches the server.
+
+    table: its architectures grouped by origin, each group with its averages, best first.
+    chart: every architecture's accuracy against its FLOPs, coloured by origin; learning curves.
+    averages: the measures as bars, averaged over each origin.
+    num_architectures: if more than LOADED_AT_ONCE, averages hold for the best of them only, until
+    `Load more` is pressed often enough.
+    """
+
+    table: str
+    chart: str
+    averages: str
+    num_architectures: int
+
+
+def view_links(tracking_uri: str, search_name: str, *, address: str | None = None) -> Views:
+    """Write the views of a search, unless they are there as they should be, and link to them.
+
+    `tracking_uri` is that of a store or a server, as for `connect`. `address` is where the
+    server's pages are: the `tracking_uri` itself if that is a server's, else DEFAULT_ADDRESS.
+    Searches that were recorded before there were views get them, too. Raises TrackingError if
+    the store or server cannot be reached or has no such search; nothing is created then.
+    """
+    if tracking_uri.startswith(("http://", "https://")):
+        prepare_for_server(tracking_uri)
+        address = address or tracking_uri
+    else:
+        tracking_uri = _existing_store(tracking_uri)
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        experiment = client.get_experiment_by_name(search_name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise TrackingError(_unknown(client, search_name))
+        for key, state in _states().items():
+            _write(client, experiment, key, state)
+        num_architectures = _coloured(client, experiment.experiment_id)
+    except MlflowException as error:
+        raise tracking_error(tracking_uri, error) from error
+    page = f"{(address or DEFAULT_ADDRESS).rstrip('/')}/#/experiments/{experiment.experiment_id}"
+    # The menu beside the runs is that for training; MLflow's own choice is language models.
+    opened = "runs?workflowType=machine_learning&viewStateShareKey"
+    links = {key: f"{page}/{opened}={key}" for key in _NAMES}
+    return Views(
+        table=links[_TABLE],
+        chart=f"{links[_CHART]}&compareRunsMode=CHART",
+        averages=f"{links[_AVERAGES]}&compareRunsMode=CHART",
+        num_architectures=num_architectures,
+    )
+
+
+def _existing_store(tracking_uri: str) -> str:
+    """The same URI with an absolute path; TrackingError unless it is a store with runs."""
+    database = Path(tracking_uri.removeprefix(SQLITE_PREFIX)).resolve()
+    if not tracking_uri.startswith(SQLITE_PREFIX) or not database.is_file():
+        raise TrackingError(f"there is no record of searches at {tracking_uri}: run one first")
+    problem = why_not_a_store(database)
+    if problem is not None:
+        raise TrackingError(f"{database} is not an MLflow database: {problem}")
+    return database_uri(database)
+
+
+def _unknown(client: Any, search_name: str) -> str:
+    names = sorted(found.name for found in client.search_experiments(max_results=_PAGE_OF_RUNS))
+    recorded = [name for name in names if name != "Default"]
+    listed = f"there are {', '.join(recorded)}" if recorded else "none was recorded there"
+    return f"MLflow has no search {search_name!r}: {listed}"
+
+
+def _write(client: Any, experiment: Any, key: str, state: Mapping[str, Any]) -> None:
+    """Set the view's tag, unless it holds this very state."""
+    text = json.dumps(state, separators=(",", ":"))
+    now = time.time_ns() // 1_000_000
+    created = now
+    try:
+        before = json.loads(experiment.tags.get(_TAG + key, ""))
+        if (before["name"], before["state"]) == (_NAMES[key], text):
+            return
+        created = int(before["createdAt"])
+    except (ValueError, TypeError, KeyError):
+        pass  # there was none, or none of ours
+    envelope = {"name": _NAMES[key], "createdAt": created, "updatedAt": now, "state": text}
+    client.set_experiment_tag(experiment.experiment_id, _TAG + key, json.dumps(envelope))
+
+
+def _coloured(client: Any, experiment_id: str) -> int:
+    """How many architectures there are, now all of them in the colour of their origin."""
+    number, page = 0, None
+    while page != "":
+        runs = client.search_runs(
+            [experiment_id],
+            filter_string=_ARCHITECTURES,
+            max_results=_PAGE_OF_RUNS,
+            page_token=page,
+        )
+        for run in runs:
+            tags = run.data.tags
+            colour = schema.COLOURS.get(tags.get(schema.TAG_ORIGIN, ""))
+            if colour is not None and tags.get(schema.MLFLOW_RUN_COLOUR) != colour:
+                client.set_tag(run.info.run_id, schema.MLFLOW_RUN_COLOUR, colour)
+        number += len(runs)
+        page = runs.token or ""
+    return number
+
+
+def _states() -> dict[str, dict[str, Any]]:
+    """What each page shows, in the words of MLflow's own page."""
+    shared = {
+        "searchFilter": _ARCHITECTURES,
+        "orderByKey": f"metrics.`{schema.METRIC_VALIDATION_ACCURACY}`",
+        "orderByAsc": False,
+        "selectedColumns": list(_COLUMNS),
+        "columnOrder": list(_COLUMNS),
+        "columnWidths": dict.fromkeys(_COLUMNS, 150),
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "tag", "groupByData": schema.TAG_ORIGIN}],
+        },
+        "runsHiddenMode": "SHOW_ALL",
+        "hideEmptyCharts": True,
+    }
+    return {
+        _TABLE: shared,
+        _CHART: shared
+        | {"useGroupedValuesInCharts": False}
+        | _charts("Every architecture, coloured by origin", _chart_cards()),
+        _AVERAGES: shared
+        | {"useGroupedValuesInCharts": True}
+        | _charts("Mean of each origin", _average_cards()),
+    }
+
+
+def _chart_cards() -> list[dict[str, Any]]:
+    return [
+        _scatter(schema.METRIC_VALIDATION_ACCURACY),
+        _curves(),
+        _scatter(schema.METRIC_TEST_ACCURACY),
+        _bars(schema.METRIC_TEST_ACCURACY),
+    ]
+
+
+def _average_cards() -> list[dict[str, Any]]:
+    return [
+        _bars(schema.METRIC_TEST_ACCURACY),
+        _bars(schema.METRIC_VALIDATION_ACCURACY),
+        _bars(schema.METRIC_FLOPS),
+        _bars(schema.METRIC_NUM_PARAMS),
+    ]
+
+
+def _charts(title: str, cards: list[dict[str, Any]]) -> dict[str, Any]:
+    """One section of the page, with these cards in it, two in a row."""
+    section = {
+        "uuid": "espalier",
+        "name": title,
+        "display": True,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+        "columns": 2,
+        "cardHeight": 360,  # pixels
+    }
+    shared = {
+        "metricSectionId": section["uuid"],
+        "runsCountToCompare": _PAGE_OF_RUNS,
+        "deleted": False,
+        "isGenerated": False,
+    }
+    return {
+        "compareRunSections": [section],
+        "compareRunCharts": [
+            {"uuid": f"espalier-{place}"} | shared | card for place, card in enumerate(cards)
+        ],
+        "isAccordionReordered": True,
+    }
+
+
+def _scatter(metric: str) -> dict[str, Any]:
+    return {
+        "type": "SCATTER",
+        "xaxis": {"key": schema.METRIC_FLOPS, "type": "METRIC"},
+        "yaxis": {"key": metric, "type": "METRIC"},
+    }
+
+
+def _bars(metric: str) -> dict[str, Any]:
+    return {"type": "BAR", "metricKey": metric}
+
+
+def _curves() -> dict[str, Any]:
+    metric = schema.METRIC_EPOCH_VALIDATION_ACCURACY
+    return {
+        "type": "LINE",
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "lineSmoothness": 0,
+        "selectedXAxisMetricKey": "",
+        "range": {},
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }

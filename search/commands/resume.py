@@ -1,0 +1,47 @@
+"""`espalier resume`: continue a search from its own settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import click
+
+from pruning.errors import SearchStateError
+from search.commands.flags import overridden, some_options
+from search.commands.search import run_and_print
+from search.commands.stored import RUNS, search_folder
+from search.config import SearchConfig, from_mapping
+
+_OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
+
+
+@click.command()
+@click.argument("name", metavar="SEARCH")
+@some_options(SearchConfig, (*_OF_THE_MACHINE, "resources"))
+@RUNS
+def resume(name: str, runs: str, **flags: Any) -> None:
+    """Continue SEARCH, whatever ended it; flags may change what it runs on, not what it is.
+
+    What was finished stays as it is, what was under way goes on from its last epoch.
+    """
+    run_and_print(stored_config(name, runs, flags))
+
+
+def stored_config(name: str, runs: str, flags: dict[str, Any]) -> SearchConfig:
+    """The settings of a search, with flags over them; SearchStateError if there is none."""
+    from search.report import CONFIG_FILE, no_search  # noqa: PLC0415 - startup stays light
+
+    folder = search_folder(name, runs)
+    try:
+        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise no_search(folder) from None
+    except (OSError, ValueError) as error:
+        raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
+    if not isinstance(content, dict) or "model" not in content:
+        raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: it holds no settings")
+    config = from_mapping(overridden(content, flags), str(folder / CONFIG_FILE))
+    # A folder may have been moved since.
+    return dataclasses.replace(config, name=folder.name, runs=str(folder.parent))

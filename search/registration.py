@@ -1,0 +1,46 @@
+"""Stored architectures become models of MLflow's registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow_server
+from copycat.architecture import load, read
+from copycat.export import random_images
+from mlflow_server.registry import Registered
+from pruning.sigmoid_batchnorm import fold
+from search.config import SearchConfig
+from search.recording import architecture_key
+from search.tasks import Outcome
+
+BEST = "best"
+"""Alias of the most accurate network of a front."""
+
+
+def register_front(config: SearchConfig, front: Sequence[Outcome]) -> list[Registered]:
+    """Every network of the front as a version of `config.register`, each under its own key.
+
+    The most accurate one, the last, has the alias `best` as well. TrackingError as for
+    mlflow_server.register.
+    """
+    done = [register_one(config, outcome.key, config.register, outcome.key) for outcome in front]
+    if front:
+        done.append(register_one(config, front[-1].key, config.register, BEST))
+    return done
+
+
+def register_one(config: SearchConfig, key: str, name: str, alias: str) -> Registered:
+    """One architecture of a search as a version of the model `name`, under `alias`."""
+    folder = config.directory / "architectures" / key
+    stored = read(folder)
+    model = fold(load(folder, trust=stored.builder.modules)).eval()  # the search has run it before
+    return mlflow_server.register(
+        config.mlflow_url or mlflow_server.store_uri(Path(config.runs)),
+        config.name,
+        architecture_key(key),
+        model,
+        random_images(stored.example_input, 2),
+        name=name,
+        alias=alias,
+    )

@@ -1,0 +1,105 @@
+"""One trial of a search made again, beside what it came to in the search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from copycat.architecture import read
+from pruning.cost import format_count
+from pruning.errors import SearchStateError
+from search.config import SearchConfig
+from search.equipment import FolderLock
+from search.progress import Progress
+from search.runner import open_workshop
+from search.session import trial_source, trial_space
+from search.study import study_storage
+from search.tasks import EpochRecord, Outcome, TrialTask
+from search.trial import perform
+
+
+@dataclasses.dataclass(frozen=True)
+class Rerun:
+    """What a trial came to in its search, and what it comes to now.
+
+    before: why it came to nothing in the search; empty where it did not.
+    """
+
+    first: tuple[Outcome, ...]
+    again: tuple[Outcome, ...]
+    before: str
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the search has no result to compare with."""
+        return not self.first
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether shapes, costs and accuracies are the same to the last bit."""
+        return list(map(_numbers, self.first)) == list(map(_numbers, self.again))
+
+
+def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: Console) -> Rerun:
+    """Make trial `number` of the search `config` again, under the folder of `elsewhere`.
+
+    It is not stopped early. Raises SearchStateError if the search has no such trial.
+    """
+    stored, data = open_workshop(config, Console(quiet=True))
+    with FolderLock(config.directory, "search") as lock:
+        lock.acquire()
+        source = trial_source(stored, data, study_storage(config.directory, config.study.storage))
+    proposal = trial_space(stored, data).proposal(source.params(number))
+    if proposal is None:
+        raise SearchStateError(f"trial {number} was stopped before it was proposed in full")
+    first = tuple(o for o in source.outcomes if o.trial == number)
+    if first:
+        provenance = read(config.directory / first[0].path).provenance
+        torch.set_num_threads(int(provenance.get("threads", torch.get_num_threads())))
+    study = dataclasses.replace(elsewhere.study, early_stopping=False)
+    workshop = dataclasses.replace(stored, config=dataclasses.replace(elsewhere, study=study))
+    task = TrialTask(number, proposal)
+    progress = Progress(console, 0)
+
+    def report(records: Sequence[EpochRecord]) -> None:
+        progress.epochs(task, records)
+
+    progress.started(task)
+    with progress.showing():
+        again = perform(task, workshop, data, report)
+    ending = source.endings.get(number)
+    return Rerun(first, again, "" if ending is None else ending.why)
+
+
+def comparison_table(rerun: Rerun) -> Table:
+    """One row per network: its numbers in the search and now."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("architecture", no_wrap=True)
+    for heading in ("FLOPs", "validation", "test", "in the search", "test in the search"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = {outcome.key: outcome for outcome in rerun.first}
+    for outcome in rerun.again:
+        first = before.get(outcome.key)
+        table.add_row(
+            outcome.key,
+            format_count(outcome.flops),
+            f"{outcome.validation_accuracy:.4%}",
+            f"{outcome.test_accuracy:.4%}",
+            "–" if first is None else f"{first.validation_accuracy:.4%}",
+            "–" if first is None else f"{first.test_accuracy:.4%}",
+        )
+    return table
+
+
+def _numbers(outcome: Outcome) -> tuple[object, ...]:
+    return (
+        outcome.key,
+        outcome.profile,
+        outcome.flops,
+        outcome.validation_accuracy,
+        outcome.test_accuracy,
+    )

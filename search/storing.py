@@ -1,0 +1,132 @@
+"""A trained network becomes an architecture: measured, certified, written, told of."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from copycat.architecture import Architecture, read, save
+from copycat.width_profile import WidthProfile
+from search.checkpoints import disk_full_told, write_durably
+from search.datasets import ImageData
+from search.tasks import EpochRecord, Origin, Outcome
+from search.workshop import ARCHITECTURES_FOLDER, Workshop
+
+SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
+"""Beside an architecture: what its trial's method thought of every channel, and its epochs."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained network's place in the search; `record` goes into its provenance alone.
+
+    curve: its epochs.  files: further JSON to be stored beside it, by name.
+    """
+
+    key: str
+    origin: Origin
+    trial: int | None
+    rung: float | None
+    alpha: float
+    profile: WidthProfile
+    seed: int
+    images: int
+    compute: float
+    equal_compute: bool = False
+    details: Mapping[str, float] = field(default_factory=dict)
+    record: Mapping[str, object] = field(default_factory=dict)
+    curve: Sequence[EpochRecord] = ()
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageData) -> Outcome:
+    """Measure, certify and write the architecture; the test split is used here, once.
+
+    Raises DiskFullError where there is no room for it.
+    """
+    preflight, config = workshop.preflight, workshop.config
+    cost = preflight.graph_of(result.profile).cost(result.profile.widths)
+    provenance = {
+        "search": config.name,
+        "data": config.data.source,
+        "budget": str(preflight.budget),
+        "origin": result.origin,
+        "trial": result.trial,
+        "rung": result.rung,
+        "alpha": result.alpha,
+        "seed": config.seed,
+        "seed_of_weights": result.seed,
+        "equal_compute": result.equal_compute,
+        "images": result.images,
+        "compute": result.compute,
+        "validation_accuracy": workshop.accuracy(model, data.validation, data),
+        "test_accuracy": workshop.accuracy(model, data.test, data),
+        "details": dict(result.details),
+        **result.record,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "device": workshop.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "espalier": importlib.metadata.version("espalier"),
+    }
+    architecture = Architecture(
+        preflight.builder,
+        result.profile,
+        preflight.input_shape,
+        preflight.classes,
+        cost,
+        provenance,
+    )
+    path = f"{ARCHITECTURES_FOLDER}/{result.key}"
+    folder = workshop.directory / path
+    with disk_full_told(workshop.directory):
+        save(folder, architecture, model.cpu())
+        curve = [dataclasses.asdict(record) for record in result.curve]
+        for name, content in {**result.files, CURVE_FILE: curve}.items():
+            write_durably(folder / name, json.dumps(content).encode())
+    return stored_outcome(workshop, path)
+
+
+def stored_outcome(workshop: Workshop, path: str) -> Outcome:
+    """What an architecture folder of the search records; ArchitectureError if none is there."""
+    architecture = read(workshop.directory / path)
+    record = architecture.provenance
+    cost = architecture.cost
+    return Outcome(
+        key=path.rpartition("/")[2],
+        origin=record["origin"],
+        trial=record["trial"],
+        rung=record["rung"],
+        alpha=record["alpha"],
+        flops=cost.flops,
+        params=cost.params,
+        validation_accuracy=record["validation_accuracy"],
+        test_accuracy=record["test_accuracy"],
+        profile=architecture.profile.digest,
+        path=path,
+        seed=record.get("seed_of_weights", 0),
+        equal_compute=record.get("equal_compute", False),
+        images=record.get("images", 0),
+        compute=record.get("compute", 0.0),
+        weight_bytes=cost.weight_bytes,
+        peak_activation_bytes=cost.peak_activation_bytes,
+        latency_ms=cost.latency_ms,
+        details=record.get("details", {}),
+    )
+
+
+def stored_curve(workshop: Workshop, path: str) -> list[EpochRecord]:
+    """The epochs behind a stored architecture, in order; none where they were not kept."""
+    try:
+        content = json.loads((workshop.directory / path / CURVE_FILE).read_text())
+    except FileNotFoundError:
+        return []
+    return [EpochRecord(**record) for record in content]

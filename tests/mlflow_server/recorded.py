@@ -1,0 +1,47 @@
+"""A small finished search to look at: architectures of several origins, with curves."""
+
+import math
+
+from mlflow_server import RunRecorder, schema
+
+ORIGINS = ("fine-tuned", "from-scratch", "copycat", "uniform")
+BASE_FLOPS = 125_485_706
+
+
+def accuracy(origin: str, share: float) -> float:
+    """Of a network with this share of the base network's FLOPs; a fraction."""
+    return 0.94 - 0.02 * ORIGINS.index(origin) - 0.12 * (1 - share) ** 2
+
+
+def record_search(recorder: RunRecorder, num_each: int, num_epochs: int = 10) -> None:
+    """Record `num_each` architectures of every origin, as a search does."""
+    budget = {schema.TAG_BUDGET: "flops=50%"}
+    recorder.open_run("search", kind="search", name="digits", tags=budget)
+    for number in range(num_each):
+        for origin in ORIGINS:
+            share = 0.1 + 0.4 * (number + 1) / num_each
+            name = f"{origin}-{number}"
+            key = f"architecture/{name}"
+            recorder.open_run(
+                key,
+                kind="architecture",
+                name=name,
+                parent="search",
+                params={schema.PARAM_ALPHA: share},
+                tags={schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: name, **budget},
+            )
+            final = round(accuracy(origin, share), 4)
+            for epoch in range(num_epochs):
+                curve = final * (1 - math.exp(-(epoch + 1) / 2))
+                metrics = {schema.METRIC_EPOCH_VALIDATION_ACCURACY: curve}
+                recorder.log_metrics(key, metrics, epoch)
+            measured = {
+                schema.METRIC_VALIDATION_ACCURACY: final,
+                schema.METRIC_TEST_ACCURACY: round(final - 0.01, 4),
+                schema.METRIC_FLOPS: round(share * BASE_FLOPS),
+                schema.METRIC_NUM_PARAMS: round(share * 855_770),
+            }
+            recorder.log_metrics(key, measured)
+            recorder.set_tags(key, {schema.TAG_ON_FRONT: origin == ORIGINS[0]})
+            recorder.end_run(key, "finished")
+    recorder.end_run("search", "finished")

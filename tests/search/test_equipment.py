@@ -1,0 +1,120 @@
+"""The lock of a search's folder, against another process that really holds it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from samples import Workers, quick_config
+
+import search
+from pruning.errors import SearchStateError
+from search.equipment import FolderLock
+from search.runner import settings_file
+
+HOLD = """
+import sys
+from pathlib import Path
+from search.equipment import FolderLock
+
+with FolderLock(Path(sys.argv[1]), "search") as lock:
+    lock.acquire()
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def holder(folder: Path) -> Iterator[subprocess.Popen]:
+    """Another process that works on the search."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def acquire(folder: Path) -> FolderLock:
+    lock = FolderLock(folder, "search")
+    lock.acquire()
+    return lock
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_process_is_refused_and_told_of_the_first(folder: Path, holder: subprocess.Popen):
+    (folder / "study.journal").write_text("precious")
+    before = contents(folder)
+    expected = rf"the search in {folder} is being worked on by process {holder.pid}: wait for it"
+    for _ in range(2):
+        with pytest.raises(SearchStateError, match=expected):
+            acquire(folder)
+    assert contents(folder) == before
+
+
+def test_a_process_that_was_killed_holds_nothing(folder: Path, holder: subprocess.Popen):
+    holder.kill()
+    assert holder.wait() < 0
+    acquire(folder).close()
+
+
+def test_it_is_let_go_at_the_end_of_the_block_also_after_an_error(folder: Path):
+    def stopped() -> None:
+        with FolderLock(folder, "search") as lock:
+            lock.acquire()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    with FolderLock(folder, "search") as lock:
+        lock.acquire()
+        lock.acquire()  # one's own is no obstacle
+        with pytest.raises(SearchStateError):
+            acquire(folder)
+    acquire(folder).close()
+
+
+def test_where_there_is_no_folder_nothing_is_made_before_it_is_time(tmp_path: Path):
+    folder = tmp_path / "not-yet"
+    with FolderLock(folder, "search") as lock:
+        lock.acquire(only_if_there=True)
+        assert not folder.exists()
+        folder.mkdir()
+        lock.acquire()
+        with pytest.raises(SearchStateError):
+            acquire(folder)
+
+
+def test_a_search_that_is_being_worked_on_is_refused(
+    tmp_path: Path, folder: Path, holder: subprocess.Popen, workers: Workers
+):
+    """Before anything is written; once the other process is dead, the same command goes on."""
+    config = quick_config(tmp_path, trials=1, ladder=(1.0,))
+    assert config.directory == folder
+    settings_file(config).write()
+    before = contents(folder)
+    with pytest.raises(SearchStateError, match=f"is being worked on by process {holder.pid}"):
+        search.run(config)
+    assert contents(folder) == before
+    assert workers.performed == []
+    holder.kill()
+    holder.wait()
+    assert search.run(config).front
