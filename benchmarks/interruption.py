@@ -120,12 +120,14 @@ def resume_arguments(concurrency: int) -> list[str]:
     return ["resume", NAME, "--concurrency", str(concurrency), "--cpus-per-trial", "1"]
 
 
-def interrupted(place: Place, concurrency: int, kills: int, generator: random.Random) -> Counter:
+def interrupted(
+    place: Place, concurrency: int, kills: int, longest_wait: float, generator: random.Random
+) -> Counter:
     """Run the search to its end with so many kills on the way; who was killed how often."""
     killed: Counter = Counter()
     process = place.start(search_arguments(concurrency))
     while True:
-        wait = generator.uniform(1.0, 12.0)
+        wait = generator.uniform(1.0, longest_wait)
         if not _ended_within(process, wait):
             if killed.total() < kills:
                 killed[_kill_one(process, generator)] += 1
@@ -240,7 +242,9 @@ def main() -> None:
         raise SystemExit(f"the control failed: see {control.folder / 'log'}")
     undisturbed = time.monotonic() - began
     generator = random.Random(options.seed)
-    killed = interrupted(disturbed, options.concurrency, options.kills, generator)
+    # So that kills fall on the whole search, its start included: 15 s are those of a restart.
+    longest_wait = 15 + 2 * undisturbed / options.kills
+    killed = interrupted(disturbed, options.concurrency, options.kills, longest_wait, generator)
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, CPU, seed {options.seed};"
     )

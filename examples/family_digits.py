@@ -100,8 +100,8 @@ def page(found: dict[str, Any], taken: str, load: float) -> Iterator[str]:
     yield ""
     yield "Test error in %, mean ± deviation (of a sample) over n runs; every run is measured once,"
     yield f"after its last epoch, on the same {found['num_test']:,} test images. No network was"
-    yield "chosen by them; but the method, the sizes and which shape is rescaled were settled after a"
-    yield "trial run of seed 0 whose test accuracies had been seen."
+    yield "chosen by them; but the method, the sizes and which shape is rescaled were settled after"
+    yield "a trial run of seed 0 whose test accuracies had been seen."
     yield ""
     yield "| kind | params | FLOPs | test error | n |\n| --- | ---: | ---: | ---: | ---: |"
     yield from rows(found["points"])
@@ -165,8 +165,8 @@ def unlucky(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     hurt = [f"`{key}` ({value:.0%})" for key, value in before.items() if value < HURT]
     if hurt:
         yield f"- A penalty proposed too strong had left {len(hurt)} of {len(before)} networks"
-        yield f"  below {HURT:.0%} of validation accuracy before they were pruned. They are in the means:"
-        yield f"  {', '.join(hurt)}."
+        yield f"  below {HURT:.0%} of validation accuracy before they were pruned. They are in the"
+        yield f"  means: {', '.join(hurt)}."
 
 
 def in_percent(point: dict[str, Any]) -> str:

@@ -91,7 +91,9 @@ COLOURS = {
     "fine-tuned": "#d55e00",
     "from-scratch": "#0072b2",
     "copycat": "#cc79a7",
+    "tempered": "#56b4e9",
     "uniform": "#e69f00",
+    "random": "#999999",
     "bottleneck": "#009e73",
 }
 """Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all."""

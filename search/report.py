@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mlflow_server import schema
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
 from search.pareto import front
@@ -27,15 +28,8 @@ COMPUTE_NOTE = (
     "compute: training images × FLOPs of one forward run, on the way to one such network; the "
     "search for its shape is not in it"
 )
-COLOURS = {
-    "fine-tuned": "#d55e00",
-    "from-scratch": "#0072b2",
-    "copycat": "#cc79a7",
-    "tempered": "#56b4e9",
-    "uniform": "#e69f00",
-    "random": "#009e73",
-}
-"""Okabe and Ito's, told apart by all, and those of search.pictures."""
+COLOURS = {origin: schema.COLOURS[origin] for origin in ORIGINS}
+"""The same as in MLflow's charts and in search.pictures."""
 _MARKERS = {
     "fine-tuned": "o",
     "from-scratch": "s",

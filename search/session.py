@@ -43,8 +43,8 @@ from search.tasks import (
 )
 from search.tempering import tempered_source
 from search.training import total_push
-from search.verdict import contests
 from search.trial import product_percents
+from search.verdict import contests
 from search.workshop import ARCHITECTURES_FOLDER, TASKS_FOLDER, Tidy, Workshop
 
 PLOT_FILE = "front.png"
