@@ -100,6 +100,7 @@ def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
     monkeypatch.setattr(
         "search.session.plot_front", lambda results, path: path.write_text("a picture")
     )
+    monkeypatch.setattr("search.session.draw_all", lambda *_: [])  # which takes seconds
     return stand_in
 
 

@@ -17,6 +17,7 @@ from search.config import (
     from_toml,
     to_mapping,
 )
+from search.resources_config import ResourcesConfig, StudyConfig
 from search.training import learning_rate
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
@@ -50,6 +51,21 @@ CHANGED = SearchConfig(
         distill_temperature=2.0,
         distill_weight=0.5,
     ),
+    study=StudyConfig(
+        sampler="nsga2",
+        storage="sqlite:///study.db",
+        early_stopping=False,
+        by_products=3,
+        tempered_trials=6,
+    ),
+    resources=ResourcesConfig(
+        cpus_per_trial=2,
+        gpus_per_trial=0.5,
+        ray_address="10.0.0.1:6379",
+        trial_timeout="30min",
+        time_budget="2h",
+        max_train_images=5000,
+    ),
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
     trials=9,
@@ -68,6 +84,7 @@ CHANGED = SearchConfig(
     name="changed",
     runs="somewhere",
     mlflow_url="http://127.0.0.1:5000",
+    register="small-network",
 )
 """Every field has another value than by default; see the first test."""
 
@@ -82,7 +99,8 @@ def as_toml(content: Mapping[str, object]) -> str:
 
 
 def test_the_changed_settings_of_these_tests_cover_every_field():
-    for changed in (CHANGED, CHANGED.data, CHANGED.training):
+    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources)
+    for changed in (CHANGED, *tables):
         default = type(changed)()
         for field in dataclasses.fields(changed):
             assert getattr(changed, field.name) != getattr(default, field.name), field.name

@@ -155,7 +155,9 @@ def test_mlflow_holds_the_search_every_trial_and_every_architecture(
     assert runs["search"].parent is None
     assert {run.parent for key, run in runs.items() if key != "search"} == {"search"}
     pictures = [f"{name}.{kind}" for name in PICTURES for kind in ("png", "svg")]
-    assert sorted(runs["search"].files) == sorted(["front.png", "results.json", *pictures])
+    assert sorted(runs["search"].files) == sorted(
+        ["front.png", "results.json", "report.html", *pictures]
+    )
     on_front = {o.key for o in results.front}
     for key, stored in architectures.items():
         run = runs[key]
@@ -194,7 +196,7 @@ def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: 
         assert stored.key in completed.out
     assert completed.out.index("base network") < completed.out.index("trial 0: started")
     assert completed.out.index("trial 0: started") < completed.out.index("Pareto front")
-    for command in ("espalier ui --runs runs", "espalier pareto tiny --runs runs"):
+    for command in ("espalier ui tiny --runs runs", "espalier pareto tiny --runs runs"):
         assert command in completed.out
     assert f"espalier export tiny/{results.front[0].key} --out" in completed.out
     assert "MLflow:" not in completed.out  # a problem of the recorder

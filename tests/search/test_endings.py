@@ -35,20 +35,20 @@ from search.models import digits_vgg
 
 
 class Troubled(torch.nn.Module):
-    "Hangs for ever in trial 0, dies once in trial 1, diverges in trial 2; trial 3 is well."
+    "Diverges in trial 0, dies once in 1, hangs for ever in 2; trial 3 is well."
 
     def __init__(self, num_classes):
         super().__init__()
         self.number = (torch.initial_seed() - 7 * 10_007) / 2
         self.network = digits_vgg(num_classes, 1)
-        if self.number == 2:
+        if self.number == 0:
             with torch.no_grad():
                 for parameter in self.parameters():
                     parameter.fill_(1e38)
 
     def forward(self, x):
         if self.training and torch.is_grad_enabled() and x.device.type != "meta":
-            if self.number == 0:
+            if self.number == 2:
                 time.sleep(3600)
             if self.number == 1 and Path("second epoch").exists() and not Path("died").exists():
                 Path("died").touch()
@@ -121,4 +121,5 @@ def test_the_record_says_the_same(troubled):
 def test_the_result_is_of_the_trials_that_came_through(troubled):
     result, _ = troubled
     assert {o.trial for o in result.results.everything if o.origin == "fine-tuned"} == {1, 3}
-    assert set(result.results.failures) == {"trial 0", "trial 2"}
+    # The uniform network has the seed of trial 0, and ends like it.
+    assert set(result.results.failures) == {"trial 0", "trial 2", "uniform-b100"}

@@ -31,6 +31,7 @@ from pruning.errors import (
 from search import datasets, runner, session
 from search.config import DataConfig, SearchConfig, TrainingConfig
 from search.pareto import front
+from search.pictures import draw_all
 from search.report import Results, open_results
 from search.tasks import Outcome, Task
 from search.trial import perform
@@ -405,7 +406,10 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, workers: Workers, level: s
     assert (tmp_path / level).read_text() == "precious"
 
 
-def test_the_folder_says_what_was_asked_for(config: SearchConfig, workers: Workers):
+def test_the_folder_says_what_was_asked_for(
+    config: SearchConfig, workers: Workers, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(session, "draw_all", draw_all)
     search.run(config)
     content = json.loads((config.directory / "search.json").read_text())
     assert search.config.from_mapping(content) == config
@@ -414,6 +418,7 @@ def test_the_folder_says_what_was_asked_for(config: SearchConfig, workers: Worke
         "architectures",
         "front.png",
         "pictures",
+        "report.html",
         "results.json",
         "search.json",
         "spent.json",

@@ -12,6 +12,7 @@ from optuna.distributions import FloatDistribution
 from search.config import TrainingConfig
 from search.methods import METHODS, parts_of
 from search.minibatches import steps_per_epoch
+from search.resources_config import SAMPLERS
 from search.space import Proposal, SearchSpace, sampler
 from search.training import total_push
 
@@ -55,14 +56,16 @@ def test_other_settings_do_not_depend_on_the_schedule():
         assert ranges(push, "polarization")["t"] == FloatDistribution(1.0, 1.6)
 
 
-def asked(space: SearchSpace, seed: int, count: int) -> list[tuple[Proposal, dict[str, object]]]:
+def asked(
+    space: SearchSpace, seed: int, count: int, name: str = "tpe"
+) -> list[tuple[Proposal, dict[str, object]]]:
     """Proposals and what Optuna holds of each."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(
             directions=["maximize", "minimize"],
-            sampler=sampler(seed, count, is_conditional=space.is_conditional),
+            sampler=sampler(name, seed, count, is_conditional=space.is_conditional),
         )
     found = []
     for number in range(count):
@@ -120,11 +123,12 @@ def test_a_proposal_is_read_back_from_what_optuna_holds_if_that_is_complete():
             assert CONDITIONAL.proposal(part) is None
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("space", [SearchSpace(PUSHED, TARGETS), CONDITIONAL])
 @pytest.mark.parametrize("seed", range(3))
-def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed):
-    found = asked(space, seed, 12)
-    assert found == asked(space, seed, 12) != asked(space, seed + 1, 12)
+def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed, name):
+    found = asked(space, seed, 12, name)
+    assert found == asked(space, seed, 12, name) != asked(space, seed + 1, 12, name)
     for proposal, _ in found:
         assert 1000 <= proposal.target_flops <= 9999
         for name, value in proposal.settings_of("rni").items():
