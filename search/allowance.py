@@ -23,6 +23,7 @@ class Allowance:
     seconds, images: what may be spent; None for any amount.
     num_workers: tasks at once, which share the seconds.
     images_of: training images of a task from its beginning to its end.
+    begun_ms: when the search began, in milliseconds since 1970.
 
     How long an image takes is known from the epochs that are over; before the first of them
     everything can be afforded.
@@ -45,6 +46,7 @@ class Allowance:
         self._seen: dict[str, int] = dict(stored.get("images", {}))
         self._busy_seconds = float(stored.get("busy_seconds", 0.0))
         self._busy_images = int(stored.get("busy_images", 0))
+        self.begun_ms = int(stored.get("begun_ms", time.time_ns() // 1_000_000))
         self._begun = self._written = time.monotonic()
         self._last: dict[str, float] = {}
 
@@ -99,6 +101,7 @@ class Allowance:
         """Keep for the next process what was spent."""
         self._written = time.monotonic()
         content = {
+            "begun_ms": self.begun_ms,
             "seconds": self.seconds_spent,
             "images": self._seen,
             "busy_seconds": self._busy_seconds,

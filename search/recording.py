@@ -26,12 +26,19 @@ _STOPPED = "stopped before its end"
 class Recording:
     """One run for the search, one below it for every trial and every architecture.
 
-    links: Markdown that the description of the search ends in.
+    links: Markdown that the description of the search ends in.  begun_ms: when the search began.
     What is told again after a restart is recorded again with the time it had, so that it stays
     one point of its curve.
     """
 
-    def __init__(self, recorder: RunRecorder, workshop: Workshop, links: str = "") -> None:
+    def __init__(
+        self,
+        recorder: RunRecorder,
+        workshop: Workshop,
+        *,
+        links: str = "",
+        begun_ms: int | None = None,
+    ) -> None:
         config, preflight = workshop.config, workshop.preflight
         self._name = config.name
         self._description = (
@@ -68,6 +75,7 @@ class Recording:
                 schema.METRIC_BASE_FLOPS: preflight.base.flops,
                 schema.METRIC_BASE_NUM_PARAMS: preflight.base.params,
             },
+            time_ms=begun_ms,
         )
 
     def started(self, task: Task) -> None:
@@ -139,7 +147,9 @@ class Recording:
         for outcome in results.everything:
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
             self._recorder.set_tags(architecture_key(outcome.key), tags)
-        self._recorder.log_metrics(SEARCH, {schema.METRIC_FRONT_SIZE: len(on_front)})
+        last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
+        metrics = {schema.METRIC_FRONT_SIZE: len(on_front)}
+        self._recorder.log_metrics(SEARCH, metrics, time_ms=last or None)
         for file in files:
             self._recorder.log_file(SEARCH, file)
         verdict = results.verdict.replace("\n", "\n\n")

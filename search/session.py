@@ -69,7 +69,6 @@ class Session:
         self._workshop, self._data, self._share = workshop, data, share
         self._config, self._preflight = workshop.config, workshop.preflight
         self._progress = Progress(console, 0)
-        self._recording = Recording(recorder, workshop, links)
         self._endings = _Endings()
         resources = self._config.resources
         self._allowance = Allowance(
@@ -79,6 +78,9 @@ class Session:
             images=resources.max_train_images,
             num_workers=share.num_workers,
         )
+        self._allowance.write()
+        begun = self._allowance.begun_ms
+        self._recording = Recording(recorder, workshop, links=links, begun_ms=begun)
         self._storage = study_storage(workshop.directory, self._config.study.storage)
         self._stack = ExitStack()
         self._perform_all: Perform | None = None

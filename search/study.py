@@ -26,6 +26,7 @@ JOURNAL = "study.journal"
 
 _FORMAT, _OUTCOMES, _STATE, _REASON = "espalier.format", "outcomes", "state", "reason"
 _KNOWN = "known beforehand"
+_ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
 _FORMAT_NOW = 1
 _TOLD = {
     "failed": TrialState.FAIL,
@@ -97,9 +98,10 @@ class StudySource:
         self._study, self._propose, self._new_sampler = study, propose, new_sampler
         self._limits, self._num_trials, self._seed = limits, num_trials, seed
         self._running: dict[str, Trial] = {}
-        if not self._settled() and not study.get_trials(deepcopy=False, states=_BEGUN):
-            for params in openings[:num_trials]:
-                study.enqueue_trial(dict(params))
+        trials = study.get_trials(deepcopy=False)
+        num_enqueued = sum(_ENQUEUED in trial.system_attrs for trial in trials)
+        for params in openings[num_enqueued:num_trials]:  # maybe all but a few of them
+            study.enqueue_trial(dict(params))
         running = study.get_trials(states=(TrialState.RUNNING,))
         self._orphans = [(trial.number, trial._trial_id) for trial in running]
 
@@ -233,7 +235,10 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
     return study
 
 
-def add_known(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Let the sampler know of a result that is no trial of this study."""
-    trial.set_user_attr(_KNOWN, True)
-    study.add_trial(trial)
+def add_known(study: optuna.Study, known: Sequence[FrozenTrial]) -> None:
+    """Let the sampler know of results that are no trials of this study; of each of them once."""
+    trials = study.get_trials(deepcopy=False)
+    num_added = sum(bool(trial.user_attrs.get(_KNOWN)) for trial in trials)
+    for trial in known[num_added:]:
+        trial.set_user_attr(_KNOWN, True)
+        study.add_trial(trial)

@@ -41,10 +41,7 @@ def tempered_source(
     by_key = {outcome.key: outcome for outcome in trials}
     keys = _begun_with(study) or [o.key for o in compared(config, preflight, trials)]
     points = _Points(config, preflight, [by_key[key] for key in keys])
-    if not study.get_trials(deepcopy=False):
-        for member in members:
-            for trial in points.known(member):
-                add_known(study, trial)
+    add_known(study, [trial for member in members for trial in points.known(member)])
     return StudySource(
         study,
         points.propose,

@@ -377,3 +377,33 @@ def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
     rates = {learning_rate(training.for_fine_tuning(), epoch, 200) for epoch in range(200)}
     assert rates == {8e-4}
     assert lowest == pytest.approx(8e-4, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "message"),
+    [
+        (StudyConfig, {"sampler": "cma"}, "sampler must be one of tpe, nsga2, random, got 'cma'"),
+        (StudyConfig, {"storage": "study.db"}, "storage must be a URL .*, got 'study.db'"),
+        (StudyConfig, {"by_products": -1}, "by_products must be from 0 to 1000, got -1"),
+        (StudyConfig, {"tempered_trials": 1001}, "tempered_trials must be from 0 to 1000"),
+        (ResourcesConfig, {"cpus_per_trial": 0}, "cpus_per_trial must be at least 1, got 0"),
+        (ResourcesConfig, {"gpus_per_trial": -0.5}, "gpus_per_trial must be from 0 to 1024"),
+        (ResourcesConfig, {"gpus_per_trial": float("nan")}, "gpus_per_trial must be from 0"),
+        (ResourcesConfig, {"max_train_images": 0}, "max_train_images must be at least 1, got 0"),
+        (ResourcesConfig, {"time_budget": "2"}, "time_budget must be a period .*, got '2'"),
+        (ResourcesConfig, {"time_budget": "0s"}, "time_budget must be a period such as 90s"),
+        (ResourcesConfig, {"trial_timeout": "-3min"}, "trial_timeout must be a period such as"),
+    ],
+)
+def test_of_study_and_resources_bad_settings_are_refused(table, settings, message: str):
+    with pytest.raises(ConfigError, match=message):
+        table(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", None), ("90s", 90), ("1.5min", 90), ("30min", 1800), ("2h", 7200), ("1d", 86400)],
+)
+def test_periods_are_told_in_seconds(text: str, expected: float | None):
+    resources = ResourcesConfig(time_budget=text, trial_timeout=text)
+    assert (resources.budget_seconds, resources.timeout_seconds) == (expected, expected)

@@ -131,6 +131,6 @@ def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed, nam
     assert found == asked(space, seed, 12, name) != asked(space, seed + 1, 12, name)
     for proposal, _ in found:
         assert 1000 <= proposal.target_flops <= 9999
-        for name, value in proposal.settings_of("rni").items():
-            values = ranges(PUSHED, "rni")[name]
+        for setting, value in proposal.settings_of("rni").items():
+            values = ranges(PUSHED, "rni")[setting]
             assert values.low <= value <= values.high
