@@ -128,7 +128,8 @@ def written(rows: dict[str, list[float]], arguments: argparse.Namespace) -> str:
         f"`python benchmarks/ui.py --runs {arguments.runs} --epochs {arguments.epochs} "
         f"--repeats {arguments.repeats}` on {os.cpu_count()} cores ({platform.machine()}), "
         f"Python {platform.python_version()}, mlflow {version('mlflow')}, a SQLite store, "
-        f"headless Chromium on the same machine. Seconds, after the number of architectures.",
+        f"headless Chromium on the same machine, whose load was {os.getloadavg()[1]:.1f} at the "
+        "end (a mean of 5 minutes). Seconds, after the number of architectures.",
         "",
         "| | n | mean | deviation | longest |",
         "| --- | --- | --- | --- | --- |",
