@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import math
 import os
 import platform
@@ -78,7 +79,9 @@ def measured_latency(
     cannot run so.
     """
     _check_settings(device, batch, threads, seconds)
-    from torch.utils.benchmark import Timer  # noqa: PLC0415 - it looks for compilers on import
+    # On import it looks for compilers, and would warn of one without a GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils.benchmark import Timer  # noqa: PLC0415 - what it looks for takes a while
 
     def repeated(tensor: Tensor) -> Tensor:
         if tensor.dim() > 0:
