@@ -29,6 +29,9 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
+    def time_ns(self) -> int:
+        return int(self.monotonic() * 1e9)
+
     def monotonic(self) -> float:
         return self.now
 
