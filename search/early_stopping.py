@@ -68,9 +68,9 @@ class Halving:
         standing = self._standing(Standing(key, epoch, accuracy, flops))
         if not standing.goes_on:
             raise StoppedEarlyError(
-                f"after epoch {epoch} {standing.dominated_by} of the other "
-                f"{standing.seen - 1} trials had both higher accuracy and fewer FLOPs, or one of "
-                f"them at the same of the other ({standing.accuracy:.1%} when pruned to its target)"
+                f"after epoch {epoch} {standing.dominated_by} of the other {standing.seen - 1} "
+                "trials dominated it in accuracy and FLOPs "
+                f"({standing.accuracy:.1%} when pruned to its target)"
             )
         return standing
 
