@@ -315,7 +315,7 @@ def test_a_dominated_trial_is_pruned_and_the_search_goes_on(
     result = search.run(config)
     assert [t.state for t in trials_of(config)] == [TrialState.PRUNED, TrialState.COMPLETE]
     reason = result.results.failures["trial 0"]
-    assert reason.startswith("stopped early: after epoch 1 5 of the other 5 trials had both ")
+    assert reason.startswith("stopped early: after epoch 1 5 of the other 5 trials dominated it ")
     run = memory.read("trial/0")
     assert (run.status, run.tags[schema.TAG_STATE]) == ("killed", "stopped early")
     assert len(run.metrics[schema.METRIC_TRAIN_LOSS]) == 1
