@@ -92,11 +92,9 @@ def test_the_study_says_what_became_of_each_trial(troubled):
         2: TrialState.FAIL,
         3: TrialState.COMPLETE,
     }
-    assert (
-        "no epoch ended within 15 s (--trial-timeout), 3 times in epoch 1"
-        in trials[0].user_attrs["reason"]
-    )
-    assert "training diverged in epoch 1" in trials[2].user_attrs["reason"]
+    assert "training diverged in epoch 1" in trials[0].user_attrs["reason"]
+    hung = trials[2].user_attrs["reason"]
+    assert hung == "no epoch ended within 15 s (--trial-timeout), 3 times in epoch 1"
 
 
 def test_the_record_says_the_same(troubled):
@@ -121,5 +119,4 @@ def test_the_record_says_the_same(troubled):
 def test_the_result_is_of_the_trials_that_came_through(troubled):
     result, _ = troubled
     assert {o.trial for o in result.results.everything if o.origin == "fine-tuned"} == {1, 3}
-    # The uniform network has the seed of trial 0, and ends like it.
-    assert set(result.results.failures) == {"trial 0", "trial 2", "uniform-b100"}
+    assert set(result.results.failures) == {"trial 0", "trial 2"}
