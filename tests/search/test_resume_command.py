@@ -59,7 +59,7 @@ def test_a_trial_that_comes_out_otherwise_is_told_by_the_status(copy: Path):
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda folder: shutil.rmtree(folder), "holds no search"),
+        (shutil.rmtree, "holds no search"),
         (lambda folder: (folder / "search.json").write_text("{"), "is damaged"),
         (lambda folder: (folder / "search.json").write_text("[]"), "is damaged"),
     ],
