@@ -25,6 +25,7 @@ from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_
 from pruning.errors import CriterionError
 from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
 from search import models
+from search.checkpoints import write_durably
 from search.correlation import UnitScores, agreement, ranked, unit_scores
 from search.correlation_config import CorrelationConfig, candidates, criterion_of
 from search.correlation_report import Study, content
@@ -35,7 +36,6 @@ from search.equipment import (
     close_recorder,
     read_images,
     run_recorder,
-    write_whole,
 )
 from search.methods import method
 from search.minibatches import scoring_batches
@@ -116,7 +116,8 @@ def _studied(subject: _Subject, data: ImageData, recorder: RunRecorder, advance:
     num_images = sum(len(targets) for _, targets in batches)
     files = tuple(config.directory / f"{STUDY}.{suffix}" for suffix in ("json", "png", "svg"))
     study = Study(agreements, subject.num_units, num_images, accuracy, files)
-    write_whole(files[0], json.dumps(content(study, config, scores, oracle), indent=2))
+    text = json.dumps(content(study, config, scores, oracle), indent=2)
+    write_durably(files[0], text.encode())
     correlation_chart({a.criterion: a.metrics for a in agreements}, config.directory / STUDY)
     _log_result(recorder, study)
     return study

@@ -74,10 +74,6 @@ class Halving:
             )
         return standing
 
-    def standings(self, key: str) -> list[Standing]:
-        """What trial `key` was worth on each rung that it has come to, in order."""
-        return [s for rung in self.rungs for s in self._seen(rung) if s.key == key]
-
     def _standing(self, new: Standing) -> Standing:
         seen = self._seen(new.epoch)
         for before in seen:

@@ -18,6 +18,7 @@ import mlflow_server
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ConfigError, SearchStateError
 from search import datasets, models
+from search.checkpoints import write_durably
 from search.config import DataConfig
 from search.datasets import ImageData
 from search.resources_config import ResourcesConfig
@@ -63,13 +64,6 @@ def close_recorder(recorder: RunRecorder, console: Console) -> None:
         console.print(f"MLflow: {problem}", style="yellow", highlight=False, markup=False)
     if undelivered:
         console.print(f"MLflow: {undelivered} records were not delivered")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write under another name first, so that a reader never sees half a file."""
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, file)
 
 
 class FolderLock:
@@ -165,7 +159,7 @@ class SettingsFile:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SearchStateError(f"cannot make the folder {folder}: {error}") from error
-        write_whole(self.path, json.dumps(self.settings, indent=2))
+        write_durably(self.path, json.dumps(self.settings, indent=2).encode())
 
 
 def _as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:

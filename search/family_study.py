@@ -17,6 +17,7 @@ from copycat.architecture import read
 from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget
 from pruning.errors import ArchitectureError, ConfigError, SearchFailedError
+from search.checkpoints import write_durably
 from search.datasets import ImageData
 from search.distillation import check_teacher
 from search.equipment import (
@@ -25,7 +26,6 @@ from search.equipment import (
     chosen_device,
     close_recorder,
     run_recorder,
-    write_whole,
 )
 from search.family_config import FamilyConfig
 from search.family_ladder import Rung, Subject, member_task, member_tasks
@@ -168,7 +168,7 @@ class _Session:
         stem = self._config.directory / FAMILY
         files = tuple(stem.with_suffix(f".{suffix}") for suffix in ("json", "png", "svg"))
         study = FamilyStudy(tuple(runs), len(self._data.test), failures, tuple(notes), files)
-        write_whole(files[0], json.dumps(study.to_mapping(), indent=2))
+        write_durably(files[0], json.dumps(study.to_mapping(), indent=2).encode())
         note = (
             f"{self._config.data.source}: mean and deviation over runs, each measured once on "
             f"{study.num_test:,} test images"

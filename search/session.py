@@ -15,9 +15,8 @@ from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
 from search.allowance import LEDGER_FILE, Allowance, Rationed, RationedList
-from search.checkpoints import Checkpoints
+from search.checkpoints import Checkpoints, write_durably
 from search.datasets import ImageData
-from search.equipment import write_whole
 from search.families import compared, members, num_members
 from search.html_report import REPORT_FILE, report_page
 from search.launch import Perform, Share, cluster
@@ -156,8 +155,9 @@ class Session:
 
     def _trained(self, tasks: Sequence[Task], notes: list[str]) -> list[Outcome]:
         """What comes of these tasks, by this process or an earlier one, in their order."""
-        missing = [task for task in tasks if not self._stored(task)]
-        self._recording.known([outcome for task in tasks for outcome in self._stored(task)])
+        stored = {task.key: self._stored(task) for task in tasks}
+        missing = [task for task in tasks if not stored[task.key]]
+        self._recording.known([outcome for found in stored.values() for outcome in found])
         if missing:
             config = self._config
             later = config.study.tempered_trials * config.training.scratch_epochs
@@ -167,7 +167,8 @@ class Session:
         if rationed.left_out:
             names = ", ".join(task.key for task in rationed.left_out)
             notes.append(f"not trained, for want of time or images: {names}")
-        return [outcome for task in tasks for outcome in self._stored(task)]
+        stored |= {task.key: self._stored(task) for task in missing}
+        return [outcome for task in tasks for outcome in stored[task.key]]
 
     def _tempered(
         self, trials: Sequence[Outcome], family: Sequence[Outcome], notes: list[str]
@@ -340,10 +341,11 @@ class Session:
 
     def _conclude(self, results: Results) -> None:
         directory = self._workshop.directory
-        write_whole(directory / RESULTS_FILE, json.dumps(results.to_mapping(), indent=2))
+        text = json.dumps(results.to_mapping(), indent=2)
+        write_durably(directory / RESULTS_FILE, text.encode())
         plot_front(results, directory / PLOT_FILE)
         pictures = draw_all(directory, results, self._base_widths)
-        write_whole(directory / REPORT_FILE, report_page(directory))
+        write_durably(directory / REPORT_FILE, report_page(directory).encode())
         files = [directory / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
         files += pictures
         self._recording.conclude(results, files)

@@ -150,7 +150,11 @@ class _Trial:
         return [own, *(target for target in parts[1:] if target >= least)]
 
     def _pruned_and_trained(self) -> list[_Product]:
-        pruning = self._pruning(self._targets[0])
+        notes = self._course.notes
+        if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
+            first = _Product(self._task.key, self._pruning(self._targets[0]), {}, {})
+            notes["pruned first"] = first.to_state()
+        pruning = _Product.from_state(notes["pruned first"]).pruning
         model = self._sparse.without(pruning)
         flops = self._flops(pruning)
         self._train(
@@ -234,7 +238,7 @@ class _Trial:
             model,
             self._data,
             epochs=config.epochs if is_first else config.fine_tune_epochs,
-            config=config if is_first else config.for_fine_tuning(),
+            config=config,
             seed=self._seed if is_first else self._seed + 1,
             device=self._workshop.torch_device,
             penalty=None if sparse is None else sparse.penalty,

@@ -16,6 +16,7 @@ from search.config import DataConfig
 from search.datasets import ImageData
 from search.preflight import Preflight, check
 from search.report import open_results
+from search.training import EpochReport, Trainer
 from search.workshop import Workshop
 
 
@@ -151,3 +152,17 @@ def finished_search(
     assert completed.status == 0, completed.err
     folder = desk / "runs" / "tiny"
     return samples.FinishedSearch(flags, folder, completed, open_results(folder))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Seeds of the trainers that went through an epoch, in order."""
+    seeds: list[int] = []
+    run_epoch = Trainer.run_epoch
+
+    def counted(self: Trainer) -> EpochReport:
+        seeds.append(self._seed)
+        return run_epoch(self)
+
+    monkeypatch.setattr(Trainer, "run_epoch", counted)
+    return seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -277,3 +278,19 @@ class SmallBlock(nn.Module):
 
 def small_residual(num_classes: int) -> nn.Module:
     return SmallResidual(num_classes)
+
+
+@contextmanager
+def another_process(program: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds something of `folder`, says "held" and lives until it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()

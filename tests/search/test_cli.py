@@ -57,65 +57,67 @@ def one_line(completed: Completed) -> str:
 # ---- flags
 
 
+CHANGED_FLAGS = {
+    "model": "resnet20",
+    "budget": ("flops=25%", "params=300k"),
+    "criterion": ("taylor", "fisher"),
+    "granularity": ("filter", "filter+branch"),
+    "trials": 9,
+    "ladder": (0.9, 0.3),
+    "profiles": 1,
+    "seeds": 4,
+    "equal-compute-pairs": False,
+    "random-widths": True,
+    "min-channels": 2,
+    "scoring-batches": 7,
+    "divisor": 4,
+    "prune-residual": True,
+    "seed": 11,
+    "concurrency": 3,
+    "device": "cpu",
+    "name": "changed",
+    "runs": "somewhere",
+    "mlflow-url": "http://127.0.0.1:5000",
+    "data": "cifar10",
+    "data-root": "elsewhere",
+    "download": True,
+    "image-size": 24,
+    "flip": True,
+    "limit-train": 1000,
+    "validation-fraction": 0.25,
+    "epochs": 3,
+    "fine-tune-epochs": 4,
+    "scratch-epochs": 5,
+    "batch-size": 6,
+    "learning-rate": 0.7,
+    "weight-decay": 0.0,
+    "schedule": "copycat",
+    "nesterov": False,
+    "equal-compute": True,
+    "compute-limit": 3.5,
+    "distill-from": "teacher",
+    "distill-temperature": 2.0,
+    "distill-weight": 0.5,
+    "fine-tune-learning-rate": 0.01,
+    "fine-tune-schedule": "constant",
+    "sampler": "nsga2",
+    "storage": "sqlite:///study.db",
+    "early-stopping": False,
+    "by-products": 3,
+    "tempered-trials": 6,
+    "cpus-per-trial": 2,
+    "gpus-per-trial": 0.5,
+    "ray-address": "10.0.0.1:6379",
+    "trial-timeout": "30min",
+    "time-budget": "2h",
+    "max-train-images": 5000,
+    "register": "small-network",
+}
+
+
 def test_every_setting_has_a_flag(asked: list[SearchConfig]):
-    flags = {
-        "model": "resnet20",
-        "budget": ("flops=25%", "params=300k"),
-        "criterion": ("taylor", "fisher"),
-        "granularity": ("filter", "filter+branch"),
-        "trials": 9,
-        "ladder": (0.9, 0.3),
-        "profiles": 1,
-        "seeds": 4,
-        "equal-compute-pairs": False,
-        "random-widths": True,
-        "min-channels": 2,
-        "scoring-batches": 7,
-        "divisor": 4,
-        "prune-residual": True,
-        "seed": 11,
-        "concurrency": 3,
-        "device": "cpu",
-        "name": "changed",
-        "runs": "somewhere",
-        "mlflow-url": "http://127.0.0.1:5000",
-        "data": "cifar10",
-        "data-root": "elsewhere",
-        "download": True,
-        "image-size": 24,
-        "flip": True,
-        "limit-train": 1000,
-        "validation-fraction": 0.25,
-        "epochs": 3,
-        "fine-tune-epochs": 4,
-        "scratch-epochs": 5,
-        "batch-size": 6,
-        "learning-rate": 0.7,
-        "weight-decay": 0.0,
-        "schedule": "copycat",
-        "nesterov": False,
-        "equal-compute": True,
-        "compute-limit": 3.5,
-        "distill-from": "teacher",
-        "distill-temperature": 2.0,
-        "distill-weight": 0.5,
-        "fine-tune-learning-rate": 0.01,
-        "fine-tune-schedule": "constant",
-        "sampler": "nsga2",
-        "storage": "sqlite:///study.db",
-        "early-stopping": False,
-        "by-products": 3,
-        "tempered-trials": 6,
-        "cpus-per-trial": 2,
-        "gpus-per-trial": 0.5,
-        "ray-address": "10.0.0.1:6379",
-        "trial-timeout": "30min",
-        "time-budget": "2h",
-        "max-train-images": 5000,
-        "register": "small-network",
-    }
     arguments = []
-    for name, value in flags.items():
+    for name, value in CHANGED_FLAGS.items():
         values = value if isinstance(value, tuple) else (value,)
         switches = {True: f"--{name}", False: f"--no-{name}"}
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
@@ -129,7 +131,7 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
             assert getattr(part, field.name) != getattr(default, field.name), field.name
             if part is not config or field.name not in tables:
                 flag = names.get(field.name, field.name).replace("_", "-")
-                assert getattr(part, field.name) == flags[flag]
+                assert getattr(part, field.name) == CHANGED_FLAGS[flag]
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):

@@ -104,20 +104,6 @@ CASES = {
 }
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Seeds of the trainers that went through an epoch, in order."""
-    seeds: list[int] = []
-    run_epoch = Trainer.run_epoch
-
-    def counted(self: Trainer) -> EpochReport:
-        seeds.append(self._seed)
-        return run_epoch(self)
-
-    monkeypatch.setattr(Trainer, "run_epoch", counted)
-    return seeds
-
-
 def done(
     task: Task,
     workshop: Workshop,

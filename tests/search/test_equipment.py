@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from samples import Workers, quick_config
+from samples import Workers, another_process, quick_config
 
 import search
 from pruning.errors import SearchStateError
@@ -37,17 +36,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def holder(folder: Path) -> Iterator[subprocess.Popen]:
     """Another process that works on the search."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with another_process(HOLD, folder) as process:
+        yield process
 
 
 def acquire(folder: Path) -> FolderLock:

@@ -15,27 +15,12 @@ from search import session
 from search.config import SearchConfig, TrainingConfig
 from search.pareto import hypervolume
 from search.tasks import EpochRecord, Outcome, Task
-from search.training import EpochReport, Trainer
 from search.trial import perform
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> SearchConfig:
     return quick_config(tmp_path)
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Seeds of the trainers that went through an epoch, in order."""
-    seeds: list[int] = []
-    run_epoch = Trainer.run_epoch
-
-    def counted(self: Trainer) -> EpochReport:
-        seeds.append(self._seed)
-        return run_epoch(self)
-
-    monkeypatch.setattr(Trainer, "run_epoch", counted)
-    return seeds
 
 
 def statuses(memory: MemoryRecorder) -> set[str]:
