@@ -12,7 +12,7 @@ from copycat.recipes import Recipe, draw, surely_drawn
 from copycat.width_profile import WidthProfile
 from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
-from pruning.structures import remove_structures
+from pruning.structure import remove_structures
 from pruning.surgery import Resize, new_shape, resized
 from pruning.tracing import trace
 

@@ -16,7 +16,7 @@ from pruning.channel_graph import ChannelGraph
 from pruning.cost import ExampleInput
 from pruning.errors import PlanError, ProfileError
 from pruning.selection import KeepPlan
-from pruning.structures import KINDS, Structure
+from pruning.structure import KINDS, Structure
 from pruning.tracing import trace
 
 MOST_CHANNELS = 2**31 - 1

@@ -1,17 +1,61 @@
-"""What a network's channels are, which of them matter, and how to remove the others."""
+"""What a network's channels are, which of them matter, and how to remove the others.
 
-from pruning import criteria, regularizers
-from pruning.blocks import ResidualBlock, remove_blocks, residual_blocks
-from pruning.channel_graph import ChannelGraph, ChannelGroup
-from pruning.cost import Bound, Budget, Cost, measure_cost
-from pruning.gates import ChannelGates, Gated, GateProbe
-from pruning.scaling_factors import Decision, ScalingFactors
-from pruning.schedule import FISHER_PACE, IterativePruner, Pace
-from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
-from pruning.structures import Structure, remove_structures, structures
-from pruning.surgery import remove_channels
-from pruning.tracing import trace
+Names are imported when they are first looked up: who wants a budget or an error, such as the
+service, need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pruning import criteria, regularizers
+    from pruning.blocks import ResidualBlock, remove_blocks, residual_blocks
+    from pruning.channel_graph import ChannelGraph, ChannelGroup
+    from pruning.cost import Bound, Budget, Cost, measure_cost
+    from pruning.gates import ChannelGates, Gated, GateProbe
+    from pruning.scaling_factors import Decision, ScalingFactors
+    from pruning.schedule import FISHER_PACE, IterativePruner, Pace
+    from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
+    from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
+    from pruning.structure import Structure, remove_structures, structures
+    from pruning.surgery import remove_channels
+    from pruning.tracing import trace
+
+_HOMES = {
+    "Bound": "pruning.cost",
+    "Budget": "pruning.cost",
+    "ChannelGates": "pruning.gates",
+    "ChannelGraph": "pruning.channel_graph",
+    "ChannelGroup": "pruning.channel_graph",
+    "Cost": "pruning.cost",
+    "Decision": "pruning.scaling_factors",
+    "FISHER_PACE": "pruning.schedule",
+    "GateProbe": "pruning.gates",
+    "Gated": "pruning.gates",
+    "IterativePruner": "pruning.schedule",
+    "KeepPlan": "pruning.selection",
+    "Pace": "pruning.schedule",
+    "ResidualBlock": "pruning.blocks",
+    "ScalingFactors": "pruning.scaling_factors",
+    "SigmoidBatchNorm2d": "pruning.sigmoid_batchnorm",
+    "Structure": "pruning.structure",
+    "fold": "pruning.sigmoid_batchnorm",
+    "least_widths": "pruning.selection",
+    "measure_cost": "pruning.cost",
+    "removal_order": "pruning.selection",
+    "remove_blocks": "pruning.blocks",
+    "remove_channels": "pruning.surgery",
+    "remove_structures": "pruning.structure",
+    "residual_blocks": "pruning.blocks",
+    "select": "pruning.selection",
+    "select_fraction": "pruning.selection",
+    "structures": "pruning.structure",
+    "to_sigmoid_batchnorm": "pruning.sigmoid_batchnorm",
+    "trace": "pruning.tracing",
+}
+_PACKAGES = ("criteria", "regularizers")
 
 __all__ = [
     "FISHER_PACE",
@@ -47,3 +91,11 @@ __all__ = [
     "to_sigmoid_batchnorm",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"pruning.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pruning.errors import BudgetError
 
-ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ExampleInput: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
 """One tensor, a tuple of positional arguments or a mapping of keyword arguments."""
 
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}

@@ -21,7 +21,7 @@ from pruning.errors import CriterionError
 from pruning.gated_structures import GatedStructures, first_logits
 from pruning.gates import ChannelGates
 from pruning.selection import KeepPlan
-from pruning.structures import Structure
+from pruning.structure import Structure
 from pruning.tracing import trace
 
 _MODEL = "model."

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.blocks import branch_gate, gate_branch, ungate_branch
-from pruning.structures import Structure
+from pruning.structure import Structure
 
 
 class Gate(nn.Module):
@@ -63,7 +63,7 @@ class Bypass(nn.Module):
 class GatedStructures(nn.Module):
     """A copy of a network with a gate on each of some structures; `model` is left untouched.
 
-    shortcuts: per structure what is added to it (see pruning.structures); None for a branch.
+    shortcuts: per structure what is added to it (see pruning.structure); None for a branch.
     logits: of the gates, shape (structures,), in this order.
 
     The copy, `.model`, keeps the names of its parameters; deep copies of the whole work.

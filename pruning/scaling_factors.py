@@ -26,7 +26,7 @@ from pruning.filter_gates import FilterGates
 from pruning.gated_structures import GatedStructures, first_logits
 from pruning.regularizers.penalties import Penalty, l1
 from pruning.selection import MIN_CHANNELS, KeepPlan, unreachable
-from pruning.structures import KINDS, Kind, Structure, find, fresh_shortcuts, replaced
+from pruning.structure import KINDS, Kind, Structure, find, fresh_shortcuts, replaced
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
 

@@ -16,7 +16,7 @@ from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget, Cost, format_count
 from pruning.errors import CriterionError, ModelError, TraceError
 from pruning.selection import least_widths, unreachable
-from pruning.structures import KINDS, remove_structures, structures
+from pruning.structure import KINDS, remove_structures, structures
 from pruning.tracing import trace
 from search.config import SearchConfig
 from search.methods import method, parts_of

@@ -18,7 +18,7 @@ from pruning.regularizers.penalties import l1
 from pruning.scaling_factors import Decision, Granularity, ScalingFactors
 from pruning.selection import KeepPlan, select
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
-from pruning.structures import Structure
+from pruning.structure import Structure
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
 from search.config import SearchConfig

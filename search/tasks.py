@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost
-from pruning.structures import Kind, Structure
+from pruning.structure import Kind, Structure
 from search.space import Proposal
 
 Origin = Literal[

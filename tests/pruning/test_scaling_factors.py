@@ -23,7 +23,7 @@ from pruning import Budget, measure_cost, trace
 from pruning.errors import ConfigError, CriterionError, PlanError, UnreachableBudgetError
 from pruning.scaling_factors import GRANULARITIES, Decision, Granularity, ScalingFactors
 from pruning.selection import KeepPlan
-from pruning.structures import Structure, remove_structures
+from pruning.structure import Structure, remove_structures
 from search.models import resnet56, vgg16
 
 COMBINATIONS = [

@@ -16,7 +16,7 @@ import copycat
 from copycat import WidthProfile
 from pruning.cost import measure_cost
 from pruning.errors import ConfigError, CriterionError, UnreachableBudgetError
-from pruning.structures import Structure
+from pruning.structure import Structure
 from search import models
 from search.config import TrainingConfig
 from search.datasets import ImageData

@@ -15,7 +15,7 @@ from samples import outcome, small_config, stored_outcome
 
 from copycat import WidthProfile
 from pruning import Cost
-from pruning.structures import Structure
+from pruning.structure import Structure
 from search import pictures
 from search.preflight import Preflight
 from search.report import Results

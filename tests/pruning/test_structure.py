@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pruning import measure_cost, trace
 from pruning.errors import PlanError, TraceError
 from pruning.shortcuts import around_block, around_layer
-from pruning.structures import KINDS, Kind, Structure, remove_structures, structures
+from pruning.structure import KINDS, Kind, Structure, remove_structures, structures
 from search.models import resnet56, vgg16
 
 LAYERS = [

@@ -102,7 +102,7 @@ def remove_structures(
         if structure not in found:
             raise PlanError(
                 f"this network has no {structure.kind} {structure.name!r} that can be removed: "
-                f"see pruning.structures for those it has"
+                f"see pruning.structure for those it has"
             )
     gone = {structure: found[structure] for structure in found if structure in set(removed)}
     return replaced(model, example_input, fresh_shortcuts(model, gone, seed))
