@@ -16,7 +16,8 @@
     ├── TrainingDivergedError     a loss became infinite or NaN
     ├── StoppedEarlyError         a trial is dominated by others; it is not worth going on
     ├── TaskGivenUpError          a task's process died or hung again and again
-    └── DiskFullError             there is no room for a checkpoint or a result
+    ├── DiskFullError             there is no room for a checkpoint or a result
+    └── ServiceError              the service cannot start, or cannot be reached, or refuses
 
 Each message says what was expected, what was got and what to do. The command line prints it
 as one line and exits with status 2.
@@ -56,7 +57,14 @@ class ArchitectureError(EspalierError):
 
 
 class ConfigError(EspalierError):
-    """A setting is unknown or out of range."""
+    """A setting is unknown or out of range.
+
+    field: which one, such as training.epochs; empty where it is not a single one.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ModelError(EspalierError):
@@ -95,3 +103,7 @@ class TaskGivenUpError(EspalierError):
 
 class DiskFullError(EspalierError):
     """There is no room for a checkpoint or a result."""
+
+
+class ServiceError(EspalierError):
+    """The service cannot be started as asked, cannot be reached, or refuses a request."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.checkpoints import write_durably
+from search.durable import write_durably
 from search.tasks import Ending, EpochRecord, Outcome, Task, TaskList, TaskSource
 
 LEDGER_FILE = "spent.json"

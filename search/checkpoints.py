@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import io
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +15,8 @@ from typing import Any
 
 import torch
 
-from pruning.errors import DiskFullError, TaskGivenUpError
+from pruning.errors import TaskGivenUpError
+from search.durable import disk_full_told, write_durably
 
 _KEPT = 2
 _MOST_ATTEMPTS = 3
@@ -135,51 +134,6 @@ class Attempts:
             return self._words.read_text()
         except OSError:
             return "its worker process died"
-
-
-def write_durably(file: Path, content: bytes) -> None:
-    """Write so that after a loss of power there is the whole file under its name, or none."""
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def disk_full_told(folder: Path) -> Iterator[None]:
-    """Turns a full disk, however it is told, into DiskFullError."""
-    try:
-        yield
-    except Exception as error:
-        if is_disk_full(error):
-            raise DiskFullError(
-                f"the disk of {folder} is full: make room, then run the same command again; "
-                "what was finished is kept"
-            ) from error
-        raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that there is no room."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if f"os error {errno.ENOSPC}" in str(seen):  # as libraries written in Rust put it
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _digest(content: bytes) -> str:

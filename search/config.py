@@ -240,7 +240,8 @@ class SearchConfig:
                 raise ConfigError(
                     f"a search prunes by closed forms ({', '.join(Budget.QUANTITIES)}) and cannot "
                     f"measure every candidate, got {str(bound)!r}: search without it, then "
-                    f"`espalier family SEARCH/NAME --budgets {bound}` fits the shape to it"
+                    f"`espalier family SEARCH/NAME --budgets {bound}` fits the shape to it",
+                    field="budget",
                 )
         for name in ("criterion", "granularity"):
             _require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
@@ -353,14 +354,21 @@ def _fill(cls: type[Any], content: Mapping[str, Any], origin: str, prefix: str) 
         if key not in known:
             close = difflib.get_close_matches(key, known, n=3)
             hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
-            raise ConfigError(f"{origin} has an unknown key {prefix + key!r}: {hint}")
+            raise ConfigError(
+                f"{origin} has an unknown key {prefix + key!r}: {hint}", field=prefix + key
+            )
         if not prefix and key in _TABLES:
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{origin}: {key!r} must be a table, got {value!r}")
+                raise ConfigError(f"{origin}: {key!r} must be a table, got {value!r}", field=key)
             values[key] = _fill(_TABLES[key], value, origin, f"{key}.")
         else:
-            values[key] = _typed(known[key], value, f"{origin}: {prefix}{key}")
-    return cls(**values)
+            values[key] = _typed(known[key], value, origin, prefix + key)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if error.field:
+            error.field = prefix + error.field
+        raise
 
 
 def _with_recipe(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -386,14 +394,14 @@ _NAMES_OF_TYPES: dict[str, tuple[Any, str]] = {
 }
 
 
-def _typed(option: dataclasses.Field[Any], value: Any, where: str) -> Any:
+def _typed(option: dataclasses.Field[Any], value: Any, origin: str, key: str) -> Any:
     if value is None and option.default is None:
         return None
     expected, words = _NAMES_OF_TYPES[str(option.type)]
-    if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} must be {words}, got {value!r}")
-    if expected == (list, tuple):
+    is_right = isinstance(value, expected) and isinstance(value, bool) == (expected is bool)
+    if is_right and expected == (list, tuple):
         inner: Any = str if "str" in str(option.type) else (int, float)
-        if not all(isinstance(item, inner) and not isinstance(item, bool) for item in value):
-            raise ConfigError(f"{where} must be {words}, got {value!r}")
+        is_right = all(isinstance(i, inner) and not isinstance(i, bool) for i in value)
+    if not is_right:
+        raise ConfigError(f"{origin}: {key} must be {words}, got {value!r}", field=key)
     return value

@@ -25,11 +25,11 @@ from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_
 from pruning.errors import CriterionError
 from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
 from search import models
-from search.checkpoints import write_durably
 from search.correlation import UnitScores, agreement, ranked, unit_scores
 from search.correlation_config import CorrelationConfig, candidates, criterion_of
 from search.correlation_report import Study, content
 from search.datasets import ImageData
+from search.durable import write_durably
 from search.equipment import (
     SettingsFile,
     chosen_device,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,9 +16,9 @@ import mlflow_server
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ConfigError, SearchStateError
 from search import datasets, models
-from search.checkpoints import write_durably
 from search.config import DataConfig
 from search.datasets import ImageData
+from search.durable import write_durably
 from search.resources_config import ResourcesConfig
 
 
@@ -64,52 +62,6 @@ def close_recorder(recorder: RunRecorder, console: Console) -> None:
         console.print(f"MLflow: {problem}", style="yellow", highlight=False, markup=False)
     if undelivered:
         console.print(f"MLflow: {undelivered} records were not delivered")
-
-
-class FolderLock:
-    """Keeps every other process out of the folder of a search, until it is closed or dies.
-
-    kind: what the folder holds, such as "search".
-    """
-
-    def __init__(self, folder: Path, kind: str) -> None:
-        self._folder, self._kind = folder, kind
-        self._stream: IO[str] | None = None
-
-    def acquire(self, *, only_if_there: bool = False) -> None:
-        """Hold the folder, which exists; SearchStateError names the process that does already.
-
-        only_if_there: do nothing, for now, where there is no such folder.
-        """
-        if self._stream is not None or (only_if_there and not self._folder.is_dir()):
-            return
-        stream = (self._folder / ".lock").open("a+")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            stream.close()
-            raise SearchStateError(
-                f"the {self._kind} in {self._folder} is being worked on by process {holder}: "
-                "wait for it, or end it"
-            ) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        self._stream = stream
-
-    def close(self) -> None:
-        """Let others in."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from copycat.architecture import read
 from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget
 from pruning.errors import ArchitectureError, ConfigError, SearchFailedError
-from search.checkpoints import write_durably
 from search.datasets import ImageData
 from search.distillation import check_teacher
+from search.durable import FolderLock, write_durably
 from search.equipment import (
-    FolderLock,
     SettingsFile,
     chosen_device,
     close_recorder,

@@ -45,16 +45,15 @@ from pruning.errors import ConfigError, DiskFullError
 from search.checkpoints import Attempts
 from search.config import SearchConfig
 from search.datasets import ImageData
-from search.space import Proposal
 from search.tasks import (
     Ending,
     EpochRecord,
-    MemberTask,
     Observer,
     Outcome,
     Task,
     TaskSource,
-    TrialTask,
+    task_from_mapping,
+    task_to_mapping,
 )
 from search.trial import ending_of, perform
 from search.workshop import Workshop
@@ -191,7 +190,7 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     """Runs in a worker: one task, from its description to its outcomes."""
     torch.set_num_threads(shared.threads)
     workshop, data = ray.get(shared.references)
-    task = _task(config[_TASK])
+    task = task_from_mapping(config[_TASK])
     watchdog = _Watchdog(
         workshop.config.resources.timeout_seconds, workshop.checkpoints(task.key).attempts
     )
@@ -262,7 +261,7 @@ class _TaskSearcher(Searcher):
             return str(Searcher.FINISHED)
         self._tasks[trial_id] = task
         self._observer.started(task)
-        return {_TASK: _describe(task)}
+        return {_TASK: task_to_mapping(task)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -303,21 +302,10 @@ class _Reporter(tune.Callback):
     ) -> None:
         if result.get(_EPOCHS):
             records = [EpochRecord(**record) for record in json.loads(result[_EPOCHS])]
-            self._observer.epochs(_task(trial.config[_TASK]), records)
+            self._observer.epochs(task_from_mapping(trial.config[_TASK]), records)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
-
-
-def _describe(task: Task) -> dict[str, Any]:
-    return dataclasses.asdict(task)
-
-
-def _task(description: dict[str, Any]) -> Task:
-    if "proposal" in description:
-        proposal = Proposal(**description["proposal"])
-        return TrialTask(description["number"], proposal, description["repeat"])
-    return MemberTask(**description)
 
 
 @contextmanager

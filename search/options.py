@@ -21,7 +21,7 @@ def option(default: Any, help_text: str) -> Any:
 def require(condition: bool, name: str, expected: str, got: object) -> None:
     """ConfigError, telling what was expected, unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{name} must be {expected}, got {got!r}")
+        raise ConfigError(f"{name} must be {expected}, got {got!r}", field=name)
 
 
 def seconds(name: str, text: str) -> float | None:

@@ -13,7 +13,7 @@ from copycat.architecture import read
 from pruning.cost import format_count
 from pruning.errors import SearchStateError
 from search.config import SearchConfig
-from search.equipment import FolderLock
+from search.durable import FolderLock
 from search.progress import Progress
 from search.runner import open_workshop
 from search.session import trial_source, trial_space

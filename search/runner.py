@@ -10,12 +10,11 @@ from rich.console import Console
 import mlflow_server
 from mlflow_server.errors import TrackingError
 from search import models
-from search.checkpoints import disk_full_told
 from search.config import SearchConfig, to_mapping
 from search.datasets import ImageData
 from search.distillation import check_teacher
+from search.durable import FolderLock, disk_full_told
 from search.equipment import (
-    FolderLock,
     SettingsFile,
     chosen_device,
     close_recorder,

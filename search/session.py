@@ -15,9 +15,11 @@ from mlflow_server.runs import RunRecorder
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
 from search.allowance import LEDGER_FILE, Allowance, Rationed, RationedList
-from search.checkpoints import Checkpoints, write_durably
+from search.checkpoints import Checkpoints
 from search.datasets import ImageData
+from search.durable import write_durably
 from search.families import compared, members, num_members
+from search.feed import Feed
 from search.html_report import REPORT_FILE, report_page
 from search.launch import Perform, Share, cluster
 from search.member import member_epochs
@@ -68,6 +70,7 @@ class Session:
         self._workshop, self._data, self._share = workshop, data, share
         self._config, self._preflight = workshop.config, workshop.preflight
         self._progress = Progress(console, 0)
+        self._feed = Feed(workshop)
         self._endings = _Endings()
         resources = self._config.resources
         self._allowance = Allowance(
@@ -87,8 +90,9 @@ class Session:
     def run(self) -> Results:
         """Every stage that is left, then the front; what was finished before stays as it is."""
         try:
-            results = self._stages()
-            self._conclude(results)
+            with self._feed:
+                results = self._stages()
+                self._conclude(results)
         except SearchFailedError as error:
             self._recording.found_nothing(str(error))
             raise
@@ -103,7 +107,7 @@ class Session:
         source = trial_source(self._workshop, self._data, self._storage)
         self._settle_leftovers(source)
         notes: list[str] = []
-        self._progress.expect(self._expected_epochs(len(source)))
+        self._expect(self._expected_epochs(len(source)))
         with ExitStack() as self._stack:
             self._stack.enter_context(self._progress.showing())
             trials = self._trials(source, notes)
@@ -161,7 +165,7 @@ class Session:
         if missing:
             config = self._config
             later = config.study.tempered_trials * config.training.scratch_epochs
-            self._progress.expect(sum(map(self._epochs_of, missing)) + later)
+            self._expect(sum(map(self._epochs_of, missing)) + later)
         rationed = RationedList(missing, self._allowance)
         self._perform(rationed)
         if rationed.left_out:
@@ -181,7 +185,7 @@ class Session:
         found = {outcome.key: outcome for outcome in source.outcomes}
         for task, ending in source.settled():
             self._settle(task, [] if ending else [found[task.key]], ending)
-        self._progress.expect(len(source) * self._config.training.scratch_epochs)
+        self._expect(len(source) * self._config.training.scratch_epochs)
         images = self._config.training.scratch_epochs * self._images_per_epoch
         rationed = Rationed(source, self._allowance, images)
         self._perform(rationed)
@@ -190,6 +194,11 @@ class Session:
         for number, ending in source.endings.items():
             self._endings.reasons[f"tempered-{number}"] = ending.why
         return source.outcomes
+
+    def _expect(self, epochs: int) -> None:
+        """Tell everyone who waits how many epochs are still to come."""
+        self._progress.expect(epochs)
+        self._feed.expect(epochs)
 
     def _perform(self, source: TaskSource) -> None:
         if len(source) == 0:
@@ -204,6 +213,7 @@ class Session:
                 [
                     self._allowance,
                     self._progress,
+                    self._feed,
                     self._recording,
                     self._endings,
                     Tidy(self._workshop),
@@ -228,11 +238,12 @@ class Session:
         if not self._workshop.checkpoints(task.key).exists:
             self._recording.known(outcomes)
             return
-        self._recording.started(task)
+        told = Observers([self._feed, self._recording])
+        told.started(task)
         if ending is None:
-            self._recording.finished(task, outcomes)
+            told.finished(task, outcomes)
         else:
-            self._recording.ended(task, ending)
+            told.ended(task, ending)
         self._workshop.checkpoints(task.key).clear()
 
     # ---- what there is, and what it will take

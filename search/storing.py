@@ -14,8 +14,8 @@ from torch import nn
 
 from copycat.architecture import Architecture, read, save
 from copycat.width_profile import WidthProfile
-from search.checkpoints import disk_full_told, write_durably
 from search.datasets import ImageData
+from search.durable import disk_full_told, write_durably
 from search.tasks import EpochRecord, Origin, Outcome
 from search.workshop import ARCHITECTURES_FOLDER, Workshop
 

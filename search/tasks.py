@@ -100,6 +100,19 @@ class MemberTask:
 Task = TrialTask | MemberTask
 
 
+def task_to_mapping(task: Task) -> dict[str, Any]:
+    """JSON-able."""
+    return dataclasses.asdict(task)
+
+
+def task_from_mapping(content: Mapping[str, Any]) -> Task:
+    """The inverse of `task_to_mapping`."""
+    if "proposal" in content:
+        proposal = Proposal(**content["proposal"])
+        return TrialTask(content["number"], proposal, content["repeat"])
+    return MemberTask(**content)
+
+
 def _suffix(repeat: int) -> str:
     """What names of networks end in that differ in their seeds only."""
     return f"-s{repeat}" if repeat else ""

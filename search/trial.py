@@ -19,10 +19,10 @@ from pruning.errors import (
     UnreachableBudgetError,
 )
 from pruning.sigmoid_batchnorm import fold
-from search.checkpoints import disk_full_told
 from search.config import SearchConfig
 from search.course import Course
 from search.datasets import ImageData
+from search.durable import disk_full_told
 from search.early_stopping import Halving
 from search.member import train_member
 from search.methods import method

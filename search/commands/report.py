@@ -21,7 +21,7 @@ def report(search_name: str, out: str | None, runs: str) -> None:
 
     The page opens offline: nothing in it is loaded from elsewhere.
     """
-    from search.checkpoints import write_durably  # noqa: PLC0415 - startup stays light
+    from search.durable import write_durably  # noqa: PLC0415 - startup stays light
     from search.html_report import REPORT_FILE, report_page  # noqa: PLC0415
 
     folder = search_folder(search_name, runs)

@@ -14,8 +14,9 @@ from samples import another_process
 from torch import Tensor
 
 from pruning.errors import DiskFullError, TaskGivenUpError
-from search import checkpoints
-from search.checkpoints import Attempts, Checkpoints, disk_full_told, is_disk_full, write_durably
+from search import checkpoints, durable
+from search.checkpoints import Attempts, Checkpoints
+from search.durable import disk_full_told, is_disk_full, write_durably
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
             monkeypatch.setattr(Path, "open", open_full)
         else:
-            monkeypatch.setattr(checkpoints.os, request.param, no_room)
+            monkeypatch.setattr(durable.os, request.param, no_room)
 
     return fill
 

@@ -11,13 +11,13 @@ from samples import Workers, another_process, quick_config
 
 import search
 from pruning.errors import SearchStateError
-from search.equipment import FolderLock
+from search.durable import FolderLock
 from search.runner import settings_file
 
 HOLD = """
 import sys
 from pathlib import Path
-from search.equipment import FolderLock
+from search.durable import FolderLock
 
 with FolderLock(Path(sys.argv[1]), "search") as lock:
     lock.acquire()

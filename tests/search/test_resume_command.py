@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from samples import FinishedSearch, espalier
 
-from search.equipment import FolderLock
+from search.durable import FolderLock
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

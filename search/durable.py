@@ -1,0 +1,104 @@
+"""Files that are whole or not there, locks that end with their process, and full disks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self
+
+from pruning.errors import DiskFullError, SearchStateError
+
+
+def write_durably(file: Path, content: bytes) -> None:
+    """Write so that after a loss of power there is the whole file under its name, or none."""
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def disk_full_told(folder: Path) -> Iterator[None]:
+    """Turns a full disk, however it is told, into DiskFullError."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise DiskFullError(
+                f"the disk of {folder} is full: make room, then run the same command again; "
+                "what was finished is kept"
+            ) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that there is no room."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if f"os error {errno.ENOSPC}" in str(seen):  # as libraries written in Rust put it
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+class FolderLock:
+    """Keeps every other process out of the folder of a search, until it is closed or dies.
+
+    kind: what the folder holds, such as "search".
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder, self._kind = folder, kind
+        self._stream: IO[str] | None = None
+
+    def acquire(self, *, only_if_there: bool = False) -> None:
+        """Hold the folder, which exists; SearchStateError names the process that does already.
+
+        only_if_there: do nothing, for now, where there is no such folder.
+        """
+        if self._stream is not None or (only_if_there and not self._folder.is_dir()):
+            return
+        stream = (self._folder / ".lock").open("a+")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            stream.close()
+            raise SearchStateError(
+                f"the {self._kind} in {self._folder} is being worked on by process {holder}: "
+                "wait for it, or end it"
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        self._stream = stream
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
