@@ -44,6 +44,7 @@ class Deployment:
     store: the folder of searches; with `database` only the server's own files lie there.
     database: the URL of a PostgreSQL database in place of the folder's own; it may hold a
     password.  artifacts: an s3:// URL or a folder in place of the folder's own, for new files.
+    may_be_new: whether an empty store is made where there is none.
     """
 
     store: Path
@@ -52,6 +53,7 @@ class Deployment:
     database: str | None = field(default=None, repr=False)
     artifacts: str | None = None
     has_auth: bool = False
+    may_be_new: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -70,7 +72,9 @@ def prepare(deployment: Deployment) -> None:
             f"not on {deployment.host!r}: turn authentication on (--auth)"
         )
     if deployment.database is None:
-        _require_store(deployment.store)
+        if deployment.may_be_new:
+            _make_folder(deployment.store)
+        _require_store(deployment.store, may_be_new=deployment.may_be_new)
     else:
         _make_folder(deployment.store)
         _require_postgresql(deployment.database)
@@ -137,13 +141,15 @@ def _artifacts_of(deployment: Deployment) -> str:
     return str(Path(deployment.artifacts).resolve()) if is_folder else deployment.artifacts
 
 
-def _require_store(store: Path) -> None:
+def _require_store(store: Path, *, may_be_new: bool) -> None:
     database = database_path(store)
     try:
         store_uri(store)
     except TrackingError as error:
         raise ServeError(str(error)) from error
     if not database.exists():
+        if may_be_new:
+            return
         raise ServeError(
             f"{store} holds no mlflow.db, so no search was recorded there: "
             "run a search first, or name the folder that one wrote to"

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_server.deployment import (
@@ -83,11 +83,16 @@ def running_server(
     database: str | None = None,
     artifacts: str | None = None,
     has_auth: bool = False,
+    may_be_new: bool = False,
 ) -> Iterator[Server]:
-    """A server that answers on entry and has ended on exit; arguments and errors as `serve`."""
-    prepare(Deployment(store, host, port, database, artifacts, has_auth))
+    """A server that answers on entry and has ended on exit; arguments and errors as `serve`.
+
+    may_be_new: make an empty store where there is none.
+    """
+    deployment = Deployment(store, host, port, database, artifacts, has_auth, may_be_new)
+    prepare(deployment)
     port = _free_port(host, port)
-    deployment = Deployment(store, host, port, database, artifacts, has_auth)
+    deployment = replace(deployment, port=port)
     log = store.resolve() / _LOG_NAME
     process = _start(deployment, log)
     try:

@@ -19,6 +19,8 @@ from search.commands.pareto import pareto
 from search.commands.report import report
 from search.commands.resume import resume
 from search.commands.search import search
+from search.commands.serve import serve
+from search.commands.token import token
 from search.commands.trial import trial
 from search.commands.ui import ui
 
@@ -36,6 +38,8 @@ from search.commands.ui import ui
         export,
         latency,
         ui,
+        serve,
+        token,
     ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -238,6 +238,11 @@ _TORCHVISION = {
 }
 
 
+def names() -> tuple[str, ...]:
+    """Every data set that `load` knows; PATH stands for a folder."""
+    return ("digits", *_TORCHVISION, "imagefolder:PATH")
+
+
 def _open_source(config: DataConfig) -> _Opened:
     if config.source == "digits":
         return _digits()
@@ -245,9 +250,8 @@ def _open_source(config: DataConfig) -> _Opened:
         return _from_torchvision(config)
     if config.source.startswith(_IMAGE_FOLDER):
         return _image_folder(config.source.removeprefix(_IMAGE_FOLDER), config.image_size)
-    known = ("digits", *_TORCHVISION, "imagefolder:PATH")
-    close = difflib.get_close_matches(config.source, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    close = difflib.get_close_matches(config.source, names(), n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}"
     raise DataError(f"no data set is called {config.source!r}; {hint}")
 
 

@@ -12,6 +12,8 @@ from typing import IO, Self
 
 from pruning.errors import DiskFullError, SearchStateError
 
+_LOCK_FILE = ".lock"
+
 
 def write_durably(file: Path, content: bytes) -> None:
     """Write so that after a loss of power there is the whole file under its name, or none."""
@@ -75,7 +77,7 @@ class FolderLock:
         """
         if self._stream is not None or (only_if_there and not self._folder.is_dir()):
             return
-        stream = (self._folder / ".lock").open("a+")
+        stream = (self._folder / _LOCK_FILE).open("a+")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -102,3 +104,18 @@ class FolderLock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def lock_holder(folder: Path) -> int | None:
+    """The process that holds the folder with a FolderLock; None if nobody does."""
+    try:
+        stream = (folder / _LOCK_FILE).open()
+    except OSError:
+        return None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            holder = stream.read().strip()
+            return int(holder) if holder.isdigit() else None
+    return None

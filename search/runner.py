@@ -22,7 +22,7 @@ from search.equipment import (
     run_recorder,
 )
 from search.launch import Share, check_resources
-from search.preflight import check
+from search.preflight import Preflight, check
 from search.registration import register_front
 from search.report import CONFIG_FILE, Results
 from search.session import Session
@@ -83,16 +83,24 @@ def open_workshop(config: SearchConfig, console: Console) -> tuple[Workshop, Ima
     device = chosen_device(config.device, config.resources)
     check_resources(config, device)
     data = read_images(config.data, config.model, config.seed, console)
-    classes = tuple(data.classes)
-    builder = models.resolve(
-        config.model, num_classes=len(classes), in_channels=data.train.image_shape[0]
-    )
-    preflight = check(config, builder, data.train.image_shape, classes)
-    if config.training.distill_from:
-        check_teacher(config.training.distill_from, preflight.input_shape, classes)
+    preflight = preflight_of(config, data.train.image_shape, tuple(data.classes))
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
     return Workshop(config, preflight, device), data
+
+
+def preflight_of(
+    config: SearchConfig, image_shape: tuple[int, int, int], classes: tuple[str, ...]
+) -> Preflight:
+    """What `search.preflight.check` finds of the network on such images; its errors, and more.
+
+    ModelError for a network that cannot be found, ConfigError for a teacher of another task.
+    """
+    builder = models.resolve(config.model, num_classes=len(classes), in_channels=image_shape[0])
+    preflight = check(config, builder, image_shape, classes)
+    if config.training.distill_from:
+        check_teacher(config.training.distill_from, preflight.input_shape, classes)
+    return preflight
 
 
 def _links(config: SearchConfig) -> str:

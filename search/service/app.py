@@ -1,0 +1,96 @@
+"""The service as an ASGI app."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib.metadata
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from search.service import (
+    problems,
+    routes_architectures,
+    routes_searches,
+    routes_server,
+)
+from search.service.guards import Gate
+from search.service.measures import Measured, Measures
+from search.service.parts import Parts
+from search.service.problems import ProblemDetails, ProblemError
+
+_DESCRIPTION = (
+    "Launch budget-constrained searches for smaller convolutional networks, watch them, and "
+    "fetch the Pareto-optimal architectures."
+)
+_log = logging.getLogger(__name__)
+
+
+def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
+    """The app; its lifespan begins and ends the queue and the workbench.
+
+    hosts: names under which it is reached; empty for any.
+    """
+    app = FastAPI(
+        title="Espalier",
+        version=importlib.metadata.version("espalier"),
+        description=_DESCRIPTION,
+        lifespan=_lifespan(parts),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.parts, app.state.metrics = parts, Measures(parts.searches)
+    problems.install(app)
+    for routes in (routes_searches, routes_architectures, routes_server):
+        app.include_router(routes.router)
+    app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
+    app.add_middleware(Gate, hosts=hosts)
+    app.add_middleware(Measured, measures=app.state.metrics)
+    return app
+
+
+def _lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        parts.dispatcher.start()
+        warming = asyncio.create_task(_warm(parts))
+        try:
+            yield
+        finally:
+            parts.is_closing.set()
+            warming.cancel()
+            with suppress(asyncio.CancelledError):
+                await warming
+            parts.workbench.close()
+            await asyncio.to_thread(parts.dispatcher.close)
+
+    return lifespan
+
+
+async def _warm(parts: Parts) -> None:
+    """Let the workbench import what it needs, so that the first launch need not wait for it."""
+    try:
+        await parts.offered()
+    except ProblemError as error:
+        _log.warning("the workbench does not start: %s", error)
+
+
+async def _openapi(request: Request) -> Response:
+    """The API's description, whose settings are those of search.config."""
+    app, parts = request.app, request.app.state.parts
+    content: dict[str, Any] = copy.deepcopy(app.openapi())
+    schemas = content["components"]["schemas"]
+    schemas["SearchSettings"] = (await parts.offered())["schema"]
+    schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    content["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    if parts.tokens is not None:
+        content["security"] = [{"token": []}]
+    return JSONResponse(content)

@@ -1,0 +1,86 @@
+"""Opening the service's database: SQLite or PostgreSQL, at the schema of this version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from pruning.errors import ServiceError
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_CONNECT_SECONDS = 5
+_BUSY_SECONDS = 10
+
+
+def open_database(url: str) -> Engine:
+    """The database at `url`, made or brought to this version's schema.
+
+    url: sqlite:///FILE or postgresql://USER@HOST/NAME.  Raises ServiceError, in one line and
+    without a password, if it cannot be reached or was made by a newer version.
+    """
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except SQLAlchemyError:
+        raise ServiceError(
+            "a database is sqlite:///FILE or postgresql://USER@HOST/NAME, got another form"
+        ) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    try:
+        engine = sqlalchemy.create_engine(parsed, **_options(parsed.get_backend_name()))
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _prepare_sqlite)
+        with engine.begin() as connection:
+            _migrate(connection)
+    except ImportError as error:
+        raise ServiceError(
+            f"a {parsed.get_backend_name()} database needs {error.name}: pip install "
+            "'espalier[server]'"
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        cause = " ".join(str(getattr(error, "orig", None) or error).split())
+        place = parsed.render_as_string(hide_password=True)
+        raise ServiceError(f"the database {place} cannot be used: {cause}") from None
+    return engine
+
+
+def _options(backend: str) -> dict[str, Any]:
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": _BUSY_SECONDS}}
+    if backend == "postgresql":
+        return {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, "pool_pre_ping": True}
+    raise ValueError("it is neither SQLite nor PostgreSQL")
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    script = ScriptDirectory.from_config(config)
+    known = {revision.revision for revision in script.walk_revisions()}
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in known:
+        raise ServiceError(
+            f"the service's database has schema {found}, this Espalier knows up to "
+            f"{script.get_current_head()}: use the version that made it"
+        )
+
+    def steps(revision: Any, _: object) -> Any:
+        return script._upgrade_revs("head", revision)
+
+    with EnvironmentContext(config, script, fn=steps, destination_rev="head") as environment:
+        environment.configure(connection=connection)
+        environment.run_migrations()

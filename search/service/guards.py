@@ -1,0 +1,128 @@
+"""What every request passes before it reaches the service: host, origin, size, rate, token."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from limits import RateLimitItemPerSecond
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from search.service.problems import ProblemError
+from search.service.rules import MOST_BYTES
+from search.service.tokens import EVERYONE, Caller, Tokens
+
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    " connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""For the service's own page: nothing from elsewhere. Plotly writes styles of its own."""
+
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+_READS = RateLimitItemPerSecond(1000)
+_CHANGES = RateLimitItemPerSecond(300, 60)
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """Refuses what no page of this service would send, and what is too much.
+
+    hosts: names under which the service is reached; the header of a request must name one, so
+    that no other site can be made to stand for it (DNS rebinding). Empty for any.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
+        self._app, self._hosts = app, hosts
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in _HEADERS.items()
+                        if name.encode() not in given
+                    ),
+                ]
+            await send(message)
+
+        try:
+            self._check(request)
+            bounded = _bounded(receive, request)
+            await self._app(scope, bounded, send_guarded)
+        except ProblemError as problem:
+            await problem.response()(scope, receive, send_guarded)
+
+    def _check(self, request: Request) -> None:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        if self._hosts and host not in self._hosts:
+            raise ProblemError(403, "this service does not answer under that host name")
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host", ""):
+            raise ProblemError(403, "requests of other sites are not served")
+        limit = _READS if request.method in _SAFE else _CHANGES
+        who = request.headers.get("authorization") or (
+            request.client.host if request.client else ""
+        )
+        if not self._limiter.hit(limit, who):
+            raise ProblemError(429, "too many requests: wait a little", **{"Retry-After": "1"})
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MOST_BYTES:
+            raise _too_large()
+
+
+def _too_large() -> ProblemError:
+    return ProblemError(413, f"a request has at most {MOST_BYTES} bytes")
+
+
+def _bounded(receive: Receive, request: Request) -> Receive:
+    """The body without more bytes than allowed, whatever its header says."""
+    seen = 0
+
+    async def next_part() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MOST_BYTES:
+            raise _too_large()
+        return message
+
+    return receive if request.method in _SAFE else next_part
+
+
+def caller_of(request: Request, tokens: Tokens | None) -> Caller:
+    """Who asks; ProblemError 401 without a token that is known, where there are tokens."""
+    if tokens is None:
+        return EVERYONE
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    caller = tokens.caller(token.strip()) if kind.lower() == "bearer" else None
+    if caller is None:
+        raise ProblemError(
+            401,
+            "this needs a token: Authorization: Bearer TOKEN",
+            **{"WWW-Authenticate": "Bearer"},
+        )
+    return caller

@@ -1,0 +1,92 @@
+"""What the routes of the service work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi import Path as InPath
+
+from search.service.dispatcher import Dispatcher
+from search.service.guards import caller_of
+from search.service.problems import ProblemError
+from search.service.rules import Rules
+from search.service.searches import Searches
+from search.service.tokens import Caller, Tokens
+from search.service.workbench import Workbench, offered
+
+SEARCH_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
+ARCHITECTURE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}:[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
+
+
+@dataclass
+class Parts:
+    """The service, put together; one for each app.
+
+    runs: folder of all searches.  mlflow_url: of its server; empty if there is none.
+    device: what searches train on.
+    """
+
+    searches: Searches
+    dispatcher: Dispatcher
+    workbench: Workbench
+    rules: Rules
+    runs: Path
+    mlflow_url: str = ""
+    device: str = "auto"
+    tokens: Tokens | None = None
+    mlflow_answers: Callable[[], Awaitable[bool]] | None = None
+    creating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_closing: asyncio.Event = field(default_factory=asyncio.Event)
+    _offered: dict[str, Any] | None = None
+
+    async def offered(self) -> dict[str, Any]:
+        """See search.service.workbench.offered; asked for once."""
+        if self._offered is None:
+            self._offered = await self.workbench.do(offered)
+        return self._offered
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the workbench has answered before."""
+        return self._offered is not None
+
+    def folder(self, search_id: str, *below: str) -> Path:
+        """Something in the folder of a search; ProblemError 404 unless it is really in there."""
+        home = self.runs.resolve()
+        found = home.joinpath(search_id, *below)
+        if found.resolve() != found or home not in found.parents or not found.exists():
+            raise ProblemError(404, f"there is no {'/'.join((search_id, *below))}")
+        return found
+
+
+def parts_of(request: Request) -> Parts:
+    """Those of the app that serves the request."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def reader(request: Request) -> Caller:
+    """Whoever may look; ProblemError 401 for others."""
+    return caller_of(request, parts_of(request).tokens)
+
+
+def launcher(request: Request) -> Caller:
+    """Whoever may change something; ProblemError 403 for those who may only look."""
+    caller = reader(request)
+    if caller.role != "launch":
+        raise ProblemError(403, f"the token of {caller.name} may look, not launch")
+    return caller
+
+
+InParts = Annotated[Parts, Depends(parts_of)]
+Reader = Annotated[Caller, Depends(reader)]
+Launching = Annotated[Caller, Depends(launcher)]
+SearchId = Annotated[str, InPath(pattern=SEARCH_ID, description="of a search")]
+ArchitectureId = Annotated[
+    str, InPath(pattern=ARCHITECTURE_ID, description="SEARCH:NAME, as in a front")
+]

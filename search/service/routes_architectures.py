@@ -1,0 +1,164 @@
+"""/v1/architectures: networks to look at and to take along."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from search.service import descriptions as d
+from search.service.parts import ArchitectureId, InParts, Parts, Reader
+from search.service.problems import ProblemError, documented
+from search.service.tables import ArchitectureRow
+from search.service.workbench import exported
+
+router = APIRouter(
+    prefix="/v1/architectures",
+    tags=["architectures"],
+    responses=documented(401, 403, 404, 422, 429),
+)
+
+_FOLDER, _EXPORTS = "architectures", "exports"
+_JSON_FILE, _WEIGHTS_FILE = "architecture.json", "weights.safetensors"
+_BINARY = "application/octet-stream"
+_MLFLOW_SECONDS = 5.0
+
+
+def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {media_type: {}}, "description": "The file"}}
+
+
+@router.get("/{architecture_id}", response_model=d.ArchitectureDetails)
+def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response:
+    """What it costs, how good it is, its widths, and where its files are."""
+    row = _row(parts, architecture_id)
+    search = parts.searches.get(row.search_id)
+    file = json.loads(_stored(parts, row, _JSON_FILE).read_text(encoding="utf-8"))
+    outcome = dict(row.outcome)
+    if search.state != "finished":
+        outcome.pop("test_accuracy", None)
+        file.get("provenance", {}).pop("test_accuracy", None)
+    profile = file.get("profile", {})
+    return JSONResponse(
+        {
+            **d.Architecture.of(row, search),
+            "widths": profile.get("widths", {}),
+            "removed": profile.get("removed", []),
+            "file": file,
+            "outcome": outcome,
+        }
+    )
+
+
+@router.get("/{architecture_id}/weights", response_class=FileResponse, responses=_file(_BINARY))
+def weights(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> FileResponse:
+    """Its weights.safetensors."""
+    row = _row(parts, architecture_id)
+    file = _stored(parts, row, _WEIGHTS_FILE)
+    return FileResponse(file, media_type=_BINARY, filename=f"{row.key}.safetensors")
+
+
+@router.get(
+    "/{architecture_id}/folder", response_class=Response, responses=_file("application/zip")
+)
+def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response:
+    """Both of its files, zipped: unpacked, a folder that copycat.load opens."""
+    row = _row(parts, architecture_id)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in (_JSON_FILE, _WEIGHTS_FILE):
+            archive.write(_stored(parts, row, name), f"{row.key}/{name}")
+    disposition = f'attachment; filename="{row.key}.zip"'
+    return Response(
+        content.getvalue(),
+        media_type="application/zip",
+        headers={"Content-Disposition": disposition},
+    )
+
+
+@router.get("/{architecture_id}/onnx", response_class=FileResponse, responses=_file(_BINARY))
+async def onnx(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> FileResponse:
+    """The network as one ONNX file, which was run and compared before it was stored."""
+    return await _exported(parts, architecture_id, "onnx", _BINARY)
+
+
+@router.get("/{architecture_id}/python", response_class=FileResponse, responses=_file("text/plain"))
+async def python(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> FileResponse:
+    """A Python module that makes the network with torch alone; weights come beside it."""
+    return await _exported(parts, architecture_id, "py", "text/plain")
+
+
+@router.get(
+    "/{architecture_id}/run",
+    status_code=307,
+    response_class=RedirectResponse,
+    responses={307: {"description": "To its run in MLflow's pages"}},
+)
+async def run(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> RedirectResponse:
+    """Its run in MLflow's pages; 404 while MLflow has none of it."""
+    row = await run_in_threadpool(_row, parts, architecture_id)
+    place = await _mlflow_run(parts.mlflow_url, row)
+    if place is None:
+        raise ProblemError(404, f"MLflow has no run of {architecture_id} for now")
+    return RedirectResponse(place)
+
+
+async def _mlflow_run(url: str, row: ArchitectureRow) -> str | None:
+    if not url:
+        return None
+    api = f"{url.rstrip('/')}/api/2.0/mlflow"
+    asked = {
+        "filter": f"tags.`espalier.architecture` = '{row.key}' "
+        "and tags.`espalier.kind` = 'architecture'",
+        "max_results": 1,
+    }
+    try:
+        async with httpx.AsyncClient(timeout=_MLFLOW_SECONDS) as client:
+            found = await client.get(
+                f"{api}/experiments/get-by-name", params={"experiment_name": row.search_id}
+            )
+            experiment = found.raise_for_status().json()["experiment"]["experiment_id"]
+            answer = await client.post(
+                f"{api}/runs/search", json={**asked, "experiment_ids": [experiment]}
+            )
+            (run,) = answer.raise_for_status().json()["runs"]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return None
+    return f"{url.rstrip('/')}/#/experiments/{experiment}/runs/{quote(run['info']['run_id'])}"
+
+
+def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
+    search_id, _, key = architecture_id.partition(d.SEPARATOR)
+    return parts.searches.architecture(search_id, key)
+
+
+def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
+    return parts.folder(row.search_id, _FOLDER, row.key, name)
+
+
+async def _exported(
+    parts: Parts, architecture_id: str, suffix: str, media_type: str
+) -> FileResponse:
+    """The export, made the first time that someone asks for it."""
+    row = await run_in_threadpool(_row, parts, architecture_id)
+    source = _stored(parts, row, _JSON_FILE).parent
+    target = parts.folder(row.search_id) / _EXPORTS / f"{row.key}.{suffix}"
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        fresh = target.with_name(f".{os.urandom(4).hex()}-{target.name}")
+        await parts.workbench.do(exported, source, suffix, fresh)
+        fresh.replace(target)
+    return FileResponse(
+        parts.folder(row.search_id, _EXPORTS, target.name),
+        media_type=media_type,
+        filename=target.name,
+    )

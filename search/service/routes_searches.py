@@ -1,0 +1,342 @@
+"""/v1/searches: launching, watching, stopping, and what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from pruning.cost import Budget, Cost
+from pruning.errors import BudgetError
+from search.service import descriptions as d
+from search.service.dispatcher import RESULTS_FILE
+from search.service.parts import InParts, Launching, Parts, Reader, SearchId
+from search.service.problems import ProblemError, documented
+from search.service.removal import remove_folder
+from search.service.rules import parsed
+from search.service.searches import OVER, Claim, State
+from search.service.tables import SearchRow
+from search.service.workbench import checked
+from search.standing import FEED_FILE, read_events
+
+router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
+
+_SETTINGS_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/SearchSettings"}},
+            "application/toml": {"schema": {"type": "string"}},
+        },
+    }
+}
+_POLL_SECONDS = 0.5
+_STATE_EVERY = 4
+_REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; " + (
+    "style-src 'unsafe-inline'; img-src data:"
+)
+
+
+@router.post(
+    "/searches",
+    status_code=201,
+    response_model=d.SearchDetails,
+    responses={
+        200: {"model": d.SearchDetails, "description": "The search that this key began before"},
+        **documented(400, 413, 415),
+    },
+    openapi_extra=_SETTINGS_BODY,
+)
+async def launch(
+    request: Request,
+    parts: InParts,
+    caller: Launching,
+    key: Annotated[
+        str,
+        Header(
+            alias="Idempotency-Key",
+            max_length=200,
+            description="the same request with the same key begins no second search",
+        ),
+    ] = "",
+) -> Response:
+    """Queue a search, after its preflight; 422 says what the command line would say."""
+    content = parsed(await request.body(), request.headers.get("content-type", ""))
+    canonical = json.dumps(content, sort_keys=True, default=str)
+    claim = Claim(caller.name, key, hashlib.sha256(canonical.encode()).hexdigest())
+    row = await _claimed(parts, claim)
+    if row is not None:
+        return JSONResponse(d.SearchDetails.of(row), 200)
+    async with parts.creating:
+        row = await _claimed(parts, claim)
+        if row is not None:
+            return JSONResponse(d.SearchDetails.of(row), 200)
+        row = await _added(parts, claim, content)
+    parts.dispatcher.wake()
+    return JSONResponse(
+        d.SearchDetails.of(row), 201, headers={"Location": f"/v1/searches/{row.id}"}
+    )
+
+
+async def _claimed(parts: Parts, claim: Claim) -> SearchRow | None:
+    return await run_in_threadpool(parts.searches.claimed, claim) if claim.key else None
+
+
+async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> SearchRow:
+    found = await parts.workbench.do(checked, parts.rules.settings(content), parts.device)
+    settings = {**found["settings"], "runs": str(parts.runs), "mlflow_url": ""}
+    return await run_in_threadpool(
+        parts.searches.add,
+        settings["name"],
+        settings,
+        claim=claim,
+        is_taken=lambda name: (parts.runs / name).exists(),
+        frame=found["frame"],
+    )
+
+
+@router.post(
+    "/preflight",
+    response_model=d.Preflight,
+    responses=documented(400, 413, 415),
+    openapi_extra=_SETTINGS_BODY,
+)
+async def preflight(request: Request, parts: InParts, _: Launching) -> Any:
+    """What a search with these settings would begin with; nothing is kept."""
+    content = parsed(await request.body(), request.headers.get("content-type", ""))
+    found = await parts.workbench.do(checked, parts.rules.settings(content), parts.device)
+    return found["frame"]
+
+
+@router.get("/searches", response_model=d.SearchPage)
+def list_searches(
+    parts: InParts,
+    _: Reader,
+    state: State | None = None,
+    name: Annotated[str | None, Query(max_length=100, description="a part of it")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> Response:
+    """Searches, the newest first."""
+    rows, total = parts.searches.page(state=state, name=_storable(name), limit=limit, offset=offset)
+    end = offset + len(rows)
+    items = [d.SearchSummary.of(row) for row in rows]
+    next_offset = end if rows and end < total else None
+    return JSONResponse({"items": items, "total": total, "next_offset": next_offset})
+
+
+def _storable(text: str | None) -> str | None:
+    return text.replace("\0", "�") if text else None  # PostgreSQL has no such character
+
+
+@router.get("/searches/{search_id}", response_model=d.SearchDetails, responses=documented(404))
+def show_search(search_id: SearchId, parts: InParts, _: Reader) -> Response:
+    """How it stands."""
+    return JSONResponse(d.SearchDetails.of(parts.searches.get(search_id)))
+
+
+@router.post(
+    "/searches/{search_id}/stop",
+    response_model=d.SearchDetails,
+    responses=documented(404, 409),
+)
+def stop(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+    """End it early; what was finished is kept, what was under way up to its last epoch."""
+    row = parts.searches.stop(search_id)
+    parts.dispatcher.wake()
+    return JSONResponse(d.SearchDetails.of(row))
+
+
+@router.post(
+    "/searches/{search_id}/resume",
+    response_model=d.SearchDetails,
+    responses=documented(404, 409),
+)
+def resume(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+    """Queue one that was stopped, or has failed, again; it goes on where it was."""
+    row = parts.searches.resume(search_id)
+    parts.dispatcher.wake()
+    return JSONResponse(d.SearchDetails.of(row))
+
+
+@router.delete("/searches/{search_id}", status_code=204, responses=documented(404, 409))
+def remove(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+    """Remove it with its architectures; its runs in MLflow stay."""
+    parts.searches.remove(search_id)
+    remove_folder(parts.runs, search_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/searches/{search_id}/events",
+    response_class=EventSourceResponse,
+    responses=documented(404),
+)
+async def events(
+    search_id: SearchId,
+    parts: InParts,
+    _: Reader,
+    last: Annotated[
+        str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="goes on behind it")
+    ] = "",
+) -> AsyncIterator[ServerSentEvent]:
+    """Everything that happens, from the beginning on; `state` tells that of the whole search.
+
+    Ends when the search is over.
+    """
+    row = await run_in_threadpool(parts.searches.get, search_id)
+    yield _state(row)
+    offset, file, beat = int(last or 0), parts.runs / search_id / FEED_FILE, 0
+    told = (row.state, row.wish)
+    while not parts.is_closing.is_set():
+        was_over = row.state in OVER
+        for event, end in await run_in_threadpool(lambda o: list(read_events(file, o)), offset):
+            offset = end
+            yield ServerSentEvent(
+                raw_data=json.dumps(event, separators=(",", ":")),
+                event=event["event"],
+                id=str(offset),
+            )
+        if was_over:
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+        beat += 1
+        if beat % _STATE_EVERY == 0:
+            row = await run_in_threadpool(parts.searches.get, search_id)
+            if (row.state, row.wish) != told:
+                told = (row.state, row.wish)
+                yield _state(row)
+
+
+def _state(row: SearchRow) -> ServerSentEvent:
+    return ServerSentEvent(raw_data=json.dumps(d.SearchSummary.of(row)), event="state")
+
+
+@router.get("/searches/{search_id}/front", response_model=d.Front, responses=documented(404))
+def front(
+    search_id: SearchId,
+    parts: InParts,
+    _: Reader,
+    flops_max: Annotated[
+        str | None, Query(max_length=30, description="such as 30M, or 25% of the base network")
+    ] = None,
+    params_max: Annotated[str | None, Query(max_length=30, description="such as 300k")] = None,
+    sort: Annotated[
+        str,
+        Query(
+            pattern=r"^-?(flops|params|validation_accuracy)$",
+            description="flops, params or validation_accuracy; - before it for falling",
+        ),
+    ] = "flops",
+) -> Response:
+    """The front, within bounds; of a search that is not over, what was found so far."""
+    row = parts.searches.get(search_id)
+    given = {"flops": flops_max, "params": params_max}
+    bounds = _bounds({name: text for name, text in given.items() if text}, row)
+    rows = parts.searches.architectures(search_id, bounds=bounds, on_front=True)
+    name = sort.removeprefix("-")
+    rows.sort(key=lambda found: getattr(found, name), reverse=sort.startswith("-"))
+    items = [d.Architecture.of(found, row) for found in rows]
+    return JSONResponse(
+        {
+            "search": row.id,
+            "state": row.state,
+            "is_final": row.state == "finished",
+            "convention": d.FLOPS,
+            "items": items,
+        }
+    )
+
+
+def _bounds(given: Mapping[str, str], row: SearchRow) -> dict[str, float]:
+    bounds = {}
+    base = (row.frame or {}).get("base") or {}
+    for name, text in given.items():
+        try:
+            (bound,) = Budget.parse(f"{name}={text}").bounds
+        except BudgetError as error:
+            raise ProblemError(422, str(error), f"{name}_max") from None
+        if bound.is_share and name not in base:
+            raise ProblemError(422, "the cost of the base network is not known", f"{name}_max")
+        bounds[name] = bound.of_base(Cost(**base)).value if bound.is_share else bound.value
+    return bounds
+
+
+@router.get(
+    "/searches/{search_id}/architectures", response_model=d.Front, responses=documented(404)
+)
+def architectures(search_id: SearchId, parts: InParts, _: Reader) -> Response:
+    """Every architecture that was found, on the front or not, by FLOPs."""
+    row = parts.searches.get(search_id)
+    rows = parts.searches.architectures(search_id, bounds={}, on_front=False)
+    return JSONResponse(
+        {
+            "search": row.id,
+            "state": row.state,
+            "is_final": row.state == "finished",
+            "convention": d.FLOPS,
+            "items": [d.Architecture.of(found, row) for found in rows],
+        }
+    )
+
+
+@router.get(
+    "/searches/{search_id}/verdict", response_model=d.Verdict, responses=documented(404, 409)
+)
+def verdict(search_id: SearchId, parts: InParts, _: Reader) -> Response:
+    """Which kind of network won at which budget; once it is finished."""
+    found = _results(parts, search_id)
+    return JSONResponse(
+        {
+            "search": search_id,
+            "lines": found["verdict"].splitlines(),
+            "contests": found["contests"],
+            "notes": found["notes"],
+            "failures": found["failures"],
+        }
+    )
+
+
+@router.get(
+    "/searches/{search_id}/results",
+    response_model=dict[str, Any],
+    responses=documented(404, 409),
+)
+def results(search_id: SearchId, parts: InParts, _: Reader) -> Response:
+    """Everything a finished search knows, as search.report.Results.from_mapping reads it."""
+    return JSONResponse(_results(parts, search_id))
+
+
+def _results(parts: Parts, search_id: str) -> dict[str, Any]:
+    _require_finished(parts, search_id)
+    file = parts.folder(search_id, RESULTS_FILE)
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _require_finished(parts: Parts, search_id: str) -> None:
+    row = parts.searches.get(search_id)
+    if row.state != "finished":
+        raise ProblemError(409, f"{search_id} is {row.state}: it has no results yet")
+
+
+@router.get(
+    "/searches/{search_id}/report",
+    response_class=FileResponse,
+    responses={200: {"content": {"text/html": {}}}, **documented(404, 409)},
+)
+def report(search_id: SearchId, parts: InParts, _: Reader) -> FileResponse:
+    """The report of a finished search: one page that opens offline."""
+    _require_finished(parts, search_id)
+    return FileResponse(
+        parts.folder(search_id, "report.html"),
+        media_type="text/html",
+        headers={"Content-Security-Policy": _REPORT_POLICY},
+    )

@@ -1,0 +1,123 @@
+"""What this server offers, whether it works, and the page."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from search.service import descriptions as d
+from search.service.guards import CONTENT_POLICY
+from search.service.parts import InParts, Reader
+from search.service.problems import ProblemError, documented
+
+router = APIRouter(tags=["server"], responses=documented(403, 429))
+
+_PAGE = Path(__file__).parent / "page"
+_ASSETS = {"page.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
+_PLOTLY = "plotly.min.js"
+
+
+@router.get("/v1/models", response_model=d.Named, responses=documented(401))
+async def models(parts: InParts, _: Reader) -> Response:
+    """The networks that this server offers; wrn-DEPTH-WIDTH stands for any of those."""
+    found = (await parts.offered())["models"]
+    return JSONResponse({"items": [*found, *parts.rules.builders]})
+
+
+@router.get("/v1/datasets", response_model=d.Named, responses=documented(401))
+async def datasets(parts: InParts, _: Reader) -> Response:
+    """The data sets that this server knows; PATH is taken from its data folder."""
+    return JSONResponse({"items": (await parts.offered())["datasets"]})
+
+
+@router.get("/v1/criteria", response_model=d.Criteria, responses=documented(401))
+async def criteria(parts: InParts, _: Reader) -> Response:
+    """The pruning methods, and the ranges that their settings are searched in."""
+    return JSONResponse({"items": (await parts.offered())["criteria"]})
+
+
+@router.get("/healthz", response_model=d.Health)
+async def healthz(parts: InParts) -> Response:
+    """200 while the process works."""
+    return JSONResponse(await _health(parts))
+
+
+@router.get(
+    "/readyz",
+    response_model=d.Health,
+    responses={503: {"model": d.Health, "description": "Something is not ready yet"}},
+)
+async def readyz(parts: InParts) -> Response:
+    """200 once searches can be launched: database, queue, preflight and MLflow are there."""
+    health = await _health(parts)
+    return JSONResponse(health, 200 if health["status"] == "ok" else 503)
+
+
+async def _health(parts: InParts) -> dict[str, Any]:
+    found = {
+        "database": await _answers(parts),
+        "queue": parts.dispatcher.is_alive,
+        "preflight": parts.is_warm,
+    }
+    if parts.mlflow_answers is not None:
+        found["mlflow"] = await parts.mlflow_answers()
+    return {
+        "status": "ok" if all(found.values()) else "starting",
+        "version": importlib.metadata.version("espalier"),
+        "mlflow_url": parts.mlflow_url,
+        "parts": found,
+    }
+
+
+async def _answers(parts: InParts) -> bool:
+    try:
+        await run_in_threadpool(parts.searches.counts)
+    except Exception:
+        return False
+    return True
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **documented(401)},
+)
+def metrics(request: Request, _: Reader) -> Response:
+    """For Prometheus: searches by state, requests by status, how long they took."""
+    return Response(
+        generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST
+    )
+
+
+@router.get("/", include_in_schema=False)
+def page() -> FileResponse:
+    """The page for people."""
+    policy = {"Content-Security-Policy": CONTENT_POLICY}
+    return FileResponse(_PAGE / "index.html", media_type="text/html", headers=policy)
+
+
+@router.get("/assets/{name}", include_in_schema=False)
+def asset(name: str) -> FileResponse:
+    """What the page loads; all of it comes from here."""
+    if name == _PLOTLY:
+        return FileResponse(
+            _plotly(), media_type="text/javascript", headers={"Cache-Control": "max-age=86400"}
+        )
+    if name not in _ASSETS:
+        raise ProblemError(404, "the page has no such part")
+    return FileResponse(_PAGE / name, media_type=_ASSETS[name])
+
+
+def _plotly() -> Path:
+    """The script that Python's plotly brings."""
+    spec = importlib.util.find_spec("plotly")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations))) / "package_data" / _PLOTLY

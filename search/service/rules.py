@@ -1,0 +1,147 @@
+"""What a client may ask of a service: checked before anything is looked up, opened or imported."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.service.problems import ProblemError
+
+MOST_BYTES = 64 * 1024
+"""Of a request's body."""
+
+_MOST_CHARACTERS, _MOST_ITEMS, _MOST_NAME = 300, 64, 80
+_IMAGE_FOLDER = "imagefolder:"
+OF_THE_SERVER = frozenset(
+    {
+        *("runs", "mlflow_url", "device", "data.root", "data.download"),
+        *("resources.ray_address", "study.storage"),
+    }
+)
+_TORCHVISION = "torchvision"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the operator allows.
+
+    data_root: the folder that image folders, data sets and teachers lie below.
+    builders: module:callable of networks beside the zoo's and torchvision's.
+    """
+
+    data_root: Path
+    builders: tuple[str, ...] = ()
+
+    def settings(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings with paths as the server has them; ProblemError 422 for what is forbidden.
+
+        Whether they mean anything is left to search.config.
+        """
+        for field, value in _leaves(content):
+            _check_size(field, value)
+            if field in OF_THE_SERVER:
+                raise ProblemError(422, f"{field} is the server's to decide: leave it out", field)
+        self._check_model(content.get("model"))
+        settings = dict(content)
+        settings["data"] = self._data(_table(content, "data"))
+        training = _table(content, "training")
+        if isinstance(training, Mapping) and isinstance(training.get("distill_from"), str):
+            teacher = training["distill_from"]
+            if teacher:
+                found = self._below(teacher, "training.distill_from")
+                settings["training"] = {**training, "distill_from": str(found)}
+        return settings
+
+    def _check_model(self, model: object) -> None:
+        if not isinstance(model, str) or ":" not in model or model in self.builders:
+            return
+        if model.partition(":")[0] == _TORCHVISION:
+            return
+        allowed = ", ".join(self.builders) if self.builders else "none so far"
+        raise ProblemError(
+            422,
+            f"{model} is code that this server's operator has not allowed (--builder): {allowed}",
+            "model",
+        )
+
+    def _data(self, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        source = data.get("source")
+        settings = {**data, "root": str(self.data_root)}
+        if isinstance(source, str) and source.startswith(_IMAGE_FOLDER):
+            folder = self._below(source.removeprefix(_IMAGE_FOLDER), "data.source")
+            settings["source"] = f"{_IMAGE_FOLDER}{folder}"
+        return settings
+
+    def _below(self, path: str, field: str) -> Path:
+        """The path, taken from the data root, with links resolved."""
+        root = self.data_root.resolve()
+        refusal = ProblemError(422, f"{field} must lie below the server's data folder", field)
+        if "\0" in path:
+            raise refusal
+        try:
+            found = (root / path).resolve()
+        except (OSError, RuntimeError):
+            raise refusal from None
+        if root not in found.parents:
+            raise refusal
+        return found
+
+
+def parsed(body: bytes, media_type: str) -> Mapping[str, Any]:
+    """The settings in a request's body, JSON or TOML; ProblemError for anything else."""
+    kind = media_type.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "application/toml"):
+        raise ProblemError(415, "settings come as application/json or application/toml")
+    try:
+        text = body.decode()
+        content = (
+            json.loads(text, parse_constant=_no_number)
+            if kind == "application/json"
+            else tomllib.loads(text)
+        )
+    except RecursionError:
+        raise ProblemError(400, "the settings are nested too deeply") from None
+    except ValueError as error:
+        raise ProblemError(400, f"the body is not {kind.partition('/')[2]}: {error}") from None
+    if not isinstance(content, Mapping):
+        raise ProblemError(422, "settings are an object with a value for each of their names")
+    return content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _table(content: Mapping[str, Any], name: str) -> object:
+    return content.get(name, {})
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names such as training.epochs and what they are set to, two levels deep."""
+    for name, value in content.items():
+        _check_size("a name", name)
+        if isinstance(value, Mapping) and not prefix:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _check_size(field: str, value: object) -> None:
+    many = value if isinstance(value, list) else [value]
+    if len(many) > _MOST_ITEMS:
+        raise ProblemError(422, f"{field} has more than {_MOST_ITEMS} items", field)
+    for item in many:
+        most = _MOST_NAME if field == "name" else _MOST_CHARACTERS
+        if isinstance(item, str) and (len(item) > most or not item.isprintable()):
+            raise ProblemError(422, f"{field} must be at most {most} printable characters", field)
+        if isinstance(item, int | float) and not (math.isfinite(item) and abs(item) < 2**53):
+            raise ProblemError(422, f"{field} is too large a number", field)
+        if isinstance(item, list | dict):
+            raise ProblemError(422, f"{field} is nested too deeply", field)

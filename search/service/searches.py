@@ -1,0 +1,257 @@
+"""The searches a service knows, kept in its database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from search.service.problems import ProblemError
+from search.service.tables import ArchitectureRow, KeyRow, SearchRow
+
+State = Literal["queued", "running", "finished", "failed", "stopped"]
+STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "stopped")
+OVER: tuple[State, ...] = ("finished", "failed", "stopped")
+
+_COLUMNS = ("flops", "params", "validation_accuracy")
+_MOST_REASON = 2000
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A request's Idempotency-Key: whose it is, and the digest of what was asked for with it."""
+
+    owner: str
+    key: str
+    digest: str
+
+
+class Searches:
+    """Reads and changes the rows; every method is one transaction, rows are detached.
+
+    Used by the threads of one service process: no two services share a database.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._adding = threading.Lock()
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    # ---- what people ask for
+
+    def claimed(self, claim: Claim) -> SearchRow | None:
+        """The search this key has begun; ProblemError 422 if it was another request's."""
+        with self._session() as session:
+            row = session.get(KeyRow, (claim.owner, claim.key))
+            if row is None:
+                return None
+            if row.digest != claim.digest:
+                raise ProblemError(
+                    422,
+                    "this Idempotency-Key belongs to a search with other settings: use a new one",
+                    field="Idempotency-Key",
+                )
+            return session.get(SearchRow, row.search_id)
+
+    def add(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        *,
+        claim: Claim,
+        is_taken: Callable[[str], bool],
+        frame: Mapping[str, Any],
+    ) -> SearchRow:
+        """A new search at the end of the queue, under its name or one with a number behind it.
+
+        is_taken: whether an id is in use elsewhere, by a folder say.  claim: its `key` may be
+        empty.
+        """
+        with self._adding, self._session() as session:
+            search_id, number = name, 1
+            while session.get(SearchRow, search_id) is not None or is_taken(search_id):
+                number += 1
+                search_id = f"{name}-{number}"
+            row = SearchRow(
+                id=search_id,
+                name=name,
+                position=self._behind_all(session),
+                state="queued",
+                reason="",
+                wish="",
+                owner=claim.owner,
+                settings={**settings, "name": search_id},
+                progress={},
+                frame=dict(frame),
+                handle="",
+                launches=0,
+                losses=0,
+                epochs=0,
+                created_ms=now_ms(),
+            )
+            session.add(row)
+            session.flush()
+            if claim.key:
+                session.add(
+                    KeyRow(
+                        owner=claim.owner, key=claim.key, digest=claim.digest, search_id=search_id
+                    )
+                )
+            return row
+
+    def adopt(self, row: SearchRow, found: Sequence[ArchitectureRow]) -> None:
+        """Add a search that was made without the service."""
+        with self._adding, self._session() as session:
+            row.position = self._behind_all(session)
+            session.add(row)
+            session.flush()
+            session.add_all(found)
+
+    def get(self, search_id: str) -> SearchRow:
+        """The search; ProblemError 404 names the nearest."""
+        with self._session() as session:
+            row = session.get(SearchRow, search_id)
+        if row is None:
+            raise ProblemError(404, f"there is no search {search_id!r}")
+        return row
+
+    def page(
+        self, *, state: str | None, name: str | None, limit: int, offset: int
+    ) -> tuple[list[SearchRow], int]:
+        """Searches, the newest first, and how many there are in all. name: a part of it."""
+        conditions = []
+        if state:
+            conditions.append(SearchRow.state == state)
+        if name:
+            conditions.append(SearchRow.name.contains(name, autoescape=True))
+        with self._session() as session:
+            count = select(func.count()).select_from(SearchRow).where(*conditions)
+            total = session.scalar(count) or 0
+            rows = session.scalars(
+                select(SearchRow)
+                .where(*conditions)
+                .order_by(SearchRow.position.desc())
+                .limit(limit)
+                .offset(offset)
+            )
+            return list(rows), total
+
+    def counts(self) -> dict[str, int]:
+        """How many searches are in each state."""
+        with self._session() as session:
+            query = select(SearchRow.state, func.count()).group_by(SearchRow.state)
+            found = dict(session.execute(query).tuples())
+        return {state: found.get(state, 0) for state in STATES}
+
+    def stop(self, search_id: str) -> SearchRow:
+        """Wish that it ends; at once if it waits. ProblemError 409 if it is over."""
+        with self._session() as session:
+            row = self._own(session, search_id)
+            if row.state in OVER:
+                raise ProblemError(409, f"{search_id} is {row.state} already")
+            if row.state == "queued":
+                row.state, row.ended_ms = "stopped", now_ms()
+            else:
+                row.wish = "stop"
+        return row
+
+    def resume(self, search_id: str) -> SearchRow:
+        """Queue it again; ProblemError 409 unless it was stopped or has failed."""
+        with self._session() as session:
+            row = self._own(session, search_id)
+            if row.state not in ("stopped", "failed"):
+                raise ProblemError(409, f"{search_id} is {row.state}: there is nothing to resume")
+            row.state, row.wish, row.reason, row.losses = "queued", "", "", 0
+            row.position, row.ended_ms = self._behind_all(session), None
+        return row
+
+    def remove(self, search_id: str) -> None:
+        """Forget it; ProblemError 409 while it runs."""
+        with self._session() as session:
+            row = self._own(session, search_id)
+            if row.state == "running":
+                raise ProblemError(409, f"{search_id} is running: stop it first")
+            session.execute(delete(SearchRow).where(SearchRow.id == search_id))
+
+    # ---- what became of them
+
+    def running(self) -> list[SearchRow]:
+        """Those that a process performs, or should."""
+        query = select(SearchRow).where(SearchRow.state == "running").order_by(SearchRow.position)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def take_next(self, num: int) -> list[SearchRow]:
+        """The next of the queue, which are running from now on."""
+        query = select(SearchRow).where(SearchRow.state == "queued").order_by(SearchRow.position)
+        with self._session() as session:
+            rows = list(session.scalars(query.limit(num)))
+            for row in rows:
+                row.state, row.handle, row.losses = "running", "", 0
+                row.started_ms = row.started_ms or now_ms()
+        return rows
+
+    def note(self, search_id: str, **values: Any) -> None:
+        """Set columns of a search."""
+        if "reason" in values:
+            values["reason"] = values["reason"][:_MOST_REASON]
+        with self._session() as session:
+            session.execute(update(SearchRow).where(SearchRow.id == search_id).values(**values))
+
+    def end(self, search_id: str, state: State, reason: str = "") -> None:
+        """It is over."""
+        self.note(search_id, state=state, reason=reason, handle="", wish="", ended_ms=now_ms())
+
+    def put_architectures(self, rows: Sequence[ArchitectureRow]) -> None:
+        """Add architectures, or replace those of the same key."""
+        with self._session() as session:
+            for row in rows:
+                session.merge(row)
+
+    # ---- architectures
+
+    def architectures(
+        self, search_id: str, *, bounds: Mapping[str, float], on_front: bool
+    ) -> list[ArchitectureRow]:
+        """Those within bounds on flops, params and validation_accuracy (at least), by FLOPs."""
+        conditions = [ArchitectureRow.search_id == search_id]
+        if on_front:
+            conditions.append(ArchitectureRow.on_front.is_(True))
+        for name, value in bounds.items():
+            column = getattr(ArchitectureRow, name)
+            conditions.append(column >= value if name == "validation_accuracy" else column <= value)
+        query = select(ArchitectureRow).where(*conditions).order_by(ArchitectureRow.flops)
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def architecture(self, search_id: str, key: str) -> ArchitectureRow:
+        """One of them; ProblemError 404 if there is none."""
+        with self._session() as session:
+            row = session.get(ArchitectureRow, (search_id, key))
+        if row is None:
+            raise ProblemError(404, f"there is no architecture {key!r} of a search {search_id!r}")
+        return row
+
+    def _own(self, session: Session, search_id: str) -> SearchRow:
+        row = session.get(SearchRow, search_id)
+        if row is None:
+            raise ProblemError(404, f"there is no search {search_id!r}")
+        return row
+
+    def _behind_all(self, session: Session) -> int:
+        return (session.scalar(select(func.max(SearchRow.position))) or 0) + 1
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,200 @@
+"""Bringing a service up, with all that belongs to it, and down again."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from pruning.errors import ServiceError
+from search.durable import FolderLock
+from search.service import removal
+from search.service.app import create_app
+from search.service.database import open_database
+from search.service.dispatcher import CONFIG_FILE, Dispatcher, adopted
+from search.service.guards import is_loopback
+from search.service.launchers import Launcher
+from search.service.mlflow_child import MlflowChild, require_mlflow
+from search.service.parts import Parts
+from search.service.problems import ProblemError
+from search.service.ray_jobs import RayJobsLauncher
+from search.service.rules import Rules
+from search.service.searches import Searches
+from search.service.subprocesses import SubprocessLauncher
+from search.service.tokens import Tokens
+from search.service.workbench import Workbench
+
+_GRACE_SECONDS = 2
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What a service is started with.
+
+    database: its URL; by default service.db in `runs`.  tokens: file of those who may use it;
+    without one everybody on this machine may.  data_root: folder of the data sets.
+    builders: module:callable of networks that clients may name.
+    mlflow_url: of a server there is; by default one is started at mlflow_port.
+    ray_address: of a cluster's job server, such as http://HOST:8265; by default searches are
+    processes of this machine.  ray_python: interpreter on the cluster's nodes.
+    allowed_hosts: names beside its own under which it is reached.
+    """
+
+    runs: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database: str = ""
+    max_running: int = 1
+    tokens: Path | None = None
+    data_root: Path = Path(".data")
+    builders: tuple[str, ...] = ()
+    mlflow_url: str = ""
+    mlflow_port: int = 5000
+    ray_address: str = ""
+    ray_python: str = "python"
+    device: str = "auto"
+    allowed_hosts: tuple[str, ...] = ()
+
+
+def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
+    """Serve until Ctrl-C or SIGTERM; searches that run then go on when it is started again.
+
+    announce: gets a line once it answers.  Raises ServiceError, SearchStateError or ServeError,
+    in one line, if it cannot be started so.
+    """
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listening(config))
+        parts = stack.enter_context(_parts(config))
+        url = f"http://{_host_in_url(config.host)}:{listener.getsockname()[1]}"
+        hosts = (*_LOOPBACK_NAMES, config.host, *config.allowed_hosts)
+        is_any = config.host in ("0.0.0.0", "::") and not config.allowed_hosts
+        app = create_app(parts, hosts=() if is_any else hosts)
+        server = _Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                server_header=False,
+            ),
+            lambda: announce(f"Espalier serves {config.runs} at {url} (stop it with Ctrl-C)"),
+        )
+        server.run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+
+@contextmanager
+def _parts(config: ServiceConfig) -> Iterator[Parts]:
+    with ExitStack() as stack:
+        tokens = None if config.tokens is None else Tokens(config.tokens)
+        runs = config.runs.absolute()
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            config.data_root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServiceError(
+                f"cannot make the folder {error.filename}: {error.strerror}"
+            ) from error
+        lock = stack.enter_context(FolderLock(runs, "service"))
+        lock.acquire()
+        removal.clear(runs)
+        engine = open_database(config.database or f"sqlite:///{runs / 'service.db'}")
+        stack.callback(engine.dispose)
+        searches = Searches(engine)
+        adopt_searches(searches, runs)
+        child = None
+        if config.mlflow_url:
+            require_mlflow(config.mlflow_url)
+        else:
+            child = MlflowChild(runs, "127.0.0.1", config.mlflow_port)
+            stack.callback(child.close)
+            child.start()
+        mlflow_url = config.mlflow_url if child is None else child.url
+        launcher = _launcher(config, runs, mlflow_url)
+        workbench = Workbench()
+        stack.callback(workbench.close)
+        yield Parts(
+            searches,
+            Dispatcher(searches, launcher, runs, max_running=config.max_running),
+            workbench,
+            Rules(config.data_root, config.builders),
+            runs,
+            mlflow_url,
+            config.device,
+            tokens,
+            None if child is None else child.answers,
+        )
+
+
+def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
+    # modules of allowed builders are found from where the service was started
+    environment = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    if config.ray_address:
+        return RayJobsLauncher(
+            config.ray_address,
+            runs,
+            mlflow_url,
+            python=config.ray_python,
+            environment=environment,
+        )
+    return SubprocessLauncher(runs, mlflow_url, environment=environment)
+
+
+def adopt_searches(searches: Searches, runs: Path) -> None:
+    """Take in the searches of the folder that the database does not know."""
+    for file in sorted(runs.glob(f"*/{CONFIG_FILE}")):
+        try:
+            searches.get(file.parent.name)
+        except ProblemError:
+            found = adopted(file.parent)
+            if found is not None:
+                searches.adopt(*found)
+
+
+@contextmanager
+def _listening(config: ServiceConfig) -> Iterator[socket.socket]:
+    if not is_loopback(config.host) and config.tokens is None:
+        raise ServiceError(
+            f"a service without tokens listens on this machine only (127.0.0.1), not on "
+            f"{config.host!r}: make one with `espalier token create NAME`, and give --tokens FILE"
+        )
+    if not 0 <= config.port <= 65535:
+        raise ServiceError(f"a port lies between 0 and 65535, got {config.port}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ServiceError(f"cannot listen on {config.host}: {error.strerror}") from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise ServiceError(
+                f"cannot listen on {config.host} port {config.port}: {error.strerror}; choose "
+                "another --port"
+            ) from error
+        yield listener
+
+
+def _host_in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,234 @@
+"""What needs torch: checking settings, listing what there is, exporting. In its own process.
+
+The functions here are called in a process that imports torch once and stays; the service
+itself never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from search.service.problems import ProblemError
+
+T = TypeVar("T")
+
+_SECONDS = 120.0
+_THREADS = "2"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why it cannot be, as on the command line, and the setting at fault."""
+
+    detail: str
+    field: str | None
+
+
+class Workbench:
+    """One process that does one thing after the other, replaced when it dies or hangs.
+
+    path: folders where the modules of allowed builders are found.
+    """
+
+    def __init__(self) -> None:
+        self._pool = self._fresh()
+
+    def _fresh(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare
+        )
+
+    async def do(self, function: Callable[..., T | Refused], *arguments: Any) -> T:
+        """What the function gives there; ProblemError 422 if it refuses or takes too long."""
+        for is_last in (False, True):
+            pool = self._pool
+            try:
+                future = asyncio.wrap_future(pool.submit(function, *arguments))
+                found = await asyncio.wait_for(future, _SECONDS)
+                break
+            except BrokenProcessPool:
+                self._replace(pool)
+                if is_last:
+                    raise ProblemError(422, "checking these settings ends the process") from None
+            except TimeoutError:
+                self._replace(pool)
+                raise ProblemError(422, f"this took longer than {_SECONDS:g} s") from None
+        if isinstance(found, Refused):
+            raise ProblemError(422, found.detail, found.field)
+        return found
+
+    def _replace(self, pool: ProcessPoolExecutor) -> None:
+        if self._pool is pool:
+            self._pool = self._fresh()
+            _kill(pool)
+
+    def close(self) -> None:
+        """End the process."""
+        _kill(self._pool)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare() -> None:
+    os.environ["OMP_NUM_THREADS"] = _THREADS
+    import torch  # noqa: PLC0415 - here, and nowhere else in the service
+
+    torch.set_num_threads(int(_THREADS))
+
+
+# ---- what is done there
+
+
+def checked(settings: Mapping[str, Any], device: str) -> dict[str, Any] | Refused:
+    """All settings, defaults among them, and what the preflight says: `settings` and `frame`."""
+    from pruning import errors  # noqa: PLC0415 - as above
+    from search.config import from_mapping, to_mapping  # noqa: PLC0415
+
+    fields = {
+        errors.ModelError: "model",
+        errors.TraceError: "model",
+        errors.BudgetError: "budget",
+        errors.DataError: "data.source",
+        errors.CriterionError: "criterion",
+        errors.ArchitectureError: "training.distill_from",
+    }
+    try:
+        config = from_mapping({**settings, "device": device}, "the request")
+        preflight = _preflight(config)
+    except errors.EspalierError as error:
+        field = getattr(error, "field", "") or next(
+            (name for kind, name in fields.items() if isinstance(error, kind)), None
+        )
+        return Refused(" ".join(str(error).split()), field)
+    return {
+        "settings": to_mapping(config),
+        "frame": {
+            "base": _counts(preflight.base),
+            "floor": _counts(preflight.floor),
+            "limits": {bound.quantity: bound.value for bound in preflight.limits.bounds},
+            "lines": preflight.describe(),
+        },
+    }
+
+
+def _counts(cost: Any) -> dict[str, int]:
+    return {"flops": cost.flops, "params": cost.params}
+
+
+def _preflight(config: Any) -> Any:
+    from search.equipment import chosen_device  # noqa: PLC0415 - as above
+    from search.launch import check_resources  # noqa: PLC0415
+    from search.runner import preflight_of  # noqa: PLC0415
+
+    check_resources(config, chosen_device(config.device, config.resources))
+    return preflight_of(config, *_shape(config.data, config.model, config.seed))
+
+
+@functools.lru_cache(maxsize=8)
+def _shape(data: Any, model: str, seed: int) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Of an image, and the names of the classes."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from search.equipment import read_images  # noqa: PLC0415
+
+    images = read_images(data, model, seed, Console(quiet=True))
+    return images.train.image_shape, tuple(images.classes)
+
+
+def offered() -> dict[str, Any]:
+    """Networks, data sets and criteria by name, and the schema of the settings."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - as above
+
+    from search import models  # noqa: PLC0415
+    from search.config import SearchConfig  # noqa: PLC0415
+    from search.datasets import names as datasets  # noqa: PLC0415
+    from search.methods import METHODS  # noqa: PLC0415
+
+    return {
+        "models": list(models.names()),
+        "datasets": list(datasets()),
+        "criteria": [
+            {
+                "name": method.name,
+                "needs_batchnorm": method.reads_batchnorm,
+                "prunes_untrained": method.prunes_untrained,
+                "settings": {
+                    name: {"low": span.low, "high": span.high, "is_log": span.is_log}
+                    for name, span in method.settings.items()
+                },
+            }
+            for method in METHODS.values()
+        ],
+        "schema": _described(SearchConfig, TypeAdapter(SearchConfig).json_schema()),
+    }
+
+
+def _described(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the help texts, without what only the server decides."""
+    from search.options import tables  # noqa: PLC0415 - as above
+    from search.service.rules import OF_THE_SERVER  # noqa: PLC0415
+
+    found: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
+    definitions = schema.get("$defs", {})
+    inner = tables(cls)
+    properties = {}
+    for name, part in schema["properties"].items():
+        if name in inner:
+            properties[name] = _table(inner[name], definitions[inner[name].__name__], f"{name}.")
+        elif name not in OF_THE_SERVER:
+            properties[name] = _option(cls, name, part)
+    return found | {"properties": properties}
+
+
+def _table(cls: type[Any], schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    from search.service.rules import OF_THE_SERVER  # noqa: PLC0415 - as above
+
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            name: _option(cls, name, part)
+            for name, part in schema["properties"].items()
+            if prefix + name not in OF_THE_SERVER
+        },
+    }
+
+
+def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    option = {**part, "description": cls.__dataclass_fields__[name].metadata["help"]}
+    if option.get("default", "") is None and "anyOf" not in option:
+        del option["default"]  # made from other settings
+    return option
+
+
+def exported(folder: Path, form: str, target: Path) -> Refused | None:
+    """Write an architecture of the service's own as onnx or python."""
+    from copycat.architecture import load, read  # noqa: PLC0415 - as above
+    from copycat.export import to_onnx, written_whole  # noqa: PLC0415
+    from copycat.python_module import to_python  # noqa: PLC0415
+    from pruning.errors import EspalierError  # noqa: PLC0415
+
+    try:
+        stored = read(folder)
+        model = load(folder, trust=stored.builder.modules)
+        if form == "onnx":
+            to_onnx(model, stored.example_input, target)
+        else:
+            with written_whole(target) as temporary:
+                temporary.write_text(to_python(stored, model), encoding="utf-8")
+    except EspalierError as error:
+        return Refused(" ".join(str(error).split()), None)
+    return None
