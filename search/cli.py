@@ -5,44 +5,34 @@ Bad input gets one line on standard error and exit status 2.
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import cast
 
 import click
 
 from pruning.errors import EspalierError
-from search.commands.correlate import correlate
-from search.commands.export import export
-from search.commands.family import family
-from search.commands.inspect import inspect
-from search.commands.latency import latency
-from search.commands.pareto import pareto
-from search.commands.report import report
-from search.commands.resume import resume
-from search.commands.search import search
-from search.commands.serve import serve
-from search.commands.token import token
-from search.commands.trial import trial
-from search.commands.ui import ui
 
-
-@click.group(
-    commands=[
-        search,
-        resume,
-        trial,
-        family,
-        correlate,
-        inspect,
-        pareto,
-        report,
-        export,
-        latency,
-        ui,
-        serve,
-        token,
-    ],
-    context_settings={"help_option_names": ["-h", "--help"]},
+_COMMANDS = (
+    *("search", "resume", "trial", "family", "correlate", "inspect", "pareto", "report"),
+    *("export", "latency", "ui", "serve", "token"),
 )
+
+
+class _Commands(click.Group):
+    """Imports a command's file when it is asked for: the service does without torch."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"search.commands.{name}")
+        return cast(click.Command, getattr(module, name))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="espalier")
 def cli() -> None:
     """Search for Pareto-optimal smaller convolutional networks within a budget."""

@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from pruning.cost import Budget, Cost
@@ -24,7 +25,7 @@ from search.service.rules import parsed
 from search.service.searches import OVER, Claim, State
 from search.service.tables import SearchRow
 from search.service.workbench import checked
-from search.standing import FEED_FILE, read_events
+from search.standing import FEED_FILE, Event, read_events
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -39,6 +40,7 @@ _SETTINGS_BODY = {
 }
 _POLL_SECONDS = 0.5
 _STATE_EVERY = 4
+_ALIVE_EVERY = 30
 _REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; " + (
     "style-src 'unsafe-inline'; img-src data:"
 )
@@ -176,8 +178,11 @@ def remove(search_id: SearchId, parts: InParts, _: Launching) -> Response:
 
 @router.get(
     "/searches/{search_id}/events",
-    response_class=EventSourceResponse,
-    responses=documented(404),
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"},
+        **documented(404),
+    },
 )
 async def events(
     search_id: SearchId,
@@ -186,37 +191,44 @@ async def events(
     last: Annotated[
         str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="goes on behind it")
     ] = "",
-) -> AsyncIterator[ServerSentEvent]:
+) -> StreamingResponse:
     """Everything that happens, from the beginning on; `state` tells that of the whole search.
 
     Ends when the search is over.
     """
     row = await run_in_threadpool(parts.searches.get, search_id)
-    yield _state(row)
-    offset, file, beat = int(last or 0), parts.runs / search_id / FEED_FILE, 0
+    return StreamingResponse(_followed(parts, row, int(last or 0)), media_type="text/event-stream")
+
+
+async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
+    file, beat = parts.runs / row.id / FEED_FILE, 0
     told = (row.state, row.wish)
+    yield _state(row)
     while not parts.is_closing.is_set():
         was_over = row.state in OVER
-        for event, end in await run_in_threadpool(lambda o: list(read_events(file, o)), offset):
+        for event, end in await run_in_threadpool(_read, file, offset):
             offset = end
-            yield ServerSentEvent(
-                raw_data=json.dumps(event, separators=(",", ":")),
-                event=event["event"],
-                id=str(offset),
-            )
+            text = json.dumps(event, separators=(",", ":"))
+            yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
         if was_over:
             return
         await asyncio.sleep(_POLL_SECONDS)
         beat += 1
         if beat % _STATE_EVERY == 0:
-            row = await run_in_threadpool(parts.searches.get, search_id)
+            row = await run_in_threadpool(parts.searches.get, row.id)
             if (row.state, row.wish) != told:
                 told = (row.state, row.wish)
                 yield _state(row)
+            elif beat % _ALIVE_EVERY == 0:
+                yield KEEPALIVE_COMMENT
 
 
-def _state(row: SearchRow) -> ServerSentEvent:
-    return ServerSentEvent(raw_data=json.dumps(d.SearchSummary.of(row)), event="state")
+def _read(file: Path, offset: int) -> list[tuple[Event, int]]:
+    return list(read_events(file, offset))
+
+
+def _state(row: SearchRow) -> bytes:
+    return format_sse_event(data_str=json.dumps(d.SearchSummary.of(row)), event="state")
 
 
 @router.get("/searches/{search_id}/front", response_model=d.Front, responses=documented(404))

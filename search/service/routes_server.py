@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from search.service import descriptions as d
@@ -79,7 +80,7 @@ async def _health(parts: InParts) -> dict[str, Any]:
 async def _answers(parts: InParts) -> bool:
     try:
         await run_in_threadpool(parts.searches.counts)
-    except Exception:
+    except SQLAlchemyError:
         return False
     return True
 

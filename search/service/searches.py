@@ -150,7 +150,7 @@ class Searches:
         """How many searches are in each state."""
         with self._session() as session:
             query = select(SearchRow.state, func.count()).group_by(SearchRow.state)
-            found = dict(session.execute(query).tuples())
+            found = dict(session.execute(query).all())
         return {state: found.get(state, 0) for state in STATES}
 
     def stop(self, search_id: str) -> SearchRow:

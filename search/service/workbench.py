@@ -34,10 +34,7 @@ class Refused:
 
 
 class Workbench:
-    """One process that does one thing after the other, replaced when it dies or hangs.
-
-    path: folders where the modules of allowed builders are found.
-    """
+    """One process that does one thing after the other, replaced when it dies or hangs."""
 
     def __init__(self) -> None:
         self._pool = self._fresh()
@@ -79,7 +76,7 @@ class Workbench:
 def _kill(pool: ProcessPoolExecutor) -> None:
     for process in list((pool._processes or {}).values()):
         process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _prepare() -> None:

@@ -316,7 +316,7 @@ def test_a_folder_that_holds_another_search_is_refused(
         (["export", "x"], "Missing option '--out'"),
         (["export", "x", "--out=o"], "an architecture is SEARCH/NAME or a folder, got 'x'"),
         (["export", "none/x", "--out=o"], "none has no architecture 'x'"),
-        (["serve"], "No such command 'serve'"),
+        (["nonsense"], "No such command 'nonsense'"),
     ],
 )
 def test_other_commands_answer_bad_input_in_one_line(
