@@ -2,9 +2,11 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -39,3 +41,14 @@ for _name in (
     "gated_networks",
 ):
     _share(Path(__file__).parent / "pruning" / f"{_name}.py")
+
+_share(Path(__file__).parent / "postgresql.py")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[object]:
+    """A PostgreSQL server of our own, see postgresql.Cluster."""
+    from postgresql import running_cluster  # noqa: PLC0415 - importable since a moment ago
+
+    with running_cluster() as found:
+        yield found

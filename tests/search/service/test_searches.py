@@ -1,0 +1,202 @@
+"""The service's database: the same on SQLite and on PostgreSQL."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine
+
+from pruning.errors import ServiceError
+from search.service.database import open_database
+from search.service.problems import ProblemError
+from search.service.searches import Claim, Searches
+from search.service.tables import ArchitectureRow, SearchRow, Table
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'service.db'}"
+    cluster: Any = request.getfixturevalue("cluster")
+    name = f"service_{secrets.token_hex(4)}"
+    cluster.make_database(name)
+    found: str = cluster.url(name=name)
+    return found
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    engine = open_database(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def searches(engine: Engine) -> Searches:
+    return Searches(engine)
+
+
+def add(
+    searches: Searches,
+    name: str = "s",
+    *,
+    key: str = "",
+    digest: str = "d",
+    is_taken: Callable[[str], bool] = lambda _: False,
+) -> SearchRow:
+    settings = {"name": name, "model": "digits-vgg", "budget": ["flops=10%"]}
+    claim = Claim("me", key, digest)
+    return searches.add(name, settings, claim=claim, is_taken=is_taken, frame={"base": None})
+
+
+def architecture(search_id: str, key: str, flops: int, accuracy: float, **more: Any) -> Any:
+    return ArchitectureRow(
+        search_id=search_id,
+        key=key,
+        origin="uniform",
+        flops=flops,
+        params=flops // 10,
+        validation_accuracy=accuracy,
+        outcome={"key": key},
+        **more,
+    )
+
+
+def test_the_migrations_make_the_tables_that_the_code_reads(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_a_database_is_opened_again_with_what_it_holds(url: str, searches: Searches) -> None:
+    add(searches, "kept")
+    again = open_database(url)
+    assert Searches(again).get("kept").settings["model"] == "digits-vgg"
+    again.dispose()
+
+
+def test_a_newer_database_is_refused_in_one_line(url: str, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '99'"))
+    with pytest.raises(ServiceError, match="has schema 99, this Espalier knows up to") as caught:
+        open_database(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("nonsense", "a database is sqlite:///FILE or postgresql://"),
+        ("mysql://me:secret@host/x", "neither SQLite nor PostgreSQL"),
+        ("sqlite:////nowhere/at/all.db", "unable to open database file"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "Connection refused"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_in_one_line_without_password(
+    url: str, line: str
+) -> None:
+    with pytest.raises(ServiceError, match=line) as caught:
+        open_database(url)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_in_use_gets_a_number(searches: Searches) -> None:
+    ids = [add(searches, "s").id for _ in range(3)]
+    assert ids == ["s", "s-2", "s-3"]
+    assert searches.get("s-2").settings["name"] == "s-2"
+    assert add(searches, "folder", is_taken=lambda name: name == "folder").id == "folder-2"
+
+
+def test_a_key_belongs_to_one_search_and_its_settings(searches: Searches) -> None:
+    row = add(searches, key="k", digest="first")
+    same = searches.claimed(Claim("me", "k", "first"))
+    assert same is not None
+    assert same.id == row.id
+    assert searches.claimed(Claim("you", "k", "first")) is None
+    with pytest.raises(ProblemError, match="other settings") as caught:
+        searches.claimed(Claim("me", "k", "second"))
+    assert caught.value.status == 422
+
+
+def test_a_key_is_forgotten_with_its_search(searches: Searches) -> None:
+    row = add(searches, key="k")
+    searches.put_architectures([architecture(row.id, "a", 10, 0.5)])
+    searches.remove(row.id)
+    assert searches.claimed(Claim("me", "k", "d")) is None
+    with pytest.raises(ProblemError, match="there is no search"):
+        searches.get(row.id)
+    with pytest.raises(ProblemError, match="there is no architecture"):
+        searches.architecture(row.id, "a")
+
+
+def test_the_queue_keeps_its_order(searches: Searches) -> None:
+    for name in ("a", "b", "c", "d"):
+        add(searches, name)
+    assert [row.id for row in searches.take_next(2)] == ["a", "b"]
+    searches.end("a", "failed", "why")
+    searches.resume("a")  # behind those that waited before
+    assert [row.id for row in searches.take_next(5)] == ["c", "d", "a"]
+    assert searches.take_next(1) == []
+
+
+def test_what_can_be_done_depends_on_the_state(searches: Searches) -> None:
+    add(searches, "s")
+    with pytest.raises(ProblemError, match="nothing to resume"):
+        searches.resume("s")
+    searches.take_next(1)
+    with pytest.raises(ProblemError, match="stop it first"):
+        searches.remove("s")
+    assert searches.stop("s").wish == "stop"
+    searches.end("s", "stopped")
+    with pytest.raises(ProblemError, match="s is stopped already"):
+        searches.stop("s")
+    assert searches.resume("s").state == "queued"
+    assert searches.stop("s").state == "stopped"  # at once: it had not begun
+    searches.remove("s")
+    assert searches.counts() == dict.fromkeys(searches.counts(), 0)
+
+
+def test_pages_are_newest_first_and_counted(searches: Searches) -> None:
+    for number in range(7):
+        add(searches, f"s{number}")
+    searches.take_next(1)
+    rows, total = searches.page(state=None, name=None, limit=3, offset=2)
+    assert ([row.id for row in rows], total) == (["s4", "s3", "s2"], 7)
+    rows, total = searches.page(state="running", name=None, limit=3, offset=0)
+    assert ([row.id for row in rows], total) == (["s0"], 1)
+    rows, total = searches.page(state=None, name="%", limit=3, offset=0)
+    assert (rows, total) == ([], 0)  # no wildcard
+    assert searches.counts()["queued"] == 6
+
+
+def test_architectures_within_bounds(searches: Searches) -> None:
+    add(searches, "s")
+    rows = [
+        architecture("s", "small", 10, 0.5, on_front=True),
+        architecture("s", "bad", 20, 0.4),
+        architecture("s", "large", 30, 0.9, on_front=True),
+    ]
+    searches.put_architectures(rows)
+    searches.put_architectures(rows)  # again: nothing is there twice
+
+    def keys(on_front: bool, **bounds: float) -> list[str]:
+        found = searches.architectures("s", bounds=bounds, on_front=on_front)
+        return [row.key for row in found]
+
+    assert keys(False) == ["small", "bad", "large"]
+    assert keys(True) == ["small", "large"]
+    assert keys(True, flops=29) == ["small"]
+    assert keys(False, params=2) == ["small", "bad"]
+    assert keys(False, validation_accuracy=0.5) == ["small", "large"]
+
+
+def test_a_long_reason_is_cut(searches: Searches) -> None:
+    add(searches, "s")
+    searches.end("s", "failed", "x" * 5000)
+    assert len(searches.get("s").reason) == 2000
