@@ -122,7 +122,11 @@ def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perfo
     what was under way to be continued, when there is no room to store anything.
     """
     address = workshop.config.resources.ray_address
-    own: dict[str, Any] = {"num_cpus": share.num_workers * share.cpus, "include_dashboard": False}
+    own: dict[str, Any] = {
+        "address": "local",  # or Ray would join any cluster that runs on this machine
+        "num_cpus": share.num_workers * share.cpus,
+        "include_dashboard": False,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
