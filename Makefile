@@ -4,10 +4,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search ui test test-all check format clean
+.PHONY: search serve ui test test-all check format clean
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
+
+serve: .venv/.installed
+	$(BIN)/espalier serve
 
 ui: .venv/.installed
 	$(BIN)/espalier ui

@@ -62,6 +62,8 @@ _IMPORTED_WHEN_LOOKED_UP = {
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Its notes on creating tables are noise between the lines of a search.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# So are its links to every run that ends.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.h
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,14 @@ from pruning.errors import ServiceError
 from search.service.launchers import Gone, Launcher, arguments, refusal_in
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 30.0
 
 
 class RayJobsLauncher(Launcher):
     """One job each; a handle is its submission id. The nodes share the folder of searches.
 
-    address: of the job server, such as http://HOST:8265.  python: interpreter on the nodes.
+    address: of the job server, such as http://HOST:8265; RAY_AUTH_TOKEN goes along.
+    python: interpreter on the nodes.
     """
 
     def __init__(
@@ -36,8 +38,11 @@ class RayJobsLauncher(Launcher):
     ) -> None:
         self._address, self._runs, self._mlflow_url = address, runs, mlflow_url
         self._python, self._environment = python, dict(environment or {})
+        token = os.environ.get("RAY_AUTH_TOKEN", "")
         self._client = httpx.Client(
-            base_url=f"{address.rstrip('/')}/api/jobs/", timeout=_TIMEOUT_SECONDS
+            base_url=f"{address.rstrip('/')}/api/jobs/",
+            timeout=_TIMEOUT_SECONDS,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
         )
         self.require()
 

@@ -20,18 +20,18 @@ from search.training import EpochReport, Trainer
 from search.workshop import Workshop
 
 
-def _samples() -> ModuleType:
-    """samples.py, made importable under its own name: no test folder is on the path."""
-    spec = importlib.util.spec_from_file_location("samples", Path(__file__).parent / "samples.py")
+def _share(name: str) -> ModuleType:
+    """A file beside this one, made importable under its own name: no test folder is on the path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["samples"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-samples = _samples()
+samples, _ = _share("samples"), _share("serving")
 
 NETS = """
 import os

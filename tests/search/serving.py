@@ -1,0 +1,175 @@
+"""A real service in a process of its own, for tests that kill things."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+SETTINGS: Mapping[str, Any] = {
+    "model": "digits-vgg",
+    "budget": ["flops=10%"],
+    "data": {"source": "digits", "limit_train": 600},
+    "training": {"epochs": 10, "fine_tune_epochs": 5, "scratch_epochs": 5, "batch_size": 32},
+    "study": {"tempered_trials": 1, "by_products": 0, "early_stopping": False},
+    "trials": 3,
+    "ladder": [1.0],
+    "profiles": 1,
+    "equal_compute_pairs": False,
+    "concurrency": 1,
+    "resources": {"cpus_per_trial": 1},
+}
+"""A search of some twenty seconds."""
+
+
+def free_port() -> int:
+    """One that nobody listens on for now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 120, what: str = "it") -> Any:
+    """What the condition gives once that is true; AssertionError if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass
+class Service:
+    """`espalier serve` on ports of its own; restarted on the same ones."""
+
+    runs: Path
+    further: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    mlflow_port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until searches can be launched."""
+        log = self.runs.parent / "service.log"
+        command = [
+            *(sys.executable, "-m", "search.cli", "serve", "--runs", str(self.runs)),
+            *("--port", str(self.port), "--mlflow-port", str(self.mlflow_port)),
+            *("--data-root", str(self.runs.parent / "data"), *self.further),
+        ]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"},
+            )
+        eventually(self._is_ready, what=f"the service is ready ({log.read_text()[-500:]})")
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.runs.parent / "service.log").read_text()
+        try:
+            return httpx.get(f"{self.url}/readyz").is_success
+        except httpx.HTTPError:
+            return False
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(90)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def launch(self, **changes: Any) -> str:
+        answer = httpx.post(f"{self.url}/v1/searches", json={**SETTINGS, **changes}, timeout=60)
+        assert answer.status_code == 201, answer.text
+        found: str = answer.json()["id"]
+        return found
+
+    def search(self, search_id: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.url}/v1/searches/{search_id}", timeout=30)
+        assert answer.is_success, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def epochs(self, search_id: str) -> int:
+        """Done so far."""
+        return (self.search(search_id)["progress"] or {}).get("epochs", 0)
+
+    def wait_for(self, search_id: str, state: str, seconds: float = 300) -> dict[str, Any]:
+        """The search once it is in this state."""
+
+        def is_there() -> dict[str, Any] | None:
+            found = self.search(search_id)
+            over = found["state"] in ("finished", "failed", "stopped")
+            assert found["state"] == state or not over, f"{found['state']}: {found['reason']}"
+            return found if found["state"] == state else None
+
+        found: dict[str, Any] = eventually(is_there, seconds, f"{search_id} is {state}")
+        return found
+
+    def get_on(self, search_id: str, num_epochs: int = 3) -> None:
+        """Wait until it is so many epochs further than now."""
+        before = self.epochs(search_id)
+
+        def is_further() -> bool:
+            assert self.search(search_id)["state"] in ("queued", "running")
+            return self.epochs(search_id) >= before + num_epochs
+
+        eventually(is_further, 240, f"{search_id} gets on")
+
+
+@contextmanager
+def service(folder: Path, *further: str) -> Iterator[Service]:
+    """A service until the end of the block; its searches and its MLflow end with it."""
+    found = Service(folder / "runs", further)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
+
+
+def search_processes(runs: Path) -> list[psutil.Process]:
+    """The processes that perform searches of this folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if line[1:4] == ["-m", "search.cli", "resume"] and str(runs) in line:
+            found.append(process)
+    return found
+
+
+def mlflow_processes(runs: Path, port: int) -> list[psutil.Process]:
+    """MLflow's server of this folder, and its workers."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "mlflow" in line and str(port) in line:
+            found += [process, *process.children(recursive=True)]
+    return found
