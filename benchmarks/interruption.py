@@ -61,6 +61,7 @@ class Counted(nn.Module):
 
 NAME, BATCH, IMAGES = "interrupted", 32, 1000
 EPOCHS = 12
+_SHARE_OF_STARTS, _START_SECONDS = 0.25, 10.0
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,8 @@ def interrupted(
     killed: Counter = Counter()
     process = place.start(search_arguments(concurrency))
     while True:
-        wait = generator.uniform(1.0, longest_wait)
-        if not _ended_within(process, wait):
-            if killed.total() < kills:
-                killed[_kill_one(process, generator)] += 1
+        if killed.total() < kills and _comes_up(process, place, longest_wait, generator):
+            killed[_kill_one(process, generator)] += 1
             if process.poll() is None:
                 continue
         if process.wait() == 0:
@@ -139,6 +138,22 @@ def interrupted(
             raise SystemExit(f"the search ended by itself ({process.returncode}): see its log")
         was_begun = (place.search / "search.json").exists()
         process = place.start((resume_arguments if was_begun else search_arguments)(concurrency))
+
+
+def _comes_up(
+    process: subprocess.Popen[bytes], place: Place, longest_wait: float, generator: random.Random
+) -> bool:
+    """Wait for the moment of the next kill; whether the search has not ended before.
+
+    One in four falls on a start; the others on the work, after a first training step.
+    """
+    if generator.random() < _SHARE_OF_STARTS:
+        return not _ended_within(process, generator.uniform(0.0, _START_SECONDS))
+    before = place.steps
+    while place.steps == before:
+        if _ended_within(process, 0.05):
+            return False
+    return not _ended_within(process, generator.uniform(0.0, longest_wait))
 
 
 def _ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -242,8 +257,7 @@ def main() -> None:
         raise SystemExit(f"the control failed: see {control.folder / 'log'}")
     undisturbed = time.monotonic() - began
     generator = random.Random(options.seed)
-    # So that kills fall on the whole search, its start included: 15 s are those of a restart.
-    longest_wait = 15 + 2 * undisturbed / options.kills
+    longest_wait = 2 * (undisturbed - _START_SECONDS) / options.kills
     killed = interrupted(disturbed, options.concurrency, options.kills, longest_wait, generator)
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, CPU, seed {options.seed};"

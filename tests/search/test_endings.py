@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -17,7 +18,10 @@ import mlflow_server
 import search
 from mlflow_server import schema
 from search.config import TrainingConfig
+from search.methods import METHODS
+from search.recording import Recording
 from search.resources_config import ResourcesConfig, StudyConfig
+from search.tasks import EpochRecord, Task, TrialTask
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,6 +62,11 @@ class Troubled(torch.nn.Module):
 """
 
 
+def study_of(config: search.SearchConfig) -> optuna.Study:
+    backend = JournalFileBackend(str(config.directory / "study.journal"))
+    return optuna.load_study(study_name=config.name, storage=JournalStorage(backend))
+
+
 @pytest.fixture(scope="module")
 def troubled(
     at_desk: Callable[[], AbstractContextManager[None]], desk: Path
@@ -78,9 +87,7 @@ def troubled(
     )
     with at_desk():
         result = search.run(config)
-    backend = JournalFileBackend(str(config.directory / "study.journal"))
-    study = optuna.load_study(study_name=config.name, storage=JournalStorage(backend))
-    return result, {trial.number: trial for trial in study.trials}
+    return result, {trial.number: trial for trial in study_of(config).trials}
 
 
 def test_the_study_says_what_became_of_each_trial(troubled):
@@ -120,3 +127,57 @@ def test_the_result_is_of_the_trials_that_came_through(troubled):
     result, _ = troubled
     assert {o.trial for o in result.results.everything if o.origin == "fine-tuned"} == {1, 3}
     assert set(result.results.failures) == {"trial 0", "trial 2"}
+
+
+def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
+    at_desk: Callable[[], AbstractContextManager[None]],
+    desk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a newer version: what was under way keeps its λ_S, what comes has a new one."""
+    config = small_config(
+        desk,
+        training=TrainingConfig(4, 1, 1, batch_size=32),
+        study=StudyConfig(by_products=0, tempered_trials=0, early_stopping=False),
+        resources=ResourcesConfig(cpus_per_trial=1),
+        trials=4,
+        ladder=(1.0,),
+        profiles=1,
+        name="ranges",
+        runs=str(desk / "ranges"),
+    )
+    begun: set[int] = set()
+    epochs = Recording.epochs
+
+    def interrupted(self: Recording, task: Task, records: Sequence[EpochRecord]) -> None:
+        epochs(self, task, records)
+        assert isinstance(task, TrialTask)
+        begun.add(task.number)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+
+    with at_desk(), monkeypatch.context() as patch:
+        patch.setattr(Recording, "epochs", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(config)
+    before = {t.number: t.params["rni.strength"] for t in study_of(config).trials if t.params}
+    assert begun <= before.keys()
+    rni = METHODS["rni"]
+    old = rni.settings["strength"]
+    new = dataclasses.replace(old, low=old.high * 10, high=old.high * 100)
+    changed = dataclasses.replace(rni, settings={**rni.settings, "strength": new})
+    monkeypatch.setattr("search.methods.METHODS", {**METHODS, "rni": changed})
+    with at_desk():
+        search.run(config)
+    trials = study_of(config).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    after = {trial.number: trial.params["rni.strength"] for trial in trials}
+    assert {number: after[number] for number in before} == before
+    fresh = after.keys() - before.keys()
+    assert fresh
+    assert min(after[number] for number in fresh) > max(before.values())
+    recorder = mlflow_server.connect(mlflow_server.store_uri(Path(config.runs)), config.name)
+    for number, strength in after.items():
+        run = recorder.read(f"trial/{number}")
+        assert run.status == "finished"
+        assert float(run.params[schema.PARAM_SPARSITY_STRENGTH]) == strength

@@ -1,0 +1,132 @@
+"""Searches as processes of this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from serving import eventually
+
+from pruning.errors import ServiceError
+from search.durable import FolderLock, lock_holder
+from search.service.launchers import LOG_FILE, refusal_in
+from search.service.subprocesses import SubprocessLauncher
+
+SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SubprocessLauncher:
+    """One whose processes run the script of the test in place of a search."""
+
+    def arguments(search_id: str, runs: Path, url: str, further: object) -> list[str]:
+        return ["-c", (runs / "script.py").read_text(), search_id, str(runs)]
+
+    monkeypatch.setattr("search.service.subprocesses.arguments", arguments)
+    (tmp_path / "s").mkdir()
+    return SubprocessLauncher(tmp_path, "")
+
+
+def script(tmp_path: Path, text: str) -> None:
+    (tmp_path / "script.py").write_text(text)
+
+
+def gone(launcher: SubprocessLauncher, handle: str):
+    return eventually(lambda: launcher.poll(handle), 30, "the process ends")
+
+
+def test_a_search_that_is_refused_says_why(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    launcher = SubprocessLauncher(tmp_path, "")
+    found = gone(launcher, launcher.launch("empty", 1))
+    assert found.why == "its process ended with status 2"
+    assert found.refusal.startswith(f"{tmp_path / 'empty'} holds no search")
+    assert (tmp_path / "empty" / LOG_FILE).read_text().startswith("espalier: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "refusal"),
+    [
+        ("print('espalier: bad')", "its process ended with status 0", ""),
+        ("print('espalier: bad'); raise SystemExit(2)", "status 2", "bad"),
+        ("print('something'); raise SystemExit(2)", "status 2", ""),
+        ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL", ""),
+    ],
+)
+def test_how_a_process_ended(
+    launcher: SubprocessLauncher, tmp_path: Path, text: str, why: str, refusal: str
+) -> None:
+    script(tmp_path, text)
+    found = gone(launcher, launcher.launch("s", 1))
+    assert found.why.endswith(why)
+    assert found.refusal == refusal
+
+
+def test_interrupting_and_killing(launcher: SubprocessLauncher, tmp_path: Path) -> None:
+    script(tmp_path, SLEEPER)
+    for end, signal in ((launcher.interrupt, "SIGTERM"), (launcher.kill, "SIGKILL")):
+        handle = launcher.launch("s", 1)
+        assert launcher.poll(handle) is None
+        end(handle)
+        assert gone(launcher, handle).why == f"its process was ended by {signal}"
+        end(handle)  # nothing is left to end
+
+
+def test_another_service_finds_the_process_and_sees_it_end(
+    launcher: SubprocessLauncher, tmp_path: Path
+) -> None:
+    script(tmp_path, SLEEPER)
+    handle = launcher.launch("s", 1)
+    again = SubprocessLauncher(tmp_path, "")
+    assert again.launch("s", 1) == handle  # by its command line: it holds no lock yet
+    assert again.poll(handle) is None
+    launcher.kill(handle)
+    gone(launcher, handle)
+    found = again.poll(handle)
+    assert found is not None
+    assert found.why == "its process ended while nobody looked"
+
+
+def test_the_process_that_holds_the_folder_is_found_by_its_lock(
+    launcher: SubprocessLauncher, tmp_path: Path
+) -> None:
+    script(tmp_path, "raise SystemExit('another one was started')")
+    assert lock_holder(tmp_path / "s") is None
+    with FolderLock(tmp_path / "s", "search") as lock:
+        lock.acquire()
+        assert lock_holder(tmp_path / "s") == os.getpid()
+        assert launcher.launch("s", 1).startswith(f"{os.getpid()}:")
+    assert lock_holder(tmp_path / "s") is None
+    assert lock_holder(tmp_path / "nowhere") is None
+
+
+def test_a_number_that_another_process_has_now_is_not_taken_for_it(
+    launcher: SubprocessLauncher,
+) -> None:
+    other = subprocess.Popen([sys.executable, "-c", SLEEPER])
+    try:
+        began = psutil.Process(other.pid).create_time() - 100
+        assert launcher.poll(f"{other.pid}:{began:.2f}") is not None
+        launcher.kill(f"{other.pid}:{began:.2f}")
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_process_that_cannot_be_started_is_told(
+    launcher: SubprocessLauncher, tmp_path: Path
+) -> None:
+    script(tmp_path, SLEEPER)
+    with pytest.raises(ServiceError, match="cannot start a process"):
+        launcher.launch("missing", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [("", ""), ("a\nespalier: no\n", "no"), ("espalier: no\nmore", ""), ("\n\n", "")],
+)
+def test_only_the_last_line_refuses(text: str, refusal: str) -> None:
+    assert refusal_in(text) == refusal
