@@ -55,7 +55,7 @@ def serve(
     Raises ServeError if any of these cannot be served, if the server does not start, or if it
     ends by itself.
     """
-    with _signals_as_interrupt(), suppress(KeyboardInterrupt):
+    with signals_as_interrupt(), suppress(KeyboardInterrupt):
         with running_server(
             store, host, port, database=database, artifacts=artifacts, has_auth=has_auth
         ) as server:
@@ -192,7 +192,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
+def signals_as_interrupt() -> Iterator[None]:
     """Let each signal to stop raise KeyboardInterrupt, where signals can be received at all.
 
     A signal that is ignored stays so: `nohup` and a shell's `&` mean it.

@@ -61,7 +61,8 @@ def why_not_a_store(database: Path) -> str | None:
     MLflow itself would try such a file ten times, for 100 seconds, before it gave up. An
     empty file passes: to SQLite it is an empty database.
     """
-    uri = f"file:{quote(str(database))}?mode=ro"
+    # For writing: what a killed process left undone has to be undone before anyone can read.
+    uri = f"file:{quote(str(database))}?mode=rw"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
+from mlflow_server.serve import signals_as_interrupt
 from pruning.errors import ServiceError
 from search.durable import FolderLock
 from search.service import removal
@@ -68,7 +69,8 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
     announce: gets a line once it answers.  Raises ServiceError, SearchStateError or ServeError,
     in one line, if it cannot be started so.
     """
-    with ExitStack() as stack:
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        stack.enter_context(signals_as_interrupt())  # uvicorn raises them again when it is done
         listener = stack.enter_context(_listening(config))
         parts = stack.enter_context(_parts(config))
         url = f"http://{_host_in_url(config.host)}:{listener.getsockname()[1]}"

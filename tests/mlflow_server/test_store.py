@@ -1,4 +1,6 @@
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -40,3 +42,22 @@ def test_other_files_are_told_apart(tmp_path):
         connection.execute("CREATE TABLE studies (id INTEGER)")
     assert "something else" in str(why_not_a_store(path))
     assert why_not_a_store(tmp_path) is not None
+
+
+KILLED = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("CREATE TABLE experiments (content)")
+connection.execute("BEGIN")
+for _ in range(200):
+    connection.execute("INSERT INTO experiments VALUES (randomblob(5000))")
+os._exit(9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_is_a_store(tmp_path):
+    path = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert path.with_name("mlflow.db-journal").stat().st_size > 0
+    assert why_not_a_store(path) is None

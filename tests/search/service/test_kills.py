@@ -15,8 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
-    with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
