@@ -10,6 +10,7 @@ import asyncio
 import functools
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -80,10 +81,19 @@ def _kill(pool: ProcessPoolExecutor) -> None:
 
 
 def _prepare() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = _THREADS
     import torch  # noqa: PLC0415 - here, and nowhere else in the service
 
     torch.set_num_threads(int(_THREADS))
+
+
+def _end_with_parent() -> None:
+    """A service that is killed cannot end this process, which would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 # ---- what is done there
