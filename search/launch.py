@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -127,7 +128,7 @@ def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perfo
         "num_cpus": share.num_workers * share.cpus,
         "include_dashboard": False,
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _sigterm_kept():
         warnings.simplefilter("ignore")
         try:
             ray.init(
@@ -150,6 +151,17 @@ def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perfo
         yield perform_all
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's driver would exit at once at SIGTERM, where the command line stops in good order."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)

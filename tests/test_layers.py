@@ -6,7 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -96,14 +96,36 @@ def test_no_import_inside_a_package_points_upwards(package: str) -> None:
     assert set(order) == set(modules)
 
 
-def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
-    script = (
-        "import sys, pruning, copycat\n"
-        "print([m for m in ('ray', 'optuna', 'mlflow', 'torchvision', 'search', 'mlflow_server',"
-        " 'onnxruntime', 'onnx', 'onnxscript', 'matplotlib')"
-        " if m in sys.modules])"
-    )
+def imported_by(statement: str, *, among: Sequence[str]) -> list[str]:
+    """Which of these modules a new interpreter has imported after the statement."""
+    script = f"import sys\n{statement}\nprint(*(m for m in {list(among)!r} if m in sys.modules))"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, check=True, text=True
     )
-    assert result.stdout.strip() == "[]"
+    return result.stdout.split()
+
+
+def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
+    every_name = (
+        "import pruning, copycat\n"
+        "for package in (pruning, copycat):\n"
+        "    for name in package.__all__: getattr(package, name)"
+    )
+    others = ("ray", "optuna", "mlflow", "torchvision", "search", "mlflow_server", "matplotlib")
+    others += ("onnxruntime", "onnx", "onnxscript")
+    assert imported_by(every_name, among=("torch", *others)) == ["torch"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pruning.errors, pruning.cost",
+        "import search.standing, search.durable",
+        "import search.service.server, search.service.workbench",
+        "import search.cli, search.commands.serve, search.commands.token, search.commands.list",
+        "from search import Client",
+    ],
+)
+def test_what_waits_or_asks_does_without_the_heavy_packages(statement: str) -> None:
+    heavy = ("torch", "torchvision", "ray", "optuna", "mlflow", "sklearn", "matplotlib")
+    assert imported_by(statement, among=heavy) == []

@@ -44,13 +44,14 @@ def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.parts, app.state.metrics = parts, Measures(parts.searches)
     problems.install(app)
     for routes in (routes_searches, routes_architectures, routes_server):
         app.include_router(routes.router)
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
-    app.add_middleware(Gate, hosts=hosts)
+    app.add_middleware(Gate, hosts=hosts, tokens=parts.tokens)
     app.add_middleware(Measured, measures=app.state.metrics)
     return app
 

@@ -183,6 +183,12 @@ class ArchitectureDetails(Architecture):
     outcome: dict[str, Any] = Field(description="how it came about")
 
 
+class RunPlace(BaseModel):
+    """Where the run of an architecture is to be seen."""
+
+    url: str
+
+
 class Front(BaseModel):
     """The architectures that no other one beats in validation accuracy and FLOPs."""
 

@@ -29,6 +29,8 @@ _HEADERS = {
 _READS = RateLimitItemPerSecond(1000)
 _CHANGES = RateLimitItemPerSecond(300, 60)
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_ONCE = ("host", "origin", "authorization", "content-type", "content-length", "idempotency-key")
+_MOST_DIGITS = 18
 
 
 def is_loopback(host: str) -> bool:
@@ -44,10 +46,11 @@ class Gate:
 
     hosts: names under which the service is reached; the header of a request must name one, so
     that no other site can be made to stand for it (DNS rebinding). Empty for any.
+    tokens: whoever has one is counted by name, everyone else by address.
     """
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...]) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], tokens: Tokens | None = None) -> None:
+        self._app, self._hosts, self._tokens = app, hosts, tokens
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,21 +80,39 @@ class Gate:
             await problem.response()(scope, receive, send_guarded)
 
     def _check(self, request: Request) -> None:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        if self._hosts and host not in self._hosts:
+        for name in _ONCE:
+            if len(request.headers.getlist(name)) > 1:
+                raise ProblemError(400, f"the header {name} is given more than once", name)
+        host = request.headers.get("host", "").lower()
+        if self._hosts and _name_in(host) not in self._hosts:
             raise ProblemError(403, "this service does not answer under that host name")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host", ""):
+        if origin is not None and (not host or origin.lower().partition("://")[2] != host):
             raise ProblemError(403, "requests of other sites are not served")
         limit = _READS if request.method in _SAFE else _CHANGES
-        who = request.headers.get("authorization") or (
-            request.client.host if request.client else ""
-        )
-        if not self._limiter.hit(limit, who):
+        if not self._limiter.hit(limit, *self._who(request)):
             raise ProblemError(429, "too many requests: wait a little", **{"Retry-After": "1"})
         length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MOST_BYTES:
+        if not (length.isascii() and length.isdigit()):
+            raise ProblemError(400, "content-length is a number of bytes", "content-length")
+        if len(length) > _MOST_DIGITS or int(length) > MOST_BYTES:
             raise _too_large()
+
+    def _who(self, request: Request) -> tuple[str, str]:
+        """Whose requests are counted together: made-up tokens are no way around a limit."""
+        caller = None if self._tokens is None else _known(request, self._tokens)
+        if caller is not None:
+            return "token", caller.name
+        return "address", request.client.host if request.client else ""
+
+
+def _name_in(host: str) -> str:
+    """Of a Host header, without its port; empty if it is malformed."""
+    try:
+        found = urlsplit(f"//{host}")
+    except ValueError:
+        return ""
+    return found.hostname or "" if found.netloc == host and "@" not in host else ""
 
 
 def _too_large() -> ProblemError:
@@ -117,8 +138,7 @@ def caller_of(request: Request, tokens: Tokens | None) -> Caller:
     """Who asks; ProblemError 401 without a token that is known, where there are tokens."""
     if tokens is None:
         return EVERYONE
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    caller = tokens.caller(token.strip()) if kind.lower() == "bearer" else None
+    caller = _known(request, tokens)
     if caller is None:
         raise ProblemError(
             401,
@@ -126,3 +146,8 @@ def caller_of(request: Request, tokens: Tokens | None) -> Caller:
             **{"WWW-Authenticate": "Bearer"},
         )
     return caller
+
+
+def _known(request: Request, tokens: Tokens) -> Caller | None:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return tokens.caller(token.strip()) if kind.lower() == "bearer" else None

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -61,6 +62,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, _own)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(ClientDisconnect, _nobody)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -81,6 +83,11 @@ async def _validation(_: Request, error: Exception) -> JSONResponse:
     place, *path = (str(part) for part in first["loc"])
     name = ".".join(path) or place
     return ProblemError(422, f"{name}: {first['msg']}", field=name).response()
+
+
+async def _nobody(_: Request, __: Exception) -> JSONResponse:
+    """Whoever asked has gone: what is answered is heard by nobody."""
+    return ProblemError(400, "the request ended too early").response()
 
 
 async def _bug(_: Request, __: Exception) -> JSONResponse:

@@ -7,15 +7,16 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
-from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from search.service import descriptions as d
+from search.service.downloads import StoredFile, stored_file
 from search.service.parts import ArchitectureId, InParts, Parts, Reader
 from search.service.problems import ProblemError, documented
 from search.service.tables import ArchitectureRow
@@ -33,42 +34,45 @@ _BINARY = "application/octet-stream"
 _MLFLOW_SECONDS = 5.0
 
 
-def _file(media_type: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {media_type: {}}, "description": "The file"}}
-
-
-@router.get("/{architecture_id}", response_model=d.ArchitectureDetails)
+@router.get(
+    "/{architecture_id}",
+    response_model=d.ArchitectureDetails,
+    responses=documented(409),
+)
 def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response:
     """What it costs, how good it is, its widths, and where its files are."""
     row = _row(parts, architecture_id)
     search = parts.searches.get(row.search_id)
-    file = json.loads(_stored(parts, row, _JSON_FILE).read_text(encoding="utf-8"))
+    file = _content(parts, row)
     outcome = dict(row.outcome)
     if search.state != "finished":
         outcome.pop("test_accuracy", None)
         file.get("provenance", {}).pop("test_accuracy", None)
-    profile = file.get("profile", {})
     return JSONResponse(
         {
             **d.Architecture.of(row, search),
-            "widths": profile.get("widths", {}),
-            "removed": profile.get("removed", []),
+            "widths": file["widths"],
+            "removed": [
+                {"kind": kind, "name": name}
+                for kind, names in file.get("removed", {}).items()
+                for name in names
+            ],
             "file": file,
             "outcome": outcome,
         }
     )
 
 
-@router.get("/{architecture_id}/weights", response_class=FileResponse, responses=_file(_BINARY))
-def weights(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> FileResponse:
+@router.get("/{architecture_id}/weights", response_class=StoredFile, responses=stored_file(_BINARY))
+def weights(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> StoredFile:
     """Its weights.safetensors."""
     row = _row(parts, architecture_id)
     file = _stored(parts, row, _WEIGHTS_FILE)
-    return FileResponse(file, media_type=_BINARY, filename=f"{row.key}.safetensors")
+    return StoredFile(file, media_type=_BINARY, filename=f"{row.key}.safetensors")
 
 
 @router.get(
-    "/{architecture_id}/folder", response_class=Response, responses=_file("application/zip")
+    "/{architecture_id}/folder", response_class=Response, responses=stored_file("application/zip")
 )
 def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response:
     """Both of its files, zipped: unpacked, a folder that copycat.load opens."""
@@ -85,14 +89,16 @@ def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Respon
     )
 
 
-@router.get("/{architecture_id}/onnx", response_class=FileResponse, responses=_file(_BINARY))
-async def onnx(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> FileResponse:
+@router.get("/{architecture_id}/onnx", response_class=StoredFile, responses=stored_file(_BINARY))
+async def onnx(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> StoredFile:
     """The network as one ONNX file, which was run and compared before it was stored."""
     return await _exported(parts, architecture_id, "onnx", _BINARY)
 
 
-@router.get("/{architecture_id}/python", response_class=FileResponse, responses=_file("text/plain"))
-async def python(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> FileResponse:
+@router.get(
+    "/{architecture_id}/python", response_class=StoredFile, responses=stored_file("text/plain")
+)
+async def python(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> StoredFile:
     """A Python module that makes the network with torch alone; weights come beside it."""
     return await _exported(parts, architecture_id, "py", "text/plain")
 
@@ -101,14 +107,27 @@ async def python(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> 
     "/{architecture_id}/run",
     status_code=307,
     response_class=RedirectResponse,
-    responses={307: {"description": "To its run in MLflow's pages"}},
+    responses={
+        200: {
+            "model": d.RunPlace,
+            "description": "Its address, for clients that accept application/json only",
+        },
+        307: {"description": "To its run in MLflow's pages"},
+    },
 )
-async def run(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> RedirectResponse:
+async def run(
+    architecture_id: ArchitectureId,
+    parts: InParts,
+    _: Reader,
+    accept: Annotated[str, Header()] = "",
+) -> Response:
     """Its run in MLflow's pages; 404 while MLflow has none of it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
     place = await _mlflow_run(parts.mlflow_url, row)
     if place is None:
         raise ProblemError(404, f"MLflow has no run of {architecture_id} for now")
+    if accept == "application/json":  # a page cannot follow to another origin
+        return JSONResponse({"url": place})
     return RedirectResponse(place)
 
 
@@ -141,23 +160,30 @@ def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
     return parts.searches.architecture(search_id, key)
 
 
+def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(_stored(parts, row, _JSON_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged") from None
+    return found
+
+
 def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
     return parts.folder(row.search_id, _FOLDER, row.key, name)
 
 
-async def _exported(
-    parts: Parts, architecture_id: str, suffix: str, media_type: str
-) -> FileResponse:
+async def _exported(parts: Parts, architecture_id: str, suffix: str, media_type: str) -> StoredFile:
     """The export, made the first time that someone asks for it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
     source = _stored(parts, row, _JSON_FILE).parent
     target = parts.folder(row.search_id) / _EXPORTS / f"{row.key}.{suffix}"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
+        parts.folder(row.search_id, _EXPORTS)
         fresh = target.with_name(f".{os.urandom(4).hex()}-{target.name}")
         await parts.workbench.do(exported, source, suffix, fresh)
         fresh.replace(target)
-    return FileResponse(
+    return StoredFile(
         parts.folder(row.search_id, _EXPORTS, target.name),
         media_type=media_type,
         filename=target.name,

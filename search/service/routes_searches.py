@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
@@ -18,6 +18,7 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError
 from search.service import descriptions as d
 from search.service.dispatcher import RESULTS_FILE
+from search.service.downloads import StoredFile, stored_file
 from search.service.parts import InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.removal import remove_folder
@@ -38,6 +39,10 @@ _SETTINGS_BODY = {
         },
     }
 }
+_MOST_NAME = 80
+_MOST_COUNT = 2**62
+"""Of what a database compares with."""
+
 _POLL_SECONDS = 0.5
 _STATE_EVERY = 4
 _ALIVE_EVERY = 30
@@ -65,6 +70,7 @@ async def launch(
         Header(
             alias="Idempotency-Key",
             max_length=200,
+            pattern="^[ -~]*$",
             description="the same request with the same key begins no second search",
         ),
     ] = "",
@@ -96,7 +102,7 @@ async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> Sear
     settings = {**found["settings"], "runs": str(parts.runs), "mlflow_url": ""}
     return await run_in_threadpool(
         parts.searches.add,
-        settings["name"],
+        settings["name"][:_MOST_NAME].rstrip("-."),
         settings,
         claim=claim,
         is_taken=lambda name: (parts.runs / name).exists(),
@@ -194,19 +200,19 @@ async def events(
 ) -> StreamingResponse:
     """Everything that happens, from the beginning on; `state` tells that of the whole search.
 
-    Ends when the search is over.
+    Ends when the search is over, or removed.
     """
     row = await run_in_threadpool(parts.searches.get, search_id)
     return StreamingResponse(_followed(parts, row, int(last or 0)), media_type="text/event-stream")
 
 
 async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    file, beat = parts.runs / row.id / FEED_FILE, 0
+    beat = 0
     told = (row.state, row.wish)
     yield _state(row)
     while not parts.is_closing.is_set():
         was_over = row.state in OVER
-        for event, end in await run_in_threadpool(_read, file, offset):
+        for event, end in await run_in_threadpool(_read, parts, row.id, offset):
             offset = end
             text = json.dumps(event, separators=(",", ":"))
             yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
@@ -215,7 +221,10 @@ async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[
         await asyncio.sleep(_POLL_SECONDS)
         beat += 1
         if beat % _STATE_EVERY == 0:
-            row = await run_in_threadpool(parts.searches.get, row.id)
+            try:
+                row = await run_in_threadpool(parts.searches.get, row.id)
+            except ProblemError:  # it was removed
+                return
             if (row.state, row.wish) != told:
                 told = (row.state, row.wish)
                 yield _state(row)
@@ -223,8 +232,21 @@ async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[
                 yield KEEPALIVE_COMMENT
 
 
-def _read(file: Path, offset: int) -> list[tuple[Event, int]]:
-    return list(read_events(file, offset))
+def _read(parts: Parts, search_id: str, offset: int) -> list[tuple[Event, int]]:
+    """The events behind the offset; all of them if no line ends there."""
+    try:
+        file = parts.folder(search_id, FEED_FILE)
+    except ProblemError:  # it has not begun
+        return []
+    return list(read_events(file, offset if _ends_line(file, offset) else 0))
+
+
+def _ends_line(file: Path, offset: int) -> bool:
+    if not 0 < offset <= file.stat().st_size:
+        return offset == 0
+    with file.open("rb") as stream:
+        stream.seek(offset - 1)
+        return stream.read(1) == b"\n"
 
 
 def _state(row: SearchRow) -> bytes:
@@ -277,7 +299,8 @@ def _bounds(given: Mapping[str, str], row: SearchRow) -> dict[str, float]:
             raise ProblemError(422, str(error), f"{name}_max") from None
         if bound.is_share and name not in base:
             raise ProblemError(422, "the cost of the base network is not known", f"{name}_max")
-        bounds[name] = bound.of_base(Cost(**base)).value if bound.is_share else bound.value
+        value = bound.of_base(Cost(**base)).value if bound.is_share else bound.value
+        bounds[name] = min(value, _MOST_COUNT)
     return bounds
 
 
@@ -329,7 +352,10 @@ def results(search_id: SearchId, parts: InParts, _: Reader) -> Response:
 def _results(parts: Parts, search_id: str) -> dict[str, Any]:
     _require_finished(parts, search_id)
     file = parts.folder(search_id, RESULTS_FILE)
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ProblemError(409, f"the results of {search_id} are damaged") from None
     return found
 
 
@@ -341,13 +367,13 @@ def _require_finished(parts: Parts, search_id: str) -> None:
 
 @router.get(
     "/searches/{search_id}/report",
-    response_class=FileResponse,
-    responses={200: {"content": {"text/html": {}}}, **documented(404, 409)},
+    response_class=StoredFile,
+    responses={**stored_file("text/html"), **documented(409)},
 )
-def report(search_id: SearchId, parts: InParts, _: Reader) -> FileResponse:
+def report(search_id: SearchId, parts: InParts, _: Reader) -> StoredFile:
     """The report of a finished search: one page that opens offline."""
     _require_finished(parts, search_id)
-    return FileResponse(
+    return StoredFile(
         parts.folder(search_id, "report.html"),
         media_type="text/html",
         headers={"Content-Security-Policy": _REPORT_POLICY},

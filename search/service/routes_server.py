@@ -21,7 +21,14 @@ from search.service.problems import ProblemError, documented
 router = APIRouter(tags=["server"], responses=documented(403, 429))
 
 _PAGE = Path(__file__).parent / "page"
-_ASSETS = {"page.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
+_MODULES = (
+    *("page", "api", "architectures", "elements", "launch"),
+    *("list", "plot", "search", "trials"),
+)
+_ASSETS = {
+    **{f"{name}.js": "text/javascript" for name in _MODULES},
+    **{"style.css": "text/css", "icon.svg": "image/svg+xml"},
+}
 _PLOTLY = "plotly.min.js"
 
 
@@ -113,7 +120,10 @@ def asset(name: str) -> FileResponse:
         )
     if name not in _ASSETS:
         raise ProblemError(404, "the page has no such part")
-    return FileResponse(_PAGE / name, media_type=_ASSETS[name])
+    # asked for anew each time, so that no module of an older version meets newer ones
+    return FileResponse(
+        _PAGE / name, media_type=_ASSETS[name], headers={"Cache-Control": "no-cache"}
+    )
 
 
 def _plotly() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,26 @@ MOST_BYTES = 64 * 1024
 """Of a request's body."""
 
 _MOST_CHARACTERS, _MOST_ITEMS, _MOST_NAME = 300, 64, 80
+_MOST_DOTS = 200
+"""Of a line of TOML, whose reader takes the square of the time for a key of twice the parts."""
+
+_MOST = {
+    "data.image_size": 1024,
+    "training.batch_size": 65_536,
+    "trials": 100_000,
+    "seeds": 1000,
+    "profiles": 1000,
+    "concurrency": 1024,
+    "resources.cpus_per_trial": 1024,
+}
+"""What would only use up memory above."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NOT_NAMES = re.compile(r"(?i:service\.db|mlflow|mlruns|mlartifacts).*")
+"""Files beside the folders of searches."""
+
+_WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
+_MOST_DEPTH, _MOST_WIDTH = 400, 32
 _IMAGE_FOLDER = "imagefolder:"
 OF_THE_SERVER = frozenset(
     {
@@ -46,6 +67,7 @@ class Rules:
             _check_size(field, value)
             if field in OF_THE_SERVER:
                 raise ProblemError(422, f"{field} is the server's to decide: leave it out", field)
+        _check_name(content.get("name"))
         self._check_model(content.get("model"))
         settings = dict(content)
         settings["data"] = self._data(_table(content, "data"))
@@ -58,7 +80,10 @@ class Rules:
         return settings
 
     def _check_model(self, model: object) -> None:
-        if not isinstance(model, str) or ":" not in model or model in self.builders:
+        if not isinstance(model, str) or model in self.builders:
+            return
+        _check_wide(model)
+        if ":" not in model:
             return
         if model.partition(":")[0] == _TORCHVISION:
             return
@@ -101,6 +126,8 @@ def parsed(body: bytes, media_type: str) -> Mapping[str, Any]:
         raise ProblemError(415, "settings come as application/json or application/toml")
     try:
         text = body.decode()
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise ProblemError(400, f"a line of settings has at most {_MOST_DOTS} dots")
         content = (
             json.loads(text, parse_constant=_no_number)
             if kind == "application/json"
@@ -112,7 +139,31 @@ def parsed(body: bytes, media_type: str) -> Mapping[str, Any]:
         raise ProblemError(400, f"the body is not {kind.partition('/')[2]}: {error}") from None
     if not isinstance(content, Mapping):
         raise ProblemError(422, "settings are an object with a value for each of their names")
+    for field, value in _leaves(content):
+        _check_size(field, value)
     return content
+
+
+def _check_name(name: object) -> None:
+    """It becomes a folder, and part of the addresses under which the search is found."""
+    if not isinstance(name, str) or not name:
+        return
+    if _NAME.fullmatch(name) is None:
+        raise ProblemError(
+            422, "name has ASCII letters, digits and . _ + - only, a letter or digit first", "name"
+        )
+    if _NOT_NAMES.fullmatch(name) is not None:
+        raise ProblemError(422, f"{name} is the name of a file of this server", "name")
+
+
+def _check_wide(model: str) -> None:
+    found = _WIDE_RESNET.fullmatch(model)
+    if found is None:
+        return
+    sizes = [int(digits) if len(digits) < 6 else math.inf for digits in found.groups()]
+    if sizes[0] > _MOST_DEPTH or sizes[1] > _MOST_WIDTH:
+        most = f"wrn-{_MOST_DEPTH}-{_MOST_WIDTH}"
+        raise ProblemError(422, f"a wide ResNet here is at most {most}, got {model}", "model")
 
 
 def _no_number(name: str) -> None:
@@ -141,7 +192,9 @@ def _check_size(field: str, value: object) -> None:
         most = _MOST_NAME if field == "name" else _MOST_CHARACTERS
         if isinstance(item, str) and (len(item) > most or not item.isprintable()):
             raise ProblemError(422, f"{field} must be at most {most} printable characters", field)
-        if isinstance(item, int | float) and not (math.isfinite(item) and abs(item) < 2**53):
+        if isinstance(item, int | float) and not abs(item) < 2**53:
             raise ProblemError(422, f"{field} is too large a number", field)
+        if isinstance(item, int | float) and item > _MOST.get(field, math.inf):
+            raise ProblemError(422, f"{field} must be at most {_MOST[field]}, got {item}", field)
         if isinstance(item, list | dict):
             raise ProblemError(422, f"{field} is nested too deeply", field)

@@ -1,0 +1,150 @@
+/* Making and updating parts of the page. Text only ever becomes text nodes, never markup. */
+
+/* An element; functions among the attributes listen to the event of that name. */
+export function el(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(key, value);
+    else if (value === true) node.setAttribute(key, "");
+    else if (value !== false && value != null) node.setAttribute(key, value);
+  }
+  node.append(...children.flat().filter((child) => child != null));
+  return node;
+}
+
+/* Changes a text only where it differs, so that nothing is announced or selected anew. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/* A box that scrolls sideways by itself, with the keyboard too. */
+export function scrolling(label, ...children) {
+  return el("div", { class: "scroll", role: "region", "aria-label": label, tabindex: 0 }, children);
+}
+
+/* Lets `parent` have one child per item, in order; children that stay keep focus and listeners. */
+export function sync(parent, items, { key, make, update }) {
+  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  let next = parent.firstElementChild;
+  for (const item of items) {
+    let child = known.get(key(item));
+    if (!child) {
+      child = make(item);
+      child.dataset.key = key(item);
+    }
+    known.delete(key(item));
+    update(child, item);
+    if (child === next) next = next.nextElementSibling;
+    else parent.insertBefore(child, next);
+  }
+  for (const child of known.values()) child.remove();
+}
+
+/* A table of columns {title, number, text(item)} or {title, node(item)}; nodes are made once. */
+export class Table {
+  constructor(caption, columns, { empty, key, rowClass = () => "" }) {
+    Object.assign(this, { columns, key, rowClass });
+    const heads = columns.map((c) => el("th", { scope: "col", class: c.number && "number" }, c.title));
+    this.body = el("tbody");
+    this.empty = el("p", { class: "quiet" }, empty);
+    this.table = el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), this.body);
+    this.node = el("div", {}, scrolling(caption, this.table), this.empty);
+  }
+
+  show(items) {
+    this.empty.hidden = items.length > 0;
+    this.node.firstElementChild.hidden = items.length === 0;
+    sync(this.body, items, {
+      key: this.key,
+      make: (item) => el("tr", {}, this.columns.map((column, i) => this.cell(column, item, i === 0))),
+      update: (row, item) => {
+        row.className = this.rowClass(item);
+        this.columns.forEach((column, i) => {
+          if (column.text) say(row.cells[i], column.text(item));
+          column.update?.(row.cells[i].firstElementChild, item);
+        });
+      },
+    });
+  }
+
+  cell(column, item, isHead) {
+    const attributes = { class: column.number ? "number" : column.wide && "wide" };
+    const content = column.node ? column.node(item) : null;
+    return el(isHead ? "th" : "td", isHead ? { ...attributes, scope: "row" } : attributes, content);
+  }
+}
+
+/* A link that does something else when clicked; what went wrong goes to `fail`. */
+export function action(text, label, href, act, fail) {
+  const click = async (event) => {
+    event.preventDefault();
+    if (link.getAttribute("aria-busy")) return;
+    link.setAttribute("aria-busy", "true");
+    await act().catch(fail);
+    link.removeAttribute("aria-busy");
+  };
+  const link = el("a", { href, "aria-label": label, click }, text);
+  return link;
+}
+
+/* Asks before something that cannot be undone; Escape and Cancel give false. */
+export function confirmed(text, verb) {
+  const dialog = document.getElementById("question");
+  const [yes, no] = ["yes", "no"].map((name) => document.getElementById(`question-${name}`));
+  document.getElementById("question-text").textContent = text;
+  yes.textContent = verb;
+  return new Promise((resolve) => {
+    yes.onclick = () => dialog.close("yes");
+    no.onclick = () => dialog.close("");
+    dialog.oncancel = () => { dialog.returnValue = ""; };
+    dialog.onclose = () => resolve(dialog.returnValue === "yes");
+    dialog.returnValue = "";
+    dialog.showModal();
+    no.focus();
+  });
+}
+
+const UNITS = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+
+/* 239334 as 239k. */
+export function short(count) {
+  if (count == null) return "";
+  const [size, unit] = UNITS.find(([least]) => count >= 0.9995 * least) ?? [1, ""];
+  return Number((count / size).toPrecision(3)) + unit;
+}
+
+export function percent(share, digits = 2) {
+  return share == null ? "" : `${(100 * share).toFixed(digits)}\u00a0%`;
+}
+
+export function duration(seconds) {
+  if (seconds == null) return "";
+  if (seconds < 60) return `${Math.ceil(seconds)} s`;
+  if (seconds < 3600) return `${Math.ceil(seconds / 60)} min`;
+  if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.round(seconds / 86400)} days`;
+}
+
+export function moment(milliseconds) {
+  const style = { dateStyle: "medium", timeStyle: "short" };
+  return new Date(milliseconds).toLocaleString("en-GB", style);
+}
+
+/* How a search stands, in words. */
+export function stateOf(search) {
+  return search.is_stopping ? "stopping" : search.state;
+}
+
+/* Epochs done and expected, best network and time left, as far as they are known. */
+export function progressOf(search) {
+  const { epochs = 0, expected_epochs: expected = 0, best, seconds_left: left, networks = 0 } =
+    search.progress ?? {};
+  return {
+    // a search whose work is done has nothing left to expect
+    share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,
+    epochs: expected ? `${epochs} of ${expected} epochs` : "",
+    networks: networks ? `${networks} networks` : "",
+    best: best ? `best ${percent(best.validation_accuracy, 1)} at ${short(best.flops)} FLOPs` : "",
+    left: search.state === "running" && left != null ? `${duration(left)} left` : "",
+  };
+}

@@ -1,0 +1,139 @@
+/* The live Pareto plot: validation accuracy against FLOPs, drawn by Plotly. */
+
+import { el } from "./elements.js";
+
+/* Of each origin: those of mlflow_server/schema.py, which a test compares. */
+export const COLOURS = {
+  "fine-tuned": "#d55e00",
+  "from-scratch": "#0072b2",
+  "copycat": "#cc79a7",
+  "tempered": "#56b4e9",
+  "uniform": "#e69f00",
+  "random": "#999999",
+  "bottleneck": "#009e73",
+};
+/* As in the report of a search. */
+const SYMBOLS = {
+  "fine-tuned": "circle", "from-scratch": "square", "copycat": "triangle-up",
+  "tempered": "triangle-down", "uniform": "x", "random": "diamond",
+};
+const MARKS = {
+  circle: "●", square: "■", "triangle-up": "▲", "triangle-down": "▼", x: "✖", diamond: "◆", star: "★",
+};
+const OTHER = "#999999";
+
+export const colourOf = (origin) => COLOURS[origin] ?? OTHER;
+export const markOf = (origin) => MARKS[SYMBOLS[origin] ?? "star"];
+
+let library;
+
+/* Plotly, loaded by the first plot: it is large. */
+function plotly() {
+  library ??= new Promise((resolve, reject) => {
+    const load = () => resolve(window.Plotly);
+    const error = () => { library = undefined; reject(new Error("The plot's library did not load.")); };
+    document.head.append(el("script", { src: "/assets/plotly.min.js", load, error }));
+  });
+  return library;
+}
+
+function theme(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/* A finger that drags wants to scroll the page, and cannot hover. */
+const hasFinger = matchMedia("(pointer: coarse)").matches;
+
+export class FrontPlot {
+  /* choose(key): looked at.  open(key): to be opened. */
+  constructor({ choose, open, signal }) {
+    this.node = el("div", { class: "plot", role: "img", "aria-label": "Validation accuracy against FLOPs; the table below has the same" });
+    Object.assign(this, { choose, open, items: [], limits: {}, chosen: "" });
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", () => this.draw(), { signal });
+    signal.addEventListener("abort", () => window.Plotly?.purge(this.node));
+  }
+
+  show(items, limits) {
+    Object.assign(this, { items, limits });
+    return this.draw();
+  }
+
+  ring(key) {
+    this.chosen = key;
+    return this.draw();
+  }
+
+  async draw() {
+    const library = await plotly();
+    if (!this.node.isConnected) return;
+    const isFirst = !this.node.on;
+    await library.react(this.node, this.traces(), this.layout(), {
+      responsive: true, displaylogo: false, displayModeBar: !hasFinger,
+      modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
+    });
+    if (isFirst) this.listen();
+  }
+
+  listen() {
+    const keyOf = ({ points }) => points.find((point) => point.customdata)?.customdata;
+    this.node.on("plotly_hover", (event) => { if (keyOf(event)) this.choose(keyOf(event)); });
+    this.node.on("plotly_click", (event) => {
+      if (keyOf(event)) (hasFinger ? this.choose : this.open)(keyOf(event));
+    });
+  }
+
+  traces() {
+    const front = this.items.filter((item) => item.on_front);
+    const origins = [...new Set(this.items.map((item) => item.origin))];
+    return [
+      {
+        ...placed(front), mode: "lines", hoverinfo: "skip",
+        line: { shape: "hv", width: 1.5, color: theme("--quiet") },
+      },
+      ...origins.map((origin) => {
+        const same = this.items.filter((item) => item.origin === origin);
+        return {
+          ...placed(same), mode: "markers", customdata: same.map((item) => item.key), name: origin,
+          hoverinfo: "none",
+          marker: { color: colourOf(origin), symbol: SYMBOLS[origin] ?? "star", size: hasFinger ? 13 : 10 },
+        };
+      }),
+      {
+        ...placed(this.items.filter((item) => item.key === this.chosen)), mode: "markers", hoverinfo: "skip",
+        marker: { symbol: "circle-open", size: 18, color: theme("--text"), line: { width: 2 } },
+      },
+    ];
+  }
+
+  /* At 1, 2 and 5 of each power of ten, where that gives at least two. */
+  ticks() {
+    const shown = this.items.map((item) => item.flops);
+    const isWide = Math.max(...shown) > 4 * Math.min(...shown);
+    return isWide ? { dtick: "D2" } : { nticks: 6 };
+  }
+
+  layout() {
+    const [text, line, quiet] = ["--text", "--line", "--quiet"].map(theme);
+    const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true };
+    const limit = this.limits.flops;
+    const edge = { xref: "x", x0: limit, x1: limit, yref: "paper", y0: 0, y1: 1 };
+    return {
+      showlegend: false, hovermode: "closest", uirevision: "kept", paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 52, r: 12, t: 28, b: 48 },
+      dragmode: hasFinger ? false : "zoom",
+      font: { family: "system-ui, sans-serif", size: 12, color: text },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: theme("--accent") },
+      xaxis: { ...axis, type: "log", title: { text: "FLOPs" }, tickformat: "~s", ...this.ticks() },
+      yaxis: { ...axis, title: { text: "validation accuracy (%)" } },
+      shapes: limit ? [{ type: "line", ...edge, line: { dash: "dot", width: 1.5, color: quiet } }] : [],
+      annotations: limit
+        ? [{ xref: "x", x: Math.log10(limit), xanchor: "right", yref: "paper", y: 0, yanchor: "bottom", text: "budget", showarrow: false, font: { color: quiet } }]
+        : [],
+    };
+  }
+}
+
+function placed(items) {
+  return { x: items.map((item) => item.flops), y: items.map((item) => 100 * item.validation_accuracy) };
+}

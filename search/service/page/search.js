@@ -1,0 +1,207 @@
+/* One search, live: how it stands, its Pareto plot, architectures, trials and verdict. */
+
+import { Events, OVER, download, get, openRun, pause, request, searchPath, token } from "./api.js";
+import { ArchitectureTable, ProfileCard } from "./architectures.js";
+import { confirmed, el, moment, progressOf, say, short, stateOf, sync } from "./elements.js";
+import { FrontPlot, colourOf, markOf } from "./plot.js";
+import { Trials } from "./trials.js";
+
+const POLL_MS = 3000;
+
+export async function showSearch(page) {
+  document.title = `${page.id} – Espalier`;
+  await new SearchView(page).run();
+}
+
+class SearchView {
+  constructor({ root, id, signal, fail, works }) {
+    Object.assign(this, { id, signal, works, path: searchPath(id), shown: "", told: "", isFollowing: false });
+    this.fail = (error) => { if (!signal.aborted) fail(error); };
+    this.events = new Events(id);
+    this.trials = new Trials();
+    const openOne = (key) => openRun(`${id}:${key}`).catch(this.fail);
+    const choose = (key) => this.choose(key);
+    this.plot = new FrontPlot({ choose, open: openOne, signal });
+    this.table = new ArchitectureTable({ id, choose, fail: this.fail });
+    this.card = new ProfileCard({ id, fail: this.fail });
+    root.append(...this.parts());
+  }
+
+  parts() {
+    this.state = el("span", { class: "state", role: "status" });
+    this.facts = el("p", { class: "quiet" });
+    this.reason = el("p", { class: "error" });
+    this.buttons = el("div", { class: "buttons" });
+    this.bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${this.id}` });
+    this.progress = el("p", { class: "progress-line" });
+    this.working = el("ul", { class: "working", "aria-label": "In training" });
+    this.legend = el("ul", { class: "legend", "aria-label": "Origins" });
+    this.convention = el("p", { class: "quiet" });
+    this.verdict = el("div", { class: "verdict" });
+    this.settings = el("pre", { tabindex: 0 });
+    return [
+      el("div", { class: "title" }, el("h1", {}, this.id), this.state, this.buttons),
+      this.facts, this.reason, this.bar, this.progress, this.working,
+      el("h2", {}, "Pareto front"),
+      this.legend,
+      el("div", { class: "beside" }, this.plot.node, this.card.node),
+      this.convention,
+      el("h2", {}, "Verdict"), this.verdict,
+      el("h2", {}, "Architectures"), this.table.node,
+      el("h2", {}, "Trials"), this.trials.node,
+      el("details", {}, el("summary", {}, "All settings"), this.settings),
+      el("p", {}, el("a", { class: "button", href: `#/launch?like=${encodeURIComponent(this.id)}` }, "Launch another like it")),
+    ];
+  }
+
+  async run() {
+    while (!this.signal.aborted) {
+      await this.refresh();
+      if (this.isGone) return;
+      await pause(POLL_MS, this.signal);
+    }
+  }
+
+  async refresh() {
+    try {
+      const search = await get(this.path, this.signal);
+      this.showStanding(search);
+      await this.showFound(search);
+      this.follow(search.state);
+      this.works();
+    } catch (error) {
+      this.isGone = error.status === 404;
+      this.fail(error);
+    }
+  }
+
+  /* Those of one that is over are told to the end as well: the trials come from there. */
+  follow(state) {
+    if (this.isFollowing || (OVER.includes(state) && this.told === state)) return;
+    this.isFollowing = true;
+    const take = (type, data) => {
+      if (type === "state") this.showState(data);
+      this.trials.take(type, data);
+    };
+    this.events.follow(take, this.signal)
+      .catch(this.fail)
+      .finally(() => { this.isFollowing = false; this.told = this.state.dataset.state; });
+  }
+
+  showState(search) {
+    say(this.state, stateOf(search));
+    this.state.dataset.state = search.state;
+    this.showButtons(search);
+  }
+
+  showStanding(search) {
+    this.showState(search);
+    const limits = Object.entries(search.limits).map(([name, limit]) => `${name.replaceAll("_", " ")} ≤ ${short(limit)}`);
+    const base = search.base ? `, from ${short(search.base.flops)} FLOPs and ${short(search.base.params)} params` : "";
+    const owner = search.owner ? `, by ${search.owner}` : "";
+    say(this.facts, `${search.model} on ${search.data}, within ${limits.join(", ")}${base}. Launched ${moment(search.created_ms)}${owner}.`);
+    say(this.reason, search.reason);
+    const { share, ...texts } = progressOf(search);
+    this.bar.value = share;
+    say(this.progress, Object.values(texts).filter(Boolean).join(" · ") || "Nothing trained so far.");
+    this.working.hidden = OVER.includes(search.state);
+    sync(this.working, search.progress?.running ?? [], {
+      key: (work) => work.key,
+      make: () => el("li"),
+      update: (item, work) => say(item, `${work.key}: ${work.stage}, ${work.step} of ${work.num_steps} epochs`),
+    });
+    say(this.settings, JSON.stringify(search.settings, null, 2));
+  }
+
+  showButtons(search) {
+    const wanted = [];
+    if (!OVER.includes(search.state) && !search.is_stopping) wanted.push(["Stop", () => this.change("POST", "/stop")]);
+    if (["stopped", "failed"].includes(search.state)) wanted.push(["Resume", () => this.change("POST", "/resume")]);
+    if (search.state !== "running") wanted.push(["Remove", () => this.remove()]);
+    sync(this.buttons, wanted, {
+      key: ([text]) => text,
+      make: ([text, click]) => el("button", { type: "button", class: text === "Remove" && "danger", click }, text),
+      update: () => {},
+    });
+  }
+
+  async change(method, part) {
+    try {
+      await request(this.path + part, { method });
+      await this.refresh();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  async remove() {
+    const text = `Remove ${this.id} with all its architectures? Its runs in MLflow stay.`;
+    if (!(await confirmed(text, "Remove"))) return;
+    try {
+      await request(this.path, { method: "DELETE" });
+      location.hash = "#/";
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /* Asked for only when there is something new. */
+  async showFound(search) {
+    const version = `${search.state} ${search.progress?.networks ?? 0}`;
+    if (version === this.shown) return;
+    const found = await get(`${this.path}/architectures`, this.signal);
+    this.items = found.items;
+    say(this.convention, `FLOPs: ${found.convention}. ${search.limits.flops ? "Dotted: the budget. " : ""}Line: the front.`);
+    this.table.show(this.items);
+    this.showLegend();
+    this.plot.show(this.items, search.limits).catch(this.fail);
+    await this.showVerdict(search.state);
+    this.shown = version;
+  }
+
+  showLegend() {
+    const origins = Object.entries(Object.groupBy(this.items, (item) => item.origin));
+    sync(this.legend, origins, {
+      key: ([origin]) => origin,
+      make: ([origin]) => {
+        const mark = el("span", { class: "mark", "aria-hidden": "true" }, markOf(origin));
+        mark.style.color = colourOf(origin);
+        return el("li", {}, mark, el("span"));
+      },
+      update: (item, [origin, same]) => say(item.lastElementChild, `${origin} (${same.length})`),
+    });
+  }
+
+  choose(key) {
+    const item = this.items.find((found) => found.key === key);
+    if (!item) return;
+    this.card.show(item);
+    this.table.mark(key);
+    this.plot.ring(key).catch(this.fail);
+  }
+
+  async showVerdict(state) {
+    if (state !== "finished") {
+      const text = OVER.includes(state) ? `The search ${state === "failed" ? "failed" : "was stopped"}: there is none.` : "It comes when the search is finished.";
+      this.verdict.replaceChildren(el("p", { class: "quiet" }, text));
+      return;
+    }
+    const { lines, notes } = await get(`${this.path}/verdict`, this.signal);
+    this.verdict.replaceChildren(
+      el("ul", {}, lines.map((line) => el("li", {}, line))),
+      ...notes.map((note) => el("p", { class: "quiet" }, note)),
+      el("p", {}, this.report()),
+    );
+  }
+
+  /* A page of its own; with a token, which a link cannot send, a file that opens offline. */
+  report() {
+    const href = `${this.path}/report`;
+    const click = (event) => {
+      if (!token.get()) return;
+      event.preventDefault();
+      download(href).catch(this.fail);
+    };
+    return el("a", { href, target: "_blank", rel: "noopener", click }, "The whole report");
+  }
+}

@@ -1,0 +1,77 @@
+/* The trials of a search, told from its events (search/standing.py says what they are). */
+
+import { OVER } from "./api.js";
+import { Table, percent, short } from "./elements.js";
+
+const REDRAW_MS = 250;
+
+export class Trials {
+  constructor() {
+    this.tasks = new Map();
+    this.isOver = false;
+    const columns = [
+      { title: "trial", text: (task) => task.number + (task.repeat ? ` (repeat ${task.repeat})` : "") },
+      { title: "criterion", text: (task) => task.criterion },
+      { title: "settings", text: (task) => task.settings },
+      { title: "target FLOPs", number: true, text: (task) => short(task.target) },
+      { title: "stage", text: (task) => (this.isOver && !task.outcome ? "interrupted" : task.stage) },
+      { title: "epochs", number: true, text: (task) => (task.total ? `${task.step} of ${task.total}` : "") },
+      { title: "validation", number: true, text: (task) => percent(task.accuracy) },
+      { title: "outcome", wide: true, text: (task) => task.outcome },
+    ];
+    this.table = new Table("Every trial", columns, { empty: "None so far.", key: (task) => task.key });
+    this.node = this.table.node;
+  }
+
+  take(type, event) {
+    if (type === "state") this.isOver = OVER.includes(event.state);
+    if (type === "launched" || type === "interrupted") this.wait();
+    else if (type === "started") this.start(event);
+    else if (this.tasks.has(event.key)) this.change(type, event, this.tasks.get(event.key));
+    // thousands of events come at once when a long search is opened
+    this.timer ??= setTimeout(() => {
+      this.timer = undefined;
+      this.table.show([...this.tasks.values()]);
+    }, REDRAW_MS);
+  }
+
+  /* What no process is at work on waits for the next one. */
+  wait() {
+    for (const task of this.tasks.values()) {
+      if (!task.outcome) task.stage = "waiting";
+    }
+  }
+
+  start({ key, task }) {
+    if (!task.proposal) return;
+    const { criterion, granularity, settings, target_flops: target } = task.proposal;
+    const known = this.tasks.get(key) ?? {
+      key, target, number: task.number, repeat: task.repeat, outcome: "",
+      criterion: granularity === "filter" ? criterion : `${criterion}, ${granularity}`,
+      settings: described(settings, criterion),
+    };
+    known.stage = "starting";
+    this.tasks.set(key, known);
+  }
+
+  change(type, event, task) {
+    if (type === "epochs") {
+      const { stage, step, num_steps: total, validation_accuracy: accuracy } = event.records.at(-1);
+      Object.assign(task, { stage, step, total, accuracy });
+    } else if (type === "finished") {
+      const [first, ...others] = event.outcomes;
+      const more = others.length ? `, and ${others.length} smaller` : "";
+      Object.assign(task, { stage: "finished", step: task.total, accuracy: first.validation_accuracy });
+      task.outcome = `${first.key}: ${short(first.flops)} FLOPs${more}`;
+    } else if (type === "ended") {
+      Object.assign(task, { stage: event.state, outcome: event.reason });
+    }
+  }
+}
+
+/* rni.strength of RNI itself as strength. */
+function described(settings, criterion) {
+  return Object.entries(settings)
+    .map(([name, value]) => `${name.replace(`${criterion}.`, "")} ${Number(value.toPrecision(3))}`)
+    .join(", ");
+}
