@@ -1,7 +1,7 @@
 """Budget-constrained searches: configuration, data, models, trials, results.
 
-`SearchConfig` and `run` are imported when first used, so that `search.models` alone, which
-rebuilds exported architectures, needs nothing but torch.
+What is listed here is imported when first used, so that `search.models` alone, which rebuilds
+exported architectures, needs nothing but torch, and `Client` not even that.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.client import Client
     from search.config import DataConfig, SearchConfig, TrainingConfig
     from search.runner import SearchResult, run
 
 _HOMES = {
+    "Client": "search.client",
     "DataConfig": "search.config",
     "SearchConfig": "search.config",
     "TrainingConfig": "search.config",
@@ -21,7 +23,7 @@ _HOMES = {
     "run": "search.runner",
 }
 
-__all__ = ["DataConfig", "SearchConfig", "SearchResult", "TrainingConfig", "run"]
+__all__ = ["Client", "DataConfig", "SearchConfig", "SearchResult", "TrainingConfig", "run"]
 
 
 def __getattr__(name: str) -> Any:

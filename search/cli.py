@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import cast
 
 import click
+from click.core import ParameterSource
 
-from pruning.errors import EspalierError
+from pruning.errors import ConfigError, EspalierError
+from search.commands.places import AWARE, Connection
 
 _COMMANDS = (
-    *("search", "resume", "trial", "family", "correlate", "inspect", "pareto", "report"),
-    *("export", "latency", "ui", "serve", "token"),
+    *("search", "list", "watch", "stop", "resume", "trial", "family", "correlate", "inspect"),
+    *("pareto", "report", "export", "latency", "ui", "serve", "token"),
 )
 
 
@@ -34,8 +37,34 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="espalier")
-def cli() -> None:
+@click.option(
+    "--server",
+    default="",
+    envvar="ESPALIER_SERVER",
+    show_envvar=True,
+    help="address of an `espalier serve`, such as http://HOST:8000, that the command works on: "
+    + ", ".join(AWARE),
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="file that holds the token for --server; by default ESPALIER_TOKEN holds it",
+)
+@click.pass_context
+def cli(context: click.Context, server: str, token_file: Path | None) -> None:
     """Search for Pareto-optimal smaller convolutional networks within a budget."""
+    is_explicit = context.get_parameter_source("server") is ParameterSource.COMMANDLINE
+    command = context.invoked_subcommand
+    if server and is_explicit and command not in AWARE:
+        raise click.UsageError(f"`espalier {command}` works on this machine: leave out --server")
+    context.obj = Connection(server, _token_in(token_file), is_explicit)
+
+
+def _token_in(file: Path | None) -> str:
+    try:
+        return "" if file is None else file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the file of the token {file} cannot be read: {error}") from error
 
 
 def main() -> None:

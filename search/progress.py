@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pruning.cost import format_count
 from pruning.scaling_factors import GRANULARITIES
+from search.durations import duration_text
 from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
 
 _SHOWN_ROWS = 24
@@ -34,31 +35,41 @@ class _Row:
 
 @dataclass
 class _Clock:
-    """Guesses the time left from the epochs done so far."""
+    """Guesses the time left from the epochs done so far; `now` gives seconds."""
 
     expected_steps: int
+    now: Callable[[], float]
     steps: int = 0
-    begun: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.begun = self.now()
 
     @property
     def left(self) -> str:
         """Such as "about 3 min left"; empty before there is anything to go by."""
         if not self.steps:
             return ""
-        elapsed = time.monotonic() - self.begun
+        elapsed = self.now() - self.begun
         seconds = elapsed / self.steps * max(0, self.expected_steps - self.steps)
-        return f"about {_duration(seconds)} left"
+        return f"about {duration_text(seconds)} left"
 
 
 class Progress:
     """Shows every task; an observer of the search.
 
     expected_steps: epochs that the whole search will probably take, for the time left.
+    now: seconds since some moment, by default of this machine's clock; who passes on what another
+    process did, or does, gives the time at which it happened.
     """
 
-    def __init__(self, console: Console, expected_steps: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        expected_steps: int,
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self._console = console
-        self._clock = _Clock(expected_steps)
+        self._clock = _Clock(expected_steps, now or time.monotonic)
         self._rows: dict[str, _Row] = {}
         self._live: Live | None = None
 
@@ -75,6 +86,10 @@ class Progress:
                 yield
             finally:
                 self._live = None
+
+    def begun(self) -> None:
+        """A process has begun, or continued, the search just now: time counts from here."""
+        self._clock = _Clock(0, self._clock.now)
 
     def expect(self, steps: int) -> None:
         """Correct the number of epochs that are still to come."""
@@ -183,11 +198,3 @@ def _style(state: str) -> str:
     if state.startswith("failed"):
         return "red"
     return "yellow" if state.startswith(("stopped early", "infeasible")) else "cyan"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pruning.errors import ArchitectureError
-from search.commands.stored import RUNS, stored_architecture
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from search.commands.place import Network
+from search.commands.places import place_of
+from search.commands.stored import RUNS
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 
@@ -33,7 +29,12 @@ _FORMATS = ("safetensors", "onnx", "pt2")
 @click.option("--register", help="name under which MLflow's registry takes it; ARCH is SEARCH/NAME")
 @click.option("--alias", default="best", show_default=True, help="alias there, with --register")
 @click.option("--mlflow-url", default="", help="server that the search logged to, if it did")
-@click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
+@click.option(
+    "--trust",
+    multiple=True,
+    help="module whose builder may run, for a folder's network; no effect on a server's, whose "
+    "code does not run here",
+)
 @RUNS
 def export(
     architecture: str,
@@ -56,69 +57,45 @@ def export(
         raise click.UsageError("Missing option '--out', '--as-python' or '--register'")
     if out is not None and out == as_python:
         raise click.UsageError(f"--out and --as-python are both {out}: choose two names")
-    from copycat.architecture import load, read, verify  # noqa: PLC0415 - startup stays light
-    from copycat.export import written_whole  # noqa: PLC0415
-    from copycat.python_module import to_python  # noqa: PLC0415
+    place = place_of(runs)
+    if out is not None and form not in place.forms:
+        raise click.UsageError(
+            f"a server writes {' or '.join(place.forms)}, not {form}: take the folder, then "
+            f"`espalier export FOLDER --format {form}` here"
+        )
+    if register and place.refusal_to_register:
+        raise click.UsageError(place.refusal_to_register)
+    from copycat.export import written_whole  # noqa: PLC0415 - imports torch
 
-    source, trusted = Path(architecture), trust
-    if not (source / "architecture.json").exists():
-        source = stored_architecture(architecture, runs)
-        trusted = (*trust, *read(source).builder.modules)  # its search has run it before
+    network = place.network(architecture, trust)
     for target in filter(None, (out, as_python)):
         if Path(target).exists():
             option = "--out" if target == out else "--as-python"
             raise ArchitectureError(f"{target} already exists: choose another {option}")
-    stored = verify(source, trust=trusted)
-    text = to_python(stored, load(source, trust=trusted)) if as_python else ""
+    network.check()
+    text = network.source_code() if as_python else ""
     if out:
-        _write(source, Path(out), form, trusted)
-        click.echo(f"{out} holds {architecture}; in Python: {_use(source, out, form)}")
+        network.write(form, Path(out))
+        click.echo(f"{out} holds {architecture}; in Python: {_use(network, out, form)}")
     if as_python:
         with written_whole(as_python) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        click.echo(
-            f"{as_python} makes the network of {architecture}; "
-            f"its weights: {source / 'weights.safetensors'}"
-        )
+        is_beside = out is not None and form == "safetensors"
+        weights = Path(out or "") / "weights.safetensors" if is_beside else network.weights
+        click.echo(f"{as_python} makes the network of {architecture}; its weights: {weights}")
     if register:
-        click.echo(f"registered {_registered(source, register, alias, mlflow_url)}")
+        click.echo(f"registered {network.register(register, alias, mlflow_url)}")
 
 
-def _registered(source: Path, name: str, alias: str, mlflow_url: str) -> str:
-    from search.config import SearchConfig  # noqa: PLC0415 - startup stays light
-    from search.registration import register_one  # noqa: PLC0415
-
-    search = source.resolve().parent.parent
-    config = SearchConfig(name=search.name, runs=str(search.parent), mlflow_url=mlflow_url)
-    return register_one(config, source.name, name, alias).uri
-
-
-def _write(source: Path, target: Path, form: str, trust: tuple[str, ...]) -> None:
-    from copycat.architecture import load, read  # noqa: PLC0415 - startup stays light
-    from copycat.export import to_onnx, to_pt2, written_whole  # noqa: PLC0415
-
-    if form == "safetensors":
-        with written_whole(target) as temporary:
-            temporary.mkdir()
-            for name in ("architecture.json", "weights.safetensors"):
-                shutil.copyfile(source / name, temporary / name)
-        return
-    writers: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {
-        "onnx": to_onnx,
-        "pt2": to_pt2,
-    }
-    writers[form](load(source, trust=trust), read(source).example_input, target)
-
-
-def _use(source: Path, out: str, form: str) -> str:
+def _use(network: Network, out: str, form: str) -> str:
     """How the network is opened again."""
     if form == "onnx":
         return f"onnxruntime.InferenceSession({out!r})"
     if form == "pt2":
         return f"torch.export.load({out!r}).module()"
-    from copycat.architecture import TRUSTED_BUILDERS, read  # noqa: PLC0415 - startup stays light
+    from copycat.architecture import TRUSTED_BUILDERS  # noqa: PLC0415 - imports torch
 
-    module = read(source).builder.module
+    module = network.builder
     by_default = any(
         module == known or module.startswith(f"{known}.") for known in TRUSTED_BUILDERS
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from search.commands.stored import RUNS, search_folder
+from search.commands.places import place_of
+from search.commands.stored import RUNS
 
 
 @click.command()
@@ -15,6 +16,7 @@ from search.commands.stored import RUNS, search_folder
 @RUNS
 def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: str) -> None:
     """List the architectures on the front of SEARCH, a name or a folder."""
+    place = place_of(runs)
     from rich.console import Console  # noqa: PLC0415 - startup stays light
 
     from pruning.cost import Budget  # noqa: PLC0415
@@ -22,12 +24,11 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
         FLOPS_NOTE,
         front_rows,
         front_table,
-        open_results,
         to_csv,
         to_json,
     )
 
-    results = open_results(search_folder(search_name, runs))
+    results = place.results(search_name)
     limit = Budget.parse(*bounds).absolute(results.base) if bounds else None
     found = [o for o in results.front if limit is None or limit.allows(o.cost)]
     rows = front_rows(results, found)

@@ -7,13 +7,17 @@ from pathlib import Path
 import click
 
 from pruning.errors import ConfigError
-from search.commands.stored import RUNS, search_folder
+from search.commands.places import place_of
+from search.commands.stored import RUNS
 
 
 @click.command()
 @click.argument("search_name", metavar="SEARCH")
 @click.option(
-    "--out", type=click.Path(), help="file to write; by default report.html in its folder"
+    "--out",
+    type=click.Path(),
+    help="file to write; by default report.html in its folder, SEARCH-report.html here if it is "
+    "on a server",
 )
 @RUNS
 def report(search_name: str, out: str | None, runs: str) -> None:
@@ -22,13 +26,11 @@ def report(search_name: str, out: str | None, runs: str) -> None:
     The page opens offline: nothing in it is loaded from elsewhere.
     """
     from search.durable import write_durably  # noqa: PLC0415 - startup stays light
-    from search.html_report import REPORT_FILE, report_page  # noqa: PLC0415
 
-    folder = search_folder(search_name, runs)
-    page = report_page(folder)
-    target = folder / REPORT_FILE if out is None else Path(out)
+    page, default = place_of(runs).report(search_name)
+    target = default if out is None else Path(out)
     try:
-        write_durably(target, page.encode())
+        write_durably(target, page)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
-    click.echo(f"{target} holds the report of {folder.name}")
+    click.echo(f"{target} holds the report of {Path(search_name).name}")

@@ -10,6 +10,7 @@ import click
 
 from pruning.errors import SearchStateError
 from search.commands.flags import overridden, some_options
+from search.commands.places import asked_server
 from search.commands.search import run_and_print
 from search.commands.stored import RUNS, search_folder
 from search.config import SearchConfig, from_mapping
@@ -26,7 +27,19 @@ def resume(name: str, runs: str, **flags: Any) -> None:
 
     What was finished stays as it is, what was under way goes on from its last epoch.
     """
-    run_and_print(stored_config(name, runs, flags))
+    server = asked_server()
+    if server is None:
+        run_and_print(stored_config(name, runs, flags))
+        return
+    if any(value not in (None, ()) for value in flags.values()):
+        raise click.UsageError("what a search on a server runs on is the server's to decide")
+    from rich.console import Console  # noqa: PLC0415 - startup stays light
+
+    from search.commands.following import follow_and_print  # noqa: PLC0415
+
+    if server.search(name).state != "finished":
+        server.client.resume(name)
+    follow_and_print(server, name, Console(highlight=False))
 
 
 def stored_config(name: str, runs: str, flags: dict[str, Any]) -> SearchConfig:

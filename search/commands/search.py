@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from search.commands.conclusion import print_results
 from search.commands.flags import options, overridden
+from search.commands.places import asked_server
+from search.commands.runs_folder import RunsFolder
 from search.config import RECIPES, SearchConfig, from_mapping, read_toml
+from search.given_settings import settings_key
+
+if TYPE_CHECKING:
+    from search.commands.server import Server
 
 
 @click.command()
@@ -24,8 +32,37 @@ from search.config import RECIPES, SearchConfig, from_mapping, read_toml
 @options(SearchConfig)
 def search(config_file: str | None, **flags: Any) -> None:
     """Search for smaller networks within a budget; run it again to continue it."""
-    content = read_toml(config_file) if config_file else {}
-    run_and_print(from_mapping(overridden(content, flags), config_file or "the command line"))
+    content = overridden(read_toml(config_file) if config_file else {}, flags)
+    server = asked_server(may_name_runs=True)
+    if server is None:
+        run_and_print(from_mapping(content, config_file or "the command line"))
+    else:
+        launch_and_print(server, content)
+
+
+def launch_and_print(server: Server, content: Mapping[str, Any]) -> None:
+    """Launch the search on the server, or go on with the one that these settings began there.
+
+    Prints what came of it; Ctrl-C ends with status 130 and leaves the search alone.
+    """
+    from rich.console import Console  # noqa: PLC0415 - startup stays light
+
+    from search.commands.following import follow_and_print  # noqa: PLC0415
+
+    found = server.client.launch(content, key=settings_key(content))
+    name = found["id"]
+    if found["state"] in ("failed", "stopped"):
+        server.client.resume(name)
+    console = Console(highlight=False)
+    if name != found["name"]:
+        console.print(
+            f"{server.client.url} has another {found['name']}: this search is {name} there",
+            markup=False,
+            soft_wrap=True,
+        )
+    for line in found["preflight"]:
+        console.print(line, highlight=False, soft_wrap=True)
+    follow_and_print(server, name, console, told=found["preflight"])
 
 
 def run_and_print(config: SearchConfig) -> None:
@@ -35,6 +72,7 @@ def run_and_print(config: SearchConfig) -> None:
     console = Console(highlight=False)
     from search.runner import run  # noqa: PLC0415 - importing Ray takes seconds
 
+    place = RunsFolder(config.runs)
     for number in (signal.SIGTERM, signal.SIGHUP):  # how machines and terminals say Ctrl-C
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -43,46 +81,8 @@ def run_and_print(config: SearchConfig) -> None:
     except KeyboardInterrupt:
         click.echo(
             f"\nStopped. What was finished is kept in {config.directory}, and what was under way "
-            f"up to its last epoch: go on with  espalier resume {config.name}{_runs(config)}",
+            f"up to its last epoch: go on with  {place.command(str(config.directory), 'resume')}",
             err=True,
         )
         sys.exit(130)
-    _print_result(result, config, console)
-
-
-def _print_result(result: Any, config: SearchConfig, console: Any) -> None:
-    from search.report import (  # noqa: PLC0415 - startup stays light
-        COMPUTE_NOTE,
-        FLOPS_NOTE,
-        contest_table,
-        front_table,
-    )
-
-    results = result.results
-    console.print(f"\nPareto front within {results.budget}", style="bold")
-    console.print(front_table(results))
-    console.print(FLOPS_NOTE, style="dim")
-    console.print("\nThe best of each kind within each budget", style="bold")
-    console.print(contest_table(results))
-    console.print(COMPUTE_NOTE, style="dim")
-    console.print("\nVerdict", style="bold")
-    console.print(result.verdict, markup=False)
-    for note in results.notes:
-        console.print(f"Note: {note}", style="yellow", markup=False)
-    for task, reason in results.failures.items():
-        console.print(f"{task}: {reason}", style="yellow", markup=False)
-    runs = _runs(config)
-    console.print(
-        f"\nStored in {result.path}\n"
-        f"  compare in MLflow    espalier ui {config.name}{runs}\n"
-        f"  read the report      {result.path / 'report.html'}\n"
-        f"  list the front       espalier pareto {config.name}{runs}\n"
-        f"  take one with you    espalier export {config.name}/{result.front[0].key} "
-        f"--out my-network{runs}",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _runs(config: SearchConfig) -> str:
-    return "" if config.runs == SearchConfig.runs else f" --runs {config.runs}"
+    print_results(result.results, place.next_steps(str(config.directory), result.results), console)

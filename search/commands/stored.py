@@ -9,8 +9,9 @@ import click
 
 from pruning.errors import SearchStateError
 
+DEFAULT_RUNS = "espalier-runs"
 RUNS = click.option(
-    "--runs", default="espalier-runs", show_default=True, help="folder that holds all searches"
+    "--runs", default=DEFAULT_RUNS, show_default=True, help="folder that holds all searches"
 )
 
 

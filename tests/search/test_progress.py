@@ -235,3 +235,28 @@ def test_what_ended_before_its_last_epoch_is_expected_no_more(clock: Clock):
     shown.ended(TASK, Ending("stopped early", "others were better"))
     shown.finished(member_task(), [outcome("uniform-b100")])
     assert text(screen).splitlines()[-1].endswith("; about 10 s left")
+
+
+def test_time_goes_by_the_clock_that_is_given():
+    """What another process did is shown as late as one likes: its own times count."""
+    screen, seconds = console(), 1000.0
+    shown = Progress(screen, 4, now=lambda: seconds)
+    shown.started(TASK)
+    seconds += 5
+    shown.epochs(TASK, [epoch_record(1, 4)])
+    shown.finished(TASK, [DONE])
+    assert text(screen).splitlines()[-1].endswith("; about 15 s left")
+
+
+def test_time_counts_anew_when_another_process_goes_on(clock: Clock):
+    screen = console()
+    shown = Progress(screen, 4)
+    shown.started(TASK)
+    clock.ahead += 1000
+    shown.epochs(TASK, [epoch_record(1, 4)])
+    shown.begun()
+    shown.expect(3)
+    clock.ahead += 5
+    shown.epochs(TASK, [epoch_record(2, 4)])
+    shown.finished(TASK, [DONE])
+    assert text(screen).splitlines()[-1].endswith("; about 10 s left")

@@ -1,0 +1,34 @@
+"""What is printed of a finished search, wherever it ran."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from search.report import Results
+
+
+def print_results(results: Results, next_steps: str, console: Console) -> None:
+    """Front, contests, verdict, what went wrong, and what can be done with it."""
+    from search.report import (  # noqa: PLC0415 - imports torch
+        COMPUTE_NOTE,
+        FLOPS_NOTE,
+        contest_table,
+        front_table,
+    )
+
+    console.print(f"\nPareto front within {results.budget}", style="bold")
+    console.print(front_table(results))
+    console.print(FLOPS_NOTE, style="dim")
+    console.print("\nThe best of each kind within each budget", style="bold")
+    console.print(contest_table(results))
+    console.print(COMPUTE_NOTE, style="dim")
+    console.print("\nVerdict", style="bold")
+    console.print(results.verdict, markup=False)
+    for note in results.notes:
+        console.print(f"Note: {note}", style="yellow", markup=False)
+    for task, reason in results.failures.items():
+        console.print(f"{task}: {reason}", style="yellow", markup=False)
+    console.print(next_steps, markup=False, soft_wrap=True)

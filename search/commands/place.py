@@ -1,0 +1,152 @@
+"""Where searches are, as commands see it: a folder of this machine, or a server."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.standing import Event
+
+if TYPE_CHECKING:
+    from search.report import Results
+
+_DONE = ("finished", "failed", "stopped early", "infeasible")
+"""Ends of a trial."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A search as it stands.
+
+    state: queued, running, finished, failed or stopped.  reason: why it failed.
+    progress: see search.standing.Standing.progress; None before anything happened.
+    ended_ms: since 1970; None until it is over.
+    """
+
+    name: str
+    state: str
+    reason: str
+    progress: Mapping[str, Any] | None
+    ended_ms: int | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on it, or will."""
+        return self.state not in ("queued", "running")
+
+    @property
+    def trials_done(self) -> int:
+        """However they ended."""
+        trials = self.progress["trials"] if self.progress else {}
+        return sum(trials.get(end, 0) for end in _DONE)
+
+    @property
+    def trials_planned(self) -> int:
+        """0 if that is not known."""
+        return int(self.progress["trials"]["planned"]) if self.progress else 0
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The most accurate network so far: key, flops, validation_accuracy …"""
+        found: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
+        return found
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None where nobody is at work, or before there is anything to go by."""
+        if self.state != "running" or not self.progress:
+            return None
+        left: float | None = self.progress["seconds_left"]
+        return left
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "reason": self.reason,
+            "trials_done": self.trials_done,
+            "trials_planned": self.trials_planned,
+            "best": None if self.best is None else dict(self.best),
+            "seconds_left": self.seconds_left,
+            "ended_ms": self.ended_ms,
+        }
+
+
+class Network(ABC):
+    """A stored architecture that is to be taken along."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> str:
+        """Where its weights are."""
+
+    @property
+    @abstractmethod
+    def builder(self) -> str:
+        """The module of the function that makes its base network."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises EspalierError if it does not reproduce what is stated of it."""
+
+    @abstractmethod
+    def source_code(self) -> str:
+        """A Python module that makes it with torch alone."""
+
+    @abstractmethod
+    def write(self, form: str, target: Path) -> None:
+        """Write it in one of the place's forms; `target` must not exist."""
+
+    @abstractmethod
+    def register(self, name: str, alias: str, mlflow_url: str) -> str:
+        """Make it a model of MLflow's registry; returns its URI."""
+
+
+class Place(ABC):
+    """What commands do with searches, wherever they are. Errors are EspalierErrors."""
+
+    forms: tuple[str, ...]
+    """In which `Network.write` can write."""
+
+    refusal_to_register: str = ""
+    """Why `Network.register` cannot be; empty if it can."""
+
+    @abstractmethod
+    def command(self, name: str, *words: str) -> str:
+        """What to type to do something with the search here."""
+
+    @abstractmethod
+    def searches(self) -> list[Listed]:
+        """All of them, the newest first."""
+
+    @abstractmethod
+    def search(self, name: str) -> Listed:
+        """One of them."""
+
+    @abstractmethod
+    def follow(self, name: str) -> Iterator[Event]:
+        """Its events from the beginning on, until it is over or nobody works on it."""
+
+    @abstractmethod
+    def stop(self, name: str) -> Listed:
+        """End it early, and wait until it has ended."""
+
+    @abstractmethod
+    def results(self, name: str) -> Results:
+        """What a finished search found."""
+
+    @abstractmethod
+    def report(self, name: str) -> tuple[bytes, Path]:
+        """The report's page, and where it is written if nothing else is asked for."""
+
+    @abstractmethod
+    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:
+        """SEARCH/NAME.  trust: further modules whose code may run."""
+
+    @abstractmethod
+    def next_steps(self, name: str, results: Results) -> str:
+        """Where a finished search is, and what one can do with it."""

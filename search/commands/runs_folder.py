@@ -1,0 +1,231 @@
+"""Searches in a folder of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.errors import SearchStateError
+from search.commands.place import Listed, Network, Place
+from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
+from search.durable import lock_holder
+from search.standing import FEED_FILE, Event, Standing, read_events
+
+if TYPE_CHECKING:
+    from search.report import Results
+
+CONFIG_FILE, RESULTS_FILE = "search.json", "results.json"  # as search.report, which needs torch
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 90.0
+"""A search that is asked to end writes down the states of its trials, and tells MLflow."""
+
+
+class RunsFolder(Place):
+    """The folder given with --runs; a search is named, or given as a folder itself."""
+
+    forms = ("safetensors", "onnx", "pt2")
+
+    def __init__(self, runs: str) -> None:
+        self._runs = runs
+
+    def command(self, name: str, *words: str) -> str:
+        verb, *rest = words
+        folder = search_folder(name, self._runs)
+        runs = str(folder.parent)
+        where = () if runs == DEFAULT_RUNS else ("--runs", runs)
+        return " ".join(("espalier", verb, folder.name, *rest, *where))
+
+    def searches(self) -> list[Listed]:
+        found = []
+        for file in Path(self._runs).glob(f"*/{CONFIG_FILE}"):
+            if not file.parent.name.startswith("."):
+                found.append((file.stat().st_mtime, _listed(file.parent)))
+        return [listed for _, listed in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def search(self, name: str) -> Listed:
+        return _listed(self._folder(name))
+
+    def _folder(self, name: str) -> Path:
+        folder = search_folder(name, self._runs)
+        if not (folder / CONFIG_FILE).exists():
+            from search.report import no_search  # noqa: PLC0415 - imports torch
+
+            raise no_search(folder)
+        return folder
+
+    def follow(self, name: str) -> Iterator[Event]:
+        folder = self._folder(name)
+        offset, last = 0, ""
+        while True:
+            is_held = lock_holder(folder) is not None  # asked first: what follows is then all
+            for event, end in _events(folder, offset):
+                offset, last = end, event["event"]
+                yield event
+            if not is_held or (last == "concluded" and (folder / RESULTS_FILE).exists()):
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self, name: str) -> Listed:
+        folder = self._folder(name)
+        process = lock_holder(folder)
+        if process is None:
+            raise SearchStateError(
+                f"{folder.name} is {_listed(folder).state}: there is nothing to stop"
+            )
+        service = lock_holder(folder.parent)
+        if service is not None:
+            raise SearchStateError(
+                f"{folder.name} belongs to a service (process {service}), which would continue "
+                f"it: espalier --server URL stop {folder.name}"
+            )
+        _interrupt(process, folder)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while lock_holder(folder) == process:
+            if time.monotonic() > deadline:
+                raise SearchStateError(
+                    f"process {process} of {folder.name} was asked to end, and has not within "
+                    f"{_PATIENCE_SECONDS:g} s: it is still writing, or hangs (kill -9 {process})"
+                )
+            time.sleep(_POLL_SECONDS / 5)
+        return _listed(folder)
+
+    def results(self, name: str) -> Results:
+        from search.report import open_results  # noqa: PLC0415 - imports torch
+
+        return open_results(search_folder(name, self._runs))
+
+    def report(self, name: str) -> tuple[bytes, Path]:
+        from search.html_report import REPORT_FILE, report_page  # noqa: PLC0415 - imports torch
+
+        folder = search_folder(name, self._runs)
+        return report_page(folder).encode(), folder / REPORT_FILE
+
+    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:
+        source = Path(architecture)
+        if (source / "architecture.json").exists():
+            return _StoredNetwork(source, trust)
+        from copycat.architecture import read  # noqa: PLC0415 - imports torch
+
+        source = stored_architecture(architecture, self._runs)
+        # its search has run that code before
+        return _StoredNetwork(source, (*trust, *read(source).builder.modules))
+
+    def next_steps(self, name: str, results: Results) -> str:
+        folder = search_folder(name, self._runs)
+        return (
+            f"\nStored in {folder}\n"
+            f"  compare in MLflow    {self.command(name, 'ui')}\n"
+            f"  read the report      {folder / 'report.html'}\n"
+            f"  list the front       {self.command(name, 'pareto')}\n"
+            f"  take one with you    {self._export_command(name, results.front[0].key)}"
+        )
+
+    def _export_command(self, name: str, key: str) -> str:
+        first, verb, search, *rest = self.command(name, "export", "--out", "my-network").split(" ")
+        return " ".join((first, verb, f"{search}/{key}", *rest))
+
+
+def _events(folder: Path, offset: int) -> Iterator[tuple[Event, int]]:
+    try:
+        yield from read_events(folder / FEED_FILE, offset)
+    except (OSError, ValueError) as error:
+        raise SearchStateError(f"{folder / FEED_FILE} is damaged: {error}") from error
+
+
+def _listed(folder: Path) -> Listed:
+    """How the search stands, by its lock, its results and its last event."""
+    standing, last = Standing(), None
+    is_held = lock_holder(folder) is not None
+    for event, _ in _events(folder, 0):
+        standing.take(event)
+        last = event
+    state, reason = "stopped", ""
+    if is_held:
+        state = "running"
+    elif (folder / RESULTS_FILE).exists():
+        state = "finished"
+    elif last is not None and last["event"] == "failed":
+        state, reason = "failed", last["reason"]
+    progress = None if last is None else standing.progress()
+    ended = None if is_held or last is None else int(last["time_ms"])
+    return Listed(folder.name, state, reason, progress, ended)
+
+
+def _interrupt(process: int, folder: Path) -> None:
+    """Ask it to end as by Ctrl-C, if it is really the one that has the folder's lock.
+
+    On a folder that machines share, the number may be that of another machine's process.
+    """
+    files = Path(f"/proc/{process}/fd")
+    elsewhere = SearchStateError(
+        f"{folder.name} is being worked on by process {process}, which is not one of this "
+        "machine, or not yours: stop it where it runs"
+    )
+    if Path("/proc/self/fd").exists():
+        opened = set()
+        with suppress(OSError):
+            for file in files.iterdir():
+                with suppress(OSError):
+                    opened.add(file.resolve().parent)
+        if folder.resolve() not in opened:
+            raise elsewhere
+    try:
+        os.kill(process, signal.SIGTERM)
+    except OSError:
+        raise elsewhere from None
+
+
+class _StoredNetwork(Network):
+    """In a folder of this machine; whatever is written is made from it here."""
+
+    def __init__(self, source: Path, trust: tuple[str, ...]) -> None:
+        self._source, self._trust = source, trust
+
+    @property
+    def weights(self) -> str:
+        return str(self._source / "weights.safetensors")
+
+    @property
+    def builder(self) -> str:
+        from copycat.architecture import read  # noqa: PLC0415 - imports torch
+
+        return read(self._source).builder.module
+
+    def check(self) -> None:
+        from copycat.architecture import verify  # noqa: PLC0415 - imports torch
+
+        verify(self._source, trust=self._trust)
+
+    def source_code(self) -> str:
+        from copycat.architecture import load, read  # noqa: PLC0415 - imports torch
+        from copycat.python_module import to_python  # noqa: PLC0415
+
+        return to_python(read(self._source), load(self._source, trust=self._trust))
+
+    def write(self, form: str, target: Path) -> None:
+        from copycat.architecture import load, read  # noqa: PLC0415 - imports torch
+        from copycat.export import to_onnx, to_pt2, written_whole  # noqa: PLC0415
+
+        if form == "safetensors":
+            with written_whole(target) as temporary:
+                temporary.mkdir()
+                for name in ("architecture.json", "weights.safetensors"):
+                    shutil.copyfile(self._source / name, temporary / name)
+            return
+        writers: dict[str, Any] = {"onnx": to_onnx, "pt2": to_pt2}
+        example_input = read(self._source).example_input
+        writers[form](load(self._source, trust=self._trust), example_input, target)
+
+    def register(self, name: str, alias: str, mlflow_url: str) -> str:
+        from search.config import SearchConfig  # noqa: PLC0415 - imports torch
+        from search.registration import register_one  # noqa: PLC0415
+
+        search = self._source.resolve().parent.parent
+        config = SearchConfig(name=search.name, runs=str(search.parent), mlflow_url=mlflow_url)
+        return register_one(config, self._source.name, name, alias).uri

@@ -1,0 +1,115 @@
+"""Searches on a server: a service of Espalier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from pruning.errors import ServiceError
+from search.client import Client, Export
+from search.commands.place import Listed, Network, Place
+from search.standing import Event
+
+if TYPE_CHECKING:
+    from search.report import Results
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_STOP_SECONDS = 120.0
+"""The service ends by force what has not ended in 60 s."""
+
+
+class Server(Place):
+    """What `espalier --server` names."""
+
+    forms = ("safetensors", "onnx")
+    refusal_to_register = "a server's registry is its operator's: leave out --register"
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def command(self, name: str, *words: str) -> str:
+        verb, *rest = words
+        return " ".join(("espalier", "--server", self.client.url, verb, name, *rest))
+
+    def searches(self) -> list[Listed]:
+        return [_listed(found) for found in self.client.searches()]
+
+    def search(self, name: str) -> Listed:
+        return _listed(self.client.search(name))
+
+    def follow(self, name: str) -> Iterator[Event]:
+        return self.client.events(name)
+
+    def stop(self, name: str) -> Listed:
+        self.client.stop(name)
+        return _listed(self.client.wait(name, _STOP_SECONDS))
+
+    def results(self, name: str) -> Results:
+        return self.client.results(name)
+
+    def report(self, name: str) -> tuple[bytes, Path]:
+        return self.client.report(name), Path(f"{name}-report.html")
+
+    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:  # noqa: ARG002
+        return _ServedNetwork(self, architecture)
+
+    def next_steps(self, name: str, results: Results) -> str:
+        key = results.front[0].key
+        mlflow_url = self._mlflow_url()
+        compare = f"  compare in MLflow    {mlflow_url}\n" if mlflow_url else ""
+        return (
+            f"\nStored on {self.client.url}\n{compare}"
+            f"  read the report      {self.command(name, 'report')}\n"
+            f"  list the front       {self.command(name, 'pareto')}\n"
+            f"  take one with you    {self.command(f'{name}/{key}', 'export')} --out my-network"
+        )
+
+    def _mlflow_url(self) -> str:
+        """Of the server's MLflow; empty where that is not reached from this machine."""
+        found = str(self.client.health().get("mlflow_url", ""))
+        is_reached = urlsplit(self.client.url).hostname in _LOOPBACK
+        return found if is_reached or urlsplit(found).hostname not in _LOOPBACK else ""
+
+
+def _listed(found: dict[str, Any]) -> Listed:
+    try:
+        return Listed(
+            found["id"], found["state"], found["reason"], found["progress"], found["ended_ms"]
+        )
+    except KeyError as error:
+        raise ServiceError(f"the server tells nothing of a search's {error}") from error
+
+
+class _ServedNetwork(Network):
+    """What is written is made by the server: none of the code that it names runs here."""
+
+    def __init__(self, server: Server, architecture: str) -> None:
+        self._server, self._name = server, architecture
+        self._file: dict[str, Any] = {}
+
+    @property
+    def weights(self) -> str:
+        return f"{self._server.command(self._name, 'export')} --out FOLDER"
+
+    @property
+    def builder(self) -> str:
+        self.check()
+        return str(self._file["builder"]["target"]).partition(":")[0]
+
+    def check(self) -> None:
+        if not self._file:
+            self._file = self._server.client.architecture(self._name)["file"]
+
+    def source_code(self) -> str:
+        return self._server.client.source_code(self._name)
+
+    def write(self, form: str, target: Path) -> None:
+        if form == "safetensors":
+            self._server.client.download(self._name, target)
+        else:
+            self._server.client.export(self._name, cast(Export, form), target)
+
+    def register(self, name: str, alias: str, mlflow_url: str) -> str:  # noqa: ARG002
+        raise ServiceError(self._server.refusal_to_register)

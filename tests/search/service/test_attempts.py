@@ -1,0 +1,218 @@
+"""What the service must refuse: a list of attempts, most of them on every route there is.
+
+Each gets problem details with a status below 500, and leaves nothing stored, launched or written.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from refusals import ID, check_refused, every_route, untouched
+
+from search.service import guards
+from search.service.tokens import Tokens, create
+
+OPEN = {"/", "/assets/{name}", "/healthz", "/readyz", "/openapi.json"}
+"""Paths that need no token: they tell nothing of any search."""
+
+PLACES = (
+    *("..", ".", "%2e%2e", "%2e", "../..", "..%2f..", "..%2f..%2f..%2fetc%2fpasswd", "....//"),
+    *("%2fetc%2fpasswd", "/etc/passwd", "//etc/passwd", "file:%2f%2f%2fetc%2fpasswd", "~", "-"),
+    *("..%5c..", "%5c..%5c", "C:%5cWindows", "%00", "done%00", "done%00.json", "done%0a", "%0d%0a"),
+    *("%c0%ae%c0%ae", "%ff%fe", "%252e%252e", "done%2f..%2fdone", "done%2fsearch.json", ".lock"),
+    *(
+        "done:..",
+        "done:.",
+        "done:..%2fa-1",
+        "done:a-1%2f..",
+        "..:a-1",
+        "done:%2fetc",
+        "done:a-1%00",
+    ),
+    *(
+        "done:..%2f..%2fservice.db",
+        "service.db",
+        "a" * 400,
+        f"done:{'a' * 400}",
+        "done%20",
+        "$(id)",
+    ),
+)
+"""Instead of a name in a path."""
+
+
+def test_the_list_of_routes_is_whole(service: Any) -> None:
+    described = service.ask("GET", "/openapi.json").json["paths"]
+    paths = {path for _, path in service.routes()}
+    assert set(described) | OPEN == paths
+    assert len(every_route(service)) >= len(paths)
+
+
+# ---- names in paths
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_name_in_a_path_leads_out(service: Any, place: str) -> None:
+    with untouched(service):
+        for method, path in service.routes():
+            if "{" in path:
+                target = re.sub(r"{\w+}", lambda _: place, path)
+                check_refused(service.ask(method, target), 404, 405, 422)
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "HEAD", "BREW", "CONNECT"])
+def test_no_other_method_does_anything(service: Any, method: str) -> None:
+    with untouched(service):
+        for _, target in every_route(service):
+            check_refused(service.ask(method, target), 405)
+
+
+def test_links_out_of_the_folder_of_runs_are_not_followed(service: Any) -> None:
+    """A whole folder, one folder in it, and one file."""
+    outside = service.home / "outside"
+    outside.mkdir(exist_ok=True)
+    secret = b'{"verdict": "secret", "event": "secret", "time_ms": 1}\n'
+    for name in ("whole", "part", "file"):
+        service.finish(name, ["a-1"])
+    for file in (p for p in (service.runs / "whole").rglob("*") if p.is_file()):
+        file.write_bytes(secret)
+    (service.runs / "whole").rename(outside / "whole")
+    (service.runs / "whole").symlink_to(outside / "whole")
+    (service.runs / "part" / "architectures").rename(outside / "architectures")
+    (service.runs / "part" / "architectures").symlink_to(outside / "architectures")
+    (outside / "secret").write_bytes(secret)
+    linked = ("results.json", "report.html", "events.jsonl", "exports/a-1.onnx")
+    for name in (*linked, "architectures/a-1/weights.safetensors"):
+        (service.runs / "file" / name).unlink()
+        (service.runs / "file" / name).symlink_to(outside / "secret")
+    with untouched(service):
+        for name in ("whole", "part", "file"):
+            for _, target in every_route(service, "GET"):
+                answer = service.ask("GET", target.replace(ID, name, 1))
+                assert answer.status < 500
+                assert b"secret" not in answer.body, (name, target)
+                if target.rsplit("/", 1)[-1] in ("weights", "folder"):
+                    check_refused(answer, 404)
+
+
+def test_exports_are_not_written_through_a_link(service: Any) -> None:
+    service.finish("exported", ["a-1"])
+    outside, exports = service.home / "elsewhere", service.runs / "exported" / "exports"
+    exports.rename(outside)
+    exports.symlink_to(outside)
+    for file in outside.iterdir():
+        file.unlink()
+    with untouched(service):
+        for form in ("onnx", "python"):
+            check_refused(service.ask("GET", f"/v1/architectures/exported:a-1/{form}"), 404)
+    assert "exported" not in service.parts.workbench.asked
+
+
+# ---- who asks, and from where
+
+OTHERS = (
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://127.0.0.1:8001"},
+    {"origin": "http://127.0.0.1:8000.evil.example"},
+    {"origin": "http://evil@127.0.0.1:8000"},
+    {"origin": "127.0.0.1:8000"},
+    {"origin": "http://[::1"},
+    {"origin": ""},
+    {"origin": "null", "host": ""},
+    {"host": "evil.example"},
+    {"host": "evil.example:8000"},
+    {"host": "127.0.0.1.evil.example"},
+    {"host": "evil.example@127.0.0.1"},
+    {"host": "127.0.0.1/evil.example"},
+    {"host": "127.0.0.1#.evil.example"},
+    {"host": "[::1"},
+    {"host": "169.254.169.254"},
+    {"host": ""},
+)
+
+
+@pytest.mark.parametrize("headers", OTHERS, ids=str)
+def test_no_other_site_is_served(service: Any, headers: dict[str, str]) -> None:
+    with untouched(service):
+        for method, target in every_route(service):
+            body = json.dumps({"data": {"source": "digits"}}).encode()
+            check_refused(service.ask(method, target, body, headers=headers), 403)
+
+
+@pytest.mark.parametrize("name", [b"host", b"origin", b"authorization", b"idempotency-key"])
+def test_a_header_that_decides_is_given_once(service: Any, name: bytes) -> None:
+    pairs = [(b"host", b"127.0.0.1:8000"), (name, b"127.0.0.1:8000"), (name, b"evil.example")]
+    with untouched(service):
+        for method, target in every_route(service):
+            check_refused(service.ask(method, target, headers=pairs), 400)
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, patient: None
+) -> Iterator[Any]:
+    """A service with a token of each role."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    tokens = {role: create(file, role, role) for role in ("read", "launch")}
+    with serve(tmp_path_factory.mktemp("guarded"), tokens=Tokens(file)) as running:
+        running.finish()
+        running.tokens = tokens
+        yield running
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer wrong",
+            "Bearer espalier_",
+            "Basic {launch}",
+            "{launch}",
+        ),
+        *("Bearer {launch}x", "Bearer {launch} {launch}", "Bearer\t{launch}", "Bearer {hash}"),
+        *("Bearer ﾿", "Bearer " + "a" * 60_000, "Bearer \x00{launch}"),
+    ],
+)
+def test_nobody_gets_in_without_a_token(guarded: Any, given: str) -> None:
+    digest = guarded.parts.tokens._file.read_text().split()[-1]
+    given = given.replace("{launch}", guarded.tokens["launch"]).replace("{hash}", digest)
+    with untouched(guarded):
+        for (method, target), (_, path) in zip(every_route(guarded), guarded.routes(), strict=True):
+            answer = guarded.ask(method, target, headers={"authorization": given} if given else {})
+            if path in OPEN:
+                assert answer.status in (200, 503)
+            else:
+                check_refused(answer, 401)
+                assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_token_to_read_changes_nothing(guarded: Any) -> None:
+    headers = {"authorization": f"Bearer {guarded.tokens['read']}"}
+    with untouched(guarded):
+        for method, target in every_route(guarded):
+            answer = guarded.ask(method, target, b"{}", headers=headers)
+            if method == "GET":
+                assert answer.status not in (401, 403)
+            else:
+                check_refused(answer, 403)
+
+
+def test_too_many_requests_are_put_off(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("_READS", 600), ("_CHANGES", 601)):
+        monkeypatch.setattr(guards, name, type(guards._READS)(5, seconds))
+    for method, target in (("GET", "/healthz"), ("DELETE", "/v1/searches/none")):
+        answers = [  # each with another made-up token: it counts as one who asks
+            guarded.ask(method, target, headers={"authorization": f"Bearer {number}"})
+            for number in range(8)
+        ]
+        assert [answer.status == 429 for answer in answers] == [False] * 5 + [True] * 3
+        check_refused(answers[-1], 429)
+        assert int(answers[-1].headers["retry-after"]) > 0
+        known = {"authorization": f"Bearer {guarded.tokens['launch']}"}
+        assert guarded.ask(method, target, headers=known).status != 429
