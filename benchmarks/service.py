@@ -38,6 +38,7 @@ from search.service.tables import ArchitectureRow, SearchRow
 
 RESULTS = Path(__file__).parent / "results" / "service.md"
 STREAMS, POSTS, KEYS = 50, 100, 10
+_SETTLING_SECONDS = 10.0
 _FRAME = {"base": {"flops": 12_000_000, "params": 300_000}, "limits": {"flops": 3_000_000.0}}
 _SETTINGS = {"model": "digits-vgg", "budget": ["flops=25%"], "data": {"source": "digits"}}
 _TINY = {
@@ -142,6 +143,7 @@ def served(runs: Path, port: int, mlflow_port: int) -> Iterator[psutil.Process]:
     child = subprocess.Popen([*command, *ports, *data], start_new_session=True)
     try:
         _wait(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10).is_success)
+        time.sleep(_SETTLING_SECONDS)  # MLflow's server still imports what it needs
         yield psutil.Process(child.pid)
     finally:
         child.send_signal(signal.SIGTERM)
@@ -163,17 +165,15 @@ async def measure(process: psutil.Process, arguments: argparse.Namespace) -> dic
     url, kinds = f"http://127.0.0.1:{arguments.port}", ("front", "searches", "both")
     latencies: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
     loads, memory = [], []
-    limits = httpx.Limits(max_connections=256, keepalive_expiry=2)  # before the server does
-    async with (
-        httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client,
-        _held(client, process),
-    ):
+    async with _client(url) as client, _held(client, process):
         launched = await _launch(client)
         memory.append(process.memory_info().rss / 1e6)
         async with _streams(url, launched["ids"][0]) as num_open:
             for _ in range(arguments.repeats):
                 for kind in kinds:
-                    latencies[kind].append(await _offer(client, kind, arguments))
+                    # A fresh one: httpx looks at every open connection before each request.
+                    async with _client(url) as fresh:
+                        latencies[kind].append(await _offer(fresh, kind, arguments))
                     memory.append(process.memory_info().rss / 1e6)
                     loads.append(os.getloadavg()[0])
             streams = num_open()
@@ -186,6 +186,11 @@ async def measure(process: psutil.Process, arguments: argparse.Namespace) -> dic
         "streams": streams,
         "launched": launched,
     }
+
+
+def _client(url: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=256, keepalive_expiry=2)  # before the server does
+    return httpx.AsyncClient(base_url=url, limits=limits, timeout=60)
 
 
 @asynccontextmanager

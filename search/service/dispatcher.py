@@ -211,7 +211,7 @@ class Dispatcher:
             best = {found.key for found in front(list(rows.values()))}
             for found in rows.values():
                 found.on_front = found.key in best
-            self._searches.put_architectures(list(rows.values()))
+            self._searches.put_architectures(row.id, list(rows.values()))
 
     def _conclude(self, row: SearchRow) -> None:
         try:
@@ -219,7 +219,7 @@ class Dispatcher:
         except (OSError, ValueError, KeyError) as error:
             self._end(row, "failed", f"its results cannot be read: {error}")
             return
-        self._searches.put_architectures(rows)
+        self._searches.put_architectures(row.id, rows)
         self._end(row, "finished")
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search.service.problems import ProblemError
@@ -51,7 +51,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...], tokens: Tokens | None = None) -> None:
         self._app, self._hosts, self._tokens = app, hosts, tokens
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -14,6 +14,7 @@ from fastapi import Path as InPath
 from search.service.dispatcher import Dispatcher
 from search.service.guards import caller_of
 from search.service.problems import ProblemError
+from search.service.remembered import Remembered
 from search.service.rules import Rules
 from search.service.searches import Searches
 from search.service.tokens import Caller, Tokens
@@ -41,6 +42,7 @@ class Parts:
     tokens: Tokens | None = None
     mlflow_answers: Callable[[], Awaitable[bool]] | None = None
     creating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
     _offered: dict[str, Any] | None = None
 

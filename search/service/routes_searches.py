@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from search.service.problems import ProblemError, documented
 from search.service.removal import remove_folder
 from search.service.rules import parsed
 from search.service.searches import OVER, Claim, State
-from search.service.tables import SearchRow
+from search.service.tables import ArchitectureRow, SearchRow
 from search.service.workbench import checked
 from search.standing import FEED_FILE, Event, read_events
 
@@ -44,7 +44,6 @@ _MOST_COUNT = 2**62
 """Of what a database compares with."""
 
 _POLL_SECONDS = 0.5
-_STATE_EVERY = 4
 _ALIVE_EVERY = 30
 _REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; " + (
     "style-src 'unsafe-inline'; img-src data:"
@@ -124,7 +123,7 @@ async def preflight(request: Request, parts: InParts, _: Launching) -> Any:
 
 
 @router.get("/searches", response_model=d.SearchPage)
-def list_searches(
+async def list_searches(
     parts: InParts,
     _: Reader,
     state: State | None = None,
@@ -133,11 +132,18 @@ def list_searches(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> Response:
     """Searches, the newest first."""
-    rows, total = parts.searches.page(state=state, name=_storable(name), limit=limit, offset=offset)
-    end = offset + len(rows)
-    items = [d.SearchSummary.of(row) for row in rows]
-    next_offset = end if rows and end < total else None
-    return JSONResponse({"items": items, "total": total, "next_offset": next_offset})
+
+    def page() -> object:
+        rows, total = parts.searches.page(
+            state=state, name=_storable(name), limit=limit, offset=offset
+        )
+        end = offset + len(rows)
+        next_offset = end if rows and end < total else None
+        items = [d.SearchSummary.of(row) for row in rows]
+        return {"items": items, "total": total, "next_offset": next_offset}
+
+    asked = ("searches", state, name, limit, offset)
+    return await parts.remembered.answer(asked, parts.searches.version(), page)
 
 
 def _storable(text: str | None) -> str | None:
@@ -207,29 +213,40 @@ async def events(
 
 
 async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    beat = 0
-    told = (row.state, row.wish)
+    """Threads and the database are used only when something has changed: streams are many."""
+    file, size, beat = parts.runs / row.id / FEED_FILE, -1, 0
+    version, told = parts.searches.version(row.id), (row.state, row.wish)
     yield _state(row)
     while not parts.is_closing.is_set():
         was_over = row.state in OVER
-        for event, end in await run_in_threadpool(_read, parts, row.id, offset):
-            offset = end
-            text = json.dumps(event, separators=(",", ":"))
-            yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
+        if (now := _size(file)) != size:
+            size = now
+            for event, end in await run_in_threadpool(_read, parts, row.id, offset):
+                offset = end
+                text = json.dumps(event, separators=(",", ":"))
+                yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
         if was_over:
             return
         await asyncio.sleep(_POLL_SECONDS)
         beat += 1
-        if beat % _STATE_EVERY == 0:
+        if parts.searches.version(row.id) != version:
+            version = parts.searches.version(row.id)
             try:
                 row = await run_in_threadpool(parts.searches.get, row.id)
             except ProblemError:  # it was removed
                 return
-            if (row.state, row.wish) != told:
-                told = (row.state, row.wish)
-                yield _state(row)
-            elif beat % _ALIVE_EVERY == 0:
-                yield KEEPALIVE_COMMENT
+        if (row.state, row.wish) != told:
+            told = (row.state, row.wish)
+            yield _state(row)
+        elif beat % _ALIVE_EVERY == 0:
+            yield KEEPALIVE_COMMENT
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 def _read(parts: Parts, search_id: str, offset: int) -> list[tuple[Event, int]]:
@@ -254,7 +271,7 @@ def _state(row: SearchRow) -> bytes:
 
 
 @router.get("/searches/{search_id}/front", response_model=d.Front, responses=documented(404))
-def front(
+async def front(
     search_id: SearchId,
     parts: InParts,
     _: Reader,
@@ -271,22 +288,28 @@ def front(
     ] = "flops",
 ) -> Response:
     """The front, within bounds; of a search that is not over, what was found so far."""
-    row = parts.searches.get(search_id)
-    given = {"flops": flops_max, "params": params_max}
-    bounds = _bounds({name: text for name, text in given.items() if text}, row)
-    rows = parts.searches.architectures(search_id, bounds=bounds, on_front=True)
-    name = sort.removeprefix("-")
-    rows.sort(key=lambda found: getattr(found, name), reverse=sort.startswith("-"))
-    items = [d.Architecture.of(found, row) for found in rows]
-    return JSONResponse(
-        {
-            "search": row.id,
-            "state": row.state,
-            "is_final": row.state == "finished",
-            "convention": d.FLOPS,
-            "items": items,
-        }
-    )
+
+    def found() -> object:
+        row = parts.searches.get(search_id)
+        given = {"flops": flops_max, "params": params_max}
+        bounds = _bounds({name: text for name, text in given.items() if text}, row)
+        rows = parts.searches.architectures(search_id, bounds=bounds, on_front=True)
+        name = sort.removeprefix("-")
+        rows.sort(key=lambda one: getattr(one, name), reverse=sort.startswith("-"))
+        return _front(row, rows)
+
+    asked = ("front", search_id, flops_max, params_max, sort)
+    return await parts.remembered.answer(asked, parts.searches.version(search_id), found)
+
+
+def _front(row: SearchRow, rows: Sequence[ArchitectureRow]) -> dict[str, Any]:
+    return {
+        "search": row.id,
+        "state": row.state,
+        "is_final": row.state == "finished",
+        "convention": d.FLOPS,
+        "items": [d.Architecture.of(found, row) for found in rows],
+    }
 
 
 def _bounds(given: Mapping[str, str], row: SearchRow) -> dict[str, float]:
@@ -311,15 +334,7 @@ def architectures(search_id: SearchId, parts: InParts, _: Reader) -> Response:
     """Every architecture that was found, on the front or not, by FLOPs."""
     row = parts.searches.get(search_id)
     rows = parts.searches.architectures(search_id, bounds={}, on_front=False)
-    return JSONResponse(
-        {
-            "search": row.id,
-            "state": row.state,
-            "is_final": row.state == "finished",
-            "convention": d.FLOPS,
-            "items": [d.Architecture.of(found, row) for found in rows],
-        }
-    )
+    return JSONResponse(_front(row, rows))
 
 
 @router.get(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,12 +41,32 @@ class Searches:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._adding = threading.Lock()
+        self._adding, self._counting = threading.Lock(), threading.Lock()
+        self._versions: Counter[str] = Counter()
+        self._version = 0
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def version(self, search_id: str | None = None) -> int:
+        """A number that is another one after every change of a search, or of any."""
+        return self._version if search_id is None else self._versions[search_id]
+
+    @contextmanager
+    def _changing(self, *search_ids: str) -> Iterator[Session]:
+        """A transaction that changes these searches, or adds one."""
+        try:
+            with self._session() as session:
+                yield session
+        finally:
+            self._changed(search_ids)
+
+    def _changed(self, search_ids: Sequence[str]) -> None:
+        with self._counting:
+            self._version += 1
+            self._versions.update(search_ids)
 
     # ---- what people ask for
 
@@ -77,7 +98,7 @@ class Searches:
         is_taken: whether an id is in use elsewhere, by a folder say.  claim: its `key` may be
         empty.
         """
-        with self._adding, self._session() as session:
+        with self._adding, self._changing() as session:
             search_id, number = name, 1
             while session.get(SearchRow, search_id) is not None or is_taken(search_id):
                 number += 1
@@ -111,7 +132,7 @@ class Searches:
 
     def adopt(self, row: SearchRow, found: Sequence[ArchitectureRow]) -> None:
         """Add a search that was made without the service."""
-        with self._adding, self._session() as session:
+        with self._adding, self._changing(row.id) as session:
             row.position = self._behind_all(session)
             session.add(row)
             session.flush()
@@ -155,7 +176,7 @@ class Searches:
 
     def stop(self, search_id: str) -> SearchRow:
         """Wish that it ends; at once if it waits. ProblemError 409 if it is over."""
-        with self._session() as session:
+        with self._changing(search_id) as session:
             row = self._own(session, search_id)
             if row.state in OVER:
                 raise ProblemError(409, f"{search_id} is {row.state} already")
@@ -167,7 +188,7 @@ class Searches:
 
     def resume(self, search_id: str) -> SearchRow:
         """Queue it again; ProblemError 409 unless it was stopped or has failed."""
-        with self._session() as session:
+        with self._changing(search_id) as session:
             row = self._own(session, search_id)
             if row.state not in ("stopped", "failed"):
                 raise ProblemError(409, f"{search_id} is {row.state}: there is nothing to resume")
@@ -177,7 +198,7 @@ class Searches:
 
     def remove(self, search_id: str) -> None:
         """Forget it; ProblemError 409 while it runs."""
-        with self._session() as session:
+        with self._changing(search_id) as session:
             row = self._own(session, search_id)
             if row.state == "running":
                 raise ProblemError(409, f"{search_id} is running: stop it first")
@@ -199,22 +220,24 @@ class Searches:
             for row in rows:
                 row.state, row.handle, row.losses = "running", "", 0
                 row.started_ms = row.started_ms or now_ms()
+        if rows:
+            self._changed([row.id for row in rows])
         return rows
 
     def note(self, search_id: str, **values: Any) -> None:
         """Set columns of a search."""
         if "reason" in values:
             values["reason"] = values["reason"][:_MOST_REASON]
-        with self._session() as session:
+        with self._changing(search_id) as session:
             session.execute(update(SearchRow).where(SearchRow.id == search_id).values(**values))
 
     def end(self, search_id: str, state: State, reason: str = "") -> None:
         """It is over."""
         self.note(search_id, state=state, reason=reason, handle="", wish="", ended_ms=now_ms())
 
-    def put_architectures(self, rows: Sequence[ArchitectureRow]) -> None:
-        """Add architectures, or replace those of the same key."""
-        with self._session() as session:
+    def put_architectures(self, search_id: str, rows: Sequence[ArchitectureRow]) -> None:
+        """Add architectures of a search, or replace those of the same key."""
+        with self._changing(search_id) as session:
             for row in rows:
                 session.merge(row)
 

@@ -126,7 +126,7 @@ def test_a_key_belongs_to_one_search_and_its_settings(searches: Searches) -> Non
 
 def test_a_key_is_forgotten_with_its_search(searches: Searches) -> None:
     row = add(searches, key="k")
-    searches.put_architectures([architecture(row.id, "a", 10, 0.5)])
+    searches.put_architectures(row.id, [architecture(row.id, "a", 10, 0.5)])
     searches.remove(row.id)
     assert searches.claimed(Claim("me", "k", "d")) is None
     with pytest.raises(ProblemError, match="there is no search"):
@@ -182,8 +182,8 @@ def test_architectures_within_bounds(searches: Searches) -> None:
         architecture("s", "bad", 20, 0.4),
         architecture("s", "large", 30, 0.9, on_front=True),
     ]
-    searches.put_architectures(rows)
-    searches.put_architectures(rows)  # again: nothing is there twice
+    searches.put_architectures("s", rows)
+    searches.put_architectures("s", rows)  # again: nothing is there twice
 
     def keys(on_front: bool, **bounds: float) -> list[str]:
         found = searches.architectures("s", bounds=bounds, on_front=on_front)
