@@ -91,7 +91,7 @@ def running_server(
     """
     deployment = Deployment(store, host, port, database, artifacts, has_auth, may_be_new)
     prepare(deployment)
-    port = _free_port(host, port)
+    port = free_port(host, port)
     deployment = replace(deployment, port=port)
     log = store.resolve() / _LOG_NAME
     process = _start(deployment, log)
@@ -123,7 +123,7 @@ def _command(deployment: Deployment) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", *command_arguments(deployment)]
 
 
-def _free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int) -> int:
     """The port itself, or a free one for 0; ServeError if it is taken or not allowed."""
     # The resolver would take 65536 for 0.
     if not 0 <= port <= 65535:

@@ -12,7 +12,7 @@ import httpx
 import psutil
 
 from mlflow_server.errors import MlflowServerError
-from mlflow_server.serve import Server, running_server
+from mlflow_server.serve import Server, free_port, running_server
 from pruning.errors import ServiceError
 from search.durable import write_durably
 
@@ -24,14 +24,15 @@ _log = logging.getLogger(__name__)
 
 
 class MlflowChild:
-    """Serves the store of `runs` at `host` and `port`, from `start` to `close`.
+    """Serves the store of `runs` at `host` and `port`, from `start` to `close`; 0 for a free one.
 
     A service that was killed leaves its child behind: its number is kept in a file, and the next
     service ends it.
     """
 
     def __init__(self, runs: Path, host: str, port: int) -> None:
-        self._runs, self._host, self._port = runs, host, port
+        self._runs, self._host = runs, host
+        self._port = port or free_port(host, port)
         self._server: Server | None = None
         self._is_closing, self._is_up = threading.Event(), threading.Event()
         self._error: MlflowServerError | None = None
@@ -63,7 +64,8 @@ class MlflowChild:
         self._is_closing.set()
         if self._server is not None:
             self._server.process.terminate()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _supervise(self) -> None:
         while not self._is_closing.is_set():

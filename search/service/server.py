@@ -108,32 +108,28 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def _parts(config: ServiceConfig) -> Iterator[Parts]:
+    """Everything is looked at before anything is made: what is refused leaves no trace."""
+    tokens = None if config.tokens is None else Tokens(config.tokens)
+    runs = config.runs.absolute()
+    child = None if config.mlflow_url else MlflowChild(runs, "127.0.0.1", config.mlflow_port)
+    if config.mlflow_url:
+        require_mlflow(config.mlflow_url)
+    mlflow_url = config.mlflow_url if child is None else child.url
+    launcher = _launcher(config, runs, mlflow_url)
     with ExitStack() as stack:
-        tokens = None if config.tokens is None else Tokens(config.tokens)
-        runs = config.runs.absolute()
-        try:
-            runs.mkdir(parents=True, exist_ok=True)
-            config.data_root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ServiceError(
-                f"cannot make the folder {error.filename}: {error.strerror}"
-            ) from error
         lock = stack.enter_context(FolderLock(runs, "service"))
+        lock.acquire(only_if_there=True)
+        engine = open_database(config.database) if config.database else None
+        _make_folders(runs, config.data_root)
         lock.acquire()
-        removal.clear(runs)
-        engine = open_database(config.database or f"sqlite:///{runs / 'service.db'}")
+        engine = engine or open_database(f"sqlite:///{runs / 'service.db'}")
         stack.callback(engine.dispose)
+        removal.clear(runs)
         searches = Searches(engine)
         adopt_searches(searches, runs)
-        child = None
-        if config.mlflow_url:
-            require_mlflow(config.mlflow_url)
-        else:
-            child = MlflowChild(runs, "127.0.0.1", config.mlflow_port)
+        if child is not None:
             stack.callback(child.close)
             child.start()
-        mlflow_url = config.mlflow_url if child is None else child.url
-        launcher = _launcher(config, runs, mlflow_url)
         workbench = Workbench()
         stack.callback(workbench.close)
         yield Parts(
@@ -147,6 +143,14 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
             tokens,
             None if child is None else child.answers,
         )
+
+
+def _make_folders(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServiceError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
@@ -166,6 +170,8 @@ def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
 def adopt_searches(searches: Searches, runs: Path) -> None:
     """Take in the searches of the folder that the database does not know."""
     for file in sorted(runs.glob(f"*/{CONFIG_FILE}")):
+        if file.parent.is_symlink():
+            continue  # what is written there would be written elsewhere
         try:
             searches.get(file.parent.name)
         except ProblemError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import multiprocessing
 import os
 import threading
@@ -18,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pruning.errors import first_line
 from search.service.problems import ProblemError
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _SECONDS = 120.0
 _THREADS = "2"
@@ -60,6 +64,9 @@ class Workbench:
             except TimeoutError:
                 self._replace(pool)
                 raise ProblemError(422, f"this took longer than {_SECONDS:g} s") from None
+            except Exception as error:  # of a network's own code, say, or torch's
+                _log.exception("the workbench failed at %s", function.__name__)
+                raise ProblemError(422, f"this cannot be done: {first_line(error)}") from None
         if isinstance(found, Refused):
             raise ProblemError(422, found.detail, found.field)
         return found
