@@ -170,7 +170,9 @@ class Architecture(BaseModel):
             "validation_accuracy": row.validation_accuracy,
             "test_accuracy": outcome["test_accuracy"] if search.state == "finished" else None,
             "on_front": row.on_front,
-            "links": {part: f"{here}/{part}" for part in ("weights", "onnx", "python", "run")},
+            "links": {
+                part: f"{here}/{part}" for part in ("folder", "weights", "onnx", "python", "run")
+            },
         }
 
 
