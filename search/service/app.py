@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from search.service import (
     problems,
     routes_architectures,
+    routes_events,
     routes_searches,
     routes_server,
 )
@@ -48,7 +49,7 @@ def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     )
     app.state.parts, app.state.metrics = parts, Measures(parts.searches)
     problems.install(app)
-    for routes in (routes_searches, routes_architectures, routes_server):
+    for routes in (routes_searches, routes_events, routes_architectures, routes_server):
         app.include_router(routes.router)
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_middleware(Gate, hosts=hosts, tokens=parts.tokens)

@@ -29,7 +29,7 @@ class Parts:
     """The service, put together; one for each app.
 
     runs: folder of all searches.  mlflow_url: of its server; empty if there is none.
-    device: what searches train on.
+    device: what searches train on.  num_streams: of events that are open.
     """
 
     searches: Searches
@@ -44,6 +44,7 @@ class Parts:
     creating: asyncio.Lock = field(default_factory=asyncio.Lock)
     remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
+    num_streams: int = 0
     _offered: dict[str, Any] | None = None
 
     async def offered(self) -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from pruning.cost import Budget, Cost
@@ -23,10 +20,9 @@ from search.service.parts import InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.removal import remove_folder
 from search.service.rules import parsed
-from search.service.searches import OVER, Claim, State
+from search.service.searches import Claim, State
 from search.service.tables import ArchitectureRow, SearchRow
 from search.service.workbench import checked
-from search.standing import FEED_FILE, Event, read_events
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -43,8 +39,6 @@ _MOST_NAME = 80
 _MOST_COUNT = 2**62
 """Of what a database compares with."""
 
-_POLL_SECONDS = 0.5
-_ALIVE_EVERY = 30
 _REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; " + (
     "style-src 'unsafe-inline'; img-src data:"
 )
@@ -186,88 +180,6 @@ def remove(search_id: SearchId, parts: InParts, _: Launching) -> Response:
     parts.searches.remove(search_id)
     remove_folder(parts.runs, search_id)
     return Response(status_code=204)
-
-
-@router.get(
-    "/searches/{search_id}/events",
-    response_class=StreamingResponse,
-    responses={
-        200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"},
-        **documented(404),
-    },
-)
-async def events(
-    search_id: SearchId,
-    parts: InParts,
-    _: Reader,
-    last: Annotated[
-        str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="goes on behind it")
-    ] = "",
-) -> StreamingResponse:
-    """Everything that happens, from the beginning on; `state` tells that of the whole search.
-
-    Ends when the search is over, or removed.
-    """
-    row = await run_in_threadpool(parts.searches.get, search_id)
-    return StreamingResponse(_followed(parts, row, int(last or 0)), media_type="text/event-stream")
-
-
-async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    """Threads and the database are used only when something has changed: streams are many."""
-    file, size, beat = parts.runs / row.id / FEED_FILE, -1, 0
-    version, told = parts.searches.version(row.id), (row.state, row.wish)
-    yield _state(row)
-    while not parts.is_closing.is_set():
-        was_over = row.state in OVER
-        if (now := _size(file)) != size:
-            size = now
-            for event, end in await run_in_threadpool(_read, parts, row.id, offset):
-                offset = end
-                text = json.dumps(event, separators=(",", ":"))
-                yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
-        if was_over:
-            return
-        await asyncio.sleep(_POLL_SECONDS)
-        beat += 1
-        if parts.searches.version(row.id) != version:
-            version = parts.searches.version(row.id)
-            try:
-                row = await run_in_threadpool(parts.searches.get, row.id)
-            except ProblemError:  # it was removed
-                return
-        if (row.state, row.wish) != told:
-            told = (row.state, row.wish)
-            yield _state(row)
-        elif beat % _ALIVE_EVERY == 0:
-            yield KEEPALIVE_COMMENT
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1
-
-
-def _read(parts: Parts, search_id: str, offset: int) -> list[tuple[Event, int]]:
-    """The events behind the offset; all of them if no line ends there."""
-    try:
-        file = parts.folder(search_id, FEED_FILE)
-    except ProblemError:  # it has not begun
-        return []
-    return list(read_events(file, offset if _ends_line(file, offset) else 0))
-
-
-def _ends_line(file: Path, offset: int) -> bool:
-    if not 0 < offset <= file.stat().st_size:
-        return offset == 0
-    with file.open("rb") as stream:
-        stream.seek(offset - 1)
-        return stream.read(1) == b"\n"
-
-
-def _state(row: SearchRow) -> bytes:
-    return format_sse_event(data_str=json.dumps(d.SearchSummary.of(row)), event="state")
 
 
 @router.get("/searches/{search_id}/front", response_model=d.Front, responses=documented(404))

@@ -272,3 +272,11 @@ def test_what_is_wrong_on_the_disk_is_told_without_a_traceback(service: Any) -> 
 
 def test_nothing_was_launched(service: Any) -> None:
     assert service.launcher.launched == []
+
+
+def test_streams_of_events_are_bounded(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"/v1/searches/{ID}/events"
+    assert service.ask("GET", path).status == 200
+    assert service.parts.num_streams == 0  # over, and counted no more
+    monkeypatch.setattr(service.parts, "num_streams", 256)
+    assert service.ask("GET", path).status == 429
