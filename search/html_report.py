@@ -22,12 +22,12 @@ from search.pictures import widths_left
 from search.report import (
     COLOURS,
     COMPUTE_NOTE,
-    CONFIG_FILE,
     FLOPS_NOTE,
     Results,
     open_results,
     slack,
 )
+from search.standing import CONFIG_FILE
 from search.storing import CURVE_FILE
 from search.tasks import Outcome
 from search.verdict import contestants, headline, short_name

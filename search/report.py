@@ -17,11 +17,9 @@ from mlflow_server import schema
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
 from search.pareto import front
+from search.standing import CONFIG_FILE, RESULTS_FILE
 from search.tasks import ORIGINS, Outcome
 from search.verdict import Contest, short_name, verdict
-
-CONFIG_FILE, RESULTS_FILE = "search.json", "results.json"
-"""In the folder of a search: what was asked for, and what came of it."""
 
 FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
 COMPUTE_NOTE = (

@@ -24,8 +24,9 @@ from search.equipment import (
 from search.launch import Share, check_resources
 from search.preflight import Preflight, check
 from search.registration import register_front
-from search.report import CONFIG_FILE, Results
+from search.report import Results
 from search.session import Session
+from search.standing import CONFIG_FILE
 from search.tasks import Outcome
 from search.workshop import Workshop
 

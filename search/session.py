@@ -28,8 +28,9 @@ from search.pareto import front
 from search.pictures import draw_all
 from search.progress import Progress
 from search.recording import Recording
-from search.report import RESULTS_FILE, Results, plot_front
+from search.report import Results, plot_front
 from search.space import SearchSpace, sampler
+from search.standing import RESULTS_FILE
 from search.storing import stored_outcome
 from search.study import StudySource, open_study, study_storage
 from search.tasks import (

@@ -14,7 +14,8 @@ from typing import Any
 
 from search.pareto import hypervolume
 
-FEED_FILE = "events.jsonl"
+CONFIG_FILE, RESULTS_FILE, FEED_FILE = "search.json", "results.json", "events.jsonl"
+"""In the folder of a search: what was asked for, what came of it, and what happened."""
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it.

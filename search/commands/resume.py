@@ -14,6 +14,7 @@ from search.commands.places import asked_server
 from search.commands.search import run_and_print
 from search.commands.stored import RUNS, search_folder
 from search.config import SearchConfig, from_mapping
+from search.standing import CONFIG_FILE
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
 
@@ -44,7 +45,7 @@ def resume(name: str, runs: str, **flags: Any) -> None:
 
 def stored_config(name: str, runs: str, flags: dict[str, Any]) -> SearchConfig:
     """The settings of a search, with flags over them; SearchStateError if there is none."""
-    from search.report import CONFIG_FILE, no_search  # noqa: PLC0415 - startup stays light
+    from search.report import no_search  # noqa: PLC0415 - startup stays light
 
     folder = search_folder(name, runs)
     try:

@@ -15,12 +15,11 @@ from pruning.errors import SearchStateError
 from search.commands.place import Listed, Network, Place
 from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
 from search.durable import lock_holder
-from search.standing import FEED_FILE, Event, Standing, read_events
+from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, Standing, read_events
 
 if TYPE_CHECKING:
     from search.report import Results
 
-CONFIG_FILE, RESULTS_FILE = "search.json", "results.json"  # as search.report, which needs torch
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 90.0
 """A search that is asked to end writes down the states of its trials, and tells MLflow."""

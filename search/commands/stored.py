@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pruning.errors import SearchStateError
+from search.standing import CONFIG_FILE
 
 DEFAULT_RUNS = "espalier-runs"
 RUNS = click.option(
@@ -17,8 +18,6 @@ RUNS = click.option(
 
 def search_folder(name: str, runs: str) -> Path:
     """The folder of a search, given by name or path."""
-    from search.report import CONFIG_FILE  # noqa: PLC0415 - startup stays light
-
     is_path = os.sep in name or (Path(name) / CONFIG_FILE).exists()
     return Path(name) if is_path else Path(runs) / name
 

@@ -19,14 +19,13 @@ from search.pareto import front
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches, now_ms
 from search.service.tables import ArchitectureRow, SearchRow
-from search.standing import FEED_FILE, Event, Standing, read_events
+from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, Standing, read_events
 
 MOST_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""
 
 _INTERVAL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
-CONFIG_FILE, RESULTS_FILE = "search.json", "results.json"
 
 _log = logging.getLogger(__name__)
 

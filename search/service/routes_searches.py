@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError
 from search.service import descriptions as d
-from search.service.dispatcher import RESULTS_FILE
 from search.service.downloads import StoredFile, stored_file
 from search.service.parts import InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
@@ -23,6 +22,7 @@ from search.service.rules import parsed
 from search.service.searches import Claim, State
 from search.service.tables import ArchitectureRow, SearchRow
 from search.service.workbench import checked
+from search.standing import RESULTS_FILE
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 

@@ -18,7 +18,7 @@ from search.durable import FolderLock
 from search.service import removal
 from search.service.app import create_app
 from search.service.database import open_database
-from search.service.dispatcher import CONFIG_FILE, Dispatcher, adopted
+from search.service.dispatcher import Dispatcher, adopted
 from search.service.guards import is_loopback
 from search.service.launchers import Launcher
 from search.service.mlflow_child import MlflowChild, require_mlflow
@@ -30,6 +30,7 @@ from search.service.searches import Searches
 from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens
 from search.service.workbench import Workbench
+from search.standing import CONFIG_FILE
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
