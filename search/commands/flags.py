@@ -10,7 +10,12 @@ import click
 
 from search.options import tables
 
-_FLAG_NAMES = {"source": "data", "root": "data_root"}
+_FLAG_NAMES = {
+    "source": "data",
+    "root": "data_root",
+    "builders": "builder",
+    "allowed_hosts": "allowed_host",
+}
 _TYPES: dict[str, Any] = {
     "str": str,
     "str | None": str,

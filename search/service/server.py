@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +26,7 @@ from search.service.problems import ProblemError
 from search.service.ray_jobs import RayJobsLauncher
 from search.service.rules import Rules
 from search.service.searches import Searches
+from search.service.service_config import ServiceConfig
 from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens
 from search.service.workbench import Workbench
@@ -34,35 +34,6 @@ from search.standing import CONFIG_FILE
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True)
-class ServiceConfig:
-    """What a service is started with.
-
-    database: its URL; by default service.db in `runs`.  tokens: file of those who may use it;
-    without one everybody on this machine may.  data_root: folder of the data sets.
-    builders: module:callable of networks that clients may name.
-    mlflow_url: of a server there is; by default one is started at mlflow_port.
-    ray_address: of a cluster's job server, such as http://HOST:8265; by default searches are
-    processes of this machine.  ray_python: interpreter on the cluster's nodes.
-    allowed_hosts: names beside its own under which it is reached.
-    """
-
-    runs: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    database: str = ""
-    max_running: int = 1
-    tokens: Path | None = None
-    data_root: Path = Path(".data")
-    builders: tuple[str, ...] = ()
-    mlflow_url: str = ""
-    mlflow_port: int = 5000
-    ray_address: str = ""
-    ray_python: str = "python"
-    device: str = "auto"
-    allowed_hosts: tuple[str, ...] = ()
 
 
 def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
@@ -110,8 +81,8 @@ class _Server(uvicorn.Server):
 @contextmanager
 def _parts(config: ServiceConfig) -> Iterator[Parts]:
     """Everything is looked at before anything is made: what is refused leaves no trace."""
-    tokens = None if config.tokens is None else Tokens(config.tokens)
-    runs = config.runs.absolute()
+    tokens = Tokens(Path(config.tokens)) if config.tokens else None
+    runs, data_root = config.folder, Path(config.data_root)
     child = None if config.mlflow_url else MlflowChild(runs, "127.0.0.1", config.mlflow_port)
     if config.mlflow_url:
         require_mlflow(config.mlflow_url)
@@ -120,8 +91,8 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
     with ExitStack() as stack:
         lock = stack.enter_context(FolderLock(runs, "service"))
         lock.acquire(only_if_there=True)
-        engine = open_database(config.database) if config.database else None
-        _make_folders(runs, config.data_root)
+        engine = open_database(config.database_url) if config.database_url else None
+        _make_folders(runs, data_root)
         lock.acquire()
         engine = engine or open_database(f"sqlite:///{runs / 'service.db'}")
         stack.callback(engine.dispose)
@@ -137,7 +108,7 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
             searches,
             Dispatcher(searches, launcher, runs, max_running=config.max_running),
             workbench,
-            Rules(config.data_root, config.builders),
+            Rules(data_root, tuple(config.builders)),
             runs,
             mlflow_url,
             config.device,
@@ -183,13 +154,11 @@ def adopt_searches(searches: Searches, runs: Path) -> None:
 
 @contextmanager
 def _listening(config: ServiceConfig) -> Iterator[socket.socket]:
-    if not is_loopback(config.host) and config.tokens is None:
+    if not is_loopback(config.host) and not config.tokens:
         raise ServiceError(
             f"a service without tokens listens on this machine only (127.0.0.1), not on "
             f"{config.host!r}: make one with `espalier token create NAME`, and give --tokens FILE"
         )
-    if not 0 <= config.port <= 65535:
-        raise ServiceError(f"a port lies between 0 and 65535, got {config.port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM

@@ -1,0 +1,64 @@
+"""What a service is started with: a frozen dataclass, checked; the command line fills it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.options import option, require
+
+DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """One service: what it keeps, where it listens, who may use it, and where searches run."""
+
+    runs: str = option("espalier-runs", "folder that holds all searches")
+    host: str = option("127.0.0.1", "address to listen on; one that others reach needs --tokens")
+    port: int = option(8000, "port to listen on; 0 picks one")
+    max_running: int = option(1, "searches at once; others wait in the queue")
+    database: str = option(
+        "",
+        "sqlite:///FILE or postgresql://USER@HOST/NAME of its records; by default service.db in "
+        f"--runs. {DATABASE_VARIABLE} sets it without showing a password to others",
+    )
+    tokens: str = option(
+        "", "file of tokens, see `espalier token create`; by default none is asked for"
+    )
+    data_root: str = option(
+        ".data", "folder that holds the data sets and image folders that clients may name"
+    )
+    builders: tuple[str, ...] = option(
+        (), "module:callable of a network that clients may name; repeatable"
+    )
+    mlflow_url: str = option("", "MLflow server to log to; by default its own")
+    mlflow_port: int = option(5000, "port of its own MLflow server; 0 picks one")
+    ray_address: str = option(
+        "",
+        "job server of a Ray cluster to run searches on, such as http://10.0.0.1:8265; the nodes "
+        "share the folders of this machine. By default searches are processes of this machine",
+    )
+    ray_python: str = option("python", "interpreter on the cluster's nodes")
+    device: str = option("auto", "auto, cpu or cuda")
+    allowed_hosts: tuple[str, ...] = option(
+        (), "name under which others reach this service; repeatable"
+    )
+
+    def __post_init__(self) -> None:
+        require(self.max_running >= 1, "max_running", "at least 1", self.max_running)
+        for name in ("port", "mlflow_port"):
+            require(0 <= getattr(self, name) <= 65535, name, "from 0 to 65535", getattr(self, name))
+        devices = ("auto", "cpu", "cuda")
+        require(self.device in devices, "device", f"one of {', '.join(devices)}", self.device)
+
+    @property
+    def folder(self) -> Path:
+        """Of all searches, as an absolute path."""
+        return Path(self.runs).absolute()
+
+    @property
+    def database_url(self) -> str:
+        """Of the records, if it is not the folder's own file; empty if it is."""
+        return self.database or os.environ.get(DATABASE_VARIABLE, "")
