@@ -62,6 +62,7 @@ class Dispatcher:
         self._searches, self._launcher = searches, launcher
         self._runs, self._max_running = runs, max_running
         self._followed: dict[str, _Followed] = {}
+        self._told = ""
         self._woken, self._is_over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
@@ -97,7 +98,7 @@ class Dispatcher:
             try:
                 self.step()
             except (ServiceError, SQLAlchemyError, OSError) as error:
-                _log.warning("the queue waits: %s", str(error).splitlines()[0])
+                self._tell(f"the queue waits: {str(error).splitlines()[0]}")
             self._woken.wait(_INTERVAL_SECONDS)
             self._woken.clear()
 
@@ -108,10 +109,16 @@ class Dispatcher:
             try:
                 self._attend(row)
             except ServiceError as error:
-                _log.warning("%s waits: %s", row.id, error)
+                self._tell(f"{row.id} waits: {error}")
         room = self._max_running - len(self._searches.running())
         for row in self._searches.take_next(room) if room > 0 else ():
             self._launch(row)
+
+    def _tell(self, line: str) -> None:
+        """Log what keeps the queue waiting, once until it is something else."""
+        if line != self._told:
+            self._told = line
+            _log.warning("%s", line)
 
     # ---- one search
 
@@ -144,7 +151,7 @@ class Dispatcher:
         try:
             handle = self._launcher.launch(row.id, row.launches + 1)
         except ServiceError as error:
-            _log.warning("%s waits: %s", row.id, error)
+            self._tell(f"{row.id} waits: {error}")
             return
         followed.asked_at = None
         self._searches.note(row.id, handle=handle)

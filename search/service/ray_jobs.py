@@ -92,9 +92,17 @@ class RayJobsLauncher(Launcher):
             response = self._client.request(method, path, json=json)
             if not (missing_is_fine and response.status_code == httpx.codes.NOT_FOUND):
                 response.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            why = f"status {error.response.status_code}: {_last_line(error.response.text)}"
+            raise ServiceError(f"the Ray job server at {self._address} fails: {why}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServiceError(f"the Ray job server at {self._address} fails: {error}") from error
         return response
+
+
+def _last_line(text: str) -> str:
+    """Of an answer that may be a traceback."""
+    return (text.strip().splitlines() or ["no reason given"])[-1].strip()
 
 
 def _own_lines(logs: str) -> str:

@@ -26,8 +26,14 @@ class JobServer:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.logs = ""
         self.stopped: list[str] = []
+        self.trouble = ""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.trouble:
+            return httpx.Response(500, text=f"Traceback:\n  File\n{self.trouble}\n")
+        return self._answer(request)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/api/jobs/")
         if request.method == "POST" and not path:
             job = json.loads(request.content)
@@ -95,6 +101,17 @@ def test_stopping_a_job(launcher: RayJobsLauncher, jobs: JobServer) -> None:
     assert jobs.stopped == [handle]
 
 
+def test_a_job_server_in_trouble_is_told_in_one_line(
+    launcher: RayJobsLauncher, jobs: JobServer
+) -> None:
+    jobs.trouble = "No available agent"
+    with pytest.raises(ServiceError) as caught:
+        launcher.launch("s", 1)
+    assert str(caught.value) == (
+        f"the Ray job server at {ADDRESS} fails: status 500: No available agent"
+    )
+
+
 def test_a_job_server_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ServiceError, match=f"the Ray job server at {address} fails") as caught:
@@ -117,14 +134,20 @@ def two_nodes() -> Iterator[tuple[str, Any]]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
+            # the default is one for all: a Ray that runs beside this one may have it
+            "dashboard_agent_listen_port": free_port(),
         }
         cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
-        nodes = [cluster.add_node(num_cpus=1)]
+
+        def add() -> Any:
+            return cluster.add_node(num_cpus=1, dashboard_agent_listen_port=free_port())
+
+        nodes = [add()]
 
         def replace() -> None:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             time.sleep(1)
-            nodes.append(cluster.add_node(num_cpus=1))
+            nodes.append(add())
 
         try:
             yield f"http://127.0.0.1:{port}", replace
