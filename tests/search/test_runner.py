@@ -416,6 +416,7 @@ def test_the_folder_says_what_was_asked_for(
     assert sorted(path.name for path in config.directory.iterdir()) == [
         ".lock",
         "architectures",
+        "events.jsonl",
         "front.png",
         "pictures",
         "report.html",
