@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 import mlflow_server
+from mlflow_server.errors import TrackingError
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ConfigError, SearchStateError
 from search import datasets, models
@@ -50,9 +51,14 @@ def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:
     What MLflow could not be given waits in the folder of the search for the next recorder.
     """
     uri = mlflow_url or mlflow_server.store_uri(Path(runs))
-    return mlflow_server.BackgroundRecorder(
-        mlflow_server.connect(uri, name), spool=Path(runs) / name / "mlflow.spool"
-    )
+    try:
+        recorder = mlflow_server.connect(uri, name)
+    except TrackingError as error:
+        if not (mlflow_url and error.is_transient):
+            raise
+        hint = f"start it, or name another (--mlflow-url '' records in {runs})"
+        raise TrackingError(f"{error}; {hint}", is_transient=True) from error
+    return mlflow_server.BackgroundRecorder(recorder, spool=Path(runs) / name / "mlflow.spool")
 
 
 def close_recorder(recorder: RunRecorder, console: Console) -> None:

@@ -10,8 +10,10 @@ import pytest
 from samples import Workers, another_process, quick_config
 
 import search
+from mlflow_server import TrackingError
 from pruning.errors import SearchStateError
 from search.durable import FolderLock
+from search.equipment import run_recorder
 from search.runner import settings_file
 
 HOLD = """
@@ -108,3 +110,9 @@ def test_a_search_that_is_being_worked_on_is_refused(
     holder.kill()
     holder.wait()
     assert search.run(config).front
+
+
+def test_a_server_out_of_reach_is_told_with_what_else_there_is(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"no MLflow server .* \(--mlflow-url '' records in"):
+        run_recorder(str(tmp_path), "s", "http://127.0.0.1:1")
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 
-from search.service import routes_architectures, routes_searches, routes_server
+from search.service import routes_architectures, routes_events, routes_searches, routes_server
 
 with warnings.catch_warnings():  # of what it imports itself
     warnings.simplefilter("ignore")
@@ -63,7 +63,7 @@ def description(reached: Any, service: Any) -> Any:
 
 OPERATIONS = [
     (method, route.path)
-    for routes in (routes_searches, routes_architectures, routes_server)
+    for routes in (routes_searches, routes_events, routes_architectures, routes_server)
     for route in routes.router.routes
     if isinstance(route, APIRoute) and route.include_in_schema
     for method in sorted(route.methods)
