@@ -106,7 +106,7 @@ def check_each_once(running: Service, search_id: str) -> None:
 
 def test_a_search_that_runs_is_not_started_a_second_time(tmp_path: Path) -> None:
     with service(tmp_path) as running:
-        search_id = running.launch(name="one")
+        search_id = running.launch(name="one", **LONGER)
         running.get_on(search_id, 1)
         (process,) = search_processes(running.runs)
         running.kill()
@@ -128,7 +128,7 @@ def test_a_search_that_runs_is_not_started_a_second_time(tmp_path: Path) -> None
 
 def test_ctrl_c_ends_the_searches_which_go_on_with_the_next_service(tmp_path: Path) -> None:
     with service(tmp_path) as running:
-        search_id = running.launch(name="one")
+        search_id = running.launch(name="one", **LONGER)
         running.get_on(search_id, 2)
         done = running.epochs(search_id)
         running.stop()
