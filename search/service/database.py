@@ -42,8 +42,8 @@ def open_database(url: str) -> Engine:
             _migrate(connection)
     except ImportError as error:
         raise ServiceError(
-            f"a {parsed.get_backend_name()} database needs {error.name}: pip install "
-            "'espalier[server]'"
+            f"a {parsed.get_backend_name()} database needs {error.name}, which is not installed: "
+            "pip install psycopg2-binary"
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         cause = " ".join(str(getattr(error, "orig", None) or error).split())
