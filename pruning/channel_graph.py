@@ -29,6 +29,7 @@ class ChannelGroup:
     layers: every layer with a parameter or buffer along these channels.
     unit_of_channel: which unit each of the `width` channels belongs to.
     min_units: with fewer units than this the network's code no longer works as traced.
+    inexact: why, without one of these channels, others take other values, or None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ChannelGroup:
     layers: tuple[str, ...]
     unit_of_channel: NDArray[np.int32] = field(repr=False, compare=False)
     min_units: int = 1
+    inexact: str | None = None
 
     @property
     def num_units(self) -> int:
@@ -229,6 +231,15 @@ class ChannelGraph:
         for name, width in widths.items():
             units[self.index(name)] = self.units_at(name, width)
         return units
+
+    def producing_axis(self, group: ChannelGroup) -> tuple[str, int]:
+        """A tensor and its axis that has every channel of `group` once, and no other."""
+        number = self.index(group.name)
+        return next(
+            (axis.tensor, axis.axis)
+            for axis in self.axes
+            if len(axis.groups) == group.width and (axis.groups == number).all()
+        )
 
     def units_at(self, name: str, width: int) -> int:
         """Units of group `name` at `width` channels; PlanError if it can't have that width."""

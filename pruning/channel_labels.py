@@ -7,7 +7,7 @@ the network. A component that touches something of fixed size is pinned, with th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +33,17 @@ class TensorLabels:
 
 
 class ChannelLabels:
-    """The atoms of one trace, the ties between them and the reasons that pin some."""
+    """The atoms of one trace, the ties between them and the reasons that pin some.
 
-    def __init__(self) -> None:
+    exact: whether what would change the values of other channels pins, too.
+    """
+
+    def __init__(self, *, exact: bool = True) -> None:
+        self.exact = exact
         self._num_atoms = 0
         self._ties: list[tuple[Labels, Labels]] = []
         self._pins: list[tuple[Labels, str]] = []
+        self._inexact: list[tuple[Labels, str]] = []
 
     def new(self, size: int) -> Labels:
         """Labels of `size` fresh atoms."""
@@ -55,6 +60,13 @@ class ChannelLabels:
     def pin(self, labels: Labels, reason: str) -> None:
         """Forbid the removal of these atoms; the first reason given is the one reported."""
         self._pins.append((labels, reason))
+
+    def mixes(self, labels: Labels, reason: str) -> None:
+        """Note that without one of these channels the others take other values.
+
+        That pins them where removal must be exact.
+        """
+        (self._pins if self.exact else self._inexact).append((labels, reason))
 
     def tie_rows(self, matrix: Labels) -> Labels:
         """Tie all rows of a rows×columns matrix of atoms; returns the labels of its columns."""
@@ -86,11 +98,19 @@ class ChannelLabels:
 
     def pinned(self, components: Labels) -> dict[int, str]:
         """The reason per pinned component."""
-        reasons: dict[int, str] = {}
-        for labels, reason in self._pins:
-            for component in np.unique(components[labels]).tolist():
-                reasons.setdefault(component, reason)
-        return reasons
+        return _first_reasons(self._pins, components)
+
+    def inexact(self, components: Labels) -> dict[int, str]:
+        """Per component whose removal changes other channels' values, the reason."""
+        return _first_reasons(self._inexact, components)
+
+
+def _first_reasons(noted: Iterable[tuple[Labels, str]], components: Labels) -> dict[int, str]:
+    reasons: dict[int, str] = {}
+    for labels, reason in noted:
+        for component in np.unique(components[labels]).tolist():
+            reasons.setdefault(component, reason)
+    return reasons
 
 
 def _hook_until_stable(root: Labels, left: Labels, right: Labels) -> None:

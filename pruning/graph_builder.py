@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,11 @@ class Atoms:
 
     group: Labels
     unit: Labels
+
+    def names(self, graph: ChannelGraph, axes: Iterable[Labels]) -> list[str]:
+        """The groups that have channels along any of these axes, in the order of the graph."""
+        numbers = {int(n) for labels in axes for n in np.unique(self.group[labels])}
+        return [graph.groups[number].name for number in sorted(numbers - {NO_GROUP})]
 
 
 def build_graph(tracer: Tracer) -> tuple[ChannelGraph, Atoms]:
@@ -38,6 +44,7 @@ class _GraphBuilder:
         self._component = tracer.channels.components()
         self._num_components = int(self._component.max(initial=-1)) + 1
         self._reasons = tracer.channels.pinned(self._component)
+        self._inexact = tracer.channels.inexact(self._component)
 
     def build(self) -> tuple[ChannelGraph, Atoms]:
         groups, group_of = self._name_groups(self._group_components())
@@ -80,11 +87,12 @@ class _GraphBuilder:
         """A group number per component; NO_GROUP where no layer produces the component."""
         signature = np.zeros(self._num_components, dtype=np.uint64)
         random = np.random.default_rng(0).integers(
-            1, 2**63, size=len(self._tracer.slots) + 1, dtype=np.uint64
+            1, 2**63, size=len(self._tracer.slots) + 2, dtype=np.uint64
         )
-        for slot, number in zip(self._tracer.slots, random[1:], strict=True):
+        for slot, number in zip(self._tracer.slots, random[2:], strict=True):
             np.add.at(signature, self._component[slot.labels], number)
         signature[list(self._reasons)] += random[0]
+        signature[list(self._inexact)] += random[1]
         produced = np.zeros(self._num_components, dtype=bool)
         for labels in self._tracer.produced:
             produced[self._component[labels]] = True
@@ -119,6 +127,7 @@ class _GraphBuilder:
                 producers=tuple(producers[number]),
                 layers=(),
                 unit_of_channel=first_axis[number],
+                inexact=self._inexact.get(int(first_axis[number][0])),
             )
             for i, (title, number) in enumerate(zip(titles, producers, strict=True))
         )

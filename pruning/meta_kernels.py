@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_iter, tree_map_only
 
 _IN_PLACE = object()
 """In place of a description: the operator returns its first argument as it was."""
@@ -18,6 +19,7 @@ class MetaKernels:
     Meta kernels are Python that derives a shape, at up to half a millisecond a call; networks
     repeat their blocks, and a trace repeats the network. Operators of ATen are remembered that
     return new tensors or their first argument: shapes, strides and types determine the result.
+    Tensors that the network makes itself, on whatever device, may meet those on the meta device.
     """
 
     def __init__(self) -> None:
@@ -25,17 +27,46 @@ class MetaKernels:
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` returns."""
+        if not func._schema.is_mutable:  # what is written to must be the network's own tensor
+            args, kwargs = _on_one_device(args, kwargs)
         key = _key_of(func, args, kwargs)
         if key is None:
             return func(*args, **kwargs)
         if key in self._known:
             return _made(self._known[key], args)
         result = func(*args, **kwargs)
+        if not _are_meta(result):  # made of numbers alone, on a real device
+            return result
         if not func._schema.is_mutable:
             self._known[key] = _described(result)
         elif result is args[0] and _key_of(func, args, kwargs) == key:
             self._known[key] = _IN_PLACE
         return result
+
+
+def _on_one_device(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments with everything on the meta device, if anything but scalars is there."""
+    devices = {
+        value.device.type for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)
+    }
+    if "meta" not in devices:
+        return args, kwargs
+    if len(devices) > 1:
+        args, kwargs = tree_map_only(Tensor, _on_meta, (args, kwargs))
+    device = kwargs.get("device")
+    if device is not None and torch.device(device).type != "meta":
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    return args, kwargs
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    return tensor if tensor.device.type == "meta" or not tensor.dim() else tensor.to("meta")
+
+
+def _are_meta(result: Any) -> bool:
+    return all(t.device.type == "meta" for t in tree_iter(result) if isinstance(t, Tensor))
 
 
 class _NotMetaError(Exception):

@@ -113,7 +113,10 @@ def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> Non
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         per_group = module.num_channels // module.num_groups
         module.num_channels = int(module.weight.shape[0])
-        module.num_groups = module.num_channels // per_group
+        if module.num_groups > 1:
+            module.num_groups = module.num_channels // per_group
+    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = int(module.weight.shape[0])
 

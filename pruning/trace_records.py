@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.operators.rule import Size
 
@@ -30,13 +32,44 @@ class StoredTensor:
     is_parameter: bool
 
 
+ReshapeKey = tuple[str, int]
+"""A module and the number of a reshape among those that it makes in one run."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the channels go on in a reshape that splits their axis.
+
+    axis: of the result.  width_of: a tensor and its axis, of other channels, from whose number
+        the network works out the size of that axis, or None.
+    """
+
+    axis: int
+    width_of: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """A reshape that splits an axis of channels, of which one part can go on as the channels.
+
+    sizes: that the network asked for.  axes: of the result, that the channels may be along.
+    course: what was taken.
+    """
+
+    key: ReshapeKey
+    sizes: tuple[int, ...]
+    axes: tuple[int, ...]
+    course: Course
+
+
 @dataclass(frozen=True)
 class Step:
     """One operator call: what must look alike when the network runs at other widths.
 
     constants: numbers that become values or scale them; a network that computes them from a
     width would not behave as if the removed channels were zero.
-    shapes, axes: of what it returned. operands: labels of what it was given.
+    shapes, axes, dtypes: of what it returned. operands: labels of what it was given.
+    reshape: where the labels of one axis were given to one of several.
     """
 
     operator: str
@@ -44,7 +77,9 @@ class Step:
     constants: tuple[float, ...]
     shapes: tuple[tuple[int, ...], ...]
     axes: tuple[AxisLabels, ...]
+    dtypes: tuple[torch.dtype, ...] = ()
     operands: tuple[AxisLabels, ...] = ()
+    reshape: Reshape | None = None
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,11 +18,28 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
 from pruning.cost import ExampleInput, call_arguments
+from pruning.errors import TraceError
 from pruning.meta_kernels import MetaKernels
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
 from pruning.operators.rule import Size, aten_names, count_elements, pin_all, unlabelled
-from pruning.trace_records import LOSES_WHOLE_GROUPS, Slot, Step, Storage, StoredTensor
+from pruning.recorded_values import (
+    RecordedValues,
+    ReplayedReaders,
+    ValueReplay,
+    reads_values,
+    with_positions,
+)
+from pruning.trace_records import (
+    LOSES_WHOLE_GROUPS,
+    Course,
+    Reshape,
+    ReshapeKey,
+    Slot,
+    Step,
+    Storage,
+    StoredTensor,
+)
 
 _SIZES = frozenset(
     aten_names(
@@ -45,12 +63,27 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     tensors: parameters and buffers by name; each axis gets atoms of its own.
     kernels: what has run on meta tensors before.
+    courses: how channels go on in reshapes that split their axis, where that is not the usual way.
+    exact: whether channels may only be removed if the others keep their values.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], kernels: MetaKernels | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        kernels: MetaKernels | None = None,
+        *,
+        courses: Mapping[ReshapeKey, Course] | None = None,
+        exact: bool = True,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kernels = kernels or MetaKernels()
-        self.channels = ChannelLabels()
+        self.channels = ChannelLabels(exact=exact)
+        self.uneven: list[Labels] = []
+        self._replay: ValueReplay | None = None
+        self._device: torch.device | None = None
+        self._courses = courses or {}
+        self._num_reshapes: Counter[str] = Counter()
+        self._reshape: Reshape | None = None
         self.tensors: list[StoredTensor] = []
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
@@ -81,6 +114,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tensors.append(StoredTensor(name, axes, tensor.element_size(), is_parameter))
         self.slots += [Slot(name, axis, labels) for axis, labels in enumerate(axes)]
 
+    def label_again(self, tensors: Mapping[str, Tensor]) -> None:
+        """Label the tensors of a copy of the network like those of the same names."""
+        for stored in self.tensors:
+            tensor = tensors[stored.name]
+            self._known[tensor] = TensorLabels(stored.axes, from_parameters=True)
+            self._names[tensor] = stored.name
+
     # What rules read and write (pruning.operators.rule.Tracing).
 
     def axes(self, tensor: Tensor) -> AxisLabels:
@@ -108,6 +148,27 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name is not None:
             self.group_split.add(name)
 
+    def splits_unevenly(self, labels: Labels) -> None:
+        self.uneven.append(labels)
+
+    def split_axis(self, sizes: tuple[int, ...], axes: Sequence[int], usual: int) -> int:
+        key = (self.module, self._num_reshapes[self.module])
+        self._num_reshapes[self.module] += 1
+        course = self._courses.get(key, Course(usual))
+        if course.axis not in axes:
+            course = Course(usual)
+        self._reshape = Reshape(key, sizes, tuple(axes), course)
+        return course.axis
+
+    def went_on_along(self, labels: Labels) -> None:
+        course = self._reshape.course if self._reshape else None
+        if course is None or course.width_of is None:
+            return
+        slots = (s.labels for s in self.slots if (s.name, s.axis) == course.width_of)
+        others = next(slots, labels[:0])
+        if len(others) and len(others) % len(labels) == 0:
+            self.channels.tie(self.channels.tie_rows(others.reshape(-1, len(labels))), labels)
+
     def count(self, factor: int, *sizes: Size) -> None:
         if not self.uncounted(self._operator):
             self.terms.append((factor, sizes))
@@ -125,30 +186,53 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        result = self.kernels(func, args, kwargs)
-        call = Call(
-            name=func._schema.name,
-            args=args,
-            kwargs=kwargs,
-            outputs=tuple(_tensors_in(result)),
-            tensors=tuple(_tensors_in((args, kwargs))),
-        )
-        pointwise = torch.Tag.pointwise in func.tags
-        self._follow(call, pointwise)
+        args, kwargs = self._arguments(func, args, kwargs or {})
+        result = self._result(func, args, kwargs)
+        call = call_of(func, args, kwargs, result)
+        self._reshape = None
+        self._follow(call, torch.Tag.pointwise in func.tags)
+        self._record(call)
         if self._is_measuring:
-            self._record(call)
             self._store(call, _aliases(func._schema, result))
         return result
 
+    def _arguments(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What an operator is called with: positions for masks, and all made on one device."""
+        kwargs = dict(kwargs)
+        if self._replay is not None:
+            replay = self._replay
+            args = with_positions(func, args, lambda _mask: replay.next("mask", self._device))
+            is_factory = any(argument.name == "device" for argument in func._schema.arguments)
+            if self._device is not None and is_factory and not any(_tensors_in((args, kwargs))):
+                kwargs["device"] = self._device
+        return args, kwargs
+
+    def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._replay is not None and reads_values(func):
+            return self._replay.next(func._schema.name, self._device)
+        return self.kernels(func, args, kwargs)
+
     @contextmanager
-    def only_ties(self) -> Iterator[None]:
-        """Inside the block labels are followed, but nothing is priced or recorded."""
-        before, self.uncounted, self._is_measuring = self.uncounted, _everything, False
-        try:
+    def running(self, device: torch.device | None, values: RecordedValues | None) -> Iterator[None]:
+        """Around one run of the network; see `follow`."""
+        self._device = device
+        self._num_reshapes.clear()
+        self._replay = values.replay() if values else None
+        with ReplayedReaders(self._replay) if self._replay else nullcontext():
             yield
+
+    @contextmanager
+    def only_ties(self) -> Iterator[list[Step]]:
+        """Inside the block labels are followed but nothing is priced; yields the steps of it."""
+        before = self.uncounted, self.steps
+        self.uncounted, self.steps, self._is_measuring = _everything, [], False
+        try:
+            yield self.steps
         finally:
-            self.uncounted, self._is_measuring = before, True
+            self.uncounted, self.steps = before
+            self._is_measuring = True
 
     def _follow(self, call: Call, pointwise: bool) -> None:
         known = [self._known[t] for t in call.tensors if t in self._known]
@@ -157,7 +241,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.used.update(self._names[t] for t in call.tensors if t in self._names)
         self._operator = call.name
         rule = RULES.get(call.name) or (elementwise if pointwise else None)
-        if rule is None or not call.outputs:
+        if rule is None:
             pin_all(self, call.tensors, f"the operator {call.name} has no rule")
             found = [unlabelled(output) for output in call.outputs]
         else:
@@ -204,19 +288,37 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.lives_from_here(output)
 
     def _record(self, call: Call) -> None:
-        positional = () if call.name in _SIZES else call.args
-        if call.name in _SIZE_LISTS:
-            positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))
         self.note(
             Step(
                 call.name,
                 self.module,
-                tuple(_numbers_in((positional, call.kwargs))),
+                constants_of(call),
                 tuple(tuple(output.shape) for output in call.outputs),
                 tuple(self.axes(output) for output in call.outputs),
+                tuple(output.dtype for output in call.outputs),
                 tuple(self.axes(tensor) for tensor in call.tensors),
+                self._reshape,
             )
         )
+
+
+def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
+    """A call of an operator and what it returned."""
+    return Call(
+        name=func._schema.name,
+        args=args,
+        kwargs=kwargs,
+        outputs=tuple(_tensors_in(result)),
+        tensors=tuple(_tensors_in((args, kwargs))),
+    )
+
+
+def constants_of(call: Call) -> tuple[float, ...]:
+    """Numbers among the arguments of a call that become values or scale them, so no sizes."""
+    positional = () if call.name in _SIZES else call.args
+    if call.name in _SIZE_LISTS:
+        positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))
+    return tuple(_numbers_in((positional, call.kwargs)))
 
 
 class _CompositeCalls(TorchFunctionMode):
@@ -281,37 +383,56 @@ def _is_batched_product(operator: str) -> bool:
     return operator == "aten::bmm"
 
 
-def run(
+def follow(
+    tracer: Tracer,
     model: nn.Module,
     example_input: ExampleInput,
-    names: Mapping[str, Tensor],
-) -> Tracer:
-    """Run `model` under a Tracer; whatever the network raises is passed on.
+    *,
+    device: torch.device | None,
+    values: RecordedValues | None,
+) -> None:
+    """Run `model` under a tracer that may have seen another run of it (in another mode).
 
-    names: the parameters and buffers of `model` to label, by name.
+    values: what the network is told wherever it reads from its tensors; what they hold if None.
+    device: on which the network then makes tensors of its own, whatever it asks for.
+    Whatever the network raises is passed on; TraceError if no tensor is found in what it returns.
     """
-    tracer = Tracer(names)
-    follow(tracer, model, example_input)
-    return tracer
-
-
-def follow(tracer: Tracer, model: nn.Module, example_input: ExampleInput) -> None:
-    """Run `model` under a tracer that may have seen another run of it (in another mode)."""
     positional, keyword = call_arguments(example_input)
     for name, module in model.named_modules():
         if hasattr(module, LOSES_WHOLE_GROUPS):
             tracer.group_choices[f"{name}.weight"] = getattr(module, LOSES_WHOLE_GROUPS)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_same_random_numbers())
         stack.enter_context(_module_names(model, tracer))
         stack.enter_context(_CompositeCalls(tracer))
+        stack.enter_context(tracer.running(device, values))
         stack.enter_context(tracer)
         for tensor in _tensors_in((positional, keyword)):
             tracer.lives_from_here(tensor)
         output = model(*positional, **keyword)
-    for tensor in _tensors_in(output):
+    outputs = list(_returned_tensors(output, set()))
+    if not outputs:
+        raise TraceError(
+            f"no tensor was found in what {type(model).__name__} returns "
+            f"({type(output).__name__}): return tensors, or tuples, mappings or objects of them"
+        )
+    for tensor in outputs:
         tracer.lives_until_here(tensor)
-    pin_all(tracer, list(_tensors_in(output)), "the network's output")
+    pin_all(tracer, outputs, "the network's output")
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Every run draws the same numbers, from Python's generator too; afterwards it is as before."""
+    before = random.getstate()
+    random.seed(0)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            yield
+    finally:
+        random.setstate(before)
 
 
 @contextmanager
@@ -375,15 +496,31 @@ def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, mappings and plain result objects."""
+    """Every tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         yield from _tensors_in_all(value.values())
     elif isinstance(value, list | tuple):
         yield from _tensors_in_all(value)
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        yield from _tensors_in_all(vars(value).values())
+
+
+def _returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor in what a network returns, objects of any kind included."""
+    if isinstance(value, Tensor):
+        yield value
+    if id(value) in seen or isinstance(value, Tensor | nn.Module | type | str | int | float):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+        parts = [getattr(value, name, None) for name in (*getattr(value, "__dict__", ()), *slots)]
+    for part in parts:
+        yield from _returned_tensors(part, seen)
 
 
 def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -2,54 +2,199 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
+from pruning.copies import copied, doubled, moved, shapes
 from pruning.cost import ExampleInput
 from pruning.errors import TraceError, first_line
 from pruning.graph_builder import build_graph
-from pruning.tracer import Tracer, follow, run
-from pruning.verification import Rehearsals, verified
+from pruning.recorded_values import RecordedValues, record
+from pruning.replay import TracedRun
+from pruning.time_limit import TIME_LIMIT, Clock, OutOfTimeError, Progress, to_terminal
+from pruning.trace_records import Course, ReshapeKey
+from pruning.tracer import Tracer, follow
+from pruning.verification import (
+    Failure,
+    Rehearsals,
+    Rehearse,
+    failing_groups,
+    some_units,
+    verified,
+)
+
+_MOST_TRACES = 8
+"""How often a network is followed, to learn along which axes its reshapes take the channels on."""
 
 
-def trace(model: nn.Module, example_input: ExampleInput) -> ChannelGraph:
+def trace(
+    model: nn.Module,
+    example_input: ExampleInput,
+    *,
+    exact: bool = True,
+    time_limit: float = TIME_LIMIT,
+    progress: Progress = to_terminal,
+) -> ChannelGraph:
     """The channel graph of `model`, which is left untouched and may be of any width and mode.
 
     example_input: a tensor N×C×H×W with N = 1 (or a tuple of arguments, or a mapping of
         keyword arguments); costs are counted at this batch size and extent.
+    exact: whether channels are only offered for removal if the others then keep their values.
+        If not, those are offered too whose removal changes what a normalisation, a softmax, a mean
+        or a convolution over channels makes of the others, as long as all shapes stay consistent:
+        for networks that are trained afterwards. Such a group has `inexact`, the reason.
+    time_limit: in seconds. What is not known to be removable by then is pinned.
+    progress: told what is being done, after 2 s and from then on.
 
     The network runs in eval mode on meta tensors, so no arithmetic is done and no memory
-    used. It then runs at other widths: a group whose removal breaks the code (a size written
-    into a reshape, say) is pinned with the reason; one that must not get too narrow for the
-    code has `min_units`. A network that cannot run on meta tensors
-    runs on real ones instead. Raises TraceError if it cannot run at all.
+    used. It then runs at other widths, in eval and in training mode: a group whose removal breaks
+    the code (a size written into a reshape, say) is pinned with the reason; one that must not get
+    too narrow for the code has `min_units`. A network that goes on with what it finds in its
+    tensors, such as a detector, runs on real ones first, and further runs find the same.
+    Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
+    traces = _Traces(model, example_input, exact, Clock(time_limit, progress))
+    meta = torch.device("meta")
     try:
-        return _trace_on(model, example_input, torch.device("meta"))
+        return traces.on(meta, None)
     except TraceError:
-        return _trace_on(model, example_input, None)
+        values = traces.values()
+    try:
+        return traces.on(meta, values)
+    except TraceError:
+        return traces.on(None, values)
 
 
-def _trace_on(
-    model: nn.Module, example_input: ExampleInput, device: torch.device | None
-) -> ChannelGraph:
-    skeleton = _moved_copy(model, device).eval()
-    return verified(*_predicted(skeleton, _moved(example_input, device)))
+@dataclass(frozen=True)
+class _Values:
+    """What a network reads from its tensors; None for a mode in which it does not run."""
+
+    evaluating: RecordedValues
+    training: RecordedValues | None
 
 
-def _predicted(skeleton: nn.Module, inputs: ExampleInput) -> tuple[ChannelGraph, Rehearsals]:
-    """What one run tells, and what it can be held against; most of the trace is forgotten."""
-    tracer = _run(skeleton, inputs)
-    if any(p.dim() > 1 and name not in tracer.used for name, p in skeleton.named_parameters()):
-        _follow_training(tracer, skeleton, inputs)
-    graph, atoms = build_graph(tracer)
-    return graph, Rehearsals(skeleton, inputs, graph, atoms, tracer)
+@dataclass(frozen=True)
+class _Traces:
+    """Ways to trace a network."""
+
+    model: nn.Module
+    example_input: ExampleInput
+    exact: bool
+    clock: Clock
+
+    def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
+        """The graph, from runs on a device, or on that of the network's tensors."""
+        skeleton = copied(self.model, device).eval()
+        courses: dict[ReshapeKey, Course] = {}
+        tried: set[tuple[ReshapeKey, Course]] = set()
+        for _ in range(_MOST_TRACES):
+            graph, rehearse, uneven = self._predicted(skeleton, device, values, courses)
+            better = _better_courses(graph, rehearse, tried, exact=self.exact)
+            if not better:
+                break
+            courses |= better
+        graph = verified(graph, rehearse, uneven)
+        return graph if self.exact else _with_inexact_marked(graph, rehearse.comparing_numbers())
+
+    def _predicted(
+        self,
+        skeleton: nn.Module,
+        device: torch.device | None,
+        values: _Values | None,
+        courses: Mapping[ReshapeKey, Course],
+    ) -> tuple[ChannelGraph, Rehearsals, list[str]]:
+        """The graph that one run in each mode tells, what it can be held against, and the names
+        of groups that are divided unevenly."""
+        network, inputs = copied(skeleton), moved(self.example_input, device)
+        tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
+        read = values.evaluating if values else None
+        with _as_trace_error(network, inputs):
+            follow(tracer, network, inputs, device=device, values=read)
+        runs = [TracedRun(inputs, tracer.steps, read)]
+        if values is None or values.training is not None:
+            read = values.training if values else None
+            runs += _followed_training(tracer, copied(skeleton), doubled(inputs), device, read)
+        graph, atoms = build_graph(tracer)
+        rehearse = Rehearsals(
+            skeleton,
+            graph,
+            atoms,
+            runs,
+            kernels=tracer.kernels,
+            device=device,
+            clock=self.clock,
+            exact=self.exact,
+        )
+        return graph, rehearse, atoms.names(graph, tracer.uneven)
+
+    def values(self) -> _Values:
+        """What the network reads in a real run; TraceError if it cannot run."""
+        with _as_trace_error(self.model, self.example_input):
+            network = copied(self.model).eval()
+            evaluating = record(network, moved(self.example_input, None))
+        try:
+            training = record(copied(self.model).train(), doubled(self.example_input))
+        except Exception:  # it needs targets, say: then eval mode has to do
+            training = None
+        return _Values(evaluating, training)
+
+
+def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGraph:
+    """`graph` with the groups marked whose widths enter into numbers that become values."""
+    units = {name: n for name, n in some_units(graph).items() if not graph.group(name).inexact}
+    try:
+        reasons = failing_groups(units, rehearse)
+    except OutOfTimeError:
+        reasons = dict.fromkeys(units, "not known to be exact when tracing was stopped")
+    return graph.with_groups(
+        {name: replace(graph.group(name), inexact=reason) for name, reason in reasons.items()}
+    )
+
+
+def _better_courses(
+    graph: ChannelGraph,
+    rehearse: Rehearse,
+    tried: set[tuple[ReshapeKey, Course]],
+    *,
+    exact: bool,
+) -> dict[ReshapeKey, Course]:
+    """How channels go on in reshapes for which it was taken otherwise.
+
+    The code tells: at other widths it asks for another size of the axis that follows them. If it
+    does so where the reshaped channels are whole, it takes their number from those of others, as
+    attention may do that is as wide as what it reads; if removal need not be exact, both are tied.
+    tried: courses that were taken before, which is added to.
+    """
+    units = some_units(graph)
+    better: dict[ReshapeKey, Course] = {}
+
+    def take(failure: Failure, width_of: tuple[str, int] | None) -> None:
+        reshape = failure.reshape
+        if reshape is None or len(failure.asked) != len(reshape.sizes):
+            return
+        tried.add((reshape.key, reshape.course))
+        for axis in reshape.axes:
+            course = Course(axis, width_of)
+            follows = failure.asked[axis] != reshape.sizes[axis]
+            if follows and (reshape.key, course) not in tried:
+                better.setdefault(reshape.key, course)
+
+    failures = rehearse(units)
+    for failure in failures:
+        take(failure, None)
+    if exact or better or not failures:
+        return better
+    for group in graph.prunable:
+        if group.residual and group.name in units:
+            for failure in rehearse({group.name: units[group.name]}):
+                take(failure, graph.producing_axis(group))
+    return better
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -58,76 +203,44 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _moved_copy(model: nn.Module, device: torch.device | None) -> nn.Module:
-    """A copy of the structure of `model`; on the meta device its parameters take no memory."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        moved = parameter.detach().to(device) if device else parameter.detach()
-        memo[id(parameter)] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to(device) if device else buffer.detach().clone()
+@contextmanager
+def _as_trace_error(model: nn.Module, inputs: ExampleInput) -> Iterator[None]:
+    """What the network raises in here, as a TraceError that names the shapes of its inputs."""
     try:
-        return copy.deepcopy(model, memo)
+        yield
+    except TraceError:
+        raise
     except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {error}") from error
-
-
-def _moved(value: Any, device: torch.device | None) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to(device) if device else value.detach().clone()
-    if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(item, device) for item in value)
-    return value
-
-
-def _run(model: nn.Module, inputs: ExampleInput) -> Tracer:
-    try:
-        return run(model, inputs, _tensors(model))
-    except Exception as error:
-        shapes = ", ".join(_shapes(inputs)) or "no tensor"
+        given = ", ".join(shapes(inputs)) or "no tensor"
         raise TraceError(
-            f"{type(model).__name__} cannot run on an example input of {shapes}: "
-            f"{first_line(error)}"
+            f"{type(model).__name__} cannot run on an example input of {given}: {first_line(error)}"
         ) from error
 
 
-def _follow_training(tracer: Tracer, skeleton: nn.Module, inputs: ExampleInput) -> None:
-    """Tie what only training uses, such as the auxiliary heads of GoogLeNet.
+def _followed_training(
+    tracer: Tracer,
+    network: nn.Module,
+    inputs: ExampleInput,
+    device: torch.device | None,
+    values: RecordedValues | None,
+) -> list[TracedRun]:
+    """A run in training mode; it ties what only that uses, such as GoogLeNet's auxiliary heads.
 
-    On a batch of two, which batch norm needs. A network that cannot run like this keeps what
-    was found in eval mode.
+    network: a copy of the one that has run in eval mode.  inputs: a batch of two, which batch norm
+        needs. Nothing for a network that cannot run so: what was found in eval mode holds.
     """
+    tensors = _tensors(network)
+    tracer.label_again(tensors)
+    is_unused = any(t.dim() > 1 and name not in tracer.used for name, t in tensors.items())
     try:
-        with tracer.only_ties():
-            follow(tracer, skeleton.train(), _doubled(inputs))
+        with tracer.only_ties() as steps:
+            follow(tracer, network.train(), inputs, device=device, values=values)
+        return [TracedRun(inputs, steps, values, training=True)]
     except Exception as error:
-        warnings.warn(
-            f"{type(skeleton).__name__} has parameters that eval mode does not use, and does "
-            f"not run in training mode: {first_line(error)}",
-            stacklevel=2,
-        )
-    finally:
-        skeleton.eval()
-
-
-def _doubled(value: Any) -> Any:
-    """Every tensor twice along its first axis."""
-    if isinstance(value, Tensor):
-        return torch.cat([value, value]) if value.dim() else value
-    if isinstance(value, Mapping):
-        return {key: _doubled(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_doubled(item) for item in value)
-    return value
-
-
-def _shapes(value: Any) -> list[str]:
-    if isinstance(value, Tensor):
-        return ["×".join(map(str, value.shape))]
-    if isinstance(value, Mapping):
-        return [shape for item in value.values() for shape in _shapes(item)]
-    if isinstance(value, list | tuple):
-        return [shape for item in value for shape in _shapes(item)]
-    return []
+        if is_unused:
+            warnings.warn(
+                f"{type(network).__name__} has parameters that eval mode does not use, and does "
+                f"not run in training mode: {first_line(error)}",
+                stacklevel=2,
+            )
+        return []

@@ -2,71 +2,86 @@
 
 from __future__ import annotations
 
-import textwrap
+import copy
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import nn
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph
-from pruning.channel_labels import AxisLabels, Labels
-from pruning.cost import ExampleInput
-from pruning.errors import first_line
 from pruning.graph_builder import Atoms
 from pruning.meta_kernels import MetaKernels
-from pruning.operators import Call
+from pruning.replay import COPY, Difference, Flags, Replay, TracedRun
 from pruning.selection import KeepPlan
 from pruning.surgery import remove_channels
-from pruning.trace_records import Step
-from pruning.tracer import Tracer, follow
+from pruning.time_limit import Clock, OutOfTimeError
+from pruning.trace_records import Reshape, Step
 
 Units = Mapping[str, int]
 """How many units stay of each group; groups that are left out stay whole."""
 
+_UNFINISHED = "tracing was stopped at {limit:g} s, before it was known whether these can go"
+
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run with fewer channels is not as predicted.
+    """Why a step of a run with fewer channels is not as predicted.
 
-    suspects: groups whose channels pass through the step at which it showed.
+    suspects: groups, of those that lost channels, that pass through the step, or else through
+        the next that any of them passes through; in the order of the network.
+    step: which one.
+    reshape: of a reshape that splits an axis of channels, and what the network asked for now.
     """
 
     reason: str
-    suspects: frozenset[str]
+    suspects: tuple[str, ...] = ()
+    step: int = 0
+    reshape: Reshape | None = None
+    asked: tuple[int, ...] = ()
 
 
-_COPY = "aten::clone"
-_VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
-"""Whether `reshape` copies depends on the layout of memory, which a single channel simplifies."""
-
-_OTHER_PATH = "the network takes another path through its code with fewer channels"
-
-Flags = NDArray[np.bool_]
-Rehearse = Callable[[Units], Failure | None]
+Rehearse = Callable[[Units], tuple[Failure, ...]]
 
 
-def verified(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGraph:
-    """`graph` with groups pinned, or bounded from below, that the network's code rules out."""
+def verified(graph: ChannelGraph, rehearse: Rehearse, uneven: Collection[str] = ()) -> ChannelGraph:
+    """`graph` with groups pinned, or bounded from below, that the network's code rules out.
+
+    uneven: groups that are divided into parts of several sizes. They lose channels one at a time
+        too, since code that divides by a fixed ratio works with equal losses.
+    """
     some = some_units(graph)
-    pinned = failing_groups(some, rehearse)
-    some = {name: units for name, units in some.items() if name not in pinned}
-    floors = dict.fromkeys(some, 1)
-    for name in failing_groups(floors, rehearse):
-        floors[name] = _least_units(name, some[name], rehearse)
-    pinned |= failing_groups(floors, rehearse)
-    known = {name: graph.group(name) for name in (*floors, *pinned)}
+    pinned: dict[str, str] = {}
+    least: dict[str, int] = {}
+    try:
+        pinned |= failing_groups(some, rehearse)
+        for name in uneven:
+            if name in some and name not in pinned:
+                pinned |= failing_groups({name: some[name]}, rehearse)
+        some = {name: units for name, units in some.items() if name not in pinned}
+        least = dict(some)
+        floors = dict.fromkeys(some, 1)
+        for name in failing_groups(floors, rehearse):
+            floors[name] = _least_units(name, some[name], rehearse)
+        pinned |= failing_groups(floors, rehearse)
+        least = floors
+    except OutOfTimeError as stopped:
+        reason = _UNFINISHED.format(limit=stopped.limit)
+        passed = {name: units for name, units in least.items() if name not in pinned}
+        least = passed or stopped.passed
+        pinned |= {name: reason for name in some if name not in pinned and name not in least}
+    known = {name: graph.group(name) for name in (*least, *pinned)}
     return graph.with_groups(
-        {name: replace(known[name], min_units=units) for name, units in floors.items()}
+        {name: replace(known[name], min_units=units) for name, units in least.items()}
         | {name: replace(known[name], pinned=reason) for name, reason in pinned.items()}
     )
 
 
 def _least_units(name: str, most: int, rehearse: Rehearse) -> int:
     """The fewest units of one group that the network runs with; `most` are known to do."""
-    return 1 + bisect_left(range(1, most), True, key=lambda n: rehearse({name: n}) is None)
+    return 1 + bisect_left(range(1, most), True, key=lambda n: not rehearse({name: n}))
 
 
 def some_units(graph: ChannelGraph) -> dict[str, int]:
@@ -85,19 +100,51 @@ def some_units(graph: ChannelGraph) -> dict[str, int]:
 
 
 def failing_groups(units: Units, rehearse: Rehearse) -> dict[str, str]:
-    """The reason per group that must stay whole for the network to run with these units.
-
-    Whichever pass through the step that shows a failure are tried first.
-    """
+    """The reason per group that must stay whole for the network to run with these units."""
     failing: dict[str, str] = {}
     rest = dict(units)
-    while (failure := rehearse(rest)) is not None:
-        names = [name for name in rest if name in failure.suspects]
-        alone = rehearse({name: rest[name] for name in names})
-        guilty = _smallest(names if alone else list(rest), [], rest, rehearse)
-        found = rehearse({name: rest.pop(name) for name in guilty}) or failure
-        failing |= dict.fromkeys(guilty, found.reason)
+    while failures := rehearse(rest):
+        guilty = _guilty_alone(failures, rest, rehearse) or _guilty_together(
+            failures, rest, rehearse
+        )
+        failing |= guilty
+        rest = {name: number for name, number in rest.items() if name not in guilty}
     return failing
+
+
+def _guilty_alone(failures: Sequence[Failure], units: Units, rehearse: Rehearse) -> dict[str, str]:
+    """Groups without which the steps that failed do not, and the reasons; none if unclear.
+
+    Each step is tried with one of its suspects, all steps in one run, so that it takes as few
+    runs for a hundred equal blocks as for one.
+    """
+    for turn in range(max(len(failure.suspects) for failure in failures)):
+        batch = {f.suspects[turn] for f in failures if turn < len(f.suspects)}
+        again = rehearse({name: units[name] for name in units if name in batch})
+        accused = {f.step: (f.suspects[0], f.reason) for f in again if len(f.suspects) == 1}
+        without = {name for name, _ in accused.values()}
+        if not accused:
+            continue
+        rest = {name: number for name, number in units.items() if name not in without}
+        still = {failure.step for failure in rehearse(rest)}
+        guilty: dict[str, str] = {}
+        for step, (name, reason) in accused.items():
+            if step not in still:
+                guilty.setdefault(name, reason)
+        if guilty:
+            return guilty
+    return {}
+
+
+def _guilty_together(
+    failures: Sequence[Failure], units: Units, rehearse: Rehearse
+) -> dict[str, str]:
+    """Groups that only fail together, the fewest that there are, and why."""
+    names = list(failures[0].suspects)
+    alone = rehearse({name: units[name] for name in names})
+    guilty = _smallest(names if alone else list(units), [], units, rehearse)
+    failed = rehearse({name: units[name] for name in guilty}) or failures
+    return dict.fromkeys(guilty, failed[0].reason)
 
 
 def _smallest(
@@ -114,47 +161,81 @@ def _smallest(
     found: list[str] = []
     for half, rest in ((second, first), (first, found)):
         context = [*others, *rest]
-        if rehearse({name: units[name] for name in context}) is None:
+        if not rehearse({name: units[name] for name in context}):
             found += _smallest(half, context, units, rehearse)
     return found
 
 
 class Rehearsals:
-    """Runs the network with fewer channels until a step is not what the graph predicts.
+    """Runs the network with fewer channels and tells which steps are not what the graph predicts.
 
-    tracer: of the run at full width that the graph and its `atoms` were made from.
+    skeleton: the network, which itself never runs: what a run leaves on it would change the next.
+    graph, atoms: what the runs at full width told.
+    kernels: what has run on meta tensors before.
+    device: on which the network makes tensors of its own.
+    clock: ends what takes too long, by OutOfTimeError.
+    exact: whether numbers that become values must stay as they are.
     """
 
     def __init__(
         self,
         skeleton: nn.Module,
-        inputs: ExampleInput,
         graph: ChannelGraph,
         atoms: Atoms,
-        tracer: Tracer,
+        runs: Sequence[TracedRun],
+        *,
+        kernels: MetaKernels,
+        device: torch.device | None,
+        clock: Clock,
+        exact: bool,
     ) -> None:
-        self._skeleton, self._inputs, self._graph = skeleton, inputs, graph
-        self._atoms, self._kernels = atoms, tracer.kernels
-        self._steps = [step for step in tracer.steps if step.operator != _COPY]
-        self._known: dict[frozenset[tuple[str, int]], Failure | None] = {}
+        self._skeleton, self._graph, self._atoms, self._kernels = skeleton, graph, atoms, kernels
+        self._device, self._clock, self._exact = device, clock, exact
+        self._runs = [
+            replace(run, steps=[step for step in run.steps if step.operator != COPY])
+            for run in runs
+        ]
+        self._known: dict[frozenset[tuple[str, int]], tuple[Failure, ...]] = {}
+        self._passed: Units = {}
 
-    def __call__(self, units: Units) -> Failure | None:
-        """How the network without some units fails, or None if it runs as predicted."""
+    def __call__(self, units: Units) -> tuple[Failure, ...]:
+        """How the network without some units fails, step by step; nothing if as predicted."""
         key = frozenset(units.items())
         if key not in self._known:
-            self._known[key] = self._rehearse(units) if units else None
+            self._clock.check(len(self._known), self._passed)
+            self._known[key] = self._rehearse(units) if units else ()
+            if not self._known[key] and len(units) > len(self._passed):
+                self._passed = dict(units)
         return self._known[key]
 
-    def _rehearse(self, units: Units) -> Failure | None:
-        smaller = remove_channels(self._skeleton, self._graph, self._plan(units))
-        replay = _Replay(self._steps, self._alive(units), self._kernels)
-        try:
-            follow(replay, smaller, self._inputs)
-            reason = replay.difference or replay.missing()
-        except Exception as error:  # whatever a network raises that is not made for this width
-            why = textwrap.shorten(first_line(error), 70)
-            reason = replay.difference or f"a size written into the network's code ({why})"
-        return Failure(reason, self._suspects(replay.position, units)) if reason else None
+    def comparing_numbers(self) -> Rehearsals:
+        """The same that also fails where a number that becomes a value follows a width."""
+        result = copy.copy(self)
+        result._exact, result._known = True, {}
+        return result
+
+    def _rehearse(self, units: Units) -> tuple[Failure, ...]:
+        """Of the first mode in which it fails."""
+        plan, alive = self._plan(units), self._alive(units)
+        for run in self._runs:
+            replay = Replay(run.steps, alive, self._kernels, exact=self._exact)
+            smaller = remove_channels(self._skeleton, self._graph, plan).train(run.training)
+            last = replay.follow(smaller, run, self._device)
+            found = [*replay.differences, *([last] if last else [])]
+            if found:
+                return tuple(self._failure(run, difference, units) for difference in found)
+        return ()
+
+    def _failure(self, run: TracedRun, difference: Difference, units: Units) -> Failure:
+        steps, number = run.steps, difference.step
+        step = steps[number] if number < len(steps) else None
+        return Failure(
+            difference.reason,
+            self._suspects(steps[number:], units),
+            number + (len(self._runs[0].steps) if run.training else 0),
+            step.reshape if step else None,
+            difference.asked,
+        )
 
     def _plan(self, units: Units) -> KeepPlan:
         """The last units of each group go."""
@@ -170,71 +251,12 @@ class Rehearsals:
         alive |= self._atoms.group == NO_GROUP
         return alive
 
-    def _suspects(self, position: int, units: Units) -> frozenset[str]:
-        """The groups among `units` in the first step from here on that touches any of them."""
-        for step in self._steps[position:]:
+    def _suspects(self, steps: Sequence[Step], units: Units) -> tuple[str, ...]:
+        """The groups among `units` in the first of these steps that touches any of them."""
+        for step in steps:
             labels = [a for axes in (*step.axes, *step.operands) for a in axes if a is not None]
             numbers = {int(n) for a in labels for n in np.unique(self._atoms.group[a])}
-            names = {self._graph.groups[n].name for n in numbers if n != NO_GROUP}
-            if found := names & units.keys():
-                return frozenset(found)
-        return frozenset()
-
-
-def _kind(step: Step) -> str:
-    return "aten::view" if step.operator in _VIEWS else step.operator
-
-
-class _Replay(Tracer):  # type: ignore[no-untyped-call]
-    """Follows no labels but compares every step, and ends the run at the first difference.
-
-    expected: steps at full width. alive: per atom, whether it stays.
-    """
-
-    def __init__(self, expected: Sequence[Step], alive: Flags, kernels: MetaKernels) -> None:
-        super().__init__({}, kernels)
-        self._expected, self._alive = expected, alive
-        self._sizes: dict[int, int] = {}
-        self.position = 0
-        self.difference: str | None = None
-
-    def note(self, step: Step) -> None:
-        if step.operator == _COPY:
-            return
-        self.difference = self._compare(step)
-        if self.difference is not None:
-            raise InterruptedError(self.difference)  # Rehearsals reads `difference`
-        self.position += 1
-
-    def missing(self) -> str | None:
-        """What to say if the run ended before all steps were made."""
-        return _OTHER_PATH if self.position < len(self._expected) else None
-
-    def _follow(self, call: Call, pointwise: bool) -> None:
-        pass
-
-    def _store(self, call: Call, is_alias: list[bool]) -> None:
-        pass
-
-    def _compare(self, after: Step) -> str | None:
-        before = self._expected[self.position] if self.missing() else None
-        if before is None or _kind(before) != _kind(after):
-            return _OTHER_PATH
-        where = f"{before.operator} in {before.module or 'the network'}"
-        if before.constants != after.constants:
-            return f"{where} uses a number that is computed from the number of channels"
-        sizes = map(self._sizes_of, before.shapes, before.axes)
-        if tuple(sizes) != after.shapes:
-            return f"{where} has a size written into the network's code"
-        return None
-
-    def _sizes_of(self, shape: tuple[int, ...], axes: AxisLabels) -> tuple[int, ...]:
-        return tuple(
-            size if labels is None else self._num_alive(labels)
-            for size, labels in zip(shape, axes, strict=True)
-        )
-
-    def _num_alive(self, labels: Labels) -> int:
-        if id(labels) not in self._sizes:  # the steps hold the labels, so ids stay taken
-            self._sizes[id(labels)] = int(np.count_nonzero(self._alive[labels]))
-        return self._sizes[id(labels)]
+            names = [self._graph.groups[n].name for n in sorted(numbers) if n != NO_GROUP]
+            if touched := [name for name in names if name in units]:
+                return tuple(touched)
+        return ()

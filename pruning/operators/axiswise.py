@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from pruning.channel_labels import AxisLabels
 from pruning.operators.elementwise import tie_axis
-from pruning.operators.rule import Call, Rule, Tracing, each, normalized, pin_axes
+from pruning.operators.rule import Call, Rule, Tracing, each, mix_axes, normalized, pin_axes
+
+AxisRule = Callable[[Tracing, Tensor, Sequence[int], str], None]
 
 _REDUCED = "reduced over all channels"
 _MOVED = "channels moved along their axis"
 _COMBINED = "channels combined along their axis"
 
 
-def _along(position: int, reason: str, *, default: Any = None) -> Rule:
+def _along(position: int, reason: str, *, default: Any = None, limit: AxisRule = pin_axes) -> Rule:
     """Rule of an operator along the axes in its argument `dim` or `dims`; those are pinned.
 
     The output has them still, without channels, or not any more; new ones come last.
     position: of the argument; default: where it is missing, None for all axes.
+    limit: what becomes of the axes: `mix_axes` where only values depend on how many there are.
     """
 
     def rule(tracing: Tracing, call: Call) -> list[AxisLabels]:
         x = call.args[0]
         dims = call.arg(position, "dim", call.kwargs.get("dims", default))
         along = _normalized_all(dims, x)
-        pin_axes(tracing, x, along, reason)
+        limit(tracing, x, along, reason)
         axes = tracing.axes(x)
         same = tuple(None if axis in along else axes[axis] for axis in range(x.dim()))
         if call.output.dim() < x.dim():
@@ -75,14 +78,14 @@ def from_pairs(tracing: Tracing, call: Call) -> AxisLabels:
 
 RULES: dict[str, Rule] = {
     **each(
-        "mean sum amax amin max min var std var_mean std_mean prod any all argmax argmin "
+        "mean sum amax amin aminmax max min var std var_mean std_mean prod any all "
         "logsumexp median nanmedian nansum count_nonzero",
-        _along(1, _REDUCED),
+        _along(1, _REDUCED, limit=mix_axes),
     ),
-    **each("aminmax", _along(1, _REDUCED)),
-    **each("linalg_vector_norm norm", _along(2, _REDUCED)),
-    **each("kthvalue", _along(2, _REDUCED, default=-1)),
-    **each("mode", _along(1, _REDUCED, default=-1)),
+    **each("argmax argmin", _along(1, "channels are found by their number")),
+    **each("linalg_vector_norm norm", _along(2, _REDUCED, limit=mix_axes)),
+    **each("kthvalue", _along(2, _REDUCED, default=-1, limit=mix_axes)),
+    **each("mode", _along(1, _REDUCED, default=-1, limit=mix_axes)),
     **each("cumsum cumprod logcumsumexp cummax cummin", _along(1, _COMBINED)),
     **each("_fft_r2c _fft_c2r _fft_c2c", _along(1, _COMBINED)),
     **each("sort", _along(1, _MOVED, default=-1)),

@@ -18,6 +18,7 @@ from pruning.operators.rule import (
     Size,
     Tracing,
     each,
+    mix_axes,
     pin_axes,
     size_of,
     tie_or_pin,
@@ -32,7 +33,7 @@ def convolution(tracing: Tracing, call: Call) -> AxisLabels:
     transposed, groups = bool(call.args[6]), int(call.args[8])
     channel_axis = x.dim() - weight.dim() + 1  # 0 without a batch axis
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
-    pin_axes(tracing, x, [a for a in range(x.dim()) if a != channel_axis], "convolved over")
+    along = _convolved_along(tracing, call, channel_axis)
     inputs = tracing.axes(x)[channel_axis]
     weights = tracing.axes(weight)
     if groups == 1 and not tracing.loses_whole_groups(weight):
@@ -42,9 +43,22 @@ def convolution(tracing: Tracing, call: Call) -> AxisLabels:
     if bias is not None and produced is not None:
         tie_or_pin(tracing, produced, tracing.axes(bias)[0], "the bias has no channels")
     _count_convolution(tracing, call, x if transposed else call.output)
-    axes: list[Labels | None] = [None] * call.output.dim()
-    axes[channel_axis] = produced
-    return tuple(axes)
+    return (*along[:channel_axis], produced, *along[channel_axis + 1 :])
+
+
+def _convolved_along(tracing: Tracing, call: Call, channel_axis: int) -> AxisLabels:
+    """The labels of the output along the axes that a convolution runs over.
+
+    Channels there, as in an attention over channels by a small kernel (ECA), are mixed; they stay
+    where they are if none is lost at the ends.
+    """
+    x, out = call.args[0], call.output
+    axes = tracing.axes(x)
+    over = range(channel_axis + 1, x.dim())
+    mix_axes(tracing, x, over, "convolved over")
+    changed = [axis for axis in over if x.shape[axis] != out.shape[axis]]
+    pin_axes(tracing, x, [*range(channel_axis), *changed], "convolved over")
+    return tuple(axes[a] if a in over and a not in changed else None for a in range(x.dim()))
 
 
 def _dense(

@@ -11,10 +11,12 @@ from pruning.operators.rule import (
     Tracing,
     count_elements,
     each,
-    pin_axes,
+    mix_axes,
     tie_or_pin,
     unlabelled,
 )
+
+_OVER = "normalised over"
 
 
 def batch_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
@@ -25,14 +27,15 @@ def batch_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     """
     x = call.args[0]
     channel = tracing.axes(x)[1]
-    pin_axes(tracing, x, [a for a in range(x.dim()) if a != 1], "normalised over")
+    reason = "standardised with the weights along them" if tracing.is_parameter(x) else _OVER
+    mix_axes(tracing, x, [a for a in range(x.dim()) if a != 1], reason)
     for tensor in call.args[1:5]:
         if isinstance(tensor, Tensor):
             tie_or_pin(tracing, channel, tracing.axes(tensor)[0], "normalised with fixed values")
     takes_statistics = True in [arg for arg in call.args if isinstance(arg, bool)]
     factor = 4 if takes_statistics else 1
     count_elements(tracing, x, factor=factor if call.args[1] is None else factor + 1)
-    axes = tuple(channel if axis == 1 else None for axis in range(x.dim()))
+    axes = (*tracing.axes(x)[:1], channel, *tracing.axes(x)[2:])
     statistics = [
         (channel,) if t.shape == x.shape[1:2] else unlabelled(t) for t in call.outputs[1:]
     ]
@@ -40,20 +43,32 @@ def batch_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
 
 
 def layer_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
-    """Pins the axes it normalises over: without one channel the mean of the others changes.
+    """Mixes the axes it normalises over: without one channel the mean of the others changes.
 
     fvcore: 5 per element with an affine transformation, otherwise 4.
     """
-    x, shape = call.args[0], call.args[1]
-    reason = "a layer normalisation runs over these channels"
-    first = x.dim() - len(shape)
-    pin_axes(tracing, x, range(first, x.dim()), reason)
+    axes = _normalised_last(tracing, call, "a layer normalisation runs over these channels")
+    count_elements(tracing, call.args[0], factor=4 if call.args[2] is None else 5)
+    return [axes, *(unlabelled(t) for t in call.outputs[1:])]
+
+
+def rms_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """aten::_fused_rms_norm: without one channel the mean square of the others changes."""
+    axes = _normalised_last(tracing, call, "a normalisation by the mean square of these channels")
+    return [axes, *(unlabelled(t) for t in call.outputs[1:])]
+
+
+def _normalised_last(tracing: Tracing, call: Call, reason: str) -> AxisLabels:
+    """Mixes the last axes, as many as a normalisation's shape has, with scale and offset."""
+    x, num_axes = call.args[0], len(call.args[1])
+    axes, last = tracing.axes(x), range(x.dim() - num_axes, x.dim())
+    mix_axes(tracing, x, last, reason)
     for tensor in call.args[2:4]:
         if isinstance(tensor, Tensor):
-            pin_axes(tracing, tensor, range(tensor.dim()), reason)
-    count_elements(tracing, x, factor=4 if call.args[2] is None else 5)
-    axes = tracing.axes(x)
-    return [axes, *(unlabelled(t) for t in call.outputs[1:])]
+            mix_axes(tracing, tensor, range(num_axes), reason)
+            for axis, labels in zip(last, tracing.axes(tensor), strict=True):
+                tie_or_pin(tracing, axes[axis], labels, "normalised with fixed values")
+    return axes
 
 
 def group_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
@@ -66,9 +81,10 @@ def group_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     channel = tracing.axes(x)[1]
     group = None
     if channel is not None:
-        group = tracing.channels.tie_rows(channel.reshape(num_groups, -1).T)
-        if num_groups == 1:
-            tracing.channels.pin(channel, "one normalisation runs over all channels")
+        if num_groups > 1:
+            group = tracing.channels.tie_rows(channel.reshape(num_groups, -1).T)
+        else:
+            tracing.channels.mixes(channel, "one normalisation runs over all channels")
     for tensor in (weight, bias):
         if isinstance(tensor, Tensor):
             tie_or_pin(tracing, channel, tracing.axes(tensor)[0], "normalised with fixed values")
@@ -83,7 +99,7 @@ def weight_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     weight, magnitude = call.args[:2]
     kept = int(call.arg(2, "dim", 0))
     others = [axis for axis in range(weight.dim()) if axis != kept]
-    pin_axes(tracing, weight, others, "a weight norm runs over these channels: remove it first")
+    mix_axes(tracing, weight, others, "a weight norm runs over these channels: remove it first")
     axes = tracing.axes(weight)
     tie_or_pin(tracing, axes[kept], tracing.axes(magnitude)[kept], "a weight of a fixed norm")
     norms = [
@@ -93,8 +109,8 @@ def weight_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
 
 
 def softmax(tracing: Tracing, call: Call) -> AxisLabels:
-    """Pins the axis that sums to one."""
-    pin_axes(tracing, call.args[0], [call.args[1]], "a softmax runs over these channels")
+    """Mixes the axis that sums to one."""
+    mix_axes(tracing, call.args[0], [call.args[1]], "a softmax runs over these channels")
     return tracing.axes(call.args[0])
 
 
@@ -105,6 +121,7 @@ RULES: dict[str, Rule] = {
         batch_norm,
     ),
     **each("native_layer_norm", layer_norm),
+    **each("_fused_rms_norm", rms_norm),
     **each("native_group_norm", group_norm),
     **each("_weight_norm_interface", weight_norm),
     **each("_softmax _log_softmax _safe_softmax", softmax),

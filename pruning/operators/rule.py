@@ -40,6 +40,18 @@ class Tracing(Protocol):
     def splits_groups(self, weight: Tensor) -> None:
         """Note a grouped convolution that loses whole groups when it loses channels."""
 
+    def splits_unevenly(self, labels: Labels) -> None:
+        """Note channels divided into parts of several sizes, which may or may not follow them."""
+
+    def split_axis(self, sizes: tuple[int, ...], axes: Sequence[int], usual: int) -> int:
+        """The axis, of those that a reshape splits channels into, along which they go on.
+
+        sizes: that the network asked for.  usual: the one that is tried first.
+        """
+
+    def went_on_along(self, labels: Labels) -> None:
+        """Note the labels along the axis that `split_axis` chose."""
+
     def count(self, factor: int, *sizes: Size) -> None:
         """Add factor × Π sizes to the FLOPs (fvcore's convention)."""
 
@@ -91,6 +103,18 @@ def pin_axes(tracing: Tracing, tensor: Tensor, axes: Sequence[int], reason: str)
         found = labels[axis] if labels else None
         if found is not None:
             tracing.channels.pin(found, reason)
+
+
+def mix_axes(tracing: Tracing, tensor: Tensor, axes: Sequence[int], reason: str) -> None:
+    """Note that an operator makes something of all channels along some axes together.
+
+    Without one of them the rest give another result, with the same shape: `pruning.trace`, exact.
+    """
+    labels = tracing.axes(tensor)
+    for axis in axes:
+        found = labels[axis] if labels else None
+        if found is not None:
+            tracing.channels.mixes(found, reason)
 
 
 def tie_or_pin(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.operators.rule import (
@@ -16,10 +17,14 @@ from pruning.operators.rule import (
     normalized,
     pin_all,
     pin_axes,
+    tie_or_pin,
     unlabelled,
 )
 
-_UNEVEN = "split at a place that only fits all of its channels"
+_FIXED = "filled in part with values of a fixed size"
+_STRIDED = "channels taken by every so many"
+_EMPTY = 1009
+"""Stands for the size of an empty axis (a prime)."""
 
 
 def view(tracing: Tracing, call: Call) -> AxisLabels:
@@ -28,23 +33,29 @@ def view(tracing: Tracing, call: Call) -> AxisLabels:
     A split C → g×(C/g) keeps or removes the same positions in each of the g parts; whether the
     network's code agrees is found out later, by running it at other widths.
     """
-    x, out, sizes = call.args[0], call.output, call.args[1]
-    if x.numel() != out.numel() or not x.numel():
-        pin_all(tracing, [x], "read as another type, or empty")
+    x, out = call.args[0], call.output
+    before, after = _without_zeros(x.shape), _without_zeros(out.shape)
+    if math.prod(before) != math.prod(after):
+        pin_all(tracing, [x], "read as another type")
         return unlabelled(out)
-    free = list(sizes).index(-1) if isinstance(sizes, Sequence) and -1 in sizes else None
     labels = tracing.axes(x)
     result: list[Labels | None] = [None] * out.dim()
-    for in_axes, out_axes in _blocks(x.shape, out.shape):
+    for in_axes, out_axes in _blocks(before, after):
         labelled = [axis for axis in in_axes if labels[axis] is not None]
-        if len(labelled) == 1 and out_axes:
-            merged = _merged(labels, in_axes, x.shape, labelled[0])
-            axis, found = _placed(tracing, merged, out_axes, out.shape, free)
-            result[axis] = found
-        else:
-            for axis in labelled:
+        widest = max(labelled, key=before.__getitem__, default=None)
+        for axis in labelled:
+            if axis != widest or not out_axes:
                 tracing.channels.pin(_known(labels[axis]), "a reshape mixes channel axes")
+        if widest is not None and out_axes:
+            merged = _merged(labels, in_axes, before, widest)
+            axis, found = _placed(tracing, call, merged, out_axes, after)
+            result[axis] = found
     return tuple(result)
+
+
+def _without_zeros(shape: Sequence[int]) -> list[int]:
+    """A shape with a number that nothing else has in place of 0, so that products can be told."""
+    return [int(size) or _EMPTY for size in shape]
 
 
 def _known(labels: Labels | None) -> Labels:
@@ -83,12 +94,9 @@ def _merged(labels: AxisLabels, in_axes: Sequence[int], shape: Sequence[int], ax
 
 
 def _placed(
-    tracing: Tracing, labels: Labels, axes: Sequence[int], shape: Sequence[int], free: int | None
+    tracing: Tracing, call: Call, labels: Labels, axes: Sequence[int], shape: Sequence[int]
 ) -> tuple[int, Labels]:
-    """The axis, of `axes` that `labels` is split into, that goes on as channels, and its labels.
-
-    free: the axis whose size the network's code leaves open, as -1.
-    """
+    """The axis, of `axes` that `labels` is split into, that goes on as channels, and its labels."""
     narrow = [axis for axis in axes if shape[axis] == 1]
     if narrow and (labels == labels[0]).all():  # a single channel
         return narrow[0], labels[:1]
@@ -98,9 +106,24 @@ def _placed(
         rows = np.moveaxis(cube, i, -1).reshape(-1, shape[axis])
         if (rows == rows[0]).all():
             return axis, rows[0]
-    axis = free if free in wide else wide[-1]
+    sizes = call.args[1] if isinstance(call.args[1], Sequence) else shape
+    axis = tracing.split_axis(tuple(sizes), wide, _usual_axis(call.args[0], sizes, wide))
     rows = np.moveaxis(cube, wide.index(axis), -1).reshape(-1, shape[axis])
-    return axis, tracing.channels.tie_rows(rows)
+    found = tracing.channels.tie_rows(rows)
+    tracing.went_on_along(found)
+    return axis, found
+
+
+def _usual_axis(x: Tensor, sizes: Sequence[int], wide: Sequence[int]) -> int:
+    """Which of several axes channels go on along, as far as one call tells.
+
+    The axis whose size the network's code leaves open, as -1; features that become an image
+    N×C×H×W go on as its channels; parts that channels are divided into keep equal positions.
+    """
+    free = [axis for axis in wide if sizes[axis] == -1]
+    if free:
+        return free[0]
+    return wide[0] if x.dim() == 2 and wide[0] == 1 and len(wide) > 2 else wide[-1]
 
 
 def permute(tracing: Tracing, call: Call) -> AxisLabels:
@@ -163,10 +186,11 @@ def repeat(tracing: Tracing, call: Call) -> AxisLabels:
 
 def cat(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::cat: label vectors are concatenated along its axis and tied along the others."""
-    tensors = [t for t in call.args[0] if t.numel() > 0 or t.dim() > 1]
-    axis = normalized(int(call.arg(1, "dim", 0)), tensors[0].dim())
+    ndim = call.output.dim()
+    tensors = [t for t in call.args[0] if t.dim() == ndim]  # an empty vector goes with any shape
+    axis = normalized(int(call.arg(1, "dim", 0)), ndim)
     result: list[Labels | None] = []
-    for other in range(tensors[0].dim()):
+    for other in range(ndim):
         columns = [tracing.axes(t)[other] for t in tensors]
         join = _concatenated if other == axis else _tied
         result.append(join(tracing, columns, [int(t.shape[other]) for t in tensors]))
@@ -209,7 +233,10 @@ def stack(tracing: Tracing, call: Call) -> AxisLabels:
 
 
 def split(tracing: Tracing, call: Call) -> list[AxisLabels]:
-    """aten::split and aten::chunk: equal parts keep the same positions; unequal ones none."""
+    """aten::split and aten::chunk: equal parts keep the same positions; unequal ones their own.
+
+    Whether unequal parts follow what is left of each is found out by running at other widths.
+    """
     x = call.args[0]
     axis = normalized(int(call.arg(2, "dim", 0)), x.dim())
     axes = tracing.axes(x)
@@ -218,7 +245,7 @@ def split(tracing: Tracing, call: Call) -> list[AxisLabels]:
     if labels is None:
         return [axes] * len(call.outputs)
     if len(set(sizes)) > 1:
-        tracing.channels.pin(labels, _UNEVEN)
+        tracing.splits_unevenly(labels)
     elif len(sizes) > 1:
         tracing.channels.tie_rows(labels.reshape(len(sizes), -1))
     parts = np.split(labels, np.cumsum(sizes)[:-1])
@@ -237,7 +264,10 @@ def glu(tracing: Tracing, call: Call) -> AxisLabels:
 
 
 def slicing(tracing: Tracing, call: Call) -> AxisLabels:
-    """aten::slice: one of equal parts keeps positions as the others do; other parts are pinned."""
+    """aten::slice: one of equal parts keeps positions as the others do, another part its own.
+
+    Every second channel, or third, is pinned: with others removed the code takes other ones.
+    """
     x, out = call.args[0], call.output
     axis = normalized(int(call.arg(1, "dim", 0)), x.dim())
     axes = list(tracing.axes(x))
@@ -248,8 +278,10 @@ def slicing(tracing: Tracing, call: Call) -> AxisLabels:
     start, step = int(call.arg(2, "start") or 0) % size, int(call.arg(4, "step", 1))
     if step == 1 and length and size % length == 0 and start % length == 0:
         tracing.channels.tie_rows(labels.reshape(-1, length))
+    elif step == 1:
+        tracing.splits_unevenly(labels)
     else:
-        tracing.channels.pin(labels, _UNEVEN)
+        tracing.channels.pin(labels, _STRIDED)
     axes[axis] = labels[start : start + length * step : step]
     return tuple(axes)
 
@@ -287,6 +319,26 @@ def index(tracing: Tracing, call: Call) -> AxisLabels:
     return (*axes[: used[0]], *[None] * num_new, *tail)
 
 
+def index_put(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::index_put, aten::index_put_: values are tied to what they are put into.
+
+    What they are put into takes over their channels where it had none, such as zeros.
+    """
+    x, indices, values = call.args[0], call.args[1], call.args[2]
+    used = [axis for axis, chosen in enumerate(indices) if chosen is not None]
+    pin_all(tracing, [i for i in indices if i is not None], "used as an index")
+    pin_axes(tracing, x, used, "channels chosen by an index")
+    axes: list[Labels | None] = [None if a in used else n for a, n in enumerate(tracing.axes(x))]
+    tail = x.dim() - 1 - used[-1]
+    for behind in range(1, 1 + min(tail, values.dim())):
+        if values.shape[-behind] == x.shape[-behind]:
+            known, new = axes[-behind], tracing.axes(values)[-behind]
+            if known is not None or new is not None:
+                axes[-behind] = new if known is None else tie_or_pin(tracing, known, new, _FIXED)
+    pin_axes(tracing, values, range(values.dim() - min(tail, values.dim())), "put at an index")
+    return tuple(axes)
+
+
 def pad(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::constant_pad_nd: channels padded behind the last one stay where they are.
 
@@ -317,20 +369,35 @@ def index_select(tracing: Tracing, call: Call) -> AxisLabels:
     return tuple(None if a == axis else axes[a] for a in range(x.dim()))
 
 
+def reads(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """Operators that return what they find in values: aten::nonzero, torchvision::nms …"""
+    pin_all(tracing, call.tensors, "read as values that decide what the network does")
+    return [unlabelled(output) for output in call.outputs]
+
+
 def as_strided(tracing: Tracing, call: Call) -> AxisLabels:
-    """aten::as_strided, aten::as_strided_: followed where all memory is one axis of channels.
+    """aten::as_strided, aten::as_strided_: followed where all memory is read in the same order.
 
     Average pooling over all positions ends so where its input has its channels last.
     """
     x, out = call.args[0], call.output
     axes = tracing.axes(x)
-    wide = [axis for axis, size in enumerate(out.shape) if size != 1]
-    is_same = [1 if a is None else len(a) for a in axes] == list(out.shape)
+    is_same = [int(n) if a is None else len(a) for n, a in zip(x.shape, axes, strict=True)]
     num_stored = x.untyped_storage().nbytes() // x.element_size()
-    if is_same and num_stored == out.numel() and all(out.stride(a) == 1 for a in wide):
+    if is_same == list(out.shape) and _is_in_order(x, num_stored) and _is_in_order(out, num_stored):
         return axes
     pin_all(tracing, [x], "memory read with other strides")
     return unlabelled(out)
+
+
+def _is_in_order(x: Tensor, num_stored: int) -> bool:
+    """Whether a tensor has all of its memory, its last axis moving fastest."""
+    step = 1
+    for size, stride in reversed(list(zip(x.shape, x.stride(), strict=True))):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return step == num_stored
 
 
 RULES: dict[str, Rule] = {
@@ -348,7 +415,11 @@ RULES: dict[str, Rule] = {
     **each("slice", slicing),
     **each("select", select),
     **each("unbind", unbind),
-    **each("index", index),
+    **each("index _unsafe_index", index),
+    **each("index_put index_put_", index_put),
+    **each("nonzero masked_select _unique2 unique_dim unique_consecutive bincount", reads),
+    **each("_local_scalar_dense equal repeat_interleave", reads),
+    "torchvision::nms": reads,
     **each("index_select", index_select),
     **each("constant_pad_nd", pad),
     **each("as_strided as_strided_", as_strided),

@@ -75,7 +75,17 @@ def affine_grid(tracing: Tracing, call: Call) -> AxisLabels:
     return unlabelled(call.output)
 
 
+def pool_regions(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """torchvision::roi_align, torchvision::roi_pool: N×C×H×W and boxes K×5 → K×C×h×w."""
+    x, boxes = call.args[:2]
+    pin_all(tracing, [boxes], "used as positions")
+    pin_axes(tracing, x, [0, 2, 3], "pooled or resized over")
+    return [(None, tracing.axes(x)[1], None, None)] * len(call.outputs)
+
+
 RULES: dict[str, Rule] = {
+    "torchvision::roi_align": pool_regions,
+    "torchvision::roi_pool": pool_regions,
     **each(
         "max_pool2d_with_indices avg_pool2d reflection_pad2d replication_pad2d", _spatial_rule(2)
     ),

@@ -138,7 +138,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             first=conv(3, 7),
             last=conv(7, 4),
         ),
-        pinned={"first": "split at a place that only fits all of its channels"},
+        pinned={"first": WRITTEN},
     ),
     Architecture(
         "halves by slicing",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def rehearsal_of(
     """The graph before it is held against the network, and what it is held against."""
     seen: list[tuple[ChannelGraph, Rehearse]] = []
 
-    def keep(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGraph:
+    def keep(graph: ChannelGraph, rehearse: Rehearse, uneven: Sequence[str]) -> ChannelGraph:
         seen.append((graph, rehearse))
         return graph
 
@@ -43,7 +42,7 @@ def rehearsal_of(
 
 def failing_by_bisection(names: Sequence[str], units: Units, rehearse: Rehearse) -> set[str]:
     """Groups that fail on their own, by halving whatever set fails."""
-    if not names or rehearse({name: units[name] for name in names}) is None:
+    if not names or not rehearse({name: units[name] for name in names}):
         return set()
     if len(names) == 1:
         return set(names)
@@ -77,22 +76,43 @@ SETS = st.frozensets(st.sampled_from(NAMES), min_size=1, max_size=3)
 def test_as_few_groups_are_pinned_as_must_be(
     bad: list[frozenset[str]], data: st.DataObject
 ) -> None:
-    """Whichever sets fail, and whomever the failing step makes suspects."""
+    """Whichever sets fail, each at a step of its own, and whoever else passes through that step."""
+    others = [data.draw(st.frozensets(st.sampled_from(NAMES), max_size=3)) for _ in bad]
 
-    def rehearse(units: Units) -> Failure | None:
-        if not any(one <= units.keys() for one in bad):
-            return None
-        return Failure("why", data.draw(st.frozensets(st.sampled_from(NAMES))))
+    def rehearse(units: Units) -> tuple[Failure, ...]:
+        return tuple(
+            Failure("why", tuple(sorted(units.keys() & (one | others[step]))), step)
+            for step, one in enumerate(bad)
+            if one <= units.keys()
+        )
 
     pinned = set(failing_groups(dict.fromkeys(NAMES, 1), rehearse))
     assert all(pinned & one for one in bad)
-    least = [one for one in bad if not any(other < one for other in bad)]
-    assert any(
-        set().union(*chosen) == pinned
-        for size in range(len(least) + 1)
-        for chosen in combinations(least, size)
-    )
-    assert {name for one in least if len(one) == 1 for name in one} <= pinned
+    assert pinned <= set().union(*bad)
+    assert {name for one in bad if len(one) == 1 for name in one} <= pinned
+
+
+def test_a_hundred_equal_failures_take_as_many_runs_as_one() -> None:
+    names = [f"group{number}" for number in range(100)]
+    calls = []
+
+    def rehearse(units: Units) -> tuple[Failure, ...]:
+        calls.append(units)
+        return tuple(Failure("why", (name,), names.index(name)) for name in units)
+
+    assert failing_groups(dict.fromkeys(names, 1), rehearse).keys() == set(names)
+    assert len(calls) < 6
+
+
+@pytest.mark.parametrize("step_tells", [True, False])
+def test_who_only_passes_through_a_failing_step_is_not_pinned(step_tells: bool) -> None:
+    """The width of `b` goes into a reshape of `a`."""
+
+    def rehearse(units: Units) -> tuple[Failure, ...]:
+        suspects = tuple(name for name in units if step_tells or name == "a")
+        return (Failure("why", suspects, 0),) if "b" in units else ()
+
+    assert failing_groups({"a": 1, "b": 1, "c": 1}, rehearse) == {"b": "why"}
 
 
 def test_groups_that_fail_together_do_not_pin_their_neighbours() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision  # noqa: F401 - registers its operators
 
 from pruning.operators import RULES
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_every_rule_is_for_an_operator_that_exists(name: str) -> None:
-    namespace, _, operator = name.partition("::")
-    assert namespace == "aten"
-    assert torch._C._jit_get_schemas_for_operator(name), operator
+    assert name.partition("::")[0] in ("aten", "torchvision")
+    assert torch._C._jit_get_schemas_for_operator(name)

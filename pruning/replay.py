@@ -1,0 +1,190 @@
+"""A run with fewer channels, held step by step against what is predicted."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pruning.channel_labels import AxisLabels, Labels
+from pruning.copies import moved
+from pruning.cost import ExampleInput
+from pruning.errors import first_line
+from pruning.meta_kernels import MetaKernels
+from pruning.operators.rule import aten_names
+from pruning.recorded_values import ChangedPathError, RecordedValues
+from pruning.trace_records import Step
+from pruning.tracer import Tracer, call_of, constants_of, follow
+
+COPY = "aten::clone"
+_VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
+"""Whether `reshape` copies depends on the layout of memory, which a single channel simplifies."""
+
+_FILLED = frozenset(aten_names("zeros ones full empty"))
+"""What makes all values alike may be of any size: whether that fits shows where it is used."""
+
+_OTHER_PATH = "the network takes another path through its code with fewer channels"
+_WRITTEN = "a size written into the network's code"
+
+_COMPUTED = "uses a number that is computed from the number of channels"
+_SIZED = "has a size written into the network's code"
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TracedRun:
+    """A run at full width, to hold others against.
+
+    inputs: what the network was given.  values: what it was told that its tensors hold.
+    training: its mode.
+    """
+
+    inputs: ExampleInput
+    steps: Sequence[Step]
+    values: RecordedValues | None
+    training: bool = False
+
+
+def _kind(operator: str) -> str:
+    return "aten::view" if operator in _VIEWS else operator
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A step that is not as predicted.  asked: the sizes that a reshape was asked for."""
+
+    step: int
+    reason: str
+    asked: tuple[int, ...] = ()
+
+
+class Replay(Tracer):  # type: ignore[no-untyped-call]
+    """Follows no labels but compares every step with the one that is expected.
+
+    A step whose sizes are wrong is noted, and the run goes on with what was predicted; it ends
+    where the network does something else.
+
+    expected: steps at full width. alive: per atom, whether it stays.
+    exact: whether numbers that become values must stay as they are.
+    """
+
+    def __init__(
+        self, expected: Sequence[Step], alive: Flags, kernels: MetaKernels, *, exact: bool
+    ) -> None:
+        super().__init__({}, kernels)
+        self._expected, self._alive, self._exact = expected, alive, exact
+        self._sizes: dict[int, int] = {}
+        self._position = 0
+        self.differences: list[Difference] = []
+
+    def follow(
+        self, model: nn.Module, run: TracedRun, device: torch.device | None
+    ) -> Difference | None:
+        """Run `model`; the difference, besides those noted, that ended the run early, if any."""
+        inputs = moved(run.inputs, None)
+        try:
+            follow(self, model, inputs, device=device, values=run.values)
+            reason = "" if self._position == len(self._expected) else _OTHER_PATH
+        except (_OtherPathError, ChangedPathError):
+            reason = _OTHER_PATH
+        except Exception as error:  # whatever a network raises that is not made for this width
+            reason = f"{_WRITTEN} ({textwrap.shorten(first_line(error), 70)})"
+        is_noted = bool(self.differences) and self.differences[-1].step == self._position
+        return Difference(self._position, reason) if reason and not is_noted else None
+
+    def note(self, step: Step) -> None:
+        """Compare a tensor that is made of numbers."""
+        before = self._next(step.operator)
+        if self._exact and before.constants != step.constants:
+            self._differs(before, _COMPUTED)
+        self._position += 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name
+        args, kwargs = self._arguments(func, args, kwargs or {})
+        if name == COPY:
+            return self._result(func, args, kwargs)
+        before = self._next(name)
+        result = self._compared(before, func, args, kwargs)
+        self._position += 1
+        return result
+
+    def _compared(self, before: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """What a call returns, or was predicted to return where that is not so."""
+        asked = tuple(args[1]) if _kind(func._schema.name) == "aten::view" else ()
+        predicted = tuple(map(self._sizes_of, before.shapes, before.axes))
+        try:
+            result = self._result(func, args, kwargs)
+        except ChangedPathError:
+            raise
+        except Exception as error:
+            why = textwrap.shorten(first_line(error), 70)
+            self._differs(before, f"{_WRITTEN} ({why})", asked)
+            return _tensors_like(before, predicted, func, error, args)
+        after = call_of(func, args, kwargs, result)
+        if self._exact and before.constants != constants_of(after):
+            self._differs(before, _COMPUTED)
+        sizes = tuple(tuple(output.shape) for output in after.outputs)
+        if predicted != sizes and before.operator not in _FILLED:
+            self._differs(before, _SIZED, asked)
+            return _tensors_like(before, predicted, func, _OtherPathError(), args)
+        return result
+
+    def _next(self, operator: str) -> Step:
+        if self._position == len(self._expected):
+            raise _OtherPathError
+        before = self._expected[self._position]
+        if _kind(before.operator) != _kind(operator):
+            raise _OtherPathError
+        return before
+
+    def _differs(self, step: Step, reason: str, asked: tuple[int, ...] = ()) -> None:
+        where = f"{step.operator} in {step.module or 'the network'}"
+        text = reason if reason.startswith(_WRITTEN) else f"{where} {reason}"
+        self.differences.append(Difference(self._position, text, asked))
+
+    def _sizes_of(self, shape: tuple[int, ...], axes: AxisLabels) -> tuple[int, ...]:
+        return tuple(
+            size if labels is None else self._num_alive(labels)
+            for size, labels in zip(shape, axes, strict=True)
+        )
+
+    def _num_alive(self, labels: Labels) -> int:
+        if id(labels) not in self._sizes:  # the steps hold the labels, so ids stay taken
+            self._sizes[id(labels)] = int(np.count_nonzero(self._alive[labels]))
+        return self._sizes[id(labels)]
+
+
+class _OtherPathError(Exception):
+    """The network does something else than at full width."""
+
+
+def _tensors_like(
+    before: Step,
+    shapes: Sequence[tuple[int, ...]],
+    func: Any,
+    error: Exception,
+    args: tuple[Any, ...],
+) -> Any:
+    """What a step was predicted to return; `error` where that cannot be made up.
+
+    The network may have kept what an operator works on in place, so that nothing can replace it.
+    """
+    returns = func._schema.returns
+    if func._schema.is_mutable or len(returns) != 1 or not isinstance(args[0], Tensor):
+        raise error
+    like = args[0]
+    made = [
+        like.new_empty(shape, dtype=dtype)
+        for shape, dtype in zip(shapes, before.dtypes, strict=True)
+    ]
+    return made if str(returns[0].type) == "Tensor[]" else made[0]

@@ -1,0 +1,63 @@
+"""How long a trace may take, and what people are told meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+TIME_LIMIT = 30.0
+"""Seconds that `pruning.trace` takes at most by default, besides its first run of the network."""
+
+_PATIENCE = 2.0
+"""Seconds after which people are told what takes so long."""
+
+Progress = Callable[[str], None]
+
+
+class OutOfTimeError(Exception):
+    """The time for tracing is over.
+
+    limit: in seconds.  passed: the most units that were removed together without a failure.
+    """
+
+    def __init__(self, limit: float, passed: Mapping[str, int]) -> None:
+        super().__init__(limit)
+        self.limit, self.passed = limit, dict(passed)
+
+
+class Clock:
+    """Counts the time of one trace from when it is made.
+
+    limit: in seconds, above 0; math.inf for none.
+    progress: told, from the second second on, what is being done, before each run.
+    """
+
+    def __init__(self, limit: float, progress: Progress) -> None:
+        self._limit, self._progress = limit, progress
+        self._start = self._last = time.monotonic()
+        self._longest = 0.0
+
+    def check(self, num_runs: int, passed: Mapping[str, int]) -> None:
+        """Raise OutOfTimeError if another run would not end in time.
+
+        num_runs: that were made with fewer channels.  passed: what the error will hold.
+        """
+        now = time.monotonic()
+        if num_runs:
+            self._longest = max(self._longest, now - self._last)
+        self._last = now
+        if now + self._longest - self._start > self._limit:
+            raise OutOfTimeError(self._limit, passed)
+        if now - self._start > _PATIENCE:
+            self._progress(
+                f"tracing: looking for sizes that the network's code fixes, {num_runs} runs with "
+                f"fewer channels so far ({now - self._start:.0f} s of at most {self._limit:g} s)"
+            )
+
+
+def to_terminal(line: str) -> None:
+    """Show a line on standard error if that is a terminal, over the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{line}\r")
+        sys.stderr.flush()
