@@ -108,6 +108,8 @@ class ChannelGraph:
 
     It holds no tensor of the network and can be pickled and shared. Groups are in the order
     in which the network runs them.
+
+    exact: whether only channels are offered without which the others keep their values.
     """
 
     def __init__(
@@ -118,8 +120,10 @@ class ChannelGraph:
         *,
         group_split: frozenset[str],
         notes: tuple[str, ...] = (),
+        exact: bool = True,
     ) -> None:
         self.groups = groups
+        self.exact = exact
         self.axes = axes
         self.group_split = group_split
         self._notes = notes
@@ -164,6 +168,7 @@ class ChannelGraph:
             self._forms,
             group_split=self.group_split,
             notes=self._notes,
+            exact=self.exact,
         )
 
     def summary(self, min_channels: int = 3) -> dict[str, Any]:
@@ -197,6 +202,7 @@ class ChannelGraph:
             "params_share": 1 - without.params / max(1, base.params),
             "prunable": group.pinned is None,
             "pinned": group.pinned,
+            "inexact": group.inexact,
             "residual": group.residual,
         }
 
@@ -208,6 +214,8 @@ class ChannelGraph:
             status = "residual stream" if group["residual"] else "yes"
             if group["min_width"] > group["unit"]:
                 status += f", at least {group['min_width']} channels"
+            if group["inexact"]:
+                status += f", inexactly: {group['inexact']}"
             rows.append(
                 (
                     group["name"],
@@ -232,14 +240,12 @@ class ChannelGraph:
             units[self.index(name)] = self.units_at(name, width)
         return units
 
-    def producing_axis(self, group: ChannelGroup) -> tuple[str, int]:
+    def axis_along(self, group: ChannelGroup) -> tuple[str, int] | None:
         """A tensor and its axis that has every channel of `group` once, and no other."""
         number = self.index(group.name)
-        return next(
-            (axis.tensor, axis.axis)
-            for axis in self.axes
-            if len(axis.groups) == group.width and (axis.groups == number).all()
-        )
+        axes = (a for a in self.axes if len(a.groups) == group.width)
+        found = next((a for a in axes if (a.groups == number).all()), None)
+        return (found.tensor, found.axis) if found else None
 
     def units_at(self, name: str, width: int) -> int:
         """Units of group `name` at `width` channels; PlanError if it can't have that width."""

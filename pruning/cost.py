@@ -300,17 +300,19 @@ def _count_padded_by_name(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 
 def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
-    """Cost of `model` as fvcore counts it, in eval mode; `model` is left as it was.
+    """Cost of `model` as fvcore counts it, in eval mode, run as a copy; `model` is left as it was.
 
     example_input: N×… tensors with N = 1, or a tuple of positional arguments.
     """
     positional, keyword = call_arguments(example_input)
     assert not keyword, "fvcore takes positional inputs only"
-    with evaluating(model), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
-        analysis = FlopCountAnalysis(model, positional)
+        from pruning.copies import copied  # noqa: PLC0415 - who wants a budget needs no torch
+
+        analysis = FlopCountAnalysis(copied(model).eval(), positional)
         analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")

@@ -67,9 +67,24 @@ class _GraphBuilder:
             self._axes(atoms),
             self._forms(sizes),
             group_split=frozenset(self._tracer.group_split),
-            notes=tuple(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
+            exact=self._tracer.channels.exact,
+            notes=(
+                *(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
+                *self._unused(),
+            ),
         )
         return graph, atoms
+
+    def _unused(self) -> list[str]:
+        """A note on the layers that neither mode runs, if there are any."""
+        names = [t.name for t in self._tracer.tensors if t.is_parameter and len(t.axes) > 1]
+        layers = dict.fromkeys(_layer(name) for name in names if name not in self._tracer.used)
+        if not layers:
+            return []
+        return [
+            f"no mode of the network runs {', '.join(layers)}: left as wide as before, whatever "
+            "becomes of what it would read"
+        ]
 
     def _forms(self, sizes: AxisSizes) -> CostForms:
         parameters, weights = self._parameter_terms()

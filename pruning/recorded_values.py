@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -16,6 +17,8 @@ from pruning.cost import ExampleInput, call_arguments
 
 _READERS = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
 """What copies values out of a tensor past the dispatcher."""
+
+_DEVICE_OF = Tensor.device.__get__
 
 _DATA_DEPENDENT = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 _INDEXED = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_unsafe_index")
@@ -32,9 +35,12 @@ class RecordedValues:
     Networks such as detectors go on with what they find in an image: how many boxes there are
     decides the sizes of tensors. A later run, on meta tensors or with fewer channels, is given the
     same values, so that only what follows from its widths can differ.
+
+    device: of the network, on which later runs seem to be: some code goes another way elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._results: list[tuple[str, Any]] = []
 
     def keep(self, name: str, result: Any) -> None:
@@ -44,13 +50,14 @@ class RecordedValues:
 
     def replay(self) -> ValueReplay:
         """The values once more, from the first on."""
-        return ValueReplay(iter(self._results))
+        return ValueReplay(iter(self._results), self.device)
 
 
 class ValueReplay:
     """The values of a recorded run, handed out in its order."""
 
-    def __init__(self, results: Iterator[tuple[str, Any]]) -> None:
+    def __init__(self, results: Iterator[tuple[str, Any]], device: torch.device) -> None:
+        self.device = device
         self._results = results
 
     def next(self, name: str, device: torch.device | None) -> Any:
@@ -87,7 +94,8 @@ def with_positions(func: Any, args: Sequence[Any], positions: Callable[[Tensor],
 
 def record(model: nn.Module, example_input: ExampleInput) -> RecordedValues:
     """The values that `model` reads on the way; whatever it raises is passed on."""
-    values = RecordedValues()
+    tensors = itertools.chain(model.parameters(), model.buffers(), [torch.empty(0)])
+    values = RecordedValues(next(tensors).device)
     positional, keyword = call_arguments(example_input)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -132,7 +140,7 @@ class _RecordedReaders(TorchFunctionMode):
 
 
 class ReplayedReaders(TorchFunctionMode):
-    """While this is open, values that are copied out of tensors come from a recorded run."""
+    """While this is open, values read from tensors, and devices, are those of a recorded run."""
 
     def __init__(self, values: ValueReplay) -> None:
         super().__init__()
@@ -143,4 +151,6 @@ class ReplayedReaders(TorchFunctionMode):
     ) -> Any:
         if func in _READERS:
             return self._values.next(func.__name__, None)
+        if func == _DEVICE_OF:
+            return self._values.device
         return func(*args, **(kwargs or {}))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 TIME_LIMIT = 30.0
-"""Seconds that `pruning.trace` takes at most by default, besides its first run of the network."""
+"""Seconds for which `pruning.trace` runs a network at other widths, by default."""
 
 _PATIENCE = 2.0
 """Seconds after which people are told what takes so long."""

@@ -48,7 +48,9 @@ _SIZES = frozenset(
         "native_group_norm"
     )
 )
-_SIZE_LISTS = frozenset(aten_names("full new_full constant_pad_nd affine_grid_generator"))
+_SIZE_LISTS = frozenset(
+    aten_names("zeros ones empty full new_full constant_pad_nd affine_grid_generator")
+)
 """Operators whose numbers may follow the channels: a mistake shows in the shape of what they make.
 
 Of those in _SIZE_LISTS that is so for lists of numbers only.
@@ -204,8 +206,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._replay is not None:
             replay = self._replay
             args = with_positions(func, args, lambda _mask: replay.next("mask", self._device))
-            is_factory = any(argument.name == "device" for argument in func._schema.arguments)
-            if self._device is not None and is_factory and not any(_tensors_in((args, kwargs))):
+            has_device = any(argument.name == "device" for argument in func._schema.arguments)
+            is_factory = has_device and next(_tensors_in((args, kwargs)), None) is None
+            if self._device is not None and is_factory:
                 kwargs["device"] = self._device
         return args, kwargs
 

@@ -49,7 +49,8 @@ def trace(
         If not, those are offered too whose removal changes what a normalisation, a softmax, a mean
         or a convolution over channels makes of the others, as long as all shapes stay consistent:
         for networks that are trained afterwards. Such a group has `inexact`, the reason.
-    time_limit: in seconds. What is not known to be removable by then is pinned.
+    time_limit: in seconds, of the runs at other widths. What is not known to be removable by then
+        is pinned.
     progress: told what is being done, after 2 s and from then on.
 
     The network runs in eval mode on meta tensors, so no arithmetic is done and no memory
@@ -59,7 +60,7 @@ def trace(
     tensors, such as a detector, runs on real ones first, and further runs find the same.
     Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
-    traces = _Traces(model, example_input, exact, Clock(time_limit, progress))
+    traces = _Traces(model, example_input, exact, time_limit, progress)
     meta = torch.device("meta")
     try:
         return traces.on(meta, None)
@@ -86,15 +87,17 @@ class _Traces:
     model: nn.Module
     example_input: ExampleInput
     exact: bool
-    clock: Clock
+    time_limit: float
+    progress: Progress
 
     def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
         skeleton = copied(self.model, device).eval()
+        clock = Clock(self.time_limit, self.progress)
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
         for _ in range(_MOST_TRACES):
-            graph, rehearse, uneven = self._predicted(skeleton, device, values, courses)
+            graph, rehearse, uneven = self._predicted(skeleton, device, values, courses, clock)
             better = _better_courses(graph, rehearse, tried, exact=self.exact)
             if not better:
                 break
@@ -108,6 +111,7 @@ class _Traces:
         device: torch.device | None,
         values: _Values | None,
         courses: Mapping[ReshapeKey, Course],
+        clock: Clock,
     ) -> tuple[ChannelGraph, Rehearsals, list[str]]:
         """The graph that one run in each mode tells, what it can be held against, and the names
         of groups that are divided unevenly."""
@@ -128,7 +132,7 @@ class _Traces:
             runs,
             kernels=tracer.kernels,
             device=device,
-            clock=self.clock,
+            clock=clock,
             exact=self.exact,
         )
         return graph, rehearse, atoms.names(graph, tracer.uneven)
@@ -171,6 +175,19 @@ def _better_courses(
     attention may do that is as wide as what it reads; if removal need not be exact, both are tied.
     tried: courses that were taken before, which is added to.
     """
+    try:
+        return _courses_asked_for(graph, rehearse, tried, exact=exact)
+    except OutOfTimeError:
+        return {}
+
+
+def _courses_asked_for(
+    graph: ChannelGraph,
+    rehearse: Rehearse,
+    tried: set[tuple[ReshapeKey, Course]],
+    *,
+    exact: bool,
+) -> dict[ReshapeKey, Course]:
     units = some_units(graph)
     better: dict[ReshapeKey, Course] = {}
 
@@ -185,15 +202,14 @@ def _better_courses(
             if follows and (reshape.key, course) not in tried:
                 better.setdefault(reshape.key, course)
 
-    failures = rehearse(units)
-    for failure in failures:
+    for failure in rehearse(units):
         take(failure, None)
-    if exact or better or not failures:
+    if exact or better:
         return better
     for group in graph.prunable:
         if group.residual and group.name in units:
             for failure in rehearse({group.name: units[group.name]}):
-                take(failure, graph.producing_axis(group))
+                take(failure, graph.axis_along(group))
     return better
 
 

@@ -36,6 +36,7 @@ for _name in (
     "networks",
     "architecture",
     "operator_architectures",
+    "zoo_architectures",
     "architectures",
     "gating",
     "gated_networks",

@@ -117,13 +117,15 @@ def _placed(
 def _usual_axis(x: Tensor, sizes: Sequence[int], wide: Sequence[int]) -> int:
     """Which of several axes channels go on along, as far as one call tells.
 
-    The axis whose size the network's code leaves open, as -1; features that become an image
-    N×C×H×W go on as its channels; parts that channels are divided into keep equal positions.
+    The axis whose size the network's code leaves open, as -1. Otherwise features, or channels of an
+    image, that become C×height×width go on as channels (a sequence's become heads, say), and
+    parts that channels are divided into keep equal positions.
     """
     free = [axis for axis in wide if sizes[axis] == -1]
     if free:
         return free[0]
-    return wide[0] if x.dim() == 2 and wide[0] == 1 and len(wide) > 2 else wide[-1]
+    is_image = wide[0] == 1 and len(wide) > 2 and x.dim() != 3
+    return wide[0] if is_image else wide[-1]
 
 
 def permute(tracing: Tracing, call: Call) -> AxisLabels:
@@ -163,13 +165,22 @@ def squeeze(tracing: Tracing, call: Call) -> AxisLabels:
 
 
 def expand(tracing: Tracing, call: Call) -> AxisLabels:
-    """aten::expand; a single channel that is spread over many is pinned."""
+    """aten::expand; a single channel that is spread over many is pinned.
+
+    One value without channels may be spread over channels: it follows those that it meets later.
+    """
     x, out = call.args[0], call.output
     offset = out.dim() - x.dim()
     axes = tracing.axes(x)
     grown = [axis for axis in range(x.dim()) if x.shape[axis] != out.shape[axis + offset]]
     pin_axes(tracing, x, grown, "one channel broadcast over many")
-    kept = [None if axis in grown else axes[axis] for axis in range(x.dim())]
+    has_channels = any(labels is not None for labels in axes)
+    kept = [
+        (None if has_channels else tracing.channels.new(int(out.shape[axis + offset])))
+        if axis in grown
+        else axes[axis]
+        for axis in range(x.dim())
+    ]
     return (*[None] * offset, *kept)
 
 

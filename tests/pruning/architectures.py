@@ -9,6 +9,7 @@ from networks import Attention, Branches, Functional, Scales, between, chain, co
 from operator_architectures import OPERATOR_ARCHITECTURES
 from torch import nn
 from torch.nn import functional as F
+from zoo_architectures import ZOO_ARCHITECTURES
 
 __all__ = ["ARCHITECTURES", "BY_NAME", "IMAGE", "PRUNABLE", "Architecture"]
 
@@ -376,6 +377,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         pinned={"first": COMPUTED},
     ),
     *OPERATOR_ARCHITECTURES,
+    *ZOO_ARCHITECTURES,
 )
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}

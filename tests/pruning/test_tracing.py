@@ -9,18 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networks
 import pytest
 import torch
+import torchvision
 from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
-from networks import Branches, between, chain, conv, head
+from networks import Branches, between, chain, conv, head, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning import ChannelGraph, trace
+from pruning import ChannelGraph, KeepPlan, measure_cost, remove_channels, trace
 from pruning.errors import TraceError
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
@@ -62,7 +64,7 @@ def test_names_are_unique_and_name_a_producer(architecture: Architecture) -> Non
     names = [group.name for group in graph.groups]
     assert len(set(names)) == len(names)
     for group in graph.groups:
-        assert group.name == group.producers[0]
+        assert group.name.removesuffix(".1") == group.producers[0]
         assert set(group.producers) <= set(group.layers)
         assert len(group.unit_of_channel) == group.width
         counts = torch.bincount(torch.from_numpy(group.unit_of_channel)).tolist()
@@ -265,6 +267,176 @@ def test_an_operator_without_a_rule_pins_whatever_it_returns(
 
     graph = trace(between(wiring), torch.zeros(IMAGE))
     assert graph.group("first").pinned == f"the operator {name} has no rule"
+
+
+class ChosenBoxes(nn.Module):
+    """Goes on with what it finds at positions of the first channel, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 6)
+        self.neck = conv(6, 5)
+        self.objectness = conv(5, 1, 1)
+        self.hidden = nn.Linear(5 * 4, 7)
+        self.classes = nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = F.relu(self.neck(F.relu(self.stem(x))))
+        scores = self.objectness(features).flatten(1)
+        places = (scores[0] > scores.mean()).nonzero()[:, 0]
+        rows = torch.div(places, x.shape[-1], rounding_mode="floor")
+        corners = torch.stack([places % x.shape[-1], rows], 1).to(x.dtype)
+        boxes = torch.cat([corners, corners + 3], 1)
+        kept = torchvision.ops.nms(boxes, scores[0, places], 0.3)
+        pooled = torchvision.ops.roi_align(features, [boxes[kept]], 2)
+        by_half = torch.zeros(len(kept), features.shape[1], 2, 2, dtype=x.dtype)
+        for is_left in (True, False):
+            here = (boxes[kept][:, 0] < x.shape[-1] // 2) == is_left
+            by_half[here] = pooled[here]
+        classes = self.classes(F.relu(self.hidden(by_half.flatten(1))))
+        return classes.mean(0, keepdim=True) + int(kept.numel() > 10_000)
+
+
+def test_code_that_goes_on_with_what_it_finds() -> None:
+    """Boxes, of which there are as many as the weights and the image make."""
+    model = randomised(ChosenBoxes())
+    graph = trace(model, torch.rand(IMAGE))
+    assert [(g.name, g.width) for g in graph.prunable] == [("stem", 6), ("neck", 5), ("hidden", 7)]
+    smaller = remove_channels(model, graph, KeepPlan({"stem": (0, 4), "neck": (2,)}))
+    assert smaller(torch.rand(2, 3, 8, 8)).shape == (1, 4)
+
+
+def test_what_is_read_is_the_same_in_every_run() -> None:
+    """Numbers that leave a tensor for Python past torch's dispatcher, too."""
+
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        y = net.first(x)
+        largest = y.abs().amax((0, 2, 3)).argsort().tolist()
+        times = 1 + int((y[0, 0] > 0).sum()) % 2
+        return net.last(y * times) + (0.0 if largest else 1.0) + float(x.numpy().sum()) * 0
+
+    model = Branches(wiring, first=conv(3, 6), last=conv(6, 4))
+    graph = trace(model, torch.rand(IMAGE))
+    assert graph.group("first").pinned == "channels moved along their axis"
+
+
+def test_a_number_of_channels_read_from_a_tensor_is_still_computed() -> None:
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        y = net.first(x)
+        y = y * float(torch.tensor(y.shape[1]).sqrt())
+        return net.last(y * 2 if x.sum() > 0 else y)
+
+    model = Branches(wiring, first=conv(3, 6), last=conv(6, 4))
+    graph = trace(model, torch.rand(IMAGE))
+    assert "computed from the number of channels" in str(graph.group("first").pinned)
+
+
+class Slots:
+    """A result without a dictionary of attributes."""
+
+    __slots__ = ("logits",)
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@dataclass(slots=True)
+class Inner:
+    named: dict[str, Slots]
+
+
+def test_the_output_is_seen_in_objects_of_any_kind() -> None:
+    model = Branches(
+        lambda net, x: [Inner({"logits": Slots(net.last(net.first(x)))})],
+        first=conv(3, 6),
+        last=conv(6, 10),
+    )
+    graph = trace(model, torch.zeros(IMAGE))
+    assert graph.group("last").pinned == OUTPUT
+    assert [group.name for group in graph.prunable] == ["first"]
+
+
+def on_itself(net: nn.Module, x: Tensor) -> nn.Module:
+    net.logits = net.last(x)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("wiring", "kind"),
+    [
+        (lambda net, x: (y for y in [net.last(x)]), "generator"),
+        (on_itself, "Branches"),
+        (lambda net, x: print(end="") or (net.last(x), None)[1], "NoneType"),
+    ],
+)
+def test_a_network_without_a_tensor_in_its_output_is_refused(
+    wiring: Callable[[nn.Module, Tensor], Any], kind: str
+) -> None:
+    model = Branches(wiring, last=conv(3, 10))
+    with pytest.raises(TraceError, match=rf"no tensor was found in what Branches returns \({kind}"):
+        trace(model, torch.zeros(IMAGE))
+
+
+def test_a_network_that_was_used_before_is_traced_like_a_new_one() -> None:
+    architecture = BY_NAME["caches on itself"]
+    model = architecture.network()
+    for size in (8, 12):
+        model(torch.zeros(1, 3, size, size))
+    assert described(trace(model, architecture.example())) == described(architecture.graph)
+    assert model.head.shape == (1, 6, 12, 12)
+    assert model.head.num_runs == 2
+
+
+def test_counting_leaves_nothing_on_the_network() -> None:
+    model = BY_NAME["caches on itself"].network()
+    measure_cost(model, torch.zeros(IMAGE))
+    assert model.head.num_runs == 0
+    assert model.head.shape is None
+
+
+def test_a_layer_that_never_runs_is_named() -> None:
+    model = Branches(
+        lambda net, x: net.last(net.first(x)), first=conv(3, 6), spare=conv(6, 5), last=conv(6, 4)
+    )
+    assert any("spare" in note for note in trace(model, torch.zeros(IMAGE)).cost().notes)
+
+
+def test_tracing_ends_in_time_with_what_is_certain() -> None:
+    layers = {f"conv{i}": conv(3 if i == 0 else 6, 6) for i in range(4)}
+
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        for name in layers:
+            x = net.get_submodule(name)(x)
+        time.sleep(0.02)
+        return x
+
+    told: list[str] = []
+    graph = trace(Branches(wiring, **layers), torch.zeros(IMAGE), time_limit=1e-9)
+    assert {group.pinned for group in graph.groups[:-1]} == {
+        "tracing was stopped at 1e-09 s, before it was known whether these can go"
+    }
+    trace(Branches(wiring, **layers), torch.zeros(IMAGE), progress=told.append)
+    assert told == []  # nothing is said of what is over at once
+
+
+def test_a_hundred_written_sizes_take_little_longer_than_ten() -> None:
+    """Processor time; in the square of their number it would be a hundred times as long."""
+
+    def seconds(number: int) -> float:
+        layers = {f"conv{i}": conv(3 if i == 0 else 4, 4, 1) for i in range(number)}
+
+        def wiring(net: nn.Module, x: Tensor) -> Tensor:
+            for name in layers:
+                x = net.get_submodule(name)(x).view(1, 4, 8, 8)
+            return x
+
+        start = time.process_time()
+        graph = trace(Branches(wiring, **layers), torch.zeros(IMAGE))
+        assert graph.prunable == ()
+        return time.process_time() - start
+
+    seconds(2)
+    assert seconds(100) < 30 * seconds(10)
 
 
 def test_training_statistics_are_not_updated() -> None:

@@ -1,0 +1,165 @@
+"""Small networks with the habits of others: detectors, generators, transformers."""
+
+from __future__ import annotations
+
+import torch
+from architecture import WRITTEN, Architecture
+from networks import Branches, between, chain, conv
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CachingHead(nn.Module):
+    """Keeps positions and the shape that they are for on itself, as YOLO's heads do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = conv(width, 4, 1)
+        self.shape: torch.Size | None = None
+        self.num_runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_runs += 1
+        if self.shape != x.shape:
+            self.shape = x.shape
+            steps = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype)
+            self.positions = steps * 2 + 0.5
+            self.register_buffer("strides", torch.full((1,), 8.0, device=x.device))
+        return self.score(x) + self.positions * self.strides
+
+
+def halves_by_layer(net: nn.Module, x: Tensor) -> Tensor:
+    """Splits at sizes read from layers, of which one is narrower."""
+    both = net.enter(x)
+    left, right = both.split([net.left.in_channels, net.right.in_channels], dim=1)
+    return net.last(torch.cat([net.left(left), net.right(right)], 1))
+
+
+def generated(net: nn.Module, x: Tensor) -> Tensor:
+    """Features that become an image, of as many channels as the next layer reads."""
+    seed = net.enter(x).view(-1, net.up.in_channels, 2, 2)
+    return net.last(F.relu(net.up(seed)))
+
+
+def shuffled_up(net: nn.Module, x: Tensor) -> Tensor:
+    """A pixel shuffle written out, with sizes that are read from tensors."""
+    y = net.first(x)
+    n, c, h, w = y.shape
+    y = y.view(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // 4, 2 * h, 2 * w)
+    return net.last(y)
+
+
+class OnlyInTraining(nn.Module):
+    """Scales by a buffer per channel in training, and does nothing otherwise."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, width).view(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale if self.training else x
+
+
+class ReshapedInTraining(nn.Module):
+    """Writes a size down that only matters in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), 6, 64).flip(-1).view_as(x) if self.training else x
+
+
+def heads_by_size(net: nn.Module, x: Tensor) -> Tensor:
+    """Attention with as many heads as its layers are wide for."""
+    tokens = net.embed(x).flatten(2).transpose(1, 2).contiguous()
+    q, k, v = (
+        layer(tokens).view(*tokens.shape[:2], -1, 2).transpose(1, 2)
+        for layer in (net.query, net.key, net.value)
+    )
+    attended = (q @ k.transpose(-1, -2) * 0.7).softmax(-1) @ v
+    return net.last(attended.transpose(1, 2).flatten(2).mean(1))
+
+
+ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
+    Architecture(
+        "caches on itself",
+        lambda: chain(stem=conv(3, 6), relu=nn.ReLU(), head=CachingHead(6)),
+        prunable={"stem": (6, 1)},
+    ),
+    Architecture(
+        "numbers read from tensors",
+        lambda: Branches(
+            lambda net, x: (
+                net.last(net.first(x) * (2.0 if bool((x > -9).all()) else 1.0))
+                + torch.tensor([0.1, 0.2]).tolist()[1]
+            ),
+            first=conv(3, 6),
+            last=conv(6, 4),
+        ),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "split at sizes read from layers",
+        lambda: Branches(
+            halves_by_layer, enter=conv(3, 9), left=conv(7, 5), right=conv(2, 6), last=conv(11, 4)
+        ),
+        prunable={"enter": (7, 1), "enter.1": (2, 1), "left": (5, 1), "right": (6, 1)},
+    ),
+    Architecture(
+        "split by a ratio",
+        lambda: between(lambda x: torch.cat([part.relu() for part in _by_ratio(x)], 1), 9),
+        pinned={"first": WRITTEN},
+    ),
+    Architecture(
+        "features that become an image",
+        lambda: Branches(
+            generated, enter=nn.Linear(9, 20), up=nn.ConvTranspose2d(5, 6, 2, 2), last=conv(6, 4)
+        ),
+        shapes=((1, 9),),
+        prunable={"enter": (20, 4), "up": (6, 1)},
+    ),
+    Architecture(
+        "pixel shuffle written out",
+        lambda: Branches(shuffled_up, first=conv(3, 12), last=conv(3, 4)),
+        prunable={"first": (12, 4)},
+    ),
+    Architecture(
+        "attention heads by size",
+        lambda: Branches(
+            heads_by_size,
+            embed=conv(3, 5, 4, stride=4),
+            query=nn.Linear(5, 6),
+            key=nn.Linear(5, 6),
+            value=nn.Linear(5, 6),
+            last=nn.Linear(6, 4),
+        ),
+        prunable={"embed": (5, 1), "query": (6, 2)},
+    ),
+    Architecture(
+        "a buffer read only in training",
+        lambda: chain(first=conv(3, 6), scale=OnlyInTraining(6), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "a size written down for training only",
+        lambda: chain(first=conv(3, 6), view=ReshapedInTraining(), last=conv(6, 4)),
+        pinned={"first": WRITTEN},
+    ),
+    Architecture(
+        "an empty part",
+        lambda: between(lambda x: torch.cat([torch.empty(0, dtype=x.dtype), x, x[:, :0]], 1)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "the same numbers made twice",
+        lambda: Branches(
+            lambda net, x: net.last(net.first(x) * (torch.arange(8) + torch.arange(8))),
+            first=conv(3, 6),
+            last=conv(6, 4),
+        ),
+        prunable={"first": (6, 1)},
+    ),
+)
+
+
+def _by_ratio(x: Tensor) -> tuple[Tensor, ...]:
+    third = x.shape[1] // 3
+    return x.split([third, x.shape[1] - third], dim=1)
