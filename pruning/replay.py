@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.copies import moved
@@ -25,6 +26,8 @@ from pruning.tracer import Tracer, call_of, constants_of, follow
 COPY = "aten::clone"
 _VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
 """Whether `reshape` copies depends on the layout of memory, which a single channel simplifies."""
+
+_RESHAPES = (Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten)
 
 _FILLED = frozenset(aten_names("zeros ones full empty"))
 """What makes all values alike may be of any size: whether that fits shows where it is used."""
@@ -90,7 +93,8 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         """Run `model`; the difference, besides those noted, that ended the run early, if any."""
         inputs = moved(run.inputs, None)
         try:
-            follow(self, model, inputs, device=device, values=run.values)
+            with _Reshapes(self):
+                follow(self, model, inputs, device=device, values=run.values)
             reason = "" if self._position == len(self._expected) else _OTHER_PATH
         except (_OtherPathError, ChangedPathError):
             reason = _OTHER_PATH
@@ -139,6 +143,19 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
             return _tensors_like(before, predicted, func, _OtherPathError(), args)
         return result
 
+    def reshaped(self, x: Tensor, error: Exception) -> Tensor:
+        """What a reshape that failed before any operator was called was predicted to return."""
+        if self._position == len(self._expected):
+            raise error
+        before = self._expected[self._position]
+        if _kind(before.operator) != "aten::view":
+            raise error
+        why = textwrap.shorten(first_line(error), 70)
+        self._differs(before, f"{_WRITTEN} ({why})")
+        self._position += 1
+        (shape,) = map(self._sizes_of, before.shapes, before.axes)
+        return x.new_empty(shape)
+
     def _next(self, operator: str) -> Step:
         if self._position == len(self._expected):
             raise _OtherPathError
@@ -162,6 +179,24 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         if id(labels) not in self._sizes:  # the steps hold the labels, so ids stay taken
             self._sizes[id(labels)] = int(np.count_nonzero(self._alive[labels]))
         return self._sizes[id(labels)]
+
+
+class _Reshapes(TorchFunctionMode):
+    """Has a run go on after a reshape that finds out by itself that its sizes do not fit."""
+
+    def __init__(self, replay: Replay) -> None:
+        super().__init__()
+        self._replay = replay
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError as error:
+            if func not in _RESHAPES:
+                raise
+            return self._replay.reshaped(args[0], error)
 
 
 class _OtherPathError(Exception):

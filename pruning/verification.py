@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from pruning.trace_records import Reshape, Step
 Units = Mapping[str, int]
 """How many units stay of each group; groups that are left out stay whole."""
 
+_NUMBER = re.compile(r"\d+")
 _UNFINISHED = "tracing was stopped at {limit:g} s, before it was known whether these can go"
 
 
@@ -56,24 +58,20 @@ def verified(graph: ChannelGraph, rehearse: Rehearse, uneven: Collection[str] = 
     pinned: dict[str, str] = {}
     least: dict[str, int] = {}
     try:
-        pinned |= failing_groups(some, rehearse)
+        _pin(failing_groups(some, rehearse), pinned, some)
         for name in uneven:
-            if name in some and name not in pinned:
-                pinned |= failing_groups({name: some[name]}, rehearse)
-        some = {name: units for name, units in some.items() if name not in pinned}
+            if name in some:
+                _pin(failing_groups({name: some[name]}, rehearse), pinned, some)
         least = dict(some)
-        floors = dict.fromkeys(some, 1)
-        for name, reason in failing_groups(floors, rehearse).items():
-            if rehearse({name: some[name]}):  # it only works as long as others lose as much
-                pinned[name] = reason
-            floors[name] = _least_units(name, some[name], rehearse)
-        pinned |= failing_groups({n: u for n, u in floors.items() if n not in pinned}, rehearse)
-        least = {name: units for name, units in floors.items() if name not in pinned}
+        floors = _least_units(some, rehearse)
+        _pin(failing_groups(floors, rehearse), pinned, some, floors)
+        for mixed in _mixed_units(graph, floors):
+            _pin(failing_groups(mixed, rehearse), pinned, some, floors)
+        least = floors
     except OutOfTimeError as stopped:
         reason = _UNFINISHED.format(limit=stopped.limit)
-        passed = {name: units for name, units in least.items() if name not in pinned}
-        least = passed or stopped.passed
-        pinned |= {name: reason for name in some if name not in pinned and name not in least}
+        least = {n: u for n, u in (least or stopped.passed).items() if n not in pinned}
+        pinned |= {name: reason for name in some if name not in least}
     known = {name: graph.group(name) for name in (*least, *pinned)}
     return graph.with_groups(
         {name: replace(known[name], min_units=units) for name, units in least.items()}
@@ -81,9 +79,38 @@ def verified(graph: ChannelGraph, rehearse: Rehearse, uneven: Collection[str] = 
     )
 
 
-def _least_units(name: str, most: int, rehearse: Rehearse) -> int:
-    """The fewest units of one group that the network runs with; `most` are known to do."""
-    return 1 + bisect_left(range(1, most), True, key=lambda n: not rehearse({name: n}))
+def _pin(failing: Mapping[str, str], pinned: dict[str, str], *free: dict[str, int]) -> None:
+    """Move what fails from the units of `free` groups to the pinned ones."""
+    for name, reason in failing.items():
+        pinned[name] = reason
+        for units in free:
+            units.pop(name, None)
+
+
+def _least_units(some: Units, rehearse: Rehearse) -> dict[str, int]:
+    """The fewest units, of each group, that the network runs with; `some` are known to do.
+
+    Groups of layers that only differ by their number are taken to need the same at first.
+    """
+    least = dict.fromkeys(some, 1)
+    while failures := rehearse(least):
+        guilty = _guilty(failures, least, rehearse)
+        alike = {_NUMBER.sub("#", name) for name in guilty}
+        raised = {n for n in least if _NUMBER.sub("#", n) in alike and least[n] < some[n]}
+        if not raised.intersection(guilty):
+            break  # it only runs as long as others lose as much
+        least |= {name: min(2 * least[name], some[name]) for name in raised}
+    for name in [name for name, units in least.items() if units > 2]:
+        rest = range(least[name] // 2 + 1, least[name])
+        least[name] = rest.start + bisect_left(rest, True, key=lambda n: not rehearse({name: n}))
+    return least
+
+
+def _mixed_units(graph: ChannelGraph, least: Units) -> Iterator[dict[str, int]]:
+    """Units of all groups in other proportions, twice: sizes that depend on each other show."""
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        yield {n: int(random.integers(u, graph.group(n).num_units)) for n, u in least.items()}
 
 
 def some_units(graph: ChannelGraph) -> dict[str, int]:
@@ -106,12 +133,15 @@ def failing_groups(units: Units, rehearse: Rehearse) -> dict[str, str]:
     failing: dict[str, str] = {}
     rest = dict(units)
     while failures := rehearse(rest):
-        guilty = _guilty_alone(failures, rest, rehearse) or _guilty_together(
-            failures, rest, rehearse
-        )
-        failing |= guilty
+        failing |= (guilty := _guilty(failures, rest, rehearse))
         rest = {name: number for name, number in rest.items() if name not in guilty}
     return failing
+
+
+def _guilty(failures: Sequence[Failure], units: Units, rehearse: Rehearse) -> dict[str, str]:
+    """Groups that make steps fail, some of them if not all, and the reasons."""
+    alone = _guilty_alone(failures, units, rehearse)
+    return alone or _guilty_together(failures, units, rehearse)
 
 
 def _guilty_alone(failures: Sequence[Failure], units: Units, rehearse: Rehearse) -> dict[str, str]:
