@@ -1,0 +1,342 @@
+"""Trace and prune networks of timm, ultralytics and torchvision, beside Torch-Pruning.
+
+    pip install --editable ".[zoo]" && pip install --no-deps torch-pruning==1.6.1
+    python benchmarks/zoo.py > benchmarks/results/zoo.md
+
+Each network is handled in a process of its own, on one thread, with fresh weights. It is traced
+exactly and with exact=False; then half of every prunable group is removed and the network runs
+again, in eval mode. Torch-Pruning is given the network as it is, and which layers make its outputs;
+it counts as pruning a network that runs with fewer parameters afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+import pruning
+
+TIME_LIMIT_S = 240
+YOLO = (
+    "yolov3 yolov3-tiny yolov5n yolov6n yolov8n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls "
+    "yolov9t yolov10n yolo11n yolo12n yolo26n rtdetr-resnet50 rtdetr-l"
+)
+DETECTION = (
+    "fasterrcnn_resnet50_fpn fasterrcnn_mobilenet_v3_large_fpn maskrcnn_resnet50_fpn "
+    "keypointrcnn_resnet50_fpn retinanet_resnet50_fpn fcos_resnet50_fpn ssd300_vgg16 "
+    "ssdlite320_mobilenet_v3_large"
+)
+SEGMENTATION = (
+    "fcn_resnet50 deeplabv3_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
+)
+VIDEO = "r3d_18 mc3_18 r2plus1d_18 s3d mvit_v1_b swin3d_t"
+CONVOLUTIONAL = (
+    "bat_resnext26ts cs3darknet_s cspdarknet53 cspresnet50 densenet121 dla34 dm_nfnet_f0 dpn68 "
+    "ecaresnet26t efficientnet_b0 efficientnet_cc_b0_4e ese_vovnet19b_dw gcresnet33ts gernet_s "
+    "ghostnet_100 hgnet_tiny hrnet_w18_small inception_next_atto inception_v3 lcnet_050 "
+    "mambaout_femto mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 rdnet_tiny regnetx_002 "
+    "repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_50x1_bit rexnet_100 selecsls42 "
+    "seresnet18 skresnet18 starnet_s1 tinynet_e tresnet_m vovnet39a xception41 convnext_atto "
+    "convnextv2_atto"
+)
+ATTENTIVE = (
+    "beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_tiny coatnet_nano_rw_224 convit_tiny "
+    "crossvit_tiny_240 davit_tiny deit_tiny_patch16_224 edgenext_xx_small efficientformer_l1 "
+    "efficientformerv2_s0 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fastvit_t8 "
+    "focalnet_tiny_srf gmlp_ti16_224 halonet26t hiera_tiny_224 lambda_resnet26t levit_128s "
+    "maxvit_pico_rw_256 mixer_s32_224 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny "
+    "nextvit_small pit_ti_224 poolformer_s12 pvt_v2_b0 resmlp_12_224 samvit_base_patch16_224 "
+    "sequencer2d_s swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 tiny_vit_5m_224 "
+    "tnt_s_patch16_224 twins_svt_small visformer_tiny vit_tiny_patch16_224 volo_d1_224 "
+    "xcit_nano_12_p16_224"
+)
+FAMILIES = {
+    "ultralytics": [f"ultralytics:{name}" for name in YOLO.split()],
+    "torchvision, detection": [f"torchvision:{name}" for name in DETECTION.split()],
+    "torchvision, segmentation": [f"torchvision:{name}" for name in SEGMENTATION.split()],
+    "torchvision, video": [f"torchvision:{name}" for name in VIDEO.split()],
+    "timm, convolutional": [f"timm:{name}" for name in CONVOLUTIONAL.split()],
+    "timm, with attention or mixing": [f"timm:{name}" for name in ATTENTIVE.split()],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="SOURCE:NAME; all of the page if none is given")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        measure(options.child)
+        return
+    families = {"given": options.names} if options.names else FAMILIES
+    rows = {family: [run_child(name) for name in names] for family, names in families.items()}
+    print_page(rows)
+
+
+def run_child(name: str) -> dict[str, Any]:
+    """All measurements of one network; what was printed before a crash is kept."""
+    print(name, file=sys.stderr)
+    try:
+        child = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, "--child", name],
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT_S,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "YOLO_OFFLINE": "true"},
+        )
+        output, ending = child.stdout, f"ended with status {child.returncode}"
+    except subprocess.TimeoutExpired as expired:
+        output = (expired.stdout or b"").decode()
+        ending = f"over {TIME_LIMIT_S} s"
+    result: dict[str, Any] = {"name": name}
+    for line in output.splitlines():
+        if line.startswith('{"'):
+            result |= json.loads(line)
+    for tool in ("exact", "inexact", "theirs"):
+        result.setdefault(tool, {"outcome": ending})
+    return result
+
+
+def measure(name: str) -> None:
+    """Print one JSON object per finished measurement."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, example = make(name)
+    outputs: list[str] = []
+    for key, function in (
+        ("exact", lambda: measure_ours(model, example, outputs, exact=True)),
+        ("inexact", lambda: measure_ours(model, example, outputs, exact=False)),
+        ("theirs", lambda: measure_theirs(model, example, outputs)),
+    ):
+        try:
+            found = function()
+        except Exception as error:  # a benchmark reports whatever a tool raises
+            found = {"outcome": f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"}
+        print(json.dumps({key: found}), flush=True)
+
+
+def make(name: str) -> tuple[nn.Module, Any]:
+    """A network with fresh weights in eval mode, and an example of what it reads."""
+    source, _, kind = name.partition(":")
+    makers: dict[str, Callable[[str], tuple[nn.Module, Any]]] = {
+        "timm": of_timm,
+        "torchvision": of_torchvision,
+        "ultralytics": of_ultralytics,
+    }
+    model, example = makers[source](kind)
+    return model.eval(), example
+
+
+def of_timm(name: str) -> tuple[nn.Module, Any]:
+    import timm  # noqa: PLC0415 - an extra
+
+    model = timm.create_model(name, pretrained=False)
+    return model, torch.randn(1, *model.default_cfg["input_size"])
+
+
+def of_torchvision(name: str) -> tuple[nn.Module, Any]:
+    weights = {} if name in VIDEO.split() else {"weights_backbone": None}
+    model = torchvision.models.get_model(name, weights=None, **weights)
+    if name in DETECTION.split():
+        return model, ([torch.rand(3, 320, 320)],)
+    if name in VIDEO.split():
+        return model, torch.randn(1, 3, 16, 224, 224)
+    return model, torch.randn(1, 3, 128, 128)
+
+
+def of_ultralytics(name: str) -> tuple[nn.Module, Any]:
+    from ultralytics.nn import tasks  # noqa: PLC0415 - an extra
+
+    kinds = {
+        "rtdetr": tasks.RTDETRDetectionModel,
+        "-seg": tasks.SegmentationModel,
+        "-pose": tasks.PoseModel,
+        "-obb": tasks.OBBModel,
+        "-cls": tasks.ClassificationModel,
+        "yolo": tasks.DetectionModel,
+    }
+    make = next(kind for part, kind in kinds.items() if part in name)
+    return make(f"{name}.yaml", verbose=False), torch.rand(1, 3, 320, 320)
+
+
+def measure_ours(
+    model: nn.Module, example: Any, outputs: list[str], *, exact: bool
+) -> dict[str, Any]:
+    """outputs: to be filled with the layers that make what the network returns."""
+    begun, used = time.perf_counter(), time.process_time()
+    graph = pruning.trace(model, example, exact=exact)
+    seconds, processor = time.perf_counter() - begun, time.process_time() - used
+    outputs[:] = [
+        layer
+        for group in graph.groups
+        if group.pinned == "the network's output"
+        for layer in group.producers
+    ]
+    plan = half_of(graph)
+    run(pruning.remove_channels(model, graph, plan), example)
+    least = {group.name: group.floor() * group.unit for group in graph.prunable}
+    reasons = collections.Counter(kind_of(g.pinned) for g in graph.groups if g.pinned)
+    return {
+        "outcome": "ok" if graph.prunable else "nothing prunable",
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "groups": len(graph.groups),
+        "prunable": len(graph.prunable),
+        "free": 1 - graph.cost(least).flops / max(1, graph.cost().flops),
+        "pinned": dict(reasons.most_common()),
+    }
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the sizes and names of one network."""
+    for text in ("a size written into the network's code", "computed from the number of channels"):
+        if text in reason:
+            return text
+    return reason
+
+
+def measure_theirs(model: nn.Module, example: Any, outputs: list[str]) -> dict[str, Any]:
+    import torch_pruning as tp  # noqa: PLC0415 - an extra; without it this column says so
+
+    model = copy.deepcopy(model)
+    before = sum(parameter.numel() for parameter in model.parameters())
+    modules = dict(model.named_modules())
+    begun = time.perf_counter()
+    pruner = tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.MagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        ignored_layers=[modules[name] for name in outputs if name in modules],
+    )
+    pruner.step()
+    seconds = time.perf_counter() - begun
+    run(model, example)
+    after = sum(parameter.numel() for parameter in model.parameters())
+    return {"outcome": "ok" if after < before else "nothing pruned", "seconds": seconds}
+
+
+def run(model: nn.Module, example: Any) -> None:
+    with torch.no_grad():
+        model(*example) if isinstance(example, tuple) else model(example)
+
+
+def half_of(graph: pruning.ChannelGraph) -> pruning.KeepPlan:
+    """The first half of every prunable group, or as much as it needs."""
+    return pruning.KeepPlan(
+        {
+            group.name: tuple(
+                np.flatnonzero(
+                    group.unit_of_channel < max(group.floor(), group.num_units // 2)
+                ).tolist()
+            )
+            for group in graph.prunable
+        }
+    )
+
+
+def print_page(rows: dict[str, list[dict[str, Any]]]) -> None:
+    print("# Networks that people bring\n")
+    print(f"Measured on {datetime.date.today()} by `python benchmarks/zoo.py`, one run:")
+    print(f"{platform.machine()} CPU, one thread, torch {torch.__version__}, torchvision")
+    print(
+        f"{torchvision.__version__}{versions()}. Seconds of processor time; one multiply-add is one FLOP.\n"
+    )
+    print(
+        "Free is the share of the FLOPs that vanishes when every prunable group is as narrow as it "
+        "may be: exactly, and where only shapes must stay consistent (exact=False).\n"
+    )
+    heading = "family", "networks", "pruned", "exactly", "free, exactly", "free", "seconds", "most"
+    table(
+        [*heading, "Torch-Pruning prunes"], [summary(name, found) for name, found in rows.items()]
+    )
+    found = [row for family in rows.values() for row in family]
+    lost = [r["name"] for r in found if r["theirs"]["outcome"] == "ok" and not is_pruned(r)]
+    print(f"\nPruned by Torch-Pruning and not here: {', '.join(lost) or 'none'}.\n")
+    table(
+        ["network", "exactly", "groups free", "free", "with exact=False", "groups free", "free"]
+        + ["seconds", "what is pinned, with exact=False", "Torch-Pruning"],
+        [cells(row) for row in found],
+    )
+
+
+def versions() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - at the end only
+
+    texts = []
+    for package in ("timm", "ultralytics", "torch-pruning"):
+        try:
+            texts.append(f", {package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return "".join(texts)
+
+
+def is_pruned(row: dict[str, Any]) -> bool:
+    return any(row[key]["outcome"] == "ok" for key in ("exact", "inexact"))
+
+
+def summary(family: str, rows: list[dict[str, Any]]) -> list[str]:
+    ok = [row for row in rows if is_pruned(row)]
+
+    def median(mode: str, key: str) -> float:
+        return statistics.median([row[mode].get(key, 0.0) for row in rows])
+
+    seconds = [row["exact"].get("processor_seconds", 0.0) for row in rows]
+    theirs = sum(row["theirs"]["outcome"] == "ok" for row in rows)
+    return [
+        family,
+        str(len(rows)),
+        str(len(ok)),
+        str(sum(row["exact"]["outcome"] == "ok" for row in rows)),
+        f"{median('exact', 'free'):.0%}",
+        f"{median('inexact', 'free'):.0%}",
+        f"{statistics.median(seconds):.1f}",
+        f"{max(seconds):.1f}",
+        str(theirs),
+    ]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    exact, inexact = row["exact"], row["inexact"]
+
+    def parts(found: dict[str, Any]) -> list[str]:
+        if "groups" not in found:
+            return [found["outcome"], "–", "–"]
+        groups = f"{found['prunable']} of {found['groups']}"
+        return [found["outcome"], groups, f"{found['free']:.0%}"]
+
+    reasons = "; ".join(f"{reason} ×{n}" for reason, n in inexact.get("pinned", {}).items())
+    seconds = f"{exact['processor_seconds']:.1f}" if "processor_seconds" in exact else "–"
+    outcome = row["theirs"]["outcome"]
+    return [row["name"], *parts(exact), *parts(inexact), seconds, reasons or "–", outcome]
+
+
+def table(heading: list[str], rows: list[list[str]]) -> None:
+    print("| " + " | ".join(heading) + " |")
+    print("| --- " * len(heading) + "|")
+    for row in rows:
+        print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()
