@@ -304,6 +304,9 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
 
     example_input: N×… tensors with N = 1, or a tuple of positional arguments.
     """
+    from pruning.wrappers import unwrapped  # noqa: PLC0415 - torch, which budgets do without
+
+    model = unwrapped(model)
     positional, keyword = call_arguments(example_input)
     assert not keyword, "fvcore takes positional inputs only"
     with evaluating(model), warnings.catch_warnings():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pruning.blocks import branch_gate, gate_branch, ungate_branch
 from pruning.structure import Structure
+from pruning.wrappers import unwrapped
 
 
 class Gate(nn.Module):
@@ -77,7 +78,7 @@ class GatedStructures(nn.Module):
     ) -> None:
         super().__init__()
         self.structures = tuple(shortcuts)
-        self.model = copy.deepcopy(model)
+        self.model = copy.deepcopy(unwrapped(model))
         self.bypasses = nn.ModuleDict()
         for (structure, shortcut), logit in zip(shortcuts.items(), logits, strict=True):
             module, gate = self.model.get_submodule(structure.name), Gate(logit.clone())

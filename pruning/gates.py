@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import CriterionError
 from pruning.selection import KeepPlan
+from pruning.wrappers import unwrapped
 
 _CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
@@ -52,7 +53,8 @@ class Site:
 class ChannelGates:
     """One gate per unit of each gated group of a network; all gates in one vector of length U.
 
-    model: runs as it is; nothing is added to it and its parameters may change meanwhile.
+    model: runs as it is; nothing is added to it and its parameters may change meanwhile. Of a
+        wrapped one `model` is the network inside, which is what must run while gates are on.
     graph: the trace of a network with the same parameter names.
     groups: names of prunable groups; all of them if None.
     Raises CriterionError if there is nothing to gate.
@@ -65,7 +67,7 @@ class ChannelGates:
         names = prunable if groups is None else [graph.group(name).name for name in groups]
         if not names:
             raise CriterionError("this network has no prunable channel group: nothing to gate")
-        self.model = model
+        self.model = unwrapped(model)
         self.graph = graph
         self.names = tuple(sorted(names, key=graph.index))
         for name in self.names:

@@ -37,6 +37,7 @@ from pruning.gates import ChannelGates, Gated
 from pruning.selection import MIN_CHANNELS, KeepPlan, least_widths, removal_order, unreachable
 from pruning.surgery import kept_positions, remove_channels
 from pruning.tracing import trace
+from pruning.wrappers import unwrapped
 
 Measure = Callable[[nn.Module], float]
 """A network → its error, in [0, 1]; must leave the network as it is."""
@@ -265,8 +266,8 @@ def carry_over(
     after: what `remove_channels(before, graph, plan)` returned. State tensors in a parameter's
     shape lose what it lost; everything else stays as it is.
     """
-    names = {id(parameter): name for name, parameter in before.named_parameters()}
-    successors = dict(after.named_parameters())
+    names = {id(parameter): name for name, parameter in unwrapped(before).named_parameters()}
+    successors = dict(unwrapped(after).named_parameters())
     positions = kept_positions(graph, plan)
     for group in optimizer.param_groups:
         for place, old in enumerate(group["params"]):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.wrappers import unwrapped
+
 
 class SigmoidBatchNorm2d(nn.BatchNorm2d):
     """y = σ(γ) · (x − μ) / √(s² + ε), with σ(γ) = 1 / (1 + e^−γ) in (0, 1) (RNI, eq. 2).
@@ -103,7 +105,7 @@ def _with_statistics_of(old: nn.BatchNorm2d, new: nn.BatchNorm2d) -> nn.BatchNor
 
 def _exchanged(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     """A deep copy in which `convert` replaces modules; None leaves a module as it is."""
-    memo: dict[int, object] = {}
+    model, memo = unwrapped(model), dict[int, object]()
     for module in model.modules():
         replacement = convert(module)
         if replacement is not None:

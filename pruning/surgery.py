@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.errors import PlanError
 from pruning.selection import KeepPlan
 from pruning.trace_records import LOSES_WHOLE_GROUPS
+from pruning.wrappers import unwrapped
 
 _SIZE_ATTRIBUTE = ".num_features"
 
@@ -32,8 +33,9 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
         exchanged since, such as BatchNorm2d for SigmoidBatchNorm2d).
     Raises PlanError for a plan or a model that does not fit the graph.
     """
+    model = unwrapped(model)
     positions = kept_positions(graph, plan)
-    _check_shapes(model, graph)
+    _check_tensors(model, graph, positions)
 
     def shrink(name: str, tensor: Tensor) -> Tensor:
         for axis, kept in positions.get(name, []):
@@ -49,6 +51,7 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     Only structure is copied before resizing, so that peak memory is the two models' sizes.
     Attributes of stock layers (out_channels, num_features, groups …) follow the new shapes.
     """
+    model = unwrapped(model)
     memo: dict[int, object] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -65,9 +68,8 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     for axis in graph.axes:
         if axis.tensor.endswith(_SIZE_ATTRIBUTE):  # of a normalisation without tensors
             size = resize(axis.tensor, torch.empty(len(axis.groups))).shape[0]
-            layer = result.get_submodule(axis.tensor.removesuffix(_SIZE_ATTRIBUTE))
-            assert isinstance(layer, nn.modules.batchnorm._NormBase), axis.tensor
-            layer.num_features = size
+            layer, _, attribute = axis.tensor.rpartition(".")
+            setattr(result.get_submodule(layer), attribute, size)
     return result
 
 
@@ -153,9 +155,16 @@ def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> dict[str, list[tuple[
     return result
 
 
-def _check_shapes(model: nn.Module, graph: ChannelGraph) -> None:
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
-    tensors.update(model.named_buffers())
+def _check_tensors(model: nn.Module, graph: ChannelGraph, shrinking: Collection[str]) -> None:
+    """Raise PlanError if `model` has other sizes than the graph, or lacks a tensor that shrinks."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    for name in shrinking:
+        if name not in tensors and not _is_done_without(model, name):
+            raise PlanError(
+                f"the plan shrinks {name}, which this {type(model).__name__} does not have: "
+                "trace this model again"
+            )
     for axis in graph.axes:
         tensor = tensors.get(axis.tensor)
         if tensor is not None and tensor.shape[axis.axis] != len(axis.groups):
@@ -163,6 +172,16 @@ def _check_shapes(model: nn.Module, graph: ChannelGraph) -> None:
                 f"{axis.tensor} has {tensor.shape[axis.axis]} positions along axis {axis.axis}, "
                 f"the graph {len(axis.groups)}: trace this model again"
             )
+
+
+def _is_done_without(model: nn.Module, name: str) -> bool:
+    """Whether a layer that is there goes without this tensor, such as the offset of a σBN."""
+    owner, _, own = name.rpartition(".")
+    layer = dict(model.named_modules(remove_duplicate=False)).get(owner)
+    if layer is None:
+        return False
+    declared = layer._parameters.keys() | layer._buffers.keys()
+    return own in declared or name.endswith(_SIZE_ATTRIBUTE)
 
 
 def new_shape(

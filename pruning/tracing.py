@@ -16,6 +16,7 @@ from pruning.errors import TraceError, first_line
 from pruning.graph_builder import build_graph
 from pruning.tracer import Tracer, follow, run
 from pruning.verification import Rehearsals, verified
+from pruning.wrappers import unwrapped
 
 
 def trace(model: nn.Module, example_input: ExampleInput) -> ChannelGraph:
@@ -30,6 +31,7 @@ def trace(model: nn.Module, example_input: ExampleInput) -> ChannelGraph:
     code has `min_units`. A network that cannot run on meta tensors
     runs on real ones instead. Raises TraceError if it cannot run at all.
     """
+    model = unwrapped(model)
     try:
         return _trace_on(model, example_input, torch.device("meta"))
     except TraceError:
