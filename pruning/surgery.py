@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.errors import PlanError
+from pruning.layer_sizes import update_sizes
 from pruning.selection import KeepPlan
-from pruning.trace_records import LOSES_WHOLE_GROUPS
 from pruning.wrappers import unwrapped
 
 _SIZE_ATTRIBUTE = ".num_features"
@@ -27,7 +27,8 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
     """A new, smaller model that keeps the channels of `plan`; `model` is untouched.
 
     Its output equals the output of `model` with the removed channels set to zero wherever a
-    layer consumes them. Dtype, device, mode, hooks and buffers are kept; gradients are not.
+    layer consumes them. Dtype, device, memory format, mode, hooks, buffers and attributes are
+    kept; gradients are not.
 
     graph: the trace of a network with the same parameter names (layers may have been
         exchanged since, such as BatchNorm2d for SigmoidBatchNorm2d).
@@ -55,22 +56,34 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     memo: dict[int, object] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            new = resize(name, parameter.detach())
-            memo[id(parameter)] = nn.Parameter(new, requires_grad=parameter.requires_grad)
+            new = _laid_out_like(parameter, resize(name, parameter.detach()))
+            successor = nn.Parameter(new, requires_grad=parameter.requires_grad)
+            successor.__dict__.update(parameter.__dict__)
+            memo[id(parameter)] = successor
         for name, buffer in model.named_buffers():
-            memo[id(buffer)] = resize(name, buffer.detach())
+            memo[id(buffer)] = _laid_out_like(buffer, resize(name, buffer.detach()))
     for module in model.modules():
         if (twin := _copied_layer(module, memo)) is not None:
             memo[id(module)] = twin
     result = copy.deepcopy(model, memo)
     for name, module in result.named_modules():
-        update_attributes(module, is_group_split=f"{name}.weight" in graph.group_split)
+        update_sizes(module, is_group_split=f"{name}.weight" in graph.group_split)
     for axis in graph.axes:
         if axis.tensor.endswith(_SIZE_ATTRIBUTE):  # of a normalisation without tensors
             size = resize(axis.tensor, torch.empty(len(axis.groups))).shape[0]
             layer, _, attribute = axis.tensor.rpartition(".")
             setattr(result.get_submodule(layer), attribute, size)
     return result
+
+
+def _laid_out_like(old: Tensor, new: Tensor) -> Tensor:
+    """`new` with its axes in the order of `old` in memory (channels_last, say)."""
+    strides = old.stride()
+    order = sorted(range(old.dim()), key=lambda axis: -strides[axis])
+    if order == list(range(old.dim())):
+        return new
+    result = torch.empty_permuted(new.shape, order, dtype=new.dtype, device=new.device)
+    return result.copy_(new)
 
 
 def _copied_layer(module: nn.Module, memo: Mapping[int, object]) -> nn.Module | None:
@@ -97,41 +110,6 @@ def _copied_layer(module: nn.Module, memo: Mapping[int, object]) -> nn.Module | 
 
 def _is_numbers(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
-
-
-def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> None:
-    """Make the size attributes of a stock layer agree with its parameters' shapes.
-
-    is_group_split: a grouped convolution that loses whole groups with its channels.
-    """
-    if isinstance(module, nn.modules.conv._ConvNd):
-        _update_convolution(module, is_group_split=is_group_split)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        known = module.weight if module.weight is not None else module.running_mean
-        if known is not None:
-            module.num_features = int(known.shape[0])
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        per_group = module.num_channels // module.num_groups
-        module.num_channels = int(module.weight.shape[0])
-        module.num_groups = module.num_channels // per_group
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = int(module.weight.shape[0])
-
-
-def _update_convolution(module: nn.modules.conv._ConvNd, *, is_group_split: bool) -> None:
-    if module.groups > 1:
-        setattr(module, LOSES_WHOLE_GROUPS, is_group_split)
-    first, second = (int(size) for size in module.weight.shape[:2])
-    if module.transposed:
-        if is_group_split:
-            module.groups = module.groups * first // module.in_channels
-        module.in_channels, module.out_channels = first, second * module.groups
-    else:
-        if is_group_split:
-            module.groups = module.groups * first // module.out_channels
-        module.in_channels, module.out_channels = second * module.groups, first
 
 
 def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> dict[str, list[tuple[int, Tensor]]]:
