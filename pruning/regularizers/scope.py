@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import CriterionError
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from pruning.wrappers import unwrapped
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -115,7 +115,7 @@ def output_axis(layer: nn.Module) -> int:
 
 
 def _scale(layer: nn.Module) -> Tensor | None:
-    if isinstance(layer, SigmoidBatchNorm2d):
+    if isinstance(layer, SigmoidBatchNorm):
         return layer.importance
     return layer.weight if isinstance(layer, BATCH_NORMS) else None
 
