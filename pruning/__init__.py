@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pruning.channel_graph import ChannelGraph, ChannelGroup
     from pruning.cost import Bound, Budget, Cost, measure_cost
     from pruning.gates import ChannelGates, Gated, GateProbe
+    from pruning.optimizer_state import carry_over
     from pruning.scaling_factors import Decision, ScalingFactors
     from pruning.schedule import FISHER_PACE, IterativePruner, Pace
     from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
@@ -49,6 +50,7 @@ _HOMES = {
     "SigmoidBatchNorm2d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm3d": "pruning.sigmoid_batchnorm",
     "Structure": "pruning.structure",
+    "carry_over": "pruning.optimizer_state",
     "fold": "pruning.sigmoid_batchnorm",
     "least_widths": "pruning.selection",
     "measure_cost": "pruning.cost",
@@ -85,6 +87,7 @@ __all__ = [
     "SigmoidBatchNorm2d",
     "SigmoidBatchNorm3d",
     "Structure",
+    "carry_over",
     "criteria",
     "fold",
     "least_widths",
