@@ -99,9 +99,8 @@ def select(
     scores: one score per channel, shape (width,), for each group that may lose channels; the
         channels of a unit are judged by their mean. NaN is refused. Ties are broken by order.
     budget: bounds as shares refer to the traced network.
-    min_channels: channels that stay in each group; more where the network needs more. Up to
-        the default of 3 (RNI, §5.1) a group with fewer channels keeps all of them; a higher
-        floor must not be above the width of any group that is pruned.
+    min_channels: channels that stay in each group (3: RNI, §5.1), or its width if it has fewer;
+        more where the network needs more.
     divisor: a group that loses channels is left with a multiple of this (8, 16, 32 …) and of
         its unit, the floor rounded up to one; a group too narrow for that stays whole. Channels
         then go in chunks from one such width to the next, ranked by the mean of their scores.
