@@ -1,7 +1,9 @@
-"""Gates: multipliers on the channels of any network, applied where its weights consume them.
+"""Gates: multipliers on the channels of any network, applied where they are consumed.
 
 A gate of one changes nothing, a gate of zero is a removed channel, to the last bit of meaning:
-surgery removes a channel wherever a layer consumes it, and there the gate acts. Behind a batch
+surgery removes a channel wherever a layer consumes it, and there the gate acts. Where the channels
+of two activations meet in a product (queries and keys, a kernel computed from the input), it
+acts on one of them, once. Behind a batch
 normalisation followed by ReLU and pooling this is the same function, with the same gradient,
 as a gate right behind the batch normalisation, since both pass positive factors on; with other
 activations it is the gate whose zero is the removal.
@@ -12,19 +14,22 @@ Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", §
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pruning.channel_graph import ChannelGraph
+from pruning.call_sites import CallSite, CallSites
+from pruning.channel_graph import NO_GROUP, ChannelGraph
 from pruning.errors import CriterionError
+from pruning.recomputation import recomputing
 from pruning.selection import KeepPlan
 from pruning.wrappers import unwrapped
 
@@ -36,18 +41,30 @@ _UNGATED = frozenset(
     | {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 )
 """Calls that ask about a parameter and compute nothing with it."""
+_READERS = frozenset(
+    getattr(Tensor, name).__get__ for name in ("data", "T", "mT", "H", "mH", "real")
+)
+"""Attributes that are the values of a parameter; others only tell about it."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One axis of a parameter along which gates act.
+    """One axis of a tensor along which gates act.
 
-    axis: of the parameter.
+    axis: of the tensor.
     units: per position along it, which gate; `num_units` of the gates means none.
     """
 
     axis: int
     units: Tensor
+
+
+@dataclass(frozen=True)
+class ProductSite:
+    """An activation that is gated where it meets another one: the place among a call's leaves."""
+
+    argument: int
+    site: Site
 
 
 class ChannelGates:
@@ -80,7 +97,7 @@ class ChannelGates:
             name: slice(end - size, end)
             for name, size, end in zip(self.names, sizes, ends, strict=True)
         }
-        self._sites = self._find_sites()
+        self._sites, self._products = self._find_sites()
 
     @property
     def sites(self) -> Mapping[str, Sequence[Site]]:
@@ -121,7 +138,14 @@ class ChannelGates:
             chosen = torch.cat([values, one], dim=-1)[..., site.units.to(values.device)]
             return tensor * _aligned(chosen.to(tensor.dtype), tensor, axis, has_samples=has_samples)
 
-        with _GatedCalls(self._resolved(), gate):
+        def refuse() -> None:
+            if values.grad_fn is not None:
+                raise CriterionError(
+                    "gates that are computed from what is learned need gradient checkpointing "
+                    "without re-entry: pass use_reentrant=False to torch.utils.checkpoint"
+                )
+
+        with self._gating(gate, refuse):
             yield
 
     @contextmanager
@@ -142,42 +166,60 @@ class ChannelGates:
             result: Tensor = _Probed.apply(tensor, place, probe)
             return result
 
-        with _GatedCalls(self._resolved(), gate):
+        with self._gating(gate, lambda: None):
             yield probe
 
-    def _find_sites(self) -> dict[str, list[Site]]:
-        """Per parameter the axes that consume gated channels.
+    @contextmanager
+    def _gating(self, gate: Gate, on_reentrant: Callable[[], None]) -> Iterator[None]:
+        calls = _GatedCalls(self.model, self._resolved(), self._products, gate)
+        with recomputing(calls.again, on_reentrant), calls.running():
+            yield
 
-        Channels that no weight consumes meet other activations in a matrix product: their
-        producers are gated instead.
+    def _find_sites(self) -> tuple[dict[str, list[Site]], dict[CallSite, list[ProductSite]]]:
+        """Per parameter the axes that consume gated channels, and per call its activations.
+
+        Channels that meet inside a call, out of sight, are gated where they are produced.
         """
         offsets = np.full(len(self.graph.groups) + 1, -1, dtype=np.int64)
         for name in self.names:
             offsets[self.graph.index(name)] = self._slices[name].start
-        consumed = {
-            number
-            for axis in self.graph.axes
-            if axis.is_input
-            for number in np.unique(axis.groups).tolist()
-        }
+
+        def units_at(groups: NDArray[np.int32], units: NDArray[np.int32]) -> Tensor | None:
+            gated = (groups >= 0) & (offsets[groups] >= 0)
+            places = np.where(gated, offsets[groups] + units, self.num_units)
+            return torch.from_numpy(places) if gated.any() else None
+
+        products: dict[CallSite, list[ProductSite]] = {}
+        for product in self.graph.products:
+            units = units_at(product.groups, product.units)
+            if units is not None and product.argument is not None:
+                site = ProductSite(product.argument, Site(product.axis, units))
+                products.setdefault(product.call, []).append(site)
+        consumed = consumed_groups(self.graph)
         sites: dict[str, list[Site]] = {}
         for axis in self.graph.axes:
-            is_here = np.array([(n in consumed) == axis.is_input for n in axis.groups.tolist()])
-            gated = is_here & (offsets[axis.groups] >= 0) & (axis.groups >= 0)
-            if gated.any():
-                units = np.where(gated, offsets[axis.groups] + axis.units, self.num_units)
-                sites.setdefault(axis.tensor, []).append(Site(axis.axis, torch.from_numpy(units)))
-        return sites
+            here = np.array([(n in consumed) == axis.is_input for n in axis.groups.tolist()])
+            units = units_at(np.where(here, axis.groups, NO_GROUP), axis.units)
+            if units is not None:
+                sites.setdefault(axis.tensor, []).append(Site(axis.axis, units))
+        return sites, products
 
     def _resolved(self) -> dict[int, list[Site]]:
         parameters = dict(self.model.named_parameters())
         missing = [name for name in self._sites if name not in parameters]
-        if len(missing) == len(self._sites):
+        if missing:
             raise CriterionError(
                 f"{type(self.model).__name__} has no parameter {missing[0]!r}: "
                 "trace this network again"
             )
-        return {id(parameters[n]): sites for n, sites in self._sites.items() if n in parameters}
+        return {id(parameters[name]): sites for name, sites in self._sites.items()}
+
+
+def consumed_groups(graph: ChannelGraph) -> frozenset[int]:
+    """The groups whose channels end in weights or in products that gates can reach."""
+    ends = [axis.groups for axis in graph.axes if axis.is_input]
+    ends += [product.groups for product in graph.products if product.argument is not None]
+    return frozenset(number for groups in ends for number in np.unique(groups).tolist())
 
 
 class GateProbe:
@@ -232,20 +274,70 @@ Gate = Callable[..., Tensor]
 
 class _GatedCalls(TorchFunctionMode):
     """Hands what a gated parameter meets to `gate`: the input of a convolution or a linear
-    layer, and in any other call the parameter itself."""
+    layer, and in any other call the parameter itself; and one of two activations that meet."""
 
-    def __init__(self, sites: Mapping[int, Sequence[Site]], gate: Gate) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Mapping[int, Sequence[Site]],
+        products: Mapping[CallSite, Sequence[ProductSite]],
+        gate: Gate,
+    ) -> None:
         super().__init__()
+        self._model = model
         self._sites = sites
+        self._products = products
         self._gate = gate
+        self._calls, self._is_following = CallSites(), False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While this is open, calls are gated; it may be opened inside itself."""
+        with ExitStack() as stack:
+            if self._products and not self._is_following:
+                stack.enter_context(self._calls.following(self._model))
+                self._is_following = True
+                stack.callback(setattr, self, "_is_following", False)
+            modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+            if not any(mode is self for mode in modes):
+                stack.enter_context(self)
+            yield
+
+    def again(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which is called now, for the backward pass to call again: gated, too."""
+        place = self._calls.place()
+
+        def gated(*args: Any, **kwargs: Any) -> Any:
+            with self._calls.back_at(place), self.running():
+                return function(*args, **kwargs)
+
+        return gated
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "__get__" and func not in _UNGATED:
+        if self._products:
+            for product in self._products.get(self._calls.next(func), ()):
+                args, kwargs = self._with_gated_argument(product, args, kwargs)
+        if func in _READERS or (
+            getattr(func, "__name__", "") != "__get__" and func not in _UNGATED
+        ):
             args, kwargs = self._gated(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _with_gated_argument(self, product: ProductSite, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        leaves, structure = tree_flatten((args, kwargs))
+        site, tensor = product.site, leaves[product.argument]
+        if not isinstance(tensor, Tensor) or tensor.shape[site.axis] != len(site.units):
+            raise CriterionError(
+                f"{type(self._model).__name__} calls something else than when it was traced: "
+                "trace it again, in one piece and with the same kind of input"
+            )
+        with torch._C.DisableTorchFunction():  # or an outer mode would gate the gating
+            leaves[product.argument] = self._gate(tensor, site, site.axis, has_samples=True)
+        args, kwargs = tree_unflatten(leaves, structure)
+        return args, kwargs
 
     def _gated(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         found, skipped = _consumption(func, args, kwargs), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pruning.call_sites import CallSite
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.operators.rule import Size
 
@@ -45,6 +46,18 @@ class Step:
     shapes: tuple[tuple[int, ...], ...]
     axes: tuple[AxisLabels, ...]
     operands: tuple[AxisLabels, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A call in which two activations are multiplied and summed along `labels`.
+
+    arguments: of the activations among the leaves of its arguments, the place and the labels.
+    """
+
+    call: CallSite
+    labels: Labels
+    arguments: tuple[tuple[int, AxisLabels], ...]
 
 
 @dataclass

@@ -13,15 +13,24 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from pruning.call_sites import CallSite, CallSites
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
 from pruning.cost import ExampleInput, call_arguments
 from pruning.meta_kernels import MetaKernels
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
 from pruning.operators.rule import Size, aten_names, count_elements, pin_all, unlabelled
-from pruning.trace_records import LOSES_WHOLE_GROUPS, Slot, Step, Storage, StoredTensor
+from pruning.trace_records import (
+    LOSES_WHOLE_GROUPS,
+    Contraction,
+    Slot,
+    Step,
+    Storage,
+    StoredTensor,
+)
 
 _SIZES = frozenset(
     aten_names(
@@ -58,6 +67,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.residual: list[Labels] = []
         self.produced: list[Labels] = []
         self.consumed: list[Labels] = []
+        self.contracted: list[Contraction] = []
+        self.calls = CallSites()
+        self._call, self._arguments = CallSite("", "", 0), list[Any]()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
@@ -97,6 +109,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
 
+    def contracts(self, labels: Labels) -> None:
+        arguments = tuple(
+            (place, self.axes(leaf))
+            for place, leaf in enumerate(self._arguments)
+            if isinstance(leaf, Tensor) and not self.is_parameter(leaf)
+        )
+        self.contracted.append(Contraction(self._call, labels, arguments))
+
     def adds(self, labels: Labels) -> None:
         self.residual.append(labels)
 
@@ -111,6 +131,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def count(self, factor: int, *sizes: Size) -> None:
         if not self.uncounted(self._operator):
             self.terms.append((factor, sizes))
+
+    def calls_now(self, func: Any, arguments: Any) -> None:
+        """Note the call, with its arguments, that the next operators belong to."""
+        self._call, self._arguments = self.calls.next(func), tree_leaves(arguments)
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
@@ -234,6 +258,7 @@ class _CompositeCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self._tracer.calls_now(func, (args, kwargs))
         if func in _FROM_NUMBERS:
             self._tracer.makes_constant(_numbers_in((args, kwargs)))
         if func is F.adaptive_avg_pool2d or (func is F.interpolate and _is_area(args, kwargs)):
@@ -304,6 +329,7 @@ def follow(tracer: Tracer, model: nn.Module, example_input: ExampleInput) -> Non
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_module_names(model, tracer))
+        stack.enter_context(tracer.calls.following(model))
         stack.enter_context(_CompositeCalls(tracer))
         stack.enter_context(tracer)
         for tensor in _tensors_in((positional, keyword)):
