@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.blocks import branch_gate, gate_branch, ungate_branch
+from pruning.copies import copied
 from pruning.structure import Structure
 from pruning.wrappers import unwrapped
 
@@ -78,7 +79,7 @@ class GatedStructures(nn.Module):
     ) -> None:
         super().__init__()
         self.structures = tuple(shortcuts)
-        self.model = copy.deepcopy(unwrapped(model))
+        self.model = copied(unwrapped(model))
         self.bypasses = nn.ModuleDict()
         for (structure, shortcut), logit in zip(shortcuts.items(), logits, strict=True):
             module, gate = self.model.get_submodule(structure.name), Gate(logit.clone())

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,14 @@ class KeepPlan:
 
 
 def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool_]:
-    if not channels:
+    if len(channels) == 0:
         raise PlanError(f"the plan empties group {group.name!r}: keep at least 1 channel")
+    strange = [c for c in channels if not _is_whole(c)]
+    if strange:
+        raise PlanError(
+            f"the plan of group {group.name!r} holds channel numbers, whole ones from 0 to "
+            f"{group.width - 1}, got {strange[0]!r}"
+        )
     wrong = [c for c in channels if not 0 <= c < group.width]
     if wrong:
         raise PlanError(
@@ -82,6 +89,10 @@ def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool
         )
     group.check_floor(len(channels))
     return num_kept > 0
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def select(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruning.copies import check_copyable, copied
 from pruning.wrappers import unwrapped
 
 
@@ -87,12 +88,12 @@ def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def convert(old: nn.Module, copied: Copied) -> None:
+    def convert(old: nn.Module, recast: Recast) -> None:
         if not isinstance(old, _BatchNorm) or isinstance(old, SigmoidBatchNorm) or not old.affine:
             return
         kind = next((new for stock, new in _KINDS if isinstance(old, stock)), None)
         if kind is not None and _runs_stock_code(old):
-            new = copied(kind)
+            new = recast(kind)
             new.register_parameter("bias", None)
             with torch.no_grad():
                 new.weight.copy_(torch.randn(old.num_features, generator=generator))
@@ -124,9 +125,9 @@ def fold(model: nn.Module) -> nn.Module:
     Its weight is σ(γ), its bias 0; it learns what γ did. Everything else is kept.
     """
 
-    def convert(old: nn.Module, copied: Copied) -> None:
+    def convert(old: nn.Module, recast: Recast) -> None:
         if isinstance(old, SigmoidBatchNorm):
-            new = copied(next(stock for stock, kind in _KINDS if isinstance(old, kind)))
+            new = recast(next(stock for stock, kind in _KINDS if isinstance(old, kind)))
             with torch.no_grad():
                 new.weight.copy_(old.importance)
             offset = torch.zeros_like(new.weight)
@@ -135,19 +136,20 @@ def fold(model: nn.Module) -> nn.Module:
     return _exchanged(model, convert)
 
 
-Copied = Callable[[type[_BatchNorm]], _BatchNorm]
+Recast = Callable[[type[_BatchNorm]], _BatchNorm]
 """A class → a copy of the layer at hand as one of it, with all that was set on the layer."""
 
 
-def _exchanged(model: nn.Module, convert: Callable[[nn.Module, Copied], None]) -> nn.Module:
+def _exchanged(model: nn.Module, convert: Callable[[nn.Module, Recast], None]) -> nn.Module:
     """A deep copy with what `convert` makes of modules; others are as they were."""
     model, memo = unwrapped(model), dict[int, object]()
+    check_copyable(model)
     for module in model.modules():
 
-        def copied(kind: type[_BatchNorm], old: nn.Module = module) -> _BatchNorm:
+        def recast(kind: type[_BatchNorm], old: nn.Module = module) -> _BatchNorm:
             memo[id(old)] = new = kind.__new__(kind)
             new.__dict__.update(copy.deepcopy(vars(old), memo))
             return new
 
-        convert(module, copied)
-    return copy.deepcopy(model, memo)
+        convert(module, recast)
+    return copied(model, memo)

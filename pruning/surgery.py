@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
+from pruning.copies import check_copyable, copied
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
 from pruning.selection import KeepPlan
@@ -32,9 +32,11 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
 
     graph: the trace of a network with the same parameter names (layers may have been
         exchanged since, such as BatchNorm2d for SigmoidBatchNorm2d).
-    Raises PlanError for a plan or a model that does not fit the graph.
+    Raises PlanError for a plan or a model that does not fit the graph, and ModelError for a
+    model that cannot be copied.
     """
     model = unwrapped(model)
+    check_copyable(model)
     positions = kept_positions(graph, plan)
     _check_tensors(model, graph, positions)
 
@@ -65,7 +67,7 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     for module in model.modules():
         if (twin := _copied_layer(module, memo)) is not None:
             memo[id(module)] = twin
-    result = copy.deepcopy(model, memo)
+    result = copied(model, memo)
     for name, module in result.named_modules():
         update_sizes(module, is_group_split=f"{name}.weight" in graph.group_split)
     for axis in graph.axes:

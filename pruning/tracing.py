@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from pruning.channel_graph import ChannelGraph
+from pruning.copies import check_copyable, copied
 from pruning.cost import ExampleInput
-from pruning.errors import TraceError, first_line
+from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph_builder import build_graph
 from pruning.tracer import Tracer, follow, run
 from pruning.verification import Rehearsals, verified
@@ -62,26 +63,28 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _moved_copy(model: nn.Module, device: torch.device | None) -> nn.Module:
     """A copy of the structure of `model`; on the meta device its parameters take no memory."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        moved = parameter.detach().to(device) if device else parameter.detach()
-        memo[id(parameter)] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to(device) if device else buffer.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {error}") from error
+        check_copyable(model)
+        memo: dict[int, Any] = {}
+        for parameter in model.parameters():
+            moved = parameter.detach().to(device) if device else parameter.detach()
+            memo[id(parameter)] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
+        for buffer in model.buffers():
+            memo[id(buffer)] = buffer.detach().to(device) if device else buffer.detach().clone()
+        return copied(model, memo)
+    except ModelError as error:
+        raise TraceError(str(error)) from error
 
 
 def _moved(value: Any, device: torch.device | None) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to(device) if device else value.detach().clone()
+    return _with_tensors(lambda t: t.detach().to(device) if device else t.detach().clone(), value)
+
+
+def _with_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value`, nested tuples (named ones, too), lists and mappings, with every tensor changed."""
     if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_moved(item, device) for item in value)
-    return value
+        return {key: _with_tensors(change, item) for key, item in value.items()}
+    return tree_map_only(Tensor, change, value)
 
 
 def _run(model: nn.Module, inputs: ExampleInput) -> Tracer:
@@ -116,13 +119,7 @@ def _follow_training(tracer: Tracer, skeleton: nn.Module, inputs: ExampleInput) 
 
 def _doubled(value: Any) -> Any:
     """Every tensor twice along its first axis."""
-    if isinstance(value, Tensor):
-        return torch.cat([value, value]) if value.dim() else value
-    if isinstance(value, Mapping):
-        return {key: _doubled(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_doubled(item) for item in value)
-    return value
+    return _with_tensors(lambda t: torch.cat([t, t]) if t.dim() else t, value)
 
 
 def _shapes(value: Any) -> list[str]:

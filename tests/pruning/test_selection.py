@@ -675,6 +675,8 @@ def test_an_unreachable_budget_names_what_the_divisor_allows(
         ({"first": ()}, "the plan empties group 'first': keep at least 1 channel"),
         ({"first": (0, 1, 12)}, "keeps channel 12 of group 'first', which has channels 0 to 11"),
         ({"first": (-1, 0, 1)}, "keeps channel -1 of group 'first'"),
+        ({"first": (0, 1.0, 2)}, r"group 'first' holds channel numbers, whole ones .*, got 1\.0"),
+        ({"first": (True, False)}, "whole ones from 0 to 11, got True"),
         ({"first": (0, 1, 2, 2)}, "names a channel of group 'first' twice"),
         ({"first": (0, 1, 2, 3)}, "in units of 3: the plan splits a unit"),
         ({"last": (0, 1)}, "'last', which is pinned: the network's output"),
