@@ -32,7 +32,11 @@ class SigmoidBatchNorm(_BatchNorm):
 
     @property
     def importance(self) -> Tensor:
-        """σ(γ) per channel, shape (num_features,), in (0, 1)."""
+        """σ(γ) per channel, shape (num_features,), in (0, 1) as far as numbers go.
+
+        Subnormal values are kept; where e^−γ overflows (γ below −88 in float32) it is 0, for
+        the layer, for `fold` and in every export alike.
+        """
         return torch.sigmoid(self.weight)
 
     def reset_parameters(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -254,3 +255,18 @@ def test_a_scale_that_two_layers_share_stays_shared() -> None:
     folded = fold(converted)
     assert folded.first.weight is folded.second.weight
     assert torch.equal(folded.first.weight, converted.first.importance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_scales_that_are_hardly_there_are_folded_to_the_last_bit(dtype: torch.dtype) -> None:
+    """Subnormal scales included: nothing is flushed to zero that the layer multiplies by."""
+    norm = SigmoidBatchNorm2d(6).to(dtype).eval()
+    smallest = torch.finfo(dtype).smallest_normal
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([-1e4, math.log(smallest) - 0.5, -12.0, 0.0, 12.0, 1e4]))
+    scales = fold(norm).weight.detach()
+    assert 0 < scales[1] < smallest
+    assert scales[[0, 3, 5]].tolist() == [0, 0.5, 1]
+    x = torch.full((1, 6, 2, 2), 1e3, dtype=dtype)
+    assert torch.equal(fold(norm)(x), norm(x))
+    assert norm(x)[0, 1].min() > 0
