@@ -335,11 +335,11 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
         keyword arguments.
     Raises TraceError for a network that fvcore cannot count.
     """
-    from pruning.wrappers import unwrapped  # noqa: PLC0415 - torch, which budgets do without
+    from pruning.wrappers import uncompiled, unwrapped  # noqa: PLC0415 - torch, which budgets do without
 
     model = unwrapped(model)
     network, tensors = _of_tensors(model, example_input)
-    with evaluating(model), warnings.catch_warnings():
+    with evaluating(model), uncompiled(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 

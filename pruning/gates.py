@@ -31,7 +31,7 @@ from pruning.channel_graph import NO_GROUP, ChannelGraph
 from pruning.errors import CriterionError
 from pruning.recomputation import recomputing
 from pruning.selection import KeepPlan
-from pruning.wrappers import unwrapped
+from pruning.wrappers import uncompiled, unwrapped
 
 _CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
@@ -294,6 +294,7 @@ class _GatedCalls(TorchFunctionMode):
     def running(self) -> Iterator[None]:
         """While this is open, calls are gated; it may be opened inside itself."""
         with ExitStack() as stack:
+            stack.enter_context(uncompiled(self._model))  # calls in compiled code pass unseen
             if self._products and not self._is_following:
                 stack.enter_context(self._calls.following(self._model))
                 self._is_following = True

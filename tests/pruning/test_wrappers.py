@@ -110,6 +110,26 @@ def test_criteria_and_regularizers_read_the_network_inside(
     assert penalty(wrap(model)) == penalty(model)
 
 
+@pytest.mark.parametrize("is_part", [False, True])
+def test_what_is_compiled_in_place_is_gated_call_by_call(is_part: bool) -> None:
+    model = network()
+    graph, (images, _) = trace(model, EXAMPLE), batch()
+    expected = remove_channels(model, graph, PLAN)(images)
+    with ChannelGates(model, graph).probing(4) as plain:
+        model(images).sum().backward()
+    (model.head if is_part else model).compile(backend="eager")
+    with torch.no_grad():
+        model(images)
+    gated = Gated(ChannelGates(model, graph))
+    gated.mask.copy_(gated.gates.mask(PLAN))
+    torch.testing.assert_close(gated(images), expected)
+    with gated.gates.probing(4) as probe:
+        model(images).sum().backward()
+    torch.testing.assert_close(probe.gradients, plain.gradients)
+    assert measure_cost(model, EXAMPLE) == measure_cost(network(), EXAMPLE)
+    assert (model.head if is_part else model)._compiled_call_impl is not None
+
+
 def test_conversion_leaves_the_wrapper_off(wrap: Wrap) -> None:
     converted = to_sigmoid_batchnorm(wrap(network()))
     assert type(converted) is nn.Sequential
