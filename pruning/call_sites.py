@@ -13,7 +13,8 @@ from torch import nn
 class CallSite(NamedTuple):
     """The `number`-th call of a function since its module was entered.
 
-    module: the innermost one that runs; "" for the network itself.
+    module: the innermost one that runs, as the way to it: names of modules, from the outermost
+        on, each with how often it was entered since the one around it was.
     """
 
     module: str
@@ -24,8 +25,8 @@ class CallSite(NamedTuple):
 class CallSites:
     """Numbers the calls of a running network, module by module.
 
-    Numbers begin anew whenever a module is entered, so that a part of a network that runs again
-    on its own (gradient checkpointing) makes the same calls again.
+    Numbers begin anew whenever a module is entered, so that networks that take another number
+    of steps in one of their parts make the same calls in the others.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,12 @@ class CallSites:
         for name, module in model.named_modules():
 
             def enter(_module: nn.Module, _inputs: Any, name: str = name) -> None:
-                self._entered.append((name, Counter()))
+                way = name  # of the outermost one: every run of the network begins anew
+                if len(self._entered) > 1:
+                    around, counts = self._entered[-1]
+                    counts[f"{name}."] += 1  # no function has such a name
+                    way = f"{around}/{name}:{counts[f'{name}.']}"
+                self._entered.append((way, Counter()))
 
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave, always_call=True))

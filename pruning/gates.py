@@ -196,6 +196,7 @@ class ChannelGates:
                 site = ProductSite(product.argument, Site(product.axis, units))
                 products.setdefault(product.call, []).append(site)
         consumed = consumed_groups(self.graph)
+        self._check_reachable(consumed)
         sites: dict[str, list[Site]] = {}
         for axis in self.graph.axes:
             here = np.array([(n in consumed) == axis.is_input for n in axis.groups.tolist()])
@@ -203,6 +204,18 @@ class ChannelGates:
             if units is not None:
                 sites.setdefault(axis.tensor, []).append(Site(axis.axis, units))
         return sites, products
+
+    def _check_reachable(self, consumed: frozenset[int]) -> None:
+        """Raise CriterionError for channels that gates reach in one place but not in another."""
+        for product in self.graph.products:
+            if product.argument is None:
+                for number in consumed.intersection(product.groups.tolist()):
+                    if (name := self.graph.groups[number].name) in self.names:
+                        raise CriterionError(
+                            f"group {name!r} cannot be gated: a call of {product.call.function} "
+                            "multiplies its channels with each other out of sight; name the groups "
+                            "to be judged without it"
+                        )
 
     def _resolved(self) -> dict[int, list[Site]]:
         parameters = dict(self.model.named_parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,22 +164,15 @@ class _GraphBuilder:
         return tuple(axes)
 
     def _products(self, atoms: Atoms) -> tuple[Product, ...]:
-        """Every contraction of activations along channels of a group.
-
-        What a module does differently from one call of it to the next cannot be told apart.
-        """
-        found: dict[tuple[CallSite, bytes], Product] = {}
+        """Every contraction of activations along channels of a group, each place of it once."""
+        found: dict[tuple[CallSite, int | None, int, bytes], Product] = {}
         for contraction in self._tracer.contracted:
             groups, units = atoms.group[contraction.labels], atoms.unit[contraction.labels]
             if (groups != NO_GROUP).any():
                 argument, axis = _place_of(contraction, groups, units, atoms)
                 product = Product(contraction.call, argument, axis, groups, units)
-                found[contraction.call, groups.tobytes() + units.tobytes()] = product
-        num_kinds = Counter(call for call, _ in found)
-        return tuple(
-            product if num_kinds[product.call] == 1 else replace(product, argument=None)
-            for product in found.values()
-        )
+                found[contraction.call, argument, axis, groups.tobytes()] = product
+        return tuple(found.values())
 
     def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
         """Numbers of parameters, and bytes of parameters and buffers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,13 @@ def transposed_weights(net: Any, x: Tensor) -> Tensor:
     return F.relu(net.first(x)) @ net.last.weight.T + net.other.weight.data.sum() * x.sum()
 
 
+def shared_product(net: Any, x: Tensor) -> Tensor:
+    """One module multiplies channels of two groups, one of which a weight reads as well."""
+    first, second, third = net.first(x), net.second(x), net.third(x)
+    scores = net.product(0.1 * first, net.query(x)) + net.product(second, 0.1 * third)
+    return net.last(scores.softmax(-1) @ first)
+
+
 def projections(width: int) -> dict[str, nn.Module]:
     names = ("query", "key", "value")
     return {**{name: nn.Linear(5, width) for name in names}, "last": nn.Linear(width, 4)}
@@ -71,6 +79,19 @@ CONSUMED_OTHERWISE = [
         "linear attention", lambda: Branches(linear_attention, **projections(6)), ((1, 3, 5),)
     ),
     Architecture("heads", lambda: Branches(heads, **projections(8)), ((1, 3, 5),)),
+    Architecture(
+        "one module that multiplies twice",
+        lambda: Branches(
+            shared_product,
+            first=nn.Linear(5, 6),
+            query=nn.Linear(5, 6),
+            second=nn.Linear(5, 7),
+            third=nn.Linear(5, 7),
+            product=Branches(lambda _, one, other: one @ other.transpose(1, 2)),
+            last=nn.Linear(6, 4),
+        ),
+        ((1, 3, 5),),
+    ),
     Architecture(
         "weights read through attributes",
         lambda: Branches(
@@ -107,6 +128,9 @@ def test_a_gate_of_zero_is_a_removed_channel(architecture: Architecture) -> None
     gated.mask.copy_(gated.gates.mask(plan))
     removed = call(remove_channels(model, graph, plan), inputs)
     assert difference(call(gated, inputs), removed) < 1e-9
+    with gated.gates.multiplying(gated.mask):  # as often as one likes
+        for _ in range(2):
+            assert difference(call(model, inputs), removed) < 1e-9
 
 
 @pytest.mark.parametrize("architecture", GATED, ids=str)
@@ -277,6 +301,20 @@ def test_other_calls_than_when_it_was_traced_are_refused() -> None:
         gates.probing(3),
     ):
         model(torch.zeros(3, 3, 5))
+
+
+def test_channels_that_meet_out_of_sight_and_are_read_elsewhere_are_refused() -> None:
+    model = Branches(
+        lambda net, x: net.last(net.one(x)) + net.one(x) @ net.two(x).transpose(1, 2),
+        one=nn.Linear(5, 6),
+        two=nn.Linear(5, 6),
+        last=nn.Linear(6, 3),
+    )
+    graph = trace(model, torch.zeros(1, 3, 5))
+    hidden = tuple(replace(product, argument=None) for product in graph.products)
+    graph.products = hidden
+    with pytest.raises(CriterionError, match="group 'one' cannot be gated: a call of matmul"):
+        ChannelGates(model, graph)
 
 
 def test_a_copy_that_is_made_meanwhile_computes_what_the_network_does() -> None:
