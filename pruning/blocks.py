@@ -16,7 +16,7 @@ from types import MethodType
 import torch
 from torch import fx, nn
 
-from pruning.copies import copied
+from pruning.deep_copies import deep_copy
 from pruning.errors import PlanError
 from pruning.wrappers import unwrapped
 
@@ -58,7 +58,7 @@ def remove_blocks(model: nn.Module, names: Iterable[str]) -> nn.Module:
     What remains of a block keeps its parameter names. Raises PlanError for a name that is no
     block, or a block whose shortcut does not stand on its own, with the reason.
     """
-    result = copied(unwrapped(model))
+    result = deep_copy(unwrapped(model))
     for name in names:
         _replace(result, name, _shortcut_of(result, name))
     return result

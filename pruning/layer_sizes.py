@@ -59,7 +59,8 @@ def _group_norm(module: Any) -> None:
     if module.weight is not None:
         per_group = module.num_channels // module.num_groups
         module.num_channels = int(module.weight.shape[0])
-        module.num_groups = module.num_channels // per_group
+        if module.num_groups > 1:
+            module.num_groups = module.num_channels // per_group
 
 
 def _layer_norm(module: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.copies import check_copyable, copied
+from pruning.deep_copies import check_copyable, deep_copy
 from pruning.wrappers import unwrapped
 
 
@@ -156,4 +156,4 @@ def _exchanged(model: nn.Module, convert: Callable[[nn.Module, Recast], None]) -
             return new
 
         convert(module, recast)
-    return copied(model, memo)
+    return deep_copy(model, memo)

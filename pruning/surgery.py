@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
-from pruning.copies import check_copyable, copied
+from pruning.deep_copies import check_copyable, deep_copy
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
 from pruning.selection import KeepPlan
@@ -67,7 +67,7 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     for module in model.modules():
         if (twin := _copied_layer(module, memo)) is not None:
             memo[id(module)] = twin
-    result = copied(model, memo)
+    result = deep_copy(model, memo)
     for name, module in result.named_modules():
         update_sizes(module, is_group_split=f"{name}.weight" in graph.group_split)
     for axis in graph.axes:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from pruning.channel_graph import ChannelGraph
-from pruning.copies import check_copyable, copied
 from pruning.cost import ExampleInput
+from pruning.deep_copies import check_copyable, deep_copy
 from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph_builder import build_graph
 from pruning.tracer import Tracer, follow, run
@@ -71,7 +71,7 @@ def _moved_copy(model: nn.Module, device: torch.device | None) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(moved, requires_grad=parameter.requires_grad)
         for buffer in model.buffers():
             memo[id(buffer)] = buffer.detach().to(device) if device else buffer.detach().clone()
-        return copied(model, memo)
+        return deep_copy(model, memo)
     except ModelError as error:
         raise TraceError(str(error)) from error
 

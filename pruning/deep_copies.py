@@ -20,7 +20,7 @@ _REMEDIES = (
 """Hooks that leave tensors behind which they computed, and what to do about each."""
 
 
-def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
+def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
     """A deep copy of `model`, with what `memo` has in place of what it names by id.
 
     Raises ModelError for a network that cannot be copied.

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
 from pruning import KeepPlan, fold, remove_channels, to_sigmoid_batchnorm, trace
-from pruning.copies import copied
+from pruning.deep_copies import deep_copy
 from pruning.errors import ModelError, TraceError
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -63,7 +63,7 @@ def test_what_cannot_be_copied_is_refused_with_a_remedy(name: str) -> None:
     with pytest.raises(TraceError, match=message):
         trace(make(), EXAMPLE)
     for act in (
-        copied,
+        deep_copy,
         fold,
         to_sigmoid_batchnorm,
         lambda model: remove_channels(model, graph, KeepPlan({"conv1": (0,)})),
