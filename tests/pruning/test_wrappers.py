@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from gated_networks import images, residual
 from networks import chain, conv, head, randomised, small
 from torch import Tensor, nn
 
 from pruning import (
     ChannelGates,
     KeepPlan,
+    ScalingFactors,
     fold,
     measure_cost,
     remove_channels,
+    remove_structures,
+    structures,
     to_sigmoid_batchnorm,
     trace,
 )
@@ -83,16 +87,16 @@ def test_surgery_gives_the_smaller_network_without_the_wrapper(wrap: Wrap) -> No
     smaller = remove_channels(wrap(model), trace(model, EXAMPLE), PLAN)
     assert type(smaller) is nn.Sequential
     assert smaller.state_dict().keys() == expected.state_dict().keys()
-    images, _ = batch()
-    assert torch.equal(smaller(images), expected(images))
+    inputs, _ = batch()
+    assert torch.equal(smaller(inputs), expected(inputs))
 
 
 def test_gates_act_on_the_network_inside(wrap: Wrap) -> None:
     model = network()
     graph = trace(model, EXAMPLE)
-    gated, (images, _) = Gated(ChannelGates(wrap(model), graph)), batch()
+    gated, (inputs, _) = Gated(ChannelGates(wrap(model), graph)), batch()
     gated.mask.copy_(gated.gates.mask(PLAN))
-    torch.testing.assert_close(gated(images), remove_channels(model, graph, PLAN)(images))
+    torch.testing.assert_close(gated(inputs), remove_channels(model, graph, PLAN)(inputs))
 
 
 @pytest.mark.parametrize(
@@ -113,21 +117,31 @@ def test_criteria_and_regularizers_read_the_network_inside(
 @pytest.mark.parametrize("is_part", [False, True])
 def test_what_is_compiled_in_place_is_gated_call_by_call(is_part: bool) -> None:
     model = network()
-    graph, (images, _) = trace(model, EXAMPLE), batch()
-    expected = remove_channels(model, graph, PLAN)(images)
+    graph, (inputs, _) = trace(model, EXAMPLE), batch()
+    expected = remove_channels(model, graph, PLAN)(inputs)
     with ChannelGates(model, graph).probing(4) as plain:
-        model(images).sum().backward()
+        model(inputs).sum().backward()
     (model.head if is_part else model).compile(backend="eager")
     with torch.no_grad():
-        model(images)
+        model(inputs)
     gated = Gated(ChannelGates(model, graph))
     gated.mask.copy_(gated.gates.mask(PLAN))
-    torch.testing.assert_close(gated(images), expected)
+    torch.testing.assert_close(gated(inputs), expected)
     with gated.gates.probing(4) as probe:
-        model(images).sum().backward()
+        model(inputs).sum().backward()
     torch.testing.assert_close(probe.gradients, plain.gradients)
     assert measure_cost(model, EXAMPLE) == measure_cost(network(), EXAMPLE)
     assert (model.head if is_part else model)._compiled_call_impl is not None
+
+
+def test_structures_are_those_of_the_network_inside(wrap: Wrap) -> None:
+    model = residual()
+    found = structures(model, images(), ["branch"])
+    assert structures(wrap(model), images(), ["branch"]) == found
+    shorter = remove_structures(wrap(model), images(), found)
+    assert torch.equal(shorter(images()), remove_structures(model, images(), found)(images()))
+    factors = ScalingFactors(wrap(model), images(), ["branch", "filter"])
+    assert factors.structures == found
 
 
 def test_conversion_leaves_the_wrapper_off(wrap: Wrap) -> None:
