@@ -69,7 +69,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.consumed: list[Labels] = []
         self.contracted: list[Contraction] = []
         self.calls = CallSites()
-        self._call, self._arguments = CallSite("", "", 0), list[Any]()
+        self._present_call, self._present_leaves = CallSite("", "", 0), list[Any]()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
@@ -112,10 +112,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def contracts(self, labels: Labels) -> None:
         arguments = tuple(
             (place, self.axes(leaf))
-            for place, leaf in enumerate(self._arguments)
+            for place, leaf in enumerate(self._present_leaves)
             if isinstance(leaf, Tensor) and not self.is_parameter(leaf)
         )
-        self.contracted.append(Contraction(self._call, labels, arguments))
+        self.contracted.append(Contraction(self._present_call, labels, arguments))
 
     def adds(self, labels: Labels) -> None:
         self.residual.append(labels)
@@ -134,7 +134,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def calls_now(self, func: Any, arguments: Any) -> None:
         """Note the call, with its arguments, that the next operators belong to."""
-        self._call, self._arguments = self.calls.next(func), tree_leaves(arguments)
+        self._present_call, self._present_leaves = self.calls.next(func), tree_leaves(arguments)
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
