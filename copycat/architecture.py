@@ -22,6 +22,7 @@ from copycat.whole_folder import folder_written_whole, opened_folder, repair
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError, first_line
 from pruning.tracing import trace
+from pruning.wrappers import unwrapped
 
 __all__ = ["TRUSTED_BUILDERS", "Architecture", "load", "read", "save", "verify"]
 
@@ -43,7 +44,7 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
     disk refuses. Whoever is killed meanwhile leaves the old one or the new one: what is left
     beside it goes when `path` is next saved or read.
     """
-    path = Path(path).resolve()
+    path, model = Path(path).resolve(), unwrapped(model)
     repair(path)
     _check_replaceable(path)
     check_no_download(path.name, architecture.builder)

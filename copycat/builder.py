@@ -14,6 +14,7 @@ from types import ModuleType
 from torch import nn
 
 from pruning.errors import ModelError
+from pruning.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Builder:
     def __call__(self) -> nn.Module:
         """Call the target; fresh weights come from torch's global generator.
 
+        What is around the network (DataParallel, torch.compile) is left off: a stored network
+        is the network itself.
         Raises ModelError if the target cannot be imported, raises, or returns anything but a
         torch.nn.Module.
         """
@@ -55,7 +58,7 @@ class Builder:
             raise ModelError(
                 f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
             )
-        return model
+        return unwrapped(model)
 
     def function(self) -> Callable[..., object]:
         """The target itself; raises ModelError if it cannot be imported."""

@@ -139,18 +139,19 @@ def draw(model: nn.Module, base: nn.Module, recipe: Recipe | None) -> dict[str, 
 
     The network's own `reset_parameters()` if it has one; otherwise its constructor's recipe,
     then each layer's `reset_parameters()`; a bare parameter that neither reaches is drawn
-    from a normal distribution with the mean and deviation of the base network's.
+    from a normal distribution with the mean and deviation of the base network's. A
+    `reset_parameters()` that only works at the sizes of the base network is passed over.
     """
     own = getattr(model, "reset_parameters", None)
-    if callable(own):
-        own()
+    if callable(own) and _reset(model, own):
         return {name: OWN for name, _ in model.named_parameters()}
     sources: dict[str, str] = {}
     for prefix, module in reversed(list(model.named_modules())):  # layers within layers first
         reset = next((r for name in _RESETS if callable(r := getattr(module, name, None))), None)
         names = [name for name, _ in module.named_parameters(prefix)] if reset else []
-        if reset is not None and not (_is_stock(module) and _draws_all(recipe, names)):
-            reset()
+        if reset is None or (_is_stock(module) and _draws_all(recipe, names)):
+            continue
+        if _reset(module, reset):
             sources |= dict.fromkeys(names, LAYER)
     originals = dict(base.named_parameters())
     with torch.no_grad():
@@ -161,6 +162,33 @@ def draw(model: nn.Module, base: nn.Module, recipe: Recipe | None) -> dict[str, 
                 _match(parameter, originals[name])
                 sources[name] = MATCHED
     return sources
+
+
+def _reset(module: nn.Module, reset: Callable[[], object]) -> bool:
+    """Call a module's own initialisation; False, with shapes as they were, if it does not fit.
+
+    A user's code may check sizes that it keeps in attributes, or make tensors of these sizes.
+    """
+    owners = [
+        (m, name, p, p.data)
+        for m in module.modules()
+        for name, p in m._parameters.items()
+        if p is not None
+    ]
+    try:
+        reset()
+    except Exception:  # whatever a layer raises that was made for another width
+        fits = False
+    else:
+        fits = all(
+            (new := owner._parameters[name]) is not None and new.shape == data.shape
+            for owner, name, _, data in owners
+        )
+    if not fits:
+        for owner, name, parameter, data in owners:
+            parameter.data = data
+            owner._parameters[name] = parameter
+    return fits
 
 
 def surely_drawn(model: nn.Module, recipe: Recipe | None) -> frozenset[str]:

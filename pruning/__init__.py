@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from pruning.channel_graph import ChannelGraph, ChannelGroup
     from pruning.cost import Bound, Budget, Cost, measure_cost
     from pruning.gates import ChannelGates, Gated, GateProbe
+    from pruning.optimizer_state import carry_over
     from pruning.scaling_factors import Decision, ScalingFactors
     from pruning.schedule import FISHER_PACE, IterativePruner, Pace
     from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
-    from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
+    from pruning.sigmoid_batchnorm import (
+        SigmoidBatchNorm1d,
+        SigmoidBatchNorm2d,
+        SigmoidBatchNorm3d,
+        fold,
+        to_sigmoid_batchnorm,
+    )
     from pruning.structure import Structure, remove_structures, structures
     from pruning.surgery import remove_channels
     from pruning.tracing import trace
@@ -39,8 +46,11 @@ _HOMES = {
     "Pace": "pruning.schedule",
     "ResidualBlock": "pruning.blocks",
     "ScalingFactors": "pruning.scaling_factors",
+    "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm2d": "pruning.sigmoid_batchnorm",
+    "SigmoidBatchNorm3d": "pruning.sigmoid_batchnorm",
     "Structure": "pruning.structure",
+    "carry_over": "pruning.optimizer_state",
     "fold": "pruning.sigmoid_batchnorm",
     "least_widths": "pruning.selection",
     "measure_cost": "pruning.cost",
@@ -73,8 +83,11 @@ __all__ = [
     "Pace",
     "ResidualBlock",
     "ScalingFactors",
+    "SigmoidBatchNorm1d",
     "SigmoidBatchNorm2d",
+    "SigmoidBatchNorm3d",
     "Structure",
+    "carry_over",
     "criteria",
     "fold",
     "least_widths",

@@ -16,7 +16,9 @@ from types import MethodType
 import torch
 from torch import fx, nn
 
+from pruning.deep_copies import deep_copy
 from pruning.errors import PlanError
+from pruning.wrappers import unwrapped
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 """As torch.fx names them: functions by themselves, methods by name."""
@@ -44,7 +46,7 @@ def residual_blocks(model: nn.Module) -> tuple[ResidualBlock, ...]:
     """
     return tuple(
         ResidualBlock(name, _obstacle(module, graph))
-        for name, module in model.named_modules()
+        for name, module in unwrapped(model).named_modules()
         if name and (graph := own_graph(module)) is not None and _additions(graph)
     )
 
@@ -56,7 +58,7 @@ def remove_blocks(model: nn.Module, names: Iterable[str]) -> nn.Module:
     What remains of a block keeps its parameter names. Raises PlanError for a name that is no
     block, or a block whose shortcut does not stand on its own, with the reason.
     """
-    result = copy.deepcopy(model)
+    result = deep_copy(unwrapped(model))
     for name in names:
         _replace(result, name, _shortcut_of(result, name))
     return result

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pruning.call_sites import CallSite
 from pruning.closed_form import ClosedForm, PeakForm
 from pruning.cost import Cost, format_count
 from pruning.errors import PlanError
@@ -78,6 +79,23 @@ class TensorAxis:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A call in which channels of activations meet each other instead of a weight.
+
+    Such are the scores of an attention, and kernels that are computed from the input.
+    argument: its place among the leaves of the call's arguments, of the one activation whose
+        channels stand for both; None where none of them shows these channels.
+    axis: of that activation; groups, units: as in TensorAxis.
+    """
+
+    call: CallSite
+    argument: int | None
+    axis: int
+    groups: NDArray[np.int32] = field(repr=False)
+    units: NDArray[np.int32] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class CostForms:
     """Every quantity of a cost as a closed form in the units kept per group.
 
@@ -119,6 +137,7 @@ class ChannelGraph:
         forms: CostForms,
         *,
         group_split: frozenset[str],
+        products: tuple[Product, ...] = (),
         notes: tuple[str, ...] = (),
         exact: bool = True,
     ) -> None:
@@ -126,6 +145,7 @@ class ChannelGraph:
         self.exact = exact
         self.axes = axes
         self.group_split = group_split
+        self.products = products
         self._notes = notes
         self._forms = forms
         self._index = {group.name: i for i, group in enumerate(groups)}
@@ -167,6 +187,7 @@ class ChannelGraph:
             self.axes,
             self._forms,
             group_split=self.group_split,
+            products=self.products,
             notes=self._notes,
             exact=self.exact,
         )

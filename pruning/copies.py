@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pruning.errors import TraceError
+from pruning.deep_copies import check_copyable
+from pruning.errors import ModelError, TraceError
 
 
 def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
@@ -20,6 +21,10 @@ def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
     Caches, counters and buffers are its own. Parameters share their values with those of `model`
     where they need not be moved. Raises TraceError for a network that cannot be copied.
     """
+    try:
+        check_copyable(model)
+    except ModelError as error:
+        raise TraceError(str(error)) from error
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
         value = parameter.detach().to(device) if device else parameter.detach()

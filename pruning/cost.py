@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pruning.errors import BudgetError
+from pruning.errors import BudgetError, TraceError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -299,24 +299,63 @@ def _count_padded_by_name(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return int(conv_flop_count(*shapes))
 
 
+def _of_tensors(
+    model: nn.Module, example_input: ExampleInput
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """`model` as a network of positional tensors alone, which is what fvcore runs, and these."""
+    import torch  # noqa: PLC0415 - as above
+    from torch.utils._pytree import tree_flatten, tree_unflatten  # noqa: PLC0415 - as above
+
+    arguments = call_arguments(example_input)
+    leaves, structure = tree_flatten(arguments)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    tensors = tuple(leaves[place] for place in places)
+    if len(tensors) == len(arguments[0]) == len(leaves):
+        return model, tensors
+
+    class OfTensors(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.training = model, False
+
+        def forward(self, *values: Tensor) -> Any:
+            filled = list(leaves)
+            for place, value in zip(places, values, strict=True):
+                filled[place] = value
+            positional, keyword = tree_unflatten(filled, structure)
+            return self.model(*positional, **keyword)
+
+    return OfTensors(), tensors
+
+
 def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """Cost of `model` as fvcore counts it, in eval mode, run as a copy; `model` is left as it was.
 
-    example_input: N×… tensors with N = 1, or a tuple of positional arguments.
+    example_input: N×… tensors with N = 1, or a tuple of positional arguments, or a mapping of
+        keyword arguments.
+    Raises TraceError for a network that fvcore cannot count.
     """
-    positional, keyword = call_arguments(example_input)
-    assert not keyword, "fvcore takes positional inputs only"
+    from pruning.wrappers import unwrapped  # noqa: PLC0415 - who wants a budget needs no torch
+
+    model = unwrapped(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
         from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
-        from pruning.copies import copied  # noqa: PLC0415 - who wants a budget needs no torch
+        from pruning.copies import copied  # noqa: PLC0415 - as above
 
-        analysis = FlopCountAnalysis(copied(model).eval(), positional)
+        network, tensors = _of_tensors(copied(model).eval(), example_input)
+        analysis = FlopCountAnalysis(network, tensors)
         analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
-        flops = int(analysis.total())
+        try:
+            flops = int(analysis.total())
+        except Exception as error:  # fvcore runs torch.jit.trace, which refuses many networks
+            raise TraceError(
+                f"fvcore cannot count {type(model).__name__}: {first_line(error)} (it reads what "
+                "torch.jit.trace records; graph.cost() counts without it)"
+            ) from error
         uncounted = analysis.unsupported_ops()
     notes = tuple(
         f"fvcore does not count {name} ({times} calls)"
@@ -324,6 +363,6 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
         if any(part in name for part in _COSTLY_OPERATORS)
     )
     num_params = sum(parameter.numel() for parameter in model.parameters())
-    tensors = (*model.parameters(), *model.buffers())
-    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    stored = (*model.parameters(), *model.buffers())
+    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in stored)
     return Cost(flops, num_params, notes, weight_bytes)

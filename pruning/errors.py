@@ -9,7 +9,7 @@
     ├── ProfileError              a profile does not fit the network
     ├── ArchitectureError         an architecture file is damaged, unsafe or not reproducible
     ├── ConfigError               a setting is unknown or out of range
-    ├── ModelError                a model cannot be found or built
+    ├── ModelError                a model cannot be found, built or copied
     ├── DataError                 a data set is missing, unreadable or inconsistent
     ├── SearchStateError          a run directory does not hold what it should
     ├── SearchFailedError         every trial of a search failed
@@ -68,7 +68,7 @@ class ConfigError(EspalierError):
 
 
 class ModelError(EspalierError):
-    """A model cannot be found or built."""
+    """A model cannot be found, built or copied."""
 
 
 class DataError(EspalierError):

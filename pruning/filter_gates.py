@@ -19,7 +19,7 @@ from pruning.channel_graph import NO_GROUP, ChannelGraph
 from pruning.cost import ExampleInput
 from pruning.errors import CriterionError
 from pruning.gated_structures import GatedStructures, first_logits
-from pruning.gates import ChannelGates
+from pruning.gates import ChannelGates, consumed_groups
 from pruning.selection import KeepPlan
 from pruning.structure import Structure
 from pruning.tracing import trace
@@ -32,6 +32,9 @@ class FilterGates(nn.Module):
 
     gated: the network; the 1×1 convolutions of its added shortcuts are gated where they read.
     residual: whether channels along residual streams are gated.
+
+    Channels of activations that meet each other (queries and keys) are left alone: no weight
+    reads them that a gate could be folded into.
     generator: draws the first values, see `first_logits`.
     Raises CriterionError if there is no prunable group.
     """
@@ -47,10 +50,13 @@ class FilterGates(nn.Module):
         super().__init__()
         with gated.listening():
             graph = trace(gated, example_input)
+        meeting = {number for product in graph.products for number in product.groups.tolist()}
         names = [
             group.name
             for group in graph.prunable
-            if group.name.startswith(_MODEL) and (residual or not group.residual)
+            if group.name.startswith(_MODEL)
+            and (residual or not group.residual)
+            and graph.index(group.name) not in meeting
         ]
         if not names:
             raise CriterionError("this network has no filter to gate: no channels can be removed")
@@ -134,7 +140,10 @@ class FilterGates(nn.Module):
         }
         offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
         best = np.full(offsets[-1], -np.inf)
-        consumed = {n for a in graph.axes if a.is_input for n in np.unique(a.groups).tolist()}
+        consumed = consumed_groups(graph)
+        for product in graph.products:
+            in_group = product.groups != NO_GROUP
+            best[(offsets[product.groups] + product.units)[in_group]] = np.inf
         for axis in graph.axes:
             here = _acts(axis.groups, axis.is_input, consumed)
             ungated = np.full(len(here), np.inf)

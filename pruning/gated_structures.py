@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.blocks import branch_gate, gate_branch, ungate_branch
+from pruning.deep_copies import deep_copy
 from pruning.structure import Structure
+from pruning.wrappers import unwrapped
 
 
 class Gate(nn.Module):
@@ -77,7 +79,7 @@ class GatedStructures(nn.Module):
     ) -> None:
         super().__init__()
         self.structures = tuple(shortcuts)
-        self.model = copy.deepcopy(model)
+        self.model = deep_copy(unwrapped(model))
         self.bypasses = nn.ModuleDict()
         for (structure, shortcut), logit in zip(shortcuts.items(), logits, strict=True):
             module, gate = self.model.get_submodule(structure.name), Gate(logit.clone())

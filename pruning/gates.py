@@ -1,10 +1,11 @@
-"""Gates: multipliers on the channels of any network, applied where its weights consume them.
+"""Gates: multipliers on the channels of any network, applied where they are consumed.
 
 A gate of one changes nothing, a gate of zero is a removed channel, to the last bit of meaning:
-surgery removes a channel wherever a layer consumes it, and there the gate acts. Behind a batch
-normalisation followed by ReLU and pooling this is the same function, with the same gradient,
-as a gate right behind the batch normalisation, since both pass positive factors on; with other
-activations it is the gate whose zero is the removal.
+surgery removes a channel wherever a layer consumes it, and there the gate acts. Where the channels
+of two activations meet in a product (queries and keys, a kernel computed from the input), it
+acts on one of them, once. Behind a batch normalisation followed by ReLU and pooling this is the
+same function, with the same gradient, as a gate right behind the batch normalisation, since both
+pass positive factors on; with other activations it is the gate whose zero is the removal.
 
 Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", §3 (gates z = 1).
 """
@@ -18,41 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
-from pruning.channel_graph import ChannelGraph
+from pruning.call_sites import CallSite
+from pruning.channel_graph import NO_GROUP, ChannelGraph
 from pruning.errors import CriterionError
+from pruning.gated_calls import Gate, GatedCalls, ProductSite, Site
+from pruning.recomputation import recomputing
 from pruning.selection import KeepPlan
-
-_CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-_TRANSPOSED = {F.conv_transpose1d: 1, F.conv_transpose2d: 2, F.conv_transpose3d: 3}
-_PARAMETER = "gated_parameter"  # on a gated parameter: itself, so that gates can be nested
-_UNGATED = frozenset(
-    {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, torch.numel}
-    | {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
-)
-"""Calls that ask about a parameter and compute nothing with it."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """One axis of a parameter along which gates act.
-
-    axis: of the parameter.
-    units: per position along it, which gate; `num_units` of the gates means none.
-    """
-
-    axis: int
-    units: Tensor
+from pruning.wrappers import unwrapped
 
 
 class ChannelGates:
     """One gate per unit of each gated group of a network; all gates in one vector of length U.
 
-    model: runs as it is; nothing is added to it and its parameters may change meanwhile.
+    model: runs as it is; nothing is added to it and its parameters may change meanwhile. Of a
+        wrapped one `model` is the network inside, which is what must run while gates are on.
     graph: the trace of a network with the same parameter names.
     groups: names of prunable groups; all of them if None.
     Raises CriterionError if there is nothing to gate.
@@ -65,7 +48,7 @@ class ChannelGates:
         names = prunable if groups is None else [graph.group(name).name for name in groups]
         if not names:
             raise CriterionError("this network has no prunable channel group: nothing to gate")
-        self.model = model
+        self.model = unwrapped(model)
         self.graph = graph
         self.names = tuple(sorted(names, key=graph.index))
         for name in self.names:
@@ -78,7 +61,7 @@ class ChannelGates:
             name: slice(end - size, end)
             for name, size, end in zip(self.names, sizes, ends, strict=True)
         }
-        self._sites = self._find_sites()
+        self._sites, self._products = self._find_sites()
 
     @property
     def sites(self) -> Mapping[str, Sequence[Site]]:
@@ -119,7 +102,14 @@ class ChannelGates:
             chosen = torch.cat([values, one], dim=-1)[..., site.units.to(values.device)]
             return tensor * _aligned(chosen.to(tensor.dtype), tensor, axis, has_samples=has_samples)
 
-        with _GatedCalls(self._resolved(), gate):
+        def refuse() -> None:
+            if values.grad_fn is not None:
+                raise CriterionError(
+                    "gates that are computed from what is learned need gradient checkpointing "
+                    "without re-entry: pass use_reentrant=False to torch.utils.checkpoint"
+                )
+
+        with self._gating(gate, refuse):
             yield
 
     @contextmanager
@@ -140,42 +130,73 @@ class ChannelGates:
             result: Tensor = _Probed.apply(tensor, place, probe)
             return result
 
-        with _GatedCalls(self._resolved(), gate):
+        with self._gating(gate, lambda: None):
             yield probe
 
-    def _find_sites(self) -> dict[str, list[Site]]:
-        """Per parameter the axes that consume gated channels.
+    @contextmanager
+    def _gating(self, gate: Gate, on_reentrant: Callable[[], None]) -> Iterator[None]:
+        calls = GatedCalls(self.model, self._resolved(), self._products, gate)
+        with recomputing(calls.again, on_reentrant), calls.running():
+            yield
 
-        Channels that no weight consumes meet other activations in a matrix product: their
-        producers are gated instead.
+    def _find_sites(self) -> tuple[dict[str, list[Site]], dict[CallSite, list[ProductSite]]]:
+        """Per parameter the axes that consume gated channels, and per call its activations.
+
+        Channels that meet inside a call, out of sight, are gated where they are produced.
         """
         offsets = np.full(len(self.graph.groups) + 1, -1, dtype=np.int64)
         for name in self.names:
             offsets[self.graph.index(name)] = self._slices[name].start
-        consumed = {
-            number
-            for axis in self.graph.axes
-            if axis.is_input
-            for number in np.unique(axis.groups).tolist()
-        }
+
+        def units_at(groups: NDArray[np.int32], units: NDArray[np.int32]) -> Tensor | None:
+            gated = (groups >= 0) & (offsets[groups] >= 0)
+            places = np.where(gated, offsets[groups] + units, self.num_units)
+            return torch.from_numpy(places) if gated.any() else None
+
+        products: dict[CallSite, list[ProductSite]] = {}
+        for product in self.graph.products:
+            units = units_at(product.groups, product.units)
+            if units is not None and product.argument is not None:
+                site = ProductSite(product.argument, Site(product.axis, units))
+                products.setdefault(product.call, []).append(site)
+        consumed = consumed_groups(self.graph)
+        self._check_reachable(consumed)
         sites: dict[str, list[Site]] = {}
         for axis in self.graph.axes:
-            is_here = np.array([(n in consumed) == axis.is_input for n in axis.groups.tolist()])
-            gated = is_here & (offsets[axis.groups] >= 0) & (axis.groups >= 0)
-            if gated.any():
-                units = np.where(gated, offsets[axis.groups] + axis.units, self.num_units)
-                sites.setdefault(axis.tensor, []).append(Site(axis.axis, torch.from_numpy(units)))
-        return sites
+            here = np.array([(n in consumed) == axis.is_input for n in axis.groups.tolist()])
+            units = units_at(np.where(here, axis.groups, NO_GROUP), axis.units)
+            if units is not None:
+                sites.setdefault(axis.tensor, []).append(Site(axis.axis, units))
+        return sites, products
+
+    def _check_reachable(self, consumed: frozenset[int]) -> None:
+        """Raise CriterionError for channels that gates reach in one place but not in another."""
+        for product in self.graph.products:
+            if product.argument is None:
+                for number in consumed.intersection(product.groups.tolist()):
+                    if (name := self.graph.groups[number].name) in self.names:
+                        raise CriterionError(
+                            f"group {name!r} cannot be gated: a call of {product.call.function} "
+                            "multiplies its channels with each other out of sight; name the groups "
+                            "to be judged without it"
+                        )
 
     def _resolved(self) -> dict[int, list[Site]]:
         parameters = dict(self.model.named_parameters())
         missing = [name for name in self._sites if name not in parameters]
-        if len(missing) == len(self._sites):
+        if missing:
             raise CriterionError(
                 f"{type(self.model).__name__} has no parameter {missing[0]!r}: "
                 "trace this network again"
             )
-        return {id(parameters[n]): sites for n, sites in self._sites.items() if n in parameters}
+        return {id(parameters[name]): sites for name, sites in self._sites.items()}
+
+
+def consumed_groups(graph: ChannelGraph) -> frozenset[int]:
+    """The groups whose channels end in weights or in products that gates can reach."""
+    ends = [axis.groups for axis in graph.axes if axis.is_input]
+    ends += [product.groups for product in graph.products if product.argument is not None]
+    return frozenset(number for groups in ends for number in np.unique(groups).tolist())
 
 
 class GateProbe:
@@ -223,85 +244,6 @@ class Gated(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         with self.gates.multiplying(self.mask):
             return self.model(*inputs, **named)
-
-
-Gate = Callable[..., Tensor]
-
-
-class _GatedCalls(TorchFunctionMode):
-    """Hands what a gated parameter meets to `gate`: the input of a convolution or a linear
-    layer, and in any other call the parameter itself."""
-
-    def __init__(self, sites: Mapping[int, Sequence[Site]], gate: Gate) -> None:
-        super().__init__()
-        self._sites = sites
-        self._gate = gate
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != "__get__" and func not in _UNGATED:
-            args, kwargs = self._gated(func, args, kwargs)
-        return func(*args, **kwargs)
-
-    def _gated(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        found, skipped = _consumption(func, args, kwargs), None
-        if found is not None:
-            skipped = found.weight_axis
-            for site in self._sites_on(found.weight):
-                if site.axis == skipped:
-                    args, kwargs = self._with_gated_input(found, site, args, kwargs)
-        everything = tree_map(lambda value: self._gated_parameter(value, skipped), [args, kwargs])
-        return everything[0], everything[1]
-
-    def _with_gated_input(
-        self, found: _Consumption, site: Site, args: Any, kwargs: Any
-    ) -> tuple[Any, Any]:
-        whole = Site(site.axis, site.units.repeat(found.repeats))
-        with torch._C.DisableTorchFunction():  # or an outer mode would gate the gating
-            gated = self._gate(found.input, whole, found.input_axis, has_samples=True)
-        return ((gated, *args[1:]), kwargs) if args else (args, kwargs | {"input": gated})
-
-    def _gated_parameter(self, value: Any, skipped_axis: int | None) -> Any:
-        parameter = getattr(value, _PARAMETER, value)
-        for site in self._sites_on(value):
-            if site.axis != skipped_axis:
-                with torch._C.DisableTorchFunction():  # as above
-                    value = self._gate(value, site, site.axis, has_samples=False)
-                setattr(value, _PARAMETER, parameter)
-        return value
-
-    def _sites_on(self, value: Any) -> Sequence[Site]:
-        return self._sites.get(id(getattr(value, _PARAMETER, value)), ())
-
-
-@dataclass(frozen=True)
-class _Consumption:
-    """A call in which a weight consumes the channels of an activation.
-
-    repeats: groups of the convolution; each sees its part of the input through the same axis.
-    """
-
-    input: Tensor
-    weight: Tensor
-    input_axis: int
-    weight_axis: int
-    repeats: int
-
-
-def _consumption(func: Any, args: Any, kwargs: Any) -> _Consumption | None:
-    spatial = _CONVOLUTIONS.get(func, _TRANSPOSED.get(func))
-    if spatial is None and func is not F.linear:
-        return None
-    input = args[0] if args else kwargs["input"]
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
-    if spatial is None:
-        return _Consumption(input, weight, input.dim() - 1, 1, 1)
-    axis = input.dim() - spatial - 1
-    if func in _TRANSPOSED:
-        return _Consumption(input, weight, axis, 0, 1)
-    return _Consumption(input, weight, axis, 1, input.shape[axis] // weight.shape[1])
 
 
 def _aligned(values: Tensor, tensor: Tensor, axis: int, *, has_samples: bool) -> Tensor:

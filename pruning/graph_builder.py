@@ -9,9 +9,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pruning.channel_graph import NO_GROUP, ChannelGraph, ChannelGroup, CostForms, TensorAxis
+from pruning.call_sites import CallSite
+from pruning.channel_graph import (
+    NO_GROUP,
+    ChannelGraph,
+    ChannelGroup,
+    CostForms,
+    Product,
+    TensorAxis,
+)
 from pruning.channel_labels import Labels
 from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
+from pruning.trace_records import Contraction
 from pruning.tracer import Tracer
 
 
@@ -67,6 +76,7 @@ class _GraphBuilder:
             self._axes(atoms),
             self._forms(sizes),
             group_split=frozenset(self._tracer.group_split),
+            products=self._products(atoms),
             exact=self._tracer.channels.exact,
             notes=(
                 *(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
@@ -177,6 +187,17 @@ class _GraphBuilder:
                 axes.append(TensorAxis(slot.name, slot.axis, groups, units, is_input))
         return tuple(axes)
 
+    def _products(self, atoms: Atoms) -> tuple[Product, ...]:
+        """Every contraction of activations along channels of a group, each place of it once."""
+        found: dict[tuple[CallSite, int | None, int, bytes], Product] = {}
+        for contraction in self._tracer.contracted:
+            groups, units = atoms.group[contraction.labels], atoms.unit[contraction.labels]
+            if (groups != NO_GROUP).any():
+                argument, axis = _place_of(contraction, groups, units, atoms)
+                product = Product(contraction.call, argument, axis, groups, units)
+                found[contraction.call, argument, axis, groups.tobytes()] = product
+        return tuple(found.values())
+
     def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
         """Numbers of parameters, and bytes of parameters and buffers."""
         tensors = self._tracer.tensors
@@ -184,6 +205,21 @@ class _GraphBuilder:
             [(1, tensor.axes) for tensor in tensors if tensor.is_parameter],
             [(tensor.element_size, tensor.axes) for tensor in tensors],
         )
+
+
+def _place_of(
+    contraction: Contraction, groups: Labels, units: Labels, atoms: Atoms
+) -> tuple[int | None, int]:
+    """The first argument, and its axis, that carries these channels; None if there is none."""
+    for place, axes in contraction.arguments:
+        for axis, labels in enumerate(axes):
+            if (
+                labels is not None
+                and np.array_equal(atoms.group[labels], groups)
+                and np.array_equal(atoms.unit[labels], units)
+            ):
+                return place, axis
+    return None, 0
 
 
 def _layer(tensor_name: str) -> str:

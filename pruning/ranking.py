@@ -49,13 +49,7 @@ class Rules:
         return math.lcm(self.divisor, group.unit) // group.unit
 
     def floor(self, group: ChannelGroup) -> int:
-        """The fewest units that stay; PlanError for a floor above the group's width."""
-        if self.min_channels > max(MIN_CHANNELS, group.width):
-            raise PlanError(
-                f"min_channels of {self.min_channels} is above the {group.width} channels of "
-                f"group {group.name!r}: choose at most {max(MIN_CHANNELS, group.width)}, or leave "
-                "the group out"
-            )
+        """The fewest units that stay; all of a group with fewer channels than `min_channels`."""
         step = self.step(group)
         return min(group.num_units, -(-group.floor(self.min_channels) // step) * step)
 

@@ -29,6 +29,7 @@ from pruning.selection import MIN_CHANNELS, KeepPlan, unreachable
 from pruning.structure import KINDS, Kind, Structure, find, fresh_shortcuts, replaced
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
+from pruning.wrappers import unwrapped
 
 Granularity = Literal["filter", "layer", "branch", "block"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -80,7 +81,7 @@ class ScalingFactors(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        chosen = _checked(granularities)
+        model, chosen = unwrapped(model), _checked(granularities)
         found = find(model, example_input, [kind for kind in KINDS if kind in chosen])
         for kind in (kind for kind in KINDS if kind in chosen):
             if not any(structure.kind == kind for structure in found):

@@ -25,17 +25,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget, ExampleInput
 from pruning.criteria.averaging import ScoreAverage
 from pruning.criteria.first_order import FirstOrderCriterion
 from pruning.criteria.gradient_moments import GradientObserver
-from pruning.errors import ConfigError
+from pruning.errors import ConfigError, CriterionError
 from pruning.gates import ChannelGates, Gated
+from pruning.optimizer_state import carry_over, check_trains
 from pruning.selection import MIN_CHANNELS, KeepPlan, least_widths, removal_order, unreachable
-from pruning.surgery import kept_positions, remove_channels
+from pruning.surgery import remove_channels
 from pruning.tracing import trace
 
 Measure = Callable[[nn.Module], float]
@@ -95,7 +95,8 @@ class IterativePruner:
     min_channels: channels that stay in each group, or its width if it has fewer.
     measure: called after each real removal, for the trajectory.
 
-    Raises UnreachableBudgetError before any training if the floor is over budget.
+    Raises UnreachableBudgetError before any training if the floor is over budget, and
+    CriterionError for a criterion of another kind.
     """
 
     def __init__(
@@ -110,6 +111,11 @@ class IterativePruner:
         min_channels: int = MIN_CHANNELS,
         measure: Measure | None = None,
     ) -> None:
+        if not isinstance(criterion, FirstOrderCriterion):
+            raise CriterionError(
+                "iterative pruning needs a criterion of the gates' gradients (Taylor, Fisher or "
+                f"another FirstOrderCriterion), got {type(criterion).__name__}"
+            )
         graph = trace(model, example_input)
         self._example_input, self._criterion = example_input, criterion
         self._pace, self._min_channels, self._measure = pace or Pace(), min_channels, measure
@@ -152,14 +158,16 @@ class IterativePruner:
         with self._observer.watching(num_samples):
             yield
 
-    def after_step(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> bool:
         """To be called after each update; prunes when it is time, and says whether it did.
 
-        optimizer: goes on with the parameters of the smaller network, its state (momentum)
-            cut to what they keep.
+        optimizer: what trains `network`; it goes on with the parameters of the smaller network,
+            its state cut to what they keep (see `carry_over`). ConfigError if it has none of the
+            network's parameters, or a state that cannot be cut.
         """
         if self.is_finished:
             return False
+        check_trains(optimizer, self.network)
         self._num_minibatches += 1
         if self._num_minibatches % self._pace.minibatches:
             return False
@@ -170,7 +178,10 @@ class IterativePruner:
         return True
 
     def finish(self, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
-        """The network as it stands, without its gated channels and without gates."""
+        """The network as it stands, without its gated channels and without gates.
+
+        optimizer: as for `after_step`, if the network is trained further with it.
+        """
         if not bool(self.network.mask.all()):
             self._operate(optimizer)
         return self.network.model
@@ -251,40 +262,3 @@ class IterativePruner:
         error = math.nan if self._measure is None else self._measure(self.network.model)
         removed = self._num_channels - sum(len(channels) for channels in self._kept.values())
         return TrajectoryPoint(self._num_minibatches, removed, cost.flops, cost.params, error)
-
-
-def carry_over(
-    optimizer: torch.optim.Optimizer,
-    before: nn.Module,
-    after: nn.Module,
-    graph: ChannelGraph,
-    plan: KeepPlan,
-) -> None:
-    """Let `optimizer` of `before` go on, in place, with the parameters of `after`.
-
-    after: what `remove_channels(before, graph, plan)` returned. State tensors in a parameter's
-    shape lose what it lost; everything else stays as it is.
-    """
-    names = {id(parameter): name for name, parameter in before.named_parameters()}
-    successors = dict(after.named_parameters())
-    positions = kept_positions(graph, plan)
-    for group in optimizer.param_groups:
-        for place, old in enumerate(group["params"]):
-            name = names.get(id(old))
-            if name is None:
-                continue
-            new = group["params"][place] = successors[name]
-            state = optimizer.state.pop(old, None)
-            if state is not None:
-                optimizer.state[new] = {
-                    key: _cut(value, positions.get(name, []))
-                    if isinstance(value, Tensor) and value.shape == old.shape
-                    else value
-                    for key, value in state.items()
-                }
-
-
-def _cut(tensor: Tensor, positions: Iterable[tuple[int, Tensor]]) -> Tensor:
-    for axis, kept in positions:
-        tensor = tensor.index_select(axis, kept.to(tensor.device))
-    return tensor

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,14 @@ class KeepPlan:
 
 
 def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool_]:
-    if not channels:
+    if len(channels) == 0:
         raise PlanError(f"the plan empties group {group.name!r}: keep at least 1 channel")
+    strange = [c for c in channels if not _is_whole(c)]
+    if strange:
+        raise PlanError(
+            f"the plan of group {group.name!r} holds channel numbers, whole ones from 0 to "
+            f"{group.width - 1}, got {strange[0]!r}"
+        )
     wrong = [c for c in channels if not 0 <= c < group.width]
     if wrong:
         raise PlanError(
@@ -84,6 +91,10 @@ def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool
     return num_kept > 0
 
 
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
 def select(
     scores: Mapping[str, Tensor],
     graph: ChannelGraph,
@@ -99,9 +110,8 @@ def select(
     scores: one score per channel, shape (width,), for each group that may lose channels; the
         channels of a unit are judged by their mean. NaN is refused. Ties are broken by order.
     budget: bounds as shares refer to the traced network.
-    min_channels: channels that stay in each group; more where the network needs more. Up to
-        the default of 3 (RNI, §5.1) a group with fewer channels keeps all of them; a higher
-        floor must not be above the width of any group that is pruned.
+    min_channels: channels that stay in each group (3: RNI, §5.1), or its width if it has fewer;
+        more where the network needs more.
     divisor: a group that loses channels is left with a multiple of this (8, 16, 32 …) and of
         its unit, the floor rounded up to one; a group too narrow for that stays whole. Channels
         then go in chunks from one such width to the next, ranked by the mean of their scores.

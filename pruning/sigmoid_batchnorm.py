@@ -6,18 +6,24 @@ Source: Suteu and Guo, "Receding Neuron Importances for Structured Pruning", eq.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruning.deep_copies import check_copyable, deep_copy
+from pruning.wrappers import unwrapped
 
 
-class SigmoidBatchNorm2d(nn.BatchNorm2d):
+class SigmoidBatchNorm(_BatchNorm):
     """y = σ(γ) · (x − μ) / √(s² + ε), with σ(γ) = 1 / (1 + e^−γ) in (0, 1) (RNI, eq. 2).
 
     The parameter `weight` is γ, shape (num_features,); there is no offset: `bias` is None.
-    Input and output are N×C×H×W. Running statistics are kept as in BatchNorm2d.
+    Input and output are as in the batch normalisation of the same dimensions, and running
+    statistics are kept as there.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
@@ -26,7 +32,11 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
 
     @property
     def importance(self) -> Tensor:
-        """σ(γ) per channel, shape (num_features,), in (0, 1)."""
+        """σ(γ) per channel, shape (num_features,), in (0, 1) as far as numbers go.
+
+        Subnormal values are kept; where e^−γ overflows (γ below −88 in float32) it is 0, for
+        the layer, for `fold` and in every export alike.
+        """
         return torch.sigmoid(self.weight)
 
     def reset_parameters(self) -> None:
@@ -35,7 +45,7 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
         nn.init.normal_(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         average = self.momentum if self.momentum is not None else 0.0
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -53,59 +63,97 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
         )
 
 
-def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
-    """A copy of `model` in which every BatchNorm2d with a scale is a SigmoidBatchNorm2d.
+class SigmoidBatchNorm1d(SigmoidBatchNorm, nn.BatchNorm1d):
+    """σBN of N×C or N×C×L."""
 
-    γ ~ N(0, 1) drawn from `seed`: the copy is meant to be trained. Offsets are dropped;
-    running statistics, device and dtype are kept. Parameter names stay the same.
+
+class SigmoidBatchNorm2d(SigmoidBatchNorm, nn.BatchNorm2d):
+    """σBN of N×C×H×W."""
+
+
+class SigmoidBatchNorm3d(SigmoidBatchNorm, nn.BatchNorm3d):
+    """σBN of N×C×D×H×W."""
+
+
+_KINDS: tuple[tuple[type[_BatchNorm], type[SigmoidBatchNorm]], ...] = (
+    (nn.BatchNorm1d, SigmoidBatchNorm1d),
+    (nn.BatchNorm2d, SigmoidBatchNorm2d),
+    (nn.BatchNorm3d, SigmoidBatchNorm3d),
+)
+
+
+def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
+    """A copy of `model` in which every batch normalisation with a scale is a σBN.
+
+    γ ~ N(0, 1) drawn from `seed`: the copy is meant to be trained. Offsets are dropped; running
+    statistics, device, dtype, mode, hooks, attributes and whether γ learns are kept. Parameter
+    names stay the same. A layer that normalises batches by code of its own (a subclass with
+    another forward pass, SyncBatchNorm) stays as it is, with a warning that names it.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def convert(module: nn.Module) -> nn.Module | None:
-        if type(module) is not nn.BatchNorm2d or not module.affine:
-            return None
-        with torch.random.fork_rng(devices=[]):  # the layer draws γ when it is made
-            new = SigmoidBatchNorm2d(module.num_features, module.eps, module.momentum)
-        new = new.to(module.weight.device, module.weight.dtype)
-        with torch.no_grad():
-            new.weight.copy_(torch.randn(module.num_features, generator=generator))
-        return _with_statistics_of(module, new)
+    def convert(old: nn.Module, recast: Recast) -> None:
+        if not isinstance(old, _BatchNorm) or isinstance(old, SigmoidBatchNorm) or not old.affine:
+            return
+        kind = next((new for stock, new in _KINDS if isinstance(old, stock)), None)
+        if kind is not None and _runs_stock_code(old):
+            new = recast(kind)
+            new.register_parameter("bias", None)
+            with torch.no_grad():
+                new.weight.copy_(torch.randn(old.num_features, generator=generator))
 
-    return _exchanged(model, convert)
+    result = _exchanged(model, convert)
+    left = {
+        f"{name} ({type(module).__name__})"
+        for name, module in result.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.affine
+        and not isinstance(module, SigmoidBatchNorm)
+    }
+    if left:
+        warnings.warn(
+            f"no sigmoid batch normalisation for {', '.join(sorted(left))}, whose forward pass is "
+            "not torch's own: these channels have no importance to learn",
+            stacklevel=2,
+        )
+    return result
+
+
+def _runs_stock_code(layer: _BatchNorm) -> bool:
+    return type(layer).forward is _BatchNorm.forward and "forward" not in vars(layer)
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of `model` of stock layers only: each σBN becomes a BatchNorm2d of equal output.
+    """A copy of `model` of stock layers only: each σBN becomes a batch norm of equal output.
 
-    Its weight is σ(γ), its bias 0.
+    Its weight is σ(γ), its bias 0; it learns what γ did. Everything else is kept.
     """
 
-    def convert(module: nn.Module) -> nn.Module | None:
-        if not isinstance(module, SigmoidBatchNorm2d):
-            return None
-        new = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)
-        new = new.to(module.weight.device, module.weight.dtype)
-        with torch.no_grad():
-            new.weight.copy_(module.importance)
-        return _with_statistics_of(module, new)
+    def convert(old: nn.Module, recast: Recast) -> None:
+        if isinstance(old, SigmoidBatchNorm):
+            new = recast(next(stock for stock, kind in _KINDS if isinstance(old, kind)))
+            with torch.no_grad():
+                new.weight.copy_(old.importance)
+            offset = torch.zeros_like(new.weight)
+            new.bias = nn.Parameter(offset, requires_grad=new.weight.requires_grad)
 
     return _exchanged(model, convert)
 
 
-def _with_statistics_of(old: nn.BatchNorm2d, new: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    for name, buffer in old.named_buffers(recurse=False):
-        new.register_buffer(name, buffer.clone())
-    if old.running_mean is None:
-        new.track_running_stats = False
-        new.running_mean = new.running_var = new.num_batches_tracked = None
-    return new.train(old.training)
+Recast = Callable[[type[_BatchNorm]], _BatchNorm]
+"""A class → a copy of the layer at hand as one of it, with all that was set on the layer."""
 
 
-def _exchanged(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """A deep copy in which `convert` replaces modules; None leaves a module as it is."""
-    memo: dict[int, object] = {}
+def _exchanged(model: nn.Module, convert: Callable[[nn.Module, Recast], None]) -> nn.Module:
+    """A deep copy with what `convert` makes of modules; others are as they were."""
+    model, memo = unwrapped(model), dict[int, object]()
+    check_copyable(model)
     for module in model.modules():
-        replacement = convert(module)
-        if replacement is not None:
-            memo[id(module)] = replacement
-    return copy.deepcopy(model, memo)
+
+        def recast(kind: type[_BatchNorm], old: nn.Module = module) -> _BatchNorm:
+            memo[id(old)] = new = kind.__new__(kind)
+            new.__dict__.update(copy.deepcopy(vars(old), memo))
+            return new
+
+        convert(module, recast)
+    return deep_copy(model, memo)

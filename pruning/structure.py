@@ -9,7 +9,6 @@ Source: Haider and Taj, "Comprehensive Online Network Pruning via Learnable Scal
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning.blocks import joins_paths, remove_blocks, residual_blocks
 from pruning.cost import ExampleInput, call_arguments, evaluating
+from pruning.deep_copies import deep_copy
 from pruning.errors import PlanError, TraceError, first_line
 from pruning.shortcuts import Shortcut, around_block, around_layer
+from pruning.wrappers import unwrapped
 
 Kind = Literal["layer", "branch", "block"]
 KINDS: tuple[Kind, ...] = ("layer", "branch", "block")
@@ -67,7 +68,7 @@ def find(
 ) -> dict[Structure, Shortcut | None]:
     """`structures` with the shortcuts that they need."""
     wanted = set(kinds)
-    model = copy.deepcopy(model).eval()
+    model = deep_copy(unwrapped(model)).eval()
     inputs = _placed(example_input, model)
     names = [name for name, module in _single_modules(model) if _is_candidate(module, wanted)]
     seen = _watch(model, inputs, names)
@@ -97,6 +98,7 @@ def remove_structures(
 
     seed: of the weights of the 1×1 convolutions.
     """
+    model = unwrapped(model)
     found = find(model, example_input, {structure.kind for structure in removed})
     for structure in removed:
         if structure not in found:

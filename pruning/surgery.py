@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
+from pruning.deep_copies import check_copyable, deep_copy
 from pruning.errors import PlanError
+from pruning.layer_sizes import update_sizes
 from pruning.selection import KeepPlan
-from pruning.trace_records import LOSES_WHOLE_GROUPS
+from pruning.wrappers import unwrapped
 
 _SIZE_ATTRIBUTE = ".num_features"
 
@@ -26,14 +27,18 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
     """A new, smaller model that keeps the channels of `plan`; `model` is untouched.
 
     Its output equals the output of `model` with the removed channels set to zero wherever a
-    layer consumes them. Dtype, device, mode, hooks and buffers are kept; gradients are not.
+    layer consumes them. Dtype, device, memory format, mode, hooks, buffers and attributes are
+    kept; gradients are not.
 
     graph: the trace of a network with the same parameter names (layers may have been
         exchanged since, such as BatchNorm2d for SigmoidBatchNorm2d).
-    Raises PlanError for a plan or a model that does not fit the graph.
+    Raises PlanError for a plan or a model that does not fit the graph, and ModelError for a
+    model that cannot be copied.
     """
+    model = unwrapped(model)
+    check_copyable(model)
     positions = kept_positions(graph, plan)
-    _check_shapes(model, graph)
+    _check_tensors(model, graph, positions)
 
     def shrink(name: str, tensor: Tensor) -> Tensor:
         for axis, kept in positions.get(name, []):
@@ -49,26 +54,38 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     Only structure is copied before resizing, so that peak memory is the two models' sizes.
     Attributes of stock layers (out_channels, num_features, groups …) follow the new shapes.
     """
+    model = unwrapped(model)
     memo: dict[int, object] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            new = resize(name, parameter.detach())
-            memo[id(parameter)] = nn.Parameter(new, requires_grad=parameter.requires_grad)
+            new = _laid_out_like(parameter, resize(name, parameter.detach()))
+            successor = nn.Parameter(new, requires_grad=parameter.requires_grad)
+            successor.__dict__.update(parameter.__dict__)
+            memo[id(parameter)] = successor
         for name, buffer in model.named_buffers():
-            memo[id(buffer)] = resize(name, buffer.detach())
+            memo[id(buffer)] = _laid_out_like(buffer, resize(name, buffer.detach()))
     for module in model.modules():
         if (twin := _copied_layer(module, memo)) is not None:
             memo[id(module)] = twin
-    result = copy.deepcopy(model, memo)
+    result = deep_copy(model, memo)
     for name, module in result.named_modules():
-        update_attributes(module, is_group_split=f"{name}.weight" in graph.group_split)
+        update_sizes(module, is_group_split=f"{name}.weight" in graph.group_split)
     for axis in graph.axes:
         if axis.tensor.endswith(_SIZE_ATTRIBUTE):  # of a normalisation without tensors
             size = resize(axis.tensor, torch.empty(len(axis.groups))).shape[0]
-            layer = result.get_submodule(axis.tensor.removesuffix(_SIZE_ATTRIBUTE))
-            assert isinstance(layer, nn.modules.batchnorm._NormBase), axis.tensor
-            layer.num_features = size
+            layer, _, attribute = axis.tensor.rpartition(".")
+            setattr(result.get_submodule(layer), attribute, size)
     return result
+
+
+def _laid_out_like(old: Tensor, new: Tensor) -> Tensor:
+    """`new` with its axes in the order of `old` in memory (channels_last, say)."""
+    strides = old.stride()
+    order = sorted(range(old.dim()), key=lambda axis: -strides[axis])
+    if order == list(range(old.dim())):
+        return new
+    result = torch.empty_permuted(new.shape, order, dtype=new.dtype, device=new.device)
+    return result.copy_(new)
 
 
 def _copied_layer(module: nn.Module, memo: Mapping[int, object]) -> nn.Module | None:
@@ -97,44 +114,6 @@ def _is_numbers(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
 
 
-def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> None:
-    """Make the size attributes of a stock layer agree with its parameters' shapes.
-
-    is_group_split: a grouped convolution that loses whole groups with its channels.
-    """
-    if isinstance(module, nn.modules.conv._ConvNd):
-        _update_convolution(module, is_group_split=is_group_split)
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        known = module.weight if module.weight is not None else module.running_mean
-        if known is not None:
-            module.num_features = int(known.shape[0])
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        per_group = module.num_channels // module.num_groups
-        module.num_channels = int(module.weight.shape[0])
-        if module.num_groups > 1:
-            module.num_groups = module.num_channels // per_group
-    elif isinstance(module, nn.LayerNorm) and module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = int(module.weight.shape[0])
-
-
-def _update_convolution(module: nn.modules.conv._ConvNd, *, is_group_split: bool) -> None:
-    if module.groups > 1:
-        setattr(module, LOSES_WHOLE_GROUPS, is_group_split)
-    first, second = (int(size) for size in module.weight.shape[:2])
-    if module.transposed:
-        if is_group_split:
-            module.groups = module.groups * first // module.in_channels
-        module.in_channels, module.out_channels = first, second * module.groups
-    else:
-        if is_group_split:
-            module.groups = module.groups * first // module.out_channels
-        module.in_channels, module.out_channels = second * module.groups, first
-
-
 def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> dict[str, list[tuple[int, Tensor]]]:
     """Per tensor that shrinks, by name: its axes that do, and the positions that stay along each.
 
@@ -156,9 +135,16 @@ def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> dict[str, list[tuple[
     return result
 
 
-def _check_shapes(model: nn.Module, graph: ChannelGraph) -> None:
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
-    tensors.update(model.named_buffers())
+def _check_tensors(model: nn.Module, graph: ChannelGraph, shrinking: Collection[str]) -> None:
+    """Raise PlanError if `model` has other sizes than the graph, or lacks a tensor that shrinks."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    for name in shrinking:
+        if name not in tensors and not _is_done_without(model, name):
+            raise PlanError(
+                f"the plan shrinks {name}, which this {type(model).__name__} does not have: "
+                "trace this model again"
+            )
     for axis in graph.axes:
         tensor = tensors.get(axis.tensor)
         if tensor is not None and tensor.shape[axis.axis] != len(axis.groups):
@@ -166,6 +152,16 @@ def _check_shapes(model: nn.Module, graph: ChannelGraph) -> None:
                 f"{axis.tensor} has {tensor.shape[axis.axis]} positions along axis {axis.axis}, "
                 f"the graph {len(axis.groups)}: trace this model again"
             )
+
+
+def _is_done_without(model: nn.Module, name: str) -> bool:
+    """Whether a layer that is there goes without this tensor, such as the offset of a σBN."""
+    owner, _, own = name.rpartition(".")
+    layer = dict(model.named_modules(remove_duplicate=False)).get(owner)
+    if layer is None:
+        return False
+    declared = layer._parameters.keys() | layer._buffers.keys()
+    return own in declared or name.endswith(_SIZE_ATTRIBUTE)
 
 
 def new_shape(

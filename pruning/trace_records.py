@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pruning.call_sites import CallSite
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.operators.rule import Size
 
@@ -80,6 +81,18 @@ class Step:
     dtypes: tuple[torch.dtype, ...] = ()
     operands: tuple[AxisLabels, ...] = ()
     reshape: Reshape | None = None
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A call in which two activations are multiplied and summed along `labels`.
+
+    arguments: of the activations among the leaves of its arguments, the place and the labels.
+    """
+
+    call: CallSite
+    labels: Labels
+    arguments: tuple[tuple[int, AxisLabels], ...]
 
 
 @dataclass

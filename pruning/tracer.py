@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from pruning.call_sites import CallSite, CallSites
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import TraceError
@@ -32,6 +34,7 @@ from pruning.recorded_values import (
 )
 from pruning.trace_records import (
     LOSES_WHOLE_GROUPS,
+    Contraction,
     Course,
     Reshape,
     ReshapeKey,
@@ -93,6 +96,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.residual: list[Labels] = []
         self.produced: list[Labels] = []
         self.consumed: list[Labels] = []
+        self.contracted: list[Contraction] = []
+        self.calls = CallSites()
+        self._present_call, self._present_leaves = CallSite("", "", 0), list[Any]()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
@@ -139,6 +145,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
 
+    def contracts(self, labels: Labels) -> None:
+        arguments = tuple(
+            (place, self.axes(leaf))
+            for place, leaf in enumerate(self._present_leaves)
+            if isinstance(leaf, Tensor) and not self.is_parameter(leaf)
+        )
+        self.contracted.append(Contraction(self._present_call, labels, arguments))
+
     def adds(self, labels: Labels) -> None:
         self.residual.append(labels)
 
@@ -174,6 +188,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def count(self, factor: int, *sizes: Size) -> None:
         if not self.uncounted(self._operator):
             self.terms.append((factor, sizes))
+
+    def calls_now(self, func: Any, arguments: Any) -> None:
+        """Note the call, with its arguments, that the next operators belong to."""
+        self._present_call, self._present_leaves = self.calls.next(func), tree_leaves(arguments)
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
@@ -339,6 +357,7 @@ class _CompositeCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self._tracer.calls_now(func, (args, kwargs))
         if func in _FROM_NUMBERS:
             self._tracer.makes_constant(_numbers_in((args, kwargs)))
         if func is F.adaptive_avg_pool2d or (func is F.interpolate and _is_area(args, kwargs)):
@@ -354,11 +373,29 @@ class _CompositeCalls(TorchFunctionMode):
             self._tracer.notes[f"fvcore does not count {func.__name__}"] += 1
         if func in (F.scaled_dot_product_attention, F.instance_norm, *_RECURRENT):
             return self._leaving_out(_everything, func, args, kwargs)
+        if func is F.multi_head_attention_forward and not self._tracer.channels.exact:
+            self._share_heads(args, kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             # it calls scaled_dot_product_attention, out of this mode's sight
             self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
             return self._leaving_out(_is_batched_product, func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _share_heads(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Tie what torch's attention wants equally wide: its input, and the heads' shares of it.
+
+        Position i of every head goes with the channels of the input at these places.
+        """
+        query, embed_dim, num_heads, in_proj_weight = args[0], args[3], args[4], args[5]
+        stream, channels = self._tracer.axes(query)[-1], self._tracer.channels
+        if stream is None:
+            return
+        channels.tie_rows(stream.reshape(num_heads, -1))
+        separate = [kwargs.get(f"{name}_proj_weight") for name in "qkv"]
+        for weight in separate if in_proj_weight is None else [in_proj_weight]:
+            rows = None if weight is None else self._tracer.axes(weight)[0]
+            for part in () if rows is None else rows.reshape(-1, embed_dim):
+                channels.tie(stream, part)
 
     def _leaving_out(
         self,
@@ -408,6 +445,7 @@ def follow(
         stack.enter_context(torch.no_grad())
         stack.enter_context(_same_random_numbers())
         stack.enter_context(_module_names(model, tracer))
+        stack.enter_context(tracer.calls.following(model))
         stack.enter_context(_CompositeCalls(tracer))
         stack.enter_context(tracer.running(device, values))
         stack.enter_context(tracer)

@@ -28,6 +28,7 @@ from pruning.verification import (
     some_units,
     verified,
 )
+from pruning.wrappers import unwrapped
 
 _MOST_TRACES = 8
 """How often a network is followed, to learn along which axes its reshapes take the channels on."""
@@ -60,7 +61,7 @@ def trace(
     tensors, such as a detector, runs on real ones first, and further runs find the same.
     Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
-    traces = _Traces(model, example_input, exact, time_limit, progress)
+    traces = _Traces(unwrapped(model), example_input, exact, time_limit, progress)
     meta = torch.device("meta")
     try:
         return traces.on(meta, None)

@@ -212,7 +212,7 @@ class SearchConfig:
     random_widths: bool = _option(
         False, "also compare shapes drawn at random within each rung of the ladder"
     )
-    min_channels: int = _option(3, "channels that stay in every layer")
+    min_channels: int = _option(3, "channels that stay in every layer, or all if it has fewer")
     divisor: int = _option(
         1, "channels of a layer that loses some are left with a multiple of this (8, 16 …)"
     )

@@ -17,7 +17,7 @@ from pruning.errors import UnreachableBudgetError
 from pruning.regularizers.penalties import l1
 from pruning.scaling_factors import Decision, Granularity, ScalingFactors
 from pruning.selection import KeepPlan, select
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from pruning.structure import Structure
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
@@ -106,7 +106,7 @@ class SparseNetwork:
     @property
     def sparsity(self) -> float | None:
         """Share of σBN channels that have receded; None without σBN."""
-        scales = [m.importance for m in self.model.modules() if isinstance(m, SigmoidBatchNorm2d)]
+        scales = [m.importance for m in self.model.modules() if isinstance(m, SigmoidBatchNorm)]
         if not scales:
             return None
         return float((torch.cat(scales).detach() < RECEDED).float().mean())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pruning.cost import evaluating, in_mode
 from pruning.errors import DataError, TrainingDivergedError
 from pruning.scaling_factors import ScalingFactors
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from search.config import TrainingConfig
 from search.datasets import ImageData
 from search.image_sources import ImageSource
@@ -306,7 +306,7 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
     """SGD with momentum and σBN scales and gates in a group of their own, with its `lr_factor`."""
     scales: list[Tensor] = []
     for module in model.modules():
-        if isinstance(module, SigmoidBatchNorm2d):
+        if isinstance(module, SigmoidBatchNorm):
             scales.append(module.weight)
         elif isinstance(module, ScalingFactors):
             scales.extend(module.logits)

@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor, nn
 
 from pruning.criteria.scale import Scale
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
 
 @final
@@ -24,7 +24,7 @@ class BatchNormScale(Scale):
         return "batch normalisation with a scale"
 
     def scale_of(self, layer: nn.Module) -> Tensor | None:
-        if isinstance(layer, SigmoidBatchNorm2d):
+        if isinstance(layer, SigmoidBatchNorm):
             return layer.importance
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine:
             return layer.weight.abs()

@@ -12,6 +12,7 @@ from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.filters import filter_axes, producing
 from pruning.errors import CriterionError
 from pruning.gates import ChannelGates
+from pruning.wrappers import unwrapped
 
 
 @final
@@ -30,7 +31,7 @@ class WeightMagnitude(Criterion):
         self.norm = norm
 
     def covers(self, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
-        weights = {name for name, tensor in model.named_parameters() if tensor.dim() > 1}
+        weights = {name for name, tensor in unwrapped(model).named_parameters() if tensor.dim() > 1}
         found = {
             number
             for axis in graph.axes
@@ -52,7 +53,7 @@ class WeightMagnitude(Criterion):
                 "choose another network, or trace this one again"
             )
         gates = ChannelGates(model, graph, covered)
-        parameters, total = dict(model.named_parameters()), None
+        parameters, total = dict(gates.model.named_parameters()), None
         for axis in filter_axes(gates):
             weight = parameters[axis.parameter].detach()
             if weight.dim() == 1:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.criteria.criterion import Batches, Criterion
 from pruning.errors import CriterionError
+from pruning.wrappers import unwrapped
 
 
 class Scale(Criterion):
@@ -68,6 +69,7 @@ class Scale(Criterion):
         }
 
     def _scales(self, model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[Tensor, TensorAxis]]:
+        model = unwrapped(model)
         axes = {axis.tensor: axis for axis in graph.axes if axis.axis == 0}
         for name, module in model.named_modules():
             axis = axes.get(f"{name}.weight")

@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor, nn
 
 from pruning.criteria.scale import Scale
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
 
 @final
@@ -19,4 +19,4 @@ class SigmoidScale(Scale):
         return "sigmoid batch normalisation"
 
     def scale_of(self, layer: nn.Module) -> Tensor | None:
-        return layer.importance if isinstance(layer, SigmoidBatchNorm2d) else None
+        return layer.importance if isinstance(layer, SigmoidBatchNorm) else None

@@ -37,7 +37,7 @@ def convolution(tracing: Tracing, call: Call) -> AxisLabels:
     inputs = tracing.axes(x)[channel_axis]
     weights = tracing.axes(weight)
     if groups == 1 and not tracing.loses_whole_groups(weight):
-        produced = _dense(tracing, inputs, weights[in_axis], weights[out_axis])
+        produced = _dense(tracing, weight, inputs, weights[in_axis], weights[out_axis])
     else:
         produced = _grouped(tracing, weight, inputs, groups, transposed)
     if bias is not None and produced is not None:
@@ -62,14 +62,26 @@ def _convolved_along(tracing: Tracing, call: Call, channel_axis: int) -> AxisLab
 
 
 def _dense(
-    tracing: Tracing, inputs: Labels | None, consumed: Labels | None, produced: Labels | None
+    tracing: Tracing,
+    weight: Tensor,
+    inputs: Labels | None,
+    consumed: Labels | None,
+    produced: Labels | None,
 ) -> Labels | None:
     tie_or_pin(tracing, inputs, consumed, NOT_CHANNELS)
     if consumed is not None:
-        tracing.consumes(consumed)
+        _consumed(tracing, weight, inputs, consumed)
     if produced is not None:
         tracing.produces(produced)
     return produced
+
+
+def _consumed(tracing: Tracing, weight: Tensor, inputs: Labels | None, consumed: Labels) -> None:
+    """Note where channels end: in a weight, or in a kernel that was computed from activations."""
+    if tracing.is_parameter(weight):
+        tracing.consumes(consumed)
+    elif inputs is not None:
+        tracing.contracts(inputs)
 
 
 def _grouped(
@@ -98,7 +110,7 @@ def _grouped(
     in_matrix = inputs.reshape(groups, per_group_in)
     if transposed:
         channels.tie(inputs, first)
-        return _grouped_transposed(tracing, in_matrix, first, second, whole_groups=whole_groups)
+        return _grouped_transposed(tracing, weight, in_matrix, whole_groups=whole_groups)
     tracing.produces(first)
     out_matrix = first.reshape(groups, per_group_out)
     if whole_groups:
@@ -106,22 +118,24 @@ def _grouped(
         _tie_units(tracing, in_matrix, out_matrix)
         return first
     channels.tie(channels.tie_rows(in_matrix), second)
-    tracing.consumes(second)
+    _consumed(tracing, weight, inputs, second)
     channels.tie_rows(out_matrix)
     return first
 
 
 def _grouped_transposed(
-    tracing: Tracing, inputs: Labels, first: Labels, second: Labels, *, whole_groups: bool
+    tracing: Tracing, weight: Tensor, inputs: Labels, *, whole_groups: bool
 ) -> Labels:
-    channels = tracing.channels
+    channels, (first, second) = tracing.channels, tracing.axes(weight)[:2]
+    assert first is not None, weight.shape
+    assert second is not None, weight.shape
     if whole_groups:
         channels.pin(second, "a slice within one group of a grouped convolution")
         produced = channels.new(len(inputs) * len(second))
         _tie_units(tracing, inputs, produced.reshape(len(inputs), -1))
         return produced
     channels.tie_rows(inputs)
-    tracing.consumes(first)
+    _consumed(tracing, weight, inputs.reshape(-1), first)
     produced = np.tile(second, len(inputs))
     tracing.produces(produced)
     return produced
@@ -173,6 +187,9 @@ def _product(
                 tracing.consumes(consumed)
             if produced is not None:
                 tracing.produces(produced)
+    met = left[-1]
+    if met is not None and not any(tracing.is_parameter(tensor) for tensor in (first, second)):
+        tracing.contracts(met)
     batch = left[0] if first.dim() == 3 else None
     if first.dim() == 3:
         batch = tie_or_pin(tracing, left[0], right[0], "a batch axis of a product")

@@ -31,6 +31,9 @@ class Tracing(Protocol):
     def consumes(self, weight: Labels) -> None:
         """Note that these labels are the input axis of a weight: a removed channel ends here."""
 
+    def contracts(self, labels: Labels) -> None:
+        """Note that two activations are multiplied and summed along these labels."""
+
     def adds(self, labels: Labels) -> None:
         """Note that activations of several producers are added here (a residual stream)."""
 

@@ -16,11 +16,11 @@ from pruning.errors import ConfigError
 from pruning.regularizers.penalties import receding_from_log
 from pruning.regularizers.regularizer import Regularizer, checked_strength
 from pruning.regularizers.scope import Scope, Target
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
 
 def _gamma(layer: nn.Module) -> Tensor | None:
-    return layer.weight if isinstance(layer, SigmoidBatchNorm2d) else None
+    return layer.weight if isinstance(layer, SigmoidBatchNorm) else None
 
 
 _SIGMOID_GAMMA = Target(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import CriterionError
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
+from pruning.wrappers import unwrapped
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -59,6 +60,7 @@ class Scope:
 
         Raises CriterionError if there is none, or if the graph is of another network.
         """
+        model = unwrapped(model)
         self._check_graph(model)
         read = {name: target.read(layer) for name, layer in model.named_modules()}
         found = {name: values for name, values in read.items() if values is not None}
@@ -96,7 +98,7 @@ class Scope:
             raise CriterionError(
                 f"the graph is not of this {type(model).__name__}, which has no layer "
                 f"{missing[0]!r}: trace this network, and hand over the network itself, not a "
-                "wrapper of it (DataParallel, torch.compile)"
+                "wrapper of it"
             )
         for (name, axis), size in self._sizes.items():
             if name in tensors and size not in tensors[name].shape[axis : axis + 1]:
@@ -113,7 +115,7 @@ def output_axis(layer: nn.Module) -> int:
 
 
 def _scale(layer: nn.Module) -> Tensor | None:
-    if isinstance(layer, SigmoidBatchNorm2d):
+    if isinstance(layer, SigmoidBatchNorm):
         return layer.importance
     return layer.weight if isinstance(layer, BATCH_NORMS) else None
 

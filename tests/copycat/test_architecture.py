@@ -64,6 +64,15 @@ def test_what_is_returned_is_what_is_stored(tmp_path: Path) -> None:
     assert verify(tmp_path / "new" / "small", trust=TRUST) == returned
 
 
+def test_wrappers_and_memory_formats_are_not_stored(tmp_path: Path) -> None:
+    model, architecture = pruned_network()
+    plain = save(tmp_path / "plain", architecture, model)
+    wrapped = nn.DataParallel(model.to(memory_format=torch.channels_last))
+    stored = save(tmp_path / "wrapped", architecture, wrapped)
+    assert (stored.weights_sha256, stored.cost) == (plain.weights_sha256, plain.cost)
+    assert verify(tmp_path / "wrapped", trust=TRUST) == stored
+
+
 def test_the_folder_holds_two_files_that_all_may_read(stored: Path) -> None:
     assert sorted(file.name for file in stored.iterdir()) == [JSON, WEIGHTS]
     assert stored.stat().st_mode & 0o777 == 0o755

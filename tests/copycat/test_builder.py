@@ -23,6 +23,10 @@ def test_it_calls_its_target_with_its_arguments() -> None:
     assert builder.function() is networks.small
 
 
+def test_wrappers_around_the_network_are_left_off() -> None:
+    assert type(Builder("networks:spread")()) is nn.Sequential
+
+
 def test_weights_come_from_the_global_generator() -> None:
     builder = Builder("networks:small")
     with torch.random.fork_rng(devices=[]):

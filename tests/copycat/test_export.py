@@ -132,6 +132,24 @@ def test_pt2_gives_what_torch_gives_for_any_number_of_images(name: str, tmp_path
         assert difference(loaded(images), model(images)) <= 1e-6
 
 
+def test_subnormal_scales_survive_exports(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        model[0].bias.fill_(5)
+        model[1].weight.copy_(torch.tensor([1e-39, 1e-41, 1e-40, 1]))
+    images = torch.ones(2, 3, 4, 4)
+    expected = model(images).detach()
+    assert (expected[:, :3] > 0).all()
+    assert (expected[:, :3] < torch.finfo(torch.float32).smallest_normal).all()
+    to_onnx(model, images[:1], tmp_path / "net.onnx")
+    to_pt2(model, images[:1], tmp_path / "net.pt2")
+    for found in (
+        in_onnxruntime(tmp_path / "net.onnx", images),
+        torch.export.load(tmp_path / "net.pt2").module()(images),
+    ):
+        assert torch.allclose(found / expected, torch.ones(()), rtol=1e-2)
+
+
 def test_sigmoid_batchnorm_is_folded_and_the_model_left_alone(tmp_path: Path) -> None:
     model = randomised(to_sigmoid_batchnorm(stored("digits-vgg")[1])).train()
     before = copy.deepcopy(model.state_dict())

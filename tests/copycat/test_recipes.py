@@ -5,7 +5,7 @@ from __future__ import annotations
 import networks
 import pytest
 import torch
-from networks import randomised, with_recipe
+from networks import chain, randomised, with_recipe
 from torch import nn
 
 from copycat import Builder, WidthProfile, build, recorded
@@ -112,3 +112,50 @@ def test_recording_changes_nothing() -> None:
         noted, _ = recorded(BUILDER)
     for name, value in plain.state_dict().items():
         assert torch.equal(noted.state_dict()[name], value), name
+
+
+class Experts(nn.Module):
+    """As timm's CondConv2d: its initialisation works at the sizes of its constructor alone."""
+
+    def __init__(self, inputs: int, outputs: int, *, checks: bool) -> None:
+        super().__init__()
+        self.shape, self.checks = (outputs, inputs, 3, 3), checks
+        self.weight = nn.Parameter(torch.empty(self.shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.checks and self.weight.shape != self.shape:
+            raise ValueError("weight has the wrong shape")
+        self.weight = nn.Parameter(torch.full(self.shape, 0.25).normal_(0.5, 0.01))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.weight, padding=1)
+
+
+class WholeExperts(Experts):
+    """The network itself is initialised like that."""
+
+    def __init__(self, *, checks: bool) -> None:
+        super().__init__(3, 40, checks=checks)
+        self.last = nn.Conv2d(40, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(super().forward(x))
+
+
+@pytest.mark.parametrize("checks", [True, False])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_reset_for_the_old_sizes_is_passed_over(checks: bool, is_whole: bool) -> None:
+    model: nn.Module = WholeExperts(checks=checks)
+    name, group = "weight", "weight"
+    if not is_whole:
+        model = chain(first=Experts(3, 40, checks=checks), last=nn.Conv2d(40, 4, 1))
+        name, group = "first.weight", "first"
+    smaller = build(model, WidthProfile({group: 30}), IMAGE, seed=1)
+    weight = smaller.get_parameter(name)
+    assert weight.shape == (30, 3, 3, 3)
+    assert smaller.weight_sources[name] == MATCHED
+    assert smaller.weight_sources["last.weight"] == LAYER
+    assert weight.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert deviation(weight) == pytest.approx(0.01, rel=0.2)
+    assert smaller(IMAGE).shape == (1, 4, 8, 8)

@@ -306,4 +306,51 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
         lambda: chain(first=conv(3, 6), act=nn.LogSigmoid(), last=conv(6, 4)),
         prunable={"first": (6, 1)},
     ),
+    *(
+        Architecture(
+            f"into a recurrent layer, {name}",
+            lambda make=make: Branches(
+                lambda net, x: net.last(net.recurrent(F.relu(net.first(x)))[0]),
+                first=nn.Linear(5, 7),
+                recurrent=make(7, 6, batch_first=True),
+                last=nn.Linear(6, 4),
+            ),
+            shapes=((1, 3, 5),),
+            prunable={"first": (7, 1)},
+            pinned={"recurrent": "fixed"},
+            residual=frozenset({"recurrent"}),
+        )
+        for name, make in {
+            "LSTM": nn.LSTM,
+            "GRU": nn.GRU,
+            "RNN": nn.RNN,
+        }.items()
+    ),
+    Architecture(
+        "into a recurrent cell",
+        lambda: Branches(
+            lambda net, x: net.last(net.cell(net.first(x))),
+            first=nn.Linear(5, 7),
+            cell=nn.GRUCell(7, 6),
+            last=nn.Linear(6, 4),
+        ),
+        shapes=((1, 5),),
+        prunable={"first": (7, 1)},
+        pinned={"cell": "fixed"},
+        residual=frozenset({"cell"}),
+    ),
+    Architecture(
+        "into the keys and values of an attention",
+        lambda: Branches(
+            lambda net, x: net.last(net.attend(net.query(x), net.key(x), net.value(x))[0]),
+            query=nn.Linear(5, 6),
+            key=nn.Linear(5, 7),
+            value=nn.Linear(5, 8),
+            attend=nn.MultiheadAttention(6, 2, kdim=7, vdim=8, batch_first=True),
+            last=nn.Linear(6, 4),
+        ),
+        shapes=((1, 3, 5),),
+        prunable={"key": (7, 1), "value": (8, 1), "attend.out_proj": (6, 1)},
+        pinned={"query": WRITTEN, "attend": WRITTEN},
+    ),
 )

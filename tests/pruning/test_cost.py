@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import chain, conv, head
-from torch import nn
+from torch import Tensor, nn
 
 from pruning import Bound, Budget, Cost, measure_cost
 from pruning.cost import call_arguments, evaluating, format_count
-from pruning.errors import BudgetError
+from pruning.errors import BudgetError, TraceError
 
 
 @pytest.mark.parametrize(
@@ -292,3 +292,48 @@ def test_padding_by_name_is_counted_like_any_convolution() -> None:
     )
     measured = measure_cost(model, torch.zeros(1, 3, 6, 7))
     assert measured.flops == 6 * 7 * (8 * 3 * 9 + 4 * 8 * 5)
+
+
+class Options(nn.Module):
+    """Takes its inputs by name, with things that are no tensors among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.code = nn.Conv2d(3, 4, 1), nn.Linear(5, 4)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(
+        self, code: Tensor, image: Tensor, *, twice: bool = False, mask: Tensor | None = None
+    ) -> Tensor:
+        y = self.norm(self.image(image)) + self.code(code)[:, :, None, None]
+        assert mask is None
+        return self.image(image) + y if twice else y
+
+
+def test_inputs_may_be_named_and_need_not_be_tensors() -> None:
+    model = Options()
+    model.norm.train()
+    code, image = torch.zeros(1, 5), torch.zeros(1, 3, 2, 2)
+    plain = measure_cost(model, (code, image))
+    assert plain.flops == 4 * 3 * 4 + 5 * 4 + 2 * 16
+    assert measure_cost(model, {"image": image, "code": code}) == plain
+    assert measure_cost(model, (code, image)) == plain
+    twice = measure_cost(model, {"image": image, "code": code, "twice": True, "mask": None})
+    assert (twice.flops, twice.params) == (plain.flops + 4 * 3 * 4, plain.params)
+    assert twice.weight_bytes == plain.weight_bytes
+    assert model.norm.training
+
+
+class Untraceable(nn.Conv2d):
+    """As nn.MaxUnpool2d and compiled modules are for some versions of torch.jit.trace."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            raise RuntimeError("cannot be recorded\nand a second line")
+        return super().forward(input)
+
+
+def test_a_network_that_fvcore_cannot_count_is_one_line() -> None:
+    message = r"^fvcore cannot count Untraceable: cannot be recorded \([^\n]*$"
+    with pytest.raises(TraceError, match=message):
+        measure_cost(Untraceable(3, 4, 1), torch.zeros(1, 3, 4, 4))

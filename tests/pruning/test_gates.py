@@ -2,20 +2,110 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture
 from gating import difference, random_plan, tensors_of
+from networks import Branches, chain, conv, head, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pruning import remove_channels, trace
+from pruning.criteria import Taylor
 from pruning.errors import CriterionError
 from pruning.gates import ChannelGates, Gated
 
-GATED = [architecture for architecture in ARCHITECTURES if architecture.graph.prunable]
+
+def attention_of_features(net: Any, x: Tensor) -> Tensor:
+    """A weight reads the same channels as the scores do."""
+    y = 0.3 * net.first(x).flatten(2)
+    weights = (y.transpose(1, 2) @ y).softmax(-1)
+    return net.last((y @ weights).amax(2))
+
+
+def kernel_of_the_input(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    kernel = net.kernel(y.mean((2, 3))).view(4, -1, 1, 1)
+    return F.conv2d(y, kernel) + net.last(y)
+
+
+def linear_attention(net: Any, x: Tensor) -> Tensor:
+    """What is zero where it is produced is one where it is consumed."""
+    query, key = F.elu(net.query(x)) + 1, F.elu(net.key(x)) + 1
+    return net.last(query @ (key.transpose(1, 2) @ net.value(x)))
+
+
+def heads(net: Any, x: Tensor) -> Tensor:
+    query, key, value = (
+        layer(x).unflatten(-1, (2, -1)) for layer in (net.query, net.key, net.value)
+    )
+    weights = (0.3 * torch.einsum("blhd,bmhd->bhlm", query, key)).softmax(-1)
+    return net.last(torch.einsum("bhlm,bmhd->blhd", weights, value).flatten(2))
+
+
+def transposed_weights(net: Any, x: Tensor) -> Tensor:
+    return F.relu(net.first(x)) @ net.last.weight.T + net.other.weight.data.sum() * x.sum()
+
+
+def shared_product(net: Any, x: Tensor) -> Tensor:
+    """One module multiplies channels of two groups, one of which a weight reads as well."""
+    first, second, third = net.first(x), net.second(x), net.third(x)
+    scores = net.product(0.1 * first, net.query(x)) + net.product(second, 0.1 * third)
+    return net.last(scores.softmax(-1) @ first)
+
+
+def projections(width: int) -> dict[str, nn.Module]:
+    names = ("query", "key", "value")
+    return {**{name: nn.Linear(5, width) for name in names}, "last": nn.Linear(width, 4)}
+
+
+CONSUMED_OTHERWISE = [
+    Architecture(
+        "attention of unprojected features",
+        lambda: Branches(attention_of_features, first=conv(3, 6), last=nn.Linear(6, 4)),
+    ),
+    Architecture(
+        "kernel computed from the input",
+        lambda: Branches(
+            kernel_of_the_input, first=conv(3, 6), kernel=nn.Linear(6, 24), last=conv(6, 4)
+        ),
+    ),
+    Architecture(
+        "linear attention", lambda: Branches(linear_attention, **projections(6)), ((1, 3, 5),)
+    ),
+    Architecture("heads", lambda: Branches(heads, **projections(8)), ((1, 3, 5),)),
+    Architecture(
+        "one module that multiplies twice",
+        lambda: Branches(
+            shared_product,
+            first=nn.Linear(5, 6),
+            query=nn.Linear(5, 6),
+            second=nn.Linear(5, 7),
+            third=nn.Linear(5, 7),
+            product=Branches(lambda _, one, other: one @ other.transpose(1, 2)),
+            last=nn.Linear(6, 4),
+        ),
+        ((1, 3, 5),),
+    ),
+    Architecture(
+        "weights read through attributes",
+        lambda: Branches(
+            transposed_weights,
+            first=nn.Linear(5, 6),
+            last=nn.Linear(6, 4, bias=False),
+            other=nn.Linear(2, 2),
+        ),
+        ((1, 3, 5),),
+    ),
+]
+"""Channels that other things than layers read."""
+
+GATED = [*(one for one in ARCHITECTURES if one.graph.prunable), *CONSUMED_OTHERWISE]
 
 
 def call(network: nn.Module, inputs: Any) -> Any:
@@ -38,6 +128,9 @@ def test_a_gate_of_zero_is_a_removed_channel(architecture: Architecture) -> None
     gated.mask.copy_(gated.gates.mask(plan))
     removed = call(remove_channels(model, graph, plan), inputs)
     assert difference(call(gated, inputs), removed) < 1e-9
+    with gated.gates.multiplying(gated.mask):  # as often as one likes
+        for _ in range(2):
+            assert difference(call(model, inputs), removed) < 1e-9
 
 
 @pytest.mark.parametrize("architecture", GATED, ids=str)
@@ -171,3 +264,137 @@ def test_another_network_is_refused() -> None:
     gates = ChannelGates(nn.Linear(3, 3), trace(model, torch.randn(1, 3, 6, 6)))
     with pytest.raises(CriterionError, match=r"no parameter '3.weight'"), gates.probing(1):
         pass
+
+
+def test_one_gate_acts_once_where_two_activations_meet() -> None:
+    """Scores are linear in a gate; with gates on both sides they would be quadratic."""
+    model = randomised(
+        Branches(
+            lambda net, x: net.query(x) @ net.key(x).transpose(1, 2),
+            query=nn.Linear(5, 6),
+            key=nn.Linear(5, 6),
+        )
+    ).double()
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    gates = ChannelGates(model, trace(model, x[:1]))
+    assert gates.num_units == 6
+
+    def at(value: float) -> Tensor:
+        with gates.multiplying(torch.full((6,), value, dtype=torch.float64)):
+            return model(x)
+
+    torch.testing.assert_close(at(2.0), 2 * at(1.0))
+    assert at(0.0).abs().max() == 0
+
+
+def test_other_calls_than_when_it_was_traced_are_refused() -> None:
+    model = Branches(
+        lambda net, x: (
+            net.query(x) @ net.key(x).transpose(1, 2) if len(x) < 3 else x @ x.transpose(1, 2)
+        ),
+        query=nn.Linear(5, 6),
+        key=nn.Linear(5, 6),
+    )
+    gates = ChannelGates(model, trace(model, torch.zeros(1, 3, 5)))
+    with (
+        pytest.raises(CriterionError, match="calls something else than when it was traced"),
+        gates.probing(3),
+    ):
+        model(torch.zeros(3, 3, 5))
+
+
+def test_channels_that_meet_out_of_sight_and_are_read_elsewhere_are_refused() -> None:
+    model = Branches(
+        lambda net, x: net.last(net.one(x)) + net.one(x) @ net.two(x).transpose(1, 2),
+        one=nn.Linear(5, 6),
+        two=nn.Linear(5, 6),
+        last=nn.Linear(6, 3),
+    )
+    graph = trace(model, torch.zeros(1, 3, 5))
+    hidden = tuple(replace(product, argument=None) for product in graph.products)
+    graph.products = hidden
+    with pytest.raises(CriterionError, match="group 'one' cannot be gated: a call of matmul"):
+        ChannelGates(model, graph)
+
+
+def test_a_copy_that_is_made_meanwhile_computes_what_the_network_does() -> None:
+    model = small().eval()
+    images = torch.randn(2, 3, 6, 6).double()
+    gates = ChannelGates(model, trace(model, images[:1]))
+    values = torch.rand(gates.num_units).double()
+    with gates.multiplying(values):
+        expected = model(images)
+        torch.testing.assert_close(copy.deepcopy(model)(images), expected)
+    assert not torch.allclose(model(images), expected)
+
+
+class Checkpointed(nn.Module):
+    """Parts that the backward pass runs again: a module, and a method with a product in it."""
+
+    def __init__(self, use_reentrant: bool | None) -> None:
+        super().__init__()
+        self.stem, self.block = conv(3, 6), chain(a=conv(6, 8), relu=nn.ReLU(), b=conv(8, 6))
+        self.query, self.key = nn.Linear(6, 5), nn.Linear(6, 5)
+        self.head, self.use_reentrant = head(6), use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.run(self.block, self.stem(x))
+        return self.head(self.run(self.attend, self.run(self.attend, x)))
+
+    def run(self, part: Any, x: Tensor) -> Tensor:
+        if self.use_reentrant is None:
+            return part(x)
+        result: Tensor = checkpoint(part, x, use_reentrant=self.use_reentrant)
+        return result
+
+    def attend(self, x: Tensor) -> Tensor:
+        y = x.flatten(2).transpose(1, 2)
+        weights = (0.1 * self.query(y) @ self.key(y).transpose(1, 2)).softmax(-1)
+        return x + (weights @ y).transpose(1, 2).reshape(x.shape)
+
+
+def checkpointed(use_reentrant: bool | None) -> Checkpointed:
+    model = Checkpointed(use_reentrant)
+    randomised(model)
+    return model.double()
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_what_runs_again_in_the_backward_pass_is_gated_again(use_reentrant: bool) -> None:
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    plain, model = checkpointed(None), checkpointed(use_reentrant)
+    graph = trace(plain, x[:1])
+    found = []
+    for network in (plain, model):
+        gates = ChannelGates(network, graph)
+        values = torch.rand(gates.num_units, generator=torch.Generator().manual_seed(0)).double()
+        values.requires_grad_()
+        with gates.multiplying(values):
+            output = network(x)
+        energy(output).backward()
+        with gates.probing(2) as probe:
+            energy(network(x)).backward()
+        found.append(
+            [output, values.grad, probe.gradients, *(p.grad for p in network.parameters())]
+        )
+    for expected, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, expected)
+
+
+def test_criteria_score_networks_with_checkpoints() -> None:
+    data = [(torch.randn(4, 3, 4, 4).double(), torch.tensor([0, 1, 2, 3]))]
+    graph = trace(checkpointed(None), data[0][0][:1])
+    expected = Taylor().score(checkpointed(None), graph, data)
+    for name, scores in Taylor().score(checkpointed(False), graph, data).items():
+        torch.testing.assert_close(scores, expected[name])
+
+
+def test_computed_gates_need_checkpoints_without_re_entry() -> None:
+    x, model = torch.randn(2, 3, 4, 4, dtype=torch.float64), checkpointed(True)
+    gates = ChannelGates(model, trace(checkpointed(None), x[:1]))
+    logits = torch.zeros(gates.num_units, dtype=torch.float64, requires_grad=True)
+    with (
+        pytest.raises(CriterionError, match="pass use_reentrant=False"),
+        gates.multiplying(logits.sigmoid()),
+    ):
+        model(x)

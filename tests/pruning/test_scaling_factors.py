@@ -15,7 +15,7 @@ from gated_networks import images, residual
 from gating import difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import chain, conv, head, randomised
+from networks import Attention, chain, conv, head, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -381,3 +381,16 @@ def test_settings_that_are_refused() -> None:
         factors.decide(0.5, min_channels=0)
     with pytest.raises(PlanError, match="the layer 'stem', which has no gate"):
         factors.plain(Decision((Structure("layer", "stem"),), KeepPlan({})))
+
+
+def test_channels_of_attention_scores_have_no_filter_gates() -> None:
+    """No weight reads queries and keys that a gate could be folded into."""
+    model = randomised(chain(embed=nn.Linear(5, 6), attend=Attention(), last=nn.Linear(6, 4)))
+    example = torch.randn(1, 3, 5)
+    scaled = ScalingFactors(model, example, ["filter"])
+    names = set(scaled.gates["filter"])
+    assert {"attend.value", "attend.up"} <= names
+    assert "attend.query" not in names
+    assert "attend.query" in {group.name for group in trace(model, example).prunable}
+    decision = scaled.decide(0.5, min_channels=1)
+    torch.testing.assert_close(scaled.plain(decision)(example), scaled.decided(decision)(example))

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning import Budget, KeepPlan, measure_cost, remove_channels, trace
-from pruning.criteria import FirstOrderCriterion, Fisher, GradientMoments, Taylor
-from pruning.errors import ConfigError, UnreachableBudgetError
-from pruning.schedule import FISHER_PACE, IterativePruner, Pace, carry_over
+from pruning import Budget, measure_cost, trace
+from pruning.criteria import (
+    Criterion,
+    FirstOrderCriterion,
+    Fisher,
+    GradientMoments,
+    Taylor,
+    TaylorSecondOrder,
+    WeightMagnitude,
+)
+from pruning.errors import ConfigError, CriterionError, UnreachableBudgetError
+from pruning.schedule import FISHER_PACE, IterativePruner, Pace
 
 EXAMPLE = torch.zeros(1, 3, 6, 6)
 
@@ -211,35 +219,17 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_weights(stop: int) -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_an_optimizer_keeps_the_momentum_of_what_stays() -> None:
+@pytest.mark.parametrize("criterion", [WeightMagnitude(), TaylorSecondOrder()])
+def test_a_criterion_of_another_kind_is_refused_at_once(criterion: Criterion) -> None:
+    with pytest.raises(CriterionError, match=f"got {type(criterion).__name__}"):
+        pruner_of(network(), criterion=criterion)
+
+
+def test_an_optimizer_of_another_network_is_refused_at_the_first_step() -> None:
     model = network()
-    optimizer = sgd(model)
-    for images, labels in batches(2):
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    momenta = {
-        name: optimizer.state[parameter]["momentum_buffer"].clone()
-        for name, parameter in model.named_parameters()
-    }
-    graph, plan = trace(model, EXAMPLE), KeepPlan({"a": (1, 4, 5)})
-    smaller = remove_channels(model, graph, plan)
-    carry_over(optimizer, model, smaller, graph, plan)
-    for name, parameter in smaller.named_parameters():
-        kept = momenta[name]
-        if name.startswith("a."):
-            kept = kept[[1, 4, 5]]
-        if name == "b.weight":
-            kept = kept[:, [1, 4, 5]]
-        assert torch.equal(optimizer.state[parameter]["momentum_buffer"], kept), name
-    assert set(optimizer.param_groups[0]["params"]) == set(smaller.parameters())
-
-
-def test_a_parameter_of_somebody_else_stays_in_the_optimizer() -> None:
-    model, other = network(), nn.Parameter(torch.zeros(3))
-    optimizer = torch.optim.SGD([*model.parameters(), other], lr=0.1)
-    graph, plan = trace(model, EXAMPLE), KeepPlan({"a": (0,)})
-    carry_over(optimizer, model, remove_channels(model, graph, plan), graph, plan)
-    assert any(parameter is other for parameter in optimizer.param_groups[0]["params"])
+    pruner = pruner_of(model)
+    with pytest.raises(ConfigError, match="has no parameter of the network that is pruned"):
+        advance(pruner, sgd(model), batches(1))
 
 
 def test_a_floor_over_budget_is_refused_before_any_training() -> None:

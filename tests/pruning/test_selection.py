@@ -612,10 +612,6 @@ def test_scores_that_are_refused(
         ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         ({"scope": "local"}, "scope must be one of global, uniform, got local"),
-        (
-            {"min_channels": 6},
-            "min_channels of 6 is above the 5 channels of group 'conv2': choose at most 5",
-        ),
     ],
 )
 def test_rules_that_are_refused(
@@ -632,14 +628,15 @@ def test_rules_that_are_refused(
             least_widths(graph, scores, **rules)
 
 
-def test_the_usual_floor_holds_for_narrower_groups_too() -> None:
+@pytest.mark.parametrize("floor", [3, 5, 100])
+def test_narrower_groups_than_the_floor_keep_all_of_their_channels(floor: int) -> None:
     graph = BY_NAME["inception"].graph
-    scores = distinct_scores(graph)
-    assert least_widths(graph, scores)["pool"] == 2
-    assert "pool" not in {name for name, _ in removal_order(scores, graph)}
-    with pytest.raises(PlanError, match="above the 3 channels of group 'reduce'"):
-        least_widths(graph, ["reduce"], min_channels=4)
-    assert least_widths(graph, ["stem"], min_channels=4) == {"stem": 4}
+    scores, widths = distinct_scores(graph), graph.widths
+    least = least_widths(graph, scores, min_channels=floor)
+    assert least == {name: min(floor, widths[name]) for name in scores}
+    for scope in ("global", "uniform"):
+        order = removal_order(scores, graph, min_channels=floor, scope=scope)
+        assert {name for name, _ in order} == {name for name in scores if widths[name] > floor}
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, math.nan, math.inf])
@@ -678,6 +675,8 @@ def test_an_unreachable_budget_names_what_the_divisor_allows(
         ({"first": ()}, "the plan empties group 'first': keep at least 1 channel"),
         ({"first": (0, 1, 12)}, "keeps channel 12 of group 'first', which has channels 0 to 11"),
         ({"first": (-1, 0, 1)}, "keeps channel -1 of group 'first'"),
+        ({"first": (0, 1.0, 2)}, r"group 'first' holds channel numbers, whole ones .*, got 1\.0"),
+        ({"first": (True, False)}, "whole ones from 0 to 11, got True"),
         ({"first": (0, 1, 2, 2)}, "names a channel of group 'first' twice"),
         ({"first": (0, 1, 2, 3)}, "in units of 3: the plan splits a unit"),
         ({"last": (0, 1)}, "'last', which is pinned: the network's output"),

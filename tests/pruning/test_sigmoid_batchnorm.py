@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from networks import chain, conv, head, randomised
 from torch import Tensor, nn
 
 from pruning import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
 MOMENTA = pytest.mark.parametrize("momentum", [0.1, 0.7, None])
 
@@ -182,3 +184,89 @@ def test_a_module_used_twice_stays_one_module() -> None:
     shared = nn.BatchNorm2d(4)
     converted = to_sigmoid_batchnorm(chain(first=shared, conv=conv(4, 4), second=shared))
     assert converted.first is converted.second
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_every_dimension_is_converted_and_folded_back(dims: int) -> None:
+    stock = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
+    x = torch.randn(4, 5, *[3] * dims)
+    converted = to_sigmoid_batchnorm(randomised(stock(5)))
+    assert isinstance(converted, SigmoidBatchNorm)
+    assert isinstance(converted, stock)
+    torch.testing.assert_close(
+        converted.eval()(x),
+        (x.movedim(1, -1) - converted.running_mean)
+        .div((converted.running_var + converted.eps).sqrt())
+        .mul(converted.weight.sigmoid())
+        .movedim(-1, 1),
+    )
+    folded = fold(converted)
+    assert type(folded) is stock
+    torch.testing.assert_close(folded(x), converted(x))
+
+
+class Own(nn.BatchNorm2d):
+    """A subclass with a forward pass of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+class Named(nn.BatchNorm2d):
+    """A subclass that runs torch's code."""
+
+
+def test_subclasses_are_converted_if_they_run_the_code_of_torch() -> None:
+    assert isinstance(to_sigmoid_batchnorm(Named(4)), SigmoidBatchNorm)
+    model = chain(conv=conv(3, 4), own=Own(4), sync=nn.SyncBatchNorm(4), named=Named(4))
+    with pytest.warns(UserWarning, match=r"own \(Own\), sync \(SyncBatchNorm\), whose forward"):
+        converted = to_sigmoid_batchnorm(model)
+    assert type(converted.own) is Own
+    assert isinstance(converted.named, SigmoidBatchNorm)
+    patched = nn.BatchNorm2d(4)
+    patched.forward = patched.forward  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match="no sigmoid batch normalisation"):
+        assert type(to_sigmoid_batchnorm(patched)) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_was_set_on_a_layer_is_kept(learns: bool) -> None:
+    seen: list[torch.Size] = []
+    model = network()
+    model.bn1.weight.requires_grad_(learns)
+    model.bn1.register_forward_hook(lambda _m, _i, output: seen.append(output.shape))
+    model.bn1.note = ["mine"]
+    converted = to_sigmoid_batchnorm(model)
+    folded = fold(converted)
+    for result in (converted, folded):
+        assert result.bn1.weight.requires_grad is learns
+        assert result.bn1.note == ["mine"]
+        assert result.bn1.note is not model.bn1.note
+        result(torch.zeros(1, 3, 8, 8))
+    assert folded.bn1.bias.requires_grad is learns
+    assert seen == [(1, 5, 8, 8)] * 2
+
+
+def test_a_scale_that_two_layers_share_stays_shared() -> None:
+    model = chain(first=nn.BatchNorm2d(4), conv=conv(4, 4), second=nn.BatchNorm2d(4))
+    model.second.weight = model.first.weight
+    converted = to_sigmoid_batchnorm(model)
+    assert converted.first.weight is converted.second.weight
+    folded = fold(converted)
+    assert folded.first.weight is folded.second.weight
+    assert torch.equal(folded.first.weight, converted.first.importance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_scales_that_are_hardly_there_are_folded_to_the_last_bit(dtype: torch.dtype) -> None:
+    """Subnormal scales included: nothing is flushed to zero that the layer multiplies by."""
+    norm = SigmoidBatchNorm2d(6).to(dtype).eval()
+    smallest = torch.finfo(dtype).smallest_normal
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([-1e4, math.log(smallest) - 0.5, -12.0, 0.0, 12.0, 1e4]))
+    scales = fold(norm).weight.detach()
+    assert 0 < scales[1] < smallest
+    assert scales[[0, 3, 5]].tolist() == [0, 0.5, 1]
+    x = torch.full((1, 6, 2, 2), 1e3, dtype=dtype)
+    assert torch.equal(fold(norm)(x), norm(x))
+    assert norm(x)[0, 1].min() > 0

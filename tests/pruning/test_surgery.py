@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pruning import ChannelGraph, KeepPlan, remove_channels, trace
 from pruning.errors import PlanError
+from pruning.layer_sizes import update_sizes
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -279,6 +280,66 @@ def test_modes_and_frozen_parameters_are_kept(prunable: Any) -> None:
     assert [m.training for m in smaller.modules()] == [m.training for m in model.modules()]
     frozen = [name for name, p in smaller.named_parameters() if not p.requires_grad]
     assert frozen == ["conv2.weight"]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_memory_format_is_kept(kernel: int) -> None:
+    model = chain(first=conv(3, 6, kernel), grouped=conv(6, 6, kernel, groups=2), last=conv(6, 4))
+    model = model.to(memory_format=torch.channels_last)
+    example = torch.zeros(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    graph = trace(model, example)
+    for plan in (KeepPlan({}), random_plan(graph, seed=1)):
+        smaller = remove_channels(model, graph, plan)
+        for name, weight in smaller.named_parameters():
+            if weight.dim() == 4:
+                again = weight.detach().contiguous().to(memory_format=torch.channels_last)
+                assert weight.stride() == again.stride(), name
+        assert smaller(example).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_attributes_of_parameters_survive(prunable: Any) -> None:
+    model, graph, plan = prunable
+    model.conv1.weight.no_weight_decay = True
+    assert remove_channels(model, graph, plan).conv1.weight.no_weight_decay
+
+
+SIZES: dict[str, tuple[Callable[[int, int], nn.Module], tuple[str, ...]]] = {
+    "linear": (nn.Linear, ("in_features", "out_features")),
+    "bilinear": (
+        lambda a, b: nn.Bilinear(a, b, a),
+        ("in1_features", "in2_features", "out_features"),
+    ),
+    "embedding": (nn.Embedding, ("num_embeddings", "embedding_dim")),
+    "bag": (nn.EmbeddingBag, ("num_embeddings", "embedding_dim")),
+    "layer norm": (lambda a, b: nn.LayerNorm((a, b)), ("normalized_shape",)),
+    "rms norm": (lambda a, b: nn.RMSNorm((a, b)), ("normalized_shape",)),
+    "batch norm": (lambda a, _: nn.BatchNorm3d(a), ("num_features",)),
+    "lstm": (nn.LSTM, ("input_size", "hidden_size")),
+    "projected": (
+        lambda a, b: nn.LSTM(a, b + 3, proj_size=b),
+        ("input_size", "hidden_size", "proj_size"),
+    ),
+    "cell": (nn.LSTMCell, ("input_size", "hidden_size")),
+    "self-attention": (
+        lambda a, _: nn.MultiheadAttention(2 * a, 2),
+        ("embed_dim", "kdim", "vdim", "head_dim"),
+    ),
+    "attention": (
+        lambda a, b: nn.MultiheadAttention(2 * a, 2, kdim=b, vdim=b + 1),
+        ("embed_dim", "kdim", "vdim", "head_dim"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_of_a_stock_layer_follows_its_parameters(name: str) -> None:
+    make, attributes = SIZES[name]
+    layer, smaller = make(6, 8), make(4, 5)
+    for old, new in zip(layer.modules(), smaller.modules(), strict=True):
+        old._parameters, old._buffers = new._parameters, new._buffers
+    update_sizes(layer)
+    for attribute in attributes:
+        assert getattr(layer, attribute) == getattr(smaller, attribute), attribute
 
 
 def test_hooks_and_buffers_survive(prunable: Any) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import networks
 import pytest
@@ -160,6 +160,31 @@ def test_an_error_names_every_input() -> None:
         TraceError, match=r"^Branches cannot run on an example input of no tensor: "
     ):
         trace(architecture.make(), ())
+
+
+class Sample(NamedTuple):
+    image: Tensor
+    codes: dict[str, Tensor]
+
+
+class OfSamples(nn.Module):
+    """Reads a named tuple; the second layer is used in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.code, self.last = conv(3, 5), nn.Linear(9, 5), conv(5, 4)
+        self.aux = conv(5, 4)
+
+    def forward(self, sample: Sample) -> Any:
+        y = self.first(sample.image) + self.code(sample.codes["a"])[:, :, None, None]
+        return (self.last(y), self.aux(y)) if self.training else self.last(y)
+
+
+def test_inputs_may_be_named_tuples() -> None:
+    sample = Sample(torch.zeros(IMAGE), {"a": torch.zeros(1, 9)})
+    graph = trace(OfSamples(), (sample,))
+    assert graph.group("first").pinned is None
+    assert "aux" in graph.group("first").layers
 
 
 def test_a_network_that_cannot_be_copied_is_an_error() -> None:
