@@ -52,8 +52,8 @@ CONVOLUTIONAL = (
     "ecaresnet26t efficientnet_b0 efficientnet_cc_b0_4e ese_vovnet19b_dw gcresnet33ts gernet_s "
     "ghostnet_100 hgnet_tiny hrnet_w18_small inception_next_atto inception_v3 lcnet_050 "
     "mambaout_femto mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 rdnet_tiny "
-    "regnetx_002 repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_50x1_bit rexnet_100 selecsls42 "
-    "seresnet18 skresnet18 starnet_s1 tinynet_e tresnet_m vovnet39a xception41 convnext_atto "
+    "regnetx_002 repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_50x1_bit rexnet_100 "
+    "selecsls42 seresnet18 skresnet18 starnet_s1 tinynet_e tresnet_m vovnet39a xception41 convnext_atto "
     "convnextv2_atto"
 )
 ATTENTIVE = (
@@ -258,8 +258,8 @@ def print_page(rows: dict[str, list[dict[str, Any]]]) -> None:
     print(f"Measured on {datetime.date.today()} by `python benchmarks/zoo.py`, one run:")
     print(f"{platform.machine()} CPU, one thread, torch {torch.__version__}, torchvision")
     print(
-        f"{torchvision.__version__}{versions()}. Seconds of processor time; FLOPs: one multiply-add "
-        "is one.\n"
+        f"{torchvision.__version__}{versions()}. Seconds are of processor time; one multiply-add "
+        "is one FLOP.\n"
     )
     print(
         "Free is the share of the FLOPs that vanishes when every prunable group is as narrow as it "

@@ -24,7 +24,8 @@ class CachingHead(nn.Module):
             self.shape = x.shape
             steps = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype)
             self.positions = steps * 2 + 0.5
-            self.register_buffer("strides", torch.full((1,), 8.0, device=x.device))
+            strides = torch.full((1,), 8.0, device=x.device)
+            self.register_buffer("strides", strides, persistent=False)
         return self.score(x) + self.positions * self.strides
 
 
@@ -50,14 +51,15 @@ def shuffled_up(net: nn.Module, x: Tensor) -> Tensor:
 
 
 class OnlyInTraining(nn.Module):
-    """Scales by a buffer per channel in training, and does nothing otherwise."""
+    """Scales by a buffer and a parameter per channel in training, and does nothing otherwise."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("scale", torch.linspace(0.5, 1.5, width).view(width, 1, 1))
+        self.offset = nn.Parameter(torch.linspace(-1, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale if self.training else x
+        return x * self.scale + self.offset[:, None, None] if self.training else x
 
 
 class ReshapedInTraining(nn.Module):
@@ -134,7 +136,7 @@ ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
         prunable={"embed": (5, 1), "query": (6, 2)},
     ),
     Architecture(
-        "a buffer read only in training",
+        "what is read only in training",
         lambda: chain(first=conv(3, 6), scale=OnlyInTraining(6), last=conv(6, 4)),
         prunable={"first": (6, 1)},
     ),
