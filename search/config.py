@@ -263,6 +263,7 @@ class SearchConfig:
         counts = ("trials", "profiles", "seeds", "min_channels", "divisor", "scoring_batches")
         for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.trials < MOST_TRIALS, "trials", f"below {MOST_TRIALS:,}", self.trials)
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 2³² − 1", self.seed)
         _require(
             bool(self.ladder) and all(0 < part <= 1 for part in self.ladder),
@@ -295,9 +296,14 @@ class SearchConfig:
         """The seed of weights and batches of a trial and its shape; each repetition's own.
 
         A repetition has the seeds that a search with a `seed` higher by `repeat` gives. The next
-        seed above is taken too: by fine-tuning.
+        seed above is taken too: by fine-tuning. No two of them are equal for fewer than
+        MOST_TRIALS trials, which makes seeds below 2⁵³, exact in JSON.
         """
-        return (self.seed + repeat) * 10_007 + 2 * number
+        return 2 * ((self.seed + repeat) * MOST_TRIALS + number)
+
+    def fine_tuning_seed_of(self, number: int, repeat: int = 0) -> int:
+        """The seed of a trial's batches after pruning."""
+        return self.seed_of(number, repeat) + 1
 
     def _default_name(self) -> str:
         parts = [self.model, Path(self.data.source).name, *self.budget]
@@ -305,6 +311,9 @@ class SearchConfig:
 
 
 DEVICES = ("auto", "cpu", "cuda")
+
+MOST_TRIALS = 2**20
+"""Of a search: each has seeds of its own."""
 
 
 def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:

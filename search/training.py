@@ -203,7 +203,7 @@ class Trainer:
         rate = learning_rate(self._config, epoch, self._epochs)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
-        seed = int(np.random.SeedSequence((self._seed % 2**64, epoch)).generate_state(1)[0])
+        seed = _seed_of_epoch(self._seed, epoch)
         with _seeded(seed, self._device), in_mode(self._model, training=True):
             images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
         if not math.isfinite(loss + penalty):
@@ -323,6 +323,15 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
         momentum=_MOMENTUM,
         nesterov=config.nesterov,
     )
+
+
+def _seed_of_epoch(seed: int, epoch: int) -> int:
+    """A seed for one epoch of a run; no two pairs are mixed into it alike.
+
+    Each number is 32 bits wide: a wider seed beside the epoch would be several of them.
+    """
+    high, low = divmod(seed % 2**64, 2**32)
+    return int(np.random.SeedSequence((low, epoch, high)).generate_state(1)[0])
 
 
 @contextmanager

@@ -44,7 +44,7 @@ from search.models import digits_vgg
 
 def troubled(num_classes, in_channels):
     "Raises in trial 1 of seed 7, diverges in trial 2 and ends the process of trial 3 once."
-    number = (torch.initial_seed() - 7 * 10_007) / 2
+    number = (torch.initial_seed() - 7 * 2**21) / 2
     if number == 1:
         raise RuntimeError("out of\\nluck")
     if number == 3 and not Path("died").exists():
