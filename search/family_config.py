@@ -20,6 +20,9 @@ UNUSED_TRAINING = (
 )
 """Settings of training that a family study, which trains from scratch, has no use for."""
 
+WITHOUT_RESOURCES = ("time_budget", "max_train_images")
+"""Settings of resources that no family study has."""
+
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
     *("mobilenetv2", "from-scratch"),
@@ -97,6 +100,12 @@ class FamilyConfig:
         for name in ("seeds", "divisor"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in WITHOUT_RESOURCES:
+            if (given := getattr(self.resources, name)) not in ("", None):
+                raise ConfigError(
+                    f"a family study trains every network that was asked for and knows no {name}, "
+                    f"got {given!r}: leave it out, or ask for fewer --seeds, --kinds or --budgets"
+                )
         self.ladder()
         self.as_search()
 

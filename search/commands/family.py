@@ -11,7 +11,12 @@ import click
 from pruning.errors import ConfigError
 from search.commands.flags import options, overridden
 from search.config import RECIPES
-from search.family_config import UNUSED_TRAINING, FamilyConfig, training_of
+from search.family_config import (
+    UNUSED_TRAINING,
+    WITHOUT_RESOURCES,
+    FamilyConfig,
+    training_of,
+)
 from search.options import tables
 
 
@@ -28,7 +33,7 @@ from search.options import tables
 @click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
-@options(FamilyConfig, without=("source", *UNUSED_TRAINING, "time_budget", "max_train_images"))
+@options(FamilyConfig, without=("source", *UNUSED_TRAINING, *WITHOUT_RESOURCES))
 def family(
     *,
     source: str,
