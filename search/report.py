@@ -97,7 +97,9 @@ def _budget(content: Mapping[str, Any] | None) -> Budget | None:
 def open_results(directory: Path) -> Results:
     """The results of a finished search; SearchStateError if there are none."""
     try:
-        return Results.from_mapping(json.loads((directory / RESULTS_FILE).read_text()))
+        return Results.from_mapping(
+            json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
+        )
     except FileNotFoundError:
         if (directory / CONFIG_FILE).exists():
             raise SearchStateError(
