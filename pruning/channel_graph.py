@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,7 @@ class CostForms:
     """Every quantity of a cost as a closed form in the units kept per group.
 
     constants, multiplicities: sizes of axes = constants + multiplicities @ units.
+    uncounted: multiply-adds that fvcore does not count, by the name of the operator.
     """
 
     constants: NDArray[np.float64]
@@ -88,6 +89,7 @@ class CostForms:
     params: ClosedForm
     weight_bytes: ClosedForm
     peak_activation_bytes: PeakForm
+    uncounted: Mapping[str, ClosedForm] = field(default_factory=dict)
 
     def at(self, units: NDArray[np.float64], notes: tuple[str, ...]) -> Cost:
         """The cost with so many units per group."""
@@ -95,10 +97,14 @@ class CostForms:
         return Cost(
             self.flops(sizes),
             self.params(sizes),
-            notes,
+            (*notes, *self._uncounted_at(sizes)),
             self.weight_bytes(sizes),
             self.peak_activation_bytes(sizes),
         )
+
+    def _uncounted_at(self, sizes: NDArray[np.float64]) -> Iterator[str]:
+        for name, form in self.uncounted.items():
+            yield f"fvcore does not count {name}: {format_count(form(sizes))} more multiply-adds"
 
 
 class ChannelGraph:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pruning.errors import BudgetError
+from pruning.einsum_products import einsum_products
+from pruning.errors import BudgetError, TraceError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -299,23 +301,64 @@ def _count_padded_by_name(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return int(conv_flop_count(*shapes))
 
 
+def _count_matmul(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
+    """fvcore's rule for matrix products, for those with a vector too, at which it fails."""
+    from fvcore.nn.jit_handles import get_shape  # noqa: PLC0415 - as above
+
+    first, second = map(get_shape, inputs)
+    return int(math.prod(first)) * int(second[-1] if len(second) > 1 else 1)
+
+
+def _count_einsum(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
+    """fvcore's count of two operands, which it rounds to four digits; more from left to right."""
+    from fvcore.nn.jit_handles import get_shape  # noqa: PLC0415 - as above
+
+    shapes = [get_shape(value) for value in inputs[1].node().inputs()]
+    names, products = einsum_products(inputs[0].toIValue(), list(map(len, shapes)))
+    sizes: dict[str, int] = {}
+    for axes, shape in zip(names, shapes, strict=True):
+        for name, size in zip(axes, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
+    return sum(math.prod(sizes[name] for name in product) for product in products)
+
+
+def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, Counter[str]]:
+    """FLOPs, and how often each operator occurs that fvcore cannot count."""
+    import torch  # noqa: PLC0415 - budgets need no torch
+    from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
+
+    analysis = FlopCountAnalysis(model, inputs)
+    analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
+    analysis.set_op_handle("aten::matmul", _count_matmul, "aten::einsum", _count_einsum)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    # Where nothing needs gradients, a transformer takes one fused operator, which nobody counts,
+    # and in inference mode torch's tracer sees nothing at all.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return int(analysis.total()), analysis.unsupported_ops()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """Cost of `model` as fvcore counts it, in eval mode; `model` is left as it was.
 
     example_input: N×… tensors with N = 1, or a tuple of positional arguments.
+    Raises TraceError for a network that torch's tracer, which fvcore uses, refuses.
     """
     positional, keyword = call_arguments(example_input)
     assert not keyword, "fvcore takes positional inputs only"
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
-        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
-
-        analysis = FlopCountAnalysis(model, positional)
-        analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        analysis.tracer_warnings("none")
-        flops = int(analysis.total())
-        uncounted = analysis.unsupported_ops()
+        try:
+            flops, uncounted = _counted(model, positional)
+        except Exception as error:  # of torch's tracer, or of the network under it
+            raise TraceError(
+                f"fvcore cannot count {type(model).__name__}: {first_line(error)}"
+            ) from error
     notes = tuple(
         f"fvcore does not count {name} ({times} calls)"
         for name, times in sorted(uncounted.items())

@@ -106,6 +106,10 @@ def update_attributes(module: nn.Module, *, is_group_split: bool = False) -> Non
         _update_convolution(module, is_group_split=is_group_split)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = module.weight.shape
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         known = module.weight if module.weight is not None else module.running_mean
         if known is not None:

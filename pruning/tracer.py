@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,12 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from pruning.calls import COUNTED, Calls
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
+from pruning.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
 from pruning.cost import ExampleInput, call_arguments
 from pruning.meta_kernels import MetaKernels
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
-from pruning.operators.rule import Size, aten_names, count_elements, pin_all, unlabelled
+from pruning.operators.rule import Size, aten_names, pin_all, unlabelled
 from pruning.trace_records import LOSES_WHOLE_GROUPS, Slot, Step, Storage, StoredTensor
 
 _SIZES = frozenset(
@@ -37,7 +38,6 @@ Of those in _SIZE_LISTS that is so for lists of numbers only.
 """
 
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
-_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -54,7 +54,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tensors: list[StoredTensor] = []
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
-        self.terms: list[tuple[int, tuple[Size, ...]]] = []
+        self.calls = Calls()
+        self.counting: Callable[[str], str | None] = _as_counted
         self.residual: list[Labels] = []
         self.produced: list[Labels] = []
         self.consumed: list[Labels] = []
@@ -62,9 +63,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
         self.storages: list[Storage] = []
-        self.notes: Counter[str] = Counter()
         self.module = ""
-        self.uncounted: Callable[[str], bool] = _none
         self._is_measuring = True
         self._operator = ""
         self._known: Any = WeakIdKeyDictionary()
@@ -109,8 +108,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.group_split.add(name)
 
     def count(self, factor: int, *sizes: Size) -> None:
-        if not self.uncounted(self._operator):
-            self.terms.append((factor, sizes))
+        self._count(self.counting(self._operator), factor, sizes)
+
+    def leave_out(self, *sizes: Size) -> None:
+        name = self.counting(self._operator)
+        self._count(self._operator if name == COUNTED else name, 1, sizes)
+
+    def _count(self, name: str | None, factor: int, sizes: tuple[Size, ...]) -> None:
+        if self._is_measuring and name is not None:
+            self.calls.count(name, factor, sizes)
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
@@ -135,6 +141,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tensors=tuple(_tensors_in((args, kwargs))),
         )
         pointwise = torch.Tag.pointwise in func.tags
+        self.calls.begin()
         self._follow(call, pointwise)
         if self._is_measuring:
             self._record(call)
@@ -142,13 +149,27 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     @contextmanager
-    def only_ties(self) -> Iterator[None]:
-        """Inside the block labels are followed, but nothing is priced or recorded."""
-        before, self.uncounted, self._is_measuring = self.uncounted, _everything, False
+    def counted_as(self, name_of: Callable[[str], str | None]) -> Iterator[None]:
+        """Inside the block what an operator costs is counted under this name, or not at all.
+
+        Inside another such block its name stays.
+        """
+        before = self.counting
+        if before is _as_counted or name_of is _not_at_all:
+            self.counting = name_of
         try:
             yield
         finally:
-            self.uncounted, self._is_measuring = before, True
+            self.counting = before
+
+    @contextmanager
+    def only_ties(self) -> Iterator[None]:
+        """Inside the block labels are followed, but nothing is priced or recorded."""
+        self._is_measuring = False
+        try:
+            yield
+        finally:
+            self._is_measuring = True
 
     def _follow(self, call: Call, pointwise: bool) -> None:
         known = [self._known[t] for t in call.tensors if t in self._known]
@@ -193,6 +214,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage.last, storage.is_read = len(self.steps), True
 
     def _store(self, call: Call, is_alias: list[bool]) -> None:
+        self.calls.made(call, is_alias)
         for tensor in call.tensors:
             self.lives_until_here(tensor)
         for output, shares in zip(call.outputs, is_alias, strict=True):
@@ -236,49 +258,32 @@ class _CompositeCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FROM_NUMBERS:
             self._tracer.makes_constant(_numbers_in((args, kwargs)))
-        if func is F.adaptive_avg_pool2d or (func is F.interpolate and _is_area(args, kwargs)):
-            count_elements(self._tracer, _first_tensor(args, kwargs))
-        if func is F.instance_norm:
-            affine = kwargs.get("weight") is not None
-            count_elements(self._tracer, _first_tensor(args, kwargs), factor=5 if affine else 4)
-        if func is F.scaled_dot_product_attention:
-            self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
-        if func is torch.einsum:
-            self._tracer.notes["fvcore rounds its count of einsum to four digits"] += 1
-        if func in _RECURRENT:
-            self._tracer.notes[f"fvcore does not count {func.__name__}"] += 1
-        if func in (F.scaled_dot_product_attention, F.instance_norm, *_RECURRENT):
-            return self._leaving_out(_everything, func, args, kwargs)
+        if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
+            with self._tracer.counted_as(_not_at_all):
+                result = func(*args, **kwargs)
+            with self._tracer.counted_as(lambda _: UNCOUNTED.get(func, COUNTED)):
+                WHOLE[func](self._tracer, args, kwargs)
+            return result
+        if func in UNCOUNTED:
+            with self._tracer.counted_as(lambda _: UNCOUNTED[func]):
+                return func(*args, **kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             # it calls scaled_dot_product_attention, out of this mode's sight
-            self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
-            return self._leaving_out(_is_batched_product, func, args, kwargs)
+            with self._tracer.counted_as(_products_as_attention):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _leaving_out(
-        self,
-        uncounted: Callable[[str], bool],
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        before, self._tracer.uncounted = self._tracer.uncounted, uncounted
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self._tracer.uncounted = before
+
+def _as_counted(_operator: str) -> str | None:
+    return COUNTED
 
 
-def _none(_operator: str) -> bool:
-    return False
+def _not_at_all(_operator: str) -> str | None:
+    return None
 
 
-def _everything(_operator: str) -> bool:
-    return True
-
-
-def _is_batched_product(operator: str) -> bool:
-    return operator == "aten::bmm"
+def _products_as_attention(operator: str) -> str | None:
+    return ATTENTION if operator == "aten::bmm" else COUNTED
 
 
 def run(
@@ -304,6 +309,7 @@ def follow(tracer: Tracer, model: nn.Module, example_input: ExampleInput) -> Non
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_module_names(model, tracer))
+        stack.enter_context(_functions_left_out(tracer))
         stack.enter_context(_CompositeCalls(tracer))
         stack.enter_context(tracer)
         for tensor in _tensors_in((positional, keyword)):
@@ -311,7 +317,24 @@ def follow(tracer: Tracer, model: nn.Module, example_input: ExampleInput) -> Non
         output = model(*positional, **keyword)
     for tensor in _tensors_in(output):
         tracer.lives_until_here(tensor)
+        tracer.calls.gives(tensor)
     pin_all(tracer, list(_tensors_in(output)), "the network's output")
+
+
+@contextmanager
+def _functions_left_out(tracer: Tracer) -> Iterator[None]:
+    """Keeps what custom autograd functions do out of the count: fvcore does not look inside."""
+    apply = torch.autograd.Function.__dict__["apply"]
+
+    def noted(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        with tracer.counted_as(lambda _: cls.__name__):
+            return apply.__get__(None, cls)(*args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(noted)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = apply
 
 
 @contextmanager
@@ -362,16 +385,6 @@ def _numbers_in(value: Any) -> Iterator[float]:
             yield from _numbers_in(item)
     elif isinstance(value, Mapping):
         yield from _numbers_in(tuple(value.values()))
-
-
-def _is_area(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `interpolate` averages an image, for which it calls adaptive_avg_pool2d."""
-    mode = args[3] if len(args) > 3 else kwargs.get("mode")
-    return mode == "area" and _first_tensor(args, kwargs).dim() == 4
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    return next(iter(_tensors_in((args, kwargs))))
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -11,5 +11,6 @@ from pruning.operators import RULES
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_every_rule_is_for_an_operator_that_exists(name: str) -> None:
     namespace, _, operator = name.partition("::")
-    assert namespace == "aten"
+    if namespace != "aten":
+        pytest.importorskip(namespace)
     assert torch._C._jit_get_schemas_for_operator(name), operator
