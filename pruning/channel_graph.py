@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,17 +94,19 @@ class CostForms:
     def at(self, units: NDArray[np.float64], notes: tuple[str, ...]) -> Cost:
         """The cost with so many units per group."""
         sizes = self.constants + self.multiplicities @ units
+        uncounted = {name: form(sizes) for name, form in self.uncounted.items()}
+        lacking = (
+            f"fvcore does not count {name}: {format_count(number)} more multiply-adds"
+            for name, number in uncounted.items()
+        )
         return Cost(
             self.flops(sizes),
             self.params(sizes),
-            (*notes, *self._uncounted_at(sizes)),
+            (*notes, *lacking),
             self.weight_bytes(sizes),
             self.peak_activation_bytes(sizes),
+            uncounted=sum(uncounted.values()),
         )
-
-    def _uncounted_at(self, sizes: NDArray[np.float64]) -> Iterator[str]:
-        for name, form in self.uncounted.items():
-            yield f"fvcore does not count {name}: {format_count(form(sizes))} more multiply-adds"
 
 
 class ChannelGraph:

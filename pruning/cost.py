@@ -32,6 +32,7 @@ _BYTES = {
 _UNITS: dict[str, tuple[dict[str, float], str]] = {
     "flops": (_COUNTS, "%, k, M, G or T"),
     "params": (_COUNTS, "%, k, M, G or T"),
+    "multiply_adds": (_COUNTS, "%, k, M, G or T"),
     "weight_bytes": (_BYTES, "%, kB, MB, GB or TB"),
     "peak_activation_bytes": (_BYTES, "%, kB, MB, GB or TB"),
     "latency_ms": ({"": 1.0, "ms": 1.0}, "% or ms"),
@@ -64,6 +65,8 @@ class Cost:
         the operator that makes it to the last one that reads it (views and in-place results
         cost nothing); None where it was not worked out.
     latency_ms: of one run, in milliseconds; None where it was not measured.
+    uncounted: multiply-adds that fvcore leaves out (attention …), as far as they have a closed
+        form; None where they were not worked out.
 
     Costs are equal when FLOPs and parameters are.
     """
@@ -74,6 +77,12 @@ class Cost:
     weight_bytes: int | None = field(default=None, compare=False)
     peak_activation_bytes: int | None = field(default=None, compare=False)
     latency_ms: float | None = field(default=None, compare=False)
+    uncounted: int | None = field(default=None, compare=False)
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """The FLOPs and what they lack."""
+        return None if self.uncounted is None else self.flops + self.uncounted
 
     def of(self, quantity: str) -> float:
         """One quantity by name; BudgetError if it was not worked out or measured."""
@@ -118,12 +127,13 @@ class Bound:
 class Budget:
     """Upper bounds that hold together: an architecture meets all of them or is over budget.
 
+    flops is fvcore's count; multiply_adds are those and what fvcore leaves out, such as attention.
     QUANTITIES are closed forms in the widths of a network; MEASURED ones need it built and run.
     """
 
     bounds: tuple[Bound, ...]
 
-    QUANTITIES = ("flops", "params", "weight_bytes", "peak_activation_bytes")
+    QUANTITIES = ("flops", "params", "weight_bytes", "peak_activation_bytes", "multiply_adds")
     MEASURED = ("latency_ms",)
 
     def __post_init__(self) -> None:
@@ -175,6 +185,15 @@ class Budget:
         """The bounds on closed forms alone; None if there are none."""
         bounds = tuple(b for b in self.bounds if b.quantity not in self.MEASURED)
         return Budget(bounds) if bounds else None
+
+    def counting_attention(self) -> Budget:
+        """The same bounds, those on FLOPs being on everything that is multiplied and added."""
+        return Budget(
+            tuple(
+                replace(bound, quantity="multiply_adds") if bound.quantity == "flops" else bound
+                for bound in self.bounds
+            )
+        )
 
     def limit(self, quantity: str) -> float | None:
         """The bound on `quantity`, or None where it is not bounded."""

@@ -194,6 +194,11 @@ class SearchConfig:
     criterion: tuple[str, ...] = _option(
         ("rni",), "pruning methods to try, joined by commas, such as rni,taylor,fisher"
     )
+    count_attention: bool = _option(
+        False,
+        "bound multiply-adds where a budget says flops: also those that fvcore leaves out, of "
+        "attention, deformable convolutions, recurrent layers …",
+    )
     granularity: tuple[str, ...] = _option(
         ("filter",),
         "what to prune, to try in turn: filter, branch … joined by commas; together: filter+branch",
@@ -235,7 +240,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", tuple(self.budget))
         object.__setattr__(self, "ladder", tuple(float(part) for part in self.ladder))
-        for bound in Budget.parse(*self.budget).bounds:
+        for bound in self.bounds.bounds:
             if bound.quantity in Budget.MEASURED:
                 raise ConfigError(
                     f"a search prunes by closed forms ({', '.join(Budget.QUANTITIES)}) and cannot "
@@ -291,6 +296,12 @@ class SearchConfig:
     def directory(self) -> Path:
         """The folder of this search."""
         return Path(self.runs) / self.name
+
+    @property
+    def bounds(self) -> Budget:
+        """The budget, with what its FLOPs are to mean."""
+        budget = Budget.parse(*self.budget)
+        return budget.counting_attention() if self.count_attention else budget
 
     def seed_of(self, number: int, repeat: int = 0) -> int:
         """The seed of weights and batches of a trial and its shape; each repetition's own.

@@ -22,8 +22,8 @@ from search.pictures import widths_left
 from search.report import (
     COLOURS,
     COMPUTE_NOTE,
-    FLOPS_NOTE,
     Results,
+    flops_note,
     open_results,
     slack,
 )
@@ -71,7 +71,7 @@ def report_page(directory: Path) -> str:
         page=page,
         results=page.results,
         short_name=short_name,
-        flops_note=FLOPS_NOTE,
+        flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
         style=_part("style.css"),
         script=_part("page.js"),

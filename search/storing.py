@@ -128,6 +128,7 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
         weight_bytes=cost.weight_bytes,
         peak_activation_bytes=cost.peak_activation_bytes,
         latency_ms=cost.latency_ms,
+        uncounted=cost.uncounted,
         details=record.get("details", {}),
     )
 

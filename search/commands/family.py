@@ -54,7 +54,7 @@ def family(
     from rich.console import Console  # noqa: PLC0415
 
     from search.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
-    from search.report import FLOPS_NOTE  # noqa: PLC0415
+    from search.report import flops_note  # noqa: PLC0415
 
     given = overridden({"training": training_of(RECIPES[recipe])}, flags)
     console = Console(highlight=False)
@@ -67,7 +67,7 @@ def family(
         click.echo(json.dumps(ladder_rows(rungs, base), indent=2))
     elif rungs or not train:
         console.print(ladder_table(rungs, base))
-        console.print(FLOPS_NOTE, style="dim")
+        console.print(flops_note(base), style="dim", markup=False)
     for note in notes:
         console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
     if train:

@@ -31,7 +31,7 @@ def _share(name: str) -> ModuleType:
     return module
 
 
-samples, _ = _share("samples"), _share("serving")
+samples, _, _ = _share("samples"), _share("serving"), _share("nets_of_users")
 
 NETS = """
 import os
@@ -156,7 +156,8 @@ def finished_search(
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Seeds of the trainers that went through an epoch, in order."""
+    """Seeds of the trainers that went through an epoch, in order; of dry runs none."""
+    monkeypatch.setattr("search.runner.dry_run_of_search", lambda *_: None)
     seeds: list[int] = []
     run_epoch = Trainer.run_epoch
 

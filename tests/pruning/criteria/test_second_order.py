@@ -91,7 +91,7 @@ def squares(output: object, targets: Tensor) -> Tensor:
 @pytest.mark.parametrize("architecture", [a for a in PRUNABLE if a.name in ONCE], ids=str)
 def test_a_network_that_is_differentiable_once_is_refused(architecture: Architecture) -> None:
     batches = [(architecture.example(), torch.zeros(1, dtype=torch.long))]
-    with pytest.raises(CriterionError, match="differentiated twice .*: choose a first-order"):
+    with pytest.raises(CriterionError, match=r"differentiated twice .*: choose a first-order"):
         Obd(loss=squares).score(architecture.network(), architecture.graph, batches)
 
 
