@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning.cost import evaluating, in_mode
-from pruning.errors import DataError, TrainingDivergedError
+from pruning.errors import DataError, ModelError, TrainingDivergedError
 from pruning.scaling_factors import ScalingFactors
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm2d
 from search.config import TrainingConfig
@@ -246,7 +246,17 @@ class Trainer:
                 self._device.type, self._precision, enabled=self._precision != torch.float32
             ):
                 logits = self._model(images)
+            if not isinstance(logits, Tensor):
+                raise ModelError(
+                    f"{type(self._model).__name__} must return logits in training mode too, got "
+                    f"{type(logits).__name__}"
+                )
             loss = self._objective(images, logits.float(), labels)
+            if not loss.requires_grad:
+                raise ModelError(
+                    f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
+                    "that requires gradients (requires_grad, torch.no_grad, detach)"
+                )
             penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
             self._optimizer.zero_grad()
             (loss + penalty).backward()  # type: ignore[no-untyped-call]
