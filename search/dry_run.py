@@ -30,12 +30,12 @@ from search.datasets import ImageData
 from search.methods import method
 from search.preflight import Preflight
 from search.space import Proposal, SearchSpace
-from search.tasks import MemberTask, Task, TrialTask
+from search.tasks import MemberTask, Outcome, Task, TrialTask
 from search.trial import perform
 from search.workshop import Workshop
 
-_MOST_IMAGES = 8
-"""Of each part of the data; a minibatch may ask for fewer."""
+_MOST_IMAGES = 2
+"""Of each part of the data, so that large networks take seconds; batch norm needs two."""
 
 _LEARNING_RATE = 1e-6
 """So low that one step on few images leads nowhere: it is not asked whether training converges."""
@@ -56,7 +56,9 @@ def dry_run_of_search(workshop: Workshop, data: ImageData, space: SearchSpace) -
             there = _in_folder(small, str(number))
             if method(proposal.criterion).tries_every_unit:
                 there, proposal = _of_one_group(there, proposal)
-            _perform(TrialTask(0, proposal), there, few, f" by {proposal.criterion}")
+            stored = _perform(TrialTask(0, proposal), there, few, f" by {proposal.criterion}")
+            if number == 0:  # what is stored of the others differs in numbers only
+                _verify(stored, there, few)
         _perform(_narrowed(small.preflight), small, few)
 
 
@@ -70,7 +72,7 @@ def dry_run_of_family(workshop: Workshop, data: ImageData, tasks: Iterable[Membe
         firsts.setdefault(task.origin, task)
     with _small(workshop, data) as (small, few):
         for task in firsts.values():
-            _perform(task, small, few)
+            _verify(_perform(task, small, few), small, few)
 
 
 @contextmanager
@@ -139,15 +141,29 @@ def _narrowed(preflight: Preflight) -> MemberTask:
     return MemberTask("narrowed", "uniform", None, None, 1.0, widths)
 
 
-def _perform(task: Task, workshop: Workshop, data: ImageData, how: str = "") -> None:
-    """A task as in the search; what it raises says where, in one line."""
-    where = f"{workshop.config.model} fails a dry run on {len(data.train)} images{how}"
-    try:
-        for outcome in perform(task, workshop, data, lambda _: None):
+def _perform(task: Task, workshop: Workshop, data: ImageData, how: str = "") -> tuple[Outcome, ...]:
+    """What comes of a task, as in the search; nothing if it is infeasible or diverges."""
+    with _in_one_line(workshop, data, how):
+        try:
+            return perform(task, workshop, data, lambda _: None)
+        except (TrainingDivergedError, UnreachableBudgetError):
+            pass  # other proposals need not
+    return ()
+
+
+def _verify(outcomes: Iterable[Outcome], workshop: Workshop, data: ImageData) -> None:
+    with _in_one_line(workshop, data):
+        for outcome in outcomes:
             folder = workshop.directory / outcome.path
             verify(folder, trust=read(folder).builder.modules)
-    except (TrainingDivergedError, UnreachableBudgetError):
-        return  # which other proposals need not
+
+
+@contextmanager
+def _in_one_line(workshop: Workshop, data: ImageData, how: str = "") -> Iterator[None]:
+    """Turns whatever a network raises into an error that says where."""
+    where = f"{workshop.config.model} fails a dry run on {len(data.train)} images{how}"
+    try:
+        yield
     except (DataError, DiskFullError):
         raise
     except EspalierError as error:

@@ -187,7 +187,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "origin": o.origin,
             "flops": o.flops,
             "flops_share": o.flops / results.base.flops,
-            "uncounted": o.uncounted,
+            **({} if o.uncounted is None else {"uncounted": o.uncounted}),
             "params": o.params,
             "slack": slack(o.cost, results.bounds),
             "validation_accuracy": o.validation_accuracy,

@@ -67,6 +67,7 @@ CHANGED = SearchConfig(
         time_budget="2h",
         max_train_images=5000,
     ),
+    count_attention=True,
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
     trials=9,
@@ -186,7 +187,8 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         (
             {"budget": ("params=1k", "latency_ms=3")},
-            "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes) "
+            "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes, "
+            "multiply_adds) "
             "and cannot measure every candidate, got 'latency_ms=3': search without it, then "
             "`espalier family SEARCH/NAME --budgets latency_ms=3` fits the shape to it",
         ),
