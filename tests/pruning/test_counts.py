@@ -208,6 +208,65 @@ PRODUCTS: Mapping[str, Forward] = {
 }
 
 
+class WaveNet(nn.Module):
+    """Gated dilated convolutions; what the last one adds to the stream is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(3, 8, 1)
+        self.gated = nn.ModuleList(
+            nn.Conv1d(8, 16, 2, dilation=d, padding="same") for d in (1, 2, 4)
+        )
+        self.onward = nn.ModuleList(nn.Conv1d(8, 8, 1) for _ in range(3))
+        self.skips = nn.ModuleList(nn.Conv1d(8, 6, 1) for _ in range(3))
+        self.head = nn.Conv1d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, total = self.stem(x), 0
+        for gated, onward, skip in zip(self.gated, self.onward, self.skips, strict=True):
+            values, gate = gated(x).chunk(2, 1)
+            y = values.tanh() * gate.sigmoid()
+            x, total = x + onward(y), total + skip(y)
+        return self.head(total.relu())
+
+
+class DeeplySupervised(nn.Module):
+    """A U-Net that keeps the outputs of its inner heads, as DynUNet does, for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.inner = nn.Conv3d(3, 8, 3, 2, 1), nn.Conv3d(8, 12, 3, padding=1)
+        self.norm = nn.InstanceNorm3d(12, affine=True)
+        self.shortcut = nn.Conv3d(8, 12, 1)
+        self.inner_head = nn.Conv3d(12, 4, 1)
+        self.up, self.head = nn.ConvTranspose3d(12, 8, 2, 2), nn.Conv3d(8, 4, 1)
+        self.heads: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        x = F.leaky_relu(self.norm(self.inner(x)) + self.shortcut(x))
+        self.heads = [self.inner_head(x).detach()]
+        return self.head(self.up(x))
+
+
+class SecondOrderPooling(nn.Module):
+    """The covariance of channels and its root, as in iSQRT-COV, by an autograd function."""
+
+    class Root(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return torch.baddbmm(1.5 * x, x, x.bmm(x), alpha=-0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 1), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).flatten(2)
+        centred = torch.eye(x.shape[2], device=x.device)[None] - 1 / x.shape[2]
+        return self.head(self.Root.apply(x.bmm(centred).bmm(x.transpose(1, 2))).flatten(1))
+
+
 NETWORKS: Mapping[str, Network] = {
     **{
         f"{dim}d {name}": over(dim, lambda net, x: net.between(x), between=layer)
@@ -245,6 +304,9 @@ NETWORKS: Mapping[str, Network] = {
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
         (1, 6, 8),
     ),
+    "WaveNet, same": (WaveNet, IMAGES[1]),
+    "DynUNet": (DeeplySupervised, IMAGES[3]),
+    "iSQRT-COV": (SecondOrderPooling, IMAGES[2]),
     "a recurrent network": (lambda: nn.LSTM(5, 8, batch_first=True), TOKENS),
 }
 
