@@ -239,6 +239,7 @@ def recorded_study(directory: Path, name: str, url: str = "") -> StudyRecord:
             study = optuna.load_study(study_name=name, storage=study_storage(Path(folder), url))
         except KeyError:
             raise SearchStateError(f"{url or directory} holds no study {name!r}") from None
+        _check_format(study)
         trials = study.get_trials()
     return StudyRecord(lambda: trials)
 
@@ -255,16 +256,20 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
             directions=["maximize", "minimize"],
             load_if_exists=True,
         )
-        found = study.user_attrs.get(_FORMAT)
-        if found is None:
+        if study.user_attrs.get(_FORMAT) is None:
             study.set_user_attr(_FORMAT, _FORMAT_NOW)
             study.set_metric_names(list(OBJECTIVES))
-        elif found != _FORMAT_NOW:
-            raise SearchStateError(
-                f"the study {name!r} is of format {found}, this Espalier reads {_FORMAT_NOW}: "
-                "continue it with the version that began it"
-            )
+    _check_format(study)
     return study
+
+
+def _check_format(study: optuna.Study) -> None:
+    found = study.user_attrs.get(_FORMAT)
+    if found != _FORMAT_NOW:
+        raise SearchStateError(
+            f"the study {study.study_name!r} is of format {found}, this Espalier reads "
+            f"{_FORMAT_NOW}: continue it with the version that began it"
+        )
 
 
 def add_known(study: optuna.Study, known: Sequence[FrozenTrial]) -> None:
