@@ -76,7 +76,7 @@ class Preflight:
                 f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
                 f"({100 * share:.3g} % of the base network)"
             )
-        lines += [f"not counted   {note}" for note in self.base.notes]
+        lines += [f"note          {note}" for note in self.base.notes]
         num_channels = sum(self.graph.group(name).width for name in self.groups)
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
         return lines

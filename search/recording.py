@@ -196,8 +196,8 @@ _DESCRIPTIONS = {
 
 
 def _lacking(base: Cost) -> str:
-    """Markdown on what the FLOPs of the base network, and of all others, leave out."""
-    return "".join(f"\n\nNot in any FLOPs here: {note}." for note in base.notes)
+    """Markdown on what the FLOPs of the base network leave out."""
+    return "".join(f"\n\nNote: {note}." for note in base.notes)
 
 
 def _run_key(task: Task) -> str:

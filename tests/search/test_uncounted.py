@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from nets_of_users import Attending
+from rich.console import Console
 from samples import Workers, espalier, small_config
 
 import copycat
@@ -22,6 +23,7 @@ from search.config import DataConfig, SearchConfig, TrainingConfig
 from search.family_config import FamilyConfig
 from search.html_report import report_page
 from search.resources_config import StudyConfig
+from search.runner import open_workshop
 
 PRODUCTS = 2 * 64 * 64 * 8
 LAYERS = 64 * 9 * 8 + 3 * 64 * 8 * 8 + 8 * 10
@@ -71,7 +73,7 @@ def test_a_search_tells_and_can_bound_what_fvcore_leaves_out(
             assert outcome.flops + outcome.uncounted <= 0.6 * whole
     base = memory.read("search").metrics[schema.METRIC_BASE_UNCOUNTED]
     assert base == ((0, PRODUCTS),)
-    assert f"Not in any FLOPs here: {TOLD}." in (memory.read("search").description or "")
+    assert f"Note: {TOLD}." in (memory.read("search").description or "")
     assert TOLD in report_page(config.directory)
     shown = espalier("pareto", config.directory).out
     assert TOLD in " ".join(shown.split())
@@ -94,6 +96,8 @@ def test_what_a_file_says_of_it_is_verified(tmp_path: Path):
 
 
 def test_the_preflight_and_inspect_say_so(tmp_path: Path):
+    workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
+    assert f"note          {TOLD}" in workshop.preflight.describe()
     done = espalier("inspect", "nets_of_users:Attending", "--input=1x8x8")
     assert f"note: {TOLD}" in done.out
 
