@@ -99,6 +99,10 @@ def check(
         graph = trace(model, torch.zeros(1, *input_shape))
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
+    except SystemExit as error:
+        raise ModelError(
+            f"{config.model} ends the process when it runs (SystemExit: {error})"
+        ) from error
     _check_output(config, model, input_shape, len(classes))
     groups = judged_groups(config, model, graph, config.criterion)
     base = graph.cost()

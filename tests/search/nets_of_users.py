@@ -112,14 +112,6 @@ class Compiled(Plain):
         return torch.compile(super().features, backend="eager")(x)
 
 
-class ManyWidths(Plain):
-    """Fails in training at fewer channels than it was written for."""
-
-    def features(self, x: Tensor) -> Tensor:
-        x = super().features(x)
-        return x + torch.zeros(1, 8, 1, 1) if self.training else x
-
-
 class Unlearned(Plain):
     """A layer that no loss reaches: it is found by eval mode alone."""
 
