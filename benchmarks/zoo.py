@@ -53,8 +53,8 @@ CONVOLUTIONAL = (
     "ghostnet_100 hgnet_tiny hrnet_w18_small inception_next_atto inception_v3 lcnet_050 "
     "mambaout_femto mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 rdnet_tiny "
     "regnetx_002 repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_50x1_bit rexnet_100 "
-    "selecsls42 seresnet18 skresnet18 starnet_s1 tinynet_e tresnet_m vovnet39a xception41 convnext_atto "
-    "convnextv2_atto"
+    "selecsls42 seresnet18 skresnet18 starnet_s1 tinynet_e tresnet_m vovnet39a xception41 "
+    "convnext_atto convnextv2_atto"
 )
 ATTENTIVE = (
     "beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_tiny coatnet_nano_rw_224 convit_tiny "

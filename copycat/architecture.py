@@ -60,6 +60,7 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
     architecture = dataclasses.replace(architecture, cost=cost)
     architecture = dataclasses.replace(architecture, probe=_probe(model, architecture))
     _check_probe_is_storable(path, architecture)
+    _check_probe_comes_again(path, architecture, model)
     try:
         return _write(path, architecture, model)
     except OSError as error:
@@ -163,17 +164,19 @@ def _check_cost(path: str | Path, stored: Cost, found: Cost) -> None:
 
 
 def _with_bytes(cost: Cost, measured: Cost, model: nn.Module, example_input: Tensor) -> Cost:
-    """The cost with the bytes that weights and, if they are known, activations of `model` take."""
-    activations = cost.peak_activation_bytes
-    if activations is not None:
-        activations = trace(model, example_input.to(_device_of(model))).cost().peak_activation_bytes
+    """The cost with what else `model` takes: bytes, and what a trace tells, if that was known."""
+    cost = dataclasses.replace(cost, weight_bytes=measured.weight_bytes)
+    if cost.peak_activation_bytes is None and cost.uncounted is None:
+        return cost
+    traced = trace(model, example_input.to(_device_of(model))).cost()
+    known = {name: getattr(cost, name) for name in ("peak_activation_bytes", "uncounted")}
     return dataclasses.replace(
-        cost, weight_bytes=measured.weight_bytes, peak_activation_bytes=activations
+        cost, **{n: getattr(traced, n) for n, value in known.items() if value is not None}
     )
 
 
 def _check_bytes(path: str | Path, stored: Cost, found: Cost) -> None:
-    for name in ("weight_bytes", "peak_activation_bytes"):
+    for name in ("weight_bytes", "peak_activation_bytes", "uncounted"):
         says, value = getattr(stored, name), getattr(found, name)
         if says not in (None, value):
             raise ArchitectureError(
@@ -237,6 +240,16 @@ def _check_probe_is_storable(path: Path, architecture: Architecture) -> None:
         raise ArchitectureError(
             f"{path.name}: the network has {len(architecture.probe)} outputs and "
             f"{len(architecture.classes)} names of classes"
+        )
+
+
+def _check_probe_comes_again(path: Path, architecture: Architecture, model: nn.Module) -> None:
+    """What is random, or leaves something behind that the next run reads, cannot be verified."""
+    again = _probe(model, architecture)
+    if not _agree(architecture.probe, again, DTYPES[architecture.dtype]):
+        raise ArchitectureError(
+            f"{path.name}: in eval mode the network's outputs differ from run to run, so that no "
+            "copy could be told from a damaged one: make its forward deterministic"
         )
 
 

@@ -45,8 +45,8 @@ _REQUIRED = (
 _OPTIONAL = ("removed", "$schema")
 
 
-_BYTES = ("weight_bytes", "peak_activation_bytes")
-"""Of a cost, what may be missing: the activations of networks that nobody traced."""
+_MAY_LACK = ("weight_bytes", "peak_activation_bytes", "uncounted")
+"""Of a cost, what may be missing: whatever takes a trace, of networks that nobody traced."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def to_json(architecture: Architecture) -> str:
             "flops": architecture.cost.flops,
             "params": architecture.cost.params,
             "convention": FLOPS_CONVENTION,
-            **{name: value for name, value in _bytes_of(architecture.cost) if value is not None},
+            **{name: value for name, value in _further(architecture.cost) if value is not None},
         },
         "provenance": dict(architecture.provenance),
         "probe": {"seed": PROBE_SEED, "output": architecture.probe},
@@ -176,7 +176,7 @@ def _from_content(content: Mapping[str, Any]) -> Architecture:
     builder, cost = _mapping(content, "builder"), _mapping(content, "cost")
     probe = _mapping(content, "probe")
     _check_keys(builder, ("target", "arguments"), (), "builder")
-    _check_keys(cost, ("flops", "params", "convention"), _BYTES, "cost")
+    _check_keys(cost, ("flops", "params", "convention"), _MAY_LACK, "cost")
     _check_keys(probe, ("seed", "output"), (), "probe")
     for name, found, known in (
         ("dtype", content["dtype"], tuple(DTYPES)),
@@ -198,17 +198,18 @@ def _from_content(content: Mapping[str, Any]) -> Architecture:
 
 
 def _cost(content: Mapping[str, Any]) -> Cost:
-    known = {name: _count(content[name], f"cost.{name}") for name in _BYTES if name in content}
+    known = {name: _count(content[name], f"cost.{name}") for name in _MAY_LACK if name in content}
     return Cost(
         _count(content["flops"], "cost.flops"),
         _count(content["params"], "cost.params"),
         weight_bytes=known.get("weight_bytes"),
         peak_activation_bytes=known.get("peak_activation_bytes"),
+        uncounted=known.get("uncounted"),
     )
 
 
-def _bytes_of(cost: Cost) -> list[tuple[str, int | None]]:
-    return [(name, getattr(cost, name)) for name in _BYTES]
+def _further(cost: Cost) -> list[tuple[str, int | None]]:
+    return [(name, getattr(cost, name)) for name in _MAY_LACK]
 
 
 def _require(condition: bool, name: str, expected: str, found: object) -> None:

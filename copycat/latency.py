@@ -108,7 +108,7 @@ def measured_latency(
         batch=batch,
         threads=threads,
         machine=platform.node() or "unnamed",
-        processor=_processor(device),
+        processor=processor_name(device),
         torch_version=torch.__version__,
     )
 
@@ -181,11 +181,12 @@ def _latency(entry: dict[str, Any]) -> Latency:
     return latency
 
 
-def _processor(device: str) -> str:
+def processor_name(device: str) -> str:
+    """The name of the CPU, or of the GPU where `device` is cuda."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:  # not Linux

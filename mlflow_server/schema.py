@@ -74,6 +74,8 @@ METRIC_ACCURACY_AFTER_FINE_TUNING = "accuracy_after_fine_tuning"
 METRIC_FRONT_SIZE = "front_size"
 METRIC_HYPERVOLUME = "hypervolume"
 METRIC_COMPUTE = "compute"
+METRIC_UNCOUNTED = "uncounted_multiply_adds"
+METRIC_BASE_UNCOUNTED = "base_uncounted_multiply_adds"
 METRIC_PEARSON_PER_LAYER = "pearson_per_layer"
 METRIC_SPEARMAN_PER_LAYER = "spearman_per_layer"
 METRIC_KENDALL_PER_LAYER = "kendall_per_layer"
@@ -169,6 +171,8 @@ FIELDS: tuple[Field, ...] = (
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
     Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),
+    Field(METRIC_UNCOUNTED, "metric", "integer", _FLOPS, "that fvcore leaves out: attention …"),
+    Field(METRIC_BASE_UNCOUNTED, "metric", "integer", _FLOPS, "the same of the unpruned network"),
     Field(METRIC_BASE_FLOPS, "metric", "integer", _FLOPS, "cost of the unpruned network"),
     Field(METRIC_BASE_NUM_PARAMS, "metric", "integer", "parameters", "of the unpruned network"),
     Field(METRIC_TRAIN_LOSS, "metric", "real", "", "mean training loss of the epoch"),

@@ -100,6 +100,7 @@ class CostForms:
     """Every quantity of a cost as a closed form in the units kept per group.
 
     constants, multiplicities: sizes of axes = constants + multiplicities @ units.
+    uncounted: multiply-adds that fvcore does not count, by the name of the operator.
     """
 
     constants: NDArray[np.float64]
@@ -108,16 +109,23 @@ class CostForms:
     params: ClosedForm
     weight_bytes: ClosedForm
     peak_activation_bytes: PeakForm
+    uncounted: Mapping[str, ClosedForm] = field(default_factory=dict)
 
     def at(self, units: NDArray[np.float64], notes: tuple[str, ...]) -> Cost:
         """The cost with so many units per group."""
         sizes = self.constants + self.multiplicities @ units
+        uncounted = {name: form(sizes) for name, form in self.uncounted.items()}
+        lacking = (
+            f"fvcore does not count {name}: {format_count(number)} more multiply-adds"
+            for name, number in uncounted.items()
+        )
         return Cost(
             self.flops(sizes),
             self.params(sizes),
-            notes,
+            (*notes, *lacking),
             self.weight_bytes(sizes),
             self.peak_activation_bytes(sizes),
+            uncounted=sum(uncounted.values()),
         )
 
 

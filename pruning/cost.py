@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pruning.einsum_products import einsum_products
 from pruning.errors import BudgetError, TraceError, first_line
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _BYTES = {
 _UNITS: dict[str, tuple[dict[str, float], str]] = {
     "flops": (_COUNTS, "%, k, M, G or T"),
     "params": (_COUNTS, "%, k, M, G or T"),
+    "multiply_adds": (_COUNTS, "%, k, M, G or T"),
     "weight_bytes": (_BYTES, "%, kB, MB, GB or TB"),
     "peak_activation_bytes": (_BYTES, "%, kB, MB, GB or TB"),
     "latency_ms": ({"": 1.0, "ms": 1.0}, "% or ms"),
@@ -62,6 +65,8 @@ class Cost:
         the operator that makes it to the last one that reads it (views and in-place results
         cost nothing); None where it was not worked out.
     latency_ms: of one run, in milliseconds; None where it was not measured.
+    uncounted: multiply-adds that fvcore leaves out (attention …), as far as they have a closed
+        form; None where they were not worked out.
 
     Costs are equal when FLOPs and parameters are.
     """
@@ -72,6 +77,12 @@ class Cost:
     weight_bytes: int | None = field(default=None, compare=False)
     peak_activation_bytes: int | None = field(default=None, compare=False)
     latency_ms: float | None = field(default=None, compare=False)
+    uncounted: int | None = field(default=None, compare=False)
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """The FLOPs and what they lack."""
+        return None if self.uncounted is None else self.flops + self.uncounted
 
     def of(self, quantity: str) -> float:
         """One quantity by name; BudgetError if it was not worked out or measured."""
@@ -116,12 +127,13 @@ class Bound:
 class Budget:
     """Upper bounds that hold together: an architecture meets all of them or is over budget.
 
+    flops is fvcore's count; multiply_adds are those and what fvcore leaves out, such as attention.
     QUANTITIES are closed forms in the widths of a network; MEASURED ones need it built and run.
     """
 
     bounds: tuple[Bound, ...]
 
-    QUANTITIES = ("flops", "params", "weight_bytes", "peak_activation_bytes")
+    QUANTITIES = ("flops", "params", "weight_bytes", "peak_activation_bytes", "multiply_adds")
     MEASURED = ("latency_ms",)
 
     def __post_init__(self) -> None:
@@ -173,6 +185,15 @@ class Budget:
         """The bounds on closed forms alone; None if there are none."""
         bounds = tuple(b for b in self.bounds if b.quantity not in self.MEASURED)
         return Budget(bounds) if bounds else None
+
+    def counting_attention(self) -> Budget:
+        """The same bounds, those on FLOPs being on everything that is multiplied and added."""
+        return Budget(
+            tuple(
+                replace(bound, quantity="multiply_adds") if bound.quantity == "flops" else bound
+                for bound in self.bounds
+            )
+        )
 
     def limit(self, quantity: str) -> float | None:
         """The bound on `quantity`, or None where it is not bounded."""
@@ -328,6 +349,48 @@ def _of_tensors(
     return OfTensors(), tensors
 
 
+def _count_matmul(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
+    """fvcore's rule for matrix products, for those with a vector too, at which it fails."""
+    from fvcore.nn.jit_handles import get_shape  # noqa: PLC0415 - as above
+
+    first, second = map(get_shape, inputs)
+    return int(math.prod(first)) * int(second[-1] if len(second) > 1 else 1)
+
+
+def _count_einsum(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
+    """fvcore's count of two operands, which it rounds to four digits; more from left to right."""
+    from fvcore.nn.jit_handles import get_shape  # noqa: PLC0415 - as above
+
+    shapes = [get_shape(value) for value in inputs[1].node().inputs()]
+    names, products = einsum_products(inputs[0].toIValue(), list(map(len, shapes)))
+    sizes: dict[str, int] = {}
+    for axes, shape in zip(names, shapes, strict=True):
+        for name, size in zip(axes, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
+    return sum(math.prod(sizes[name] for name in product) for product in products)
+
+
+def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, Counter[str]]:
+    """FLOPs, and how often each operator occurs that fvcore cannot count."""
+    import torch  # noqa: PLC0415 - budgets need no torch
+    from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
+
+    analysis = FlopCountAnalysis(model, inputs)
+    analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
+    analysis.set_op_handle("aten::matmul", _count_matmul, "aten::einsum", _count_einsum)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    # Where nothing needs gradients, a transformer takes one fused operator, which nobody counts,
+    # and in inference mode torch's tracer sees nothing at all.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return int(analysis.total()), analysis.unsupported_ops()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """Cost of `model` as fvcore counts it, in eval mode, run as a copy; `model` is left as it was.
 
@@ -340,23 +403,15 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     model = unwrapped(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
-        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
-
         from pruning.copies import copied  # noqa: PLC0415 - as above
 
-        network, tensors = _of_tensors(copied(model).eval(), example_input)
-        analysis = FlopCountAnalysis(network, tensors)
-        analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        analysis.tracer_warnings("none")
         try:
-            flops = int(analysis.total())
-        except Exception as error:  # fvcore runs torch.jit.trace, which refuses many networks
+            flops, uncounted = _counted(*_of_tensors(copied(model).eval(), example_input))
+        except Exception as error:  # of torch's tracer, or of the network under it
             raise TraceError(
                 f"fvcore cannot count {type(model).__name__}: {first_line(error)} (it reads what "
                 "torch.jit.trace records; graph.cost() counts without it)"
             ) from error
-        uncounted = analysis.unsupported_ops()
     notes = tuple(
         f"fvcore does not count {name} ({times} calls)"
         for name, times in sorted(uncounted.items())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pruning.call_sites import CallSite
+from pruning.calls import COUNTED
 from pruning.channel_graph import (
     NO_GROUP,
     ChannelGraph,
@@ -78,10 +79,7 @@ class _GraphBuilder:
             group_split=frozenset(self._tracer.group_split),
             products=self._products(atoms),
             exact=self._tracer.channels.exact,
-            notes=(
-                *(f"{note} ({n} calls)" for note, n in self._tracer.notes.items()),
-                *self._unused(),
-            ),
+            notes=tuple(self._unused()),
         )
         return graph, atoms
 
@@ -99,14 +97,16 @@ class _GraphBuilder:
     def _forms(self, sizes: AxisSizes) -> CostForms:
         parameters, weights = self._parameter_terms()
         storages = [storage for storage in self._tracer.storages if storage.is_read]
-        flops = ClosedForm(sizes, self._tracer.terms)
+        counted = self._tracer.calls.terms()
+        flops = ClosedForm(sizes, counted.pop(COUNTED, []))
+        uncounted = {name: ClosedForm(sizes, terms) for name, terms in counted.items()}
         params, weight_bytes = ClosedForm(sizes, parameters), ClosedForm(sizes, weights)
         peak = PeakForm(
             sizes,
             [(storage.element_size, storage.sizes) for storage in storages],
             [(storage.first, storage.last) for storage in storages],
         )
-        return CostForms(*sizes.matrix(), flops, params, weight_bytes, peak)
+        return CostForms(*sizes.matrix(), flops, params, weight_bytes, peak, uncounted)
 
     def _group_components(self) -> Labels:
         """A group number per component; NO_GROUP where no layer produces the component."""

@@ -18,13 +18,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.call_sites import CallSite, CallSites
+from pruning.calls import COUNTED, Calls
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
+from pruning.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import TraceError
 from pruning.meta_kernels import MetaKernels
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
-from pruning.operators.rule import Size, aten_names, count_elements, pin_all, unlabelled
+from pruning.operators.rule import Size, aten_names, pin_all, unlabelled
 from pruning.recorded_values import (
     RecordedValues,
     ReplayedReaders,
@@ -60,7 +62,6 @@ Of those in _SIZE_LISTS that is so for lists of numbers only.
 """
 
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
-_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -92,20 +93,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tensors: list[StoredTensor] = []
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
-        self.terms: list[tuple[int, tuple[Size, ...]]] = []
+        self.calls = Calls()
+        self.counting: Callable[[str], str | None] = _as_counted
         self.residual: list[Labels] = []
         self.produced: list[Labels] = []
         self.consumed: list[Labels] = []
         self.contracted: list[Contraction] = []
-        self.calls = CallSites()
+        self.call_sites = CallSites()
         self._present_call, self._present_leaves = CallSite("", "", 0), list[Any]()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
         self.storages: list[Storage] = []
-        self.notes: Counter[str] = Counter()
         self.module = ""
-        self.uncounted: Callable[[str], bool] = _none
         self._is_measuring = True
         self._operator = ""
         self._known: Any = WeakIdKeyDictionary()
@@ -186,12 +186,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.channels.tie(self.channels.tie_rows(others.reshape(-1, len(labels))), labels)
 
     def count(self, factor: int, *sizes: Size) -> None:
-        if not self.uncounted(self._operator):
-            self.terms.append((factor, sizes))
+        self._count(self.counting(self._operator), factor, sizes)
+
+    def leave_out(self, *sizes: Size) -> None:
+        name = self.counting(self._operator)
+        self._count(self._operator if name == COUNTED else name, 1, sizes)
+
+    def _count(self, name: str | None, factor: int, sizes: tuple[Size, ...]) -> None:
+        if self._is_measuring and name is not None:
+            self.calls.count(name, factor, sizes)
 
     def calls_now(self, func: Any, arguments: Any) -> None:
         """Note the call, with its arguments, that the next operators belong to."""
-        self._present_call, self._present_leaves = self.calls.next(func), tree_leaves(arguments)
+        self._present_call = self.call_sites.next(func)
+        self._present_leaves = tree_leaves(arguments)
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
@@ -210,6 +218,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = self._result(func, args, kwargs)
         call = call_of(func, args, kwargs, result)
         self._reshape = None
+        self.calls.begin()
         self._follow(call, torch.Tag.pointwise in func.tags)
         self._record(call)
         if self._is_measuring:
@@ -236,6 +245,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.kernels(func, args, kwargs)
 
     @contextmanager
+    def counted_as(self, name_of: Callable[[str], str | None]) -> Iterator[None]:
+        """Inside the block what an operator costs is counted under this name, or not at all.
+
+        Inside another such block its name stays.
+        """
+        before = self.counting
+        if before is _as_counted or name_of is _not_at_all:
+            self.counting = name_of
+        try:
+            yield
+        finally:
+            self.counting = before
+
+    @contextmanager
     def running(self, device: torch.device | None, values: RecordedValues | None) -> Iterator[None]:
         """Around one run of the network; see `follow`."""
         self._device = device
@@ -247,12 +270,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def only_ties(self) -> Iterator[list[Step]]:
         """Inside the block labels are followed but nothing is priced; yields the steps of it."""
-        before = self.uncounted, self.steps
-        self.uncounted, self.steps, self._is_measuring = _everything, [], False
+        before, self.steps, self._is_measuring = self.steps, [], False
         try:
             yield self.steps
         finally:
-            self.uncounted, self.steps = before
+            self.steps = before
             self._is_measuring = True
 
     def _follow(self, call: Call, pointwise: bool) -> None:
@@ -298,6 +320,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage.last, storage.is_read = len(self.steps), True
 
     def _store(self, call: Call, is_alias: list[bool]) -> None:
+        self.calls.made(call, is_alias)
         for tensor in call.tensors:
             self.lives_until_here(tensor)
         for output, shares in zip(call.outputs, is_alias, strict=True):
@@ -360,25 +383,21 @@ class _CompositeCalls(TorchFunctionMode):
         self._tracer.calls_now(func, (args, kwargs))
         if func in _FROM_NUMBERS:
             self._tracer.makes_constant(_numbers_in((args, kwargs)))
-        if func is F.adaptive_avg_pool2d or (func is F.interpolate and _is_area(args, kwargs)):
-            count_elements(self._tracer, _first_tensor(args, kwargs))
-        if func is F.instance_norm:
-            affine = kwargs.get("weight") is not None
-            count_elements(self._tracer, _first_tensor(args, kwargs), factor=5 if affine else 4)
-        if func is F.scaled_dot_product_attention:
-            self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
-        if func is torch.einsum:
-            self._tracer.notes["fvcore rounds its count of einsum to four digits"] += 1
-        if func in _RECURRENT:
-            self._tracer.notes[f"fvcore does not count {func.__name__}"] += 1
-        if func in (F.scaled_dot_product_attention, F.instance_norm, *_RECURRENT):
-            return self._leaving_out(_everything, func, args, kwargs)
         if func is F.multi_head_attention_forward and not self._tracer.channels.exact:
             self._share_heads(args, kwargs)
+        if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
+            with self._tracer.counted_as(_not_at_all):
+                result = func(*args, **kwargs)
+            with self._tracer.counted_as(lambda _: UNCOUNTED.get(func, COUNTED)):
+                WHOLE[func](self._tracer, args, kwargs)
+            return result
+        if func in UNCOUNTED:
+            with self._tracer.counted_as(lambda _: UNCOUNTED[func]):
+                return func(*args, **kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             # it calls scaled_dot_product_attention, out of this mode's sight
-            self._tracer.notes["fvcore does not count scaled_dot_product_attention"] += 1
-            return self._leaving_out(_is_batched_product, func, args, kwargs)
+            with self._tracer.counted_as(_products_as_attention):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _share_heads(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -397,30 +416,17 @@ class _CompositeCalls(TorchFunctionMode):
             for part in () if rows is None else rows.reshape(-1, embed_dim):
                 channels.tie(stream, part)
 
-    def _leaving_out(
-        self,
-        uncounted: Callable[[str], bool],
-        func: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Any:
-        before, self._tracer.uncounted = self._tracer.uncounted, uncounted
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self._tracer.uncounted = before
+
+def _as_counted(_operator: str) -> str | None:
+    return COUNTED
 
 
-def _none(_operator: str) -> bool:
-    return False
+def _not_at_all(_operator: str) -> str | None:
+    return None
 
 
-def _everything(_operator: str) -> bool:
-    return True
-
-
-def _is_batched_product(operator: str) -> bool:
-    return operator == "aten::bmm"
+def _products_as_attention(operator: str) -> str | None:
+    return ATTENTION if operator == "aten::bmm" else COUNTED
 
 
 def follow(
@@ -445,7 +451,8 @@ def follow(
         stack.enter_context(torch.no_grad())
         stack.enter_context(_same_random_numbers())
         stack.enter_context(_module_names(model, tracer))
-        stack.enter_context(tracer.calls.following(model))
+        stack.enter_context(tracer.call_sites.following(model))
+        stack.enter_context(_functions_left_out(tracer))
         stack.enter_context(_CompositeCalls(tracer))
         stack.enter_context(tracer.running(device, values))
         stack.enter_context(tracer)
@@ -460,6 +467,7 @@ def follow(
         )
     for tensor in outputs:
         tracer.lives_until_here(tensor)
+        tracer.calls.gives(tensor)
     pin_all(tracer, outputs, "the network's output")
 
 
@@ -474,6 +482,22 @@ def _same_random_numbers() -> Iterator[None]:
             yield
     finally:
         random.setstate(before)
+
+
+@contextmanager
+def _functions_left_out(tracer: Tracer) -> Iterator[None]:
+    """Keeps what custom autograd functions do out of the count: fvcore does not look inside."""
+    apply = torch.autograd.Function.__dict__["apply"]
+
+    def noted(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        with tracer.counted_as(lambda _: cls.__name__):
+            return apply.__get__(None, cls)(*args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(noted)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = apply
 
 
 @contextmanager
@@ -524,16 +548,6 @@ def _numbers_in(value: Any) -> Iterator[float]:
             yield from _numbers_in(item)
     elif isinstance(value, Mapping):
         yield from _numbers_in(tuple(value.values()))
-
-
-def _is_area(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `interpolate` averages an image, for which it calls adaptive_avg_pool2d."""
-    mode = args[3] if len(args) > 3 else kwargs.get("mode")
-    return mode == "area" and _first_tensor(args, kwargs).dim() == 4
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    return next(iter(_tensors_in((args, kwargs))))
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

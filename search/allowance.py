@@ -121,7 +121,7 @@ class Allowance:
 
     def _stored(self) -> dict[str, Any]:
         try:
-            content = json.loads(self._file.read_text())
+            content = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

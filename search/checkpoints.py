@@ -111,7 +111,7 @@ class Attempts:
                 f"{self._last_words()}, {_MOST_ATTEMPTS} times in epoch {step + 1}"
             )
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text(json.dumps({"step": step, "count": count}))
+        self._file.write_text(json.dumps({"step": step, "count": count}), encoding="utf-8")
 
     def forget(self) -> None:
         """Start counting anew: the search itself was stopped, and its tasks with it."""
@@ -120,18 +120,18 @@ class Attempts:
     def say(self, words: str) -> None:
         """Leave behind why the process is about to end."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._words.write_text(words)
+        self._words.write_text(words, encoding="utf-8")
 
     def _read(self) -> dict[str, int]:
         try:
-            found = json.loads(self._file.read_text())
+            found = json.loads(self._file.read_text(encoding="utf-8"))
             return {"step": int(found["step"]), "count": int(found["count"])}
         except (OSError, ValueError, KeyError, TypeError):
             return {"step": -1, "count": 0}
 
     def _last_words(self) -> str:
         try:
-            return self._words.read_text()
+            return self._words.read_text(encoding="utf-8")
         except OSError:
             return "its worker process died"
 

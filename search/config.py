@@ -194,6 +194,11 @@ class SearchConfig:
     criterion: tuple[str, ...] = _option(
         ("rni",), "pruning methods to try, joined by commas, such as rni,taylor,fisher"
     )
+    count_attention: bool = _option(
+        False,
+        "bound multiply-adds where a budget says flops: also those that fvcore leaves out, of "
+        "attention, deformable convolutions, recurrent layers …",
+    )
     granularity: tuple[str, ...] = _option(
         ("filter",),
         "what to prune, to try in turn: filter, branch … joined by commas; together: filter+branch",
@@ -235,7 +240,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", tuple(self.budget))
         object.__setattr__(self, "ladder", tuple(float(part) for part in self.ladder))
-        for bound in Budget.parse(*self.budget).bounds:
+        for bound in self.bounds.bounds:
             if bound.quantity in Budget.MEASURED:
                 raise ConfigError(
                     f"a search prunes by closed forms ({', '.join(Budget.QUANTITIES)}) and cannot "
@@ -263,6 +268,7 @@ class SearchConfig:
         counts = ("trials", "profiles", "seeds", "min_channels", "divisor", "scoring_batches")
         for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.trials < MOST_TRIALS, "trials", f"below {MOST_TRIALS:,}", self.trials)
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 2³² − 1", self.seed)
         _require(
             bool(self.ladder) and all(0 < part <= 1 for part in self.ladder),
@@ -291,13 +297,24 @@ class SearchConfig:
         """The folder of this search."""
         return Path(self.runs) / self.name
 
+    @property
+    def bounds(self) -> Budget:
+        """The budget, with what its FLOPs are to mean."""
+        budget = Budget.parse(*self.budget)
+        return budget.counting_attention() if self.count_attention else budget
+
     def seed_of(self, number: int, repeat: int = 0) -> int:
         """The seed of weights and batches of a trial and its shape; each repetition's own.
 
         A repetition has the seeds that a search with a `seed` higher by `repeat` gives. The next
-        seed above is taken too: by fine-tuning.
+        seed above is taken too: by fine-tuning. No two of them are equal for fewer than
+        MOST_TRIALS trials, which makes seeds below 2⁵³, exact in JSON.
         """
-        return (self.seed + repeat) * 10_007 + 2 * number
+        return 2 * ((self.seed + repeat) * MOST_TRIALS + number)
+
+    def fine_tuning_seed_of(self, number: int, repeat: int = 0) -> int:
+        """The seed of a trial's batches after pruning."""
+        return self.seed_of(number, repeat) + 1
 
     def _default_name(self) -> str:
         parts = [self.model, Path(self.data.source).name, *self.budget]
@@ -305,6 +322,9 @@ class SearchConfig:
 
 
 DEVICES = ("auto", "cpu", "cuda")
+
+MOST_TRIALS = 2**20
+"""Of a search: each has seeds of its own."""
 
 
 def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:

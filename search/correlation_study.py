@@ -26,9 +26,10 @@ from pruning.errors import CriterionError
 from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
 from search import models
 from search.correlation import UnitScores, agreement, ranked, unit_scores
-from search.correlation_config import CorrelationConfig, candidates, criterion_of
+from search.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
 from search.correlation_report import Study, content
 from search.datasets import ImageData
+from search.dry_run import dry_run_of_search
 from search.durable import write_durably
 from search.equipment import (
     SettingsFile,
@@ -41,8 +42,9 @@ from search.methods import method
 from search.minibatches import scoring_batches
 from search.pictures import correlation_chart
 from search.preflight import Preflight, check, judged_groups
+from search.space import SearchSpace
 from search.training import EpochReport, train
-from search.workshop import fresh_base
+from search.workshop import Workshop, fresh_base
 
 STUDY = "correlation"
 """Key of the parent run, and name of the files in the folder of a study."""
@@ -84,6 +86,7 @@ def run(config: CorrelationConfig, *, console: Console | None = None) -> Study:
     settings.require_same()
     data = read_images(config.data, config.model, config.seed, console)
     subject = _subject(config, data, device)
+    _try_out(subject, data)
     console.print(
         f"{subject.num_units:,} units in {len(subject.layers)} layers; "
         f"criteria: {', '.join(subject.criteria)}",
@@ -140,6 +143,15 @@ def _subject(config: CorrelationConfig, data: ImageData, device: torch.device) -
             "with --criterion"
         )
     return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
+
+
+def _try_out(subject: _Subject, data: ImageData) -> None:
+    """Every criterion on a few images, as in a search."""
+    search = dataclasses.replace(subject.config.as_search(), criterion=(*subject.criteria, ORACLE))
+    preflight = dataclasses.replace(subject.preflight, groups=subject.layers)
+    targets = float(preflight.floor.flops), float(preflight.base.flops)
+    workshop = Workshop(search, preflight, subject.device.type)
+    dry_run_of_search(workshop, data, SearchSpace(1.0, targets))
 
 
 def _trained(

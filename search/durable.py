@@ -84,10 +84,7 @@ class FolderLock:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
             stream.close()
-            raise SearchStateError(
-                f"the {self._kind} in {self._folder} is being worked on by process {holder}: "
-                "wait for it, or end it"
-            ) from error
+            raise _held(self._folder, self._kind, holder) from error
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()
@@ -104,6 +101,19 @@ class FolderLock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def require_free(folder: Path, kind: str) -> None:
+    """SearchStateError names the process that holds the folder, if one does."""
+    holder = lock_holder(folder)
+    if holder is not None:
+        raise _held(folder, kind, holder)
+
+
+def _held(folder: Path, kind: str, holder: int | str) -> SearchStateError:
+    return SearchStateError(
+        f"the {kind} in {folder} is being worked on by process {holder}: wait for it, or end it"
+    )
 
 
 def lock_holder(folder: Path) -> int | None:

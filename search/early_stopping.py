@@ -87,7 +87,7 @@ class Halving:
 
     def _seen(self, epoch: int) -> list[Standing]:
         files = sorted(self._rung(epoch).glob("[!.]*.json"))
-        return [Standing(**json.loads(file.read_text())) for file in files]
+        return [Standing(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
     def _rung(self, epoch: int) -> Path:
         return self._folder / f"epoch-{epoch:05d}"

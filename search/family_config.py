@@ -20,6 +20,9 @@ UNUSED_TRAINING = (
 )
 """Settings of training that a family study, which trains from scratch, has no use for."""
 
+WITHOUT_RESOURCES = ("time_budget", "max_train_images")
+"""Settings of resources that no family study has."""
+
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
     *("mobilenetv2", "from-scratch"),
@@ -70,6 +73,7 @@ class FamilyConfig:
         "searches whose fine-tuned networks are shown too, their shapes being trained from "
         "scratch; repeatable, best the same search at several seeds",
     )
+    count_attention: bool = _as_in_a_search("count_attention")
     divisor: int = _option(1, "widths of members are multiples of this")
     model: str = _option("", "base network; needed for a profile, which does not name it")
     trust: tuple[str, ...] = _option((), "module whose builder may run, for a folder's network")
@@ -97,6 +101,12 @@ class FamilyConfig:
         for name in ("seeds", "divisor"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in WITHOUT_RESOURCES:
+            if (given := getattr(self.resources, name)) not in ("", None):
+                raise ConfigError(
+                    f"a family study trains every network that was asked for and knows no {name}, "
+                    f"got {given!r}: leave it out, or ask for fewer --seeds, --kinds or --budgets"
+                )
         self.ladder()
         self.as_search()
 
@@ -107,7 +117,8 @@ class FamilyConfig:
 
     def ladder(self) -> tuple[Budget, ...]:
         """The budgets, the smallest first where they are a range; each rung has one bound."""
-        return tuple(rung for text in self.budgets for rung in Budget.parse_ladder(text))
+        rungs = (rung for text in self.budgets for rung in Budget.parse_ladder(text))
+        return tuple(rung.counting_attention() if self.count_attention else rung for rung in rungs)
 
     def as_search(self, model: str = "") -> SearchConfig:
         """A search with these settings whose budget is no bound; its tasks need one."""

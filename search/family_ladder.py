@@ -183,6 +183,7 @@ def ladder_rows(rungs: Sequence[Rung], base: Cost) -> list[dict[str, object]]:
             "parameter": rung.member.parameter,
             "flops": rung.member.cost.flops,
             "flops_share": rung.member.cost.flops / base.flops,
+            "uncounted": rung.member.cost.uncounted,
             "params": rung.member.cost.params,
             "params_share": rung.member.cost.params / base.params,
             "latency_ms": rung.member.cost.latency_ms,

@@ -11,7 +11,7 @@ from mlflow_server.runs import EndStatus, RunRecorder
 from pruning.cost import Cost
 from search.family_config import UNUSED_TRAINING, FamilyConfig
 from search.family_results import FamilyRun
-from search.recording import log_epochs, measurements
+from search.recording import base_measurements, log_epochs, measurements
 from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task
 
 FAMILY = "family"
@@ -52,11 +52,7 @@ class FamilyRecording:
                 f"{', '.join(config.kinds)}. Its runs: every network with {config.seeds} seeds."
             ),
         )
-        metrics = {
-            schema.METRIC_BASE_FLOPS: base.flops,
-            schema.METRIC_BASE_NUM_PARAMS: base.params,
-        }
-        recorder.log_metrics(FAMILY, metrics)
+        recorder.log_metrics(FAMILY, base_measurements(base))
 
     def started(self, task: Task) -> None:
         assert isinstance(task, MemberTask)

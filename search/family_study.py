@@ -19,6 +19,7 @@ from pruning.cost import Budget
 from pruning.errors import ArchitectureError, ConfigError, SearchFailedError
 from search.datasets import ImageData
 from search.distillation import check_teacher
+from search.dry_run import dry_run_of_family
 from search.durable import FolderLock, write_durably
 from search.equipment import (
     SettingsFile,
@@ -90,13 +91,14 @@ def run(
         raise ConfigError("there is nothing to train: give --budgets, or --include a search")
     settings = _settings_file(config)
     settings.require_same()
+    workshop = Workshop(config.as_search(), _preflight(subject), device)
+    dry_run_of_family(workshop, data, [plan.task for plan in planned])
     with FolderLock(config.directory, "family study") as lock:
         lock.acquire(only_if_there=True)
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         try:
             settings.write()
             lock.acquire()
-            workshop = Workshop(config.as_search(), _preflight(subject), device)
             return _Session(config, workshop, data, recorder, console).run(planned, tuned, notes)
         finally:
             close_recorder(recorder, console)

@@ -22,8 +22,8 @@ from search.pictures import widths_left
 from search.report import (
     COLOURS,
     COMPUTE_NOTE,
-    FLOPS_NOTE,
     Results,
+    flops_note,
     open_results,
     slack,
 )
@@ -48,8 +48,8 @@ _MOST_POINTS = 200
 """Epochs of a curve beyond which some are left out."""
 
 _MOST_CURVES = 60
-_RECORDED = {"device": "device", "threads": "threads", "torch": "torch", "espalier": "espalier"}
-"""What architectures record of the place where they were trained, by names for people."""
+_RECORDED = ("device", "processor", "threads", "torch", "espalier")
+"""What architectures record of the place where they were trained."""
 
 
 def report_page(directory: Path) -> str:
@@ -71,7 +71,7 @@ def report_page(directory: Path) -> str:
         page=page,
         results=page.results,
         short_name=short_name,
-        flops_note=FLOPS_NOTE,
+        flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
         style=_part("style.css"),
         script=_part("page.js"),
@@ -282,9 +282,9 @@ class _Page:
         found: dict[str, dict[str, None]] = {}
         for network in self.networks:
             record = read(self._directory / network.outcome.path).provenance
-            for key, name in _RECORDED.items():
-                if key in record:
-                    found.setdefault(name, {})[str(record[key])] = None
+            for name in _RECORDED:
+                if name in record:
+                    found.setdefault(name, {})[str(record[name])] = None
         return {name: ", ".join(values) for name, values in found.items()}
 
     @property

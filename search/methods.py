@@ -43,6 +43,7 @@ class Method:
     reads_batchnorm: whether only channels with batch normalisation can be judged.
     uses_sigmoid: whether σBN takes its place.
     prunes_untrained: whether channels are judged before any training.
+    tries_every_unit: whether judging takes a run of the network per channel.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Method:
     reads_batchnorm: bool = False
     uses_sigmoid: bool = False
     prunes_untrained: bool = False
+    tries_every_unit: bool = False
 
     def prepared(self, model: nn.Module, seed: int) -> nn.Module:
         """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`."""
@@ -128,7 +130,7 @@ METHODS: Mapping[str, Method] = {
         Method("obd", lambda _: criteria.Obd(probes=16)),
         Method("fisher", lambda _: criteria.Fisher()),
         Method("snip", lambda _: criteria.Snip(), prunes_untrained=True),
-        Method("oracle", lambda _: criteria.Oracle()),
+        Method("oracle", lambda _: criteria.Oracle(), tries_every_unit=True),
         Method("scaling-factors", None, settings={"strength": GATE_STRENGTH}),
         Method("random", lambda _: criteria.Random()),
     )

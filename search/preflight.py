@@ -13,8 +13,8 @@ from copycat.build import without_removed
 from copycat.builder import Builder
 from copycat.width_profile import WidthProfile
 from pruning.channel_graph import ChannelGraph
-from pruning.cost import Budget, Cost, format_count
-from pruning.errors import CriterionError, ModelError, TraceError
+from pruning.cost import Budget, Cost, format_count, measure_cost
+from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.selection import least_widths, unreachable
 from pruning.structure import KINDS, remove_structures, structures
 from pruning.tracing import trace
@@ -76,6 +76,7 @@ class Preflight:
                 f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
                 f"({100 * share:.3g} % of the base network)"
             )
+        lines += [f"note          {note}" for note in self.base.notes]
         num_channels = sum(self.graph.group(name).width for name in self.groups)
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
         return lines
@@ -98,10 +99,15 @@ def check(
         graph = trace(model, torch.zeros(1, *input_shape))
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
+    except SystemExit as error:
+        raise ModelError(
+            f"{config.model} ends the process when it runs (SystemExit: {error})"
+        ) from error
     _check_output(config, model, input_shape, len(classes))
     groups = judged_groups(config, model, graph, config.criterion)
-    budget = Budget.parse(*config.budget)
     base = graph.cost()
+    _check_count(config, model, base, input_shape)
+    budget = config.bounds
     limits = budget.absolute(base)
     example_input = torch.zeros(1, *input_shape)
     floors = [_floor(g, config, model, graph, example_input) for g in config.granularity]
@@ -179,12 +185,34 @@ def _floor(
     return graph.cost(least)
 
 
+def _check_count(
+    config: SearchConfig, model: nn.Module, base: Cost, input_shape: tuple[int, int, int]
+) -> None:
+    """Count once as everything that is stored will be counted; the two have to agree."""
+    try:
+        measured = measure_cost(model, torch.zeros(1, *input_shape))
+    except TraceError as error:
+        raise ModelError(f"{config.model}: {error}") from error
+    if measured != base:
+        raise ModelError(
+            f"{config.model}: fvcore counts {measured.flops:,} FLOPs and {measured.params:,} "
+            f"parameters, the closed form {base.flops:,} and {base.params:,}, so that nothing "
+            "could be certified: please report the network, or leave out what makes the difference"
+        )
+
+
 def _check_output(
     config: SearchConfig, model: nn.Module, input_shape: tuple[int, int, int], num_classes: int
 ) -> None:
     model.eval()
-    with torch.no_grad():
-        output = model(torch.zeros(1, *input_shape))
+    try:
+        with torch.no_grad():
+            output = model(torch.zeros(1, *input_shape))
+    except Exception as error:  # a user's network may raise anything
+        raise ModelError(
+            f"{config.model} cannot run on an image of {'×'.join(map(str, input_shape))} in "
+            f"float32: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not isinstance(output, torch.Tensor) or tuple(output.shape) != (1, num_classes):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(

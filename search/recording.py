@@ -44,7 +44,7 @@ class Recording:
         self._description = (
             f"Search for smaller networks than {config.model} on {config.data.source} "
             f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
-            f"target), and every architecture that came of it.{links}"
+            f"target), and every architecture that came of it.{_lacking(preflight.base)}{links}"
         )
         self._recorder, self._workshop = recorder, workshop
         self._base = preflight.base
@@ -71,10 +71,7 @@ class Recording:
         )
         recorder.log_metrics(
             SEARCH,
-            {
-                schema.METRIC_BASE_FLOPS: preflight.base.flops,
-                schema.METRIC_BASE_NUM_PARAMS: preflight.base.params,
-            },
+            base_measurements(preflight.base),
             time_ms=begun_ms,
         )
 
@@ -198,6 +195,11 @@ _DESCRIPTIONS = {
 }
 
 
+def _lacking(base: Cost) -> str:
+    """Markdown on what the FLOPs of the base network leave out."""
+    return "".join(f"\n\nNote: {note}." for note in base.notes)
+
+
 def _run_key(task: Task) -> str:
     if isinstance(task, MemberTask):
         return architecture_key(task.key)
@@ -222,6 +224,15 @@ def log_epochs(recorder: RunRecorder, key: str, records: Sequence[EpochRecord]) 
         recorder.log_metrics(key, metrics, step=record.step, time_ms=record.time_ms or None)
 
 
+def base_measurements(base: Cost) -> dict[str, float]:
+    """What is recorded of every base network."""
+    return {
+        schema.METRIC_BASE_FLOPS: base.flops,
+        schema.METRIC_BASE_NUM_PARAMS: base.params,
+        **({schema.METRIC_BASE_UNCOUNTED: base.uncounted} if base.uncounted else {}),
+    }
+
+
 def measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
     """What is recorded of every trained network."""
     return {
@@ -231,6 +242,7 @@ def measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
         schema.METRIC_FLOPS_SHARE: outcome.flops / base.flops,
         schema.METRIC_NUM_PARAMS: outcome.params,
         schema.METRIC_COMPUTE: outcome.compute,
+        **({schema.METRIC_UNCOUNTED: outcome.uncounted} if outcome.uncounted else {}),
     }
 
 

@@ -22,6 +22,13 @@ from search.tasks import ORIGINS, Outcome
 from search.verdict import Contest, short_name, verdict
 
 FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
+
+
+def flops_note(base: Cost) -> str:
+    """What is counted, and what of the base network is not."""
+    return "; ".join([FLOPS_NOTE, *base.notes])
+
+
 COMPUTE_NOTE = (
     "compute: training images × FLOPs of one forward run, on the way to one such network; the "
     "search for its shape is not in it"
@@ -97,7 +104,9 @@ def _budget(content: Mapping[str, Any] | None) -> Budget | None:
 def open_results(directory: Path) -> Results:
     """The results of a finished search; SearchStateError if there are none."""
     try:
-        return Results.from_mapping(json.loads((directory / RESULTS_FILE).read_text()))
+        return Results.from_mapping(
+            json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
+        )
     except FileNotFoundError:
         if (directory / CONFIG_FILE).exists():
             raise SearchStateError(
@@ -131,13 +140,16 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("architecture", no_wrap=True)
-    for heading in ("FLOPs", "of base", "params", "slack", "validation", "test"):
+    lacks = bool(results.base.uncounted)
+    headings = ["FLOPs", *["not counted"] * lacks, "of base", "params", "slack"]
+    for heading in (*headings, "validation", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
     for outcome in results.front if outcomes is None else outcomes:
         tightest = min(slack(outcome.cost, results.bounds).values())
         table.add_row(
             outcome.key,
             format_count(outcome.flops),
+            *[format_count(outcome.uncounted or 0)] * lacks,
             f"{100 * outcome.flops / results.base.flops:.2f} %",
             format_count(outcome.params),
             f"{100 * tightest:+.1f} %",
@@ -175,6 +187,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "origin": o.origin,
             "flops": o.flops,
             "flops_share": o.flops / results.base.flops,
+            **({} if o.uncounted is None else {"uncounted": o.uncounted}),
             "params": o.params,
             "slack": slack(o.cost, results.bounds),
             "validation_accuracy": o.validation_accuracy,

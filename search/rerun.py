@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,11 +14,12 @@ from copycat.architecture import read
 from pruning.cost import format_count
 from pruning.errors import SearchStateError
 from search.config import SearchConfig
-from search.durable import FolderLock
+from search.durable import require_free
 from search.progress import Progress
 from search.runner import open_workshop
-from search.session import trial_source, trial_space
-from search.study import study_storage
+from search.session import trial_space
+from search.storing import surroundings
+from search.study import recorded_study
 from search.tasks import EpochRecord, Outcome, TrialTask
 from search.trial import perform
 
@@ -27,11 +29,13 @@ class Rerun:
     """What a trial came to in its search, and what it comes to now.
 
     before: why it came to nothing in the search; empty where it did not.
+    moved: what is other than it was then, such as the processor; last digits depend on it.
     """
 
     first: tuple[Outcome, ...]
     again: tuple[Outcome, ...]
     before: str
+    moved: tuple[str, ...] = ()
 
     @property
     def is_unfinished(self) -> bool:
@@ -49,17 +53,19 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
 
     It is not stopped early. Raises SearchStateError if the search has no such trial.
     """
+    require_free(config.directory, "search")
+    record = recorded_study(config.directory, config.name, config.study.storage)
+    params = record.params(number)
     stored, data = open_workshop(config, Console(quiet=True))
-    with FolderLock(config.directory, "search") as lock:
-        lock.acquire()
-        source = trial_source(stored, data, study_storage(config.directory, config.study.storage))
-    proposal = trial_space(stored, data).proposal(source.params(number))
+    proposal = trial_space(stored, data).proposal(params)
     if proposal is None:
         raise SearchStateError(f"trial {number} was stopped before it was proposed in full")
-    first = tuple(o for o in source.outcomes if o.trial == number)
+    first = tuple(o for o in record.outcomes if o.trial == number)
+    moved: tuple[str, ...] = ()
     if first:
         provenance = read(config.directory / first[0].path).provenance
         torch.set_num_threads(int(provenance.get("threads", torch.get_num_threads())))
+        moved = tuple(_moved(provenance, surroundings(stored.device)))
     study = dataclasses.replace(elsewhere.study, early_stopping=False)
     workshop = dataclasses.replace(stored, config=dataclasses.replace(elsewhere, study=study))
     task = TrialTask(number, proposal)
@@ -71,8 +77,14 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     progress.started(task)
     with progress.showing():
         again = perform(task, workshop, data, report)
-    ending = source.endings.get(number)
-    return Rerun(first, again, "" if ending is None else ending.why)
+    ending = record.endings.get(number)
+    return Rerun(first, again, "" if ending is None else ending.why, moved)
+
+
+def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in now.items():
+        if name in before and before[name] != value:
+            yield f"{name} {before[name]} then, {value} now"
 
 
 def comparison_table(rerun: Rerun) -> Table:

@@ -13,6 +13,7 @@ from search import models
 from search.config import SearchConfig, to_mapping
 from search.datasets import ImageData
 from search.distillation import check_teacher
+from search.dry_run import dry_run_of_search
 from search.durable import FolderLock, disk_full_told
 from search.equipment import (
     SettingsFile,
@@ -25,7 +26,7 @@ from search.launch import Share, check_resources
 from search.preflight import Preflight, check
 from search.registration import register_front
 from search.report import Results
-from search.session import Session
+from search.session import Session, trial_space
 from search.standing import CONFIG_FILE
 from search.tasks import Outcome
 from search.workshop import Workshop
@@ -59,6 +60,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     with FolderLock(config.directory, "search") as lock:
         lock.acquire(only_if_there=True)
         workshop, data = open_workshop(config, console)
+        dry_run_of_search(workshop, data, trial_space(workshop, data))
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         try:
             settings.write()

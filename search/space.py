@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,18 @@ class SearchSpace:
             )
 
         return self._point(choose)
+
+    def mildest(self, criterion: str, granularity: str) -> Proposal:
+        """The point with this criterion and granularity whose other dimensions are all least."""
+        chosen = {_CRITERION: criterion, _GRANULARITY: granularity}
+
+        def choose(name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
+            if isinstance(distribution, FloatDistribution):
+                return distribution.low
+            return chosen[name]
+
+        only = dataclasses.replace(self, criteria=(criterion,), granularities=(granularity,))
+        return only._point(choose)
 
     def proposal(self, params: Mapping[str, Any]) -> Proposal | None:
         """The point that Optuna's parameters describe, or None if some are missing."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from copycat.architecture import Architecture, read, save
+from copycat.latency import processor_name
 from copycat.width_profile import WidthProfile
 from search.datasets import ImageData
 from search.durable import disk_full_told, write_durably
@@ -72,10 +73,7 @@ def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDat
         **result.record,
         "mean": list(data.mean),
         "std": list(data.std),
-        "device": workshop.device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "espalier": importlib.metadata.version("espalier"),
+        **surroundings(workshop.device),
     }
     architecture = Architecture(
         preflight.builder,
@@ -93,6 +91,17 @@ def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDat
         for name, content in {**result.files, CURVE_FILE: curve}.items():
             write_durably(folder / name, json.dumps(content).encode())
     return stored_outcome(workshop, path)
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """What the last digits of a result depend on beside its settings: where it was computed."""
+    return {
+        "device": device,
+        "processor": processor_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "espalier": importlib.metadata.version("espalier"),
+    }
 
 
 def stored_outcome(workshop: Workshop, path: str) -> Outcome:
@@ -119,6 +128,7 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
         weight_bytes=cost.weight_bytes,
         peak_activation_bytes=cost.peak_activation_bytes,
         latency_ms=cost.latency_ms,
+        uncounted=cost.uncounted,
         details=record.get("details", {}),
     )
 
@@ -126,7 +136,7 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
 def stored_curve(workshop: Workshop, path: str) -> list[EpochRecord]:
     """The epochs behind a stored architecture, in order; none where they were not kept."""
     try:
-        content = json.loads((workshop.directory / path / CURVE_FILE).read_text())
+        content = json.loads((workshop.directory / path / CURVE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     return [EpochRecord(**record) for record in content]

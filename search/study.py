@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +72,53 @@ def _mend(file: Path) -> None:
             stream.truncate(content.rfind(b"\n") + 1)
 
 
-class StudySource:
+class StudyRecord:
+    """What became of the trials of a study.
+
+    trials: gives all of them, in their order.
+    """
+
+    def __init__(self, trials: Callable[[], list[FrozenTrial]]) -> None:
+        self._trials = trials
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of the finished trials, in order, each followed by its by-products."""
+        return [
+            Outcome.from_mapping(found)
+            for trial in self._settled()
+            if trial.state is TrialState.COMPLETE
+            for found in trial.user_attrs[_OUTCOMES]
+        ]
+
+    @property
+    def endings(self) -> dict[int, Ending]:
+        """Of the trials that came to nothing, by number."""
+        return {
+            trial.number: Ending(trial.user_attrs[_STATE], trial.user_attrs[_REASON])
+            for trial in self._settled()
+            if trial.state is not TrialState.COMPLETE
+        }
+
+    def params(self, number: int) -> dict[str, Any]:
+        """What trial `number` drew; SearchStateError if there is no such trial."""
+        trials = self._trials()
+        if not 0 <= number < len(trials):
+            raise SearchStateError(
+                f"the search has no trial {number}: it has 0 to {len(trials) - 1}"
+            )
+        return dict(trials[number].params)
+
+    def _settled(self) -> list[FrozenTrial]:
+        """Trials that are over; what was known beforehand is none of them."""
+        return [
+            trial
+            for trial in self._trials()
+            if trial.state.is_finished() and not trial.user_attrs.get(_KNOWN)
+        ]
+
+
+class StudySource(StudyRecord):
     """Proposes tasks until `num_trials` are settled, over restarts.
 
     A trial that an earlier process was at work on is handed out again, under its number and
@@ -95,6 +143,7 @@ class StudySource:
         seed: int,
         openings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        super().__init__(lambda: study.get_trials(deepcopy=False))
         self._study, self._propose, self._new_sampler = study, propose, new_sampler
         self._limits, self._num_trials, self._seed = limits, num_trials, seed
         self._running: dict[str, Trial] = {}
@@ -108,25 +157,6 @@ class StudySource:
     def __len__(self) -> int:
         """Trials that are neither settled nor handed out."""
         return max(0, self._num_trials - len(self._settled()) - len(self._running))
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """Of the finished trials, in order, each followed by its by-products."""
-        return [
-            Outcome.from_mapping(found)
-            for trial in self._settled()
-            if trial.state is TrialState.COMPLETE
-            for found in trial.user_attrs[_OUTCOMES]
-        ]
-
-    @property
-    def endings(self) -> dict[int, Ending]:
-        """Of the trials that came to nothing, by number."""
-        return {
-            trial.number: Ending(trial.user_attrs[_STATE], trial.user_attrs[_REASON])
-            for trial in self._settled()
-            if trial.state is not TrialState.COMPLETE
-        }
 
     def settled(self) -> Iterator[tuple[Task, Ending | None]]:
         """The tasks that are over, in order, and why there is nothing of them."""
@@ -182,15 +212,6 @@ class StudySource:
             trial.set_constraint("flops", 1.0)  # by how much is not known
         self._end(trial, ending)
 
-    def params(self, number: int) -> dict[str, Any]:
-        """What trial `number` drew; SearchStateError if there is no such trial."""
-        trials = self._study.get_trials(deepcopy=False)
-        if not 0 <= number < len(trials):
-            raise SearchStateError(
-                f"the search has no trial {number}: it has 0 to {len(trials) - 1}"
-            )
-        return dict(trials[number].params)
-
     def _end(self, trial: Trial, ending: Ending) -> None:
         trial.set_user_attr(_STATE, ending.state)
         trial.set_user_attr(_REASON, ending.reason)
@@ -205,10 +226,22 @@ class StudySource:
         (seed,) = np.random.SeedSequence((self._seed, number)).generate_state(1)
         self._study.sampler = self._new_sampler(int(seed))
 
-    def _settled(self) -> list[FrozenTrial]:
-        """Trials that are over; what was known beforehand is none of them."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [t for t in trials if t.state.is_finished() and not t.user_attrs.get(_KNOWN)]
+
+def recorded_study(directory: Path, name: str, url: str = "") -> StudyRecord:
+    """What became of the trials of a search, as it stands; nothing is written where it is kept.
+
+    url: as in `study_storage`. SearchStateError if there is no such study.
+    """
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        if not url and (directory / JOURNAL).exists():
+            shutil.copy(directory / JOURNAL, folder)
+        try:
+            study = optuna.load_study(study_name=name, storage=study_storage(Path(folder), url))
+        except KeyError:
+            raise SearchStateError(f"{url or directory} holds no study {name!r}") from None
+        _check_format(study)
+        trials = study.get_trials()
+    return StudyRecord(lambda: trials)
 
 
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:
@@ -223,16 +256,20 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
             directions=["maximize", "minimize"],
             load_if_exists=True,
         )
-        found = study.user_attrs.get(_FORMAT)
-        if found is None:
+        if study.user_attrs.get(_FORMAT) is None:
             study.set_user_attr(_FORMAT, _FORMAT_NOW)
             study.set_metric_names(list(OBJECTIVES))
-        elif found != _FORMAT_NOW:
-            raise SearchStateError(
-                f"the study {name!r} is of format {found}, this Espalier reads {_FORMAT_NOW}: "
-                "continue it with the version that began it"
-            )
+    _check_format(study)
     return study
+
+
+def _check_format(study: optuna.Study) -> None:
+    found = study.user_attrs.get(_FORMAT)
+    if found != _FORMAT_NOW:
+        raise SearchStateError(
+            f"the study {study.study_name!r} is of format {found}, this Espalier reads "
+            f"{_FORMAT_NOW}: continue it with the version that began it"
+        )
 
 
 def add_known(study: optuna.Study, known: Sequence[FrozenTrial]) -> None:

@@ -129,7 +129,8 @@ class Outcome:
         costing less.  images: training images that the whole way to it took, repetitions counted.
     compute: the same in FLOPs, images × FLOPs of the network that was trained on them, one
         forward run each; those before pruning cost as many as the base network.
-    weight_bytes, peak_activation_bytes, latency_ms: as in Cost; None where not worked out.
+    weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
+        out.
     details: further measurements, such as the accuracy before and after pruning.
     """
 
@@ -151,6 +152,7 @@ class Outcome:
     weight_bytes: int | None = None
     peak_activation_bytes: int | None = None
     latency_ms: float | None = None
+    uncounted: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -167,6 +169,7 @@ class Outcome:
             weight_bytes=self.weight_bytes,
             peak_activation_bytes=self.peak_activation_bytes,
             latency_ms=self.latency_ms,
+            uncounted=self.uncounted,
         )
 
     def to_mapping(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning.cost import evaluating, in_mode
-from pruning.errors import DataError, TrainingDivergedError
+from pruning.errors import DataError, ModelError, TrainingDivergedError
 from pruning.scaling_factors import ScalingFactors
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from search.config import TrainingConfig
@@ -203,7 +203,7 @@ class Trainer:
         rate = learning_rate(self._config, epoch, self._epochs)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
-        seed = int(np.random.SeedSequence((self._seed % 2**64, epoch)).generate_state(1)[0])
+        seed = _seed_of_epoch(self._seed, epoch)
         with _seeded(seed, self._device), in_mode(self._model, training=True):
             images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
         if not math.isfinite(loss + penalty):
@@ -246,7 +246,17 @@ class Trainer:
                 self._device.type, self._precision, enabled=self._precision != torch.float32
             ):
                 logits = self._model(images)
+            if not isinstance(logits, Tensor):
+                raise ModelError(
+                    f"{type(self._model).__name__} must return logits in training mode too, got "
+                    f"{type(logits).__name__}"
+                )
             loss = self._objective(images, logits.float(), labels)
+            if not loss.requires_grad:
+                raise ModelError(
+                    f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
+                    "that requires gradients (requires_grad, torch.no_grad, detach)"
+                )
             penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
             self._optimizer.zero_grad()
             (loss + penalty).backward()  # type: ignore[no-untyped-call]
@@ -323,6 +333,15 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
         momentum=_MOMENTUM,
         nesterov=config.nesterov,
     )
+
+
+def _seed_of_epoch(seed: int, epoch: int) -> int:
+    """A seed for one epoch of a run; no two pairs are mixed into it alike.
+
+    Each number is 32 bits wide: a wider seed beside the epoch would be several of them.
+    """
+    high, low = divmod(seed % 2**64, 2**32)
+    return int(np.random.SeedSequence((low, epoch, high)).generate_state(1)[0])
 
 
 @contextmanager

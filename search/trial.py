@@ -110,6 +110,7 @@ class _Trial:
         self._config, self._preflight = workshop.config, workshop.preflight
         self._training = self._config.training
         self._seed = self._config.seed_of(task.number, task.repeat)
+        self._seed_after = self._config.fine_tuning_seed_of(task.number, task.repeat)
         self._prunes_first = method(task.proposal.criterion).prunes_untrained
         self._targets = self._own_and_further_targets()
         self._sparse = SparseNetwork(
@@ -239,7 +240,7 @@ class _Trial:
             self._data,
             epochs=config.epochs if is_first else config.fine_tune_epochs,
             config=config,
-            seed=self._seed if is_first else self._seed + 1,
+            seed=self._seed if is_first else self._seed_after,
             device=self._workshop.torch_device,
             penalty=None if sparse is None else sparse.penalty,
             after_step=None if sparse is None else sparse.after_step,

@@ -19,9 +19,11 @@ from pruning.operators.rule import (
     Tracing,
     each,
     mix_axes,
+    pin_all,
     pin_axes,
     size_of,
     tie_or_pin,
+    unlabelled,
 )
 
 NOT_CHANNELS = "its input channels are fixed (the network's input, or values without channels)"
@@ -149,12 +151,36 @@ def _tie_units(tracing: Tracing, inputs: Labels, outputs: Labels) -> None:
 
 def _count_convolution(tracing: Tracing, call: Call, spatial: Tensor) -> None:
     """fvcore: batch × Π(weight shape) × Π(output extent; input extent when transposed)."""
+    tracing.count(1, *_convolution_sizes(tracing, call, spatial))
+
+
+def _convolution_sizes(tracing: Tracing, call: Call, spatial: Tensor) -> list[Size]:
     weight = call.args[1]
     extents = spatial.shape[-(weight.dim() - 2) :]
     batch = call.args[0].shape[0] if call.args[0].dim() == weight.dim() else 1
-    kernel = math.prod(weight.shape[2:])
-    factor = int(batch) * kernel * math.prod(extents)
-    tracing.count(factor, size_of(weight, 0, tracing), size_of(weight, 1, tracing))
+    positions = int(batch) * math.prod(weight.shape[2:]) * math.prod(extents)
+    return [positions, size_of(weight, 0, tracing), size_of(weight, 1, tracing)]
+
+
+def deformable_convolution(tracing: Tracing, call: Call) -> AxisLabels:
+    """torchvision::deform_conv2d: a convolution at positions that are moved by offsets.
+
+    fvcore does not count it; as a convolution it would be counted alike.
+    """
+    x, weight, offset, mask, bias = call.args[:5]
+    groups = int(call.args[11])
+    pin_all(tracing, [offset, mask], "used as positions")
+    pin_axes(tracing, x, (0, 2, 3), "convolved over")
+    weights = tracing.axes(weight)
+    if groups == 1:
+        produced = _dense(tracing, weight, tracing.axes(x)[1], weights[1], weights[0])
+    else:
+        produced = _grouped(tracing, weight, tracing.axes(x)[1], groups, transposed=False)
+    offsets = tracing.axes(bias)[0]
+    if produced is not None and offsets is not None:  # zeros stand for no bias
+        tracing.channels.tie(produced, offsets)
+    tracing.leave_out(*_convolution_sizes(tracing, call, call.output))
+    return (None, produced, None, None)
 
 
 def matrix_product(tracing: Tracing, call: Call) -> AxisLabels:
@@ -193,15 +219,88 @@ def _product(
     batch = left[0] if first.dim() == 3 else None
     if first.dim() == 3:
         batch = tie_or_pin(tracing, left[0], right[0], "a batch axis of a product")
+    sizes = [size_of(first, axis, tracing) for axis in range(first.dim())]
+    sizes.append(size_of(second, -1, tracing))
     if is_counted:
-        sizes: list[Size] = [size_of(first, axis, tracing) for axis in range(first.dim())]
-        tracing.count(1, *sizes, size_of(second, -1, tracing))
+        tracing.count(1, *sizes)
+    else:
+        tracing.leave_out(*sizes)
     kept: tuple[Any, ...] = (batch,) if first.dim() == 3 else ()
     return (*kept, left[-2], right[-1])
+
+
+def matrix_vector(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::mv: n×m times m, summed over m; fvcore counts it as a whole `matmul` only."""
+    return _vector_product(tracing, call.args[0], call.args[1])
+
+
+def added_matrix_vector(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::addmv: a bias plus a matrix times a vector, which fvcore does not count."""
+    bias, matrix, vector = call.args[:3]
+    axes = _vector_product(tracing, matrix, vector)
+    if bias.shape == call.output.shape:
+        tie_or_pin(tracing, axes[0], tracing.axes(bias)[0], "the bias has no channels")
+    return axes
+
+
+def dot(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::dot, aten::vdot: a sum over all channels of two vectors, as in `matrix_vector`."""
+    return _vector_product(tracing, call.args[0], call.args[1])
+
+
+def _vector_product(tracing: Tracing, first: Tensor, vector: Tensor) -> AxisLabels:
+    """…×m times m."""
+    left, right = tracing.axes(first), tracing.axes(vector)
+    tie_or_pin(tracing, left[-1], right[0], NOT_CHANNELS)
+    for tensor, axes in ((first, left), (vector, right)):
+        if tracing.is_parameter(tensor) and axes[-1] is not None:
+            tracing.consumes(axes[-1])
+    if tracing.is_parameter(first) and first.dim() > 1 and left[0] is not None:
+        tracing.produces(left[0])
+    tracing.leave_out(*(size_of(first, axis, tracing) for axis in range(first.dim())))
+    return left[:-1]
+
+
+def bilinear(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::_trilinear as nn.Bilinear calls it: n×i and n×j by a weight o×i×j to n×o.
+
+    fvcore does not count it.
+    """
+    first, weight, second = call.args[:3]
+    if call.args[3:7] != ([1, 3], [0], [1, 2], [2, 3]):
+        pin_all(tracing, call.tensors, "a product of three tensors")
+        return unlabelled(call.output)
+    produced, *consumed = tracing.axes(weight)
+    for tensor, labels in zip((first, second), consumed, strict=True):
+        tie_or_pin(tracing, tracing.axes(tensor)[1], labels, NOT_CHANNELS)
+        if labels is not None:
+            tracing.consumes(labels)
+    if produced is not None:
+        tracing.produces(produced)
+    positions = int(first.shape[0])
+    tracing.leave_out(positions, *(size_of(weight, axis, tracing) for axis in range(3)))
+    return (tracing.axes(first)[0], produced)
+
+
+def embedding(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::embedding: rows of a table, whose columns are channels; fvcore counts nothing."""
+    table, chosen = call.args[:2]
+    pin_all(tracing, [chosen], "used as an index")
+    pin_axes(tracing, table, [0], "rows chosen by an index")
+    channels = tracing.axes(table)[1]
+    if channels is not None:
+        tracing.produces(channels)
+    return (*[None] * chosen.dim(), channels)
 
 
 RULES: dict[str, Rule] = {
     **each("convolution", convolution),
     **each("mm bmm", matrix_product),
     **each("addmm baddbmm", added_matrix_product),
+    **each("mv", matrix_vector),
+    **each("addmv", added_matrix_vector),
+    **each("dot vdot", dot),
+    **each("_trilinear", bilinear),
+    **each("embedding", embedding),
+    "torchvision::deform_conv2d": deformable_convolution,
 }

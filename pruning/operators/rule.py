@@ -58,6 +58,9 @@ class Tracing(Protocol):
     def count(self, factor: int, *sizes: Size) -> None:
         """Add factor × Π sizes to the FLOPs (fvcore's convention)."""
 
+    def leave_out(self, *sizes: Size) -> None:
+        """Note Π sizes multiply-adds of this operator, which fvcore does not count."""
+
 
 @dataclass(frozen=True)
 class Call:

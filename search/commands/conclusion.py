@@ -14,14 +14,14 @@ def print_results(results: Results, next_steps: str, console: Console) -> None:
     """Front, contests, verdict, what went wrong, and what can be done with it."""
     from search.report import (  # noqa: PLC0415 - imports torch
         COMPUTE_NOTE,
-        FLOPS_NOTE,
         contest_table,
+        flops_note,
         front_table,
     )
 
     console.print(f"\nPareto front within {results.budget}", style="bold")
     console.print(front_table(results))
-    console.print(FLOPS_NOTE, style="dim")
+    console.print(flops_note(results.base), style="dim", markup=False)
     console.print("\nThe best of each kind within each budget", style="bold")
     console.print(contest_table(results))
     console.print(COMPUTE_NOTE, style="dim")

@@ -11,7 +11,12 @@ import click
 from pruning.errors import ConfigError
 from search.commands.flags import options, overridden
 from search.config import RECIPES
-from search.family_config import UNUSED_TRAINING, FamilyConfig, training_of
+from search.family_config import (
+    UNUSED_TRAINING,
+    WITHOUT_RESOURCES,
+    FamilyConfig,
+    training_of,
+)
 from search.options import tables
 
 
@@ -28,7 +33,7 @@ from search.options import tables
 @click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
-@options(FamilyConfig, without=("source", *UNUSED_TRAINING, "time_budget", "max_train_images"))
+@options(FamilyConfig, without=("source", *UNUSED_TRAINING, *WITHOUT_RESOURCES))
 def family(
     *,
     source: str,
@@ -49,7 +54,7 @@ def family(
     from rich.console import Console  # noqa: PLC0415
 
     from search.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
-    from search.report import FLOPS_NOTE  # noqa: PLC0415
+    from search.report import flops_note  # noqa: PLC0415
 
     given = overridden({"training": training_of(RECIPES[recipe])}, flags)
     console = Console(highlight=False)
@@ -62,7 +67,7 @@ def family(
         click.echo(json.dumps(ladder_rows(rungs, base), indent=2))
     elif rungs or not train:
         console.print(ladder_table(rungs, base))
-        console.print(FLOPS_NOTE, style="dim")
+        console.print(flops_note(base), style="dim", markup=False)
     for note in notes:
         console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
     if train:

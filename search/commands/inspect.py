@@ -68,13 +68,15 @@ def _show(subject: Subject, png: str | None, *, as_json: bool) -> None:
     graph = subject.base.graph_of(subject.profile)
     cost, base = graph.cost(subject.profile.widths), subject.base.graph.cost()
     if as_json:
-        counts = {"flops": cost.flops, "params": cost.params}
+        counts = {"flops": cost.flops, "uncounted": cost.uncounted, "params": cost.params}
         click.echo(json.dumps(counts | subject.profile.to_mapping(), indent=2))
     else:
         click.echo(text_chart(subject.profile, graph))
         for name in ("flops", "params"):
             value, whole = getattr(cost, name), getattr(base, name)
             click.echo(f"{format_count(value)} {name}, {value / whole:.1%} of the base network's")
+        for note in cost.notes:
+            click.echo(f"note: {note}")
     if png is not None:
         png_chart(subject.profile, graph, png)
         click.echo(f"drawn in {Path(png)}", err=True)

@@ -21,7 +21,7 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
 
     from pruning.cost import Budget  # noqa: PLC0415
     from search.report import (  # noqa: PLC0415
-        FLOPS_NOTE,
+        flops_note,
         front_rows,
         front_table,
         to_csv,
@@ -39,4 +39,4 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
     else:
         console = Console(highlight=False)
         console.print(front_table(results, found))
-        console.print(FLOPS_NOTE, style="dim")
+        console.print(flops_note(results.base), style="dim", markup=False)

@@ -45,4 +45,7 @@ def trial(name: str, number: int, runs: str, **flags: Any) -> None:
         console.print(f"Trial {number} comes out the same.", style="green")
     else:
         console.print(f"Trial {number} comes out differently.", style="yellow")
+        if again.moved:
+            told = f"Numbers may differ in their last digits: {', '.join(again.moved)}."
+            console.print(told, markup=False, soft_wrap=True)
         sys.exit(1)

@@ -315,3 +315,16 @@ halve.register_autograd(lambda _context, gradient: gradient * 0.5)
 
 def unknown(net: Any, x: Tensor) -> Tensor:
     return net.head(net.second(halve(net.first(x))))
+
+
+class MatrixVector(nn.Module):
+    """Positions × channels of a convolution by a vector that is a parameter."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first = conv(3, 6)
+        self.vector = nn.Parameter(torch.ones(6))
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(self.first(x)[0].flatten(1).t(), self.vector)

@@ -7,10 +7,11 @@ import functools
 import networks
 import torch
 from architecture import COMPUTED, NO_RULE, WRITTEN, Architecture
-from networks import Branches, between, chain, conv, head
+from networks import Branches, MatrixVector, between, chain, conv, head
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torchvision.ops import DeformConv2d
 
 NORMALISED = "one normalisation runs over all channels"
 
@@ -352,5 +353,49 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
         shapes=((1, 3, 5),),
         prunable={"key": (7, 1), "value": (8, 1), "attend.out_proj": (6, 1)},
         pinned={"query": WRITTEN, "attend": WRITTEN},
+    ),
+    Architecture(
+        "deformable convolution",
+        lambda: Branches(
+            lambda net, x: net.last(net.deform(y := net.first(x), net.offsets(y)).relu()),
+            first=conv(3, 6),
+            offsets=conv(6, 18),
+            deform=DeformConv2d(6, 8, 3, padding=1),
+            last=conv(8, 4),
+        ),
+        prunable={"first": (6, 1), "deform": (8, 1)},
+        pinned={"offsets": "used as positions"},
+    ),
+    Architecture(
+        "embedding",
+        lambda: Branches(
+            lambda net, x: net.last(net.table(x.abs().long().clamp(max=8)).relu()),
+            table=nn.Embedding(9, 8),
+            last=nn.Linear(8, 4),
+        ),
+        shapes=((1, 6),),
+        prunable={"table": (8, 1)},
+    ),
+    Architecture(
+        "bilinear form",
+        lambda: Branches(
+            lambda net, x: net.last(net.form(net.left(x), net.right(x)).relu()),
+            left=nn.Linear(5, 6),
+            right=nn.Linear(5, 7),
+            form=nn.Bilinear(6, 7, 8),
+            last=nn.Linear(8, 4),
+        ),
+        shapes=((1, 5),),
+        prunable={"left": (6, 1), "right": (7, 1), "form": (8, 1)},
+    ),
+    Architecture(
+        "matrix times vector",
+        lambda: MatrixVector(lambda x, vector: x @ vector),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "bias and matrix times vector",
+        lambda: MatrixVector(lambda x, vector: torch.addmv(x[:, 0], x, vector)),
+        pinned={"first": "a channel picked by its number"},
     ),
 )

@@ -60,6 +60,7 @@ def one_line(completed: Completed) -> str:
 CHANGED_FLAGS = {
     "model": "resnet20",
     "budget": ("flops=25%", "params=300k"),
+    "count-attention": True,
     "criterion": ("taylor", "fisher"),
     "granularity": ("filter", "filter+branch"),
     "trials": 9,

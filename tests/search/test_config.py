@@ -9,6 +9,7 @@ import pytest
 
 from pruning.errors import BudgetError, ConfigError
 from search.config import (
+    MOST_TRIALS,
     RECIPES,
     DataConfig,
     SearchConfig,
@@ -66,6 +67,7 @@ CHANGED = SearchConfig(
         time_budget="2h",
         max_train_images=5000,
     ),
+    count_attention=True,
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
     trials=9,
@@ -185,7 +187,8 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         (
             {"budget": ("params=1k", "latency_ms=3")},
-            "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes) "
+            "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes, "
+            "multiply_adds) "
             "and cannot measure every candidate, got 'latency_ms=3': search without it, then "
             "`espalier family SEARCH/NAME --budgets latency_ms=3` fits the shape to it",
         ),
@@ -345,10 +348,18 @@ def test_from_scratch_a_network_has_as_many_epochs_as_a_fine_tuned_one_in_all():
 
 def test_every_trial_and_every_repetition_has_seeds_of_its_own():
     config = SearchConfig(seed=3)
-    seeds = [config.seed_of(number, repeat) for number in range(50) for repeat in range(5)]
-    taken = {seed + more for seed in seeds for more in (0, 1)}  # fine-tuning takes the next one
-    assert len(taken) == 2 * len(seeds)
+    pairs = [(n, repeat) for n in (*range(50), *range(4990, 5020)) for repeat in range(5)]
+    pairs += [(MOST_TRIALS - 1, 0), (MOST_TRIALS - 1, 1)]
+    taken = [config.seed_of(*pair) for pair in pairs]
+    taken += [config.fine_tuning_seed_of(*pair) for pair in pairs]
+    assert len(set(taken)) == 2 * len(pairs)
+    assert all(float(seed) == seed for seed in taken)
     assert config.seed_of(4, 2) == SearchConfig(seed=5).seed_of(4)
+
+
+def test_there_are_no_more_trials_than_seeds():
+    with pytest.raises(ConfigError, match="trials must be below 1,048,576, got 1048576"):
+        SearchConfig(trials=MOST_TRIALS)
 
 
 def test_a_recipe_is_what_other_settings_are_laid_over():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -132,10 +133,22 @@ def test_the_study_holds_what_the_results_say(finished_search: FinishedSearch):
         assert stored.flops <= trial.params["target_flops"]
 
 
+@pytest.fixture
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads_as_before")
 def test_accuracies_are_those_of_the_stored_networks(finished_search: FinishedSearch):
+    """Measured with as many threads, on which the order of sums depends."""
     data = datasets.load(DataConfig(limit_train=240), seed=0)
     for stored in finished_search.results.front:
         network = copycat.load(finished_search.folder / stored.path)
+        torch.set_num_threads(
+            copycat.read(finished_search.folder / stored.path).provenance["threads"]
+        )
         measured = [
             evaluate(network, part, mean=data.mean, std=data.std, device=torch.device("cpu"))
             for part in (data.validation, data.test)

@@ -43,7 +43,7 @@ class Troubled(torch.nn.Module):
 
     def __init__(self, num_classes):
         super().__init__()
-        self.number = (torch.initial_seed() - 7 * 10_007) / 2
+        self.number = (torch.initial_seed() - 7 * 2**21) / 2
         self.network = digits_vgg(num_classes, 1)
         if self.number == 0:
             with torch.no_grad():

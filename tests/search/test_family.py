@@ -31,6 +31,7 @@ from search.launch import Perform, Share
 from search.models import resolve
 from search.preflight import Preflight
 from search.report import Results
+from search.resources_config import ResourcesConfig
 from search.tasks import EpochRecord, MemberTask, Observer, Outcome, TaskSource
 from search.trial import perform
 from search.workshop import Report, Workshop
@@ -85,6 +86,8 @@ def test_kinds_are_listed_by_commas_and_checked():
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         ({"device": "tpu"}, "device must be one of"),
+        ({"resources": ResourcesConfig(time_budget="2h")}, "knows no time_budget, got '2h': "),
+        ({"resources": ResourcesConfig(max_train_images=9)}, "knows no max_train_images, got 9: "),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str):

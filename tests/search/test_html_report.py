@@ -100,7 +100,7 @@ def results(config: SearchConfig, preflight: Preflight) -> Results:
         dataclasses.replace(tuned[0], key=key, **same, **more)
         for key, more in (
             ("from-scratch-0", {"test_accuracy": 0.61}),
-            ("from-scratch-0-s1", {"test_accuracy": 0.63, "seed": 10_007}),
+            ("from-scratch-0-s1", {"test_accuracy": 0.63, "seed": 2**21}),
             ("from-scratch-0-longer", {"equal_compute": True}),
         )
     ]

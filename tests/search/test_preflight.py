@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 from types import ModuleType
@@ -96,6 +97,34 @@ def test_costs_are_fvcores(tmp_path):
     found = checked(tmp_path)
     assert found.base == measure_cost(small(), torch.zeros(1, *IMAGE))
     assert found.floor == measure_cost(small(width=3), torch.zeros(1, *IMAGE))
+
+
+class Unused(nn.Module):
+    """A network that computes something which it does not use, as WaveNet's last layer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.unused = small(), nn.Conv2d(1, 64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.unused(x)
+        return self.inner(x)
+
+
+def test_what_is_not_used_is_not_counted(tmp_path):
+    """Its parameters are there, though."""
+    found = checked(tmp_path, Unused)
+    assert found.base.flops == measure_cost(small(), torch.zeros(1, *IMAGE)).flops
+    assert found.base == measure_cost(Unused(), torch.zeros(1, *IMAGE))
+
+
+def test_counts_that_differ_are_refused_at_once(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    cost = measure_cost(small(), torch.zeros(1, *IMAGE))
+    other = dataclasses.replace(cost, flops=cost.flops - 1)
+    monkeypatch.setattr("search.preflight.measure_cost", lambda *_: other)
+    expected = f"fvcore counts {cost.flops - 1:,} FLOPs and 707 .* the closed form {cost.flops:,} "
+    with pytest.raises(ModelError, match=expected):
+        checked(tmp_path)
 
 
 def test_the_floor_follows_the_least_number_of_channels(tmp_path):

@@ -22,6 +22,13 @@ def copy(finished_search: FinishedSearch, tmp_path: Path) -> Path:
     return runs / finished_search.folder.name
 
 
+def content_of(folder: Path) -> dict[Path, bytes]:
+    """Every file by its path."""
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
 def test_a_finished_search_is_resumed_to_the_same_result(
     finished_search: FinishedSearch, copy: Path
 ):
@@ -35,11 +42,35 @@ def test_a_finished_search_is_resumed_to_the_same_result(
 
 
 def test_a_trial_made_again_comes_out_the_same(copy: Path):
-    before = sorted(path.relative_to(copy) for path in copy.rglob("*"))
+    before = content_of(copy)
     done = espalier("trial", copy.name, "0", "--runs", copy.parent)
     assert done.status == 0, done.err
     assert "Trial 0 comes out the same." in done.out
-    assert sorted(path.relative_to(copy) for path in copy.rglob("*")) == before
+    assert content_of(copy) == before
+
+
+def test_a_trial_made_again_leaves_what_a_killed_process_left(copy: Path):
+    """Its study is only read: neither mended nor given the trials that it was to have yet."""
+    with (copy / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 5, "worker_')
+    (copy / "study.journal.lock").touch()
+    settings = json.loads((copy / "search.json").read_text())
+    settings["ladder"] = [*settings["ladder"], 0.3]
+    (copy / "search.json").write_text(json.dumps(settings | {"trials": 9}))
+    before = content_of(copy)
+    done = espalier("trial", copy.name, "0", "--runs", copy.parent)
+    assert done.status == 0, done.err
+    assert content_of(copy) == before
+
+
+def test_a_trial_made_again_elsewhere_says_so(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    """Processors differ in last digits."""
+    monkeypatch.setattr("search.storing.processor_name", lambda _: "a processor of another make")
+    test_a_trial_that_comes_out_otherwise_is_told_by_the_status(copy)
+    journal = json.loads((copy / "results.json").read_text())["everything"][0]
+    done = espalier("trial", copy.name, str(journal["trial"]), "--runs", copy.parent)
+    assert "last digits: processor " in done.out
+    assert "then, a processor of another make now." in done.out
 
 
 def test_a_trial_that_comes_out_otherwise_is_told_by_the_status(copy: Path):

@@ -14,7 +14,7 @@ from samples import outcome
 from pruning import Budget
 from pruning.errors import SearchStateError, UnreachableBudgetError
 from search.space import SearchSpace, sampler
-from search.study import JOURNAL, OBJECTIVES, StudySource, open_study, study_storage
+from search.study import JOURNAL, OBJECTIVES, StudySource, open_study, recorded_study, study_storage
 from search.tasks import Ending, TrialTask
 
 SPACE = SearchSpace(1000.0, (200.0, 1000.0))
@@ -273,6 +273,26 @@ def test_a_study_of_another_format_is_refused(reopen: Open, tmp_path: Path):
     plain(tmp_path).set_user_attr("espalier.format", 99)
     with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 1"):
         reopen()
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 1"):
+        recorded_study(tmp_path / "a-search", "a-search")
+
+
+def test_what_became_of_the_trials_is_read_without_a_trace(reopen: Open, tmp_path: Path):
+    """Not even a line that a killed process left unfinished is touched."""
+    folder = tmp_path / "a-search"
+    source = reopen(2, targets=TARGETS)
+    finish(source, started(source))
+    source.ended(started(source), Ending("failed", "no luck"))
+    with (folder / JOURNAL).open("ab") as stream:
+        stream.write(b'{"op_code": 6, "trial_i')
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    found = recorded_study(folder, "a-search")
+    assert found.outcomes == source.outcomes
+    assert found.endings == {1: Ending("failed", "no luck")}
+    assert found.params(1) == source.params(1)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    with pytest.raises(SearchStateError, match="holds no study 'another'"):
+        recorded_study(folder, "another")
 
 
 def test_a_study_lives_in_a_database_as_well(tmp_path: Path):

@@ -586,3 +586,9 @@ def test_training_on_a_gpu_learns_from_the_same_batches(digits: ImageData) -> No
         digits_vgg(), digits, epochs=8, config=TrainingConfig(batch_size=32), seed=0, device=device
     )
     assert report.validation_accuracy > 0.8
+
+
+def test_no_two_seeds_and_epochs_draw_alike():
+    """A seed of more than 32 bits is no other seed in a later epoch."""
+    pairs = [(seed + (high << 32), e) for seed in (0, 3) for high in range(4) for e in range(4)]
+    assert len({training._seed_of_epoch(*pair) for pair in pairs}) == len(pairs)

@@ -1,0 +1,139 @@
+"""Networks of other people, most of which fail somewhere on their way through a search."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Plain(nn.Module):
+    """Two convolutions and a classifier, which the networks below spoil."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+        self.head = nn.Linear(8, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu()).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class PairInTraining(Plain):
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = super().forward(x)
+        return (y, y) if self.training else y
+
+
+class Frozen(Plain):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.requires_grad_(False)
+
+
+class FrozenBody(Plain):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.first.requires_grad_(False)
+        self.second.requires_grad_(False)
+
+
+class Detached(Plain):
+    """The head alone gets gradients."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x).detach()
+
+
+class WithoutGradients(Plain):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Double(Plain):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.double()
+
+
+class DoubleInside(Double):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.double())
+
+
+class DoubleAndBack(DoubleInside):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+class Random(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.rand_like(x))
+
+
+class RaisingInTraining(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise KeyError("no such\nlayer")
+        return super().forward(x)
+
+
+class ExitingInTraining(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            sys.exit(3)
+        return super().forward(x)
+
+
+class OneImageInTraining(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.view(1, 1, 8, 8) if self.training else x)
+
+
+class Unpooling(Plain):
+    """torch's tracer refuses it."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x, indices = nn.functional.max_pool2d(super().features(x), 2, return_indices=True)
+        return nn.functional.max_unpool2d(x, indices, 2)
+
+
+class Compiled(Plain):
+    """torch's tracer refuses it too."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.compile(super().features, backend="eager")(x)
+
+
+class Unlearned(Plain):
+    """A layer that no loss reaches: it is found by eval mode alone."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.extra = nn.Conv2d(8, 8, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = super().features(x)
+        return x if self.training else x + self.extra(x)
+
+
+class Attending(nn.Module):
+    """64 positions that attend to each other, which costs more than all layers together."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu().flatten(2).transpose(1, 2)
+        queries, keys, values = self.query(x), self.key(x), self.value(x)
+        return self.head(F.scaled_dot_product_attention(queries, keys, values, scale=0.3).mean(1))
