@@ -82,6 +82,20 @@ class _Values:
 
 
 @dataclass(frozen=True)
+class _Prediction:
+    """What a run in each mode tells.
+
+    rehearse, in_training: what the graph can be held against; None if it does not run in training.
+    uneven: names of groups that are divided into parts of several sizes.
+    """
+
+    graph: ChannelGraph
+    rehearse: Rehearsals
+    in_training: Rehearsals | None
+    uneven: list[str]
+
+
+@dataclass(frozen=True)
 class _Traces:
     """Ways to trace a network."""
 
@@ -98,12 +112,13 @@ class _Traces:
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
         for _ in range(_MOST_TRACES):
-            graph, rehearse, uneven = self._predicted(skeleton, device, values, courses, clock)
-            better = _better_courses(graph, rehearse, tried, exact=self.exact)
+            found = self._predicted(skeleton, device, values, courses, clock)
+            better = _better_courses(found.graph, found.rehearse, tried, exact=self.exact)
             if not better:
                 break
             courses |= better
-        graph = verified(graph, rehearse, uneven)
+        rehearse = found.rehearse
+        graph = verified(found.graph, rehearse, found.in_training, found.uneven)
         return graph if self.exact else _with_inexact_marked(graph, rehearse.comparing_numbers())
 
     def _predicted(
@@ -113,9 +128,7 @@ class _Traces:
         values: _Values | None,
         courses: Mapping[ReshapeKey, Course],
         clock: Clock,
-    ) -> tuple[ChannelGraph, Rehearsals, list[str]]:
-        """The graph that one run in each mode tells, what it can be held against, and the names
-        of groups that are divided unevenly."""
+    ) -> _Prediction:
         network, inputs = copied(skeleton), moved(self.example_input, device)
         tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
         read = values.evaluating if values else None
@@ -126,17 +139,21 @@ class _Traces:
             read = values.training if values else None
             runs += _followed_training(tracer, copied(skeleton), doubled(inputs), device, read)
         graph, atoms = build_graph(tracer)
-        rehearse = Rehearsals(
-            skeleton,
-            graph,
-            atoms,
-            runs,
-            kernels=tracer.kernels,
-            device=device,
-            clock=clock,
-            exact=self.exact,
+        rehearse, *in_training = (
+            Rehearsals(
+                skeleton,
+                graph,
+                atoms,
+                run,
+                kernels=tracer.kernels,
+                device=device,
+                clock=clock,
+                exact=self.exact,
+            )
+            for run in runs
         )
-        return graph, rehearse, atoms.names(graph, tracer.uneven)
+        uneven = atoms.names(graph, tracer.uneven)
+        return _Prediction(graph, rehearse, next(iter(in_training), None), uneven)
 
     def values(self) -> _Values:
         """What the network reads in a real run; TraceError if it cannot run."""

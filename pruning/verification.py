@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,9 @@ from pruning.trace_records import Reshape, Step
 
 Units = Mapping[str, int]
 """How many units stay of each group; groups that are left out stay whole."""
+
+_GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, less their whole parts, are far from each other."""
 
 _NUMBER = re.compile(r"\d+")
 _UNFINISHED = "tracing was stopped at {limit:g} s, before it was known whether these can go"
@@ -48,9 +52,15 @@ class Failure:
 Rehearse = Callable[[Units], tuple[Failure, ...]]
 
 
-def verified(graph: ChannelGraph, rehearse: Rehearse, uneven: Collection[str] = ()) -> ChannelGraph:
+def verified(
+    graph: ChannelGraph,
+    rehearse: Rehearse,
+    in_training: Rehearse | None = None,
+    uneven: Collection[str] = (),
+) -> ChannelGraph:
     """`graph` with groups pinned, or bounded from below, that the network's code rules out.
 
+    in_training: the same for training mode, if the network runs in it; tried at one width.
     uneven: groups that are divided into parts of several sizes. They lose channels one at a time
         too, since code that divides by a fixed ratio works with equal losses.
     """
@@ -59,13 +69,16 @@ def verified(graph: ChannelGraph, rehearse: Rehearse, uneven: Collection[str] = 
     least: dict[str, int] = {}
     try:
         _pin(failing_groups(some, rehearse), pinned, some)
+        if in_training is not None:
+            _pin(failing_groups(some, in_training), pinned, some)
         for name in uneven:
             if name in some:
                 _pin(failing_groups({name: some[name]}, rehearse), pinned, some)
         least = dict(some)
         floors = _least_units(some, rehearse)
         _pin(failing_groups(floors, rehearse), pinned, some, floors)
-        for mixed in _mixed_units(graph, floors):
+        if any(units > 1 for units in floors.values()):
+            mixed = _mixed_units(graph, floors)
             _pin(failing_groups(mixed, rehearse), pinned, some, floors)
         least = floors
     except OutOfTimeError as stopped:
@@ -106,26 +119,28 @@ def _least_units(some: Units, rehearse: Rehearse) -> dict[str, int]:
     return least
 
 
-def _mixed_units(graph: ChannelGraph, least: Units) -> Iterator[dict[str, int]]:
-    """Units of all groups in other proportions, twice: sizes that depend on each other show."""
+def _mixed_units(graph: ChannelGraph, least: Units) -> dict[str, int]:
+    """Units of all groups in any proportions, so that sizes that depend on each other show."""
     random = np.random.default_rng(0)
-    for _ in range(2):
-        yield {n: int(random.integers(u, graph.group(n).num_units)) for n, u in least.items()}
+    return {n: int(random.integers(u, graph.group(n).num_units)) for n, u in least.items()}
 
 
 def some_units(graph: ChannelGraph) -> dict[str, int]:
-    """About two thirds of the units of each prunable group that has several.
+    """Two thirds to five sixths of the units of each prunable group that has several.
 
-    Groups of one size lose different numbers, so that mistaking one for another shows.
+    Groups of one size lose different numbers, so that mistaking one for another shows, and groups
+    of different sizes different shares, so that code that works out one from the other does.
     """
     result: dict[str, int] = {}
-    num_alike: dict[int, int] = {}
+    by_size: dict[int, list[str]] = {}
     for group in graph.prunable:
-        most = group.num_units - 1
-        if most > 0:
-            number = num_alike[most] = num_alike.get(most, -1) + 1
-            result[group.name] = 1 + (most - 1 - (most - 1) // 3 - number) % most
-    return result
+        by_size.setdefault(group.num_units - 1, []).append(group.name)
+    by_size.pop(0, None)
+    for kind, (most, names) in enumerate(by_size.items()):
+        share = 2 / 3 + (kind * _GOLDEN) % 1 / 6
+        for number, name in enumerate(names):
+            result[name] = 1 + (math.ceil(share * (most - 1)) - number) % most
+    return {group.name: result[group.name] for group in graph.prunable if group.name in result}
 
 
 def failing_groups(units: Units, rehearse: Rehearse) -> dict[str, str]:
@@ -202,7 +217,7 @@ class Rehearsals:
     """Runs the network with fewer channels and tells which steps are not what the graph predicts.
 
     skeleton: the network, which itself never runs: what a run leaves on it would change the next.
-    graph, atoms: what the runs at full width told.
+    graph, atoms: what the runs at full width told.  run: the one to hold others against.
     kernels: what has run on meta tensors before.
     device: on which the network makes tensors of its own.
     clock: ends what takes too long, by OutOfTimeError.
@@ -214,7 +229,7 @@ class Rehearsals:
         skeleton: nn.Module,
         graph: ChannelGraph,
         atoms: Atoms,
-        runs: Sequence[TracedRun],
+        run: TracedRun,
         *,
         kernels: MetaKernels,
         device: torch.device | None,
@@ -223,10 +238,7 @@ class Rehearsals:
     ) -> None:
         self._skeleton, self._graph, self._atoms, self._kernels = skeleton, graph, atoms, kernels
         self._device, self._clock, self._exact = device, clock, exact
-        self._runs = [
-            replace(run, steps=[step for step in run.steps if step.operator != COPY])
-            for run in runs
-        ]
+        self._run = replace(run, steps=[step for step in run.steps if step.operator != COPY])
         self._known: dict[frozenset[tuple[str, int]], tuple[Failure, ...]] = {}
         self._passed: Units = {}
 
@@ -247,25 +259,20 @@ class Rehearsals:
         return result
 
     def _rehearse(self, units: Units) -> tuple[Failure, ...]:
-        """Of the first mode in which it fails."""
-        plan, alive = self._plan(units), self._alive(units)
-        for run in self._runs:
-            replay = Replay(run.steps, alive, self._kernels, exact=self._exact)
-            smaller = remove_channels(self._skeleton, self._graph, plan).train(run.training)
-            last = replay.follow(smaller, run, self._device)
-            found = [*replay.differences, *([last] if last else [])]
-            if found:
-                return tuple(self._failure(run, difference, units) for difference in found)
-        return ()
+        run = self._run
+        replay = Replay(run.steps, self._alive(units), self._kernels, exact=self._exact)
+        smaller = remove_channels(self._skeleton, self._graph, self._plan(units))
+        last = replay.follow(smaller.train(run.training), run, self._device)
+        differences = [*replay.differences, *([last] if last else [])]
+        return tuple(self._failure(difference, units) for difference in differences)
 
-    def _failure(self, run: TracedRun, difference: Difference, units: Units) -> Failure:
-        steps, number = run.steps, difference.step
-        step = steps[number] if number < len(steps) else None
+    def _failure(self, difference: Difference, units: Units) -> Failure:
+        steps = self._run.steps[difference.step :]
         return Failure(
             difference.reason,
-            self._suspects(steps[number:], units),
-            number + (len(self._runs[0].steps) if run.training else 0),
-            step.reshape if step else None,
+            self._suspects(steps, units),
+            difference.step,
+            steps[0].reshape if steps else None,
             difference.asked,
         )
 

@@ -31,7 +31,7 @@ def rehearsal_of(
     """The graph before it is held against the network, and what it is held against."""
     seen: list[tuple[ChannelGraph, Rehearse]] = []
 
-    def keep(graph: ChannelGraph, rehearse: Rehearse, uneven: Sequence[str]) -> ChannelGraph:
+    def keep(graph: ChannelGraph, rehearse: Rehearse, *_: object) -> ChannelGraph:
         seen.append((graph, rehearse))
         return graph
 
