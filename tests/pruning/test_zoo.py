@@ -1,0 +1,122 @@
+"""Networks from elsewhere: torchvision's detectors and, if installed, timm's and YOLO."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from gating import difference, gated, random_plan
+from networks import call, randomised
+from torch import nn
+
+from pruning import ChannelGraph, remove_channels, trace
+
+IMAGE = ([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))],)
+DETECTORS = {
+    "ssdlite320_mobilenet_v3_large": 35,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 33,
+    "retinanet_resnet50_fpn": 45,
+    "fcos_resnet50_fpn": 45,
+    "maskrcnn_resnet50_fpn": 45,
+    "keypointrcnn_resnet50_fpn": 50,
+    "ssd300_vgg16": 20,
+}
+"""Name, and how many groups are free at least."""
+
+QUICK = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
+def every_detector(*names: str) -> Any:
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "name", [n if n in QUICK else pytest.param(n, marks=slow) for n in names]
+    )
+
+
+@functools.cache
+def detector(name: str) -> nn.Module:
+    sizes = {} if "ssd" in name else {"min_size": 96, "max_size": 96}
+    return torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=5, **sizes
+    ).eval()
+
+
+@functools.cache
+def graph_of(name: str) -> ChannelGraph:
+    return trace(detector(name), IMAGE)
+
+
+@every_detector(*DETECTORS)
+def test_a_detector_is_free_but_for_what_it_finds(name: str) -> None:
+    graph = graph_of(name)
+    assert len(graph.prunable) >= DETECTORS[name]
+    assert not any("another path" in str(group.pinned) for group in graph.groups)
+
+
+@every_detector(*DETECTORS)
+def test_a_smaller_detector_still_finds_boxes(name: str) -> None:
+    smaller = remove_channels(detector(name), graph_of(name), random_plan(graph_of(name), seed=1))
+    with torch.no_grad():
+        (found,) = smaller(*IMAGE)
+    assert found["boxes"].shape == (len(found["scores"]), 4)
+
+
+def test_what_a_detector_finds_is_what_it_finds_with_gates() -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    model, graph = randomised(detector(name), seed=3).double(), graph_of(name)
+    plan = random_plan(graph, seed=2)
+    inputs = ([IMAGE[0][0].double()],)
+    with torch.no_grad():
+        (expected,) = call(gated(model, graph, plan), inputs)
+        (found,) = remove_channels(model, graph, plan)(*inputs)
+    model.float()
+    assert len(found["boxes"]) == len(expected["boxes"]) > 0
+    assert difference(found["scores"], expected["scores"]) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("yolov8n", 48), ("yolov5n", 59), ("yolo11n", 50), ("yolov10n", 55), ("rtdetr-resnet50", 75)],
+)
+def test_yolo_is_pruned(name: str, least: int) -> None:
+    tasks = pytest.importorskip("ultralytics.nn.tasks", reason="pip install '.[zoo]'")
+    kind = tasks.RTDETRDetectionModel if "rtdetr" in name else tasks.DetectionModel
+    model = kind(f"{name}.yaml", verbose=False).eval()
+    example = torch.rand(1, 3, 160, 160)
+    graph = trace(model, example)
+    assert len(graph.prunable) >= least
+    smaller = remove_channels(model, graph, random_plan(graph, seed=1))
+    with torch.no_grad():
+        smaller(example)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convit_tiny",
+        "levit_128s",
+        "efficientformer_l1",
+        "efficientvit_b0",
+        "samvit_base_patch16_224",
+        "convnextv2_atto",
+        "vit_tiny_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "resnetv2_50x1_bit",
+        "efficientnet_cc_b0_4e",
+    ],
+)
+def test_timm_is_pruned_inexactly(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="pip install '.[zoo]'")
+    model = timm.create_model(name, pretrained=False).eval()
+    example = torch.rand(1, *model.default_cfg["input_size"])
+    graph = trace(model, example, exact=False)
+    least = {group.name: group.floor() * group.unit for group in graph.prunable}
+    assert graph.cost(least).flops < 0.6 * graph.cost().flops
+    smaller = remove_channels(model, graph, random_plan(graph, seed=1))
+    with torch.no_grad():
+        assert smaller(example).shape == model(example).shape
