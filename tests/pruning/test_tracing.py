@@ -432,16 +432,12 @@ def test_tracing_ends_in_time_with_what_is_certain() -> None:
     def wiring(net: nn.Module, x: Tensor) -> Tensor:
         for name in layers:
             x = net.get_submodule(name)(x)
-        time.sleep(0.02)
         return x
 
-    told: list[str] = []
     graph = trace(Branches(wiring, **layers), torch.zeros(IMAGE), time_limit=1e-9)
     assert {group.pinned for group in graph.groups[:-1]} == {
         "tracing was stopped at 1e-09 s, before it was known whether these can go"
     }
-    trace(Branches(wiring, **layers), torch.zeros(IMAGE), progress=told.append)
-    assert told == []  # nothing is said of what is over at once
 
 
 def test_a_hundred_written_sizes_take_little_longer_than_ten() -> None:
