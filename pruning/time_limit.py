@@ -30,13 +30,13 @@ class Clock:
     """Counts the time of one trace from when it is made.
 
     limit: in seconds, above 0; math.inf for none.
-    progress: told, from the second second on, what is being done, before each run.
+    progress: told, after 2 s, what is being done, before each run; an empty line at the end.
     """
 
     def __init__(self, limit: float, progress: Progress) -> None:
         self._limit, self._progress = limit, progress
         self._start = self._last = time.monotonic()
-        self._longest = 0.0
+        self._longest, self._has_told = 0.0, False
 
     def check(self, num_runs: int, passed: Mapping[str, int]) -> None:
         """Raise OutOfTimeError if another run would not end in time.
@@ -50,14 +50,20 @@ class Clock:
         if now + self._longest - self._start > self._limit:
             raise OutOfTimeError(self._limit, passed)
         if now - self._start > _PATIENCE:
+            self._has_told = True
             self._progress(
-                f"tracing: looking for sizes that the network's code fixes, {num_runs} runs with "
-                f"fewer channels so far ({now - self._start:.0f} s of at most {self._limit:g} s)"
+                f"tracing: looking for sizes that the network's code fixes, run {num_runs + 1} with "
+                f"fewer channels ({now - self._start:.0f} s of at most {self._limit:g} s)"
             )
+
+    def close(self) -> None:
+        """Tell people, by an empty line, that there is nothing to wait for any more."""
+        if self._has_told:
+            self._progress("")
 
 
 def to_terminal(line: str) -> None:
-    """Show a line on standard error if that is a terminal, over the one before."""
+    """Show a line on standard error, over the one before, if that is a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{line}\r")
         sys.stderr.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,7 +52,7 @@ def trace(
         for networks that are trained afterwards. Such a group has `inexact`, the reason.
     time_limit: in seconds, of the runs at other widths. What is not known to be removable by then
         is pinned.
-    progress: told what is being done, after 2 s and from then on.
+    progress: told what is being done, after 2 s and from then on; an empty line at the end.
 
     The network runs in eval mode on meta tensors, so no arithmetic is done and no memory
     used. It then runs at other widths, in eval and in training mode: a group whose removal breaks
@@ -107,8 +107,18 @@ class _Traces:
 
     def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
+        with closing(Clock(self.time_limit, self.progress)) as clock:
+            found = self._best_prediction(device, values, clock)
+            graph = verified(found.graph, found.rehearse, found.in_training, found.uneven)
+            if not self.exact:
+                graph = _with_inexact_marked(graph, found.rehearse.comparing_numbers())
+        return graph
+
+    def _best_prediction(
+        self, device: torch.device | None, values: _Values | None, clock: Clock
+    ) -> _Prediction:
+        """With channels going on in reshapes as the code wants it, as far as it tells."""
         skeleton = copied(self.model, device).eval()
-        clock = Clock(self.time_limit, self.progress)
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
         for _ in range(_MOST_TRACES):
@@ -117,9 +127,7 @@ class _Traces:
             if not better:
                 break
             courses |= better
-        rehearse = found.rehearse
-        graph = verified(found.graph, rehearse, found.in_training, found.uneven)
-        return graph if self.exact else _with_inexact_marked(graph, rehearse.comparing_numbers())
+        return found
 
     def _predicted(
         self,

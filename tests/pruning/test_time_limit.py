@@ -30,8 +30,18 @@ def test_nothing_is_said_of_what_is_over_soon(advance: Callable[[float], None]) 
         advance(seconds)
         clock.check(num_runs, {})
     assert len(told) == 2
-    assert "3 runs" in told[-1]
+    assert "run 4" in told[-1]
     assert "6 s of at most 30 s" in told[-1]
+    clock.close()
+    assert told[2:] == [""]
+
+
+def test_who_was_told_nothing_is_not_told_of_the_end(advance: Callable[[float], None]) -> None:
+    told: list[str] = []
+    clock = Clock(30, told.append)
+    clock.check(0, {})
+    clock.close()
+    assert told == []
 
 
 def test_a_run_that_would_end_too_late_is_not_begun(advance: Callable[[float], None]) -> None:
