@@ -52,8 +52,8 @@ class Clock:
         if now - self._start > _PATIENCE:
             self._has_told = True
             self._progress(
-                f"tracing: looking for sizes that the network's code fixes, run {num_runs + 1} with "
-                f"fewer channels ({now - self._start:.0f} s of at most {self._limit:g} s)"
+                f"tracing: looking for sizes that the network's code fixes, run {num_runs + 1} "
+                f"with fewer channels ({now - self._start:.0f} s of at most {self._limit:g} s)"
             )
 
     def close(self) -> None:

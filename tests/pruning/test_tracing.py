@@ -426,6 +426,33 @@ def test_a_layer_that_never_runs_is_named() -> None:
     assert any("spare" in note for note in trace(model, torch.zeros(IMAGE)).cost().notes)
 
 
+@pytest.mark.parametrize(
+    "image_of",
+    [
+        lambda net, y: y.view(-1, net.up.in_channels, 2, 2),
+        lambda net, y: y.view(len(y), net.up.in_channels, 2, 2),
+        lambda net, y: y.view(len(y), -1, 2, 2),
+        lambda net, y: y.reshape(-1, net.up.in_channels, 2, 2),
+        lambda net, y: y.unflatten(1, (net.up.in_channels, 2, 2)),
+        lambda net, y: y.unflatten(1, (-1, 2, 2)),
+        lambda net, y: y.view(y.shape[0], y.shape[1] // 4, 2, 2),
+        lambda net, y: y.view(len(y), 2, 2, -1).permute(0, 3, 1, 2),
+    ],
+    ids=["-1, C", "N, C", "N, -1", "reshape", "unflatten C", "unflatten -1", "divided", "last"],
+)
+def test_features_become_an_image_in_any_spelling(
+    image_of: Callable[[nn.Module, Tensor], Tensor],
+) -> None:
+    model = Branches(
+        lambda net, x: net.last(F.relu(net.up(image_of(net, net.enter(x))))),
+        enter=nn.Linear(9, 20),
+        up=nn.ConvTranspose2d(5, 6, 2, 2),
+        last=conv(6, 4),
+    )
+    group = trace(model, torch.zeros(1, 9)).group("enter")
+    assert (group.pinned, group.width, group.unit) == (None, 20, 4)
+
+
 def test_tracing_ends_in_time_with_what_is_certain() -> None:
     layers = {f"conv{i}": conv(3 if i == 0 else 6, 6) for i in range(4)}
 
