@@ -66,7 +66,7 @@ class WidthProfile:
         base: the graph of the base network, without the structures that are `removed` if there
             are any. Raises ProfileError if `model` is no narrowed form of it.
         """
-        found = trace(model, example_input).widths
+        found = trace(model, example_input, exact=base.exact).widths
         missing = [group.name for group in base.prunable if group.name not in found]
         if missing:
             raise ProfileError(
@@ -167,6 +167,14 @@ class WidthProfile:
                 graph.units_at(name, width)
             except PlanError as error:
                 raise ProfileError(f"the profile does not fit the network: {error}") from error
+
+    def fits(self, graph: ChannelGraph) -> bool:
+        """Whether the network of `graph` can be built at these widths."""
+        try:
+            self.check(graph)
+        except ProfileError:
+            return False
+        return True
 
     @property
     def digest(self) -> str:

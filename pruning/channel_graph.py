@@ -188,6 +188,15 @@ class ChannelGraph:
         units = self._base_units if not widths else self._units(widths)
         return self._forms.at(units, self._notes)
 
+    def narrowed_inexactly(self, widths: Mapping[str, int]) -> dict[str, str]:
+        """Why, per group that loses channels at these widths, others then take other values.
+
+        Groups of which channels can be removed exactly are left out. Widths: of a plan or profile.
+        Raises PlanError for a group that there is none of.
+        """
+        groups = ((self.group(name), width) for name, width in widths.items())
+        return {g.name: g.inexact for g, width in groups if g.inexact and width < g.width}
+
     def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
         """This graph with another description of some groups, by name."""
         return ChannelGraph(
