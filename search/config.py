@@ -225,6 +225,11 @@ class SearchConfig:
         30, "minibatches of training images that a criterion which needs data looks at"
     )
     prune_residual: bool = _option(False, "also prune channels that residual branches share")
+    exact: bool = _option(
+        True,
+        "leave alone channels whose removal changes what a normalisation, softmax or mean over "
+        "channels makes of the others (default), or take those, too, where shapes stay consistent",
+    )
     seed: int = _option(0, "seed of data splits, weights, batches and proposals")
     concurrency: int | None = _option(
         None, "trials at once; by default one per CPU core, or one on a GPU"
