@@ -196,8 +196,8 @@ class SearchConfig:
     )
     count_attention: bool = _option(
         False,
-        "bound multiply-adds where a budget says flops: also those that fvcore leaves out, of "
-        "attention, deformable convolutions, recurrent layers …",
+        "bound (in `espalier inspect`, show) all multiply-adds in the place of FLOPs: also those "
+        "that fvcore leaves out, of attention, deformable convolutions, recurrent layers …",
     )
     granularity: tuple[str, ...] = _option(
         ("filter",),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
 @click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-@some_options(SearchConfig, ("exact",))
+@some_options(SearchConfig, ("count_attention", "exact"))
 @RUNS
 def inspect(
     network: str,
@@ -37,6 +37,7 @@ def inspect(
     png: str | None,
     trust: tuple[str, ...],
     as_json: bool,
+    count_attention: bool | None,
     exact: bool | None,
     runs: str,
 ) -> None:
@@ -52,20 +53,21 @@ def inspect(
     )
 
     exact = SearchConfig.exact if exact is None else exact
+    counts = {"as_json": as_json, "count_attention": bool(count_attention)}
     if profile is not None:
         config = FamilyConfig(profile, model=network, exact=exact)
         names = tuple(map(str, range(classes)))
-        _show(profile_subject(config, _sizes(shape), names), png, as_json=as_json)
+        _show(profile_subject(config, _sizes(shape), names), png, **counts)
     elif (folder := architecture_folder(network, runs)) is not None:
         config = FamilyConfig(network, runs=runs, trust=trust, exact=exact)
-        _show(stored_subject(config, folder), png, as_json=as_json)
+        _show(stored_subject(config, folder), png, **counts)
     elif png is not None:
         raise ConfigError("--png draws what is kept: name an architecture, or give --profile")
     else:
-        _describe(network, _sizes(shape), classes, exact=exact, as_json=as_json)
+        _describe(network, _sizes(shape), classes, exact=exact, **counts)
 
 
-def _show(subject: Subject, png: str | None, *, as_json: bool) -> None:
+def _show(subject: Subject, png: str | None, *, as_json: bool, count_attention: bool) -> None:
     """What the subject's shape keeps of its base network."""
     from copycat.profile_chart import png_chart, text_chart  # noqa: PLC0415 - startup stays light
     from pruning.cost import format_count  # noqa: PLC0415
@@ -79,8 +81,8 @@ def _show(subject: Subject, png: str | None, *, as_json: bool) -> None:
         click.echo(json.dumps(content, indent=2))
     else:
         click.echo(text_chart(subject.profile, graph))
-        for name in ("flops", "params"):
-            value, whole = getattr(cost, name), getattr(base, name)
+        for name in ("multiply_adds" if count_attention else "flops", "params"):
+            value, whole = cost.of(name), base.of(name)
             click.echo(f"{format_count(value)} {name}, {value / whole:.1%} of the base network's")
         for note in cost.notes:
             click.echo(f"note: {note}")
@@ -92,7 +94,13 @@ def _show(subject: Subject, png: str | None, *, as_json: bool) -> None:
 
 
 def _describe(
-    model: str, sizes: tuple[int, int, int], classes: int, *, exact: bool, as_json: bool
+    model: str,
+    sizes: tuple[int, int, int],
+    classes: int,
+    *,
+    exact: bool,
+    as_json: bool,
+    count_attention: bool,
 ) -> None:
     """What of a whole network can be pruned."""
     import torch  # noqa: PLC0415 - startup stays light
@@ -102,7 +110,10 @@ def _describe(
 
     network = resolve(model, num_classes=classes, in_channels=sizes[0])()
     graph = trace(network, torch.zeros(1, *sizes), exact=exact)
-    click.echo(json.dumps(graph.summary(), indent=2) if as_json else graph.describe())
+    if as_json:
+        click.echo(json.dumps(graph.summary(count_attention=count_attention), indent=2))
+    else:
+        click.echo(graph.describe(count_attention=count_attention))
 
 
 def _sizes(shape: str | None) -> tuple[int, int, int]:

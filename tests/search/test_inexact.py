@@ -21,6 +21,7 @@ from search.config import DataConfig, SearchConfig, TrainingConfig, to_mapping
 from search.html_report import report_page
 from search.resources_config import StudyConfig
 from search.runner import open_workshop
+from search.service import workbench
 from search.space import Proposal
 from search.sparse_network import SparseNetwork
 from search.standing import CONFIG_FILE
@@ -131,6 +132,20 @@ def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
     done = espalier("search", *flags)
     assert done.status == 2
     assert "exact (it has False, now True)" in done.err
+
+
+def test_the_service_offers_it_and_answers_alike():
+    """The form of its page is made from the schema."""
+    option = workbench.offered()["schema"]["properties"]["exact"]
+    assert (option["type"], option["default"]) == ("boolean", True)
+    assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
+    asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
+    answer = workbench.checked({**asked, "prune_residual": True}, "cpu")
+    assert isinstance(answer, dict), answer
+    assert answer["settings"]["exact"] is False
+    assert any(line.startswith("inexact       1 of the 2") for line in answer["frame"]["lines"])
+    refused = workbench.checked({**asked, "exact": "no"}, "cpu")
+    assert (refused.field, "true or false" in refused.detail) == ("exact", True)
 
 
 def test_inspect_shows_what_is_asked_for():
