@@ -66,7 +66,7 @@ class WidthProfile:
         base: the graph of the base network, without the structures that are `removed` if there
             are any. Raises ProfileError if `model` is no narrowed form of it.
         """
-        found = trace(model, example_input, exact=base.exact).widths
+        found = trace(model, example_input).widths
         missing = [group.name for group in base.prunable if group.name not in found]
         if missing:
             raise ProfileError(

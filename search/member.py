@@ -72,7 +72,7 @@ def _workshop_of(task: MemberTask, workshop: Workshop) -> Workshop:
         return workshop
     preflight, builder = workshop.preflight, Builder(*task.builder)
     with torch.random.fork_rng(devices=[]):  # weights do not matter here
-        graph = trace(builder(), preflight.example_input, exact=preflight.graph.exact)
+        graph = trace(builder(), preflight.example_input)
     return replace(workshop, preflight=replace(preflight, builder=builder, graph=graph))
 
 

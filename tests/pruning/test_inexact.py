@@ -187,11 +187,13 @@ def test_multihead_attention_loses_the_same_channels_of_every_head() -> None:
 
 @every_architecture
 def test_what_may_go_exactly_may_go_anyway(architecture: Architecture) -> None:
-    """Under the same name, and unmarked."""
+    """Under the same name, and unmarked; what else may go has a name and a width there, too."""
     found = trace(architecture.make(), architecture.example(), exact=False)
     exact = {g.name: (g.width, g.unit) for g in architecture.graph.prunable}
     unmarked = {g.name: (g.width, g.unit) for g in found.prunable if g.inexact is None}
     assert unmarked == exact
+    for group in found.prunable:
+        assert architecture.graph.widths[group.name] == group.width
     assert (found.exact, architecture.graph.exact) == (False, True)
 
 

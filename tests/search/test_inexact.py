@@ -13,6 +13,7 @@ from samples import Completed, Workers, espalier, run_in_process, small_config
 
 import copycat
 import search
+from copycat.families import BaseNetwork
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import CriterionError
 from pruning.structure import Structure
@@ -100,9 +101,11 @@ def test_gates_reach_it_too(tmp_path: Path):
 def test_shapes_that_lack_a_structure_are_priced_alike(tmp_path: Path):
     workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
     profile = copycat.WidthProfile({"embed": 4}, (Structure("branch", "block"),))
-    graph = workshop.preflight.graph_of(profile)
-    assert graph.narrowed_inexactly(profile.widths) == {"embed": WHY}
-    assert graph.cost(profile.widths).params == 4 * 5 + 2 * 4 + 10 * 5
+    preflight = workshop.preflight
+    base = BaseNetwork.of(preflight.builder, preflight.example_input, exact=False)
+    for graph in (preflight.graph_of(profile), base.graph_of(profile)):
+        assert graph.narrowed_inexactly(profile.widths) == {"embed": WHY}
+        assert graph.cost(profile.widths).params == 4 * 5 + 2 * 4 + 10 * 5
 
 
 def test_the_preflight_says_so(tmp_path: Path):
