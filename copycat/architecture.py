@@ -16,7 +16,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
 from copycat.architecture_json import DTYPES, PROBE_SEED, Architecture, from_json, to_json
-from copycat.build import shaped, without_removed
+from copycat.build import graph_for, shaped, without_removed
 from copycat.trust import TRUSTED_BUILDERS, check_no_download, check_trust
 from copycat.whole_folder import folder_written_whole, opened_folder, repair
 from pruning.cost import Cost, evaluating, measure_cost
@@ -145,7 +145,7 @@ def _rebuilt(path: str | Path, architecture: Architecture) -> nn.Module:
     if _dtype_of(base) != example_input.dtype:
         base = base.to(example_input.dtype)
     base = without_removed(base, profile, example_input)
-    graph = trace(base, example_input)
+    graph = graph_for(base, profile, example_input)
     priced = graph.cost(profile.widths)
     if priced.params != architecture.cost.params:  # found out before the memory is taken
         _check_cost(path, architecture.cost, priced)

@@ -42,7 +42,7 @@ _REQUIRED = (
     *("format_version", "builder", "widths", "input_shape", "dtype", "classes"),
     *("cost", "provenance", "probe", "weights", "checksum"),
 )
-_OPTIONAL = ("removed", "$schema")
+_OPTIONAL = ("removed", "inexact", "$schema")
 
 
 _MAY_LACK = ("weight_bytes", "peak_activation_bytes", "uncounted")
@@ -59,11 +59,13 @@ class Architecture:
     classes: names of the classes, in the order of the outputs.
     cost: of the network at `profile`, certified by fvcore when it was saved.
     provenance: where it came from: search, origin, seeds, accuracies …; JSON-able.
+    inexact: why, per group that was narrowed though others then take other values (see
+        ChannelGraph.narrowed_inexactly).
     probe: outputs on a fixed random image, shape (classes,); what `load` compares.
     dtype: of the images and of the network's first parameter; a key of DTYPES.
     weights_sha256: of weights.safetensors; empty if it was never stored or in format 1.
 
-    The last three are filled in by `save`.
+    The probe, dtype and checksum are filled in by `save`.
     """
 
     builder: Builder
@@ -75,6 +77,7 @@ class Architecture:
     probe: tuple[float, ...] = ()
     dtype: str = "float32"
     weights_sha256: str = ""
+    inexact: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def example_input(self) -> Tensor:
@@ -88,6 +91,7 @@ def to_json(architecture: Architecture) -> str:
         "format_version": FORMAT_VERSION,
         "builder": dataclasses.asdict(architecture.builder),
         **architecture.profile.to_mapping(),
+        **({"inexact": dict(architecture.inexact)} if architecture.inexact else {}),
         "input_shape": architecture.input_shape,
         "dtype": architecture.dtype,
         "classes": architecture.classes,
@@ -194,7 +198,19 @@ def _from_content(content: Mapping[str, Any]) -> Architecture:
         probe=_numbers(probe["output"], "probe.output"),
         dtype=content["dtype"],
         weights_sha256=_weights_sha256(content),
+        inexact=_inexact(content),
     )
+
+
+def _inexact(content: Mapping[str, Any]) -> dict[str, str]:
+    if "inexact" not in content:
+        return {}
+    reasons = _mapping(content, "inexact")
+    for name, reason in reasons.items():
+        known = name in content["widths"]
+        _require(known, "inexact", "reasons by names of groups that have widths", name)
+        _text(reason, f"inexact.{name}")
+    return dict(reasons)
 
 
 def _cost(content: Mapping[str, Any]) -> Cost:

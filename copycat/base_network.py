@@ -30,10 +30,12 @@ class BaseNetwork:
     example_input: ExampleInput
 
     @classmethod
-    def of(cls, builder: Builder, example_input: ExampleInput) -> BaseNetwork:
-        """Build the network once and trace it."""
+    def of(
+        cls, builder: Builder, example_input: ExampleInput, *, exact: bool = True
+    ) -> BaseNetwork:
+        """Build the network once and trace it; `exact` as for `trace`."""
         made = _fresh(builder)
-        base = cls(builder, trace(made[0], example_input), example_input)
+        base = cls(builder, trace(made[0], example_input, exact=exact), example_input)
         base.__dict__["made"] = made
         return base
 
@@ -47,7 +49,7 @@ class BaseNetwork:
         if not profile.removed:
             return self.graph
         left = without_removed(self.made[0], profile, self.example_input)
-        return trace(left, self.example_input)
+        return trace(left, self.example_input, exact=self.graph.exact)
 
     def build(self, shape: Shape, seed: int = 0) -> nn.Module:
         """The network of this shape with fresh weights drawn from `seed`.

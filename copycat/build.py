@@ -34,12 +34,13 @@ def build(
     drawn from a normal distribution like the base network's. The attribute `weight_sources` of
     the result says which it was, by parameter.
     graph: the trace of `model`, if it is at hand; not used for a profile that removes
-    structures, since those are removed first. Raises PlanError for widths or structures that
-    are forbidden.
+    structures, since those are removed first. Without it widths may be any that keep shapes
+    consistent: what cannot be removed exactly can be built. Raises PlanError for widths or
+    structures that are forbidden.
     """
     if profile.removed:
         model, graph = without_removed(model, profile, example_input), None
-    graph = graph if graph is not None else trace(model, example_input)
+    graph = graph if graph is not None else graph_for(model, profile, example_input)
     result = resized(model, _resizer(graph, profile, surely_drawn(model, recipe)), graph)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same weights on every device
@@ -56,6 +57,16 @@ def without_removed(
     if not profile.removed:
         return model
     return remove_structures(model, example_input, profile.removed)
+
+
+def graph_for(model: nn.Module, profile: WidthProfile, example_input: ExampleInput) -> ChannelGraph:
+    """The trace of `model`, without what `profile` removes, in which it can have these widths.
+
+    Weights are not kept, so removal need not be exact; an exact trace has the same groups under
+    the same names, and is made in less time.
+    """
+    graph = trace(model, example_input)
+    return graph if profile.fits(graph) else trace(model, example_input, exact=False)
 
 
 def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:

@@ -168,6 +168,14 @@ class WidthProfile:
             except PlanError as error:
                 raise ProfileError(f"the profile does not fit the network: {error}") from error
 
+    def fits(self, graph: ChannelGraph) -> bool:
+        """Whether the network of `graph` can be built at these widths."""
+        try:
+            self.check(graph)
+        except ProfileError:
+            return False
+        return True
+
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name this shape; equal for equal profiles."""

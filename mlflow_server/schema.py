@@ -24,6 +24,7 @@ TAG_BUDGET = "espalier.budget"
 TAG_ON_FRONT = "espalier.on_front"
 TAG_FAILURE = "espalier.failure"
 TAG_STATE = "espalier.state"
+TAG_INEXACT = "espalier.inexact"
 
 PARAM_MODEL = "model"
 PARAM_DATA = "data"
@@ -131,6 +132,7 @@ FIELDS: tuple[Field, ...] = (
     Field(TAG_ON_FRONT, "tag", "boolean", "", "whether the architecture is Pareto-optimal"),
     Field(TAG_FAILURE, "tag", "text", "", "why the run failed or was killed"),
     Field(TAG_STATE, "tag", "text", "", "why a run has no network: failed, stopped early …"),
+    Field(TAG_INEXACT, "tag", "text", "", "groups narrowed though others then change values"),
     Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),

@@ -188,6 +188,15 @@ class ChannelGraph:
         units = self._base_units if not widths else self._units(widths)
         return self._forms.at(units, self._notes)
 
+    def narrowed_inexactly(self, widths: Mapping[str, int]) -> dict[str, str]:
+        """Why, per group that loses channels at these widths, others then take other values.
+
+        Groups of which channels can be removed exactly are left out. Widths: of a plan or profile.
+        Raises PlanError for a group that there is none of.
+        """
+        groups = ((self.group(name), width) for name, width in widths.items())
+        return {g.name: g.inexact for g, width in groups if g.inexact and width < g.width}
+
     def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
         """This graph with another description of some groups, by name."""
         return ChannelGraph(
@@ -200,24 +209,27 @@ class ChannelGraph:
             exact=self.exact,
         )
 
-    def summary(self, min_channels: int = 3) -> dict[str, Any]:
+    def summary(self, min_channels: int = 3, *, count_attention: bool = False) -> dict[str, Any]:
         """JSON-able: base cost, the least cost that pruning can reach, and every group.
 
         A group's shares, in [0, 1], are the parts of the FLOPs and parameters that would
         vanish with all of its channels; two layers in a row both count what is between them,
         so shares add up to more than 1.
         min_channels: channels that stay in each group at the least cost.
+        count_attention: whether multiply_adds, also those that fvcore leaves out, stand in the
+            place of flops.
         """
+        counted = "multiply_adds" if count_attention else "flops"
         base = self.cost()
         least = self.cost({g.name: g.floor(min_channels) * g.unit for g in self.prunable})
         return {
-            "base": _quantities(base),
-            "reachable": _quantities(least),
+            "base": _quantities(base, counted),
+            "reachable": _quantities(least, counted),
             "notes": list(base.notes),
-            "groups": [self._group_summary(i, base) for i in range(len(self.groups))],
+            "groups": [self._group_summary(i, base, counted) for i in range(len(self.groups))],
         }
 
-    def _group_summary(self, number: int, base: Cost) -> dict[str, Any]:
+    def _group_summary(self, number: int, base: Cost, counted: str) -> dict[str, Any]:
         group, units = self.groups[number], self._base_units.copy()
         units[number] = 0
         without = self._forms.at(units, ())
@@ -227,7 +239,7 @@ class ChannelGraph:
             "unit": group.unit,
             "min_width": group.min_units * group.unit,
             "layers": list(group.layers),
-            "flops_share": 1 - without.flops / max(1, base.flops),
+            f"{counted}_share": 1 - without.of(counted) / max(1, base.of(counted)),
             "params_share": 1 - without.params / max(1, base.params),
             "prunable": group.pinned is None,
             "pinned": group.pinned,
@@ -235,10 +247,11 @@ class ChannelGraph:
             "residual": group.residual,
         }
 
-    def describe(self, min_channels: int = 3) -> str:
+    def describe(self, min_channels: int = 3, *, count_attention: bool = False) -> str:
         """`summary` as text, one line per group."""
-        content = self.summary(min_channels)
-        rows = [("group", "width", "layers", "FLOPs", "params", "prunable")]
+        content = self.summary(min_channels, count_attention=count_attention)
+        counted, heading = ("multiply_adds", "mul-adds") if count_attention else ("flops", "FLOPs")
+        rows = [("group", "width", "layers", heading, "params", "prunable")]
         for group in content["groups"]:
             status = "residual stream" if group["residual"] else "yes"
             if group["min_width"] > group["unit"]:
@@ -250,7 +263,7 @@ class ChannelGraph:
                     group["name"],
                     str(group["width"]),
                     str(len(group["layers"])),
-                    f"{group['flops_share']:.1%}",
+                    f"{group[f'{counted}_share']:.1%}",
                     f"{group['params_share']:.1%}",
                     f"no: {group['pinned']}" if group["pinned"] else status,
                 )
@@ -300,20 +313,19 @@ class ChannelGraph:
         return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
 
 
-def _quantities(cost: Cost) -> dict[str, int | None]:
+def _quantities(cost: Cost, counted: str) -> dict[str, float]:
+    """Of a cost by name; `counted` is flops or multiply_adds."""
     return {
-        "flops": cost.flops,
-        "params": cost.params,
-        "weight_bytes": cost.weight_bytes,
-        "peak_activation_bytes": cost.peak_activation_bytes,
+        name: cost.of(name) for name in (counted, "params", "weight_bytes", "peak_activation_bytes")
     }
 
 
-def _in_words(quantities: Mapping[str, int]) -> str:
-    flops, params = (format_count(quantities[name]) for name in ("flops", "params"))
+def _in_words(quantities: Mapping[str, float]) -> str:
+    unit = "FLOPs (multiply-adds)" if "flops" in quantities else "multiply-adds"
+    counted, params, *_ = map(format_count, quantities.values())
     megabytes = [quantities[n] / 1e6 for n in ("weight_bytes", "peak_activation_bytes")]
     return (
-        f"{flops} FLOPs (multiply-adds), {params} params, {megabytes[0]:.3g} MB of weights, "
+        f"{counted} {unit}, {params} params, {megabytes[0]:.3g} MB of weights, "
         f"{megabytes[1]:.3g} MB of activations"
     )
 

@@ -32,6 +32,7 @@ class FilterGates(nn.Module):
 
     gated: the network; the 1×1 convolutions of its added shortcuts are gated where they read.
     residual: whether channels along residual streams are gated.
+    exact: as for `trace`.
 
     Channels of activations that meet each other (queries and keys) are left alone: no weight
     reads them that a gate could be folded into.
@@ -46,10 +47,11 @@ class FilterGates(nn.Module):
         generator: torch.Generator,
         *,
         residual: bool,
+        exact: bool = True,
     ) -> None:
         super().__init__()
         with gated.listening():
-            graph = trace(gated, example_input)
+            graph = trace(gated, example_input, exact=exact)
         meeting = {number for product in graph.products for number in product.groups.tolist()}
         names = [
             group.name

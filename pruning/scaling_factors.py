@@ -64,6 +64,8 @@ class ScalingFactors(nn.Module):
     example_input: as for `pruning.trace`.
     granularities: what is gated.
     residual: whether filter gates reach channels along residual streams.
+    exact: whether filter gates reach only channels whose removal leaves the others their values;
+        see `trace`.
     seed: of the gates' first values, uniform in (0, 1) (§5.1) and clipped to [0.05, 0.95], and
         of the 1×1 convolutions of added shortcuts.
 
@@ -78,6 +80,7 @@ class ScalingFactors(nn.Module):
         granularities: Collection[Granularity],
         *,
         residual: bool = True,
+        exact: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -91,8 +94,10 @@ class ScalingFactors(nn.Module):
         self.gated = GatedStructures(model, fresh_shortcuts(model, found, seed), logits)
         self.filters: FilterGates | None = None
         if "filter" in chosen:
-            self.filters = FilterGates(self.gated, example_input, generator, residual=residual)
-        self._example_input = example_input
+            self.filters = FilterGates(
+                self.gated, example_input, generator, residual=residual, exact=exact
+            )
+        self._example_input, self._exact = example_input, exact
         self._graphs: dict[frozenset[Structure], ChannelGraph] = {}
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -238,7 +243,7 @@ class ScalingFactors(nn.Module):
         if key not in self._graphs:
             gone = {s: self.gated.shortcut(s) for s in self.structures if s in key}
             shorter = replaced(self.gated.ungated(), self._example_input, copy.deepcopy(gone))
-            self._graphs[key] = trace(shorter, self._example_input)
+            self._graphs[key] = trace(shorter, self._example_input, exact=self._exact)
         return self._graphs[key]
 
     def _check(self, decision: Decision) -> None:

@@ -93,6 +93,7 @@ class IterativePruner:
     budget: what to prune to; shares refer to `model`.
     groups: names of the groups that may lose channels; all prunable ones if None.
     min_channels: channels that stay in each group, or its width if it has fewer.
+    exact: as for `trace`.
     measure: called after each real removal, for the trajectory.
 
     Raises UnreachableBudgetError before any training if the floor is over budget, and
@@ -109,6 +110,7 @@ class IterativePruner:
         *,
         groups: Iterable[str] | None = None,
         min_channels: int = MIN_CHANNELS,
+        exact: bool = True,
         measure: Measure | None = None,
     ) -> None:
         if not isinstance(criterion, FirstOrderCriterion):
@@ -116,7 +118,7 @@ class IterativePruner:
                 "iterative pruning needs a criterion of the gates' gradients (Taylor, Fisher or "
                 f"another FirstOrderCriterion), got {type(criterion).__name__}"
             )
-        graph = trace(model, example_input)
+        graph = trace(model, example_input, exact=exact)
         self._example_input, self._criterion = example_input, criterion
         self._pace, self._min_channels, self._measure = pace or Pace(), min_channels, measure
         self._groups = tuple(g.name for g in graph.prunable) if groups is None else tuple(groups)
@@ -252,7 +254,7 @@ class IterativePruner:
             name: tuple(channels[c] for c in plan.keep.get(name, range(len(channels))))
             for name, channels in self._kept.items()
         }
-        self._graph = trace(smaller, self._example_input)
+        self._graph = trace(smaller, self._example_input, exact=self._graph.exact)
         self._gates = ChannelGates(smaller, self._graph, self._groups)
         self._observer = GradientObserver(self._gates)
         self.network.exchange(self._gates)

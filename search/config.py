@@ -196,8 +196,8 @@ class SearchConfig:
     )
     count_attention: bool = _option(
         False,
-        "bound multiply-adds where a budget says flops: also those that fvcore leaves out, of "
-        "attention, deformable convolutions, recurrent layers …",
+        "bound (in `espalier inspect`, show) all multiply-adds in the place of FLOPs: also those "
+        "that fvcore leaves out, of attention, deformable convolutions, recurrent layers …",
     )
     granularity: tuple[str, ...] = _option(
         ("filter",),
@@ -225,6 +225,11 @@ class SearchConfig:
         30, "minibatches of training images that a criterion which needs data looks at"
     )
     prune_residual: bool = _option(False, "also prune channels that residual branches share")
+    exact: bool = _option(
+        True,
+        "leave alone channels whose removal changes what a normalisation, softmax or mean over "
+        "channels makes of the others (default), or take those, too, where shapes stay consistent",
+    )
     seed: int = _option(0, "seed of data splits, weights, batches and proposals")
     concurrency: int | None = _option(
         None, "trials at once; by default one per CPU core, or one on a GPU"

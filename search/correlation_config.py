@@ -60,6 +60,7 @@ class CorrelationConfig:
     prune_residual: bool = _as_in_a_search(
         "prune_residual", "also judge channels that residual branches share"
     )
+    exact: bool = _as_in_a_search("exact")
     seed: int = _as_in_a_search("seed", "seed of data splits, weights and batches")
     device: str = _as_in_a_search("device")
     name: str = field(

@@ -74,6 +74,7 @@ class FamilyConfig:
         "scratch; repeatable, best the same search at several seeds",
     )
     count_attention: bool = _as_in_a_search("count_attention")
+    exact: bool = _as_in_a_search("exact")
     divisor: int = _option(1, "widths of members are multiples of this")
     model: str = _option("", "base network; needed for a profile, which does not name it")
     trust: tuple[str, ...] = _option((), "module whose builder may run, for a folder's network")
@@ -125,6 +126,7 @@ class FamilyConfig:
         return SearchConfig(
             model=model or self.model or "digits-vgg",
             budget=("flops=100%",),
+            exact=self.exact,
             data=self.data,
             training=self.training,
             resources=self.resources,

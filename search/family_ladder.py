@@ -59,12 +59,16 @@ def architecture_folder(source: str, runs: str) -> Path | None:
 
 
 def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
-    """The network of an architecture folder; one in a search's folder has run before."""
+    """The network of an architecture folder; one in a search's folder has run before.
+
+    Where it was narrowed inexactly, so are the networks that are derived from it.
+    """
     stored = read(folder)
     is_own = folder.parent.name == "architectures" and Path(config.runs) in folder.parents
     trust = (*config.trust, *stored.builder.modules) if is_own else config.trust
     check_trust(folder, stored.builder, trust)
-    base = BaseNetwork.of(stored.builder, stored.example_input)
+    exact = config.exact and not stored.inexact
+    base = BaseNetwork.of(stored.builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
     return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
 
@@ -81,7 +85,7 @@ def profile_subject(
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
     builder = models.resolve(config.model, num_classes=len(classes), in_channels=input_shape[0])
-    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape))
+    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
     profile.check(base.graph_of(profile))
     return Subject(base, profile, input_shape, classes)
 

@@ -11,7 +11,7 @@ from mlflow_server.runs import EndStatus, RunRecorder
 from pruning.cost import Cost
 from search.family_config import UNUSED_TRAINING, FamilyConfig
 from search.family_results import FamilyRun
-from search.recording import base_measurements, log_epochs, measurements
+from search.recording import base_measurements, log_epochs, measurements, shape_tags
 from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task
 
 FAMILY = "family"
@@ -110,7 +110,7 @@ class FamilyRecording:
 
     def _measured(self, key: str, outcome: Outcome) -> None:
         self._recorder.log_metrics(_key(key), measurements(outcome, self._base))
-        self._recorder.set_tags(_key(key), {schema.TAG_PROFILE: outcome.profile})
+        self._recorder.set_tags(_key(key), shape_tags(outcome))
         self._end(_key(key), "finished")
 
     def _start(self, key: str, **settings: object) -> None:

@@ -42,7 +42,7 @@ from search.tasks import MemberTask, Observers, Outcome, TaskList
 from search.workshop import ARCHITECTURES_FOLDER, Tidy, Workshop
 
 _SETTINGS_FILE = f"{FAMILY}-settings.json"
-_IDENTITY = ("source", "model", "divisor", "data", "training", "seed")
+_IDENTITY = ("source", "model", "exact", "divisor", "data", "training", "seed")
 """Settings that stored networks depend on; a ladder may grow, and more seeds be asked for."""
 _OF_THE_MACHINE = ("data.root", "data.download")
 
@@ -193,6 +193,11 @@ def _included(
             raise ConfigError(
                 f"{folder} cannot be included: it searched {stored.builder.target} on {found}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
+            )
+        if stored.inexact and subject.base.graph.exact:
+            raise ConfigError(
+                f"{folder} cannot be included: it narrowed {', '.join(stored.inexact)}, which is "
+                "not possible exactly: give --no-exact"
             )
         # a trial may end in networks of several sizes (-t50), each with repetitions (-s1)
         which = outcome.key.removeprefix("fine-tuned-")

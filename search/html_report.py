@@ -97,7 +97,7 @@ class _Network:
     """One architecture, as the page shows it.
 
     bars: channels that remain and channels of the base network per layer; the latter 0 where they
-    are not known.
+    are not known.  inexact: as in Architecture.
     """
 
     outcome: Outcome
@@ -105,6 +105,7 @@ class _Network:
     is_on_front: bool
     slack: Mapping[str, float]
     bars: Sequence[tuple[int, int]]
+    inexact: Mapping[str, str]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -164,7 +165,8 @@ class _Page:
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])
         base = self.results.base_widths
-        profile = read(self._directory / outcome.path).profile
+        stored = read(self._directory / outcome.path)
+        profile = stored.profile
         widths = widths_left(profile, base) if base else profile.widths
         return _Network(
             outcome,
@@ -172,7 +174,13 @@ class _Page:
             outcome.key in {o.key for o in self.results.front},
             slack(outcome.cost, self.results.bounds),
             [(width, base.get(name, 0)) for name, width in widths.items()],
+            stored.inexact,
         )
+
+    @property
+    def inexact(self) -> dict[str, str]:
+        """Why, per group that a network lost channels of, the others then take other values."""
+        return {name: why for network in self.networks for name, why in network.inexact.items()}
 
     @cached_property
     def verdict(self) -> list[str]:

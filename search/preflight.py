@@ -53,7 +53,8 @@ class Preflight:
         with torch.random.fork_rng(devices=[]):  # weights do not matter here
             base = self.builder()
         example_input = self.example_input
-        return trace(without_removed(base, profile, example_input), example_input)
+        left = without_removed(base, profile, example_input)
+        return trace(left, example_input, exact=self.graph.exact)
 
     @property
     def flops_limit(self) -> int:
@@ -79,6 +80,11 @@ class Preflight:
         lines += [f"note          {note}" for note in self.base.notes]
         num_channels = sum(self.graph.group(name).width for name in self.groups)
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
+        if inexact := [name for name in self.groups if self.graph.group(name).inexact]:
+            lines.append(
+                f"inexact       {len(inexact)} of the {len(self.groups)} groups only inexactly: "
+                "the smaller networks are trained anyway"
+            )
         return lines
 
 
@@ -96,7 +102,7 @@ def check(
     """
     model = builder()
     try:
-        graph = trace(model, torch.zeros(1, *input_shape))
+        graph = trace(model, torch.zeros(1, *input_shape), exact=config.exact)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     except SystemExit as error:
@@ -136,7 +142,7 @@ def judged_groups(
 
 
 def _nothing_to_prune(
-    config: SearchConfig, model: nn.Module, graph: ChannelGraph
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph, example_input: torch.Tensor
 ) -> CriterionError:
     """Why no group can be judged by all methods of the search."""
     wider = dataclasses.replace(config, prune_residual=True)
@@ -145,6 +151,14 @@ def _nothing_to_prune(
             f"{config.model} has no prunable channels besides residual streams: "
             "--prune-residual prunes those"
         )
+    if graph.exact:
+        free = trace(model, example_input, exact=False)
+        for flags, freer in (("--no-exact", config), ("--no-exact --prune-residual", wider)):
+            if judged_groups(freer, model, free, config.criterion):
+                return CriterionError(
+                    f"{config.model} has no channels that could go without changing what is made "
+                    f"of the others: {flags} prunes some anyway"
+                )
     for name in config.criterion:
         if not judged_groups(wider, model, graph, [name]):
             needs = " with batch normalisation" if method(name).reads_batchnorm else ""
@@ -180,7 +194,7 @@ def _floor(
         return trace(remove_structures(model, example_input, found), example_input).cost()
     groups = judged_groups(config, model, graph, config.criterion)
     if not groups:
-        raise _nothing_to_prune(config, model, graph)
+        raise _nothing_to_prune(config, model, graph, example_input)
     least = least_widths(graph, groups, min_channels=config.min_channels, divisor=config.divisor)
     return graph.cost(least)
 

@@ -246,6 +246,12 @@ def measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
     }
 
 
+def shape_tags(outcome: Outcome) -> dict[str, str]:
+    """What is recorded of the shape of every trained network."""
+    inexact = {schema.TAG_INEXACT: ", ".join(outcome.inexact)} if outcome.inexact else {}
+    return {schema.TAG_PROFILE: outcome.profile, **inexact}
+
+
 def _details(outcome: Outcome) -> dict[str, float]:
     return {
         schema.METRIC_ACCURACY_AFTER_FINE_TUNING: outcome.validation_accuracy,
@@ -280,7 +286,7 @@ def _params(proposal: Proposal) -> dict[str, str | float]:
 
 def _tags(outcome: Outcome) -> dict[str, Any]:
     return {
+        **shape_tags(outcome),
         schema.TAG_ORIGIN: outcome.origin,
         schema.TAG_ARCHITECTURE: outcome.key,
-        schema.TAG_PROFILE: outcome.profile,
     }

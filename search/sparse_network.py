@@ -98,6 +98,7 @@ class SparseNetwork:
                 self._example_input,
                 gated,
                 residual=config.prune_residual,
+                exact=preflight.graph.exact,
                 seed=seed,
             )
         make = self._method.regularizer
@@ -150,7 +151,7 @@ class SparseNetwork:
             if not pruning.plan.keep:
                 return model
             if pruning.decision.removed:
-                graph = trace(model, self._example_input)
+                graph = self._traced(model)
         return remove_channels(model, graph, pruning.plan)
 
     def _of_channels(
@@ -159,7 +160,7 @@ class SparseNetwork:
         graph = self._preflight.graph
         groups = self._preflight.groups
         if decision.removed:
-            graph = trace(model, self._example_input)
+            graph = self._traced(model)
             groups = judged_groups(self._config, model, graph, [self._method.name])
         judged = self._scores(model, graph, groups, batches)
         config = self._config
@@ -181,9 +182,13 @@ class SparseNetwork:
 
     def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
         """The widths that gates have left, under the names of the network without structures."""
-        found = trace(plain, self._example_input)
+        found = self._traced(plain)
         groups = judged_groups(self._config, plain, found, [self._method.name])
         return WidthProfile({n: found.group(n).width for n in groups}, decision.removed)
+
+    def _traced(self, model: nn.Module) -> ChannelGraph:
+        """The graph of what is left of the network, as that of the search was made."""
+        return trace(model, self._example_input, exact=self._preflight.graph.exact)
 
     @property
     def _gated_granularities(self) -> tuple[Granularity, ...]:

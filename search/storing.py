@@ -53,7 +53,7 @@ def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDat
     Raises DiskFullError where there is no room for it.
     """
     preflight, config = workshop.preflight, workshop.config
-    cost = preflight.graph_of(result.profile).cost(result.profile.widths)
+    graph, widths = preflight.graph_of(result.profile), result.profile.widths
     provenance = {
         "search": config.name,
         "data": config.data.source,
@@ -80,8 +80,9 @@ def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDat
         result.profile,
         preflight.input_shape,
         preflight.classes,
-        cost,
+        graph.cost(widths),
         provenance,
+        inexact=graph.narrowed_inexactly(widths),
     )
     path = f"{ARCHITECTURES_FOLDER}/{result.key}"
     folder = workshop.directory / path
@@ -130,6 +131,7 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
         latency_ms=cost.latency_ms,
         uncounted=cost.uncounted,
         details=record.get("details", {}),
+        inexact=tuple(architecture.inexact),
     )
 
 

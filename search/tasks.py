@@ -132,6 +132,7 @@ class Outcome:
     weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
         out.
     details: further measurements, such as the accuracy before and after pruning.
+    inexact: groups that were narrowed though others then take other values.
     """
 
     key: str
@@ -154,6 +155,7 @@ class Outcome:
     latency_ms: float | None = None
     uncounted: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+    inexact: tuple[str, ...] = ()
 
     @property
     def network(self) -> str:
@@ -179,7 +181,7 @@ class Outcome:
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> Outcome:
         """The inverse of `to_mapping`."""
-        return cls(**content)
+        return cls(**{**content, "inexact": tuple(content.get("inexact", ()))})
 
 
 @dataclass(frozen=True)

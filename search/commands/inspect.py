@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pruning.errors import ConfigError
+from search.commands.flags import some_options
 from search.commands.stored import RUNS
+from search.config import SearchConfig
 
 if TYPE_CHECKING:
     from search.family_ladder import Subject
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
 @click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
+@some_options(SearchConfig, ("count_attention", "exact"))
 @RUNS
 def inspect(
     network: str,
@@ -34,6 +37,8 @@ def inspect(
     png: str | None,
     trust: tuple[str, ...],
     as_json: bool,
+    count_attention: bool | None,
+    exact: bool | None,
     runs: str,
 ) -> None:
     """Show the channel groups of MODEL: what can be pruned, what it costs, and why not.
@@ -47,42 +52,56 @@ def inspect(
         stored_subject,
     )
 
+    exact = SearchConfig.exact if exact is None else exact
+    counts = {"as_json": as_json, "count_attention": bool(count_attention)}
     if profile is not None:
-        config = FamilyConfig(profile, model=network)
+        config = FamilyConfig(profile, model=network, exact=exact)
         names = tuple(map(str, range(classes)))
-        _show(profile_subject(config, _sizes(shape), names), png, as_json=as_json)
+        _show(profile_subject(config, _sizes(shape), names), png, **counts)
     elif (folder := architecture_folder(network, runs)) is not None:
-        config = FamilyConfig(network, runs=runs, trust=trust)
-        _show(stored_subject(config, folder), png, as_json=as_json)
+        config = FamilyConfig(network, runs=runs, trust=trust, exact=exact)
+        _show(stored_subject(config, folder), png, **counts)
     elif png is not None:
         raise ConfigError("--png draws what is kept: name an architecture, or give --profile")
     else:
-        _describe(network, _sizes(shape), classes, as_json=as_json)
+        _describe(network, _sizes(shape), classes, exact=exact, **counts)
 
 
-def _show(subject: Subject, png: str | None, *, as_json: bool) -> None:
+def _show(subject: Subject, png: str | None, *, as_json: bool, count_attention: bool) -> None:
     """What the subject's shape keeps of its base network."""
     from copycat.profile_chart import png_chart, text_chart  # noqa: PLC0415 - startup stays light
     from pruning.cost import format_count  # noqa: PLC0415
 
     graph = subject.base.graph_of(subject.profile)
     cost, base = graph.cost(subject.profile.widths), subject.base.graph.cost()
+    inexact = graph.narrowed_inexactly(subject.profile.widths)
     if as_json:
         counts = {"flops": cost.flops, "uncounted": cost.uncounted, "params": cost.params}
-        click.echo(json.dumps(counts | subject.profile.to_mapping(), indent=2))
+        content = counts | subject.profile.to_mapping() | ({"inexact": inexact} if inexact else {})
+        click.echo(json.dumps(content, indent=2))
     else:
         click.echo(text_chart(subject.profile, graph))
-        for name in ("flops", "params"):
-            value, whole = getattr(cost, name), getattr(base, name)
+        for name in ("multiply_adds" if count_attention else "flops", "params"):
+            value, whole = cost.of(name), base.of(name)
             click.echo(f"{format_count(value)} {name}, {value / whole:.1%} of the base network's")
         for note in cost.notes:
             click.echo(f"note: {note}")
+        for name, why in inexact.items():
+            click.echo(f"narrowed inexactly: {name} ({why})")
     if png is not None:
         png_chart(subject.profile, graph, png)
         click.echo(f"drawn in {Path(png)}", err=True)
 
 
-def _describe(model: str, sizes: tuple[int, int, int], classes: int, *, as_json: bool) -> None:
+def _describe(
+    model: str,
+    sizes: tuple[int, int, int],
+    classes: int,
+    *,
+    exact: bool,
+    as_json: bool,
+    count_attention: bool,
+) -> None:
     """What of a whole network can be pruned."""
     import torch  # noqa: PLC0415 - startup stays light
 
@@ -90,8 +109,11 @@ def _describe(model: str, sizes: tuple[int, int, int], classes: int, *, as_json:
     from search.models import resolve  # noqa: PLC0415
 
     network = resolve(model, num_classes=classes, in_channels=sizes[0])()
-    graph = trace(network, torch.zeros(1, *sizes))
-    click.echo(json.dumps(graph.summary(), indent=2) if as_json else graph.describe())
+    graph = trace(network, torch.zeros(1, *sizes), exact=exact)
+    if as_json:
+        click.echo(json.dumps(graph.summary(count_attention=count_attention), indent=2))
+    else:
+        click.echo(graph.describe(count_attention=count_attention))
 
 
 def _sizes(shape: str | None) -> tuple[int, int, int]:

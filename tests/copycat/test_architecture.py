@@ -24,7 +24,7 @@ from torch import nn
 
 from copycat import Architecture, Builder, WidthProfile, build, load, read, save, verify
 from copycat.whole_folder import folder_written_whole, stored_names
-from pruning import trace
+from pruning import KeepPlan, remove_channels, trace
 from pruning.errors import ArchitectureError
 from pruning.structure import Structure, remove_structures
 
@@ -420,6 +420,49 @@ def test_the_target_of_a_link_is_replaced(copied: Path, tmp_path: Path) -> None:
     save(tmp_path / "link", changed, model)
     assert (tmp_path / "link").is_symlink()
     assert read(copied).provenance == {"origin": "changed"}
+
+
+# What was narrowed inexactly.
+
+
+def inexact_network(**stored: Any) -> tuple[nn.Module, Architecture]:
+    """A network with a normalisation over all channels, two of which have gone."""
+    base, example = networks.layer_normalised(), torch.zeros(1, 3, 8, 8)
+    graph = trace(base, example, exact=False)
+    plan = KeepPlan({"first": (0, 2, 3, 5), "second": (0, 1)})
+    profile, builder = WidthProfile.of_plan(plan), Builder("networks:layer_normalised")
+    cost = graph.cost(plan.widths)
+    architecture = Architecture(builder, profile, (3, 8, 8), tuple("abcd"), cost, **stored)
+    return remove_channels(base, graph, plan), architecture
+
+
+@pytest.mark.parametrize("inexact", [{}, {"first": "it is normalised"}], ids=["plain", "marked"])
+def test_what_was_narrowed_inexactly_is_rebuilt(tmp_path: Path, inexact: dict[str, str]) -> None:
+    """Whether or not whoever stored it has marked it."""
+    model, architecture = inexact_network(inexact=inexact)
+    save(tmp_path / "net", architecture, model)
+    found = verify(tmp_path / "net", trust=TRUST)
+    assert found.inexact == inexact
+    assert state_hash(load(tmp_path / "net", trust=TRUST)) == state_hash(model)
+    content = json.loads((tmp_path / "net" / JSON).read_text())
+    assert content.get("inexact", {}) == inexact
+    jsonschema.validate(content, schema())
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ([], "inexact must be a JSON object"),
+        ({"first": 1}, "inexact.first must be a text"),
+        ({"other": "?"}, "inexact must be reasons by names of groups that have widths"),
+    ],
+)
+def test_damaged_marks_are_refused(tmp_path: Path, mark: object, message: str) -> None:
+    model, architecture = inexact_network()
+    save(tmp_path / "net", architecture, model)
+    edit(tmp_path / "net", lambda content: content.update(inexact=mark))
+    with pytest.raises(ArchitectureError, match=message):
+        read(tmp_path / "net")
 
 
 # The schema, and older formats.

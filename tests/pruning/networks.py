@@ -96,6 +96,11 @@ def small(width: int = 6, classes: int = 4) -> nn.Module:
     )
 
 
+def layer_normalised() -> nn.Module:
+    """A normalisation over all channels of the first convolution, none over the second's."""
+    return chain(first=conv(3, 6), norm=nn.GroupNorm(1, 6), second=conv(6, 5), head=head(5))
+
+
 class Functional(nn.Module):
     """Calls of torch.nn.functional with parameters that belong to no layer."""
 

@@ -6,12 +6,34 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
 from gating import random_plan
-from networks import Attention, Branches, Scales, between, call, chain, conv, randomised
+from networks import (
+    Attention,
+    Branches,
+    Scales,
+    between,
+    call,
+    chain,
+    conv,
+    layer_normalised,
+    randomised,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from copycat import WidthProfile, build
-from pruning import ChannelGraph, KeepPlan, measure_cost, remove_channels, trace
+from pruning import (
+    Budget,
+    ChannelGraph,
+    IterativePruner,
+    KeepPlan,
+    Pace,
+    ScalingFactors,
+    measure_cost,
+    remove_channels,
+    trace,
+)
+from pruning.criteria import Taylor
+from pruning.errors import CriterionError, PlanError
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 
@@ -165,11 +187,13 @@ def test_multihead_attention_loses_the_same_channels_of_every_head() -> None:
 
 @every_architecture
 def test_what_may_go_exactly_may_go_anyway(architecture: Architecture) -> None:
-    """Under the same name, and unmarked."""
+    """Under the same name, and unmarked; what else may go has a name and a width there, too."""
     found = trace(architecture.make(), architecture.example(), exact=False)
     exact = {g.name: (g.width, g.unit) for g in architecture.graph.prunable}
     unmarked = {g.name: (g.width, g.unit) for g in found.prunable if g.inexact is None}
     assert unmarked == exact
+    for group in found.prunable:
+        assert architecture.graph.widths[group.name] == group.width
     assert (found.exact, architecture.graph.exact) == (False, True)
 
 
@@ -200,3 +224,56 @@ def test_sizes_that_are_written_down_stay() -> None:
     assert graph.group("first").pinned is not None
     model = between(lambda x: x.softmax(1).view(1, 6, 8, 8))
     assert "written" in str(trace(model, torch.zeros(IMAGE), exact=False).group("first").pinned)
+
+
+def test_a_plan_tells_what_it_narrows_inexactly() -> None:
+    graph = trace(layer_normalised(), torch.zeros(IMAGE), exact=False)
+    why = {"first": "one normalisation runs over all channels"}
+    assert graph.narrowed_inexactly(KeepPlan({"first": (0,), "second": (1,)}).widths) == why
+    for widths in ({}, {"first": 6, "second": 1}, {"first": 7}):
+        assert graph.narrowed_inexactly(widths) == {}
+    with pytest.raises(PlanError, match="no channel group 'third'"):
+        graph.narrowed_inexactly({"third": 1})
+
+
+def test_a_profile_is_read_off_and_built_without_a_graph() -> None:
+    model, example = layer_normalised(), torch.zeros(IMAGE)
+    graph = trace(model, example, exact=False)
+    plan = KeepPlan({"first": (0, 5), "second": (0, 1, 2)})
+    profile = WidthProfile.of_plan(plan)
+    assert profile.fits(graph)
+    assert not profile.fits(trace(model, example))
+    smaller = remove_channels(model, graph, plan)
+    assert WidthProfile.of_network(smaller, example, graph) == profile
+    fresh = build(model, profile, example)
+    assert [p.shape for p in fresh.parameters()] == [p.shape for p in smaller.parameters()]
+
+
+def test_scaling_factors_reach_what_they_are_let() -> None:
+    model = chain(first=conv(3, 6), norm=nn.GroupNorm(1, 6), last=conv(6, 4))
+    with pytest.raises(CriterionError, match="no filter to gate"):
+        ScalingFactors(model, torch.zeros(IMAGE), ["filter"])
+    gated = ScalingFactors(model, torch.zeros(IMAGE), ["filter"], exact=False)
+    decision = gated.decide_to(Budget.parse("params=60%"))
+    smaller = gated.plain(decision)
+    assert 3 <= smaller.first.out_channels < 6
+    assert smaller(torch.randn(IMAGE)).shape == model(torch.randn(IMAGE)).shape
+    assert gated.cost(decision) == measure_cost(smaller, torch.zeros(IMAGE))
+
+
+def test_iterative_pruning_reaches_it_and_goes_on() -> None:
+    """Each graph after the first is made as the first."""
+    model, pace = layer_normalised(), Pace(minibatches=1, surgery_every=1)
+    budget = Budget.parse("params=25%")
+    pruner = IterativePruner(
+        model, torch.zeros(IMAGE), Taylor(), budget, pace, groups=["first"], min_channels=1,
+        exact=False,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(pruner.network.parameters(), lr=0.01)
+    while not pruner.is_finished:
+        with pruner.watching(2):
+            pruner.network(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+        pruner.after_step(optimizer)
+    smaller = pruner.finish(optimizer)
+    assert smaller.first.out_channels == len(pruner.plan.keep["first"]) < 5

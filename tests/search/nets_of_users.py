@@ -124,6 +124,42 @@ class Unlearned(Plain):
         return x if self.training else x + self.extra(x)
 
 
+class LayerNorms(nn.Module):
+    """As ConvNeXt: its stream cannot lose channels exactly, what is inside a block can."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, 8, 2, stride=2)
+        self.block = InvertedBlock(8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.block(self.embed(x)).mean((2, 3))))
+
+
+class InvertedBlock(nn.Module):
+    """A depthwise convolution, a layer normalisation and two layers beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand, self.project = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + self.project(F.gelu(self.expand(y))).permute(0, 3, 1, 2)
+
+
+class LayerNormsAlone(LayerNorms):
+    """All of its channels are along the stream."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.block.expand = self.block.project = nn.Identity()
+
+
 class Attending(nn.Module):
     """64 positions that attend to each other, which costs more than all layers together."""
 

@@ -73,6 +73,7 @@ CHANGED_FLAGS = {
     "scoring-batches": 7,
     "divisor": 4,
     "prune-residual": True,
+    "exact": False,
     "seed": 11,
     "concurrency": 3,
     "device": "cpu",

@@ -80,6 +80,7 @@ CHANGED = SearchConfig(
     divisor=8,
     scoring_batches=7,
     prune_residual=True,
+    exact=False,
     seed=11,
     concurrency=3,
     device="cpu",

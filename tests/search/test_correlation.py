@@ -128,7 +128,9 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
     flags += "--flip --limit-train=100 --validation-fraction=0.25 --epochs=3 --batch-size=6 "
     flags += "--learning-rate=0.7 --weight-decay=0 --schedule=copycat --no-nesterov "
     flags += "--criterion=taylor,obd --criterion=fisher "
-    flags += "--scoring-batches=2 --prune-residual --seed=11 --device=cpu --name=n --runs=r "
+    flags += (
+        "--scoring-batches=2 --prune-residual --no-exact --seed=11 --device=cpu --name=n --runs=r "
+    )
     espalier("correlate", *flags.split(), "--mlflow-url=http://127.0.0.1:5000")
     assert asked == [
         CorrelationConfig(
@@ -145,6 +147,7 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
             criterion=("taylor", "obd", "fisher"),
             scoring_batches=2,
             prune_residual=True,
+            exact=False,
             seed=11,
             device="cpu",
             name="n",

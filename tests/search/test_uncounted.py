@@ -18,6 +18,7 @@ from copycat import Architecture, Builder, WidthProfile, save, verify
 from copycat.architecture_json import to_json
 from mlflow_server import MemoryRecorder, schema
 from pruning import Budget, trace
+from pruning.cost import format_count
 from pruning.errors import ArchitectureError
 from search.config import DataConfig, SearchConfig, TrainingConfig
 from search.family_config import FamilyConfig
@@ -100,6 +101,23 @@ def test_the_preflight_and_inspect_say_so(tmp_path: Path):
     assert f"note          {TOLD}" in workshop.preflight.describe()
     done = espalier("inspect", "nets_of_users:Attending", "--input=1x8x8")
     assert f"note: {TOLD}" in done.out
+
+
+def test_inspect_counts_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("inspect", "nets_of_users:Attending", "--input=1x8x8", "--count-attention")
+    whole = LAYERS + PRODUCTS
+    shown = espalier(*given).out.splitlines()
+    assert shown[0].startswith(f"base network  {format_count(whole)} multiply-adds, ")
+    assert "mul-adds" in shown[3]
+    content = json.loads(espalier(*given, "--json").out)
+    assert content["base"]["multiply_adds"] == whole
+    (value,) = (group for group in content["groups"] if group["name"] == "value")
+    lost = 64 * 8 * 8 + 64 * 64 * 8 + 8 * 10
+    assert value["multiply_adds_share"] == pytest.approx(lost / whole)
+    Path("p.json").write_text(WidthProfile({"value": 4}).to_json())
+    kept = f"{format_count(whole - lost // 2)} multiply_adds, {1 - lost / 2 / whole:.1%} of the"
+    assert kept in espalier(*given, "--profile=p.json").out
 
 
 def test_a_family_counts_alike():

@@ -100,6 +100,7 @@ export class ProfileCard {
       el("p", { class: "quiet" }, `${item.origin}, ${short(item.flops)} FLOPs, ${percent(item.validation_accuracy)}`),
       details ? bars(details.widths) : el("p", { class: "quiet" }, "Loading its profile …"),
       details?.removed.length ? el("p", {}, without(details.removed)) : null,
+      details?.file.inexact ? el("p", {}, `narrowed inexactly: ${Object.keys(details.file.inexact).join(", ")}`) : null,
       el("p", {}, runLink(item, "Its run in MLflow", this.fail)),
     ];
     this.node.replaceChildren(...parts.filter(Boolean));

@@ -1,0 +1,217 @@
+"""Searches and studies of what cannot be pruned exactly: it is asked for, narrowed and marked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nets_of_users import LayerNorms
+from rich.console import Console
+from samples import Completed, Workers, espalier, run_in_process, small_config
+
+import copycat
+import search
+from copycat.families import BaseNetwork
+from mlflow_server import MemoryRecorder, schema
+from pruning.errors import CriterionError
+from pruning.structure import Structure
+from search import family_study
+from search.config import DataConfig, SearchConfig, TrainingConfig, to_mapping
+from search.html_report import report_page
+from search.resources_config import StudyConfig
+from search.runner import open_workshop
+from search.service import workbench
+from search.space import Proposal
+from search.sparse_network import SparseNetwork
+from search.standing import CONFIG_FILE
+from search.workshop import fresh_base
+
+MODEL, TRUST = "nets_of_users:LayerNorms", ("nets_of_users",)
+WHY = "a layer normalisation runs over these channels"
+
+
+def config_of(folder: Path, **changes: object) -> SearchConfig:
+    settings: dict[str, object] = {
+        "model": MODEL,
+        "budget": ("flops=40%",),
+        "criterion": ("magnitude-l2",),
+        "study": StudyConfig(by_products=0, tempered_trials=0),
+        "training": TrainingConfig(1, 1, 1, batch_size=32),
+        "data": DataConfig(limit_train=60),
+        "trials": 1,
+        "ladder": (1.0,),
+        "profiles": 1,
+        "equal_compute_pairs": False,
+        "prune_residual": True,
+        "exact": False,
+    }
+    return small_config(folder, **(settings | changes))
+
+
+def test_a_search_narrows_the_embedding_and_marks_it(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = config_of(tmp_path, runs="espalier-runs")
+    results = search.run(config).results
+    assert results.front
+    for outcome in results.everything:
+        folder = config.directory / outcome.path
+        stored = copycat.verify(folder, trust=TRUST)
+        network = copycat.load(folder, trust=TRUST)
+        assert isinstance(network, LayerNorms)
+        assert network.embed.out_channels == stored.profile.widths["embed"] < 8
+        assert (outcome.inexact, stored.inexact) == (("embed",), {"embed": WHY})
+        run = memory.read(f"architecture/{outcome.key}")
+        assert run.tags[schema.TAG_INEXACT] == "embed"
+    page = report_page(config.directory)
+    assert page.count(", narrowed inexactly") == len(results.front) + len(results.everything)
+    assert f"embed ({WHY})" in page
+    best = f"{config.name}/{results.front[0].key}"
+    assert f"narrowed inexactly: embed ({WHY})" in espalier("inspect", best).out
+    assert json.loads(espalier("inspect", best, "--json").out)["inexact"] == {"embed": WHY}
+    assert " --no-exact" in page.split("To do it again")[1]
+
+
+def test_exactly_only_the_rest_is_pruned_and_nothing_is_marked(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder
+):
+    config = config_of(tmp_path, exact=True, budget=("flops=80%",))
+    for outcome in search.run(config).results.everything:
+        stored = copycat.verify(config.directory / outcome.path, trust=TRUST)
+        assert {*stored.profile.widths} == {"block.expand"}
+        assert (outcome.inexact, stored.inexact) == ((), {})
+        assert schema.TAG_INEXACT not in memory.read(f"architecture/{outcome.key}").tags
+    assert "narrowed inexactly" not in report_page(config.directory)
+
+
+def test_gates_reach_it_too(tmp_path: Path):
+    config = config_of(tmp_path, criterion=("scaling-factors",))
+    workshop, _ = open_workshop(config, Console(quiet=True))
+    preflight = workshop.preflight
+    proposal = Proposal("scaling-factors", "filter", {"scaling-factors.strength": 1.0}, 1)
+    base, _ = fresh_base(preflight, 0)
+    sparse = SparseNetwork(base, proposal, config, preflight, seed=0, device=torch.device("cpu"))
+    pruning = sparse.pruning([], preflight.limits)
+    assert sparse.without(pruning).embed.out_channels == pruning.profile.widths["embed"] < 8
+
+
+def test_shapes_that_lack_a_structure_are_priced_alike(tmp_path: Path):
+    workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
+    profile = copycat.WidthProfile({"embed": 4}, (Structure("branch", "block"),))
+    preflight = workshop.preflight
+    base = BaseNetwork.of(preflight.builder, preflight.example_input, exact=False)
+    for graph in (preflight.graph_of(profile), base.graph_of(profile)):
+        assert graph.narrowed_inexactly(profile.widths) == {"embed": WHY}
+        assert graph.cost(profile.widths).params == 4 * 5 + 2 * 4 + 10 * 5
+
+
+def test_the_preflight_says_so(tmp_path: Path):
+    workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
+    assert (
+        "inexact       1 of the 2 groups only inexactly: the smaller networks are trained anyway"
+    ) in workshop.preflight.describe()
+    exact, _ = open_workshop(
+        config_of(tmp_path, exact=True, budget=("flops=80%",)), Console(quiet=True)
+    )
+    assert not any("inexact" in line for line in exact.preflight.describe())
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_network_without_anything_exact_is_told_what_it_takes(tmp_path: Path, residual: bool):
+    config = config_of(tmp_path, model=f"{MODEL}Alone", exact=True, prune_residual=residual)
+    flags = "--no-exact prunes" if residual else "--no-exact --prune-residual prunes"
+    with pytest.raises(CriterionError, match=f"no channels that could go without .*: {flags}"):
+        open_workshop(config, Console(quiet=True))
+
+
+def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
+    config = config_of(tmp_path)
+    config.directory.mkdir(parents=True)
+    (config.directory / CONFIG_FILE).write_text(json.dumps(to_mapping(config)))
+    flags = ("--exact", f"--runs={config.runs}", f"--name={config.name}", f"--model={MODEL}")
+    done = espalier("search", *flags)
+    assert done.status == 2
+    assert "exact (it has False, now True)" in done.err
+
+
+def test_the_service_offers_it_and_answers_alike():
+    """The form of its page is made from the schema."""
+    option = workbench.offered()["schema"]["properties"]["exact"]
+    assert (option["type"], option["default"]) == ("boolean", True)
+    assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
+    asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
+    answer = workbench.checked({**asked, "prune_residual": True}, "cpu")
+    assert isinstance(answer, dict), answer
+    assert answer["settings"]["exact"] is False
+    assert any(line.startswith("inexact       1 of the 2") for line in answer["frame"]["lines"])
+    refused = workbench.checked({**asked, "exact": "no"}, "cpu")
+    assert (refused.field, "true or false" in refused.detail) == ("exact", True)
+
+
+def test_inspect_shows_what_is_asked_for():
+    given = ("inspect", MODEL, "--input=1x8x8")
+    assert f"no: {WHY}" in espalier(*given).out
+    assert f"residual stream, inexactly: {WHY}" in espalier(*given, "--no-exact").out
+
+
+# ---- families and correlations
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a profile that narrows the embedding; studies run in this process."""
+    monkeypatch.chdir(tmp_path)
+    Path("p.json").write_text(copycat.WidthProfile({"embed": 4, "block.expand": 8}).to_json())
+
+    class InProcess:
+        def __init__(self, *given: object) -> None:
+            self._given = given[:2]
+
+        def __enter__(self):
+            return lambda source, observer: run_in_process(source, *self._given, observer)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(family_study, "cluster", InProcess)
+    monkeypatch.setattr(family_study, "run_recorder", lambda *_: MemoryRecorder("family"))
+    monkeypatch.setattr(
+        "search.correlation_study.run_recorder", lambda *_: MemoryRecorder("correlation")
+    )
+    return tmp_path
+
+
+def family(source: str, *flags: str) -> Completed:
+    return espalier(
+        *("family", source, "--train", "--budgets=flops=40%", "--kinds=copycat", "--seeds=1"),
+        *("--limit-train=60", "--scratch-epochs=1", "--device=cpu", *flags),
+    )
+
+
+def test_a_family_of_an_inexact_profile(here: Path):
+    refused = family("p.json", f"--model={MODEL}")
+    assert refused.status == 2
+    assert f"group 'embed' is pinned at 8 channels, got 4: {WHY}" in refused.err
+    done = family("p.json", f"--model={MODEL}", "--no-exact", "--name=study")
+    assert done.status == 0, done.err
+    (member,) = (here / "espalier-runs" / "study" / "architectures").iterdir()
+    stored = copycat.verify(member, trust=TRUST)
+    assert stored.inexact == {"embed": WHY}
+
+    # whoever derives a family of what is marked need not ask once more
+    ladder = espalier("family", f"study/{member.name}", "--budgets=flops=30%", "--json")
+    assert [row["widths"]["embed"] < 8 for row in json.loads(ladder.out)] == [True, True]
+
+
+def test_criteria_are_held_against_the_oracle_there_too(here: Path):
+    flags = ("--criterion=taylor", "--limit-train=60", "--epochs=1", "--scoring-batches=1")
+    flags += ("--prune-residual", "--device=cpu", f"--model={MODEL}")
+    for more, layers in (("--name=a", {"block.expand"}), ("--no-exact", {"embed", "block.expand"})):
+        done = espalier("correlate", *flags, more)
+        assert done.status == 0, done.err
+        (file,) = (f for f in here.glob("espalier-runs/*/correlation.json"))
+        assert {*json.loads(file.read_text())["oracle"]} == layers
+        file.unlink()
