@@ -15,7 +15,7 @@ from copycat.series import Shape
 from copycat.width_profile import WidthProfile
 from pruning.channel_graph import ChannelGraph
 from pruning.cost import ExampleInput
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class BaseNetwork:
     ) -> BaseNetwork:
         """Build the network once and trace it; `exact` as for `trace`."""
         made = _fresh(builder)
-        base = cls(builder, trace(made[0], example_input, exact=exact), example_input)
+        base = cls(builder, whole_trace(made[0], example_input, exact=exact), example_input)
         base.__dict__["made"] = made
         return base
 
@@ -49,7 +49,7 @@ class BaseNetwork:
         if not profile.removed:
             return self.graph
         left = without_removed(self.made[0], profile, self.example_input)
-        return trace(left, self.example_input, exact=self.graph.exact)
+        return whole_trace(left, self.example_input, exact=self.graph.exact)
 
     def build(self, shape: Shape, seed: int = 0) -> nn.Module:
         """The network of this shape with fresh weights drawn from `seed`.

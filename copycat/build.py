@@ -14,7 +14,7 @@ from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
 from pruning.structure import remove_structures
 from pruning.surgery import Resize, new_shape, resized
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 
 
 def build(
@@ -65,8 +65,8 @@ def graph_for(model: nn.Module, profile: WidthProfile, example_input: ExampleInp
     Weights are not kept, so removal need not be exact; an exact trace has the same groups under
     the same names, and is made in less time.
     """
-    graph = trace(model, example_input)
-    return graph if profile.fits(graph) else trace(model, example_input, exact=False)
+    graph = whole_trace(model, example_input)
+    return graph if profile.fits(graph) else whole_trace(model, example_input, exact=False)
 
 
 def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -51,9 +52,10 @@ class Clock:
             raise OutOfTimeError(self._limit, passed)
         if now - self._start > _PATIENCE:
             self._has_told = True
+            most = f" of at most {self._limit:g} s" if self._limit < math.inf else ""
             self._progress(
                 f"tracing: looking for sizes that the network's code fixes, run {num_runs + 1} "
-                f"with fewer channels ({now - self._start:.0f} s of at most {self._limit:g} s)"
+                f"with fewer channels ({now - self._start:.0f} s{most})"
             )
 
     def close(self) -> None:

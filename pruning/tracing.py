@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -71,6 +72,13 @@ def trace(
         return traces.on(meta, values)
     except TraceError:
         return traces.on(None, values)
+
+
+def whole_trace(
+    model: nn.Module, example_input: ExampleInput, *, exact: bool = True
+) -> ChannelGraph:
+    """`trace` without a limit in time, for what must come out alike on a slow or busy machine."""
+    return trace(model, example_input, exact=exact, time_limit=math.inf)
 
 
 @dataclass(frozen=True)

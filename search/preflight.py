@@ -17,7 +17,7 @@ from pruning.cost import Budget, Cost, format_count, measure_cost
 from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.selection import least_widths, unreachable
 from pruning.structure import KINDS, remove_structures, structures
-from pruning.tracing import trace
+from pruning.tracing import trace, whole_trace
 from search.config import SearchConfig
 from search.methods import method, parts_of
 
@@ -54,7 +54,7 @@ class Preflight:
             base = self.builder()
         example_input = self.example_input
         left = without_removed(base, profile, example_input)
-        return trace(left, example_input, exact=self.graph.exact)
+        return whole_trace(left, example_input, exact=self.graph.exact)
 
     @property
     def flops_limit(self) -> int:
@@ -102,7 +102,7 @@ def check(
     """
     model = builder()
     try:
-        graph = trace(model, torch.zeros(1, *input_shape), exact=config.exact)
+        graph = whole_trace(model, torch.zeros(1, *input_shape), exact=config.exact)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     except SystemExit as error:

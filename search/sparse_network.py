@@ -20,7 +20,7 @@ from pruning.selection import KeepPlan, select
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from pruning.structure import Structure
 from pruning.surgery import remove_channels
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 from search.config import SearchConfig
 from search.methods import method
 from search.preflight import Preflight, judged_groups
@@ -188,7 +188,7 @@ class SparseNetwork:
 
     def _traced(self, model: nn.Module) -> ChannelGraph:
         """The graph of what is left of the network, as that of the search was made."""
-        return trace(model, self._example_input, exact=self._preflight.graph.exact)
+        return whole_trace(model, self._example_input, exact=self._preflight.graph.exact)
 
     @property
     def _gated_granularities(self) -> tuple[Granularity, ...]:

@@ -112,8 +112,8 @@ def test_seeds_decide_the_weights(architecture: Architecture) -> None:
 def test_the_network_and_the_global_generator_are_untouched(architecture: Architecture) -> None:
     model = architecture.network()
     modules, state = list(model.modules()), copy.deepcopy(model.state_dict())
+    widths = changed_widths(architecture)  # traces a network that it makes
     generator = torch.random.get_rng_state()
-    widths = changed_widths(architecture)
     build(model, WidthProfile(widths), architecture.example(), graph=architecture.graph)
     assert torch.equal(torch.random.get_rng_state(), generator)
     assert all(old is new for old, new in zip(modules, model.modules(), strict=True))
