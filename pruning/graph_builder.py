@@ -119,7 +119,7 @@ class _GraphBuilder:
         signature[list(self._reasons)] += random[0]
         signature[list(self._inexact)] += random[1]
         produced = np.zeros(self._num_components, dtype=bool)
-        for labels in self._tracer.produced:
+        for labels, _ in self._tracer.produced:
             produced[self._component[labels]] = True
         numbers = np.unique(signature, return_inverse=True)[1].astype(np.int32)
         numbers[~produced] = NO_GROUP
@@ -131,8 +131,9 @@ class _GraphBuilder:
         first_axis: dict[int, Labels] = {}
         slots = reversed(self._tracer.slots)  # of equal labels the first slot, a tensor, counts
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
-        for labels in self._tracer.produced:
-            layer = _layer(names.get(int(labels[0]), ""))
+        for labels, module in self._tracer.produced:
+            name = names.get(int(labels[0]))
+            layer = _layer(name) if name else module
             components = self._component[labels]
             for number in dict.fromkeys(numbers[components].tolist()):
                 found = producers.setdefault(number, [])

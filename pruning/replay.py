@@ -18,7 +18,6 @@ from pruning.copies import moved
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
 from pruning.meta_kernels import MetaKernels
-from pruning.operators.rule import aten_names
 from pruning.recorded_values import ChangedPathError, RecordedValues
 from pruning.trace_records import Step
 from pruning.tracer import Tracer, call_of, constants_of, follow
@@ -28,9 +27,6 @@ _VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
 """Whether `reshape` copies depends on the layout of memory, which a single channel simplifies."""
 
 _RESHAPES = (Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten)
-
-_FILLED = frozenset(aten_names("zeros ones full empty"))
-"""What makes all values alike may be of any size: whether that fits shows where it is used."""
 
 _OTHER_PATH = "the network takes another path through its code with fewer channels"
 _WRITTEN = "a size written into the network's code"
@@ -138,7 +134,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         if self._exact and before.constants != constants_of(after):
             self._differs(before, _COMPUTED)
         sizes = tuple(tuple(output.shape) for output in after.outputs)
-        if predicted != sizes and before.operator not in _FILLED:
+        if predicted != sizes and not before.is_filled:
             self._differs(before, _SIZED, asked)
             return _tensors_like(before, predicted, func, _OtherPathError(), args)
         return result

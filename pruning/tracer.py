@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -62,6 +62,9 @@ Of those in _SIZE_LISTS that is so for lists of numbers only.
 """
 
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+_FILLERS = frozenset(aten_names("zeros ones full empty"))
+"""Operators that make all values alike. Whether the size fits shows where the tensor is used."""
+
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -96,7 +99,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls = Calls()
         self.counting: Callable[[str], str | None] = _as_counted
         self.residual: list[Labels] = []
-        self.produced: list[Labels] = []
+        self.produced: list[tuple[Labels, str]] = []
         self.consumed: list[Labels] = []
         self.contracted: list[Contraction] = []
         self.call_sites = CallSites()
@@ -113,6 +116,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names: Any = WeakIdKeyDictionary()
         for name, tensor in tensors.items():
             self._register(name, tensor)
+        self._filled: Any = WeakIdKeyDictionary()  # by tensor of one value, the memory behind it
 
     def _register(self, name: str, tensor: Tensor) -> None:
         axes = tuple(self.channels.new(int(size)) for size in tensor.shape)
@@ -140,7 +144,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return known is not None and known.from_parameters
 
     def produces(self, weight: Labels) -> None:
-        self.produced.append(weight)
+        self.produced.append((weight, self.module))
+    def follows(self, tensor: Tensor, axis: int, labels: Labels) -> bool:
+        for storage in self._filled.get(tensor, ()):
+            storage.sizes[axis] = labels
+        return tensor in self._filled
+
 
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
@@ -220,7 +229,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._reshape = None
         self.calls.begin()
         self._follow(call, torch.Tag.pointwise in func.tags)
-        self._record(call)
+        is_filled = _fills(func, call, self._filled)
+        self._record(call, is_filled=is_filled)
         if self._is_measuring:
             self._store(call, _aliases(func._schema, result))
         return result
@@ -236,6 +246,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             has_device = any(argument.name == "device" for argument in func._schema.arguments)
             is_factory = has_device and next(_tensors_in((args, kwargs)), None) is None
             if self._device is not None and is_factory:
+        if is_filled:
+            self._note_filled(call)
+        else:
+            self._forget_filled(func._schema, call)
                 kwargs["device"] = self._device
         return args, kwargs
 
@@ -285,13 +299,29 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._operator = call.name
         rule = RULES.get(call.name) or (elementwise if pointwise else None)
         if rule is None:
-            pin_all(self, call.tensors, f"the operator {call.name} has no rule")
-            found = [unlabelled(output) for output in call.outputs]
+            pin_all(self, call.tensors, _no_rule(call))
+            found = [self._labelled_without_rule(call, output) for output in call.outputs]
         else:
             labelled = rule(self, call)
             found = labelled if isinstance(labelled, list) else [labelled]
-        from_parameters = len(known) == sum(t.dim() > 0 for t in call.tensors) and all(
-            k.from_parameters for k in known
+    def _note_filled(self, call: Call) -> None:
+        """Note tensors of one value, with the memory of all that they were made of."""
+        for output in call.outputs:
+            made = [t for t in (output, *call.tensors) if t.shape == output.shape]
+            self._filled[output] = [
+                *(self._storage_of[t] for t in made if t in self._storage_of),
+                *(storage for t in made for storage in self._filled.get(t, ())),
+            ]
+
+    def _forget_filled(self, schema: Any, call: Call) -> None:
+        """Something may be written to what an operator changed or returned a view of."""
+        for place, declared in enumerate(schema.arguments):
+            if declared.alias_info is not None:
+                for tensor in _tensors_in(call.arg(place, declared.name)):
+                    self._filled.pop(tensor, None)
+
+        from_parameters = all(k.from_parameters for k in known) and all(
+            t in self._known or t in self._filled for t in call.tensors if t.dim() > 0
         )
         for output, axes in zip(call.outputs, found, strict=True):
             assert len(axes) == output.dim(), (call.name, axes, output.shape)
@@ -310,6 +340,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         axes = self.axes(tensor)
         sizes = [int(n) if a is None else a for n, a in zip(tensor.shape, axes, strict=True)]
         now = len(self.steps)
+    def _labelled_without_rule(self, call: Call, output: Tensor) -> AxisLabels:
+        """Labels of what an operator without a rule made; if of a weight, pinned ones.
+
+        So the layer that this weight is for has its group, with the reason.
+        """
+        if output.dim() < 2 or not all(map(self.is_parameter, call.tensors)):
+            return unlabelled(output)
+        weights = [tensor for tensor in call.tensors if tensor.shape == output.shape]
+        if weights:
+            return self.axes(weights[0])
+        axes = tuple(self.channels.new(int(size)) for size in output.shape)
+        for labels in axes:
+            self.channels.pin(labels, _no_rule(call))
+        return axes
+
         self._storage_of[tensor] = storage = Storage(tensor.element_size(), sizes, now, now)
         self.storages.append(storage)
 
@@ -331,7 +376,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self.lives_from_here(output)
 
-    def _record(self, call: Call) -> None:
+    def _record(self, call: Call, *, is_filled: bool) -> None:
         self.note(
             Step(
                 call.name,
@@ -355,10 +400,25 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
         outputs=tuple(_tensors_in(result)),
         tensors=tuple(_tensors_in((args, kwargs))),
     )
+                is_filled,
 
 
 def constants_of(call: Call) -> tuple[float, ...]:
     """Numbers among the arguments of a call that become values or scale them, so no sizes."""
+def _no_rule(call: Call) -> str:
+    return f"the operator {call.name} has no rule"
+
+
+def _fills(func: Any, call: Call, filled: Container[Tensor]) -> bool:
+    """Whether an operator makes tensors of one value, or changes such ones in all places alike."""
+    if call.name in _FILLERS:
+        return True
+    is_alike = torch.Tag.pointwise in func.tags or call.name == "aten::_to_copy"
+    if not is_alike or torch.Tag.nondeterministic_seeded in func.tags:
+        return False
+    return bool(call.tensors) and all(tensor in filled for tensor in call.tensors)
+
+
     positional = () if call.name in _SIZES else call.args
     if call.name in _SIZE_LISTS:
         positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))

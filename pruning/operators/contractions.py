@@ -22,6 +22,7 @@ from pruning.operators.rule import (
     pin_all,
     pin_axes,
     size_of,
+    tie_each,
     tie_or_pin,
     unlabelled,
 )
@@ -43,7 +44,7 @@ def convolution(tracing: Tracing, call: Call) -> AxisLabels:
     else:
         produced = _grouped(tracing, weight, inputs, groups, transposed)
     if bias is not None and produced is not None:
-        tie_or_pin(tracing, produced, tracing.axes(bias)[0], "the bias has no channels")
+        tie_each(tracing, produced, bias, "the bias has no channels")
     _count_convolution(tracing, call, x if transposed else call.output)
     return (*along[:channel_axis], produced, *along[channel_axis + 1 :])
 
@@ -176,9 +177,8 @@ def deformable_convolution(tracing: Tracing, call: Call) -> AxisLabels:
         produced = _dense(tracing, weight, tracing.axes(x)[1], weights[1], weights[0])
     else:
         produced = _grouped(tracing, weight, tracing.axes(x)[1], groups, transposed=False)
-    offsets = tracing.axes(bias)[0]
-    if produced is not None and offsets is not None:  # zeros stand for no bias
-        tracing.channels.tie(produced, offsets)
+    if produced is not None:
+        tie_each(tracing, produced, bias, "the bias has no channels")
     tracing.leave_out(*_convolution_sizes(tracing, call, call.output))
     return (None, produced, None, None)
 
@@ -192,10 +192,10 @@ def added_matrix_product(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::addmm and aten::baddbmm: a bias plus a matrix product; fvcore counts no baddbmm."""
     bias, first, second = call.args[:3]
     axes = _product(tracing, first, second, is_counted=call.name != "aten::baddbmm")
-    for axis, labels in enumerate(tracing.axes(bias)):
+    for axis in range(bias.dim()):
         out_axis = axis + len(axes) - bias.dim()
         if bias.shape[axis] == call.output.shape[out_axis]:
-            tie_or_pin(tracing, axes[out_axis], labels, "the bias has no channels")
+            tie_each(tracing, axes[out_axis], bias, "the bias has no channels", axis=axis)
     return axes
 
 
@@ -239,7 +239,7 @@ def added_matrix_vector(tracing: Tracing, call: Call) -> AxisLabels:
     bias, matrix, vector = call.args[:3]
     axes = _vector_product(tracing, matrix, vector)
     if bias.shape == call.output.shape:
-        tie_or_pin(tracing, axes[0], tracing.axes(bias)[0], "the bias has no channels")
+        tie_each(tracing, axes[0], bias, "the bias has no channels")
     return axes
 
 
