@@ -21,7 +21,7 @@ from pruning.channel_graph import (
 )
 from pruning.channel_labels import Labels
 from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
-from pruning.trace_records import Contraction
+from pruning.trace_records import Contraction, Rows
 from pruning.tracer import Tracer
 
 
@@ -195,7 +195,8 @@ class _GraphBuilder:
             groups, units = atoms.group[contraction.labels], atoms.unit[contraction.labels]
             if (groups != NO_GROUP).any():
                 argument, axis = _place_of(contraction, groups, units, atoms)
-                product = Product(contraction.call, argument, axis, groups, units)
+                weights = tuple(_weight_axis(rows, atoms) for rows in contraction.weights)
+                product = Product(contraction.call, argument, axis, groups, units, weights)
                 found[contraction.call, argument, axis, groups.tobytes()] = product
         return tuple(found.values())
 
@@ -221,6 +222,13 @@ def _place_of(
             ):
                 return place, axis
     return None, 0
+
+
+def _weight_axis(rows: Rows, atoms: Atoms) -> TensorAxis:
+    """The axis of a parameter, of which only its first rows are in groups."""
+    groups, units = atoms.group[rows.labels], atoms.unit[rows.labels]
+    groups[rows.number :] = NO_GROUP
+    return TensorAxis(rows.parameter, 0, groups, units, is_input=False)
 
 
 def _layer(tensor_name: str) -> str:

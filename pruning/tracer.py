@@ -40,6 +40,7 @@ from pruning.trace_records import (
     Course,
     Reshape,
     ReshapeKey,
+    Rows,
     Slot,
     Step,
     Storage,
@@ -61,10 +62,10 @@ _SIZE_LISTS = frozenset(
 Of those in _SIZE_LISTS that is so for lists of numbers only.
 """
 
-_FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 _FILLERS = frozenset(aten_names("zeros ones full empty"))
 """Operators that make all values alike. Whether the size fits shows where the tensor is used."""
 
+_FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -104,6 +105,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.contracted: list[Contraction] = []
         self.call_sites = CallSites()
         self._present_call, self._present_leaves = CallSite("", "", 0), list[Any]()
+        self._query_rows: tuple[Rows, ...] = ()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
@@ -114,9 +116,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: Any = WeakIdKeyDictionary()
         self._storage_of: Any = WeakIdKeyDictionary()
         self._names: Any = WeakIdKeyDictionary()
+        self._filled: Any = WeakIdKeyDictionary()  # by tensor of one value, the memory behind it
         for name, tensor in tensors.items():
             self._register(name, tensor)
-        self._filled: Any = WeakIdKeyDictionary()  # by tensor of one value, the memory behind it
 
     def _register(self, name: str, tensor: Tensor) -> None:
         axes = tuple(self.channels.new(int(size)) for size in tensor.shape)
@@ -143,13 +145,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._known.get(tensor)
         return known is not None and known.from_parameters
 
-    def produces(self, weight: Labels) -> None:
-        self.produced.append((weight, self.module))
     def follows(self, tensor: Tensor, axis: int, labels: Labels) -> bool:
         for storage in self._filled.get(tensor, ()):
             storage.sizes[axis] = labels
         return tensor in self._filled
 
+    def produces(self, weight: Labels) -> None:
+        self.produced.append((weight, self.module))
 
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
@@ -160,7 +162,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for place, leaf in enumerate(self._present_leaves)
             if isinstance(leaf, Tensor) and not self.is_parameter(leaf)
         )
-        self.contracted.append(Contraction(self._present_call, labels, arguments))
+        self.contracted.append(Contraction(self._present_call, labels, arguments, self._query_rows))
 
     def adds(self, labels: Labels) -> None:
         self.residual.append(labels)
@@ -209,6 +211,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note the call, with its arguments, that the next operators belong to."""
         self._present_call = self.call_sites.next(func)
         self._present_leaves = tree_leaves(arguments)
+        self._query_rows = ()
+
+    def makes_queries(self, weights: Iterable[Tensor | None], number: int) -> None:
+        """Note parameters whose first rows make one side of what the present call multiplies."""
+        self._query_rows = tuple(
+            Rows(self._names[weight], labels, number)
+            for weight in weights
+            if weight is not None and weight in self._names
+            for labels in self.axes(weight)[:1]
+            if labels is not None
+        )
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
@@ -233,6 +246,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._record(call, is_filled=is_filled)
         if self._is_measuring:
             self._store(call, _aliases(func._schema, result))
+        if is_filled:
+            self._note_filled(call)
+        else:
+            self._forget_filled(func._schema, call)
         return result
 
     def _arguments(
@@ -246,10 +263,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             has_device = any(argument.name == "device" for argument in func._schema.arguments)
             is_factory = has_device and next(_tensors_in((args, kwargs)), None) is None
             if self._device is not None and is_factory:
-        if is_filled:
-            self._note_filled(call)
-        else:
-            self._forget_filled(func._schema, call)
                 kwargs["device"] = self._device
         return args, kwargs
 
@@ -291,19 +304,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.steps = before
             self._is_measuring = True
 
-    def _follow(self, call: Call, pointwise: bool) -> None:
-        known = [self._known[t] for t in call.tensors if t in self._known]
-        if not known:
-            return
-        self.used.update(self._names[t] for t in call.tensors if t in self._names)
-        self._operator = call.name
-        rule = RULES.get(call.name) or (elementwise if pointwise else None)
-        if rule is None:
-            pin_all(self, call.tensors, _no_rule(call))
-            found = [self._labelled_without_rule(call, output) for output in call.outputs]
-        else:
-            labelled = rule(self, call)
-            found = labelled if isinstance(labelled, list) else [labelled]
     def _note_filled(self, call: Call) -> None:
         """Note tensors of one value, with the memory of all that they were made of."""
         for output in call.outputs:
@@ -320,6 +320,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for tensor in _tensors_in(call.arg(place, declared.name)):
                     self._filled.pop(tensor, None)
 
+    def _follow(self, call: Call, pointwise: bool) -> None:
+        known = [self._known[t] for t in call.tensors if t in self._known]
+        if not known:
+            return
+        self.used.update(self._names[t] for t in call.tensors if t in self._names)
+        self._operator = call.name
+        rule = RULES.get(call.name) or (elementwise if pointwise else None)
+        if rule is None:
+            pin_all(self, call.tensors, _no_rule(call))
+            found = [self._labelled_without_rule(call, output) for output in call.outputs]
+        else:
+            labelled = rule(self, call)
+            found = labelled if isinstance(labelled, list) else [labelled]
         from_parameters = all(k.from_parameters for k in known) and all(
             t in self._known or t in self._filled for t in call.tensors if t.dim() > 0
         )
@@ -327,19 +340,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             assert len(axes) == output.dim(), (call.name, axes, output.shape)
             self._known[output] = TensorLabels(axes, from_parameters)
 
-    def notes_size(self, attribute: str, tensor: Tensor) -> None:
-        """Label an attribute that holds a number of channels and has no tensor to follow."""
-        labels = self.axes(tensor)[1]
-        if labels is not None and all(slot.name != attribute for slot in self.slots):
-            self.slots.append(Slot(attribute, 0, labels))
-
-    def lives_from_here(self, tensor: Tensor) -> None:
-        """Note an activation that begins to take memory now."""
-        if not self._is_measuring:
-            return
-        axes = self.axes(tensor)
-        sizes = [int(n) if a is None else a for n, a in zip(tensor.shape, axes, strict=True)]
-        now = len(self.steps)
     def _labelled_without_rule(self, call: Call, output: Tensor) -> AxisLabels:
         """Labels of what an operator without a rule made; if of a weight, pinned ones.
 
@@ -355,6 +355,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.channels.pin(labels, _no_rule(call))
         return axes
 
+    def notes_size(self, attribute: str, tensor: Tensor) -> None:
+        """Label an attribute that holds a number of channels and has no tensor to follow."""
+        labels = self.axes(tensor)[1]
+        if labels is not None and all(slot.name != attribute for slot in self.slots):
+            self.slots.append(Slot(attribute, 0, labels))
+
+    def lives_from_here(self, tensor: Tensor) -> None:
+        """Note an activation that begins to take memory now."""
+        if not self._is_measuring:
+            return
+        axes = self.axes(tensor)
+        sizes = [int(n) if a is None else a for n, a in zip(tensor.shape, axes, strict=True)]
+        now = len(self.steps)
         self._storage_of[tensor] = storage = Storage(tensor.element_size(), sizes, now, now)
         self.storages.append(storage)
 
@@ -387,24 +400,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 tuple(output.dtype for output in call.outputs),
                 tuple(self.axes(tensor) for tensor in call.tensors),
                 self._reshape,
+                is_filled,
             )
         )
 
 
-def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
-    """A call of an operator and what it returned."""
-    return Call(
-        name=func._schema.name,
-        args=args,
-        kwargs=kwargs,
-        outputs=tuple(_tensors_in(result)),
-        tensors=tuple(_tensors_in((args, kwargs))),
-    )
-                is_filled,
-
-
-def constants_of(call: Call) -> tuple[float, ...]:
-    """Numbers among the arguments of a call that become values or scale them, so no sizes."""
 def _no_rule(call: Call) -> str:
     return f"the operator {call.name} has no rule"
 
@@ -419,6 +419,19 @@ def _fills(func: Any, call: Call, filled: Container[Tensor]) -> bool:
     return bool(call.tensors) and all(tensor in filled for tensor in call.tensors)
 
 
+def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
+    """A call of an operator and what it returned."""
+    return Call(
+        name=func._schema.name,
+        args=args,
+        kwargs=kwargs,
+        outputs=tuple(_tensors_in(result)),
+        tensors=tuple(_tensors_in((args, kwargs))),
+    )
+
+
+def constants_of(call: Call) -> tuple[float, ...]:
+    """Numbers among the arguments of a call that become values or scale them, so no sizes."""
     positional = () if call.name in _SIZES else call.args
     if call.name in _SIZE_LISTS:
         positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))
@@ -443,8 +456,8 @@ class _CompositeCalls(TorchFunctionMode):
         self._tracer.calls_now(func, (args, kwargs))
         if func in _FROM_NUMBERS:
             self._tracer.makes_constant(_numbers_in((args, kwargs)))
-        if func is F.multi_head_attention_forward and not self._tracer.channels.exact:
-            self._share_heads(args, kwargs)
+        if func is F.multi_head_attention_forward:
+            self._note_attention(args, kwargs)
         if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
             with self._tracer.counted_as(_not_at_all):
                 result = func(*args, **kwargs)
@@ -459,6 +472,13 @@ class _CompositeCalls(TorchFunctionMode):
             with self._tracer.counted_as(_products_as_attention):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _note_attention(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        embed_dim, in_proj_weight, in_proj_bias = args[3], args[5], args[6]
+        weight = kwargs.get("q_proj_weight") if in_proj_weight is None else in_proj_weight
+        self._tracer.makes_queries([weight, in_proj_bias], embed_dim)
+        if not self._tracer.channels.exact:
+            self._share_heads(args, kwargs)
 
     def _share_heads(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Tie what torch's attention wants equally wide: its input, and the heads' shares of it.
