@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
-from pruning.copies import copied, doubled, moved, shapes
+from pruning.copies import copy_to_run, doubled, moved, shapes
 from pruning.cost import ExampleInput
-from pruning.errors import TraceError, first_line
+from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph_builder import build_graph
 from pruning.recorded_values import RecordedValues, record
 from pruning.replay import TracedRun
@@ -62,15 +62,11 @@ def trace(
     Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
     traces = _Traces(unwrapped(model), example_input, exact, time_limit, progress)
-    meta = torch.device("meta")
-    try:
-        return traces.on(meta, None)
-    except TraceError:
-        values = traces.values()
-    try:
-        return traces.on(meta, values)
-    except TraceError:
-        return traces.on(None, values)
+    with torch.inference_mode(False):  # inside of it, operators are not taken apart
+        try:
+            return traces.somehow()
+        except ModelError as error:
+            raise TraceError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -91,9 +87,21 @@ class _Traces:
     time_limit: float
     progress: Progress
 
+    def somehow(self) -> ChannelGraph:
+        """The graph, from runs on meta tensors if the network can make them, or else on its own."""
+        meta = torch.device("meta")
+        try:
+            return self.on(meta, None)
+        except TraceError:
+            values = self.values()
+        try:
+            return self.on(meta, values)
+        except TraceError:
+            return self.on(None, values)
+
     def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
-        skeleton = copied(self.model, device).eval()
+        skeleton = copy_to_run(self.model, device).eval()
         clock = Clock(self.time_limit, self.progress)
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
@@ -116,7 +124,7 @@ class _Traces:
     ) -> tuple[ChannelGraph, Rehearsals, list[str]]:
         """The graph that one run in each mode tells, what it can be held against, and the names
         of groups that are divided unevenly."""
-        network, inputs = copied(skeleton), moved(self.example_input, device)
+        network, inputs = copy_to_run(skeleton), moved(self.example_input, device)
         tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
         read = values.evaluating if values else None
         with _as_trace_error(network, inputs):
@@ -124,7 +132,7 @@ class _Traces:
         runs = [TracedRun(inputs, tracer.steps, read)]
         if values is None or values.training is not None:
             read = values.training if values else None
-            runs += _followed_training(tracer, copied(skeleton), doubled(inputs), device, read)
+            runs += _followed_training(tracer, copy_to_run(skeleton), doubled(inputs), device, read)
         graph, atoms = build_graph(tracer)
         rehearse = Rehearsals(
             skeleton,
@@ -141,10 +149,10 @@ class _Traces:
     def values(self) -> _Values:
         """What the network reads in a real run; TraceError if it cannot run."""
         with _as_trace_error(self.model, self.example_input):
-            network = copied(self.model).eval()
+            network = copy_to_run(self.model).eval()
             evaluating = record(network, moved(self.example_input, None))
         try:
-            training = record(copied(self.model).train(), doubled(self.example_input))
+            training = record(copy_to_run(self.model).train(), doubled(self.example_input))
         except Exception:  # it needs targets, say: then eval mode has to do
             training = None
         return _Values(evaluating, training)
