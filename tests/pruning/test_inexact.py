@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
+from architectures import ARCHITECTURES, BY_NAME, IMAGE, ONE_SAMPLE, Architecture
 from gating import random_plan
 from networks import Attention, Branches, Scales, between, call, chain, conv, randomised
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from copycat import WidthProfile, build
 from pruning import ChannelGraph, KeepPlan, measure_cost, remove_channels, trace
+from pruning.copies import doubled
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 
@@ -197,6 +200,8 @@ def test_smaller_networks_run_and_cost_what_was_predicted(architecture: Architec
         fresh = build(model, WidthProfile(plan.widths), architecture.example(), graph=graph)
         for network in (smaller, fresh):
             call(network, architecture.example())
+            if architecture.name not in ONE_SAMPLE:
+                call(copy.deepcopy(network).train(), doubled(architecture.example()))
             params = sum(parameter.numel() for parameter in network.parameters())
             assert graph.cost(plan.widths).params == params
 

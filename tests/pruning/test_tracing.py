@@ -18,6 +18,7 @@ import pytest
 import torch
 import torchvision
 from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
+from gating import difference, gated, random_plan
 from networks import Branches, between, chain, conv, head, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -462,6 +463,25 @@ def test_a_hundred_written_sizes_take_little_longer_than_ten() -> None:
 
     seconds(2)
     assert seconds(100) < 30 * seconds(10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "width"), [({"enter": (0, 3)}, 4), ({"enter": (2,)}, 1), ({"enter.1": (1,)}, 7)]
+)
+def test_parts_that_become_alike_may_be_traced_again(
+    kept: dict[str, tuple[int, ...]], width: int
+) -> None:
+    """Parts of equal sizes lose the same positions from then on; no other result is wrong."""
+    architecture = BY_NAME["split at sizes read from layers"]
+    inputs = architecture.example(1, torch.float64)
+    model = architecture.network(1, torch.float64)
+    smaller = remove_channels(model, architecture.graph, KeepPlan(kept))
+    graph = trace(smaller, inputs)
+    assert graph.group("enter").width == width
+    for seed in range(3):
+        plan = random_plan(graph, seed)
+        again = remove_channels(smaller, graph, plan)
+        assert difference(again(inputs), gated(smaller, graph, plan)(inputs)) < 1e-9
 
 
 def test_training_statistics_are_not_updated() -> None:
