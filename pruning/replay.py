@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.copies import moved
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
 from pruning.meta_kernels import MetaKernels
+from pruning.operators.rule import Call
 from pruning.recorded_values import ChangedPathError, RecordedValues
 from pruning.trace_records import Step
 from pruning.tracer import Tracer, call_of, constants_of, follow
@@ -80,6 +82,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         super().__init__({}, kernels)
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
+        self._resized: Any = WeakIdKeyDictionary()
         self._position = 0
         self.differences: list[Difference] = []
 
@@ -134,10 +137,23 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         if self._exact and before.constants != constants_of(after):
             self._differs(before, _COMPUTED)
         sizes = tuple(tuple(output.shape) for output in after.outputs)
-        if predicted != sizes and not before.is_filled:
+        if before.is_filled:
+            for output in after.outputs:
+                self._resized[output] = predicted != sizes
+        elif predicted != sizes:
             self._differs(before, _SIZED, asked)
             return _tensors_like(before, predicted, func, _OtherPathError(), args)
+        elif self._exact and self._is_number_of_values(before, after):
+            self._differs(before, _COMPUTED)
         return result
+
+    def _is_number_of_values(self, before: Step, after: Call) -> bool:
+        """Whether a call makes something of how many values there are in a tensor of one value.
+
+        Such a tensor may be of any size; where it meets channels, their labels tell which.
+        """
+        labelled = any(a is not None for axes in (*before.axes, *before.operands) for a in axes)
+        return not labelled and any(self._resized.get(tensor, False) for tensor in after.tensors)
 
     def reshaped(self, x: Tensor, error: Exception) -> Tensor:
         """What a reshape that failed before any operator was called was predicted to return."""

@@ -363,6 +363,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         pinned={"first": COMPUTED},
     ),
     Architecture(
+        "scaled by the sum of ones",
+        lambda: between(lambda x: x / torch.ones(x.shape[1], dtype=x.dtype).sum()),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
         "scale inside a matrix product",
         lambda: Branches(
             lambda net, x: net.last(
