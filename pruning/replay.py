@@ -15,14 +15,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, Labels
+from pruning.constants import constants_of
 from pruning.copies import moved
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
 from pruning.meta_kernels import MetaKernels
+from pruning.network_runs import follow
 from pruning.operators.rule import Call
 from pruning.recorded_values import ChangedPathError, RecordedValues
 from pruning.trace_records import Step
-from pruning.tracer import Tracer, call_of, constants_of, follow
+from pruning.tracer import Tracer, call_of
 
 COPY = "aten::clone"
 _VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _NormBase
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -20,10 +16,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pruning.call_sites import CallSite, CallSites
 from pruning.calls import COUNTED, Calls
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
-from pruning.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
-from pruning.cost import ExampleInput, call_arguments
-from pruning.errors import TraceError
+from pruning.constants import constants_of
 from pruning.meta_kernels import MetaKernels
+from pruning.nested_tensors import tensors_in
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
 from pruning.operators.rule import Size, aten_names, pin_all, unlabelled
@@ -35,7 +30,6 @@ from pruning.recorded_values import (
     with_positions,
 )
 from pruning.trace_records import (
-    LOSES_WHOLE_GROUPS,
     Contraction,
     Course,
     Reshape,
@@ -47,25 +41,8 @@ from pruning.trace_records import (
     StoredTensor,
 )
 
-_SIZES = frozenset(
-    aten_names(
-        "view _unsafe_view _reshape_alias expand repeat slice split split_with_sizes unsafe_split "
-        "unsafe_split_with_sizes as_strided as_strided_ new_empty new_zeros new_ones convolution "
-        "native_group_norm"
-    )
-)
-_SIZE_LISTS = frozenset(
-    aten_names("zeros ones empty full new_full constant_pad_nd affine_grid_generator")
-)
-"""Operators whose numbers may follow the channels: a mistake shows in the shape of what they make.
-
-Of those in _SIZE_LISTS that is so for lists of numbers only.
-"""
-
 _FILLERS = frozenset(aten_names("zeros ones full empty"))
 """Operators that make all values alike. Whether the size fits shows where the tensor is used."""
-
-_FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -98,7 +75,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
         self.calls = Calls()
-        self.counting: Callable[[str], str | None] = _as_counted
+        self.counting: Callable[[str], str | None] = as_counted
         self.residual: list[Labels] = []
         self.produced: list[tuple[Labels, str]] = []
         self.consumed: list[Labels] = []
@@ -261,7 +238,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             replay = self._replay
             args = with_positions(func, args, lambda _mask: replay.next("mask", self._device))
             has_device = any(argument.name == "device" for argument in func._schema.arguments)
-            is_factory = has_device and next(_tensors_in((args, kwargs)), None) is None
+            is_factory = has_device and next(tensors_in((args, kwargs)), None) is None
             if self._device is not None and is_factory:
                 kwargs["device"] = self._device
         return args, kwargs
@@ -278,7 +255,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Inside another such block its name stays.
         """
         before = self.counting
-        if before is _as_counted or name_of is _not_at_all:
+        if before is as_counted or name_of is not_at_all:
             self.counting = name_of
         try:
             yield
@@ -317,7 +294,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Something may be written to what an operator changed or returned a view of."""
         for place, declared in enumerate(schema.arguments):
             if declared.alias_info is not None:
-                for tensor in _tensors_in(call.arg(place, declared.name)):
+                for tensor in tensors_in(call.arg(place, declared.name)):
                     self._filled.pop(tensor, None)
 
     def _follow(self, call: Call, pointwise: bool) -> None:
@@ -425,188 +402,9 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
         name=func._schema.name,
         args=args,
         kwargs=kwargs,
-        outputs=tuple(_tensors_in(result)),
-        tensors=tuple(_tensors_in((args, kwargs))),
+        outputs=tuple(tensors_in(result)),
+        tensors=tuple(tensors_in((args, kwargs))),
     )
-
-
-def constants_of(call: Call) -> tuple[float, ...]:
-    """Numbers among the arguments of a call that become values or scale them, so no sizes."""
-    positional = () if call.name in _SIZES else call.args
-    if call.name in _SIZE_LISTS:
-        positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))
-    return tuple(_numbers_in((positional, call.kwargs)))
-
-
-class _CompositeCalls(TorchFunctionMode):
-    """Sees the calls that fvcore counts, or leaves out, as a whole.
-
-    They reach the dispatcher as several operators, which would be counted otherwise. Numbers
-    that are made into a tensor don't reach it at all.
-    """
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self._tracer = tracer
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        self._tracer.calls_now(func, (args, kwargs))
-        if func in _FROM_NUMBERS:
-            self._tracer.makes_constant(_numbers_in((args, kwargs)))
-        if func is F.multi_head_attention_forward:
-            self._note_attention(args, kwargs)
-        if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
-            with self._tracer.counted_as(_not_at_all):
-                result = func(*args, **kwargs)
-            with self._tracer.counted_as(lambda _: UNCOUNTED.get(func, COUNTED)):
-                WHOLE[func](self._tracer, args, kwargs)
-            return result
-        if func in UNCOUNTED:
-            with self._tracer.counted_as(lambda _: UNCOUNTED[func]):
-                return func(*args, **kwargs)
-        if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
-            # it calls scaled_dot_product_attention, out of this mode's sight
-            with self._tracer.counted_as(_products_as_attention):
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _note_attention(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        embed_dim, in_proj_weight, in_proj_bias = args[3], args[5], args[6]
-        weight = kwargs.get("q_proj_weight") if in_proj_weight is None else in_proj_weight
-        self._tracer.makes_queries([weight, in_proj_bias], embed_dim)
-        if not self._tracer.channels.exact:
-            self._share_heads(args, kwargs)
-
-    def _share_heads(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Tie what torch's attention wants equally wide: its input, and the heads' shares of it.
-
-        Position i of every head goes with the channels of the input at these places.
-        """
-        query, embed_dim, num_heads, in_proj_weight = args[0], args[3], args[4], args[5]
-        stream, channels = self._tracer.axes(query)[-1], self._tracer.channels
-        if stream is None:
-            return
-        channels.tie_rows(stream.reshape(num_heads, -1))
-        separate = [kwargs.get(f"{name}_proj_weight") for name in "qkv"]
-        for weight in separate if in_proj_weight is None else [in_proj_weight]:
-            rows = None if weight is None else self._tracer.axes(weight)[0]
-            for part in () if rows is None else rows.reshape(-1, embed_dim):
-                channels.tie(stream, part)
-
-
-def _as_counted(_operator: str) -> str | None:
-    return COUNTED
-
-
-def _not_at_all(_operator: str) -> str | None:
-    return None
-
-
-def _products_as_attention(operator: str) -> str | None:
-    return ATTENTION if operator == "aten::bmm" else COUNTED
-
-
-def follow(
-    tracer: Tracer,
-    model: nn.Module,
-    example_input: ExampleInput,
-    *,
-    device: torch.device | None,
-    values: RecordedValues | None,
-) -> None:
-    """Run `model` under a tracer that may have seen another run of it (in another mode).
-
-    values: what the network is told wherever it reads from its tensors; what they hold if None.
-    device: on which the network then makes tensors of its own, whatever it asks for.
-    Whatever the network raises is passed on; TraceError if no tensor is found in what it returns.
-    """
-    positional, keyword = call_arguments(example_input)
-    for name, module in model.named_modules():
-        if hasattr(module, LOSES_WHOLE_GROUPS):
-            tracer.group_choices[f"{name}.weight"] = getattr(module, LOSES_WHOLE_GROUPS)
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_same_random_numbers())
-        stack.enter_context(_module_names(model, tracer))
-        stack.enter_context(tracer.call_sites.following(model))
-        stack.enter_context(_functions_left_out(tracer))
-        stack.enter_context(_CompositeCalls(tracer))
-        stack.enter_context(tracer.running(device, values))
-        stack.enter_context(tracer)
-        for tensor in _tensors_in((positional, keyword)):
-            tracer.lives_from_here(tensor)
-        output = model(*positional, **keyword)
-    outputs = list(_returned_tensors(output, set()))
-    if not outputs:
-        raise TraceError(
-            f"no tensor was found in what {type(model).__name__} returns "
-            f"({type(output).__name__}): return tensors, or tuples, mappings or objects of them"
-        )
-    for tensor in outputs:
-        tracer.lives_until_here(tensor)
-        tracer.calls.gives(tensor)
-    pin_all(tracer, outputs, "the network's output")
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Every run draws the same numbers, from Python's generator too; afterwards it is as before."""
-    before = random.getstate()
-    random.seed(0)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            yield
-    finally:
-        random.setstate(before)
-
-
-@contextmanager
-def _functions_left_out(tracer: Tracer) -> Iterator[None]:
-    """Keeps what custom autograd functions do out of the count: fvcore does not look inside."""
-    apply = torch.autograd.Function.__dict__["apply"]
-
-    def noted(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        with tracer.counted_as(lambda _: cls.__name__):
-            return apply.__get__(None, cls)(*args, **kwargs)
-
-    torch.autograd.Function.apply = classmethod(noted)
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = apply
-
-
-@contextmanager
-def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keeps `tracer.module` at the name of the innermost module that runs."""
-    stack: list[str] = []
-
-    def entering(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            stack.append(name)
-            tracer.module = name
-            if isinstance(module, _NormBase) and not list(module.state_dict()):
-                tracer.notes_size(f"{name}.num_features", inputs[0])
-
-        return hook
-
-    def leaving(*_: object) -> None:
-        stack.pop()
-        tracer.module = stack[-1] if stack else ""
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(entering(name)))
-        handles.append(module.register_forward_hook(leaving))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _aliases(schema: Any, result: Any) -> list[bool]:
@@ -615,49 +413,13 @@ def _aliases(schema: Any, result: Any) -> list[bool]:
     return [
         declared.alias_info is not None
         for declared, value in zip(schema.returns, values, strict=True)
-        for _ in _tensors_in(value)
+        for _ in tensors_in(value)
     ]
 
 
-def _numbers_in(value: Any) -> Iterator[float]:
-    """Every number in nested tuples, lists and mappings."""
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _numbers_in(item)
-    elif isinstance(value, Mapping):
-        yield from _numbers_in(tuple(value.values()))
+def as_counted(_operator: str) -> str | None:
+    return COUNTED
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors_in_all(value.values())
-    elif isinstance(value, list | tuple):
-        yield from _tensors_in_all(value)
-
-
-def _returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Every tensor in what a network returns, objects of any kind included."""
-    if isinstance(value, Tensor):
-        yield value
-    if id(value) in seen or isinstance(value, Tensor | nn.Module | type | str | int | float):
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        parts: Iterable[Any] = value.values()
-    elif isinstance(value, list | tuple):
-        parts = value
-    else:
-        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-        parts = [getattr(value, name, None) for name in (*getattr(value, "__dict__", ()), *slots)]
-    for part in parts:
-        yield from _returned_tensors(part, seen)
-
-
-def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        yield from _tensors_in(value)
+def not_at_all(_operator: str) -> str | None:
+    return None

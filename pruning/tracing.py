@@ -15,11 +15,12 @@ from pruning.copies import copy_to_run, doubled, moved, shapes
 from pruning.cost import ExampleInput
 from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph_builder import build_graph
+from pruning.network_runs import follow
 from pruning.recorded_values import RecordedValues, record
 from pruning.replay import TracedRun
 from pruning.time_limit import TIME_LIMIT, Clock, OutOfTimeError, Progress, to_terminal
 from pruning.trace_records import Course, ReshapeKey
-from pruning.tracer import Tracer, follow
+from pruning.tracer import Tracer
 from pruning.verification import (
     Failure,
     Rehearsals,
