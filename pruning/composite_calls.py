@@ -16,7 +16,7 @@ from pruning.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
 from pruning.nested_tensors import numbers_in
 from pruning.tracer import Tracer, not_at_all
 
-_FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+_FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 
 
 class CompositeCalls(TorchFunctionMode):

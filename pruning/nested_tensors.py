@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 
@@ -42,9 +43,13 @@ def returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 def numbers_in(value: Any) -> Iterator[float]:
-    """Every number in nested tuples, lists and mappings."""
+    """Every number in nested tuples, lists, mappings and arrays; of complex ones both parts."""
     if isinstance(value, int | float):
         yield float(value)
+    elif isinstance(value, complex | np.complexfloating):
+        yield from (float(value.real), float(value.imag))
+    elif isinstance(value, np.ndarray | np.generic):
+        yield from numbers_in(value.tolist())
     elif isinstance(value, list | tuple):
         for item in value:
             yield from numbers_in(item)

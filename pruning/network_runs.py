@@ -48,7 +48,9 @@ def follow(
         stack.enter_context(CompositeCalls(tracer))
         stack.enter_context(tracer.running(device, values))
         stack.enter_context(tracer)
-        for tensor in tensors_in((positional, keyword)):
+        inputs = list(tensors_in((positional, keyword)))
+        tracer.constants.know((*model.parameters(), *model.buffers(), *inputs))
+        for tensor in inputs:
             tracer.lives_from_here(tensor)
         output = model(*positional, **keyword)
     outputs = list(returned_tensors(output, set()))

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, Labels
-from pruning.constants import constants_of
 from pruning.copies import moved
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
 from pruning.meta_kernels import MetaKernels
+from pruning.nested_tensors import tensors_in
 from pruning.network_runs import follow
 from pruning.operators.rule import Call
 from pruning.recorded_values import ChangedPathError, RecordedValues
@@ -117,9 +118,12 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         name = func._schema.name
         args, kwargs = self._arguments(func, args, kwargs or {})
         if name == COPY:
-            return self._result(func, args, kwargs)
+            result = self._result(func, args, kwargs)
+            self.constants.know(tensors_in(result))
+            return result
         before = self._next(name)
         result = self._compared(before, func, args, kwargs)
+        self.constants.know(tensors_in(result))
         self._position += 1
         return result
 
@@ -136,7 +140,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
             self._differs(before, f"{_WRITTEN} ({why})", asked)
             return _tensors_like(before, predicted, func, error, args)
         after = call_of(func, args, kwargs, result)
-        if self._exact and before.constants != constants_of(after):
+        if self._exact and before.constants != self.constants.of(after):
             self._differs(before, _COMPUTED)
         sizes = tuple(tuple(output.shape) for output in after.outputs)
         if before.is_filled:
@@ -168,7 +172,10 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         self._differs(before, f"{_WRITTEN} ({why})")
         self._position += 1
         (shape,) = map(self._sizes_of, before.shapes, before.axes)
-        return x.new_empty(shape)
+        with _disable_current_modes():  # this is no call of the network
+            result = x.new_empty(shape)
+        self.constants.know([result])
+        return result
 
     def _next(self, operator: str) -> Step:
         if self._position == len(self._expected):

@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pruning.call_sites import CallSite, CallSites
 from pruning.calls import COUNTED, Calls
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
-from pruning.constants import constants_of
+from pruning.constants import Constants
 from pruning.meta_kernels import MetaKernels
 from pruning.nested_tensors import tensors_in
 from pruning.operators import RULES, Call
@@ -64,6 +64,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kernels = kernels or MetaKernels()
+        self.constants = Constants()
         self.channels = ChannelLabels(exact=exact)
         self.uneven: list[Labels] = []
         self._replay: ValueReplay | None = None
@@ -227,6 +228,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note_filled(call)
         else:
             self._forget_filled(func._schema, call)
+        self.constants.know(call.outputs)
         return result
 
     def _arguments(
@@ -371,7 +373,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             Step(
                 call.name,
                 self.module,
-                constants_of(call),
+                self.constants.of(call),
                 tuple(tuple(output.shape) for output in call.outputs),
                 tuple(self.axes(output) for output in call.outputs),
                 tuple(output.dtype for output in call.outputs),
