@@ -37,7 +37,7 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
         raise ModelError(f"{type(model).__name__} cannot be copied: {error}") from error
 
 
-def copy_to_run(model: nn.Module, device: torch.device | None = None) -> nn.Module:
+def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
     """A copy of `model` with all its tensors on a device; on the meta device they take no memory.
 
     Caches, counters and buffers are its own. Parameters share their values with those of `model`

@@ -375,10 +375,10 @@ def _counted(model: nn.Module, example_input: ExampleInput) -> tuple[int, Counte
     import torch  # noqa: PLC0415 - budgets need no torch
     from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
-    from pruning.copies import copy_to_run, moved  # noqa: PLC0415 - as above
+    from pruning.copies import copied, moved  # noqa: PLC0415 - as above
 
-    copied = copy_to_run(model).eval()
-    analysis = FlopCountAnalysis(*_of_tensors(copied, moved(example_input, None)))
+    twin = copied(model).eval()
+    analysis = FlopCountAnalysis(*_of_tensors(twin, moved(example_input, None)))
     analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
     analysis.set_op_handle("aten::matmul", _count_matmul, "aten::einsum", _count_einsum)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.channel_graph import ChannelGraph
-from pruning.copies import copy_to_run, doubled, moved, shapes
+from pruning.copies import copied, doubled, moved, shapes
 from pruning.cost import ExampleInput
 from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph_builder import build_graph
@@ -102,7 +102,7 @@ class _Traces:
 
     def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
-        skeleton = copy_to_run(self.model, device).eval()
+        skeleton = copied(self.model, device).eval()
         clock = Clock(self.time_limit, self.progress)
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
@@ -125,7 +125,7 @@ class _Traces:
     ) -> tuple[ChannelGraph, Rehearsals, list[str]]:
         """The graph that one run in each mode tells, what it can be held against, and the names
         of groups that are divided unevenly."""
-        network, inputs = copy_to_run(skeleton), moved(self.example_input, device)
+        network, inputs = copied(skeleton), moved(self.example_input, device)
         tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
         read = values.evaluating if values else None
         with _as_trace_error(network, inputs):
@@ -133,7 +133,7 @@ class _Traces:
         runs = [TracedRun(inputs, tracer.steps, read)]
         if values is None or values.training is not None:
             read = values.training if values else None
-            runs += _followed_training(tracer, copy_to_run(skeleton), doubled(inputs), device, read)
+            runs += _followed_training(tracer, copied(skeleton), doubled(inputs), device, read)
         graph, atoms = build_graph(tracer)
         rehearse = Rehearsals(
             skeleton,
@@ -150,10 +150,10 @@ class _Traces:
     def values(self) -> _Values:
         """What the network reads in a real run; TraceError if it cannot run."""
         with _as_trace_error(self.model, self.example_input):
-            network = copy_to_run(self.model).eval()
+            network = copied(self.model).eval()
             evaluating = record(network, moved(self.example_input, None))
         try:
-            training = record(copy_to_run(self.model).train(), doubled(self.example_input))
+            training = record(copied(self.model).train(), doubled(self.example_input))
         except Exception:  # it needs targets, say: then eval mode has to do
             training = None
         return _Values(evaluating, training)
