@@ -41,6 +41,15 @@ from pruning.trace_records import (
     StoredTensor,
 )
 
+_SAME_VALUES = frozenset(
+    aten_names(
+        "view _unsafe_view reshape _reshape_alias flatten unflatten permute t transpose unsqueeze "
+        "squeeze expand slice select split split_with_sizes unbind clone _to_copy detach alias "
+        "lift_fresh contiguous"
+    )
+)
+"""Operators that only choose and order the values of a tensor."""
+
 _FILLERS = frozenset(aten_names("zeros ones full empty"))
 """Operators that make all values alike. Whether the size fits shows where the tensor is used."""
 
@@ -100,7 +109,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _register(self, name: str, tensor: Tensor) -> None:
         axes = tuple(self.channels.new(int(size)) for size in tensor.shape)
-        self._known[tensor] = TensorLabels(axes, from_parameters=True)
+        self._known[tensor] = TensorLabels(axes, from_parameters=True, is_stored=True)
         self._names[tensor] = name
         is_parameter = isinstance(tensor, nn.Parameter)
         self.tensors.append(StoredTensor(name, axes, tensor.element_size(), is_parameter))
@@ -110,7 +119,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Label the tensors of a copy of the network like those of the same names."""
         for stored in self.tensors:
             tensor = tensors[stored.name]
-            self._known[tensor] = TensorLabels(stored.axes, from_parameters=True)
+            self._known[tensor] = TensorLabels(stored.axes, from_parameters=True, is_stored=True)
             self._names[tensor] = stored.name
 
     # What rules read and write (pruning.operators.rule.Tracing).
@@ -122,6 +131,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def is_parameter(self, tensor: Tensor) -> bool:
         known = self._known.get(tensor)
         return known is not None and known.from_parameters
+
+    def is_stored(self, tensor: Tensor) -> bool:
+        known = self._known.get(tensor)
+        return known is not None and known.is_stored
 
     def follows(self, tensor: Tensor, axis: int, labels: Labels) -> bool:
         for storage in self._filled.get(tensor, ()):
@@ -317,7 +330,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         for output, axes in zip(call.outputs, found, strict=True):
             assert len(axes) == output.dim(), (call.name, axes, output.shape)
-            self._known[output] = TensorLabels(axes, from_parameters)
+            is_stored = call.name in _SAME_VALUES and all(k.is_stored for k in known)
+            self._known[output] = TensorLabels(axes, from_parameters, is_stored)
 
     def _labelled_without_rule(self, call: Call, output: Tensor) -> AxisLabels:
         """Labels of what an operator without a rule made; if of a weight, pinned ones.

@@ -80,8 +80,8 @@ def _dense(
 
 
 def _consumed(tracing: Tracing, weight: Tensor, inputs: Labels | None, consumed: Labels) -> None:
-    """Note where channels end: in a weight, or in a kernel that was computed from activations."""
-    if tracing.is_parameter(weight):
+    """Note where channels end: in a weight, or in a kernel that was computed."""
+    if tracing.is_stored(weight):
         tracing.consumes(consumed)
     elif inputs is not None:
         tracing.contracts(inputs)
@@ -204,18 +204,10 @@ def _product(
 ) -> AxisLabels:
     left, right = tracing.axes(first), tracing.axes(second)
     tie_or_pin(tracing, left[-1], right[-2], NOT_CHANNELS)
-    for tensor, consumed, produced in (
-        (first, left[-1], left[-2]),
-        (second, right[-2], right[-1]),
-    ):
-        if tracing.is_parameter(tensor):
-            if consumed is not None:
-                tracing.consumes(consumed)
-            if produced is not None:
-                tracing.produces(produced)
-    met = left[-1]
-    if met is not None and not any(tracing.is_parameter(tensor) for tensor in (first, second)):
-        tracing.contracts(met)
+    for tensor, produced in ((first, left[-2]), (second, right[-1])):
+        if tracing.is_parameter(tensor) and produced is not None:
+            tracing.produces(produced)
+    _met(tracing, (first, left[-1]), (second, right[-2]))
     batch = left[0] if first.dim() == 3 else None
     if first.dim() == 3:
         batch = tie_or_pin(tracing, left[0], right[0], "a batch axis of a product")
@@ -227,6 +219,21 @@ def _product(
         tracing.leave_out(*sizes)
     kept: tuple[Any, ...] = (batch,) if first.dim() == 3 else ()
     return (*kept, left[-2], right[-1])
+
+
+def _met(tracing: Tracing, *operands: tuple[Tensor, Labels | None]) -> None:
+    """Note where channels end that two tensors share, by which their product sums: in one of them.
+
+    That is a weight, if one is, or else an activation.
+    """
+    are_weights = all(tracing.is_parameter(tensor) for tensor, _ in operands)
+    for tensor, labels in operands:
+        if labels is not None and (are_weights or tracing.is_stored(tensor)):
+            tracing.consumes(labels)
+            return
+    labels = operands[0][1]
+    if labels is not None:
+        tracing.contracts(labels)
 
 
 def matrix_vector(tracing: Tracing, call: Call) -> AxisLabels:
@@ -252,9 +259,7 @@ def _vector_product(tracing: Tracing, first: Tensor, vector: Tensor) -> AxisLabe
     """…×m times m."""
     left, right = tracing.axes(first), tracing.axes(vector)
     tie_or_pin(tracing, left[-1], right[0], NOT_CHANNELS)
-    for tensor, axes in ((first, left), (vector, right)):
-        if tracing.is_parameter(tensor) and axes[-1] is not None:
-            tracing.consumes(axes[-1])
+    _met(tracing, (first, left[-1]), (vector, right[0]))
     if tracing.is_parameter(first) and first.dim() > 1 and left[0] is not None:
         tracing.produces(left[0])
     tracing.leave_out(*(size_of(first, axis, tracing) for axis in range(first.dim())))

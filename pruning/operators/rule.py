@@ -25,6 +25,9 @@ class Tracing(Protocol):
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether `tensor` was computed from parameters and buffers alone."""
 
+    def is_stored(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is a parameter or buffer as it is, in whatever order of its axes."""
+
     def follows(self, tensor: Tensor, axis: int, labels: Labels) -> bool:
         """Whether a tensor without channels, all of one value, goes with however many there are.
 

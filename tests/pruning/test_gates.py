@@ -93,6 +93,54 @@ CONSUMED_OTHERWISE = [
         ((1, 3, 5),),
     ),
     Architecture(
+        "kernels added up",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.conv2d(net.first(x), net.wide.weight + F.pad(net.narrow.weight, [1] * 4))
+            ),
+            first=conv(3, 6),
+            wide=conv(6, 5, bias=False),
+            narrow=conv(6, 5, 1, bias=False),
+            last=conv(5, 4),
+        ),
+    ),
+    Architecture(
+        "kernels one behind the other",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.conv2d(net.first(x), torch.cat([net.one.weight, net.other.weight]))
+            ),
+            first=conv(3, 6),
+            one=conv(6, 5, bias=False),
+            other=conv(6, 2, bias=False),
+            last=conv(7, 4),
+        ),
+    ),
+    Architecture(
+        "a weight that is one plus a parameter",
+        lambda: Branches(
+            lambda net, x: net.last(F.linear(net.first(x), (1 + net.change.weight) ** 2)),
+            first=nn.Linear(5, 6),
+            change=nn.Linear(6, 7, bias=False),
+            last=nn.Linear(7, 4),
+        ),
+        ((1, 3, 5),),
+    ),
+    Architecture(
+        "a weight of low rank added",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.linear(net.first(x), net.whole.weight + net.up.weight @ net.down.weight)
+            ),
+            first=nn.Linear(5, 6),
+            whole=nn.Linear(6, 7, bias=False),
+            down=nn.Linear(6, 2, bias=False),
+            up=nn.Linear(2, 7, bias=False),
+            last=nn.Linear(7, 4),
+        ),
+        ((1, 3, 5),),
+    ),
+    Architecture(
         "weights read through attributes",
         lambda: Branches(
             transposed_weights,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gating import difference, gated, random_plan
+from gating import difference, random_plan
 from networks import chain, conv, randomised
 from torch import nn
 from torch.ao import quantization
 
 from pruning import KeepPlan, remove_channels, trace
+from pruning.gates import ChannelGates
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 RANGED = "quantised by the range of all of these channels"
@@ -86,12 +87,14 @@ def test_observed_ranges_are_those_of_all_channels(configuration: str, has_run: 
 def test_without_observers_a_removed_channel_is_zero(configuration: str) -> None:
     model = prepared(configuration, has_run=True).apply(quantization.disable_observer)
     graph = trace(model, EXAMPLE, exact=False)
+    gates = ChannelGates(model, graph)
     for seed in range(3):
         plan = random_plan(graph, seed)
         smaller = remove_channels(model, graph, plan)
         images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
         for training in (False, True):
-            expected = gated(model, graph, plan).train(training)(images)
+            with gates.multiplying(gates.mask(plan)):
+                expected = model.train(training)(images)
             assert difference(smaller.train(training)(images), expected) < 1e-5
 
 
