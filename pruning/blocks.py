@@ -16,7 +16,7 @@ from types import MethodType
 import torch
 from torch import fx, nn
 
-from pruning.deep_copies import deep_copy
+from pruning.copies import deep_copy
 from pruning.errors import PlanError
 from pruning.wrappers import unwrapped
 

@@ -86,6 +86,8 @@ class Product:
     argument: its place among the leaves of the call's arguments, of the one activation whose
         channels stand for both; None where none of them shows these channels.
     axis: of that activation; groups, units: as in TensorAxis.
+    weights: where no argument shows the channels, the axes of parameters that make one of the two
+        activations inside the call; empty if they are not known either.
     """
 
     call: CallSite
@@ -93,6 +95,12 @@ class Product:
     axis: int
     groups: NDArray[np.int32] = field(repr=False)
     units: NDArray[np.int32] = field(repr=False)
+    weights: tuple[TensorAxis, ...] = ()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether gates can act on one of the two activations alone."""
+        return self.argument is not None or bool(self.weights)
 
 
 @dataclass(frozen=True)

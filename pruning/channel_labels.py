@@ -26,10 +26,12 @@ class TensorLabels:
 
     axes: labels per axis.
     from_parameters: computed from parameters and buffers alone, so no activation.
+    is_stored: a parameter or buffer itself, or a view or copy of it.
     """
 
     axes: AxisLabels
     from_parameters: bool = False
+    is_stored: bool = False
 
 
 class ChannelLabels:

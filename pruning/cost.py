@@ -370,22 +370,24 @@ def _count_einsum(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
     return sum(math.prod(sizes[name] for name in product) for product in products)
 
 
-def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, Counter[str]]:
-    """FLOPs, and how often each operator occurs that fvcore cannot count."""
+def _counted(model: nn.Module, example_input: ExampleInput) -> tuple[int, Counter[str]]:
+    """FLOPs of a copy, and how often each operator occurs that fvcore cannot count."""
     import torch  # noqa: PLC0415 - budgets need no torch
     from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
-    analysis = FlopCountAnalysis(model, inputs)
+    from pruning.copies import copied, moved  # noqa: PLC0415 - as above
+
+    twin = copied(model).eval()
+    analysis = FlopCountAnalysis(*_of_tensors(twin, moved(example_input, None)))
     analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
     analysis.set_op_handle("aten::matmul", _count_matmul, "aten::einsum", _count_einsum)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
-    # Where nothing needs gradients, a transformer takes one fused operator, which nobody counts,
-    # and in inference mode torch's tracer sees nothing at all.
+    # Where nothing needs gradients, a transformer takes one fused operator, which nobody counts.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             return int(analysis.total()), analysis.unsupported_ops()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -398,15 +400,16 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
         keyword arguments.
     Raises TraceError for a network that fvcore cannot count.
     """
-    from pruning.wrappers import unwrapped  # noqa: PLC0415 - who wants a budget needs no torch
+    import torch  # noqa: PLC0415 - who wants a budget needs no torch
+
+    from pruning.wrappers import unwrapped  # noqa: PLC0415 - as above
 
     model = unwrapped(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore and torch.jit warn of their own age
-        from pruning.copies import copied  # noqa: PLC0415 - as above
-
         try:
-            flops, uncounted = _counted(*_of_tensors(copied(model).eval(), example_input))
+            with torch.inference_mode(False):  # inside of it, torch's tracer sees nothing at all
+                flops, uncounted = _counted(model, example_input)
         except Exception as error:  # of torch's tracer, or of the network under it
             raise TraceError(
                 f"fvcore cannot count {type(model).__name__}: {first_line(error)} (it reads what "

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.blocks import branch_gate, gate_branch, ungate_branch
-from pruning.deep_copies import deep_copy
+from pruning.copies import deep_copy
 from pruning.structure import Structure
 from pruning.wrappers import unwrapped
 

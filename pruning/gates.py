@@ -142,7 +142,8 @@ class ChannelGates:
     def _find_sites(self) -> tuple[dict[str, list[Site]], dict[CallSite, list[ProductSite]]]:
         """Per parameter the axes that consume gated channels, and per call its activations.
 
-        Channels that meet inside a call, out of sight, are gated where they are produced.
+        Channels that meet inside a call, out of sight, are gated where they are produced: in
+        one of the two activations, if it is known by which weights.
         """
         offsets = np.full(len(self.graph.groups) + 1, -1, dtype=np.int64)
         for name in self.names:
@@ -167,12 +168,15 @@ class ChannelGates:
             units = units_at(np.where(here, axis.groups, NO_GROUP), axis.units)
             if units is not None:
                 sites.setdefault(axis.tensor, []).append(Site(axis.axis, units))
+        for axis in (axis for product in self.graph.products for axis in product.weights):
+            if (units := units_at(axis.groups, axis.units)) is not None:
+                sites.setdefault(axis.tensor, []).append(Site(axis.axis, units))
         return sites, products
 
     def _check_reachable(self, consumed: frozenset[int]) -> None:
         """Raise CriterionError for channels that gates reach in one place but not in another."""
         for product in self.graph.products:
-            if product.argument is None:
+            if not product.is_reachable:
                 for number in consumed.intersection(product.groups.tolist()):
                     if (name := self.graph.groups[number].name) in self.names:
                         raise CriterionError(
@@ -195,7 +199,7 @@ class ChannelGates:
 def consumed_groups(graph: ChannelGraph) -> frozenset[int]:
     """The groups whose channels end in weights or in products that gates can reach."""
     ends = [axis.groups for axis in graph.axes if axis.is_input]
-    ends += [product.groups for product in graph.products if product.argument is not None]
+    ends += [product.groups for product in graph.products if product.is_reachable]
     return frozenset(number for groups in ends for number in np.unique(groups).tolist())
 
 

@@ -21,7 +21,7 @@ from pruning.channel_graph import (
 )
 from pruning.channel_labels import Labels
 from pruning.closed_form import AxisSizes, ClosedForm, PeakForm, Term
-from pruning.trace_records import Contraction
+from pruning.trace_records import Contraction, Rows
 from pruning.tracer import Tracer
 
 
@@ -119,7 +119,7 @@ class _GraphBuilder:
         signature[list(self._reasons)] += random[0]
         signature[list(self._inexact)] += random[1]
         produced = np.zeros(self._num_components, dtype=bool)
-        for labels in self._tracer.produced:
+        for labels, _ in self._tracer.produced:
             produced[self._component[labels]] = True
         numbers = np.unique(signature, return_inverse=True)[1].astype(np.int32)
         numbers[~produced] = NO_GROUP
@@ -131,8 +131,9 @@ class _GraphBuilder:
         first_axis: dict[int, Labels] = {}
         slots = reversed(self._tracer.slots)  # of equal labels the first slot, a tensor, counts
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
-        for labels in self._tracer.produced:
-            layer = _layer(names.get(int(labels[0]), ""))
+        for labels, module in self._tracer.produced:
+            name = names.get(int(labels[0]))
+            layer = _layer(name) if name else module
             components = self._component[labels]
             for number in dict.fromkeys(numbers[components].tolist()):
                 found = producers.setdefault(number, [])
@@ -194,7 +195,8 @@ class _GraphBuilder:
             groups, units = atoms.group[contraction.labels], atoms.unit[contraction.labels]
             if (groups != NO_GROUP).any():
                 argument, axis = _place_of(contraction, groups, units, atoms)
-                product = Product(contraction.call, argument, axis, groups, units)
+                weights = tuple(_weight_axis(rows, atoms) for rows in contraction.weights)
+                product = Product(contraction.call, argument, axis, groups, units, weights)
                 found[contraction.call, argument, axis, groups.tobytes()] = product
         return tuple(found.values())
 
@@ -220,6 +222,13 @@ def _place_of(
             ):
                 return place, axis
     return None, 0
+
+
+def _weight_axis(rows: Rows, atoms: Atoms) -> TensorAxis:
+    """The axis of a parameter, of which only its first rows are in groups."""
+    groups, units = atoms.group[rows.labels], atoms.unit[rows.labels]
+    groups[rows.number :] = NO_GROUP
+    return TensorAxis(rows.parameter, 0, groups, units, is_input=False)
 
 
 def _layer(tensor_name: str) -> str:

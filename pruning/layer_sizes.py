@@ -92,6 +92,12 @@ def _attention(module: Any) -> None:
     module.head_dim = module.embed_dim // module.num_heads
 
 
+def _transformer(module: Any) -> None:
+    for part in (module.encoder, module.decoder):
+        if isinstance(part, nn.TransformerEncoder | nn.TransformerDecoder):
+            module.d_model = int(part.layers[0].linear1.weight.shape[1])
+
+
 _UPDATES = (
     (nn.Linear, _linear),
     (nn.Bilinear, _bilinear),
@@ -103,5 +109,6 @@ _UPDATES = (
     (nn.RNNBase, _recurrent),
     (nn.RNNCellBase, _recurrent_cell),
     (nn.MultiheadAttention, _attention),
+    (nn.Transformer, _transformer),
 )
 """Kinds of layers and what puts their sizes right."""

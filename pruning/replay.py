@@ -12,25 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, Labels
 from pruning.copies import moved
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
 from pruning.meta_kernels import MetaKernels
-from pruning.operators.rule import aten_names
+from pruning.nested_tensors import tensors_in
+from pruning.network_runs import follow
+from pruning.operators.rule import Call
 from pruning.recorded_values import ChangedPathError, RecordedValues
 from pruning.trace_records import Step
-from pruning.tracer import Tracer, call_of, constants_of, follow
+from pruning.tracer import Tracer, call_of
 
 COPY = "aten::clone"
 _VIEWS = frozenset({"aten::view", "aten::_unsafe_view", "aten::_reshape_alias"})
 """Whether `reshape` copies depends on the layout of memory, which a single channel simplifies."""
 
 _RESHAPES = (Tensor.reshape, torch.reshape, Tensor.unflatten, torch.unflatten)
-
-_FILLED = frozenset(aten_names("zeros ones full empty"))
-"""What makes all values alike may be of any size: whether that fits shows where it is used."""
 
 _OTHER_PATH = "the network takes another path through its code with fewer channels"
 _WRITTEN = "a size written into the network's code"
@@ -84,6 +85,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         super().__init__({}, kernels)
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
+        self._resized: Any = WeakIdKeyDictionary()
         self._position = 0
         self.differences: list[Difference] = []
 
@@ -116,9 +118,12 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         name = func._schema.name
         args, kwargs = self._arguments(func, args, kwargs or {})
         if name == COPY:
-            return self._result(func, args, kwargs)
+            result = self._result(func, args, kwargs)
+            self.constants.know(tensors_in(result))
+            return result
         before = self._next(name)
         result = self._compared(before, func, args, kwargs)
+        self.constants.know(tensors_in(result))
         self._position += 1
         return result
 
@@ -135,13 +140,26 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
             self._differs(before, f"{_WRITTEN} ({why})", asked)
             return _tensors_like(before, predicted, func, error, args)
         after = call_of(func, args, kwargs, result)
-        if self._exact and before.constants != constants_of(after):
+        if self._exact and before.constants != self.constants.of(after):
             self._differs(before, _COMPUTED)
         sizes = tuple(tuple(output.shape) for output in after.outputs)
-        if predicted != sizes and before.operator not in _FILLED:
+        if before.is_filled:
+            for output in after.outputs:
+                self._resized[output] = predicted != sizes
+        elif predicted != sizes:
             self._differs(before, _SIZED, asked)
             return _tensors_like(before, predicted, func, _OtherPathError(), args)
+        elif self._exact and self._is_number_of_values(before, after):
+            self._differs(before, _COMPUTED)
         return result
+
+    def _is_number_of_values(self, before: Step, after: Call) -> bool:
+        """Whether a call makes something of how many values there are in a tensor of one value.
+
+        Such a tensor may be of any size; where it meets channels, their labels tell which.
+        """
+        labelled = any(a is not None for axes in (*before.axes, *before.operands) for a in axes)
+        return not labelled and any(self._resized.get(tensor, False) for tensor in after.tensors)
 
     def reshaped(self, x: Tensor, error: Exception) -> Tensor:
         """What a reshape that failed before any operator was called was predicted to return."""
@@ -154,7 +172,10 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         self._differs(before, f"{_WRITTEN} ({why})")
         self._position += 1
         (shape,) = map(self._sizes_of, before.shapes, before.axes)
-        return x.new_empty(shape)
+        with _disable_current_modes():  # this is no call of the network
+            result = x.new_empty(shape)
+        self.constants.know([result])
+        return result
 
     def _next(self, operator: str) -> Step:
         if self._position == len(self._expected):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.deep_copies import check_copyable, deep_copy
+from pruning.copies import check_copyable, deep_copy
 from pruning.wrappers import unwrapped
 
 

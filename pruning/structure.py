@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning.blocks import joins_paths, remove_blocks, residual_blocks
+from pruning.copies import deep_copy
 from pruning.cost import ExampleInput, call_arguments, evaluating
-from pruning.deep_copies import deep_copy
 from pruning.errors import PlanError, TraceError, first_line
 from pruning.shortcuts import Shortcut, around_block, around_layer
 from pruning.wrappers import unwrapped

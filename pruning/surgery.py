@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
-from pruning.deep_copies import check_copyable, deep_copy
+from pruning.copies import check_copyable, deep_copy
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
 from pruning.selection import KeepPlan

@@ -71,6 +71,7 @@ class Step:
     width would not behave as if the removed channels were zero.
     shapes, axes, dtypes: of what it returned. operands: labels of what it was given.
     reshape: where the labels of one axis were given to one of several.
+    is_filled: whether all values of what it returned are alike, so that it may be of any size.
     """
 
     operator: str
@@ -81,6 +82,16 @@ class Step:
     dtypes: tuple[torch.dtype, ...] = ()
     operands: tuple[AxisLabels, ...] = ()
     reshape: Reshape | None = None
+    is_filled: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The first `number` positions of a parameter's first axis, with their labels."""
+
+    parameter: str
+    labels: Labels
+    number: int
 
 
 @dataclass(frozen=True)
@@ -88,11 +99,13 @@ class Contraction:
     """A call in which two activations are multiplied and summed along `labels`.
 
     arguments: of the activations among the leaves of its arguments, the place and the labels.
+    weights: parameters that make one of the two activations inside the call.
     """
 
     call: CallSite
     labels: Labels
     arguments: tuple[tuple[int, AxisLabels], ...]
+    weights: tuple[Rows, ...] = ()
 
 
 @dataclass

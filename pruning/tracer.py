@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _NormBase
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -20,10 +16,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pruning.call_sites import CallSite, CallSites
 from pruning.calls import COUNTED, Calls
 from pruning.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
-from pruning.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
-from pruning.cost import ExampleInput, call_arguments
-from pruning.errors import TraceError
+from pruning.constants import Constants
 from pruning.meta_kernels import MetaKernels
+from pruning.nested_tensors import tensors_in
 from pruning.operators import RULES, Call
 from pruning.operators.elementwise import elementwise
 from pruning.operators.rule import Size, aten_names, pin_all, unlabelled
@@ -35,33 +30,28 @@ from pruning.recorded_values import (
     with_positions,
 )
 from pruning.trace_records import (
-    LOSES_WHOLE_GROUPS,
     Contraction,
     Course,
     Reshape,
     ReshapeKey,
+    Rows,
     Slot,
     Step,
     Storage,
     StoredTensor,
 )
 
-_SIZES = frozenset(
+_SAME_VALUES = frozenset(
     aten_names(
-        "view _unsafe_view _reshape_alias expand repeat slice split split_with_sizes unsafe_split "
-        "unsafe_split_with_sizes as_strided as_strided_ new_empty new_zeros new_ones convolution "
-        "native_group_norm"
+        "view _unsafe_view reshape _reshape_alias flatten unflatten permute t transpose unsqueeze "
+        "squeeze expand slice select split split_with_sizes unbind clone _to_copy detach alias "
+        "lift_fresh contiguous"
     )
 )
-_SIZE_LISTS = frozenset(
-    aten_names("zeros ones empty full new_full constant_pad_nd affine_grid_generator")
-)
-"""Operators whose numbers may follow the channels: a mistake shows in the shape of what they make.
+"""Operators that only choose and order the values of a tensor."""
 
-Of those in _SIZE_LISTS that is so for lists of numbers only.
-"""
-
-_FROM_NUMBERS = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+_FILLERS = frozenset(aten_names("zeros ones full empty"))
+"""Operators that make all values alike. Whether the size fits shows where the tensor is used."""
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -83,6 +73,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kernels = kernels or MetaKernels()
+        self.constants = Constants()
         self.channels = ChannelLabels(exact=exact)
         self.uneven: list[Labels] = []
         self._replay: ValueReplay | None = None
@@ -94,13 +85,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
         self.calls = Calls()
-        self.counting: Callable[[str], str | None] = _as_counted
+        self.counting: Callable[[str], str | None] = as_counted
         self.residual: list[Labels] = []
-        self.produced: list[Labels] = []
+        self.produced: list[tuple[Labels, str]] = []
         self.consumed: list[Labels] = []
         self.contracted: list[Contraction] = []
         self.call_sites = CallSites()
         self._present_call, self._present_leaves = CallSite("", "", 0), list[Any]()
+        self._query_rows: tuple[Rows, ...] = ()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
         self.used: set[str] = set()
@@ -111,12 +103,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: Any = WeakIdKeyDictionary()
         self._storage_of: Any = WeakIdKeyDictionary()
         self._names: Any = WeakIdKeyDictionary()
+        self._filled: Any = WeakIdKeyDictionary()  # by tensor of one value, the memory behind it
         for name, tensor in tensors.items():
             self._register(name, tensor)
 
     def _register(self, name: str, tensor: Tensor) -> None:
         axes = tuple(self.channels.new(int(size)) for size in tensor.shape)
-        self._known[tensor] = TensorLabels(axes, from_parameters=True)
+        self._known[tensor] = TensorLabels(axes, from_parameters=True, is_stored=True)
         self._names[tensor] = name
         is_parameter = isinstance(tensor, nn.Parameter)
         self.tensors.append(StoredTensor(name, axes, tensor.element_size(), is_parameter))
@@ -126,7 +119,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Label the tensors of a copy of the network like those of the same names."""
         for stored in self.tensors:
             tensor = tensors[stored.name]
-            self._known[tensor] = TensorLabels(stored.axes, from_parameters=True)
+            self._known[tensor] = TensorLabels(stored.axes, from_parameters=True, is_stored=True)
             self._names[tensor] = stored.name
 
     # What rules read and write (pruning.operators.rule.Tracing).
@@ -139,8 +132,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._known.get(tensor)
         return known is not None and known.from_parameters
 
+    def is_stored(self, tensor: Tensor) -> bool:
+        known = self._known.get(tensor)
+        return known is not None and known.is_stored
+
+    def follows(self, tensor: Tensor, axis: int, labels: Labels) -> bool:
+        for storage in self._filled.get(tensor, ()):
+            storage.sizes[axis] = labels
+        return tensor in self._filled
+
     def produces(self, weight: Labels) -> None:
-        self.produced.append(weight)
+        self.produced.append((weight, self.module))
 
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
@@ -151,7 +153,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for place, leaf in enumerate(self._present_leaves)
             if isinstance(leaf, Tensor) and not self.is_parameter(leaf)
         )
-        self.contracted.append(Contraction(self._present_call, labels, arguments))
+        self.contracted.append(Contraction(self._present_call, labels, arguments, self._query_rows))
 
     def adds(self, labels: Labels) -> None:
         self.residual.append(labels)
@@ -200,6 +202,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note the call, with its arguments, that the next operators belong to."""
         self._present_call = self.call_sites.next(func)
         self._present_leaves = tree_leaves(arguments)
+        self._query_rows = ()
+
+    def makes_queries(self, weights: Iterable[Tensor | None], number: int) -> None:
+        """Note parameters whose first rows make one side of what the present call multiplies."""
+        self._query_rows = tuple(
+            Rows(self._names[weight], labels, number)
+            for weight in weights
+            if weight is not None and weight in self._names
+            for labels in self.axes(weight)[:1]
+            if labels is not None
+        )
 
     def makes_constant(self, numbers: Iterable[float]) -> None:
         """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
@@ -220,9 +233,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._reshape = None
         self.calls.begin()
         self._follow(call, torch.Tag.pointwise in func.tags)
-        self._record(call)
+        is_filled = _fills(func, call, self._filled)
+        self._record(call, is_filled=is_filled)
         if self._is_measuring:
             self._store(call, _aliases(func._schema, result))
+        if is_filled:
+            self._note_filled(call)
+        else:
+            self._forget_filled(func._schema, call)
+        self.constants.know(call.outputs)
         return result
 
     def _arguments(
@@ -234,7 +253,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             replay = self._replay
             args = with_positions(func, args, lambda _mask: replay.next("mask", self._device))
             has_device = any(argument.name == "device" for argument in func._schema.arguments)
-            is_factory = has_device and next(_tensors_in((args, kwargs)), None) is None
+            is_factory = has_device and next(tensors_in((args, kwargs)), None) is None
             if self._device is not None and is_factory:
                 kwargs["device"] = self._device
         return args, kwargs
@@ -251,7 +270,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Inside another such block its name stays.
         """
         before = self.counting
-        if before is _as_counted or name_of is _not_at_all:
+        if before is as_counted or name_of is not_at_all:
             self.counting = name_of
         try:
             yield
@@ -277,6 +296,22 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.steps = before
             self._is_measuring = True
 
+    def _note_filled(self, call: Call) -> None:
+        """Note tensors of one value, with the memory of all that they were made of."""
+        for output in call.outputs:
+            made = [t for t in (output, *call.tensors) if t.shape == output.shape]
+            self._filled[output] = [
+                *(self._storage_of[t] for t in made if t in self._storage_of),
+                *(storage for t in made for storage in self._filled.get(t, ())),
+            ]
+
+    def _forget_filled(self, schema: Any, call: Call) -> None:
+        """Something may be written to what an operator changed or returned a view of."""
+        for place, declared in enumerate(schema.arguments):
+            if declared.alias_info is not None:
+                for tensor in tensors_in(call.arg(place, declared.name)):
+                    self._filled.pop(tensor, None)
+
     def _follow(self, call: Call, pointwise: bool) -> None:
         known = [self._known[t] for t in call.tensors if t in self._known]
         if not known:
@@ -285,17 +320,33 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._operator = call.name
         rule = RULES.get(call.name) or (elementwise if pointwise else None)
         if rule is None:
-            pin_all(self, call.tensors, f"the operator {call.name} has no rule")
-            found = [unlabelled(output) for output in call.outputs]
+            pin_all(self, call.tensors, _no_rule(call))
+            found = [self._labelled_without_rule(call, output) for output in call.outputs]
         else:
             labelled = rule(self, call)
             found = labelled if isinstance(labelled, list) else [labelled]
-        from_parameters = len(known) == sum(t.dim() > 0 for t in call.tensors) and all(
-            k.from_parameters for k in known
+        from_parameters = all(k.from_parameters for k in known) and all(
+            t in self._known or t in self._filled for t in call.tensors if t.dim() > 0
         )
         for output, axes in zip(call.outputs, found, strict=True):
             assert len(axes) == output.dim(), (call.name, axes, output.shape)
-            self._known[output] = TensorLabels(axes, from_parameters)
+            is_stored = call.name in _SAME_VALUES and all(k.is_stored for k in known)
+            self._known[output] = TensorLabels(axes, from_parameters, is_stored)
+
+    def _labelled_without_rule(self, call: Call, output: Tensor) -> AxisLabels:
+        """Labels of what an operator without a rule made; if of a weight, pinned ones.
+
+        So the layer that this weight is for has its group, with the reason.
+        """
+        if output.dim() < 2 or not all(map(self.is_parameter, call.tensors)):
+            return unlabelled(output)
+        weights = [tensor for tensor in call.tensors if tensor.shape == output.shape]
+        if weights:
+            return self.axes(weights[0])
+        axes = tuple(self.channels.new(int(size)) for size in output.shape)
+        for labels in axes:
+            self.channels.pin(labels, _no_rule(call))
+        return axes
 
     def notes_size(self, attribute: str, tensor: Tensor) -> None:
         """Label an attribute that holds a number of channels and has no tensor to follow."""
@@ -331,19 +382,34 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self.lives_from_here(output)
 
-    def _record(self, call: Call) -> None:
+    def _record(self, call: Call, *, is_filled: bool) -> None:
         self.note(
             Step(
                 call.name,
                 self.module,
-                constants_of(call),
+                self.constants.of(call),
                 tuple(tuple(output.shape) for output in call.outputs),
                 tuple(self.axes(output) for output in call.outputs),
                 tuple(output.dtype for output in call.outputs),
                 tuple(self.axes(tensor) for tensor in call.tensors),
                 self._reshape,
+                is_filled,
             )
         )
+
+
+def _no_rule(call: Call) -> str:
+    return f"the operator {call.name} has no rule"
+
+
+def _fills(func: Any, call: Call, filled: Container[Tensor]) -> bool:
+    """Whether an operator makes tensors of one value, or changes such ones in all places alike."""
+    if call.name in _FILLERS:
+        return True
+    is_alike = torch.Tag.pointwise in func.tags or call.name == "aten::_to_copy"
+    if not is_alike or torch.Tag.nondeterministic_seeded in func.tags:
+        return False
+    return bool(call.tensors) and all(tensor in filled for tensor in call.tensors)
 
 
 def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
@@ -352,181 +418,9 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
         name=func._schema.name,
         args=args,
         kwargs=kwargs,
-        outputs=tuple(_tensors_in(result)),
-        tensors=tuple(_tensors_in((args, kwargs))),
+        outputs=tuple(tensors_in(result)),
+        tensors=tuple(tensors_in((args, kwargs))),
     )
-
-
-def constants_of(call: Call) -> tuple[float, ...]:
-    """Numbers among the arguments of a call that become values or scale them, so no sizes."""
-    positional = () if call.name in _SIZES else call.args
-    if call.name in _SIZE_LISTS:
-        positional = tuple(arg for arg in call.args if not isinstance(arg, list | tuple))
-    return tuple(_numbers_in((positional, call.kwargs)))
-
-
-class _CompositeCalls(TorchFunctionMode):
-    """Sees the calls that fvcore counts, or leaves out, as a whole.
-
-    They reach the dispatcher as several operators, which would be counted otherwise. Numbers
-    that are made into a tensor don't reach it at all.
-    """
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self._tracer = tracer
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        self._tracer.calls_now(func, (args, kwargs))
-        if func in _FROM_NUMBERS:
-            self._tracer.makes_constant(_numbers_in((args, kwargs)))
-        if func is F.multi_head_attention_forward and not self._tracer.channels.exact:
-            self._share_heads(args, kwargs)
-        if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
-            with self._tracer.counted_as(_not_at_all):
-                result = func(*args, **kwargs)
-            with self._tracer.counted_as(lambda _: UNCOUNTED.get(func, COUNTED)):
-                WHOLE[func](self._tracer, args, kwargs)
-            return result
-        if func in UNCOUNTED:
-            with self._tracer.counted_as(lambda _: UNCOUNTED[func]):
-                return func(*args, **kwargs)
-        if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
-            # it calls scaled_dot_product_attention, out of this mode's sight
-            with self._tracer.counted_as(_products_as_attention):
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _share_heads(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Tie what torch's attention wants equally wide: its input, and the heads' shares of it.
-
-        Position i of every head goes with the channels of the input at these places.
-        """
-        query, embed_dim, num_heads, in_proj_weight = args[0], args[3], args[4], args[5]
-        stream, channels = self._tracer.axes(query)[-1], self._tracer.channels
-        if stream is None:
-            return
-        channels.tie_rows(stream.reshape(num_heads, -1))
-        separate = [kwargs.get(f"{name}_proj_weight") for name in "qkv"]
-        for weight in separate if in_proj_weight is None else [in_proj_weight]:
-            rows = None if weight is None else self._tracer.axes(weight)[0]
-            for part in () if rows is None else rows.reshape(-1, embed_dim):
-                channels.tie(stream, part)
-
-
-def _as_counted(_operator: str) -> str | None:
-    return COUNTED
-
-
-def _not_at_all(_operator: str) -> str | None:
-    return None
-
-
-def _products_as_attention(operator: str) -> str | None:
-    return ATTENTION if operator == "aten::bmm" else COUNTED
-
-
-def follow(
-    tracer: Tracer,
-    model: nn.Module,
-    example_input: ExampleInput,
-    *,
-    device: torch.device | None,
-    values: RecordedValues | None,
-) -> None:
-    """Run `model` under a tracer that may have seen another run of it (in another mode).
-
-    values: what the network is told wherever it reads from its tensors; what they hold if None.
-    device: on which the network then makes tensors of its own, whatever it asks for.
-    Whatever the network raises is passed on; TraceError if no tensor is found in what it returns.
-    """
-    positional, keyword = call_arguments(example_input)
-    for name, module in model.named_modules():
-        if hasattr(module, LOSES_WHOLE_GROUPS):
-            tracer.group_choices[f"{name}.weight"] = getattr(module, LOSES_WHOLE_GROUPS)
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_same_random_numbers())
-        stack.enter_context(_module_names(model, tracer))
-        stack.enter_context(tracer.call_sites.following(model))
-        stack.enter_context(_functions_left_out(tracer))
-        stack.enter_context(_CompositeCalls(tracer))
-        stack.enter_context(tracer.running(device, values))
-        stack.enter_context(tracer)
-        for tensor in _tensors_in((positional, keyword)):
-            tracer.lives_from_here(tensor)
-        output = model(*positional, **keyword)
-    outputs = list(_returned_tensors(output, set()))
-    if not outputs:
-        raise TraceError(
-            f"no tensor was found in what {type(model).__name__} returns "
-            f"({type(output).__name__}): return tensors, or tuples, mappings or objects of them"
-        )
-    for tensor in outputs:
-        tracer.lives_until_here(tensor)
-        tracer.calls.gives(tensor)
-    pin_all(tracer, outputs, "the network's output")
-
-
-@contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Every run draws the same numbers, from Python's generator too; afterwards it is as before."""
-    before = random.getstate()
-    random.seed(0)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            yield
-    finally:
-        random.setstate(before)
-
-
-@contextmanager
-def _functions_left_out(tracer: Tracer) -> Iterator[None]:
-    """Keeps what custom autograd functions do out of the count: fvcore does not look inside."""
-    apply = torch.autograd.Function.__dict__["apply"]
-
-    def noted(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        with tracer.counted_as(lambda _: cls.__name__):
-            return apply.__get__(None, cls)(*args, **kwargs)
-
-    torch.autograd.Function.apply = classmethod(noted)
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = apply
-
-
-@contextmanager
-def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keeps `tracer.module` at the name of the innermost module that runs."""
-    stack: list[str] = []
-
-    def entering(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            stack.append(name)
-            tracer.module = name
-            if isinstance(module, _NormBase) and not list(module.state_dict()):
-                tracer.notes_size(f"{name}.num_features", inputs[0])
-
-        return hook
-
-    def leaving(*_: object) -> None:
-        stack.pop()
-        tracer.module = stack[-1] if stack else ""
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(entering(name)))
-        handles.append(module.register_forward_hook(leaving))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _aliases(schema: Any, result: Any) -> list[bool]:
@@ -535,49 +429,13 @@ def _aliases(schema: Any, result: Any) -> list[bool]:
     return [
         declared.alias_info is not None
         for declared, value in zip(schema.returns, values, strict=True)
-        for _ in _tensors_in(value)
+        for _ in tensors_in(value)
     ]
 
 
-def _numbers_in(value: Any) -> Iterator[float]:
-    """Every number in nested tuples, lists and mappings."""
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _numbers_in(item)
-    elif isinstance(value, Mapping):
-        yield from _numbers_in(tuple(value.values()))
+def as_counted(_operator: str) -> str | None:
+    return COUNTED
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors_in_all(value.values())
-    elif isinstance(value, list | tuple):
-        yield from _tensors_in_all(value)
-
-
-def _returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Every tensor in what a network returns, objects of any kind included."""
-    if isinstance(value, Tensor):
-        yield value
-    if id(value) in seen or isinstance(value, Tensor | nn.Module | type | str | int | float):
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        parts: Iterable[Any] = value.values()
-    elif isinstance(value, list | tuple):
-        parts = value
-    else:
-        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-        parts = [getattr(value, name, None) for name in (*getattr(value, "__dict__", ()), *slots)]
-    for part in parts:
-        yield from _returned_tensors(part, seen)
-
-
-def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        yield from _tensors_in(value)
+def not_at_all(_operator: str) -> str | None:
+    return None

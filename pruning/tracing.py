@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from pruning.channel_graph import ChannelGraph
 from pruning.copies import copied, doubled, moved, shapes
 from pruning.cost import ExampleInput
-from pruning.errors import TraceError, first_line
+from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph_builder import build_graph
+from pruning.network_runs import follow
 from pruning.recorded_values import RecordedValues, record
 from pruning.replay import TracedRun
 from pruning.time_limit import TIME_LIMIT, Clock, OutOfTimeError, Progress, to_terminal
 from pruning.trace_records import Course, ReshapeKey
-from pruning.tracer import Tracer, follow
+from pruning.tracer import Tracer
 from pruning.verification import (
     Failure,
     Rehearsals,
@@ -63,15 +64,11 @@ def trace(
     Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
     traces = _Traces(unwrapped(model), example_input, exact, time_limit, progress)
-    meta = torch.device("meta")
-    try:
-        return traces.on(meta, None)
-    except TraceError:
-        values = traces.values()
-    try:
-        return traces.on(meta, values)
-    except TraceError:
-        return traces.on(None, values)
+    with torch.inference_mode(False):  # inside of it, operators are not taken apart
+        try:
+            return traces.somehow()
+        except ModelError as error:
+            raise TraceError(str(error)) from error
 
 
 def whole_trace(
@@ -112,6 +109,18 @@ class _Traces:
     exact: bool
     time_limit: float
     progress: Progress
+
+    def somehow(self) -> ChannelGraph:
+        """The graph, from runs on meta tensors if the network can make them, or else on its own."""
+        meta = torch.device("meta")
+        try:
+            return self.on(meta, None)
+        except TraceError:
+            values = self.values()
+        try:
+            return self.on(meta, values)
+        except TraceError:
+            return self.on(None, values)
 
     def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""

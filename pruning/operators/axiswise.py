@@ -78,7 +78,7 @@ def from_pairs(tracing: Tracing, call: Call) -> AxisLabels:
 
 RULES: dict[str, Rule] = {
     **each(
-        "mean sum amax amin aminmax max min var std var_mean std_mean prod any all "
+        "mean sum amax amin aminmax _aminmax max min var std var_mean std_mean prod any all "
         "logsumexp median nanmedian nansum count_nonzero",
         _along(1, _REDUCED, limit=mix_axes),
     ),

@@ -22,6 +22,7 @@ from pruning.operators.rule import (
     pin_all,
     pin_axes,
     size_of,
+    tie_each,
     tie_or_pin,
     unlabelled,
 )
@@ -43,7 +44,7 @@ def convolution(tracing: Tracing, call: Call) -> AxisLabels:
     else:
         produced = _grouped(tracing, weight, inputs, groups, transposed)
     if bias is not None and produced is not None:
-        tie_or_pin(tracing, produced, tracing.axes(bias)[0], "the bias has no channels")
+        tie_each(tracing, produced, bias, "the bias has no channels")
     _count_convolution(tracing, call, x if transposed else call.output)
     return (*along[:channel_axis], produced, *along[channel_axis + 1 :])
 
@@ -79,8 +80,8 @@ def _dense(
 
 
 def _consumed(tracing: Tracing, weight: Tensor, inputs: Labels | None, consumed: Labels) -> None:
-    """Note where channels end: in a weight, or in a kernel that was computed from activations."""
-    if tracing.is_parameter(weight):
+    """Note where channels end: in a weight, or in a kernel that was computed."""
+    if tracing.is_stored(weight):
         tracing.consumes(consumed)
     elif inputs is not None:
         tracing.contracts(inputs)
@@ -176,9 +177,8 @@ def deformable_convolution(tracing: Tracing, call: Call) -> AxisLabels:
         produced = _dense(tracing, weight, tracing.axes(x)[1], weights[1], weights[0])
     else:
         produced = _grouped(tracing, weight, tracing.axes(x)[1], groups, transposed=False)
-    offsets = tracing.axes(bias)[0]
-    if produced is not None and offsets is not None:  # zeros stand for no bias
-        tracing.channels.tie(produced, offsets)
+    if produced is not None:
+        tie_each(tracing, produced, bias, "the bias has no channels")
     tracing.leave_out(*_convolution_sizes(tracing, call, call.output))
     return (None, produced, None, None)
 
@@ -192,10 +192,10 @@ def added_matrix_product(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::addmm and aten::baddbmm: a bias plus a matrix product; fvcore counts no baddbmm."""
     bias, first, second = call.args[:3]
     axes = _product(tracing, first, second, is_counted=call.name != "aten::baddbmm")
-    for axis, labels in enumerate(tracing.axes(bias)):
+    for axis in range(bias.dim()):
         out_axis = axis + len(axes) - bias.dim()
         if bias.shape[axis] == call.output.shape[out_axis]:
-            tie_or_pin(tracing, axes[out_axis], labels, "the bias has no channels")
+            tie_each(tracing, axes[out_axis], bias, "the bias has no channels", axis=axis)
     return axes
 
 
@@ -204,18 +204,10 @@ def _product(
 ) -> AxisLabels:
     left, right = tracing.axes(first), tracing.axes(second)
     tie_or_pin(tracing, left[-1], right[-2], NOT_CHANNELS)
-    for tensor, consumed, produced in (
-        (first, left[-1], left[-2]),
-        (second, right[-2], right[-1]),
-    ):
-        if tracing.is_parameter(tensor):
-            if consumed is not None:
-                tracing.consumes(consumed)
-            if produced is not None:
-                tracing.produces(produced)
-    met = left[-1]
-    if met is not None and not any(tracing.is_parameter(tensor) for tensor in (first, second)):
-        tracing.contracts(met)
+    for tensor, produced in ((first, left[-2]), (second, right[-1])):
+        if tracing.is_parameter(tensor) and produced is not None:
+            tracing.produces(produced)
+    _met(tracing, (first, left[-1]), (second, right[-2]))
     batch = left[0] if first.dim() == 3 else None
     if first.dim() == 3:
         batch = tie_or_pin(tracing, left[0], right[0], "a batch axis of a product")
@@ -229,6 +221,21 @@ def _product(
     return (*kept, left[-2], right[-1])
 
 
+def _met(tracing: Tracing, *operands: tuple[Tensor, Labels | None]) -> None:
+    """Note where channels end that two tensors share, by which their product sums: in one of them.
+
+    That is a weight, if one is, or else an activation.
+    """
+    are_weights = all(tracing.is_parameter(tensor) for tensor, _ in operands)
+    for tensor, labels in operands:
+        if labels is not None and (are_weights or tracing.is_stored(tensor)):
+            tracing.consumes(labels)
+            return
+    labels = operands[0][1]
+    if labels is not None:
+        tracing.contracts(labels)
+
+
 def matrix_vector(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::mv: n×m times m, summed over m; fvcore counts it as a whole `matmul` only."""
     return _vector_product(tracing, call.args[0], call.args[1])
@@ -239,7 +246,7 @@ def added_matrix_vector(tracing: Tracing, call: Call) -> AxisLabels:
     bias, matrix, vector = call.args[:3]
     axes = _vector_product(tracing, matrix, vector)
     if bias.shape == call.output.shape:
-        tie_or_pin(tracing, axes[0], tracing.axes(bias)[0], "the bias has no channels")
+        tie_each(tracing, axes[0], bias, "the bias has no channels")
     return axes
 
 
@@ -252,9 +259,7 @@ def _vector_product(tracing: Tracing, first: Tensor, vector: Tensor) -> AxisLabe
     """…×m times m."""
     left, right = tracing.axes(first), tracing.axes(vector)
     tie_or_pin(tracing, left[-1], right[0], NOT_CHANNELS)
-    for tensor, axes in ((first, left), (vector, right)):
-        if tracing.is_parameter(tensor) and axes[-1] is not None:
-            tracing.consumes(axes[-1])
+    _met(tracing, (first, left[-1]), (vector, right[0]))
     if tracing.is_parameter(first) and first.dim() > 1 and left[0] is not None:
         tracing.produces(left[0])
     tracing.leave_out(*(size_of(first, axis, tracing) for axis in range(first.dim())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pruning.channel_labels import AxisLabels, Labels
-from pruning.operators.rule import Call, Rule, Tracing, each, unlabelled
+from pruning.operators.rule import Call, Rule, Tracing, each, pin_all, unlabelled
 
 _ADDITIONS = ("aten::add", "aten::add_", "aten::sub", "aten::sub_")
 
@@ -32,7 +32,8 @@ def tie_axis(
 ) -> Labels | None:
     """Tie what `tensors` have along `axis` of the output; returns its labels."""
     labelled: list[Labels] = []
-    num_activations, has_constant = 0, False
+    constants: list[tuple[Tensor, int]] = []
+    num_activations = 0
     for tensor in tensors:
         own_axis = axis - output.dim() + tensor.dim()
         if own_axis < 0:
@@ -42,7 +43,7 @@ def tie_axis(
             if labels is not None:
                 tracing.channels.pin(labels, "one channel broadcast over many")
         elif labels is None:
-            has_constant = has_constant or output.shape[axis] > 1
+            constants.append((tensor, own_axis))
         else:
             labelled.append(labels)
             num_activations += not tracing.is_parameter(tensor)
@@ -50,7 +51,8 @@ def tie_axis(
         return None
     for labels in labelled[1:]:
         tracing.channels.tie(labelled[0], labels)
-    if has_constant:
+    follow = [tracing.follows(tensor, own_axis, labelled[0]) for tensor, own_axis in constants]
+    if output.shape[axis] > 1 and not all(follow):
         tracing.channels.pin(labelled[0], "combined with values of a fixed size")
     if is_addition and num_activations > 1:
         tracing.adds(labelled[0])
@@ -75,6 +77,16 @@ def new_tensor(tracing: Tracing, call: Call) -> AxisLabels:
     return tuple(labels if before == after else None for labels, before, after in axes)
 
 
+def resize(tracing: Tracing, call: Call) -> AxisLabels:
+    """aten::resize_: what is new there takes over the channels of what will be written to it."""
+    x = call.args[0]
+    axes = tracing.axes(x)
+    if [None if a is None else len(a) for a in axes] == list(call.output.shape):
+        return axes
+    pin_all(tracing, [x], "resized")
+    return tuple(tracing.channels.new(int(size)) for size in call.output.shape)
+
+
 def native_dropout(tracing: Tracing, call: Call) -> list[AxisLabels]:
     """Output and mask are labelled as the input."""
     return [tracing.axes(call.tensors[0])] * len(call.outputs)
@@ -91,5 +103,6 @@ RULES: dict[str, Rule] = {
     ),
     **each("fill_ zero_", fill),
     **each("new_empty new_zeros new_ones new_full", new_tensor),
+    **each("resize_", resize),
     **each("native_dropout", native_dropout),
 }

@@ -12,6 +12,7 @@ from pruning.operators.rule import (
     count_elements,
     each,
     mix_axes,
+    tie_each,
     tie_or_pin,
     unlabelled,
 )
@@ -31,7 +32,7 @@ def batch_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
     mix_axes(tracing, x, [a for a in range(x.dim()) if a != 1], reason)
     for tensor in call.args[1:5]:
         if isinstance(tensor, Tensor):
-            tie_or_pin(tracing, channel, tracing.axes(tensor)[0], "normalised with fixed values")
+            tie_each(tracing, channel, tensor, "normalised with fixed values")
     takes_statistics = True in [arg for arg in call.args if isinstance(arg, bool)]
     factor = 4 if takes_statistics else 1
     count_elements(tracing, x, factor=factor if call.args[1] is None else factor + 1)
@@ -87,7 +88,7 @@ def group_norm(tracing: Tracing, call: Call) -> list[AxisLabels]:
             tracing.channels.mixes(channel, "one normalisation runs over all channels")
     for tensor in (weight, bias):
         if isinstance(tensor, Tensor):
-            tie_or_pin(tracing, channel, tracing.axes(tensor)[0], "normalised with fixed values")
+            tie_each(tracing, channel, tensor, "normalised with fixed values")
     count_elements(tracing, x, factor=4 if weight is None else 5)
     axes = tuple(channel if axis == 1 else None for axis in range(x.dim()))
     # mean and deviation, N×groups: by them a later run shows whether whole groups went

@@ -25,6 +25,15 @@ class Tracing(Protocol):
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether `tensor` was computed from parameters and buffers alone."""
 
+    def is_stored(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is a parameter or buffer as it is, in whatever order of its axes."""
+
+    def follows(self, tensor: Tensor, axis: int, labels: Labels) -> bool:
+        """Whether a tensor without channels, all of one value, goes with however many there are.
+
+        Its axis is then noted to be as long as these labels.
+        """
+
     def produces(self, weight: Labels) -> None:
         """Note that these labels are the output axis of a weight: they name a group."""
 
@@ -134,6 +143,19 @@ def tie_or_pin(
     if known is not None:
         tracing.channels.pin(known, reason)
     return known
+
+
+def tie_each(
+    tracing: Tracing, labels: Labels | None, values: Tensor, reason: str, *, axis: int = 0
+) -> Labels | None:
+    """Tie channels to a tensor that has values for each of them along `axis`, such as a bias.
+
+    Where just one of the two carries channels, those are pinned for `reason`.
+    """
+    own = tracing.axes(values)[axis]
+    if own is None and labels is not None and tracing.follows(values, axis, labels):
+        return labels
+    return tie_or_pin(tracing, labels, own, reason)
 
 
 def size_of(tensor: Tensor, axis: int, tracing: Tracing) -> Size:

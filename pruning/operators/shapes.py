@@ -202,9 +202,11 @@ def cat(tracing: Tracing, call: Call) -> AxisLabels:
     axis = normalized(int(call.arg(1, "dim", 0)), ndim)
     result: list[Labels | None] = []
     for other in range(ndim):
-        columns = [tracing.axes(t)[other] for t in tensors]
-        join = _concatenated if other == axis else _tied
-        result.append(join(tracing, columns, [int(t.shape[other]) for t in tensors]))
+        if other == axis:
+            columns = [tracing.axes(t)[axis] for t in tensors]
+            result.append(_concatenated(tracing, columns, [int(t.shape[axis]) for t in tensors]))
+        else:
+            result.append(_tied(tracing, tensors, other))
     return tuple(result)
 
 
@@ -220,13 +222,15 @@ def _concatenated(tracing: Tracing, parts: list[Labels | None], sizes: list[int]
     return np.concatenate(labels)
 
 
-def _tied(tracing: Tracing, parts: list[Labels | None], _sizes: list[int]) -> Labels | None:
-    known = [part for part in parts if part is not None]
+def _tied(tracing: Tracing, tensors: Sequence[Tensor], axis: int) -> Labels | None:
+    """The labels along an axis that several tensors have in common."""
+    parts = [(tracing.axes(tensor)[axis], tensor) for tensor in tensors]
+    known = [part for part, _ in parts if part is not None]
     if not known:
         return None
     for part in known[1:]:
         tracing.channels.tie(known[0], part)
-    if len(known) < len(parts):
+    if not all(tracing.follows(t, axis, known[0]) for part, t in parts if part is None):
         tracing.channels.pin(known[0], "concatenated with values of a fixed size")
     return known[0]
 
@@ -235,10 +239,7 @@ def stack(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::stack: a new axis without channels; the others are tied."""
     tensors = call.args[0]
     axis = normalized(int(call.arg(1, "dim", 0)), call.output.dim())
-    axes = [
-        _tied(tracing, [tracing.axes(t)[other] for t in tensors], [])
-        for other in range(tensors[0].dim())
-    ]
+    axes = [_tied(tracing, tensors, other) for other in range(tensors[0].dim())]
     axes.insert(axis, None)
     return tuple(axes)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from zoo_architectures import ZOO_ARCHITECTURES
 
-__all__ = ["ARCHITECTURES", "BY_NAME", "IMAGE", "PRUNABLE", "Architecture"]
+__all__ = ["ARCHITECTURES", "BY_NAME", "IMAGE", "ONE_SAMPLE", "PRUNABLE", "Architecture"]
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("chain", small, prunable={"conv1": (6, 1), "conv2": (5, 1)}),
@@ -363,6 +363,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         pinned={"first": COMPUTED},
     ),
     Architecture(
+        "scaled by the sum of ones",
+        lambda: between(lambda x: x / torch.ones(x.shape[1], dtype=x.dtype).sum()),
+        pinned={"first": COMPUTED},
+    ),
+    Architecture(
         "scale inside a matrix product",
         lambda: Branches(
             lambda net, x: net.last(
@@ -381,4 +386,6 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
+ONE_SAMPLE = frozenset({"reshaped with one size left open", "merged and split at once"})
+"""Networks whose code only works with a batch of one."""
 PRUNABLE = tuple(architecture for architecture in ARCHITECTURES if architecture.prunable)

@@ -322,6 +322,35 @@ def unknown(net: Any, x: Tensor) -> Tensor:
     return net.head(net.second(halve(net.first(x))))
 
 
+class Tempered(nn.Module):
+    """A convolution and a linear layer with weights that a parameter of one number multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = conv(3, 6), conv(6, 5, 1), nn.Linear(5, 4)
+        self.temperature = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(self.first(x), self.second.weight * self.temperature, self.second.bias)
+        return F.linear(y.relu().mean((2, 3)), self.last.weight / self.temperature, self.last.bias)
+
+
+def filled(net: Any, x: Tensor) -> Tensor:
+    """Zeros and ones, as many as there are channels, in arithmetic, as a bias, put before."""
+    width, narrow = net.first.out_channels, net.second.out_channels
+    y = net.first(x) + torch.ones(width, 1, 1, dtype=x.dtype) * 2
+    y = F.conv2d(y, net.second.weight, torch.zeros(narrow, dtype=x.dtype))
+    before = torch.zeros(len(x), narrow, 1, y.shape[-1], dtype=x.dtype)
+    return net.last(torch.cat([before, y], 2))
+
+
+def overwritten(x: Tensor) -> Tensor:
+    """Zeros of which a part is written to."""
+    offsets = torch.zeros(x.shape[1], dtype=x.dtype)
+    offsets[:2] += 1
+    return x + offsets[:, None, None]
+
+
 class MatrixVector(nn.Module):
     """Positions × channels of a convolution by a vector that is a parameter."""
 

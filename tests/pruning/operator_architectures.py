@@ -68,6 +68,40 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
         pinned={"first": NO_RULE},
     ),
     Architecture(
+        "a weight through an unknown operator",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.conv2d(net.first(x), networks.halve(net.second.weight), net.second.bias)
+            ),
+            first=conv(3, 6),
+            second=conv(6, 5, 1),
+            last=conv(5, 4),
+        ),
+        pinned={"first": NO_RULE, "second": NO_RULE},
+    ),
+    Architecture(
+        "a weight times a learned number",
+        networks.Tempered,
+        prunable={"first": (6, 1), "second": (5, 1)},
+    ),
+    Architecture(
+        "values that are all alike",
+        lambda: Branches(
+            networks.filled, first=conv(3, 6), second=conv(6, 5, bias=False), last=conv(5, 4)
+        ),
+        prunable={"first": (6, 1), "second": (5, 1)},
+    ),
+    Architecture(
+        "values that are all alike, of a written number",
+        lambda: between(lambda x: x + torch.ones(6, 1, 1, dtype=x.dtype)),
+        pinned={"first": WRITTEN},
+    ),
+    Architecture(
+        "values that were all alike",
+        lambda: between(networks.overwritten),
+        pinned={"first": "combined with values of a fixed size"},
+    ),
+    Architecture(
         "pixel shuffle",
         lambda: chain(first=conv(3, 20), shuffle=nn.PixelShuffle(2), last=conv(5, 4)),
         prunable={"first": (20, 4)},
@@ -337,7 +371,7 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
         ),
         shapes=((1, 5),),
         prunable={"first": (7, 1)},
-        pinned={"cell": "fixed"},
+        pinned={"cell": WRITTEN},
         residual=frozenset({"cell"}),
     ),
     Architecture(
@@ -361,6 +395,18 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
             first=conv(3, 6),
             offsets=conv(6, 18),
             deform=DeformConv2d(6, 8, 3, padding=1),
+            last=conv(8, 4),
+        ),
+        prunable={"first": (6, 1), "deform": (8, 1)},
+        pinned={"offsets": "used as positions"},
+    ),
+    Architecture(
+        "deformable convolution without a bias",
+        lambda: Branches(
+            lambda net, x: net.last(net.deform(net.first(x), net.offsets(x)).relu()),
+            first=conv(3, 6),
+            offsets=conv(3, 18),
+            deform=DeformConv2d(6, 8, 3, padding=1, bias=False),
             last=conv(8, 4),
         ),
         prunable={"first": (6, 1), "deform": (8, 1)},

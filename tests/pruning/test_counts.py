@@ -372,7 +372,7 @@ def test_what_is_not_counted_is_told(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 def test_a_frozen_transformer_costs_as_much_as_one_that_learns(context: Any) -> None:
     """Without gradients torch takes one fused operator, which fvcore does not count."""
     make, shape = NETWORKS["a transformer"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pruning import remove_channels, trace
+from pruning import KeepPlan, remove_channels, trace
 from pruning.criteria import Taylor
 from pruning.errors import CriterionError
 from pruning.gates import ChannelGates, Gated
@@ -89,6 +89,54 @@ CONSUMED_OTHERWISE = [
             third=nn.Linear(5, 7),
             product=Branches(lambda _, one, other: one @ other.transpose(1, 2)),
             last=nn.Linear(6, 4),
+        ),
+        ((1, 3, 5),),
+    ),
+    Architecture(
+        "kernels added up",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.conv2d(net.first(x), net.wide.weight + F.pad(net.narrow.weight, [1] * 4))
+            ),
+            first=conv(3, 6),
+            wide=conv(6, 5, bias=False),
+            narrow=conv(6, 5, 1, bias=False),
+            last=conv(5, 4),
+        ),
+    ),
+    Architecture(
+        "kernels one behind the other",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.conv2d(net.first(x), torch.cat([net.one.weight, net.other.weight]))
+            ),
+            first=conv(3, 6),
+            one=conv(6, 5, bias=False),
+            other=conv(6, 2, bias=False),
+            last=conv(7, 4),
+        ),
+    ),
+    Architecture(
+        "a weight that is one plus a parameter",
+        lambda: Branches(
+            lambda net, x: net.last(F.linear(net.first(x), (1 + net.change.weight) ** 2)),
+            first=nn.Linear(5, 6),
+            change=nn.Linear(6, 7, bias=False),
+            last=nn.Linear(7, 4),
+        ),
+        ((1, 3, 5),),
+    ),
+    Architecture(
+        "a weight of low rank added",
+        lambda: Branches(
+            lambda net, x: net.last(
+                F.linear(net.first(x), net.whole.weight + net.up.weight @ net.down.weight)
+            ),
+            first=nn.Linear(5, 6),
+            whole=nn.Linear(6, 7, bias=False),
+            down=nn.Linear(6, 2, bias=False),
+            up=nn.Linear(2, 7, bias=False),
+            last=nn.Linear(7, 4),
         ),
         ((1, 3, 5),),
     ),
@@ -315,6 +363,58 @@ def test_channels_that_meet_out_of_sight_and_are_read_elsewhere_are_refused() ->
     graph.products = hidden
     with pytest.raises(CriterionError, match="group 'one' cannot be gated: a call of matmul"):
         ChannelGates(model, graph)
+
+
+class Encoder(nn.Module):
+    """Tokens with torch's attention; without a norm only its scale depends on their width."""
+
+    def __init__(self, attend: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.attend, self.last = nn.Linear(5, 8), attend, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x)
+        if isinstance(self.attend, nn.MultiheadAttention):
+            return self.last(self.attend(tokens, tokens, tokens)[0])
+        return self.last(self.attend(tokens))
+
+
+def test_attention_that_is_hidden_in_one_call_is_gated_once() -> None:
+    attend = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
+    model = randomised(Encoder(attend)).double().eval()
+    images = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    graph = trace(model, images[:1], exact=False)
+    gates = ChannelGates(model, graph, ["embed"])
+    plan = KeepPlan({"embed": (0, 1, 3, 4, 5, 7)})
+    smaller = remove_channels(model, graph, plan)
+    with torch.no_grad():  # queries are divided by the root of the width of a head
+        smaller.attend.in_proj_weight[:6] *= (3 / 4) ** 0.5
+        smaller.attend.in_proj_bias[:6] *= (3 / 4) ** 0.5
+    with gates.multiplying(gates.mask(plan).double()):
+        assert difference(model(images), smaller(images)) < 1e-9
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_gradients_of_gates_on_a_transformer_layer(norm_first: bool) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0, batch_first=True, norm_first=norm_first)
+    model = randomised(Encoder(layer)).double().eval()
+    images = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    gates = ChannelGates(model, trace(model, images[:1], exact=False))
+    assert gates.names == ("embed", "attend.linear1")
+
+    def loss(values: Tensor) -> Tensor:
+        with gates.multiplying(values):
+            return energy(model(images))
+
+    ones = torch.ones(gates.num_units, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss(ones), ones)
+    with gates.probing(2) as probe:
+        energy(model(images)).backward()
+    torch.testing.assert_close(probe.gradients.sum(0), expected)
+    query = [site for site in gates.sites["attend.self_attn.in_proj_bias"] if site.axis == 0]
+    assert [(site.units < gates.num_units).tolist() for site in query] == [
+        [True] * 8 + [False] * 16
+    ]
 
 
 def test_a_copy_that_is_made_meanwhile_computes_what_the_network_does() -> None:

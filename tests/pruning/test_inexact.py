@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
+from architectures import ARCHITECTURES, BY_NAME, IMAGE, ONE_SAMPLE, Architecture
 from gating import random_plan
 from networks import (
     Attention,
@@ -32,6 +34,7 @@ from pruning import (
     remove_channels,
     trace,
 )
+from pruning.copies import doubled
 from pruning.criteria import Taylor
 from pruning.errors import CriterionError, PlanError
 
@@ -185,6 +188,20 @@ def test_multihead_attention_loses_the_same_channels_of_every_head() -> None:
     assert smaller(torch.randn(2, 3, 8, 8)).shape == (2, 4)
 
 
+def test_a_whole_transformer_loses_the_channels_of_its_stream() -> None:
+    model = Branches(
+        lambda net, x: net.last(net.whole(net.source(x), net.target(x)).mean(1)),
+        source=nn.Linear(5, 8),
+        target=nn.Linear(5, 8),
+        whole=nn.Transformer(8, 2, 1, 1, 12, batch_first=True),
+        last=nn.Linear(8, 4),
+    )
+    graph = trace(model, torch.zeros(1, 3, 5), exact=False)
+    smaller = remove_channels(model, graph, KeepPlan({"source": (0, 1, 4, 5)}))
+    assert smaller.whole.d_model == 4
+    assert smaller(torch.randn(2, 3, 5)).shape == (2, 4)
+
+
 @every_architecture
 def test_what_may_go_exactly_may_go_anyway(architecture: Architecture) -> None:
     """Under the same name, and unmarked; what else may go has a name and a width there, too."""
@@ -207,6 +224,8 @@ def test_smaller_networks_run_and_cost_what_was_predicted(architecture: Architec
         fresh = build(model, WidthProfile(plan.widths), architecture.example(), graph=graph)
         for network in (smaller, fresh):
             call(network, architecture.example())
+            if architecture.name not in ONE_SAMPLE:
+                call(copy.deepcopy(network).train(), doubled(architecture.example()))
             params = sum(parameter.numel() for parameter in network.parameters())
             assert graph.cost(plan.widths).params == params
 

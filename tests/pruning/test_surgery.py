@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, BY_NAME, PRUNABLE, Architecture
+from architectures import ARCHITECTURES, BY_NAME, ONE_SAMPLE, PRUNABLE, Architecture
 from gating import channels_of, difference, gated, plans, random_plan, removed_units, tensors_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from networks import call, chain, conv
 from torch import Tensor, nn
 
 from pruning import ChannelGraph, KeepPlan, remove_channels, trace
+from pruning.copies import doubled
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
 
@@ -44,6 +45,24 @@ def test_equals_the_gated_network(architecture: Architecture, data: st.DataObjec
         smaller = remove_channels(model, graph, plan)
         expected = call(gated(model, graph, plan), inputs)
         assert difference(call(smaller, inputs), expected) < tolerance
+
+
+@pytest.mark.parametrize(
+    "architecture", [one for one in PRUNABLE if one.name not in ONE_SAMPLE], ids=str
+)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_trains_on_a_batch_as_the_gated_network_does(
+    architecture: Architecture, data: st.DataObject
+) -> None:
+    """What code does only in training, and only with several samples, fits the smaller network."""
+    graph = architecture.graph
+    plan = data.draw(plans(graph))
+    model = architecture.network(3, torch.float64).train()
+    inputs = doubled(architecture.example(3, torch.float64))
+    smaller = remove_channels(model, graph, plan)
+    expected = call(gated(model, graph, plan), inputs)
+    assert difference(call(smaller, inputs), expected) < 1e-9
 
 
 @every_prunable

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import networks
+import numpy as np
 import pytest
 import torch
 import torchvision
+from architecture import COMPUTED
 from architectures import ARCHITECTURES, BY_NAME, IMAGE, Architecture
+from gating import difference, gated, random_plan
 from networks import Branches, between, chain, conv, head, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning import ChannelGraph, KeepPlan, measure_cost, remove_channels, trace
 from pruning.errors import TraceError
+from pruning.nested_tensors import numbers_in
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 OUTPUT = "the network's output"
@@ -485,6 +489,67 @@ def test_a_hundred_written_sizes_take_little_longer_than_ten() -> None:
 
     seconds(2)
     assert seconds(100) < 30 * seconds(10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "width"), [({"enter": (0, 3)}, 4), ({"enter": (2,)}, 1), ({"enter.1": (1,)}, 7)]
+)
+def test_parts_that_become_alike_may_be_traced_again(
+    kept: dict[str, tuple[int, ...]], width: int
+) -> None:
+    """Parts of equal sizes lose the same positions from then on; no other result is wrong."""
+    architecture = BY_NAME["split at sizes read from layers"]
+    inputs = architecture.example(1, torch.float64)
+    model = architecture.network(1, torch.float64)
+    smaller = remove_channels(model, architecture.graph, KeepPlan(kept))
+    graph = trace(smaller, inputs)
+    assert graph.group("enter").width == width
+    for seed in range(3):
+        plan = random_plan(graph, seed)
+        again = remove_channels(smaller, graph, plan)
+        assert difference(again(inputs), gated(smaller, graph, plan)(inputs)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "number", [6, 6.0, 6j, np.int64(6), [[True, 6]], {"a": (6,)}, np.array([6, 1j])], ids=repr
+)
+def test_numbers_are_found_wherever_they_are(number: Any) -> None:
+    assert 6 in list(numbers_in(number))
+
+
+NUMBERS: dict[str, Callable[[int], Any]] = {
+    "numpy": lambda n: torch.from_numpy(np.float32([n])),
+    "numpy by torch.tensor": lambda n: torch.tensor(np.float32([n])),
+    "an old constructor": lambda n: torch.Tensor([n]),
+    "a long vector": lambda n: torch.from_numpy(np.full(100, n, np.float32))[7],
+    "asarray": lambda n: torch.asarray([float(n)]),
+    "a complex number": lambda n: complex(n, 0),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_past_the_operators_pin_what_they_are_computed_from(name: str) -> None:
+    make = NUMBERS[name]
+    model = between(lambda x: (x * make(x.shape[1])).real)
+    assert COMPUTED in str(trace(model, torch.zeros(IMAGE)).group("first").pinned)
+    constant = between(lambda x: (x * make(3)).real)
+    assert trace(constant, torch.zeros(IMAGE)).group("first").pinned is None
+
+
+def test_a_run_goes_on_after_a_reshape_that_fails_by_itself() -> None:
+    """So each of several layers is pinned by the one run that shows it."""
+    layers = {f"conv{i}": conv(3 if i == 0 else 6, 6, 1) for i in range(4)}
+    ends: list[str] = []
+
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        for name in layers:
+            x = net.get_submodule(name)(x).unflatten(1, (2, 3)).flatten(1, 2)
+        ends.append(name)
+        return x
+
+    graph = trace(Branches(wiring, **layers), torch.zeros(IMAGE))
+    assert graph.prunable == ()
+    assert len(ends) == 3  # in both modes, and once with fewer channels
 
 
 def test_training_statistics_are_not_updated() -> None:

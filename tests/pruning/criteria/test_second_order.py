@@ -20,7 +20,7 @@ from pruning.criteria import Batches, Obd, Oracle, TaylorSecondOrder
 from pruning.errors import CriterionError
 from pruning.gates import ChannelGates
 
-ONCE = ("deformable convolution",)
+ONCE = ("deformable convolution", "deformable convolution without a bias")
 """Networks that torch differentiates once only."""
 
 IMAGES = [

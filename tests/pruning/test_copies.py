@@ -10,8 +10,8 @@ from networks import chain, conv, small
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
-from pruning import KeepPlan, fold, remove_channels, to_sigmoid_batchnorm, trace
-from pruning.deep_copies import deep_copy
+from pruning import KeepPlan, fold, measure_cost, remove_channels, to_sigmoid_batchnorm, trace
+from pruning.copies import deep_copy
 from pruning.errors import ModelError, TraceError
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -70,6 +70,18 @@ def test_what_cannot_be_copied_is_refused_with_a_remedy(name: str) -> None:
     ):
         with pytest.raises(ModelError, match=message):
             act(make())
+
+
+def test_networks_made_in_inference_mode_are_like_any_other() -> None:
+    expected = trace(small(), EXAMPLE).cost()
+    with torch.inference_mode():
+        model, example = small(), torch.zeros(1, 3, 8, 8)
+        assert measure_cost(model, example).flops == expected.flops
+        graph = trace(model, example)
+    assert graph.cost() == trace(model, example).cost() == expected
+    assert measure_cost(model, example).flops == expected.flops
+    smaller = remove_channels(model, graph, KeepPlan({"conv1": (0, 3)}))
+    assert smaller(EXAMPLE).shape == (1, 4)
 
 
 def test_a_lazy_network_that_has_run_is_like_any_other() -> None:

@@ -1,0 +1,57 @@
+"""Tensors and numbers inside of what operators and networks are given and return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors_in_all(value.values())
+    elif isinstance(value, list | tuple):
+        yield from _tensors_in_all(value)
+
+
+def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        yield from tensors_in(value)
+
+
+def returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor in what a network returns, objects of any kind included."""
+    if isinstance(value, Tensor):
+        yield value
+    if id(value) in seen or isinstance(value, Tensor | nn.Module | type | str | int | float):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        parts: Iterable[Any] = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+        parts = [getattr(value, name, None) for name in (*getattr(value, "__dict__", ()), *slots)]
+    for part in parts:
+        yield from returned_tensors(part, seen)
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Every number in nested tuples, lists, mappings and arrays; of complex ones both parts."""
+    if isinstance(value, int | float):
+        yield float(value)
+    elif isinstance(value, complex | np.complexfloating):
+        yield from (float(value.real), float(value.imag))
+    elif isinstance(value, np.ndarray | np.generic):
+        yield from numbers_in(value.tolist())
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from numbers_in(item)
+    elif isinstance(value, Mapping):
+        yield from numbers_in(tuple(value.values()))
