@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,7 +66,7 @@ def trace(
     traces = _Traces(unwrapped(model), example_input, exact, time_limit, progress)
     with torch.inference_mode(False):  # inside of it, operators are not taken apart
         try:
-            return traces.somehow()
+            return traces.on_meta_or_real()
         except ModelError as error:
             raise TraceError(str(error)) from error
 
@@ -110,7 +110,7 @@ class _Traces:
     time_limit: float
     progress: Progress
 
-    def somehow(self) -> ChannelGraph:
+    def on_meta_or_real(self) -> ChannelGraph:
         """The graph, from runs on meta tensors if the network can make them, or else on its own."""
         meta = torch.device("meta")
         try:
@@ -138,12 +138,14 @@ class _Traces:
         skeleton = copied(self.model, device).eval()
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
-        for _ in range(_MOST_TRACES):
-            found = self._predicted(skeleton, device, values, courses, clock)
-            better = _better_courses(found.graph, found.rehearse, tried, exact=self.exact)
-            if not better:
-                break
-            courses |= better
+        found = self._predicted(skeleton, device, values, courses, clock)
+        with suppress(OutOfTimeError):  # `verified` finds out as well
+            for _ in range(_MOST_TRACES):
+                better = _better_courses(found.graph, found.rehearse, tried, exact=self.exact)
+                if not better:
+                    break
+                courses |= better
+                found = self._predicted(skeleton, device, values, courses, clock)
         return found
 
     def _predicted(
@@ -194,7 +196,11 @@ class _Traces:
 
 def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGraph:
     """`graph` with the groups marked whose widths enter into numbers that become values."""
-    units = {name: n for name, n in some_units(graph).items() if not graph.group(name).inexact}
+    units = {
+        name: max(number, graph.group(name).min_units)
+        for name, number in some_units(graph).items()
+        if not graph.group(name).inexact
+    }
     try:
         reasons = failing_groups(units, rehearse)
     except OutOfTimeError:
@@ -218,19 +224,6 @@ def _better_courses(
     attention may do that is as wide as what it reads; if removal need not be exact, both are tied.
     tried: courses that were taken before, which is added to.
     """
-    try:
-        return _courses_asked_for(graph, rehearse, tried, exact=exact)
-    except OutOfTimeError:
-        return {}
-
-
-def _courses_asked_for(
-    graph: ChannelGraph,
-    rehearse: Rehearse,
-    tried: set[tuple[ReshapeKey, Course]],
-    *,
-    exact: bool,
-) -> dict[ReshapeKey, Course]:
     units = some_units(graph)
     better: dict[ReshapeKey, Course] = {}
 
