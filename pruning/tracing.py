@@ -242,10 +242,12 @@ def _better_courses(
         take(failure, None)
     if exact or better:
         return better
-    for group in graph.prunable:
-        if group.residual and group.name in units:
-            for failure in rehearse({group.name: units[group.name]}):
-                take(failure, graph.axis_along(group))
+    streams = {g.name: units[g.name] for g in graph.prunable if g.residual and g.name in units}
+    if not any(failure.asked for failure in rehearse(streams)):
+        return better
+    for name, number in streams.items():
+        for failure in rehearse({name: number}):
+            take(failure, graph.axis_along(graph.group(name)))
     return better
 
 
