@@ -117,12 +117,16 @@ def test_a_trial_that_diverges_or_cannot_meet_the_budget_need_not_be_the_next_on
     config = config_of(tmp_path, "Plain")
     workshop, data = open_workshop(config, Console(quiet=True))
     for error in (TrainingDivergedError("nan"), UnreachableBudgetError("too small")):
-        monkeypatch.setattr(dry_run, "perform", failing(error))
+        raised: list[Exception] = []
+        monkeypatch.setattr(dry_run, "perform", failing(error, raised))
         dry_run_of_search(workshop, data, trial_space(workshop, data))
+        assert set(raised) == {error}
 
 
-def failing(error: Exception) -> Callable[..., None]:
+def failing(error: Exception, raised: list[Exception] | None = None) -> Callable[..., None]:
     def perform(*_: object) -> None:
+        if raised is not None:
+            raised.append(error)
         raise error
 
     return perform
