@@ -18,6 +18,7 @@ _TRANSIENT_CODES = frozenset(
         *("DEADLINE_EXCEEDED", "UNAUTHENTICATED"),  # someone may give the password back
     }
 )
+_TRANSIENT_STATUS = frozenset({401, 408, 425, 429, 502, 503, 504})
 _HTTP_SETTINGS = {
     # With a retry of its own, a call whose answer got lost could create a second run; with
     # the default of seven it would take four minutes to find out that a server is gone.
@@ -78,15 +79,29 @@ def tracking_error(tracking_uri: str, error: Any) -> TrackingError:
     )
 
 
-def _is_transient(error: Any) -> bool:
-    """Whether the server may do the same later: it is there again now, or busy, or half up.
+def is_outage(error: BaseException) -> bool:
+    """Whether an error of the connection may not come again: nobody answered, or with "later".
 
-    What a server says with status 500 it would say again: that is a fault, not an outage.
+    What is too large for a proxy (413), or a fault in the server itself (500), comes again.
     """
-    status = re.search(r"too many (\d+) error responses", str(error))
-    if status is not None:
-        return status[1] != "500"
+    status = _status_of(error)
+    is_unanswered = isinstance(error, OSError) and not isinstance(error, ValueError)
+    return is_unanswered if status is None else status in _TRANSIENT_STATUS
+
+
+def _status_of(error: BaseException) -> int | None:
+    """With which a server answered, as MLflow or its HTTP library tells it."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return int(response.status_code)
+    told = re.search(r"too many (\d+) error responses|with error code (\d+)", str(error))
+    return None if told is None else int(told[1] or told[2])
+
+
+def _is_transient(error: Any) -> bool:
+    """Whether the server may do the same later: it is there again now, or busy, or half up."""
     # MLflow gives the same code to a server that did not answer as to a fault in itself.
     cause = error.__cause__ or error.__context__
-    has_no_answer = isinstance(cause, OSError) and not isinstance(cause, ValueError)
-    return has_no_answer or error.error_code in _TRANSIENT_CODES
+    if _status_of(error) is not None or not isinstance(cause, OSError):
+        return is_outage(error) or error.error_code in _TRANSIENT_CODES
+    return is_outage(cause)

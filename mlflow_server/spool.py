@@ -8,11 +8,11 @@ died is delivered a second time, which changes nothing: an entry carries its own
 import fcntl
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+from mlflow_server.append_log import AppendLog, whole_lines
 from mlflow_server.errors import TrackingError
 from mlflow_server.runs import EndRun, Entry, LogFile, LogMetrics, OpenRun, SetTags
 
@@ -36,7 +36,7 @@ class Spool:
         self.path = path.absolute()
         self.num_unreadable = 0
         self._descriptor: int | None = None
-        self._size = 0  # of what is whole; the next line begins here
+        self._log: AppendLog | None = None
         self._done = 0  # everything before this byte is done with
         self._left: list[tuple[Entry, int]] = []
         if self.path.exists():
@@ -55,18 +55,18 @@ class Spool:
 
         Raises OSError if it cannot be kept, and TrackingError if another process has the file.
         """
-        if self._descriptor is None:
+        if self._log is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
             self._read()
-        self._append(_as_json(entry))
-        return self._size
+        assert self._log is not None
+        return self._log.append(_as_json(entry))
 
     def mark(self, end: int) -> None:
         """Everything up to this byte is done with; OSError if that cannot be written."""
-        if self._descriptor is not None and end > self._done:
+        if self._log is not None and end > self._done:
             self._done = end
-            self._append({_DONE: end})
+            self._log.append({_DONE: end})
 
     def sync(self) -> None:
         """Bring what is written to the disk itself, to outlast a power cut."""
@@ -82,11 +82,11 @@ class Spool:
             with suppress(OSError):
                 self.path.unlink()
         os.close(self._descriptor)
-        self._descriptor = None
+        self._descriptor, self._log = None, None
 
     def _open(self) -> None:
         while True:
-            opened = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            opened = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -104,12 +104,9 @@ class Spool:
     def _read(self) -> None:
         """Find what is left, and cut off a line that was never finished."""
         assert self._descriptor is not None
-        content = self.path.read_bytes()
-        self._size = content.rfind(b"\n") + 1
-        os.ftruncate(self._descriptor, self._size)
-        end, entries = 0, []
-        for line in content[: self._size].splitlines(keepends=True):
-            end += len(line)
+        self._log = AppendLog(self._descriptor)
+        entries = []
+        for line, end in whole_lines(self.path):
             try:
                 read = json.loads(line)
                 if _DONE in read:
@@ -119,20 +116,6 @@ class Spool:
             except (ValueError, TypeError, KeyError, AttributeError):
                 self.num_unreadable += 1
         self._left = [(entry, end) for entry, end in entries if end > self._done]
-
-    def _append(self, values: Mapping[str, Any]) -> None:
-        assert self._descriptor is not None
-        line = json.dumps(values).encode() + b"\n"
-        try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                raise OSError("no room for a whole line")
-        except OSError:
-            # Half a line would make the next one unreadable.
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, self._size)
-            raise
-        self._size += len(line)
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:

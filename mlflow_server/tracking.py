@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_server import schema
 from mlflow_server.errors import TrackingError
-from mlflow_server.reach import prepare_for_server, tracking_error
+from mlflow_server.reach import is_outage, prepare_for_server, tracking_error
 from mlflow_server.runs import (
     EndRun,
     Entry,
@@ -229,7 +229,7 @@ class MlflowRecorder(RunRecorder):
             # An error of a file names it; one of the connection to a server does not.
             raise TrackingError(
                 f"cannot store {entry.path} with the run: {error}",
-                is_transient=folder is None and error.filename is None,
+                is_transient=folder is None and error.filename is None and is_outage(error),
             ) from error
 
     def _folder_of(self, artifact_uri: str) -> Path | None:

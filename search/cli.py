@@ -1,6 +1,7 @@
 """The command line: `espalier COMMAND`, a file in search/commands each.
 
-Bad input gets one line on standard error and exit status 2.
+Bad input gets one line on standard error and exit status 2; what may succeed later (a disk is
+full, MLflow is away) ends with 75.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 
 from pruning.errors import ConfigError, EspalierError
 from search.commands.places import AWARE, Connection
+from search.exits import EXIT_INTERRUPTED, EXIT_REFUSED, exit_status
 
 _COMMANDS = (
     *("search", "list", "watch", "stop", "resume", "trial", "family", "correlate", "inspect"),
@@ -68,20 +70,20 @@ def _token_in(file: Path | None) -> str:
 
 
 def main() -> None:
-    """Entry point: errors for people become one line and exit status 2."""
+    """Entry point: errors for people become one line and an exit status."""
     from mlflow_server.errors import MlflowServerError  # noqa: PLC0415 - startup stays light
 
     try:
         cli.main(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         message = error.format_message()
         click.echo(f"espalier: {' '.join(message.split())}", err=True)
-        sys.exit(2)
+        sys.exit(EXIT_REFUSED)
     except (EspalierError, MlflowServerError) as error:
         click.echo(f"espalier: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        sys.exit(exit_status(error))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
+import psutil
+
 from pruning.errors import DiskFullError, SearchStateError
+from search.process_identity import alive, tag
 
 _LOCK_FILE = ".lock"
 
@@ -82,11 +85,11 @@ class FolderLock:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             stream.seek(0)
-            holder = stream.read().strip() or "unknown"
+            holder = alive(stream.read().strip())
             stream.close()
             raise _held(self._folder, self._kind, holder) from error
         stream.truncate(0)
-        stream.write(str(os.getpid()))
+        stream.write(tag(os.getpid()))
         stream.flush()
         self._stream = stream
 
@@ -105,19 +108,32 @@ class FolderLock:
 
 def require_free(folder: Path, kind: str) -> None:
     """SearchStateError names the process that holds the folder, if one does."""
-    holder = lock_holder(folder)
-    if holder is not None:
-        raise _held(folder, kind, holder)
+    if is_held(folder):
+        raise _held(folder, kind, lock_holder(folder))
 
 
-def _held(folder: Path, kind: str, holder: int | str) -> SearchStateError:
+def _held(folder: Path, kind: str, holder: psutil.Process | None) -> SearchStateError:
+    process = "another process" if holder is None else f"process {holder.pid}"
     return SearchStateError(
-        f"the {kind} in {folder} is being worked on by process {holder}: wait for it, or end it"
+        f"the {kind} in {folder} is being worked on by {process}: wait for it, or end it"
     )
 
 
-def lock_holder(folder: Path) -> int | None:
-    """The process that holds the folder with a FolderLock; None if nobody does."""
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder with a FolderLock."""
+    return _held_by(folder) is not None
+
+
+def lock_holder(folder: Path) -> psutil.Process | None:
+    """The process that holds the folder with a FolderLock.
+
+    None if nobody does, or a process that is not one of this machine.
+    """
+    return alive(_held_by(folder) or "")
+
+
+def _held_by(folder: Path) -> str | None:
+    """What the holder wrote of itself; None if there is none."""
     try:
         stream = (folder / _LOCK_FILE).open()
     except OSError:
@@ -126,6 +142,5 @@ def lock_holder(folder: Path) -> int | None:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            holder = stream.read().strip()
-            return int(holder) if holder.isdigit() else None
+            return stream.read().strip()
     return None

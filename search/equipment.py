@@ -21,6 +21,7 @@ from search.config import DataConfig
 from search.datasets import ImageData
 from search.durable import write_durably
 from search.resources_config import ResourcesConfig
+from search.standing import SPOOL_FILE
 
 
 def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
@@ -58,7 +59,7 @@ def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:
             raise
         hint = f"start it, or name another (--mlflow-url '' records in {runs})"
         raise TrackingError(f"{error}; {hint}", is_transient=True) from error
-    return mlflow_server.BackgroundRecorder(recorder, spool=Path(runs) / name / "mlflow.spool")
+    return mlflow_server.BackgroundRecorder(recorder, spool=Path(runs) / name / SPOOL_FILE)
 
 
 def close_recorder(recorder: RunRecorder, console: Console) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any, Self
+from contextlib import suppress
+from typing import Any, Self
 
+from mlflow_server.append_log import AppendLog
+from mlflow_server.errors import MlflowServerError
 from pruning.errors import EspalierError
+from search.exits import EXIT_NOT_NOW, exit_status
 from search.standing import FEED_FILE, Event
 from search.tasks import (
     Ending,
@@ -33,11 +35,12 @@ class Feed:
 
     def __init__(self, workshop: Workshop) -> None:
         self._file, self._workshop = workshop.directory / FEED_FILE, workshop
-        self._stream: IO[bytes] | None = None
+        self._descriptor = -1
+        self._log: AppendLog | None = None
 
     def __enter__(self) -> Self:
-        _cut_torn_line(self._file)
-        self._stream = self._file.open("ab", buffering=0)
+        self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._log = AppendLog(self._descriptor)
         preflight = self._workshop.preflight
         self._say(
             "launched",
@@ -50,16 +53,21 @@ class Feed:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        assert self._stream is not None
         try:
-            if error is None:
-                self._say("concluded")
-            elif isinstance(error, EspalierError):
-                self._say("failed", reason=str(error))
-            elif isinstance(error, KeyboardInterrupt):
-                self._say("interrupted")
+            self._say_how_it_ends(error)
         finally:
-            self._stream.close()
+            os.close(self._descriptor)
+            self._log = None
+
+    def _say_how_it_ends(self, error: BaseException | None) -> None:
+        if error is None:
+            self._say("concluded")
+        elif isinstance(error, KeyboardInterrupt):
+            self._say("interrupted")
+        elif isinstance(error, EspalierError | MlflowServerError):
+            is_passing = exit_status(error) == EXIT_NOT_NOW
+            with suppress(OSError):  # of a full disk, say: what ended it matters more
+                self._say("interrupted" if is_passing else "failed", reason=str(error))
 
     def expect(self, epochs: int) -> None:
         """Tell how many epochs are still to come."""
@@ -78,16 +86,8 @@ class Feed:
         self._say("ended", key=task.key, state=ending.state, reason=ending.reason)
 
     def _say(self, event: str, **content: Any) -> None:
-        assert self._stream is not None
-        line = {"event": event, "time_ms": time.time_ns() // 1_000_000, **content}
-        self._stream.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-
-
-def _cut_torn_line(file: Path) -> None:
-    if file.exists():
-        content = file.read_bytes()
-        if content and not content.endswith(b"\n"):
-            os.truncate(file, content.rfind(b"\n") + 1)
+        assert self._log is not None
+        self._log.append({"event": event, "time_ms": time.time_ns() // 1_000_000, **content})
 
 
 class Replay:
@@ -98,7 +98,11 @@ class Replay:
         self._tasks: dict[str, Task] = {}
 
     def take(self, event: Event) -> None:
-        """Pass an event on, if it is one of a task."""
+        """Pass an event on, if it is one of a task as this version knows them."""
+        with suppress(KeyError, TypeError, ValueError):
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         kind, key = event["event"], event.get("key", "")
         if kind == "started":
             self._tasks[key] = task_from_mapping(event["task"])

@@ -28,7 +28,7 @@ from search.report import (
     slack,
 )
 from search.standing import CONFIG_FILE
-from search.storing import CURVE_FILE
+from search.storing import stored_curve
 from search.tasks import Outcome
 from search.verdict import contestants, headline, short_name
 
@@ -339,12 +339,8 @@ def _config(directory: Path) -> SearchConfig:
 
 
 def _curve(folder: Path) -> list[tuple[int, float]]:
-    """Steps and validation accuracies of a stored network; none where they were not kept."""
-    try:
-        content = json.loads((folder / CURVE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    points = [(record["step"], record["validation_accuracy"]) for record in content]
+    """Steps and validation accuracies of a stored network."""
+    points = [(record.step, record.validation_accuracy) for record in stored_curve(folder)]
     return list(_thinned(points))
 
 

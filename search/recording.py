@@ -105,7 +105,7 @@ class Recording:
             self._end(_run_key(task), "finished")
             for outcome in outcomes:
                 self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
-                curve = stored_curve(self._workshop, outcome.path)
+                curve = stored_curve(self._workshop.directory / outcome.path)
                 log_epochs(self._recorder, architecture_key(outcome.key), curve)
         for outcome in outcomes:
             key = architecture_key(outcome.key)
@@ -117,7 +117,7 @@ class Recording:
 
     def _time(self, outcome: Outcome) -> int | None:
         """When its last epoch ended."""
-        curve = stored_curve(self._workshop, outcome.path)
+        curve = stored_curve(self._workshop.directory / outcome.path)
         return curve[-1].time_ms if curve else None
 
     def _grown(self, outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from search.equipment import (
     read_images,
     run_recorder,
 )
+from search.feed import Feed
 from search.launch import Share, check_resources
 from search.preflight import Preflight, check
 from search.registration import register_front
@@ -62,15 +64,18 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
         workshop, data = open_workshop(config, console)
         dry_run_of_search(workshop, data, trial_space(workshop, data))
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-        try:
-            settings.write()
-            lock.acquire()
-            with disk_full_told(config.directory):
-                share = Share.of(config, workshop.device)
-                links = _links(config)
-                results = Session(workshop, data, console, recorder, share=share, links=links).run()
-        finally:
-            close_recorder(recorder, console)
+        with ExitStack() as stack:
+            try:
+                settings.write()
+                lock.acquire()
+                stack.enter_context(disk_full_told(config.directory))
+                feed = stack.enter_context(Feed(workshop))
+            finally:  # the record is delivered before the feed says how it ended
+                stack.callback(close_recorder, recorder, console)
+            share, links = Share.of(config, workshop.device), _links(config)
+            session = Session(workshop, data, console, recorder, feed, share=share, links=links)
+            with disk_full_told(config.directory):  # so that the feed hears of it
+                results = session.run()
     _links(config)  # now that its architectures are there
     if config.register:
         for done in register_front(config, results.front):

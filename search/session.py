@@ -64,6 +64,7 @@ class Session:
         data: ImageData,
         console: Console,
         recorder: RunRecorder,
+        feed: Feed,
         *,
         share: Share,
         links: str = "",
@@ -71,7 +72,7 @@ class Session:
         self._workshop, self._data, self._share = workshop, data, share
         self._config, self._preflight = workshop.config, workshop.preflight
         self._progress = Progress(console, 0)
-        self._feed = Feed(workshop)
+        self._feed = feed
         self._endings = _Endings()
         resources = self._config.resources
         self._allowance = Allowance(
@@ -84,16 +85,19 @@ class Session:
         self._allowance.write()
         begun = self._allowance.begun_ms
         self._recording = Recording(recorder, workshop, links=links, begun_ms=begun)
-        self._storage = study_storage(workshop.directory, self._config.study.storage)
+        self._storage = study_storage(
+            workshop.directory,
+            self._config.study.storage,
+            lambda note: console.print(note, style="yellow", highlight=False, markup=False),
+        )
         self._stack = ExitStack()
         self._perform_all: Perform | None = None
 
     def run(self) -> Results:
         """Every stage that is left, then the front; what was finished before stays as it is."""
         try:
-            with self._feed:
-                results = self._stages()
-                self._conclude(results)
+            results = self._stages()
+            self._conclude(results)
         except SearchFailedError as error:
             self._recording.found_nothing(str(error))
             raise

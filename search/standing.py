@@ -7,47 +7,169 @@ The process of a search appends a line of JSON to FEED_FILE for everything that 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from mlflow_server.append_log import open_file, whole_lines
 from search.pareto import hypervolume
 
 CONFIG_FILE, RESULTS_FILE, FEED_FILE = "search.json", "results.json", "events.jsonl"
 """In the folder of a search: what was asked for, what came of it, and what happened."""
 
-Event = Mapping[str, Any]
-"""One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it.
+SPOOL_FILE = "mlflow.spool"
+"""Beside them, what MLflow could not be told yet."""
 
-    launched     pid, lines, trials, base, limits   a process has begun or continued the search
-    expected     epochs                      that are still to come
-    started      key, task
-    epochs       key, records                see EpochRecord; after a restart all there are
-    finished     key, outcomes               see Outcome
-    ended        key, state, reason          see Ending
-    concluded                                results and report are written
-    failed       reason                      nothing came of it
-    interrupted                              it can be continued
-"""
+Event = Mapping[str, Any]
+"""One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
 
 ENDS = ("concluded", "failed", "interrupted")
 """The last event of a process that was not killed."""
 
 
-def read_events(file: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """The events from byte `offset` on, each with the offset behind it; of whole lines only."""
-    try:
-        stream = file.open("rb")
-    except FileNotFoundError:
-        return
-    with stream:
-        stream.seek(offset)
-        for line in stream:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            yield json.loads(line), offset
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Event(_Checked):
+    time_ms: int
+
+
+class _Costs(_Checked):
+    flops: int
+    params: int
+
+
+class _Launched(_Event):
+    """A process has begun or continued the search."""
+
+    event: Literal["launched"]
+    pid: int
+    lines: list[str]
+    trials: int
+    base: _Costs
+    limits: dict[str, float]
+
+
+class _Expected(_Event):
+    """How many epochs are still to come."""
+
+    event: Literal["expected"]
+    epochs: int
+
+
+class _Started(_Event):
+    event: Literal["started"]
+    key: str
+    task: dict[str, Any]
+
+
+class _Record(_Checked):
+    stage: str
+    step: int
+    num_steps: int
+    validation_accuracy: float | None
+
+
+class _Epochs(_Event):
+    """The newest, or after a restart all there are; see search.tasks.EpochRecord."""
+
+    event: Literal["epochs"]
+    key: str
+    records: Annotated[list[_Record], Field(min_length=1)]
+
+
+class _Outcome(_Costs):
+    key: str
+    origin: str
+    validation_accuracy: float
+
+
+class _Finished(_Event):
+    """See search.tasks.Outcome."""
+
+    event: Literal["finished"]
+    key: str
+    outcomes: Annotated[list[_Outcome], Field(min_length=1)]
+
+
+class _Ended(_Event):
+    """See search.tasks.Ending."""
+
+    event: Literal["ended"]
+    key: str
+    state: Literal["failed", "stopped early", "infeasible"]
+    reason: str
+
+
+class _Over(_Event):
+    """Results and report are written, or the search can be continued."""
+
+    event: Literal["concluded", "interrupted"]
+
+
+class _Failed(_Event):
+    """Nothing came of it."""
+
+    event: Literal["failed"]
+    reason: str
+
+
+_EVENT: TypeAdapter[_Event] = TypeAdapter(
+    Annotated[
+        _Launched | _Expected | _Started | _Epochs | _Finished | _Ended | _Over | _Failed,
+        Field(discriminator="event"),
+    ]
+)
+
+
+_HEAD_BYTES = 256
+"""By these, which hold the time of the first event, one file is told from another."""
+
+
+class EventFile:
+    """The events of a search, read as they come, past everything that is none.
+
+    offset: where reading goes on.  num_damaged: whole lines so far that are no events.
+    """
+
+    def __init__(self, file: Path, offset: int = 0) -> None:
+        self.path, self.offset, self.num_damaged = file, offset, 0
+        self._head = b""
+
+    @property
+    def damage(self) -> str:
+        """What was passed over, in words; empty if nothing was."""
+        lines = "1 line" if self.num_damaged == 1 else f"{self.num_damaged} lines"
+        return f"{lines} of {self.path.name} cannot be read" if self.num_damaged else ""
+
+    def is_another(self) -> bool:
+        """Whether the file was replaced or cut short since it was read, which begins anew then."""
+        try:
+            with open_file(self.path) as stream:
+                head, size = stream.read(_HEAD_BYTES), os.fstat(stream.fileno()).st_size
+        except OSError:
+            return False
+        is_another = not head.startswith(self._head) or size < self.offset
+        self._head = head
+        if is_another:
+            self.offset, self.num_damaged = 0, 0
+        return is_another
+
+    def read(self) -> Iterator[Event]:
+        """The events behind the offset, which moves along."""
+        for line, end in whole_lines(self.path, self.offset):
+            self.offset = end
+            try:
+                _EVENT.validate_json(line)
+            except ValidationError:
+                self.num_damaged += 1
+            else:
+                yield json.loads(line)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -135,10 +136,10 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
     )
 
 
-def stored_curve(workshop: Workshop, path: str) -> list[EpochRecord]:
-    """The epochs behind a stored architecture, in order; none where they were not kept."""
+def stored_curve(folder: Path) -> list[EpochRecord]:
+    """The epochs behind a stored architecture, in order; none where they cannot be read."""
     try:
-        content = json.loads((workshop.directory / path / CURVE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = json.loads((folder / CURVE_FILE).read_text(encoding="utf-8"))
+        return [EpochRecord(**record) for record in content]
+    except (OSError, ValueError, TypeError):
         return []
-    return [EpochRecord(**record) for record in content]

@@ -18,7 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from pruning.cost import Budget
-from pruning.errors import SearchStateError, UnreachableBudgetError
+from pruning.errors import SearchStateError, UnreachableBudgetError, first_line
+from search.study_journal import mend
 from search.tasks import Ending, Outcome, Task
 
 OBJECTIVES = ("validation accuracy", "FLOPs")
@@ -39,19 +40,30 @@ _TOLD = {
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def study_storage(directory: Path, url: str = "") -> BaseStorage:
+def study_storage(
+    directory: Path, url: str = "", tell: Callable[[str], object] = lambda _: None
+) -> BaseStorage:
     """The storage of a search's study: a journal in its folder, or the database at `url`.
 
-    A line that a process left unfinished when it was killed is cut off, and so is its lock:
-    whoever asks holds the search. SearchStateError if the database cannot be used.
+    What a process left unfinished when it was killed is cut off, and so is its lock: whoever
+    asks holds the search. tell: is given a line if more of the journal was damaged.
+    SearchStateError if the journal or the database cannot be used.
     """
     if url:
         return _database(url)
     file = directory / JOURNAL
-    _mend(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return JournalStorage(JournalFileBackend(str(file)))
+    file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
+    if note := mend(file):
+        tell(note)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return JournalStorage(JournalFileBackend(str(file)))
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise SearchStateError(
+            f"the study in {file} is damaged: {first_line(error)}; remove the file to have the "
+            "trials made again"
+        ) from error
 
 
 def _database(url: str) -> BaseStorage:
@@ -60,16 +72,6 @@ def _database(url: str) -> BaseStorage:
     except Exception as error:  # what a driver raises is its own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SearchStateError(f"the study's database cannot be used: {first}") from error
-
-
-def _mend(file: Path) -> None:
-    file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with file.open("r+b") as stream:
-            stream.truncate(content.rfind(b"\n") + 1)
 
 
 class StudyRecord:

@@ -35,7 +35,11 @@ def list(*, as_json: bool, runs: str) -> None:
     if not found:
         click.echo("There are no searches.", err=True)
         return
-    Console(highlight=False).print(_table(found))
+    console = Console(highlight=False)
+    console.print(_table(found))
+    for one in found:
+        if one.reason:
+            console.print(f"{one.name}: {one.reason}", markup=False, soft_wrap=True)
 
 
 def _table(searches: Sequence[Listed]) -> Table:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from pruning.errors import SearchStateError
 from search.commands.place import Listed, Network, Place
 from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
-from search.durable import lock_holder
-from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, Standing, read_events
+from search.durable import is_held, lock_holder
+from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, EventFile, Standing
 
 if TYPE_CHECKING:
     from search.report import Results
@@ -60,36 +60,46 @@ class RunsFolder(Place):
 
     def follow(self, name: str) -> Iterator[Event]:
         folder = self._folder(name)
-        offset, last = 0, ""
+        file, last = EventFile(folder / FEED_FILE), ""
         while True:
-            is_held = lock_holder(folder) is not None  # asked first: what follows is then all
-            for event, end in _events(folder, offset):
-                offset, last = end, event["event"]
+            was_held = is_held(folder)  # asked first: what follows is then all
+            file.is_another()  # and then read from its beginning
+            for event in _events(file):
+                last = event["event"]
                 yield event
-            if not is_held or (last == "concluded" and (folder / RESULTS_FILE).exists()):
+            if not was_held or (last == "concluded" and (folder / RESULTS_FILE).exists()):
                 return
             time.sleep(_POLL_SECONDS)
 
     def stop(self, name: str) -> Listed:
         folder = self._folder(name)
-        process = lock_holder(folder)
-        if process is None:
+        if not is_held(folder):
             raise SearchStateError(
                 f"{folder.name} is {_listed(folder).state}: there is nothing to stop"
             )
-        service = lock_holder(folder.parent)
-        if service is not None:
+        if is_held(folder.parent):
             raise SearchStateError(
-                f"{folder.name} belongs to a service (process {service}), which would continue "
-                f"it: espalier --server URL stop {folder.name}"
+                f"{folder.name} belongs to a service, which would continue it: "
+                f"espalier --server URL stop {folder.name}"
             )
-        _interrupt(process, folder)
+        process = lock_holder(folder)
+        is_asked = False
+        if process is not None:
+            with suppress(psutil.Error):
+                process.terminate()
+                is_asked = True
+        if process is None or not is_asked:
+            raise SearchStateError(
+                f"{folder.name} is being worked on by a process that is not one of this machine, "
+                "or not yours: stop it where it runs"
+            )
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while lock_holder(folder) == process:
+        while is_held(folder):
             if time.monotonic() > deadline:
                 raise SearchStateError(
-                    f"process {process} of {folder.name} was asked to end, and has not within "
-                    f"{_PATIENCE_SECONDS:g} s: it is still writing, or hangs (kill -9 {process})"
+                    f"process {process.pid} of {folder.name} was asked to end, and has not within "
+                    f"{_PATIENCE_SECONDS:g} s: it is still writing, or hangs (kill -9 "
+                    f"{process.pid})"
                 )
             time.sleep(_POLL_SECONDS / 5)
         return _listed(folder)
@@ -130,54 +140,32 @@ class RunsFolder(Place):
         return " ".join((first, verb, f"{search}/{key}", *rest))
 
 
-def _events(folder: Path, offset: int) -> Iterator[tuple[Event, int]]:
+def _events(file: EventFile) -> Iterator[Event]:
     try:
-        yield from read_events(folder / FEED_FILE, offset)
-    except (OSError, ValueError) as error:
-        raise SearchStateError(f"{folder / FEED_FILE} is damaged: {error}") from error
+        yield from file.read()
+    except OSError as error:
+        raise SearchStateError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
 def _listed(folder: Path) -> Listed:
     """How the search stands, by its lock, its results and its last event."""
-    standing, last = Standing(), None
-    is_held = lock_holder(folder) is not None
-    for event, _ in _events(folder, 0):
-        standing.take(event)
-        last = event
-    state, reason = "stopped", ""
-    if is_held:
+    standing, last, file = Standing(), None, EventFile(folder / FEED_FILE)
+    was_held, state, reason = is_held(folder), "stopped", ""
+    try:
+        for event in _events(file):
+            standing.take(event)
+            last = event
+    except SearchStateError as error:
+        reason = str(error)
+    if was_held:
         state = "running"
     elif (folder / RESULTS_FILE).exists():
         state = "finished"
     elif last is not None and last["event"] == "failed":
         state, reason = "failed", last["reason"]
     progress = None if last is None else standing.progress()
-    ended = None if is_held or last is None else int(last["time_ms"])
-    return Listed(folder.name, state, reason, progress, ended)
-
-
-def _interrupt(process: int, folder: Path) -> None:
-    """Ask it to end as by Ctrl-C, if it is really the one that has the folder's lock.
-
-    On a folder that machines share, the number may be that of another machine's process.
-    """
-    files = Path(f"/proc/{process}/fd")
-    elsewhere = SearchStateError(
-        f"{folder.name} is being worked on by process {process}, which is not one of this "
-        "machine, or not yours: stop it where it runs"
-    )
-    if Path("/proc/self/fd").exists():
-        opened = set()
-        with suppress(OSError):
-            for file in files.iterdir():
-                with suppress(OSError):
-                    opened.add(file.resolve().parent)
-        if folder.resolve() not in opened:
-            raise elsewhere
-    try:
-        os.kill(process, signal.SIGTERM)
-    except OSError:
-        raise elsewhere from None
+    ended = None if state == "running" or last is None else int(last["time_ms"])
+    return Listed(folder.name, state, reason or file.damage, progress, ended)
 
 
 class _StoredNetwork(Network):

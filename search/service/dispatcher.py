@@ -6,48 +6,79 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from pruning.errors import ServiceError
+from pruning.errors import ServiceError, first_line
 from search.durable import write_durably
 from search.pareto import front
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches, now_ms
 from search.service.tables import ArchitectureRow, SearchRow
-from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, Standing, read_events
+from search.standing import (
+    CONFIG_FILE,
+    FEED_FILE,
+    RESULTS_FILE,
+    SPOOL_FILE,
+    Event,
+    EventFile,
+    Standing,
+)
 
 MOST_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""
 
+_MOST_ERRORS = 20
+"""So often in a row may following a search go wrong in a way that nobody foresaw."""
+
 _INTERVAL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 2.0, 60.0
+"""Before a search is started again that refuses for now; doubled each time."""
+
+_STUCK_SECONDS = 60.0
+"""So long may one look at everything take before the queue counts as stuck."""
+
+_WAITED_FOR = (ServiceError, SQLAlchemyError, OSError)
+"""What goes by without anybody's doing: a cluster, the database or a disk is away."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass
 class _Followed:
     """A search as far as its events were read."""
 
-    file: Path
-    standing: Standing = field(default_factory=Standing)
-    offset: int = 0
-    asked_at: float | None = None
-    is_kept: bool = False
+    def __init__(self, file: Path) -> None:
+        self.file, self.standing = EventFile(file), Standing()
+        self.asked_at: float | None = None
+        self.is_kept = False
+        self.errors = 0
+        self._pause, self._not_before = 0.0, 0.0
 
     def read(self) -> list[Event]:
         """The events that came since."""
-        events = []
-        for event, offset in read_events(self.file, self.offset):
+        if self.file.is_another():
+            self.standing = Standing()
+        damaged, events = self.file.num_damaged, []
+        for event in self.file.read():
             self.standing.take(event)
-            self.offset = offset
             events.append(event)
+        if self.file.num_damaged > damaged:
+            _log.warning("%s: %s", self.file.path.parent.name, self.file.damage)
         return events
+
+    def wait(self) -> None:
+        """Start it again after a pause, that is longer each time."""
+        self._pause = min(max(2 * self._pause, _PAUSE_SECONDS), _MOST_PAUSE_SECONDS)
+        self._not_before = time.monotonic() + self._pause
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the pause lasts."""
+        return time.monotonic() < self._not_before
 
 
 class Dispatcher:
@@ -62,7 +93,8 @@ class Dispatcher:
         self._searches, self._launcher = searches, launcher
         self._runs, self._max_running = runs, max_running
         self._followed: dict[str, _Followed] = {}
-        self._told = ""
+        self._told: dict[str, str] = {}
+        self._looked_at = time.monotonic()
         self._woken, self._is_over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
@@ -76,8 +108,9 @@ class Dispatcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread is at work."""
-        return self._thread.is_alive()
+        """Whether the thread is at work, and gets on with it."""
+        is_stuck = time.monotonic() - self._looked_at > _STUCK_SECONDS
+        return self._thread.is_alive() and not is_stuck
 
     def close(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
         """Interrupt what runs, which goes on when a service is started again, and end."""
@@ -97,46 +130,73 @@ class Dispatcher:
         while not self._is_over.is_set():
             try:
                 self.step()
-            except (ServiceError, SQLAlchemyError, OSError) as error:
-                self._tell(f"the queue waits: {str(error).splitlines()[0]}")
+            except Exception as error:  # whatever it is, the queue goes on
+                self._tell("the queue", error)
+            else:
+                self._looked_at = time.monotonic()
+                self._told.pop("the queue", None)
             self._woken.wait(_INTERVAL_SECONDS)
             self._woken.clear()
 
     def step(self) -> None:
         """Look at all that run, then start what there is room for."""
-        running = self._searches.running()
-        for row in running:
-            try:
-                self._attend(row)
-            except ServiceError as error:
-                self._tell(f"{row.id} waits: {error}")
+        for row in self._searches.running():
+            self._alone(row, self._attend)
         room = self._max_running - len(self._searches.running())
         for row in self._searches.take_next(room) if room > 0 else ():
-            self._launch(row)
+            self._alone(row, self._launch)
 
-    def _tell(self, line: str) -> None:
-        """Log what keeps the queue waiting, once until it is something else."""
-        if line != self._told:
-            self._told = line
-            _log.warning("%s", line)
+    def _alone(self, row: SearchRow, do: Callable[[SearchRow], None]) -> None:
+        """An error of one search is its own: the others get their turn."""
+        try:
+            do(row)
+        except Exception as error:  # as it says
+            self._tell(row.id, error)
+            if not isinstance(error, _WAITED_FOR):
+                self._count_error(row, error)
+        else:
+            self._told.pop(row.id, None)
+            self._follow(row).errors = 0
+
+    def _count_error(self, row: SearchRow, error: Exception) -> None:
+        """Give a search up that goes wrong at every look, in a way that no waiting mends."""
+        followed = self._follow(row)
+        followed.errors += 1
+        if followed.errors > _MOST_ERRORS:
+            if row.handle:
+                self._launcher.kill(row.handle)
+            reason = f"the service cannot follow it: {type(error).__name__}: {first_line(error)}"
+            self._end(row, "failed", reason)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """Log what keeps something waiting, once until it is something else."""
+        line = first_line(error)
+        if self._told.get(what) == line:
+            return
+        self._told[what] = line
+        if isinstance(error, _WAITED_FOR):
+            _log.warning("%s waits: %s", what, line)
+        else:
+            _log.error("%s: %s", what, line, exc_info=error)
 
     # ---- one search
 
     def _attend(self, row: SearchRow) -> None:
+        followed = self._follow(row)
         if not row.handle:
             if row.wish == "stop":
-                self._searches.end(row.id, "stopped")
-            else:
+                followed.read()
+                self._bury(row, followed, Gone("it was not begun again"))
+            elif not followed.is_waiting:
                 self._launch(row)
             return
         gone = self._launcher.poll(row.handle)
-        followed = self._follow(row)
         events = followed.read()
         if events or not followed.is_kept:
             self._keep(row, followed.standing, events)
             followed.is_kept = True
         if gone is not None:
-            self._bury(row, followed.standing, gone)
+            self._bury(row, followed, gone)
         elif row.wish == "stop":
             self._ask_to_stop(row, followed)
 
@@ -148,11 +208,7 @@ class Dispatcher:
         followed = self._follow(row)
         followed.read()
         self._searches.note(row.id, launches=row.launches + 1, epochs=followed.standing.num_epochs)
-        try:
-            handle = self._launcher.launch(row.id, row.launches + 1)
-        except ServiceError as error:
-            self._tell(f"{row.id} waits: {error}")
-            return
+        handle = self._launcher.launch(row.id, row.launches + 1)
         followed.asked_at = None
         self._searches.note(row.id, handle=handle)
 
@@ -167,20 +223,31 @@ class Dispatcher:
         elif now - followed.asked_at > _PATIENCE_SECONDS:
             self._launcher.kill(row.handle)
 
-    def _bury(self, row: SearchRow, standing: Standing, gone: Gone) -> None:
+    def _bury(self, row: SearchRow, followed: _Followed, gone: Gone) -> None:
         """Its process is no more: it is over, or begins again."""
-        how = standing.end["event"] if standing.end else ""
-        if how == "concluded":
+        end = followed.standing.end
+        how = end["event"] if end else ""
+        lacks_record = (self._runs / row.id / SPOOL_FILE).exists()
+        if how == "concluded" and (row.wish == "stop" or not lacks_record):
             self._conclude(row)
+        elif how == "concluded":
+            self._put_off(row, followed, "MLflow lacks a part of its record")
         elif row.wish == "stop":
             self._end(row, "stopped")
         elif how == "failed":
-            assert standing.end is not None
-            self._end(row, "failed", standing.end["reason"])
+            assert end is not None
+            self._end(row, "failed", end["reason"])
+        elif gone.is_passing:
+            self._put_off(row, followed, gone.refusal or gone.why)
         elif gone.refusal:
             self._end(row, "failed", gone.refusal)
         else:
-            self._bring_back(row, standing, gone)
+            self._bring_back(row, followed.standing, gone)
+
+    def _put_off(self, row: SearchRow, followed: _Followed, why: str) -> None:
+        """Start it again after a pause: what it lacks may be there by then."""
+        followed.wait()
+        self._searches.note(row.id, handle="", reason=f"waits: {why}")
 
     def _bring_back(self, row: SearchRow, standing: Standing, gone: Gone) -> None:
         has_got_on = standing.num_epochs > row.epochs
@@ -203,7 +270,7 @@ class Dispatcher:
     def _keep(self, row: SearchRow, standing: Standing, events: Sequence[Event]) -> None:
         frames = [event for event in events if event["event"] == "launched"]
         frame = {"frame": frame_of(frames[-1])} if frames else {}
-        self._searches.note(row.id, progress=standing.progress(), **frame)
+        self._searches.note(row.id, progress=standing.progress(), reason="", **frame)
         outcomes = [
             outcome
             for event in events

@@ -18,11 +18,13 @@ class Gone:
     """A process that is no more.
 
     why: in a few words.  refusal: the line by which the command line refuses; empty if it did
-    not, but was killed, say.
+    not, but was killed, say.  is_passing: what it refuses for may be over later, as when a disk
+    is full or MLflow is away.
     """
 
     why: str
     refusal: str = ""
+    is_passing: bool = False
 
 
 class Launcher(ABC):

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from pruning.errors import ServiceError
+from search.exits import EXIT_NOT_NOW
 from search.service.launchers import Gone, Launcher, arguments, refusal_in
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -72,7 +73,8 @@ class RayJobsLauncher(Launcher):
             return None
         logs = self._request("GET", f"{handle}/logs").json().get("logs") or ""
         why = f"its job is {job['status'].lower()}"
-        return Gone(why, refusal_in(_own_lines(logs)))
+        is_passing = job.get("driver_exit_code") == EXIT_NOT_NOW
+        return Gone(why, refusal_in(_own_lines(logs)), is_passing=is_passing)
 
     def interrupt(self, handle: str) -> None:
         if self._job(handle) is not None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from search.durable import FolderLock
+
 _ASIDE = ".removed-"
+
+
+@contextmanager
+def kept_from_others(runs: Path, search_id: str) -> Iterator[None]:
+    """Inside, nobody begins to work on the search; SearchStateError if a process does already."""
+    with FolderLock(runs / search_id, "search") as lock:
+        lock.acquire(only_if_there=True)
+        yield
 
 
 def remove_folder(runs: Path, search_id: str) -> None:

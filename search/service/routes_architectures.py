@@ -47,7 +47,6 @@ def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response
     outcome = dict(row.outcome)
     if search.state != "finished":
         outcome.pop("test_accuracy", None)
-        file.get("provenance", {}).pop("test_accuracy", None)
     return JSONResponse(
         {
             **d.Architecture.of(row, search),
@@ -79,8 +78,8 @@ def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Respon
     row = _row(parts, architecture_id)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        for name in (_JSON_FILE, _WEIGHTS_FILE):
-            archive.write(_stored(parts, row, name), f"{row.key}/{name}")
+        archive.writestr(f"{row.key}/{_JSON_FILE}", json.dumps(_content(parts, row), indent=2))
+        archive.write(_stored(parts, row, _WEIGHTS_FILE), f"{row.key}/{_WEIGHTS_FILE}")
     disposition = f'attachment; filename="{row.key}.zip"'
     return Response(
         content.getvalue(),
@@ -161,11 +160,15 @@ def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
 
 
 def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
+    """Its file, without test accuracy until its search is over."""
     try:
         found: dict[str, Any] = json.loads(_stored(parts, row, _JSON_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+        provenance = dict(found.get("provenance", {}))
+    except (OSError, ValueError, AttributeError, TypeError):
         raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged") from None
-    return found
+    if parts.searches.get(row.search_id).state != "finished":
+        provenance.pop("test_accuracy", None)
+    return found | {"provenance": provenance}
 
 
 def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:

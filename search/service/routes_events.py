@@ -18,7 +18,7 @@ from search.service.parts import InParts, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.tables import SearchRow
-from search.standing import FEED_FILE, Event, read_events
+from search.standing import FEED_FILE, Event, EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -71,7 +71,9 @@ async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[b
         was_over = row.state in OVER
         if (now := _size(file)) != size:
             size = now
-            for event, end in await run_in_threadpool(_read, parts, row.id, offset):
+            is_final = row.state == "finished"
+            found = await run_in_threadpool(_read, parts, row.id, offset, is_final=is_final)
+            for event, end in found:
                 offset = end
                 text = json.dumps(event, separators=(",", ":"))
                 yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
@@ -99,13 +101,22 @@ def _size(file: Path) -> int:
         return -1
 
 
-def _read(parts: Parts, search_id: str, offset: int) -> list[tuple[Event, int]]:
+def _read(parts: Parts, search_id: str, offset: int, *, is_final: bool) -> list[tuple[Event, int]]:
     """The events behind the offset; all of them if no line ends there."""
     try:
         file = parts.folder(search_id, FEED_FILE)
     except ProblemError:  # it has not begun
         return []
-    return list(read_events(file, offset if _ends_line(file, offset) else 0))
+    found = EventFile(file, offset if _ends_line(file, offset) else 0)
+    return [(_shown(event, is_final=is_final), found.offset) for event in found.read()]
+
+
+def _shown(event: Event, *, is_final: bool) -> Event:
+    """Test accuracy stays hidden until the search is over."""
+    if is_final or event["event"] != "finished":
+        return event
+    hidden = {"test_accuracy": None}
+    return {**event, "outcomes": [outcome | hidden for outcome in event["outcomes"]]}
 
 
 def _ends_line(file: Path, offset: int) -> bool:

@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from pruning.cost import Budget, Cost
-from pruning.errors import BudgetError
+from pruning.errors import BudgetError, SearchStateError
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
 from search.service.parts import InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
-from search.service.removal import remove_folder
+from search.service.removal import kept_from_others, remove_folder
 from search.service.rules import parsed
 from search.service.searches import Claim, State
 from search.service.tables import ArchitectureRow, SearchRow
@@ -177,8 +177,13 @@ def resume(search_id: SearchId, parts: InParts, _: Launching) -> Response:
 @router.delete("/searches/{search_id}", status_code=204, responses=documented(404, 409))
 def remove(search_id: SearchId, parts: InParts, _: Launching) -> Response:
     """Remove it with its architectures; its runs in MLflow stay."""
-    parts.searches.remove(search_id)
-    remove_folder(parts.runs, search_id)
+    try:
+        with kept_from_others(parts.runs, search_id):
+            parts.searches.remove(search_id)
+            remove_folder(parts.runs, search_id)
+    except SearchStateError:
+        parts.searches.get(search_id)
+        raise ProblemError(409, f"a process works on {search_id}: stop it first") from None
     return Response(status_code=204)
 
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import CursorResult, Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from search.service.problems import ProblemError
@@ -36,7 +36,8 @@ class Claim:
 class Searches:
     """Reads and changes the rows; every method is one transaction, rows are detached.
 
-    Used by the threads of one service process: no two services share a database.
+    Used by the threads of one service process: no two services share a database. A state is
+    left by one statement that names it, so that of two who want to change it one does.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -177,32 +178,39 @@ class Searches:
     def stop(self, search_id: str) -> SearchRow:
         """Wish that it ends; at once if it waits. ProblemError 409 if it is over."""
         with self._changing(search_id) as session:
+            is_stopped = self._left(
+                session, search_id, "queued", state="stopped", ended_ms=now_ms()
+            ) or self._left(session, search_id, "running", wish="stop")
             row = self._own(session, search_id)
-            if row.state in OVER:
+            if not is_stopped:
                 raise ProblemError(409, f"{search_id} is {row.state} already")
-            if row.state == "queued":
-                row.state, row.ended_ms = "stopped", now_ms()
-            else:
-                row.wish = "stop"
         return row
 
     def resume(self, search_id: str) -> SearchRow:
         """Queue it again; ProblemError 409 unless it was stopped or has failed."""
-        with self._changing(search_id) as session:
+        with self._adding, self._changing(search_id) as session:
+            position = self._behind_all(session)
+            again = {"state": "queued", "wish": "", "reason": "", "losses": 0, "ended_ms": None}
+            is_queued = self._left(
+                session, search_id, "stopped", "failed", **again, position=position
+            )
             row = self._own(session, search_id)
-            if row.state not in ("stopped", "failed"):
+            if not is_queued:
                 raise ProblemError(409, f"{search_id} is {row.state}: there is nothing to resume")
-            row.state, row.wish, row.reason, row.losses = "queued", "", "", 0
-            row.position, row.ended_ms = self._behind_all(session), None
         return row
 
     def remove(self, search_id: str) -> None:
         """Forget it; ProblemError 409 while it runs."""
         with self._changing(search_id) as session:
-            row = self._own(session, search_id)
-            if row.state == "running":
+            gone = delete(SearchRow).where(SearchRow.id == search_id, SearchRow.state != "running")
+            if not _num_changed(session, gone):
+                self._own(session, search_id)
                 raise ProblemError(409, f"{search_id} is running: stop it first")
-            session.execute(delete(SearchRow).where(SearchRow.id == search_id))
+
+    def _left(self, session: Session, search_id: str, *states: State, **values: Any) -> bool:
+        """Set columns of a search that is in one of these states; whether it was."""
+        query = update(SearchRow).where(SearchRow.id == search_id, SearchRow.state.in_(states))
+        return _num_changed(session, query.values(**values)) > 0
 
     # ---- what became of them
 
@@ -215,24 +223,27 @@ class Searches:
     def take_next(self, num: int) -> list[SearchRow]:
         """The next of the queue, which are running from now on."""
         query = select(SearchRow).where(SearchRow.state == "queued").order_by(SearchRow.position)
+        taken = {"state": "running", "handle": "", "losses": 0, "wish": ""}
         with self._session() as session:
-            rows = list(session.scalars(query.limit(num)))
-            for row in rows:
-                row.state, row.handle, row.losses = "running", "", 0
-                row.started_ms = row.started_ms or now_ms()
+            rows = []
+            for row in list(session.scalars(query.limit(num))):
+                begun = row.started_ms or now_ms()
+                if self._left(session, row.id, "queued", **taken, started_ms=begun):
+                    session.refresh(row)
+                    rows.append(row)
         if rows:
             self._changed([row.id for row in rows])
         return rows
 
     def note(self, search_id: str, **values: Any) -> None:
-        """Set columns of a search."""
+        """Set columns of a search that runs; nothing of one that does not."""
         if "reason" in values:
             values["reason"] = values["reason"][:_MOST_REASON]
         with self._changing(search_id) as session:
-            session.execute(update(SearchRow).where(SearchRow.id == search_id).values(**values))
+            self._left(session, search_id, "running", **values)
 
     def end(self, search_id: str, state: State, reason: str = "") -> None:
-        """It is over."""
+        """One that runs is over."""
         self.note(search_id, state=state, reason=reason, handle="", wish="", ended_ms=now_ms())
 
     def put_architectures(self, search_id: str, rows: Sequence[ArchitectureRow]) -> None:
@@ -273,6 +284,11 @@ class Searches:
 
     def _behind_all(self, session: Session) -> int:
         return (session.scalar(select(func.max(SearchRow.position))) or 0) + 1
+
+
+def _num_changed(session: Session, query: Any) -> int:
+    found = cast(CursorResult[Any], session.execute(query))
+    return int(found.rowcount)
 
 
 def now_ms() -> int:

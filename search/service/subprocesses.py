@@ -14,6 +14,8 @@ import psutil
 
 from pruning.errors import ServiceError
 from search.durable import lock_holder
+from search.exits import EXIT_NOT_NOW, EXIT_REFUSED
+from search.process_identity import alive, tag
 from search.service.launchers import LOG_FILE, Gone, Launcher, arguments, refusal_in
 
 _LAST_BYTES = 8192
@@ -40,14 +42,11 @@ class SubprocessLauncher(Launcher):
 
     def launch(self, search_id: str, attempt: int) -> str:  # noqa: ARG002 - one runs, or none
         log = self._runs / search_id / LOG_FILE
-        process = self._running(search_id)
-        if process is None:
-            process = self._start(search_id, log)
-        handle = f"{process.pid}:{process.create_time():.2f}"
+        handle = self._running(search_id) or self._start(search_id, log)
         self._logs[handle] = log
         return handle
 
-    def _start(self, search_id: str, log: Path) -> psutil.Process:
+    def _start(self, search_id: str, log: Path) -> str:
         command = arguments(search_id, self._runs, self._mlflow_url, self._further)
         try:
             with log.open("ab") as output:
@@ -62,37 +61,30 @@ class SubprocessLauncher(Launcher):
         except OSError as error:
             raise ServiceError(f"cannot start a process: {error}") from error
         self._children[child.pid] = child
-        return psutil.Process(child.pid)
+        return tag(child.pid)  # a child that has ended is there until it is asked for
 
-    def _running(self, search_id: str) -> psutil.Process | None:
+    def _running(self, search_id: str) -> str:
         """A process of an earlier service that is at work on it, or is about to be."""
         holder = lock_holder(self._runs / search_id)
-        if holder is not None and psutil.pid_exists(holder):
-            return psutil.Process(holder)
+        if holder is not None:
+            return tag(holder.pid)
         wanted = arguments(search_id, self._runs, "", ())
         for process in psutil.process_iter(["cmdline"]):
             found = process.info["cmdline"] or []
             if found[1 : 1 + len(wanted)] == wanted:
-                return process
-        return None
+                return tag(process.pid)
+        return ""
 
     def poll(self, handle: str) -> Gone | None:
-        pid, process = int(handle.partition(":")[0]), self._process(handle)
+        pid = int(handle.partition(":")[0])
         child = self._children.get(pid)
         status = None if child is None else child.poll()
-        if status is None and process is not None and process.status() != psutil.STATUS_ZOMBIE:
+        if status is None and alive(handle) is not None:
             return None
         self._children.pop(pid, None)
-        refusal = refusal_in(self._last_words(handle)) if status in (None, 2) else ""
-        return Gone(_how(status), refusal)
-
-    def _process(self, handle: str) -> psutil.Process | None:
-        pid, _, began = handle.partition(":")
-        with suppress(psutil.Error):
-            process = psutil.Process(int(pid))
-            if f"{process.create_time():.2f}" == began:
-                return process
-        return None
+        refusals = (None, EXIT_REFUSED, EXIT_NOT_NOW)
+        refusal = refusal_in(self._last_words(handle)) if status in refusals else ""
+        return Gone(_how(status), refusal, is_passing=status == EXIT_NOT_NOW)
 
     def _last_words(self, handle: str) -> str:
         log = self._logs.get(handle)
@@ -103,13 +95,13 @@ class SubprocessLauncher(Launcher):
         return content[-_LAST_BYTES:].decode(errors="replace")
 
     def interrupt(self, handle: str) -> None:
-        process = self._process(handle)
+        process = alive(handle)
         if process is not None:
             with suppress(psutil.Error):
                 process.send_signal(signal.SIGTERM)
 
     def kill(self, handle: str) -> None:
-        process = self._process(handle)
+        process = alive(handle)
         if process is not None:
             with suppress(psutil.Error):
                 process.kill()

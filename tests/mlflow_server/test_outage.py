@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from mlflow_server import (
     BackgroundRecorder,
@@ -167,7 +168,16 @@ def failing_server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("failing_server", "is_transient"),
-    [(502, True), (503, True), (504, True), (429, True), (401, True), (500, False), (404, False)],
+    [
+        (502, True),
+        (503, True),
+        (504, True),
+        (429, True),
+        (401, True),
+        (500, False),
+        (404, False),
+        (413, False),
+    ],
     indirect=["failing_server"],
 )
 def test_a_server_that_is_busy_or_half_up_is_tried_again(failing_server, is_transient):
@@ -211,6 +221,24 @@ def test_a_file_whose_upload_breaks_off_is_tried_again(server_url, monkeypatch):
     with pytest.raises(TrackingError, match="Connection reset by peer") as caught:
         recorder.log_file("search", Path(__file__))
     assert caught.value.is_transient
+
+
+def test_a_file_that_a_proxy_refuses_for_good_holds_nothing_back(server_url, monkeypatch, tmp_path):
+    inner = connect(server_url, "too large")
+    refusal = requests.Response()
+    refusal.status_code, refusal.reason = 413, "Content Too Large"
+
+    def refuse(*_: object) -> None:
+        refusal.raise_for_status()
+
+    monkeypatch.setattr(inner._client, "log_artifact", refuse)
+    recorder = BackgroundRecorder(inner, spool=tmp_path / "mlflow.spool", retry_seconds=0.01)
+    recorder.open_run("search", kind="search", name="Search")
+    recorder.log_file("search", Path(__file__))
+    recorder.end_run("search", "finished")
+    assert recorder.close(30) == 1
+    assert any("413" in problem for problem in recorder.problems)
+    assert inner.read("search").status == "finished"
 
 
 def test_a_file_is_not_lost_to_a_server_that_dies(store, tmp_path):

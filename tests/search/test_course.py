@@ -140,7 +140,7 @@ def stored(workshop: Workshop, heard: Heard) -> dict[str, object]:
         folder = workshop.directory / outcome.path
         for file in sorted(folder.iterdir()):
             content[f"{outcome.key}/{file.name}"] = file.read_bytes()
-        curve = stored_curve(workshop, outcome.path)
+        curve = stored_curve(workshop.directory / outcome.path)
         content[f"{outcome.key}/curve.json"] = timeless(curve)
     return content
 
@@ -216,7 +216,7 @@ def test_epochs_are_told_again_as_they_were_told_before(
     times = [record.time_ms for record in known]
     assert times == sorted(times)
     assert times[0] > 1_700_000_000_000
-    curve = [r.time_ms for r in stored_curve(workshop, heard.outcomes[0].path)]
+    curve = [r.time_ms for r in stored_curve(workshop.directory / heard.outcomes[0].path)]
     assert set(curve) <= set(times)
 
 
@@ -341,7 +341,7 @@ def test_each_network_has_a_curve_without_a_gap(tmp_path: Path, digits: ImageDat
     heard = done(CASES["rni"].task(workshop), workshop, digits, lambda step: step in (2, 6))
     epochs = [*new(heard)]
     for outcome, of in zip(heard.outcomes, ((0, 1, 2, 3, 4), (0, 1, 2, 5, 6)), strict=True):
-        curve = stored_curve(workshop, outcome.path)
+        curve = stored_curve(workshop.directory / outcome.path)
         assert [(r.step, r.num_steps) for r in curve] == [(n, 5) for n in range(1, 6)]
         assert [r.stage for r in curve] == ["sparse training"] * 3 + ["fine-tuning"] * 2
         assert curve == [
@@ -356,7 +356,7 @@ def test_each_network_has_a_curve_without_a_gap(tmp_path: Path, digits: ImageDat
 def test_a_single_network_has_all_epochs_of_its_task(tmp_path: Path, digits: ImageData, name: str):
     workshop = CASES[name].prepared(tmp_path, digits)
     heard = done(CASES[name].task(workshop), workshop, digits)
-    assert stored_curve(workshop, heard.outcomes[0].path) == heard.told
+    assert stored_curve(workshop.directory / heard.outcomes[0].path) == heard.told
 
 
 def test_images_and_compute_are_those_of_the_way_to_each_network(tmp_path: Path, digits: ImageData):

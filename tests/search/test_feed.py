@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from samples import epoch_record, member_task, outcome, quick_config, trial_task
 
-from pruning.errors import SearchFailedError
+from pruning.errors import DiskFullError, SearchFailedError
 from search.feed import Feed, Replay
 from search.pareto import hypervolume
 from search.runner import run
-from search.standing import FEED_FILE, Standing, read_events
+from search.standing import FEED_FILE, EventFile, Standing
 from search.tasks import Bystander, Ending, MemberTask, task_from_mapping, task_to_mapping
 from search.workshop import Workshop
 
@@ -29,13 +29,13 @@ def file(workshop: Workshop) -> Path:
 
 def standing_of(file: Path) -> Standing:
     standing = Standing()
-    for event, _ in read_events(file):
+    for event in EventFile(file).read():
         standing.take(event)
     return standing
 
 
 def kinds(file: Path) -> list[str]:
-    return [event["event"] for event, _ in read_events(file)]
+    return [event["event"] for event in EventFile(file).read()]
 
 
 @pytest.mark.parametrize("task", [trial_task(3), member_task(removed=(("block", "x"),))])
@@ -61,7 +61,7 @@ def test_every_event_of_a_search_can_be_followed(feed: Feed, file: Path, worksho
         *("launched", "expected", "started", "epochs", "epochs", "finished", "started", "ended"),
         "concluded",
     ]
-    first, _ = next(read_events(file))
+    first = next(EventFile(file).read())
     assert first["lines"] == workshop.preflight.describe()
     assert first["base"]["flops"] == workshop.preflight.base.flops
     progress = standing_of(file).progress()
@@ -82,6 +82,7 @@ def test_every_event_of_a_search_can_be_followed(feed: Feed, file: Path, worksho
     [
         (SearchFailedError("all 2 trials failed"), "failed"),
         (KeyboardInterrupt(), "interrupted"),
+        (DiskFullError("make room"), "interrupted"),
         (RuntimeError("a bug"), "launched"),
     ],
 )
@@ -111,14 +112,66 @@ def test_a_torn_line_is_not_read_and_cut_off(feed: Feed, file: Path) -> None:
 
 
 def test_reading_goes_on_where_it_was(feed: Feed, file: Path) -> None:
+    reader = EventFile(file)
+    assert (list(reader.read()), reader.offset) == ([], 0)  # there is no file yet
     with feed:
-        found = list(read_events(file))
-        assert [event["event"] for event, _ in found] == ["launched"]
+        assert [event["event"] for event in reader.read()] == ["launched"]
         feed.expect(1)
-        later = list(read_events(file, found[-1][1]))
-        assert [event["event"] for event, _ in later] == ["expected"]
-    assert later[-1][1] < os.path.getsize(file)
-    assert list(read_events(file.with_name("missing"))) == []
+        assert [event["event"] for event in reader.read()] == ["expected"]
+    assert reader.offset < os.path.getsize(file)
+    assert not reader.is_another()
+
+
+NO_EVENTS = {
+    "blank": b"",
+    "text": b"nonsense",
+    "zeros": bytes(40),
+    "no UTF-8": b"\xff\xfe",
+    "another JSON": b"[1, 2]",
+    "unknown": b'{"event": "exploded", "time_ms": 1}',
+    "no time": b'{"event": "concluded"}',
+    "lacks a field": b'{"event": "failed", "time_ms": 1}',
+    "no records": b'{"event": "epochs", "time_ms": 1, "key": "t", "records": []}',
+    "wrong type": b'{"event": "expected", "time_ms": 1, "epochs": "many"}',
+    "no cost": b'{"event": "launched", "time_ms": 1, "pid": 1, "lines": [], "trials": 1,'
+    b' "base": {}, "limits": {}}',
+    "half an outcome": b'{"event": "finished", "time_ms": 1, "key": "t",'
+    b' "outcomes": [{"key": "x"}]}',
+    "glued": b'{"event": "expec{"event": "expected", "time_ms": 1, "epochs": 3}',
+}
+
+
+@pytest.mark.parametrize("damage", NO_EVENTS)
+def test_whatever_is_no_event_is_passed_over_and_counted(
+    feed: Feed, file: Path, damage: str
+) -> None:
+    with feed:
+        with file.open("ab") as stream:
+            stream.write(NO_EVENTS[damage] + b"\n")
+        feed.expect(1)
+    reader = EventFile(file)
+    assert [event["event"] for event in reader.read()] == ["launched", "expected", "concluded"]
+    assert (reader.num_damaged, reader.damage) == (1, "1 line of events.jsonl cannot be read")
+    standing_of(file).progress()
+
+
+@pytest.mark.parametrize("how", ["replaced", "cut short"])
+def test_a_file_that_became_another_is_read_from_its_beginning(
+    feed: Feed, file: Path, how: str
+) -> None:
+    with feed:
+        feed.expect(1)
+    reader = EventFile(file)
+    assert not reader.is_another()
+    assert len(list(reader.read())) == 3
+    first = file.read_bytes().splitlines(keepends=True)[0]
+    if how == "replaced":
+        file.write_bytes(first.replace(b'"pid":', b'"pid":1') * 9)
+    else:
+        file.write_bytes(first)
+    assert reader.is_another()
+    assert len(list(reader.read())) == (9 if how == "replaced" else 1)
+    assert not reader.is_another()
 
 
 def test_epochs_of_an_earlier_process_count_once_and_are_no_measure_of_pace(
@@ -167,7 +220,7 @@ def test_a_replay_tells_what_an_observer_was_told(feed: Feed, file: Path) -> Non
         feed.started(member_task())
         feed.ended(member_task(), Ending("infeasible", "too large"))
     replay = Replay(Listener())
-    for event, _ in read_events(file):
+    for event in EventFile(file).read():
         replay.take(event)
     key = trial_task().key
     assert told == [

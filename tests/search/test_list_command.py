@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,12 +126,21 @@ def test_no_searches_are_no_error(tmp_path: Path):
     assert completed.err == "There are no searches.\n"
 
 
-def test_a_damaged_feed_is_one_line(tmp_path: Path):
-    (made(tmp_path, "a") / "events.jsonl").write_text("{]\n")
+@pytest.mark.parametrize("damage", ["line", "pipe", "folder"])
+def test_what_cannot_be_read_of_one_search_hides_no_other(tmp_path: Path, damage: str):
+    made(tmp_path, "whole", launched(), {"event": "interrupted"})
+    file = made(tmp_path, "damaged") / "events.jsonl"
+    if damage == "line":
+        file.write_text("{]\n")
+    else:
+        file.unlink()
+        file.mkdir() if damage == "folder" else os.mkfifo(file)
     completed = espalier("list", "--runs", tmp_path)
-    assert completed.status == 2
-    assert "a/events.jsonl is damaged" in completed.err
-    assert completed.err.count("\n") == 1
+    assert (completed.status, completed.err) == (0, "")
+    *_, last = completed.out.splitlines()
+    assert last.startswith("damaged: ")
+    assert "cannot be read" in last
+    assert "whole" in completed.out
 
 
 def test_a_list_does_without_torch(tmp_path: Path):

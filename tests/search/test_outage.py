@@ -129,7 +129,7 @@ def test_it_is_not_slowed_down_and_every_metric_is_there(
     workshop = Workshop(config, None, "cpu")  # type: ignore[arg-type]
     for outcome in results.everything:
         run = recorder.read(f"architecture/{outcome.key}")
-        curve = stored_curve(workshop, outcome.path)
+        curve = stored_curve(workshop.directory / outcome.path)
         expected = tuple((record.step, record.train_loss) for record in curve)
         assert run.metrics[schema.METRIC_TRAIN_LOSS] == expected, outcome.key
         assert run.metrics[schema.METRIC_TEST_ACCURACY] == ((0, outcome.test_accuracy),)

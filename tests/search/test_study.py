@@ -257,6 +257,59 @@ def test_a_line_that_a_killed_process_left_unfinished_is_cut_off(reopen: Open, t
     assert len(reopen().outcomes) == 2
 
 
+DAMAGES: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
+    "blank": lambda lines, n: [*lines[:n], b"\n", *lines[n:]],
+    "cut": lambda lines, n: [*lines[:n], lines[n][: len(lines[n]) // 2] + b"\n", *lines[n + 1 :]],
+    "glued": lambda lines, n: [*lines[:n], lines[n][: len(lines[n]) // 2], *lines[n + 1 :]],
+    "joined": lambda lines, n: [*lines[:n], lines[n].rstrip(), *lines[n + 1 :]],
+    "zeros": lambda lines, n: [*lines[:n], bytes(len(lines[n]) - 1) + b"\n", *lines[n + 1 :]],
+    "no operation": lambda lines, n: [*lines[:n], b"[]\n", *lines[n + 1 :]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_journal_costs_at_most_what_the_line_told(tmp_path: Path, damage: str):
+    """Whichever line: every trial is made in the end, with its proposal, and none twice."""
+    (tmp_path / "whole").mkdir()
+    source = opened(tmp_path / "whole", targets=TARGETS)
+    finish(source, started(source), validation_accuracy=0.9)
+    two, three = started(source), started(source)
+    finish(source, three, validation_accuracy=0.8)
+    source.ended(two, Ending("failed", "no luck"))
+    started(source)
+    lines = (tmp_path / "whole" / JOURNAL).read_bytes().splitlines(keepends=True)
+    begin = next(n for n, line in enumerate(lines) if b'"op_code":4' in line)
+    for number in range(begin, len(lines) - 1):  # a torn last line is another matter
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / JOURNAL).write_bytes(b"".join(DAMAGES[damage](lines, number)))
+        told: list[str] = []
+        study_storage(folder, tell=told.append)
+        is_lossless = damage in ("blank", "joined")
+        assert len(told) == (0 if is_lossless else 1), number
+        again = opened(folder)
+        if is_lossless:
+            assert (len(again.outcomes), again.endings) == (2, source.endings)
+        assert set(again.endings) <= set(source.endings)
+        while task := again.next():
+            finish(again, task)
+        assert len(again) == 0
+        settled = {task.number for task, _ in again.settled()}
+        assert settled == set(range(5)), number
+        assert (
+            len(again.outcomes) == len({o.trial for o in again.outcomes}) == 5 - len(again.endings)
+        )
+
+
+def test_a_journal_that_lost_its_beginning_is_refused_in_one_line(reopen: Open, tmp_path: Path):
+    reopen()
+    journal = tmp_path / "a-search" / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"x\n" + b"".join(lines[1:]) + b'{"op_code":5,"worker_id":"w"}\n')
+    with pytest.raises(SearchStateError, match="is damaged"):
+        reopen()
+
+
 def test_by_products_follow_the_trial_that_they_came_of(reopen: Open):
     source = reopen()
     first, second = started(source), started(source)

@@ -14,7 +14,7 @@ from search.service.database import open_database
 from search.service.dispatcher import MOST_LOSSES, Dispatcher, adopted
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Claim, Searches
-from search.standing import FEED_FILE
+from search.standing import FEED_FILE, SPOOL_FILE
 
 BASE = {"flops": 2000, "params": 200}
 
@@ -232,6 +232,138 @@ def test_a_launcher_that_cannot_be_reached_is_waited_for(
     launcher.error = None
     dispatcher.step()
     assert [name for name, _ in launcher.launched] == ["a"]
+
+
+@pytest.mark.parametrize("damage", [b"{\n", b"\0\n", b'{"event": "epochs", "time_ms": 1}\n'])
+def test_a_damaged_line_of_events_is_nobodys_end(
+    searches: Searches, dispatcher: Dispatcher, tmp_path: Path, say: Any, damage: bytes
+) -> None:
+    add(searches, "a")
+    dispatcher.step()
+    begin(say, "a")
+    with (tmp_path / "runs" / "a" / FEED_FILE).open("ab") as stream:
+        stream.write(damage)
+    epoch(say, "a", 4)
+    dispatcher.step()
+    assert searches.get("a").progress["epochs"] == 4
+
+
+def test_events_that_were_replaced_are_read_anew(
+    searches: Searches, dispatcher: Dispatcher, tmp_path: Path, say: Any
+) -> None:
+    add(searches, "a")
+    dispatcher.step()
+    begin(say, "a")
+    epoch(say, "a", 4)
+    dispatcher.step()
+    (tmp_path / "runs" / "a" / FEED_FILE).unlink()
+    begin(say, "a")
+    epoch(say, "a", 2)
+    dispatcher.step()
+    assert searches.get("a").progress["epochs"] == 2
+
+
+def test_an_error_of_one_search_is_its_own_and_ends_it_when_it_stays(
+    searches: Searches, launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = Dispatcher(searches, launcher, tmp_path / "runs", max_running=2)
+    add(searches, "a", "b", "c")
+    dispatcher.step()
+    monkeypatch.setattr("search.service.dispatcher._MOST_ERRORS", 3)
+    poll = launcher.poll
+
+    def fail(handle: str) -> Gone | None:
+        if handle == "a/1":
+            raise KeyError("nobody foresaw this")
+        return poll(handle)
+
+    monkeypatch.setattr(launcher, "poll", fail)
+    launcher.gone["b/1"] = Gone("its process ended with status 2", "no luck")
+    dispatcher.step()
+    assert searches.get("a").state == "running"
+    assert (searches.get("b").state, searches.get("c").state) == ("failed", "running")
+    for _ in range(3):
+        dispatcher.step()
+    row = searches.get("a")
+    assert row.state == "failed"
+    assert row.reason == "the service cannot follow it: KeyError: 'nobody foresaw this'"
+    assert launcher.killed == ["a/1"]
+
+
+def test_the_loop_survives_and_tells_when_it_does_not_get_on(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fail() -> None:
+        calls.append(1)
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(dispatcher, "step", fail)
+    dispatcher.start()
+    deadline = time.monotonic() + 30
+    while len(calls) < 3:
+        assert time.monotonic() < deadline
+        dispatcher.wake()
+        time.sleep(0.01)
+    assert dispatcher.is_alive
+    monkeypatch.setattr("search.service.dispatcher._STUCK_SECONDS", 0.0)
+    assert not dispatcher.is_alive
+    dispatcher.close(0)
+
+
+def test_what_cannot_be_done_for_now_is_done_later(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with MLflow away, or a full disk: longer than losses would be borne."""
+    monkeypatch.setattr("search.service.dispatcher._PAUSE_SECONDS", 0.0)
+    add(searches, "a")
+    dispatcher.step()
+    for attempt in range(1, MOST_LOSSES + 5):
+        launcher.gone[f"a/{attempt}"] = Gone("status 75", "MLflow is away", is_passing=True)
+        dispatcher.step()
+        row = searches.get("a")
+        assert (row.state, row.reason) == ("running", "waits: MLflow is away")
+        dispatcher.step()
+        assert launcher.launched[-1] == ("a", attempt + 1)
+    monkeypatch.setattr("search.service.dispatcher._PAUSE_SECONDS", 60.0)
+    launcher.gone[f"a/{MOST_LOSSES + 5}"] = Gone("status 75", "MLflow is away", is_passing=True)
+    num_launched = len(launcher.launched)
+    for _ in range(3):
+        dispatcher.step()
+    assert len(launcher.launched) == num_launched  # not yet
+    searches.stop("a")
+    dispatcher.step()
+    assert searches.get("a").state == "stopped"
+
+
+def test_a_record_that_mlflow_lacks_a_part_of_is_completed(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    tmp_path: Path,
+    say: Any,
+) -> None:
+    add(searches, "a")
+    dispatcher.step()
+    begin(say, "a")
+    finish(say, tmp_path / "runs", "a")
+    spool = tmp_path / "runs" / "a" / SPOOL_FILE
+    spool.write_text("{}")
+    launcher.gone["a/1"] = Gone("its process ended with status 0")
+    dispatcher.step()
+    assert searches.get("a").state == "running"
+    deadline = time.monotonic() + 30
+    while len(launcher.launched) == 1:  # after a pause
+        assert time.monotonic() < deadline
+        dispatcher.step()
+    spool.unlink()
+    launcher.gone["a/2"] = Gone("its process ended with status 0")
+    dispatcher.step()
+    assert searches.get("a").state == "finished"
 
 
 def test_another_service_goes_on_with_what_runs(

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from serving import Service, eventually, mlflow_processes, search_processes, service
 
 from search.service.launchers import LOG_FILE
-from search.standing import FEED_FILE, read_events
+from search.standing import FEED_FILE, EventFile
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_a_search_that_runs_is_not_started_a_second_time(tmp_path: Path) -> None
         assert answer.json()["is_stopping"]
         running.wait_for(search_id, "stopped", 60)
         assert search_processes(running.runs) == []
-        *_, (last, _) = read_events(running.runs / search_id / FEED_FILE)
+        *_, last = EventFile(running.runs / search_id / FEED_FILE).read()
         assert last["event"] == "interrupted"
         said = (running.runs / search_id / LOG_FILE).read_text()
         assert "Stopped. What was finished is kept" in said

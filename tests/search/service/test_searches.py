@@ -1,6 +1,8 @@
 """The service's database: the same on SQLite and on PostgreSQL."""
 
 import secrets
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,52 @@ def test_what_can_be_done_depends_on_the_state(searches: Searches) -> None:
     assert searches.counts() == dict.fromkeys(searches.counts(), 0)
 
 
+def test_of_those_who_change_a_state_at_once_one_does(searches: Searches) -> None:
+    """Stop, take, resume and delete, over and over: every state follows from the one before."""
+    add(searches, "s")
+    told: list[str] = []
+    doing = threading.Lock()
+
+    def repeat(name: str, do: Callable[[], object]) -> None:
+        for _ in range(40):
+            try:
+                changed = do()
+            except ProblemError as error:
+                assert error.status in (404, 409)  # noqa: PT017 - every other error is raised
+            else:
+                if changed != []:
+                    with doing:
+                        told.append(name)
+
+    work: dict[str, Callable[[], object]] = {
+        "taken": lambda: searches.take_next(1),
+        "ended": lambda: searches.end("s", "stopped"),
+        "stopped": lambda: searches.stop("s"),
+        "resumed": lambda: searches.resume("s"),
+    }
+    threads = [threading.Thread(target=repeat, args=item) for item in work.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted = Counter(told)
+    # a search is taken only from the queue, into which it comes once and by being resumed
+    assert counted["taken"] <= counted["resumed"] + 1
+    row = searches.get("s")
+    assert row.state in ("queued", "running", "stopped")
+    assert (row.ended_ms is None) == (row.state != "stopped")
+
+
+def test_what_is_over_is_not_changed_by_those_who_followed_it(searches: Searches) -> None:
+    add(searches, "s")
+    searches.take_next(1)
+    searches.end("s", "finished")
+    searches.note("s", handle="late", progress={"late": True})
+    searches.end("s", "failed", "late")
+    row = searches.get("s")
+    assert (row.state, row.handle, row.progress, row.reason) == ("finished", "", {}, "")
+
+
 def test_pages_are_newest_first_and_counted(searches: Searches) -> None:
     for number in range(7):
         add(searches, f"s{number}")
@@ -198,5 +246,6 @@ def test_architectures_within_bounds(searches: Searches) -> None:
 
 def test_a_long_reason_is_cut(searches: Searches) -> None:
     add(searches, "s")
+    searches.take_next(1)
     searches.end("s", "failed", "x" * 5000)
     assert len(searches.get("s").reason) == 2000

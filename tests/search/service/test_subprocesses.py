@@ -10,7 +10,8 @@ import pytest
 from serving import eventually
 
 from pruning.errors import ServiceError
-from search.durable import FolderLock, lock_holder
+from search.durable import FolderLock, is_held, lock_holder
+from search.process_identity import alive, tag
 from search.service.launchers import LOG_FILE, refusal_in
 from search.service.subprocesses import SubprocessLauncher
 
@@ -52,6 +53,7 @@ def test_a_search_that_is_refused_says_why(tmp_path: Path) -> None:
         ("print('espalier: bad')", "its process ended with status 0", ""),
         ("print('espalier: bad'); raise SystemExit(2)", "status 2", "bad"),
         ("print('something'); raise SystemExit(2)", "status 2", ""),
+        ("print('espalier: later'); raise SystemExit(75)", "status 75", "later"),
         ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL", ""),
     ],
 )
@@ -62,6 +64,7 @@ def test_how_a_process_ended(
     found = gone(launcher, launcher.launch("s", 1))
     assert found.why.endswith(why)
     assert found.refusal == refusal
+    assert found.is_passing == (refusal == "later")
 
 
 def test_interrupting_and_killing(launcher: SubprocessLauncher, tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_the_process_that_holds_the_folder_is_found_by_its_lock(
     assert lock_holder(tmp_path / "s") is None
     with FolderLock(tmp_path / "s", "search") as lock:
         lock.acquire()
-        assert lock_holder(tmp_path / "s") == os.getpid()
+        assert lock_holder(tmp_path / "s") == psutil.Process()
         assert launcher.launch("s", 1).startswith(f"{os.getpid()}:")
     assert lock_holder(tmp_path / "s") is None
     assert lock_holder(tmp_path / "nowhere") is None
@@ -107,13 +110,47 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_it(
 ) -> None:
     other = subprocess.Popen([sys.executable, "-c", SLEEPER])
     try:
-        began = psutil.Process(other.pid).create_time() - 100
-        assert launcher.poll(f"{other.pid}:{began:.2f}") is not None
-        launcher.kill(f"{other.pid}:{began:.2f}")
+        earlier = f"{tag(other.pid)}1"
+        assert alive(tag(other.pid)) is not None
+        assert launcher.poll(earlier) is not None
+        launcher.kill(earlier)
+        launcher.interrupt(earlier)
         assert other.poll() is None
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_lock_of_a_process_that_left_it_to_a_child_names_nobody(
+    launcher: SubprocessLauncher, tmp_path: Path
+) -> None:
+    """Its number may be an innocent process's by now."""
+    with FolderLock(tmp_path / "s", "search") as lock:
+        lock.acquire()
+        (tmp_path / "s" / ".lock").write_text(f"{os.getpid()}:of another boot")
+        assert is_held(tmp_path / "s")
+        assert lock_holder(tmp_path / "s") is None
+        script(tmp_path, SLEEPER)
+        handle = launcher.launch("s", 1)
+        assert handle != tag(os.getpid())
+        launcher.kill(handle)
+        gone(launcher, handle)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", ":", "99999999999999:1", f"{os.getpid()}:"])
+def test_what_names_no_process_is_none(text: str) -> None:
+    assert alive(text) is None
+
+
+def test_a_process_that_ended_before_it_was_looked_at_is_gone(
+    launcher: SubprocessLauncher, tmp_path: Path
+) -> None:
+    script(tmp_path, "")
+    handle = launcher.launch("s", 1)
+    launcher._children[int(handle.partition(":")[0])].wait()
+    assert alive(handle) is None
+    assert launcher.poll(handle) is not None
+    assert tag(2**22 + 1) == ""
 
 
 def test_a_process_that_cannot_be_started_is_told(
