@@ -84,10 +84,12 @@ def running_server(
     artifacts: str | None = None,
     has_auth: bool = False,
     may_be_new: bool = False,
+    is_given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[Server]:
     """A server that answers on entry and has ended on exit; arguments and errors as `serve`.
 
-    may_be_new: make an empty store where there is none.
+    may_be_new: make an empty store where there is none.  is_given_up: whether it is wanted no
+    more, asked while it starts; then ServeError.
     """
     deployment = Deployment(store, host, port, database, artifacts, has_auth, may_be_new)
     prepare(deployment)
@@ -96,7 +98,7 @@ def running_server(
     log = store.resolve() / _LOG_NAME
     process = _start(deployment, log)
     try:
-        _wait_until_ready(process, deployment, log)
+        _wait_until_ready(process, deployment, log, is_given_up)
         yield Server(_url(host, port), process, log)
     finally:
         _stop(process)
@@ -146,13 +148,20 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], deployment: Deployment, log: Path) -> None:
+def _wait_until_ready(
+    process: subprocess.Popen[bytes],
+    deployment: Deployment,
+    log: Path,
+    is_given_up: Callable[[], bool],
+) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not _answers(deployment.host, deployment.port):
         status = process.poll()
         if status is not None:
             cause = without_password(_last_line(log), deployment)
             raise ServeError(f"the MLflow server did not start ({status}): {cause}")
+        if is_given_up():
+            raise ServeError("the MLflow server was given up while it started")
         if time.monotonic() > deadline:
             raise ServeError(
                 f"the MLflow server did not answer within {START_SECONDS:g} s: see {log}"

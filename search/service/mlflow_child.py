@@ -13,12 +13,14 @@ import psutil
 
 from mlflow_server.errors import MlflowServerError
 from mlflow_server.serve import Server, free_port, running_server
-from pruning.errors import ServiceError
+from pruning.errors import ServiceError, first_line
 from search.durable import write_durably
+from search.process_identity import alive, tag
 
 _TRACE_FILE = "mlflow-server.json"
 _PAUSE_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
+_UP_SECONDS, _DOWN_SECONDS = 180.0, 15.0
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class MlflowChild:
         self._port = port or free_port(host, port)
         self._server: Server | None = None
         self._is_closing, self._is_up = threading.Event(), threading.Event()
-        self._error: MlflowServerError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
 
     @property
@@ -48,9 +50,12 @@ class MlflowChild:
         """Wait until it answers; ServiceError or ServeError if it does not come up."""
         self._end_leftover()
         self._thread.start()
-        self._is_up.wait()
-        if self._error is not None:
+        if not self._is_up.wait(_UP_SECONDS):
+            raise ServiceError(f"MLflow's server did not come up within {_UP_SECONDS:g} s")
+        if isinstance(self._error, MlflowServerError):
             raise self._error
+        if self._error is not None:
+            raise ServiceError(f"MLflow's server cannot be started: {first_line(self._error)}")
 
     async def answers(self) -> bool:
         """Whether it does right now."""
@@ -60,45 +65,49 @@ class MlflowChild:
         return False
 
     def close(self) -> None:
-        """End it."""
+        """End it, also while it starts."""
         self._is_closing.set()
         if self._server is not None:
             self._server.process.terminate()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_DOWN_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("MLflow does not end within %g s", _DOWN_SECONDS)
 
     def _supervise(self) -> None:
         while not self._is_closing.is_set():
             try:
                 with running_server(
-                    self._runs, self._host, self._port, may_be_new=True
+                    self._runs,
+                    self._host,
+                    self._port,
+                    may_be_new=True,
+                    is_given_up=self._is_closing.is_set,
                 ) as self._server:
                     self._remember(self._server.process.pid)
                     self._is_up.set()
                     status = self._server.process.wait()
-            except MlflowServerError as error:
+            except Exception as error:  # whatever it is, the next attempt may succeed
                 if not self._is_up.is_set():
                     self._error = error
                     self._is_up.set()
                     return
-                _log.warning("MLflow: %s", error)
+                if not self._is_closing.is_set():
+                    _log.warning("MLflow: %s", first_line(error))
             else:
                 if not self._is_closing.is_set():
                     _log.warning("MLflow is started again: it ended with %s", status)
             self._is_closing.wait(_PAUSE_SECONDS)
 
     def _remember(self, pid: int) -> None:
-        with suppress(psutil.Error):
-            trace = {"pid": pid, "began": psutil.Process(pid).create_time()}
-            write_durably(self._runs / _TRACE_FILE, json.dumps(trace).encode())
+        with suppress(OSError):  # of a full disk: it serves all the same
+            write_durably(self._runs / _TRACE_FILE, json.dumps({"process": tag(pid)}).encode())
 
     def _end_leftover(self) -> None:
         try:
             trace = json.loads((self._runs / _TRACE_FILE).read_text(encoding="utf-8"))
-            process = psutil.Process(int(trace["pid"]))
-            if process.create_time() != trace["began"]:
-                return
-            family = [process, *process.children(recursive=True)]
+            process = alive(str(trace["process"]))
+            family = [] if process is None else [process, *process.children(recursive=True)]
             for member in family:
                 with suppress(psutil.Error):
                     member.kill()
