@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy
 from alembic.config import Config
@@ -18,6 +19,8 @@ from pruning.errors import ServiceError
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _CONNECT_SECONDS = 5
 _BUSY_SECONDS = 10
+_LOCK_KEY = 0x4573_7061_6C69_6572
+"""Of the advisory lock: "Espalier"."""
 
 
 def open_database(url: str) -> Engine:
@@ -50,6 +53,69 @@ def open_database(url: str) -> Engine:
         place = parsed.render_as_string(hide_password=True)
         raise ServiceError(f"the database {place} cannot be used: {cause}") from None
     return engine
+
+
+class SoleUse:
+    """Keeps every other service away from a database, until it is closed or dies.
+
+    An advisory lock in PostgreSQL, which a connection holds; beside SQLite's file, a lock on one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """ServiceError if another service uses the database."""
+        self._engine = engine
+        self._connection: Connection | None = None
+        self._stream: IO[bytes] | None = None
+        if engine.dialect.name == "sqlite":
+            self._lock_file()
+        else:
+            self.require()
+
+    def require(self) -> None:
+        """Hold it still, or again after the server was away; ServiceError if another has it."""
+        if self._stream is not None:
+            return
+        try:
+            if self._connection is not None:
+                self._connection.execute(sqlalchemy.text("SELECT 1"))
+                return
+        except SQLAlchemyError:
+            self._drop()
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        query = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+        if not connection.scalar(query, {"key": _LOCK_KEY}):
+            connection.close()
+            raise self._refusal()
+        self._connection = connection
+
+    def close(self) -> None:
+        """Let others in."""
+        self._drop()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()  # a pool would keep the session, and the lock with it
+            connection.close()
+
+    def _lock_file(self) -> None:
+        file = f"{self._engine.url.database}.lock"
+        try:
+            stream = open(file, "ab")  # noqa: SIM115 - kept until it is closed
+        except OSError as error:
+            raise ServiceError(f"cannot lock the database: {file}: {error.strerror}") from error
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise self._refusal() from None
+        self._stream = stream
+
+    def _refusal(self) -> ServiceError:
+        place = self._engine.url.render_as_string(hide_password=True)
+        return ServiceError(f"another service uses the database {place}: each has its own")
 
 
 def _options(backend: str) -> dict[str, Any]:

@@ -84,13 +84,21 @@ class _Followed:
 class Dispatcher:
     """Keeps at most `max_running` searches running, in the order of the queue, over restarts.
 
-    runs: folder of all searches.
+    runs: folder of all searches.  require_sole_use: raises ServiceError while another service
+    may be at work on the same queue.
     """
 
     def __init__(
-        self, searches: Searches, launcher: Launcher, runs: Path, *, max_running: int
+        self,
+        searches: Searches,
+        launcher: Launcher,
+        runs: Path,
+        *,
+        max_running: int,
+        require_sole_use: Callable[[], None] = lambda: None,
     ) -> None:
         self._searches, self._launcher = searches, launcher
+        self._require_sole_use = require_sole_use
         self._runs, self._max_running = runs, max_running
         self._followed: dict[str, _Followed] = {}
         self._told: dict[str, str] = {}
@@ -140,6 +148,7 @@ class Dispatcher:
 
     def step(self) -> None:
         """Look at all that run, then start what there is room for."""
+        self._require_sole_use()
         for row in self._searches.running():
             self._alone(row, self._attend)
         room = self._max_running - len(self._searches.running())

@@ -16,7 +16,7 @@ from pruning.errors import ServiceError
 from search.durable import FolderLock
 from search.service import removal
 from search.service.app import create_app
-from search.service.database import open_database
+from search.service.database import SoleUse, open_database
 from search.service.dispatcher import Dispatcher, adopted
 from search.service.guards import is_loopback
 from search.service.launchers import Launcher
@@ -96,6 +96,8 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
         lock.acquire()
         engine = engine or open_database(f"sqlite:///{runs / 'service.db'}")
         stack.callback(engine.dispose)
+        sole_use = SoleUse(engine)
+        stack.callback(sole_use.close)
         removal.clear(runs)
         searches = Searches(engine)
         adopt_searches(searches, runs)
@@ -106,7 +108,13 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
         stack.callback(workbench.close)
         yield Parts(
             searches,
-            Dispatcher(searches, launcher, runs, max_running=config.max_running),
+            Dispatcher(
+                searches,
+                launcher,
+                runs,
+                max_running=config.max_running,
+                require_sole_use=sole_use.require,
+            ),
             workbench,
             Rules(data_root, tuple(config.builders)),
             runs,

@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine
 
 from pruning.errors import ServiceError
-from search.service.database import open_database
+from search.service.database import SoleUse, open_database
 from search.service.problems import ProblemError
 from search.service.searches import Claim, Searches
 from search.service.tables import ArchitectureRow, SearchRow, Table
@@ -88,6 +88,45 @@ def test_a_newer_database_is_refused_in_one_line(url: str, engine: Engine) -> No
     with pytest.raises(ServiceError, match="has schema 99, this Espalier knows up to") as caught:
         open_database(url)
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_has_one_service(url: str, engine: Engine) -> None:
+    first = SoleUse(engine)
+    first.require()
+    other = open_database(url)
+    with pytest.raises(ServiceError, match="another service uses the database") as caught:
+        SoleUse(other)
+    assert "\n" not in str(caught.value)
+    first.close()
+    second = SoleUse(other)
+    second.require()
+    second.close()
+    other.dispose()
+
+
+def test_a_lock_that_was_lost_with_its_connection_is_taken_again_or_missed(
+    url: str, engine: Engine
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("a lock on a file is not lost")
+    ends = sqlalchemy.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND datname = current_database()"
+    )
+    other = open_database(url)
+    first = SoleUse(engine)
+    with other.connect() as connection:
+        connection.execute(ends)
+    first.require()
+    with other.connect() as connection:
+        connection.execute(ends)
+    second = SoleUse(other)
+    with pytest.raises(ServiceError, match="another service uses the database"):
+        first.require()
+    second.close()
+    first.require()
+    first.close()
+    other.dispose()
 
 
 @pytest.mark.parametrize(
