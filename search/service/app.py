@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
-    """The app; its lifespan begins and ends the queue and the workbench.
+    """The app; its lifespan begins and ends the queue and the workers.
 
     hosts: names under which it is reached; empty for any.
     """
@@ -69,18 +69,19 @@ def _lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[N
             warming.cancel()
             with suppress(asyncio.CancelledError):
                 await warming
-            parts.workbench.close()
+            parts.worker.close()
+            parts.exporter.close()
             await asyncio.to_thread(parts.dispatcher.close)
 
     return lifespan
 
 
 async def _warm(parts: Parts) -> None:
-    """Let the workbench import what it needs, so that the first launch need not wait for it."""
+    """Let the worker import what it needs, so that the first launch need not wait for it."""
     try:
         await parts.offered()
     except ProblemError as error:
-        _log.warning("the workbench does not start: %s", error)
+        _log.warning("the worker does not start: %s", error)
 
 
 async def _openapi(request: Request) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from fastapi import Depends, Request
 from fastapi import Path as InPath
@@ -16,9 +17,10 @@ from search.service.guards import caller_of
 from search.service.problems import ProblemError
 from search.service.remembered import Remembered
 from search.service.rules import Rules
-from search.service.searches import Searches
+from search.service.searches import Claim, Searches
 from search.service.tokens import Caller, Tokens
-from search.service.workbench import Workbench, offered
+from search.service.workbench import offered
+from search.service.worker import Worker
 
 SEARCH_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
 ARCHITECTURE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}:[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
@@ -29,33 +31,39 @@ class Parts:
     """The service, put together; one for each app.
 
     runs: folder of all searches.  mlflow_url: of its server; empty if there is none.
+    worker, exporter: for what needs torch; an export keeps no preflight waiting.
     device: what searches train on.  num_streams: of events that are open.
     """
 
     searches: Searches
     dispatcher: Dispatcher
-    workbench: Workbench
+    worker: Worker
+    exporter: Worker
     rules: Rules
     runs: Path
     mlflow_url: str = ""
     device: str = "auto"
     tokens: Tokens | None = None
     mlflow_answers: Callable[[], Awaitable[bool]] | None = None
-    creating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _claiming: WeakValueDictionary[Claim, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
     num_streams: int = 0
     _offered: dict[str, Any] | None = None
 
+    def claiming(self, claim: Claim) -> asyncio.Lock:
+        """Of those who begin a search with the same key, one goes after the other."""
+        return self._claiming.setdefault(claim, asyncio.Lock()) if claim.key else asyncio.Lock()
+
     async def offered(self) -> dict[str, Any]:
         """See search.service.workbench.offered; asked for once."""
         if self._offered is None:
-            self._offered = await self.workbench.do(offered)
+            self._offered = await self.worker.do(offered)
         return self._offered
 
     @property
     def is_warm(self) -> bool:
-        """Whether the workbench has answered before."""
+        """Whether the worker has answered before."""
         return self._offered is not None
 
     def folder(self, search_id: str, *below: str) -> Path:

@@ -20,6 +20,7 @@ from search.service.downloads import StoredFile, stored_file
 from search.service.parts import ArchitectureId, InParts, Parts, Reader
 from search.service.problems import ProblemError, documented
 from search.service.tables import ArchitectureRow
+from search.service.tokens import Caller
 from search.service.workbench import exported
 
 router = APIRouter(
@@ -88,18 +89,24 @@ def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Respon
     )
 
 
-@router.get("/{architecture_id}/onnx", response_class=StoredFile, responses=stored_file(_BINARY))
-async def onnx(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> StoredFile:
+@router.get(
+    "/{architecture_id}/onnx",
+    response_class=StoredFile,
+    responses={**stored_file(_BINARY), **documented(503)},
+)
+async def onnx(architecture_id: ArchitectureId, parts: InParts, caller: Reader) -> StoredFile:
     """The network as one ONNX file, which was run and compared before it was stored."""
-    return await _exported(parts, architecture_id, "onnx", _BINARY)
+    return await _exported(parts, caller, architecture_id, "onnx", _BINARY)
 
 
 @router.get(
-    "/{architecture_id}/python", response_class=StoredFile, responses=stored_file("text/plain")
+    "/{architecture_id}/python",
+    response_class=StoredFile,
+    responses={**stored_file("text/plain"), **documented(503)},
 )
-async def python(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> StoredFile:
+async def python(architecture_id: ArchitectureId, parts: InParts, caller: Reader) -> StoredFile:
     """A Python module that makes the network with torch alone; weights come beside it."""
-    return await _exported(parts, architecture_id, "py", "text/plain")
+    return await _exported(parts, caller, architecture_id, "py", "text/plain")
 
 
 @router.get(
@@ -175,7 +182,9 @@ def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
     return parts.folder(row.search_id, _FOLDER, row.key, name)
 
 
-async def _exported(parts: Parts, architecture_id: str, suffix: str, media_type: str) -> StoredFile:
+async def _exported(
+    parts: Parts, caller: Caller, architecture_id: str, suffix: str, media_type: str
+) -> StoredFile:
     """The export, made the first time that someone asks for it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
     source = _stored(parts, row, _JSON_FILE).parent
@@ -184,7 +193,7 @@ async def _exported(parts: Parts, architecture_id: str, suffix: str, media_type:
         target.parent.mkdir(exist_ok=True)
         parts.folder(row.search_id, _EXPORTS)
         fresh = target.with_name(f".{os.urandom(4).hex()}-{target.name}")
-        await parts.workbench.do(exported, source, suffix, fresh)
+        await parts.exporter.do(exported, source, suffix, fresh, who=caller.name)
         fresh.replace(target)
     return StoredFile(
         parts.folder(row.search_id, _EXPORTS, target.name),

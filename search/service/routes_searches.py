@@ -50,7 +50,7 @@ _REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-
     response_model=d.SearchDetails,
     responses={
         200: {"model": d.SearchDetails, "description": "The search that this key began before"},
-        **documented(400, 413, 415),
+        **documented(400, 413, 415, 503),
     },
     openapi_extra=_SETTINGS_BODY,
 )
@@ -75,7 +75,7 @@ async def launch(
     row = await _claimed(parts, claim)
     if row is not None:
         return JSONResponse(d.SearchDetails.of(row), 200)
-    async with parts.creating:
+    async with parts.claiming(claim):
         row = await _claimed(parts, claim)
         if row is not None:
             return JSONResponse(d.SearchDetails.of(row), 200)
@@ -91,7 +91,9 @@ async def _claimed(parts: Parts, claim: Claim) -> SearchRow | None:
 
 
 async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> SearchRow:
-    found = await parts.workbench.do(checked, parts.rules.settings(content), parts.device)
+    found = await parts.worker.do(
+        checked, parts.rules.settings(content), parts.device, who=claim.owner
+    )
     settings = {**found["settings"], "runs": str(parts.runs), "mlflow_url": ""}
     return await run_in_threadpool(
         parts.searches.add,
@@ -106,13 +108,15 @@ async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> Sear
 @router.post(
     "/preflight",
     response_model=d.Preflight,
-    responses=documented(400, 413, 415),
+    responses=documented(400, 413, 415, 503),
     openapi_extra=_SETTINGS_BODY,
 )
-async def preflight(request: Request, parts: InParts, _: Launching) -> Any:
+async def preflight(request: Request, parts: InParts, caller: Launching) -> Any:
     """What a search with these settings would begin with; nothing is kept."""
     content = parsed(await request.body(), request.headers.get("content-type", ""))
-    found = await parts.workbench.do(checked, parts.rules.settings(content), parts.device)
+    found = await parts.worker.do(
+        checked, parts.rules.settings(content), parts.device, who=caller.name
+    )
     return found["frame"]
 
 

@@ -29,7 +29,7 @@ from search.service.searches import Searches
 from search.service.service_config import ServiceConfig
 from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens
-from search.service.workbench import Workbench
+from search.service.worker import Worker
 from search.standing import CONFIG_FILE
 
 _GRACE_SECONDS = 2
@@ -104,8 +104,9 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
         if child is not None:
             stack.callback(child.close)
             child.start()
-        workbench = Workbench()
-        stack.callback(workbench.close)
+        worker, exporter = Worker(), Worker()
+        stack.callback(worker.close)
+        stack.callback(exporter.close)
         yield Parts(
             searches,
             Dispatcher(
@@ -115,7 +116,8 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
                 max_running=config.max_running,
                 require_sole_use=sole_use.require,
             ),
-            workbench,
+            worker,
+            exporter,
             Rules(data_root, tuple(config.builders)),
             runs,
             mlflow_url,

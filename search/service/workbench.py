@@ -1,109 +1,17 @@
-"""What needs torch: checking settings, listing what there is, exporting. In its own process.
+"""What needs torch: checking settings, listing what there is, exporting.
 
-The functions here are called in a process that imports torch once and stays; the service
-itself never does.
+The functions here are called in a process that imports torch once and stays, see
+search.service.worker; the service itself never does.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pruning.errors import first_line
-from search.service.problems import ProblemError
-
-T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
-
-_SECONDS = 120.0
-_THREADS = "2"
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why it cannot be, as on the command line, and the setting at fault."""
-
-    detail: str
-    field: str | None
-
-
-class Workbench:
-    """One process that does one thing after the other, replaced when it dies or hangs."""
-
-    def __init__(self) -> None:
-        self._pool = self._fresh()
-
-    def _fresh(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare
-        )
-
-    async def do(self, function: Callable[..., T | Refused], *arguments: Any) -> T:
-        """What the function gives there; ProblemError 422 if it refuses or takes too long."""
-        for is_last in (False, True):
-            pool = self._pool
-            try:
-                future = asyncio.wrap_future(pool.submit(function, *arguments))
-                found = await asyncio.wait_for(future, _SECONDS)
-                break
-            except BrokenProcessPool:
-                self._replace(pool)
-                if is_last:
-                    raise ProblemError(422, "checking these settings ends the process") from None
-            except TimeoutError:
-                self._replace(pool)
-                raise ProblemError(422, f"this took longer than {_SECONDS:g} s") from None
-            except Exception as error:  # of a network's own code, say, or torch's
-                _log.exception("the workbench failed at %s", function.__name__)
-                raise ProblemError(422, f"this cannot be done: {first_line(error)}") from None
-        if isinstance(found, Refused):
-            raise ProblemError(422, found.detail, found.field)
-        return found
-
-    def _replace(self, pool: ProcessPoolExecutor) -> None:
-        if self._pool is pool:
-            self._pool = self._fresh()
-            _kill(pool)
-
-    def close(self) -> None:
-        """End the process."""
-        _kill(self._pool)
-
-
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):
-        process.kill()
-    pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepare() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = _THREADS
-    import torch  # noqa: PLC0415 - here, and nowhere else in the service
-
-    torch.set_num_threads(int(_THREADS))
-
-
-def _end_with_parent() -> None:
-    """A service that is killed cannot end this process, which would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-# ---- what is done there
+from search.service.worker import Refused
 
 
 def checked(settings: Mapping[str, Any], device: str) -> dict[str, Any] | Refused:

@@ -37,7 +37,7 @@ from search.service.rules import Rules
 from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, KeyRow, SearchRow
 from search.service.tokens import Tokens
-from search.service.workbench import Refused, Workbench
+from search.service.worker import Refused, Worker
 from search.standing import FEED_FILE, Standing
 
 
@@ -82,13 +82,13 @@ class IdleLauncher(Launcher):
     kill = interrupt
 
 
-class WorkbenchHere(Workbench):
+class WorkerHere(Worker):
     """Does in this process what the real one does in its own, which takes seconds to start."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def do(self, function: Callable[..., Any], *arguments: Any, who: str = "") -> Any:
         self.asked.append(function.__name__)
         found = await asyncio.to_thread(partial(function, *arguments))
         if isinstance(found, Refused):
@@ -292,7 +292,8 @@ def serving(
     parts = Parts(
         searches,
         Dispatcher(searches, launcher, runs, max_running=1),
-        WorkbenchHere(),
+        WorkerHere(),
+        WorkerHere(),
         Rules(data, builders),
         runs,
         mlflow_url,

@@ -107,7 +107,7 @@ def test_exports_are_not_written_through_a_link(service: Any) -> None:
     with untouched(service):
         for form in ("onnx", "python"):
             check_refused(service.ask("GET", f"/v1/architectures/exported:a-1/{form}"), 404)
-    assert "exported" not in service.parts.workbench.asked
+    assert "exported" not in service.parts.exporter.asked
 
 
 # ---- who asks, and from where

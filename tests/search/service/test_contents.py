@@ -203,13 +203,13 @@ def choosy(
 @pytest.mark.parametrize("what", SETTINGS)
 def test_no_setting_leads_out(choosy: Any, what: str) -> None:
     settings, field = SETTINGS[what]
-    asked = [name for name in choosy.parts.workbench.asked if name == "checked"]
+    asked = [name for name in choosy.parts.worker.asked if name == "checked"]
     with untouched(choosy):
         for target in ("/v1/searches", "/v1/preflight"):
             answer = choosy.ask("POST", target, json.dumps(settings).encode())
             check_refused(answer, 422, field=field)
     if what not in LOOKED_UP:  # it was not even opened or imported
-        assert [n for n in choosy.parts.workbench.asked if n == "checked"] == asked
+        assert [n for n in choosy.parts.worker.asked if n == "checked"] == asked
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,9 @@ def kill_search(running: Service, search_id: str) -> None:
 def kill_service(running: Service, _: str) -> None:
     assert running.process is not None
     below = psutil.Process(running.process.pid).children()
-    (workbench,) = (
-        child for child in below if "multiprocessing.spawn" in " ".join(child.cmdline())
-    )
+    (worker,) = (child for child in below if "multiprocessing.spawn" in " ".join(child.cmdline()))
     running.kill()
-    eventually(lambda: not workbench.is_running(), 30, "the workbench ends with its service")
+    eventually(lambda: not worker.is_running(), 30, "the worker ends with its service")
     running.start()
 
 
