@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pruning.errors import ServiceError, first_line
 from search.durable import write_durably
 from search.pareto import front
+from search.service.announcements import Announcements
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches, now_ms
 from search.service.tables import ArchitectureRow, SearchRow
@@ -101,7 +102,7 @@ class Dispatcher:
         self._require_sole_use = require_sole_use
         self._runs, self._max_running = runs, max_running
         self._followed: dict[str, _Followed] = {}
-        self._told: dict[str, str] = {}
+        self._announcements = Announcements(_log)
         self._looked_at = time.monotonic()
         self._woken, self._is_over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
@@ -142,7 +143,7 @@ class Dispatcher:
                 self._tell("the queue", error)
             else:
                 self._looked_at = time.monotonic()
-                self._told.pop("the queue", None)
+                self._announcements.over("the queue")
             self._woken.wait(_INTERVAL_SECONDS)
             self._woken.clear()
 
@@ -164,7 +165,7 @@ class Dispatcher:
             if not isinstance(error, _WAITED_FOR):
                 self._count_error(row, error)
         else:
-            self._told.pop(row.id, None)
+            self._announcements.over(row.id)
             self._follow(row).errors = 0
 
     def _count_error(self, row: SearchRow, error: Exception) -> None:
@@ -178,15 +179,11 @@ class Dispatcher:
             self._end(row, "failed", reason)
 
     def _tell(self, what: str, error: Exception) -> None:
-        """Log what keeps something waiting, once until it is something else."""
-        line = first_line(error)
-        if self._told.get(what) == line:
-            return
-        self._told[what] = line
+        """Log what keeps something waiting."""
         if isinstance(error, _WAITED_FOR):
-            _log.warning("%s waits: %s", what, line)
+            self._announcements.say(what, f"waits: {first_line(error)}")
         else:
-            _log.error("%s: %s", what, line, exc_info=error)
+            self._announcements.say(what, first_line(error), bug=error)
 
     # ---- one search
 

@@ -9,9 +9,10 @@ from fastapi import Request
 from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.service.problems import ProblemError
+from search.service.problems import ProblemError, problem_of
 from search.service.rules import MOST_BYTES
 from search.service.tokens import EVERYONE, Caller, Tokens
 
@@ -73,11 +74,17 @@ class Gate:
             await send(message)
 
         try:
-            self._check(request)
+            self._check_now(request)
             bounded = _bounded(receive, request)
             await self._app(scope, bounded, send_guarded)
         except ProblemError as problem:
             await problem.response()(scope, receive, send_guarded)
+
+    def _check_now(self, request: Request) -> None:
+        try:
+            self._check(request)
+        except SQLAlchemyError as error:  # tokens are asked for there
+            raise problem_of(error) from error
 
     def _check(self, request: Request) -> None:
         for name in _ONCE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -9,10 +11,19 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from pruning.errors import first_line
+from search.durable import is_disk_full
+from search.service.announcements import Announcements
+
 MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER = {"Retry-After": "10"}
+_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+_announcements = Announcements(logging.getLogger(__name__))
 
 
 class ProblemDetails(BaseModel):
@@ -57,18 +68,38 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def problem_of(error: Exception) -> ProblemError:
+    """What a client is told of any error; the log says more of what is not the client's.
+
+    503 while the database or the folder of searches is away, 507 while the disk is full: both
+    come back by themselves.
+    """
+    if isinstance(error, ProblemError):
+        return error
+    if is_disk_full(error) or "disk is full" in str(error):  # as SQLite says it
+        _announcements.say("the disk", first_line(error))
+        return ProblemError(507, "the service's disk is full", **_RETRY_AFTER)
+    if isinstance(error, SQLAlchemyError):
+        _announcements.say("the database", first_line(error))
+        return ProblemError(503, "the service's database is away", **_RETRY_AFTER)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        _announcements.say("the folder of searches", first_line(error))
+        return ProblemError(503, "the service cannot write to its folder", **_RETRY_AFTER)
+    _announcements.say("a request failed", first_line(error), bug=error)
+    return ProblemError(500, "the service failed at this request: its log says how")
+
+
 def install(app: FastAPI) -> None:
     """Let every error of the app become problem details."""
-    app.add_exception_handler(ProblemError, _own)
+    for kind in (ProblemError, SQLAlchemyError, OSError, Exception):
+        app.add_exception_handler(kind, _any)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _nobody)
-    app.add_exception_handler(Exception, _bug)
 
 
-async def _own(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ProblemError)
-    return error.response()
+async def _any(_: Request, error: Exception) -> JSONResponse:
+    return problem_of(error).response()
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
@@ -88,7 +119,3 @@ async def _validation(_: Request, error: Exception) -> JSONResponse:
 async def _nobody(_: Request, __: Exception) -> JSONResponse:
     """Whoever asked has gone: what is answered is heard by nobody."""
     return ProblemError(400, "the request ended too early").response()
-
-
-async def _bug(_: Request, __: Exception) -> JSONResponse:
-    return ProblemError(500, "the service failed at this request: its log says how").response()

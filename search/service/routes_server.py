@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ async def healthz(parts: InParts) -> Response:
     responses={503: {"model": d.Health, "description": "Something is not ready yet"}},
 )
 async def readyz(parts: InParts) -> Response:
-    """200 once searches can be launched: database, queue, preflight and MLflow are there."""
+    """200 while searches can be launched: database, folder, queue, preflight, MLflow are there."""
     health = await _health(parts)
     return JSONResponse(health, 200 if health["status"] == "ok" else 503)
 
@@ -71,6 +72,7 @@ async def readyz(parts: InParts) -> Response:
 async def _health(parts: InParts) -> dict[str, Any]:
     found = {
         "database": await _answers(parts),
+        "folder": await run_in_threadpool(_can_write, parts.runs),
         "queue": parts.dispatcher.is_alive,
         "preflight": parts.is_warm,
     }
@@ -82,6 +84,17 @@ async def _health(parts: InParts) -> dict[str, Any]:
         "mlflow_url": parts.mlflow_url,
         "parts": found,
     }
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether anything can be written there now: a disk may be full, or away."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(4096))
+            stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 async def _answers(parts: InParts) -> bool:

@@ -1,0 +1,94 @@
+"""What a service needs goes away and comes back: it says so, and goes on by itself."""
+
+import errno
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from refusals import check_refused, every_route
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from search.service import announcements
+from search.service.announcements import Announcements
+
+NEEDS_NO_DATABASE = {"/", "/assets/style.css", "/openapi.json", "/healthz", "/readyz"}
+NEEDS_NO_DATABASE |= {"/v1/models", "/v1/datasets", "/v1/criteria", "/v1/preflight"}
+
+
+@contextmanager
+def database_fails(why: str) -> Iterator[None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception(why))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("begin", "execute", "get", "scalar", "scalars"):
+            patch.setattr(Session, name, fail)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("why", "status"), [("connection refused", 503), ("database or disk is full", 507)]
+)
+def test_no_route_fails_otherwise_while_the_database_does(
+    service: Any, why: str, status: int
+) -> None:
+    with database_fails(why):
+        for method, target in every_route(service):
+            if target in NEEDS_NO_DATABASE or method == "POST":
+                continue
+            answer = service.ask(method, target)
+            check_refused(answer, status)
+            assert int(answer.headers["retry-after"]) > 0
+        assert service.ask("GET", "/healthz").status == 200
+        ready = service.ask("GET", "/readyz")
+        assert ready.status == 503
+        assert ready.json["parts"]["database"] is False
+    assert service.ask("GET", "/v1/searches").status == 200
+    assert service.ask("GET", "/readyz").json["parts"]["database"] is True
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_not_ready(
+    service: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(number, "no")
+
+    assert service.ask("GET", "/readyz").json["parts"]["folder"] is True
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    ready = service.ask("GET", "/readyz")
+    assert (ready.status, ready.json["parts"]["folder"]) == (503, False)
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EROFS, 503)])
+def test_what_cannot_be_written_is_told_as_such(
+    service: Any, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("search.service.routes_searches.remove_folder", fail)
+    monkeypatch.setattr(service.parts.searches, "remove", lambda _: None)
+    check_refused(service.ask("DELETE", "/v1/searches/done"), status)
+
+
+def test_what_lasts_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(announcements.time, "monotonic", lambda: now)
+    said = Announcements(logging.getLogger("test"))
+    for second in range(130):
+        now = 1000.0 + second
+        said.say("the disk", "is full")
+        said.say("the database", "is away")
+    assert caplog.messages.count("the disk: is full") == 3
+    assert caplog.messages.count("the database: is away") == 3
+    said.say("the disk", "is broken")
+    said.over("the disk")
+    said.say("the disk", "is broken")
+    assert caplog.messages.count("the disk: is broken") == 2
