@@ -36,6 +36,7 @@ class _Checked(BaseModel):
 
 
 class _Event(_Checked):
+    event: str
     time_ms: int
 
 
@@ -162,14 +163,19 @@ class EventFile:
 
     def read(self) -> Iterator[Event]:
         """The events behind the offset, which moves along."""
+        for _, line in self.lines():
+            yield json.loads(line)
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """As `read`, but as they are in the file, each with what happened."""
         for line, end in whole_lines(self.path, self.offset):
             self.offset = end
             try:
-                _EVENT.validate_json(line)
+                event = _EVENT.validate_json(line)
             except ValidationError:
                 self.num_damaged += 1
             else:
-                yield json.loads(line)
+                yield event.event, line
 
 
 @dataclass(frozen=True)

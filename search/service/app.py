@@ -20,6 +20,7 @@ from search.service import (
     routes_searches,
     routes_server,
 )
+from search.service.bodiless import Bodiless
 from search.service.guards import Gate
 from search.service.measures import Measured, Measures
 from search.service.parts import Parts
@@ -52,6 +53,7 @@ def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     for routes in (routes_searches, routes_events, routes_architectures, routes_server):
         app.include_router(routes.router)
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
+    app.add_middleware(Bodiless)
     app.add_middleware(Gate, hosts=hosts, tokens=parts.tokens)
     app.add_middleware(Measured, measures=app.state.metrics)
     return app

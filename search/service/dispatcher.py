@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ _MOST_ERRORS = 20
 
 _INTERVAL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
+_CLOSING_SECONDS = 5.0
 _PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 2.0, 60.0
 """Before a search is started again that refuses for now; doubled each time."""
 
@@ -56,13 +58,14 @@ class _Followed:
         self.file, self.standing = EventFile(file), Standing()
         self.asked_at: float | None = None
         self.is_kept = False
+        self.on_front: set[str] = set()
         self.errors = 0
         self._pause, self._not_before = 0.0, 0.0
 
     def read(self) -> list[Event]:
         """The events that came since."""
         if self.file.is_another():
-            self.standing = Standing()
+            self.standing, self.on_front = Standing(), set()
         damaged, events = self.file.num_damaged, []
         for event in self.file.read():
             self.standing.take(event)
@@ -121,19 +124,23 @@ class Dispatcher:
         is_stuck = time.monotonic() - self._looked_at > _STUCK_SECONDS
         return self._thread.is_alive() and not is_stuck
 
-    def close(self, timeout_seconds: float = _PATIENCE_SECONDS) -> None:
-        """Interrupt what runs, which goes on when a service is started again, and end."""
+    def close(self, timeout_seconds: float = _CLOSING_SECONDS) -> None:
+        """Interrupt what runs, which goes on when a service is started again, and end.
+
+        timeout_seconds: how long to wait for them; they end without this process as well.
+        """
         self._is_over.set()
         self.wake()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
-        waiting = [row for row in self._searches.running() if row.handle]
-        for row in waiting:
-            self._launcher.interrupt(row.handle)
-        while waiting and time.monotonic() < deadline:
-            waiting = [row for row in waiting if self._launcher.poll(row.handle) is None]
-            time.sleep(0.1)
+        with suppress(*_WAITED_FOR):  # what is away cannot be asked
+            waiting = [row for row in self._searches.running() if row.handle]
+            for row in waiting:
+                self._launcher.interrupt(row.handle)
+            while waiting and time.monotonic() < deadline:
+                waiting = [row for row in waiting if self._launcher.poll(row.handle) is None]
+                time.sleep(0.1)
 
     def _run(self) -> None:
         while not self._is_over.is_set():
@@ -277,20 +284,19 @@ class Dispatcher:
         frames = [event for event in events if event["event"] == "launched"]
         frame = {"frame": frame_of(frames[-1])} if frames else {}
         self._searches.note(row.id, progress=standing.progress(), reason="", **frame)
-        outcomes = [
-            outcome
+        outcomes = {
+            outcome["key"]: outcome
             for event in events
             if event["event"] == "finished"
             for outcome in event["outcomes"]
-        ]
+        }
         if outcomes:
-            known = self._searches.architectures(row.id, bounds={}, on_front=False)
-            rows = {found.key: found for found in known}
-            rows |= {outcome["key"]: architecture_row(row.id, outcome) for outcome in outcomes}
-            best = {found.key for found in front(list(rows.values()))}
-            for found in rows.values():
-                found.on_front = found.key in best
-            self._searches.put_architectures(row.id, list(rows.values()))
+            rows = [architecture_row(row.id, outcome) for outcome in outcomes.values()]
+            self._searches.put_architectures(row.id, rows)
+            best = {found.key for found in front(list(standing.found.values()))}
+            before = self._follow(row).on_front - outcomes.keys()
+            self._searches.mark_front(row.id, sorted(best - before), sorted(before - best))
+            self._follow(row).on_front = best
 
     def _conclude(self, row: SearchRow) -> None:
         try:

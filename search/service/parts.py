@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ class Parts:
 
     runs: folder of all searches.  mlflow_url: of its server; empty if there is none.
     worker, exporter: for what needs torch; an export keeps no preflight waiting.
-    device: what searches train on.  num_streams: of events that are open.
+    device: what searches train on.  streams: of events that are open, by who reads them.
     """
 
     searches: Searches
@@ -48,7 +49,7 @@ class Parts:
     _claiming: WeakValueDictionary[Claim, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
-    num_streams: int = 0
+    streams: Counter[str] = field(default_factory=Counter)
     _offered: dict[str, Any] | None = None
 
     def claiming(self, claim: Claim) -> asyncio.Lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
@@ -36,7 +37,8 @@ class Remembered:
                 lambda: bytes(JSONResponse(make()).body), limiter=self._turns
             )
             self._put(request, version, body)
-        return Response(body, media_type="application/json")
+        tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+        return Response(body, media_type="application/json", headers={"ETag": tag})
 
     def _put(self, request: Hashable, version: int, body: bytes) -> None:
         before = self._bodies.pop(request, (0, b""))[1]

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from mlflow_server.append_log import open_file
 from search.service import descriptions as d
 from search.service.parts import InParts, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.tables import SearchRow
-from search.standing import FEED_FILE, Event, EventFile
+from search.standing import FEED_FILE, EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
 _POLL_SECONDS = 0.5
 _ALIVE_EVERY = 30
-_MOST_STREAMS = 256
+_MOST_STREAMS, _MOST_OF_ONE = 256, 64
+_BLOCK = 2**18
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 @router.get(
@@ -36,30 +42,32 @@ _MOST_STREAMS = 256
     },
 )
 async def events(
+    request: Request,
     search_id: SearchId,
     parts: InParts,
-    _: Reader,
+    caller: Reader,
     last: Annotated[
         str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="goes on behind it")
     ] = "",
-) -> StreamingResponse:
+) -> EventSourceResponse:
     """Everything that happens, from the beginning on; `state` tells that of the whole search.
 
     Ends when the search is over, or removed.
     """
+    who = caller.name or (request.client.host if request.client else "")
     row = await run_in_threadpool(parts.searches.get, search_id)
-    if parts.num_streams >= _MOST_STREAMS:
+    if parts.streams.total() >= _MOST_STREAMS or parts.streams[who] >= _MOST_OF_ONE:
         raise ProblemError(429, "too many event streams are open: close one of them")
-    return StreamingResponse(_followed(parts, row, int(last or 0)), media_type="text/event-stream")
+    return EventSourceResponse(_followed(parts, row, int(last or 0), who), headers=_HEADERS)
 
 
-async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    parts.num_streams += 1
+async def _followed(parts: Parts, row: SearchRow, offset: int, who: str) -> AsyncIterator[bytes]:
+    parts.streams[who] += 1
     try:
         async for part in _changes(parts, row, offset):
             yield part
     finally:
-        parts.num_streams -= 1
+        parts.streams -= Counter({who: 1})
 
 
 async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
@@ -71,22 +79,21 @@ async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[b
         was_over = row.state in OVER
         if (now := _size(file)) != size:
             size = now
-            is_final = row.state == "finished"
-            found = await run_in_threadpool(_read, parts, row.id, offset, is_final=is_final)
-            for event, end in found:
+            async for block, end in _blocks(parts, row, offset):
                 offset = end
-                text = json.dumps(event, separators=(",", ":"))
-                yield format_sse_event(data_str=text, event=event["event"], id=str(offset))
+                yield block
         if was_over:
             return
         await asyncio.sleep(_POLL_SECONDS)
         beat += 1
         if parts.searches.version(row.id) != version:
-            version = parts.searches.version(row.id)
             try:
                 row = await run_in_threadpool(parts.searches.get, row.id)
             except ProblemError:  # it was removed
                 return
+            except SQLAlchemyError:  # it is asked for again
+                continue
+            version = parts.searches.version(row.id)
         if (row.state, row.wish) != told:
             told = (row.state, row.wish)
             yield _state(row)
@@ -101,28 +108,44 @@ def _size(file: Path) -> int:
         return -1
 
 
-def _read(parts: Parts, search_id: str, offset: int, *, is_final: bool) -> list[tuple[Event, int]]:
-    """The events behind the offset; all of them if no line ends there."""
+async def _blocks(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[tuple[bytes, int]]:
+    """The events behind the offset, many at a time; all of them if no line ends there."""
     try:
-        file = parts.folder(search_id, FEED_FILE)
-    except ProblemError:  # it has not begun
-        return []
-    found = EventFile(file, offset if _ends_line(file, offset) else 0)
-    return [(_shown(event, is_final=is_final), found.offset) for event in found.read()]
+        path = parts.folder(row.id, FEED_FILE)
+        file = EventFile(path, offset if _ends_line(path, offset) else 0)
+    except (ProblemError, OSError):  # it has not begun, or cannot be read
+        return
+    found = _block_by_block(file, is_final=row.state == "finished")
+    while (block := await run_in_threadpool(next, found, None)) is not None:
+        yield block
 
 
-def _shown(event: Event, *, is_final: bool) -> Event:
-    """Test accuracy stays hidden until the search is over."""
-    if is_final or event["event"] != "finished":
-        return event
-    hidden = {"test_accuracy": None}
-    return {**event, "outcomes": [outcome | hidden for outcome in event["outcomes"]]}
+def _block_by_block(file: EventFile, *, is_final: bool) -> Iterator[tuple[bytes, int]]:
+    """Some of the events as they go over the wire, and where reading goes on."""
+    block = bytearray()
+    for event, line in file.lines():
+        is_hidden = event == "finished" and not is_final
+        data = _without_test_accuracy(line) if is_hidden else line.rstrip()
+        block += b"event: %b\ndata: %b\nid: %d\n\n" % (event.encode(), data, file.offset)
+        if len(block) > _BLOCK:
+            yield bytes(block), file.offset
+            block.clear()
+    if block:
+        yield bytes(block), file.offset
+
+
+def _without_test_accuracy(line: bytes) -> bytes:
+    """It stays hidden until the search is over."""
+    event = json.loads(line)
+    for outcome in event["outcomes"]:
+        outcome["test_accuracy"] = None
+    return json.dumps(event, separators=(",", ":")).encode()
 
 
 def _ends_line(file: Path, offset: int) -> bool:
-    if not 0 < offset <= file.stat().st_size:
-        return offset == 0
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
+        if not 0 < offset <= os.fstat(stream.fileno()).st_size:
+            return offset == 0
         stream.seek(offset - 1)
         return stream.read(1) == b"\n"
 

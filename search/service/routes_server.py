@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
+import hashlib
 import importlib.metadata
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
@@ -125,18 +128,31 @@ def page() -> FileResponse:
 
 
 @router.get("/assets/{name}", include_in_schema=False)
-def asset(name: str) -> FileResponse:
+def asset(
+    name: str, accept_encoding: Annotated[str, Header(alias="Accept-Encoding")] = ""
+) -> Response:
     """What the page loads; all of it comes from here."""
     if name == _PLOTLY:
-        return FileResponse(
-            _plotly(), media_type="text/javascript", headers={"Cache-Control": "max-age=86400"}
-        )
-    if name not in _ASSETS:
+        file, media_type, caching = _plotly(), "text/javascript", "max-age=86400"
+    elif name in _ASSETS:
+        # asked for anew each time, so that no module of an older version meets newer ones
+        file, media_type, caching = _PAGE / name, _ASSETS[name], "no-cache"
+    else:
         raise ProblemError(404, "the page has no such part")
-    # asked for anew each time, so that no module of an older version meets newer ones
-    return FileResponse(
-        _PAGE / name, media_type=_ASSETS[name], headers={"Cache-Control": "no-cache"}
-    )
+    is_small = "gzip" in accept_encoding
+    content, tag = _content(file, is_small=is_small)
+    headers = {"Cache-Control": caching, "ETag": tag, "Vary": "Accept-Encoding"}
+    if is_small:
+        headers["Content-Encoding"] = "gzip"
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@functools.cache
+def _content(file: Path, *, is_small: bool) -> tuple[bytes, str]:
+    """Of a part of the page, and a tag that tells it from that of another version."""
+    content = file.read_bytes()
+    content = gzip.compress(content, mtime=0) if is_small else content
+    return content, f'"{hashlib.sha256(content).hexdigest()[:24]}"'
 
 
 def _plotly() -> Path:

@@ -252,6 +252,18 @@ class Searches:
             for row in rows:
                 session.merge(row)
 
+    def mark_front(self, search_id: str, on_it: Sequence[str], off_it: Sequence[str]) -> None:
+        """Architectures, by their keys, that came onto the front, and that left it."""
+        with self._changing(search_id) as session:
+            for keys, is_on_front in ((on_it, True), (off_it, False)):
+                if keys:
+                    session.execute(
+                        update(ArchitectureRow)
+                        .where(ArchitectureRow.search_id == search_id)
+                        .where(ArchitectureRow.key.in_(keys))
+                        .values(on_front=is_on_front)
+                    )
+
     # ---- architectures
 
     def architectures(

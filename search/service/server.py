@@ -16,6 +16,7 @@ from pruning.errors import ServiceError
 from search.durable import FolderLock
 from search.service import removal
 from search.service.app import create_app
+from search.service.connections import PatientProtocol, most_connections
 from search.service.database import SoleUse, open_database
 from search.service.dispatcher import Dispatcher, adopted
 from search.service.guards import is_loopback
@@ -50,11 +51,13 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
         hosts = (*_LOOPBACK_NAMES, config.host, *config.allowed_hosts)
         is_any = config.host in ("0.0.0.0", "::") and not config.allowed_hosts
         app = create_app(parts, hosts=() if is_any else hosts)
+        PatientProtocol.most = most_connections()
         server = _Server(
             uvicorn.Config(
                 app,
                 log_level="warning",
                 access_log=False,
+                http=PatientProtocol,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
             ),
@@ -173,7 +176,8 @@ def _listening(config: ServiceConfig) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM
         )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # by its number asyncio knows TCP, and sends small answers without waiting for more
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise ServiceError(f"cannot listen on {config.host}: {error.strerror}") from error
     with listener:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,10 @@ def test_nothing_was_launched(service: Any) -> None:
 def test_streams_of_events_are_bounded(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = f"/v1/searches/{ID}/events"
     assert service.ask("GET", path).status == 200
-    assert service.parts.num_streams == 0  # over, and counted no more
-    monkeypatch.setattr(service.parts, "num_streams", 256)
+    assert service.parts.streams.total() == 0  # over, and counted no more
+    monkeypatch.setattr(service.parts, "streams", Counter({"127.0.0.1": 64}))
+    assert service.ask("GET", path).status == 429
+    monkeypatch.setattr(service.parts, "streams", Counter({"127.0.0.2": 64}))
+    assert service.ask("GET", path).status == 200
+    monkeypatch.setattr(service.parts, "streams", Counter({f"127.0.0.{n}": 64 for n in range(4)}))
     assert service.ask("GET", path).status == 429
