@@ -19,6 +19,7 @@ from search.service import (
     routes_events,
     routes_searches,
     routes_server,
+    routes_trials,
 )
 from search.service.bodiless import Bodiless
 from search.service.guards import Gate
@@ -50,7 +51,13 @@ def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
     )
     app.state.parts, app.state.metrics = parts, Measures(parts.searches)
     problems.install(app)
-    for routes in (routes_searches, routes_events, routes_architectures, routes_server):
+    for routes in (
+        routes_searches,
+        routes_trials,
+        routes_events,
+        routes_architectures,
+        routes_server,
+    ):
         app.include_router(routes.router)
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_middleware(Bodiless)

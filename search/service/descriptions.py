@@ -130,6 +130,40 @@ class SearchPage(BaseModel):
     next_offset: int | None = Field(description="where the next page begins; null on the last")
 
 
+class Trial(BaseModel):
+    """A trial as it stands; what has no epoch yet has no stage."""
+
+    number: int
+    repeat: int = Field(description="from 1 on the same proposal again, with other seeds")
+    state: Literal["running", "waiting", "finished", "failed", "stopped early", "infeasible"]
+    reason: str = Field(description="why nothing came of it")
+    criterion: str
+    granularity: str
+    settings: dict[str, float] = Field(description="of the pruning method")
+    target_flops: float
+    started_ms: int
+    ended_ms: int | None
+    stage: str | None
+    step: int | None = Field(description="epochs so far")
+    num_steps: int | None
+    validation_accuracy: float | None
+    architectures: list[str] = Field(description="keys of what came of it")
+
+
+class TrialPage(BaseModel):
+    """Some trials, in the order of their beginning."""
+
+    items: list[Trial]
+    total: int
+    next_offset: int | None = Field(description="where the next page begins; null on the last")
+
+
+class TrialDetails(Trial):
+    """One trial."""
+
+    curve: list[dict[str, Any]] = Field(description="its epochs, in order")
+
+
 class Architecture(BaseModel):
     """A network that a search found; test accuracy is told once the search is over."""
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from samples import outcome
+from samples import outcome, trial_task
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
@@ -39,6 +39,7 @@ from search.service.tables import ArchitectureRow, KeyRow, SearchRow
 from search.service.tokens import Tokens
 from search.service.worker import Refused, Worker
 from search.standing import FEED_FILE, Standing
+from search.tasks import task_to_mapping
 
 
 def _share(name: str) -> None:
@@ -244,7 +245,11 @@ class Service:
         (folder / "results.json").write_text(
             json.dumps({**results, "front": outcomes, "everything": outcomes})
         )
-        events = [{"event": "launched", "time_ms": 1, **FRAME, "trials": 2, "pid": 1}]
+        task = trial_task(0)
+        events = [
+            {"event": "launched", "time_ms": 1, **FRAME, "trials": 2, "pid": 1},
+            {"event": "started", "time_ms": 1, "key": task.key, "task": task_to_mapping(task)},
+        ]
         lines = [*events, {"event": "concluded", "time_ms": 2}]
         (folder / FEED_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return row

@@ -13,7 +13,7 @@ ID, ARCHITECTURE = "done", "done:a-1"
 
 def every_route(service: Any, method: str = "") -> list[tuple[str, str]]:
     """Method and target, with names that there are."""
-    names = {"search_id": ID, "architecture_id": ARCHITECTURE, "name": "style.css"}
+    names = {"search_id": ID, "architecture_id": ARCHITECTURE, "name": "style.css", "number": "0"}
     return [
         (verb, re.sub(r"{(\w+)}", lambda found: names[found[1]], path))
         for verb, path in service.routes()

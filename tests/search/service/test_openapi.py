@@ -8,7 +8,13 @@ import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 
-from search.service import routes_architectures, routes_events, routes_searches, routes_server
+from search.service import (
+    routes_architectures,
+    routes_events,
+    routes_searches,
+    routes_server,
+    routes_trials,
+)
 
 with warnings.catch_warnings():  # of what it imports itself
     warnings.simplefilter("ignore")
@@ -18,7 +24,7 @@ with warnings.catch_warnings():  # of what it imports itself
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:schemathesis")
 
-NAMES = {"search_id": "done", "architecture_id": "done:a-1"}
+NAMES = {"search_id": "done", "architecture_id": "done:a-1", "number": 0}
 all_checks.load_all_checks()
 CHECKS = [
     all_checks.not_a_server_error,
@@ -63,7 +69,10 @@ def description(reached: Any, service: Any) -> Any:
 
 OPERATIONS = [
     (method, route.path)
-    for routes in (routes_searches, routes_events, routes_architectures, routes_server)
+    for routes in (
+        *(routes_searches, routes_trials, routes_events),
+        *(routes_architectures, routes_server),
+    )
     for route in routes.router.routes
     if isinstance(route, APIRoute) and route.include_in_schema
     for method in sorted(route.methods)
