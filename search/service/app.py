@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
 from search.service import (
@@ -34,10 +35,13 @@ _DESCRIPTION = (
 _log = logging.getLogger(__name__)
 
 
-def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
+def create_app(
+    parts: Parts, *, hosts: tuple[str, ...] = (), origins: tuple[str, ...] = ()
+) -> FastAPI:
     """The app; its lifespan begins and ends the queue and the workers.
 
-    hosts: names under which it is reached; empty for any.
+    hosts: names under which it is reached; empty for any.  origins: of other sites whose pages
+    may use it.
     """
     app = FastAPI(
         title="Espalier",
@@ -49,7 +53,7 @@ def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts, app.state.metrics = parts, Measures(parts.searches)
+    app.state.parts, app.state.metrics = parts, Measures(parts)
     problems.install(app)
     for routes in (
         routes_searches,
@@ -61,7 +65,15 @@ def create_app(parts: Parts, *, hosts: tuple[str, ...] = ()) -> FastAPI:
         app.include_router(routes.router)
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_middleware(Bodiless)
-    app.add_middleware(Gate, hosts=hosts, tokens=parts.tokens)
+    app.add_middleware(Gate, hosts=hosts, tokens=parts.tokens, origins=origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID"],
+            expose_headers=["ETag", "Location", "Retry-After"],
+        )
     app.add_middleware(Measured, measures=app.state.metrics)
     return app
 

@@ -283,6 +283,12 @@ class Criteria(BaseModel):
     items: list[Criterion]
 
 
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
 class Health(BaseModel):
     """Whether the service works."""
 

@@ -212,6 +212,8 @@ class Dispatcher:
             self._bury(row, followed, gone)
         elif row.wish == "stop":
             self._ask_to_stop(row, followed)
+        else:
+            followed.asked_at = None
 
     def _launch(self, row: SearchRow) -> None:
         folder = self._runs / row.id

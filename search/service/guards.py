@@ -32,6 +32,8 @@ _CHANGES = RateLimitItemPerSecond(300, 60)
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _ONCE = ("host", "origin", "authorization", "content-type", "content-length", "idempotency-key")
 _MOST_DIGITS = 18
+_PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
+"""Asked under the address of a machine or a pod; without a token they tell of no search."""
 
 
 def is_loopback(host: str) -> bool:
@@ -45,13 +47,20 @@ def is_loopback(host: str) -> bool:
 class Gate:
     """Refuses what no page of this service would send, and what is too much.
 
+    origins: of other sites whose pages may ask as well, such as https://tools.example.
     hosts: names under which the service is reached; the header of a request must name one, so
     that no other site can be made to stand for it (DNS rebinding). Empty for any.
     tokens: whoever has one is counted by name, everyone else by address.
     """
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], tokens: Tokens | None = None) -> None:
-        self._app, self._hosts, self._tokens = app, hosts, tokens
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: tuple[str, ...],
+        tokens: Tokens | None = None,
+        origins: tuple[str, ...] = (),
+    ) -> None:
+        self._app, self._hosts, self._tokens, self._origins = app, hosts, tokens, origins
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,10 +100,12 @@ class Gate:
             if len(request.headers.getlist(name)) > 1:
                 raise ProblemError(400, f"the header {name} is given more than once", name)
         host = request.headers.get("host", "").lower()
-        if self._hosts and _name_in(host) not in self._hosts:
+        is_probe = request.url.path in _PROBES
+        if self._hosts and not is_probe and _name_in(host) not in self._hosts:
             raise ProblemError(403, "this service does not answer under that host name")
         origin = request.headers.get("origin")
-        if origin is not None and (not host or origin.lower().partition("://")[2] != host):
+        is_own = bool(host) and (origin or "").lower().partition("://")[2] == host
+        if origin is not None and not is_own and origin not in self._origins:
             raise ProblemError(403, "requests of other sites are not served")
         limit = _READS if request.method in _SAFE else _CHANGES
         if not self._limiter.hit(limit, *self._who(request)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from http import HTTPMethod
@@ -11,28 +12,44 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.service.searches import Searches
+from search.service.parts import Parts
 
 _METHODS = frozenset(HTTPMethod)
 
 
-class _BySearches(Collector):
-    def __init__(self, searches: Searches) -> None:
-        self._searches = searches
+class _Standing(Collector):
+    """How searches, queue, workers and disk stand when it is asked."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     def collect(self) -> Iterator[Metric]:
-        gauge = GaugeMetricFamily("espalier_searches", "Searches by state", labels=["state"])
-        for state, count in self._searches.counts().items():
-            gauge.add_metric([state], count)
-        yield gauge
+        parts = self._parts
+        by_state = GaugeMetricFamily("espalier_searches", "Searches by state", labels=["state"])
+        for state, count in parts.searches.counts().items():
+            by_state.add_metric([state], count)
+        yield by_state
+        for name, text, value in (
+            ("queue_alive", "1 while searches are taken from the queue", parts.dispatcher.is_alive),
+            (
+                "queue_oldest_seconds",
+                "For how long the next search has waited",
+                parts.searches.oldest_wait_seconds(),
+            ),
+            ("preflights_waiting", "Preflights under way or waiting", parts.worker.num_waiting),
+            ("exports_waiting", "Exports under way or waiting", parts.exporter.num_waiting),
+            ("streams", "Streams of events that are open", parts.streams.total()),
+            ("disk_free_bytes", "Of the folder of searches", shutil.disk_usage(parts.runs).free),
+        ):
+            yield GaugeMetricFamily(f"espalier_{name}", text, value=value)
 
 
 class Measures:
     """Counts of one app."""
 
-    def __init__(self, searches: Searches) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_BySearches(searches))
+        self.registry.register(_Standing(parts))
         self.requests = Counter(
             "espalier_requests", "Requests served", ["method", "status"], registry=self.registry
         )

@@ -166,6 +166,18 @@ def stop(search_id: SearchId, parts: InParts, _: Launching) -> Response:
     return JSONResponse(d.SearchDetails.of(row))
 
 
+@router.delete(
+    "/searches/{search_id}/stop",
+    response_model=d.SearchDetails,
+    responses=documented(404, 409),
+)
+def go_on(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+    """Let one go on that was asked to end and has not: it goes on from its last epoch."""
+    row = parts.searches.go_on(search_id)
+    parts.dispatcher.wake()
+    return JSONResponse(d.SearchDetails.of(row))
+
+
 @router.post(
     "/searches/{search_id}/resume",
     response_model=d.SearchDetails,

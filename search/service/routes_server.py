@@ -55,6 +55,12 @@ async def criteria(parts: InParts, _: Reader) -> Response:
     return JSONResponse({"items": (await parts.offered())["criteria"]})
 
 
+@router.get("/livez", response_model=d.Alive)
+async def livez() -> Response:
+    """200 while the process answers at all, whatever else is away."""
+    return JSONResponse({"status": "ok"})
+
+
 @router.get("/healthz", response_model=d.Health)
 async def healthz(parts: InParts) -> Response:
     """200 while the process works."""

@@ -175,6 +175,13 @@ class Searches:
             found = dict(session.execute(query).all())
         return {state: found.get(state, 0) for state in STATES}
 
+    def oldest_wait_seconds(self) -> float:
+        """Since the first search of the queue was launched; 0 if none waits."""
+        query = select(func.min(SearchRow.created_ms)).where(SearchRow.state == "queued")
+        with self._session() as session:
+            since = session.scalar(query)
+        return 0.0 if since is None else max(0.0, (now_ms() - since) / 1000)
+
     def stop(self, search_id: str) -> SearchRow:
         """Wish that it ends; at once if it waits. ProblemError 409 if it is over."""
         with self._changing(search_id) as session:
@@ -184,6 +191,16 @@ class Searches:
             row = self._own(session, search_id)
             if not is_stopped:
                 raise ProblemError(409, f"{search_id} is {row.state} already")
+        return row
+
+    def go_on(self, search_id: str) -> SearchRow:
+        """Take back the wish that it ends; ProblemError 409 unless it runs and was to end."""
+        with self._changing(search_id) as session:
+            query = update(SearchRow).where(SearchRow.id == search_id, SearchRow.wish == "stop")
+            is_changed = _num_changed(session, query.values(wish=""))
+            row = self._own(session, search_id)
+            if not is_changed:
+                raise ProblemError(409, f"{search_id} is not about to be stopped")
         return row
 
     def resume(self, search_id: str) -> SearchRow:

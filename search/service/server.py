@@ -50,7 +50,7 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
         url = f"http://{_host_in_url(config.host)}:{listener.getsockname()[1]}"
         hosts = (*_LOOPBACK_NAMES, config.host, *config.allowed_hosts)
         is_any = config.host in ("0.0.0.0", "::") and not config.allowed_hosts
-        app = create_app(parts, hosts=() if is_any else hosts)
+        app = create_app(parts, hosts=() if is_any else hosts, origins=config.cors_origins)
         PatientProtocol.most = most_connections()
         server = _Server(
             uvicorn.Config(

@@ -46,6 +46,10 @@ class ServiceConfig:
         (), "name under which others reach this service; repeatable"
     )
 
+    cors_origins: tuple[str, ...] = option(
+        (), "origin of another site whose pages may use this service; repeatable"
+    )
+
     def __post_init__(self) -> None:
         require(self.max_running >= 1, "max_running", "at least 1", self.max_running)
         for name in ("port", "mlflow_port"):

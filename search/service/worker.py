@@ -49,6 +49,11 @@ class Worker:
         self._waiting: Counter[str] = Counter()
         self._is_closed = False
 
+    @property
+    def num_waiting(self) -> int:
+        """Things that are being done, or wait for it."""
+        return self._waiting.total()
+
     async def do(self, function: Callable[..., T | Refused], *arguments: Any, who: str = "") -> T:
         """What the function gives there.
 

@@ -25,7 +25,8 @@ export async function request(path, { method = "GET", headers = {}, body, signal
   const authorization = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
   let response;
   try {
-    response = await fetch(path, { method, body, signal, headers: { ...authorization, ...headers } });
+    // beside the page, wherever a proxy has put it
+    response = await fetch(path.replace(/^\//, ""), { method, body, signal, headers: { ...authorization, ...headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "The service does not answer; this page keeps trying.");

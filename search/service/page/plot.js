@@ -32,7 +32,7 @@ function plotly() {
   library ??= new Promise((resolve, reject) => {
     const load = () => resolve(window.Plotly);
     const error = () => { library = undefined; reject(new Error("The plot's library did not load.")); };
-    document.head.append(el("script", { src: "/assets/plotly.min.js", load, error }));
+    document.head.append(el("script", { src: "assets/plotly.min.js", load, error }));
   });
   return library;
 }

@@ -96,6 +96,10 @@ class WorkerHere(Worker):
             raise ProblemError(422, found.detail, found.field)
         return found
 
+    @property
+    def num_waiting(self) -> int:
+        return 0
+
     def close(self) -> None:
         """Nothing to end."""
 
