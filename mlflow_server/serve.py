@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,11 +84,13 @@ def running_server(
     artifacts: str | None = None,
     has_auth: bool = False,
     may_be_new: bool = False,
+    marks: Mapping[str, str] | None = None,
     is_given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[Server]:
     """A server that answers on entry and has ended on exit; arguments and errors as `serve`.
 
-    may_be_new: make an empty store where there is none.  is_given_up: whether it is wanted no
+    may_be_new: make an empty store where there is none.  marks: further variables of its
+    environment, by which its processes can be found.  is_given_up: whether it is wanted no
     more, asked while it starts; then ServeError.
     """
     deployment = Deployment(store, host, port, database, artifacts, has_auth, may_be_new)
@@ -96,7 +98,7 @@ def running_server(
     port = free_port(host, port)
     deployment = replace(deployment, port=port)
     log = store.resolve() / _LOG_NAME
-    process = _start(deployment, log)
+    process = _start(deployment, log, marks or {})
     try:
         _wait_until_ready(process, deployment, log, is_given_up)
         yield Server(_url(host, port), process, log)
@@ -104,13 +106,13 @@ def running_server(
         _stop(process)
 
 
-def _start(deployment: Deployment, log: Path) -> subprocess.Popen[bytes]:
+def _start(deployment: Deployment, log: Path, marks: Mapping[str, str]) -> subprocess.Popen[bytes]:
     try:
         with log.open("wb") as output:
             return subprocess.Popen(
                 _command(deployment),
                 cwd=deployment.store,
-                env=environment(deployment),
+                env={**environment(deployment), **marks},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -74,6 +74,7 @@ class _Record(_Checked):
     step: int
     num_steps: int
     validation_accuracy: float | None
+    images: int = 0
 
 
 class _Epochs(_Event):
@@ -198,6 +199,7 @@ class _Work:
     stage: str = "starting"
     step: int = 0
     num_steps: int = 1
+    images: int = 0
     validation_accuracy: float | None = None
 
 
@@ -212,6 +214,7 @@ class Standing:
     found: dict[str, Found] = field(default_factory=dict)
     _work: dict[str, _Work] = field(default_factory=dict)
     _launched_ms: int = 0
+    _spent_ms: int = 0
     _now_ms: int = 0
     _new_epochs: int = 0
     _expected: int = 0
@@ -219,8 +222,10 @@ class Standing:
 
     def take(self, event: Event) -> None:
         """Let an event count; the same one twice counts once."""
-        self._now_ms = int(event["time_ms"])
         kind = event["event"]
+        if kind == "launched":
+            self._spent_ms += max(0, self._now_ms - self._launched_ms)
+        self._now_ms = int(event["time_ms"])
         if kind in ENDS:
             self.end = event
             return
@@ -263,6 +268,7 @@ class Standing:
             self._expected -= new
         work.stage, work.step, work.num_steps = record["stage"], record["step"], record["num_steps"]
         work.validation_accuracy = record["validation_accuracy"]
+        work.images = max(work.images, record.get("images", 0))
 
     def _finish(self, event: Event) -> None:
         work = self._of(event)
@@ -301,6 +307,8 @@ class Standing:
             "expected_epochs": self.num_epochs + (0 if self.end else remaining),
             "best": None if best is None else vars(best),
             "hypervolume": self._best_volume,
+            "images": sum(work.images for work in self._work.values()),
+            "seconds_spent": (self._spent_ms + self._now_ms - self._launched_ms) / 1000,
             "seconds_left": self.seconds_left,
             "running": [
                 {

@@ -55,6 +55,8 @@ class Progress(BaseModel):
     hypervolume: float = Field(
         description="0 to 1: the area dominated in validation accuracy and 1 − FLOPs / base"
     )
+    images: int = Field(description="training images so far, repetitions counted")
+    seconds_spent: float = Field(description="by its processes, up to its last event")
     seconds_left: float | None
     running: list[Work]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from contextlib import suppress
@@ -14,10 +13,10 @@ import psutil
 from mlflow_server.errors import MlflowServerError
 from mlflow_server.serve import Server, free_port, running_server
 from pruning.errors import ServiceError, first_line
-from search.durable import write_durably
-from search.process_identity import alive, tag
 
-_TRACE_FILE = "mlflow-server.json"
+_MARK = "ESPALIER_MLFLOW_OF"
+"""In the environment of a server, and of what it starts: of which folder a service began it."""
+
 _PAUSE_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _UP_SECONDS, _DOWN_SECONDS = 180.0, 15.0
@@ -28,8 +27,7 @@ _log = logging.getLogger(__name__)
 class MlflowChild:
     """Serves the store of `runs` at `host` and `port`, from `start` to `close`; 0 for a free one.
 
-    A service that was killed leaves its child behind: its number is kept in a file, and the next
-    service ends it.
+    A service that was killed leaves its child behind: the next service of the folder ends it.
     """
 
     def __init__(self, runs: Path, host: str, port: int) -> None:
@@ -48,7 +46,6 @@ class MlflowChild:
 
     def start(self) -> None:
         """Wait until it answers; ServiceError or ServeError if it does not come up."""
-        self._end_leftover()
         self._thread.start()
         if not self._is_up.wait(_UP_SECONDS):
             raise ServiceError(f"MLflow's server did not come up within {_UP_SECONDS:g} s")
@@ -77,14 +74,15 @@ class MlflowChild:
     def _supervise(self) -> None:
         while not self._is_closing.is_set():
             try:
+                self._end_leftovers()
                 with running_server(
                     self._runs,
                     self._host,
                     self._port,
                     may_be_new=True,
+                    marks={_MARK: str(self._runs)},
                     is_given_up=self._is_closing.is_set,
                 ) as self._server:
-                    self._remember(self._server.process.pid)
                     self._is_up.set()
                     status = self._server.process.wait()
             except Exception as error:  # whatever it is, the next attempt may succeed
@@ -99,21 +97,17 @@ class MlflowChild:
                     _log.warning("MLflow is started again: it ended with %s", status)
             self._is_closing.wait(_PAUSE_SECONDS)
 
-    def _remember(self, pid: int) -> None:
-        with suppress(OSError):  # of a full disk: it serves all the same
-            write_durably(self._runs / _TRACE_FILE, json.dumps({"process": tag(pid)}).encode())
-
-    def _end_leftover(self) -> None:
-        try:
-            trace = json.loads((self._runs / _TRACE_FILE).read_text(encoding="utf-8"))
-            process = alive(str(trace["process"]))
-            family = [] if process is None else [process, *process.children(recursive=True)]
-            for member in family:
-                with suppress(psutil.Error):
-                    member.kill()
-            psutil.wait_procs(family, timeout=10)
-        except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-            return
+    def _end_leftovers(self) -> None:
+        """End what a killed service, or an attempt of this one, left serving the same folder."""
+        found = [
+            process
+            for process in psutil.process_iter(["environ"])
+            if (process.info["environ"] or {}).get(_MARK) == str(self._runs)
+        ]
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=10)
 
 
 def require_mlflow(url: str) -> None:

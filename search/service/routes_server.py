@@ -27,7 +27,7 @@ router = APIRouter(tags=["server"], responses=documented(403, 429))
 _PAGE = Path(__file__).parent / "page"
 _MODULES = (
     *("page", "api", "architectures", "elements", "launch"),
-    *("list", "plot", "search", "trials"),
+    *("list", "log", "plot", "search", "trials"),
 )
 _ASSETS = {
     **{f"{name}.js": "text/javascript" for name in _MODULES},

@@ -25,8 +25,7 @@ export async function request(path, { method = "GET", headers = {}, body, signal
   const authorization = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
   let response;
   try {
-    // beside the page, wherever a proxy has put it
-    response = await fetch(path.replace(/^\//, ""), { method, body, signal, headers: { ...authorization, ...headers } });
+    response = await fetch(address(path), { method, body, signal, headers: { ...authorization, ...headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "The service does not answer; this page keeps trying.");
@@ -49,6 +48,9 @@ export async function post(path, content, { headers = {}, signal } = {}) {
   });
   return answer.json();
 }
+
+/* Where a path of the service is: beside the page, wherever a proxy has put it. */
+export const address = (path) => path.replace(/^\//, "");
 
 export const searchPath = (id) => `/v1/searches/${encodeURIComponent(id)}`;
 export const architecturePath = (id, part) => `/v1/architectures/${encodeURIComponent(id)}/${part}`;

@@ -1,5 +1,7 @@
 /* Making and updating parts of the page. Text only ever becomes text nodes, never markup. */
 
+import { address } from "./api.js";
+
 /* An element; functions among the attributes listen to the event of that name. */
 export function el(name, attributes = {}, ...children) {
   const node = document.createElement(name);
@@ -83,7 +85,7 @@ export function action(text, label, href, act, fail) {
     await act().catch(fail);
     link.removeAttribute("aria-busy");
   };
-  const link = el("a", { href, "aria-label": label, click }, text);
+  const link = el("a", { href: address(href), "aria-label": label, click }, text);
   return link;
 }
 
@@ -135,16 +137,19 @@ export function stateOf(search) {
   return search.is_stopping ? "stopping" : search.state;
 }
 
-/* Epochs done and expected, best network and time left, as far as they are known. */
+/* Epochs done and expected, best network, cost and time left, as far as they are known. */
 export function progressOf(search) {
-  const { epochs = 0, expected_epochs: expected = 0, best, seconds_left: left, networks = 0 } =
-    search.progress ?? {};
+  const {
+    epochs = 0, expected_epochs: expected = 0, best, seconds_left: left, networks = 0,
+    images = 0, seconds_spent: spent = 0,
+  } = search.progress ?? {};
   return {
     // a search whose work is done has nothing left to expect
     share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,
     epochs: expected ? `${epochs} of ${expected} epochs` : "",
     networks: networks ? `${networks} networks` : "",
     best: best ? `best ${percent(best.validation_accuracy, 1)} at ${short(best.flops)} FLOPs` : "",
+    cost: images ? `${duration(spent)} and ${short(images)} images so far` : "",
     left: search.state === "running" && left != null ? `${duration(left)} left` : "",
   };
 }

@@ -134,6 +134,37 @@ export class FrontPlot {
   }
 }
 
+/* Validation accuracy over the epochs of one trial. */
+export class CurvePlot {
+  constructor({ signal }) {
+    this.node = el("div", { class: "curve", role: "img", "aria-label": "Validation accuracy over epochs" });
+    signal.addEventListener("abort", () => window.Plotly?.purge(this.node));
+  }
+
+  async show(curve) {
+    const library = await plotly();
+    if (!this.node.isConnected) return;
+    const [text, line] = ["--text", "--line"].map(theme);
+    const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true };
+    const stages = [...new Set(curve.map((epoch) => epoch.stage))];
+    const traces = stages.map((stage) => {
+      const own = curve.filter((epoch) => epoch.stage === stage);
+      return {
+        name: stage, mode: "lines+markers", marker: { size: 5 },
+        x: own.map((epoch) => epoch.step), y: own.map((epoch) => 100 * epoch.validation_accuracy),
+      };
+    });
+    await library.react(this.node, traces, {
+      showlegend: true, legend: { orientation: "h", y: 1.15 }, hovermode: "closest",
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 52, r: 12, t: 28, b: 44 },
+      font: { family: "system-ui, sans-serif", size: 12, color: text },
+      xaxis: { ...axis, title: { text: "epochs" }, rangemode: "tozero" },
+      yaxis: { ...axis, title: { text: "validation accuracy (%)" } },
+    }, { responsive: true, displaylogo: false, displayModeBar: false, staticPlot: hasFinger });
+  }
+}
+
 function placed(items) {
   return { x: items.map((item) => item.flops), y: items.map((item) => 100 * item.validation_accuracy) };
 }

@@ -1,8 +1,9 @@
 /* One search, live: how it stands, its Pareto plot, architectures, trials and verdict. */
 
-import { Events, OVER, download, get, openRun, pause, request, searchPath, token } from "./api.js";
+import { Events, OVER, address, download, get, openRun, pause, request, searchPath, token } from "./api.js";
 import { ArchitectureTable, ProfileCard } from "./architectures.js";
 import { confirmed, el, moment, progressOf, say, short, stateOf, sync } from "./elements.js";
+import { Log } from "./log.js";
 import { FrontPlot, colourOf, markOf } from "./plot.js";
 import { Trials } from "./trials.js";
 
@@ -18,7 +19,8 @@ class SearchView {
     Object.assign(this, { id, signal, works, path: searchPath(id), shown: "", told: "", isFollowing: false });
     this.fail = (error) => { if (!signal.aborted) fail(error); };
     this.events = new Events(id);
-    this.trials = new Trials();
+    this.trials = new Trials({ path: this.path, fail: this.fail, signal });
+    this.log = new Log({ path: `${this.path}/log`, fail: this.fail });
     const openOne = (key) => openRun(`${id}:${key}`).catch(this.fail);
     const choose = (key) => this.choose(key);
     this.plot = new FrontPlot({ choose, open: openOne, signal });
@@ -49,6 +51,7 @@ class SearchView {
       el("h2", {}, "Verdict"), this.verdict,
       el("h2", {}, "Architectures"), this.table.node,
       el("h2", {}, "Trials"), this.trials.node,
+      this.log.node,
       el("details", {}, el("summary", {}, "All settings"), this.settings),
       el("p", {}, el("a", { class: "button", href: `#/launch?like=${encodeURIComponent(this.id)}` }, "Launch another like it")),
     ];
@@ -68,6 +71,7 @@ class SearchView {
       this.showStanding(search);
       await this.showFound(search);
       this.follow(search.state);
+      this.log.refresh();
       this.works();
     } catch (error) {
       this.isGone = error.status === 404;
@@ -202,6 +206,6 @@ class SearchView {
       event.preventDefault();
       download(href).catch(this.fail);
     };
-    return el("a", { href, target: "_blank", rel: "noopener", click }, "The whole report");
+    return el("a", { href: address(href), target: "_blank", rel: "noopener", click }, "The whole report");
   }
 }

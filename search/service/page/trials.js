@@ -1,16 +1,16 @@
 /* The trials of a search, told from its events (search/standing.py says what they are). */
 
-import { OVER } from "./api.js";
-import { Table, percent, short } from "./elements.js";
+import { OVER, get } from "./api.js";
+import { Table, el, percent, say, short } from "./elements.js";
+import { CurvePlot } from "./plot.js";
 
 const REDRAW_MS = 250;
 
 export class Trials {
-  constructor() {
-    this.tasks = new Map();
-    this.isOver = false;
+  constructor({ path, fail, signal }) {
+    Object.assign(this, { path, fail, signal, tasks: new Map(), isOver: false });
     const columns = [
-      { title: "trial", text: (task) => task.number + (task.repeat ? ` (repeat ${task.repeat})` : "") },
+      { title: "trial", node: (task) => this.name(task) },
       { title: "criterion", text: (task) => task.criterion },
       { title: "settings", text: (task) => task.settings },
       { title: "target FLOPs", number: true, text: (task) => short(task.target) },
@@ -20,7 +20,28 @@ export class Trials {
       { title: "outcome", wide: true, text: (task) => task.outcome },
     ];
     this.table = new Table("Every trial", columns, { empty: "None so far.", key: (task) => task.key });
-    this.node = this.table.node;
+    this.plot = new CurvePlot({ signal });
+    this.heading = el("h3");
+    this.why = el("p", { class: "error" });
+    this.chosen = el("div", { class: "trial", hidden: true }, this.heading, this.why, this.plot.node);
+    this.node = el("div", {}, this.table.node, this.chosen);
+  }
+
+  name(task) {
+    const title = `Epochs of ${titleOf(task)}`;
+    const click = () => this.choose(task).catch(this.fail);
+    return el("button", { type: "button", class: "name", title, click }, titleOf(task).replace("trial ", ""));
+  }
+
+  /* Its epochs, asked for when somebody wants to see them. */
+  async choose(task) {
+    const found = await get(`${this.path}/trials/${task.number}?repeat=${task.repeat}`, this.signal);
+    say(this.heading, `${titleOf(task)[0].toUpperCase()}${titleOf(task).slice(1)}: ${found.state}`);
+    say(this.why, found.reason);
+    this.chosen.hidden = false;
+    this.plot.node.hidden = found.curve.length === 0;
+    if (found.curve.length) await this.plot.show(found.curve);
+    this.chosen.scrollIntoView({ block: "nearest" });
   }
 
   take(type, event) {
@@ -67,6 +88,10 @@ export class Trials {
       Object.assign(task, { stage: event.state, outcome: event.reason });
     }
   }
+}
+
+function titleOf(task) {
+  return `trial ${task.number}${task.repeat ? ` (repeat ${task.repeat})` : ""}`;
 }
 
 /* rni.strength of RNI itself as strength. */

@@ -169,7 +169,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
                 "ä",
                 "a" * 81,
             ),
-            *("service.db-journal", "mlflow-server.json", "MLflow.db-wal", "mlruns", "--help"),
+            *("service.db-journal", "mlflow-server.log", "MLflow.db-wal", "mlruns", "--help"),
         )
     },
     "a long text": ({"model": "a" * 301}, "model"),

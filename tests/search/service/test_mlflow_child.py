@@ -1,12 +1,12 @@
 """MLflow's server beside the service: it comes up, comes again, and never holds anything up."""
 
-import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,6 @@ def test_it_comes_again_whatever_goes_wrong(
 
     serves(serve)
     child.start()
-    trace = tmp_path / "mlflow-server.json"
-    eventually(trace.exists, 30, "its process is noted")
-    assert json.loads(trace.read_text()) == {"process": tag(attempts[0].process.pid)}
     attempts[0].process.kill()
     eventually(lambda: len(attempts) == 3, 30, "it is started a third time")
     child.close()
@@ -110,15 +107,17 @@ def test_it_comes_again_whatever_goes_wrong(
 def test_what_an_earlier_service_left_is_ended_and_nothing_else(
     child: MlflowChild, tmp_path: Path
 ) -> None:
-    leftover, innocent = (subprocess.Popen(SLEEPER) for _ in range(2))
-    left = tag(leftover.pid)
-    try:
-        for process in (f"{tag(innocent.pid)}0", left):
-            (tmp_path / "mlflow-server.json").write_text(json.dumps({"process": process}))
-            child._end_leftover()
-        assert alive(left) is None
-        assert innocent.poll() is None
-    finally:
-        for process in (leftover, innocent):
-            process.kill()
-            process.wait()
+    """Also one that was killed before its server answered, or could not write anything down."""
+    mark = "ESPALIER_MLFLOW_OF"
+    with ExitStack() as stack:
+
+        def begun(**more: str) -> str:
+            process = stack.enter_context(subprocess.Popen(SLEEPER, env={**os.environ, **more}))
+            stack.callback(process.kill)
+            return tag(process.pid)
+
+        leftover = begun(**{mark: str(tmp_path)})
+        innocent = [begun(), begun(**{mark: str(tmp_path / "other")})]
+        child._end_leftovers()
+        assert alive(leftover) is None
+        assert all(alive(process) for process in innocent)
