@@ -73,7 +73,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
             close_recorder(recorder, console)
     _links(config)  # now that its architectures are there
     if config.register:
-        for done in register_front(config, results.front):
+        for done in register_front(config, results.front, workshop.preflight.builder.modules):
             console.print(f"registered {done.uri}", highlight=False, markup=False)
     return SearchResult(results.front, results.verdict, config.directory, results)
 
