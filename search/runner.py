@@ -23,6 +23,7 @@ from search.equipment import (
     run_recorder,
 )
 from search.launch import Share, check_resources
+from search.memory import memory_limited
 from search.preflight import Preflight, check
 from search.registration import register_front
 from search.report import Results
@@ -59,8 +60,9 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     settings.require_same()
     with FolderLock(config.directory, "search") as lock:
         lock.acquire(only_if_there=True)
-        workshop, data = open_workshop(config, console)
-        dry_run_of_search(workshop, data, trial_space(workshop, data))
+        with memory_limited(config.resources.memory_gb):
+            workshop, data = open_workshop(config, console)
+            dry_run_of_search(workshop, data, trial_space(workshop, data))
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         try:
             settings.write()
