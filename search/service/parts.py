@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from search.service.workbench import Workbench, offered
 
 SEARCH_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
 ARCHITECTURE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}:[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
+EXPORTS = "exports"
+"""Folder in that of a search, for what was made of its architectures."""
 
 
 @dataclass
@@ -59,12 +62,34 @@ class Parts:
         return self._offered is not None
 
     def folder(self, search_id: str, *below: str) -> Path:
-        """Something in the folder of a search; ProblemError 404 unless it is really in there."""
-        home = self.runs.resolve()
-        found = home.joinpath(search_id, *below)
-        if found.resolve() != found or home not in found.parents or not found.exists():
-            raise ProblemError(404, f"there is no {'/'.join((search_id, *below))}")
+        """The folder of a search, or one in it; ProblemError 404 unless it is really in there."""
+        return self._inside((search_id, *below), Path.is_dir)
+
+    def file(self, search_id: str, *below: str) -> Path:
+        """A file in the folder of a search, as `folder`; a pipe, which may never end, is none."""
+        return self._inside((search_id, *below), Path.is_file)
+
+    def content(self, search_id: str, *below: str) -> dict[str, Any]:
+        """The JSON object in such a file; ProblemError 409 if it holds anything else."""
+        file = self.file(search_id, *below)
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ProblemError(409, f"{'/'.join((search_id, *below))} is damaged")
         return found
+
+    def _inside(self, names: Sequence[str], is_right: Callable[[Path], bool]) -> Path:
+        home = self.runs.resolve()
+        found = home.joinpath(*names)
+        if found.resolve() != found or home not in found.parents or not is_right(found):
+            raise ProblemError(404, f"there is no {'/'.join(names)}")
+        return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def parts_of(request: Request) -> Parts:

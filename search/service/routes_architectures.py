@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import httpx
@@ -17,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import ArchitectureId, InParts, Parts, Reader
+from search.service.parts import EXPORTS, ArchitectureId, InParts, Parts, Reader
 from search.service.problems import ProblemError, documented
 from search.service.tables import ArchitectureRow
 from search.service.workbench import exported
@@ -28,7 +27,7 @@ router = APIRouter(
     responses=documented(401, 403, 404, 422, 429),
 )
 
-_FOLDER, _EXPORTS = "architectures", "exports"
+_FOLDER = "architectures"
 _JSON_FILE, _WEIGHTS_FILE = "architecture.json", "weights.safetensors"
 _BINARY = "application/octet-stream"
 _MLFLOW_SECONDS = 5.0
@@ -43,24 +42,27 @@ def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response
     """What it costs, how good it is, its widths, and where its files are."""
     row = _row(parts, architecture_id)
     search = parts.searches.get(row.search_id)
-    file = _content(parts, row)
+    file = parts.content(row.search_id, _FOLDER, row.key, _JSON_FILE)
     outcome = dict(row.outcome)
-    if search.state != "finished":
-        outcome.pop("test_accuracy", None)
-        file.get("provenance", {}).pop("test_accuracy", None)
-    return JSONResponse(
-        {
+    try:
+        if search.state != "finished":
+            outcome.pop("test_accuracy", None)
+            file.get("provenance", {}).pop("test_accuracy", None)
+        removed = [
+            {"kind": kind, "name": name}
+            for kind, names in file.get("removed", {}).items()
+            for name in names
+        ]
+        shown = d.ArchitectureDetails(
             **d.Architecture.of(row, search),
-            "widths": file["widths"],
-            "removed": [
-                {"kind": kind, "name": name}
-                for kind, names in file.get("removed", {}).items()
-                for name in names
-            ],
-            "file": file,
-            "outcome": outcome,
-        }
-    )
+            widths=file["widths"],
+            removed=removed,
+            file=file,
+            outcome=outcome,
+        )
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged") from None
+    return JSONResponse(shown.model_dump())
 
 
 @router.get("/{architecture_id}/weights", response_class=StoredFile, responses=stored_file(_BINARY))
@@ -160,31 +162,23 @@ def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
     return parts.searches.architecture(search_id, key)
 
 
-def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(_stored(parts, row, _JSON_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged") from None
-    return found
-
-
 def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
-    return parts.folder(row.search_id, _FOLDER, row.key, name)
+    return parts.file(row.search_id, _FOLDER, row.key, name)
 
 
 async def _exported(parts: Parts, architecture_id: str, suffix: str, media_type: str) -> StoredFile:
     """The export, made the first time that someone asks for it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
     source = _stored(parts, row, _JSON_FILE).parent
-    target = parts.folder(row.search_id) / _EXPORTS / f"{row.key}.{suffix}"
+    target = parts.folder(row.search_id) / EXPORTS / f"{row.key}.{suffix}"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
-        parts.folder(row.search_id, _EXPORTS)
+        parts.folder(row.search_id, EXPORTS)
         fresh = target.with_name(f".{os.urandom(4).hex()}-{target.name}")
-        await parts.workbench.do(exported, source, suffix, fresh)
+        await parts.workbench.do(exported, source, suffix, fresh, parts.rules.builders)
         fresh.replace(target)
     return StoredFile(
-        parts.folder(row.search_id, _EXPORTS, target.name),
+        parts.file(row.search_id, EXPORTS, target.name),
         media_type=media_type,
         filename=target.name,
     )

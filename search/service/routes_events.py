@@ -102,7 +102,7 @@ def _size(file: Path) -> int:
 def _read(parts: Parts, search_id: str, offset: int) -> list[tuple[Event, int]]:
     """The events behind the offset; all of them if no line ends there."""
     try:
-        file = parts.folder(search_id, FEED_FILE)
+        file = parts.file(search_id, FEED_FILE)
     except ProblemError:  # it has not begun
         return []
     return list(read_events(file, offset if _ends_line(file, offset) else 0))

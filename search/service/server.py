@@ -15,14 +15,14 @@ from mlflow_server.serve import signals_as_interrupt
 from pruning.errors import ServiceError
 from search.durable import FolderLock
 from search.service import removal
+from search.service.adoption import adopt_searches
 from search.service.app import create_app
 from search.service.database import open_database
-from search.service.dispatcher import Dispatcher, adopted
+from search.service.dispatcher import Dispatcher
 from search.service.guards import is_loopback
 from search.service.launchers import Launcher
 from search.service.mlflow_child import MlflowChild, require_mlflow
 from search.service.parts import Parts
-from search.service.problems import ProblemError
 from search.service.ray_jobs import RayJobsLauncher
 from search.service.rules import Rules
 from search.service.searches import Searches
@@ -30,7 +30,6 @@ from search.service.service_config import ServiceConfig
 from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens
 from search.service.workbench import Workbench
-from search.standing import CONFIG_FILE
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -82,7 +81,13 @@ class _Server(uvicorn.Server):
 def _parts(config: ServiceConfig) -> Iterator[Parts]:
     """Everything is looked at before anything is made: what is refused leaves no trace."""
     tokens = Tokens(Path(config.tokens)) if config.tokens else None
-    runs, data_root = config.folder, Path(config.data_root)
+    runs = config.folder
+    rules = Rules(
+        Path(config.data_root).absolute(),
+        tuple(config.builders),
+        tuple(config.register_as),
+        config.limits,
+    )
     child = None if config.mlflow_url else MlflowChild(runs, "127.0.0.1", config.mlflow_port)
     if config.mlflow_url:
         require_mlflow(config.mlflow_url)
@@ -92,23 +97,23 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
         lock = stack.enter_context(FolderLock(runs, "service"))
         lock.acquire(only_if_there=True)
         engine = open_database(config.database_url) if config.database_url else None
-        _make_folders(runs, data_root)
+        _make_folders(runs, rules.data_root)
         lock.acquire()
         engine = engine or open_database(f"sqlite:///{runs / 'service.db'}")
         stack.callback(engine.dispose)
         removal.clear(runs)
         searches = Searches(engine)
-        adopt_searches(searches, runs)
+        adopt_searches(searches, runs, rules, config.device)
         if child is not None:
             stack.callback(child.close)
             child.start()
-        workbench = Workbench()
+        workbench = Workbench(config.limits.memory_gb)
         stack.callback(workbench.close)
         yield Parts(
             searches,
             Dispatcher(searches, launcher, runs, max_running=config.max_running),
             workbench,
-            Rules(data_root, tuple(config.builders)),
+            rules,
             runs,
             mlflow_url,
             config.device,
@@ -127,7 +132,10 @@ def _make_folders(*folders: Path) -> None:
 
 def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
     # modules of allowed builders are found from where the service was started
-    environment = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+        "ESPALIER_TRUST": " ".join(config.builders),
+    }
     if config.ray_address:
         return RayJobsLauncher(
             config.ray_address,
@@ -137,19 +145,6 @@ def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
             environment=environment,
         )
     return SubprocessLauncher(runs, mlflow_url, environment=environment)
-
-
-def adopt_searches(searches: Searches, runs: Path) -> None:
-    """Take in the searches of the folder that the database does not know."""
-    for file in sorted(runs.glob(f"*/{CONFIG_FILE}")):
-        if file.parent.is_symlink():
-            continue  # what is written there would be written elsewhere
-        try:
-            searches.get(file.parent.name)
-        except ProblemError:
-            found = adopted(file.parent)
-            if found is not None:
-                searches.adopt(*found)
 
 
 @contextmanager

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.options import option, require
 
 DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """The most that a client may ask for, and that a process may take for it."""
+
+    most_params: int = option(200_000_000, "parameters of a network that clients may name")
+    most_image_size: int = option(512, "pixels a side that clients may resize images to")
+    most_trials: int = option(1000, "trials of a search that clients may ask for")
+    most_epochs: int = option(1000, "epochs of each kind of training that clients may ask for")
+    most_concurrency: int = option(64, "trials at once that clients may ask for")
+    memory_gb: float = option(
+        16.0, "memory that a preflight, and each trial of a search, may take, in GB"
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require(value >= 1, name, "at least 1", value)
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,10 @@ class ServiceConfig:
     builders: tuple[str, ...] = option(
         (), "module:callable of a network that clients may name; repeatable"
     )
+    register_as: tuple[str, ...] = option(
+        (), "name in MLflow's registry that clients may register networks under; repeatable"
+    )
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     mlflow_url: str = option("", "MLflow server to log to; by default its own")
     mlflow_port: int = option(5000, "port of its own MLflow server; 0 picks one")
     ray_address: str = option(

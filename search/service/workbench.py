@@ -12,14 +12,16 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pruning.errors import first_line
+from search.memory import memory_limited
 from search.service.problems import ProblemError
 
 T = TypeVar("T")
@@ -28,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _SECONDS = 120.0
 _THREADS = "2"
+_FOR_GOOD = ExitStack()
+"""What the process does with is over when it is."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,21 @@ class Refused:
 
 
 class Workbench:
-    """One process that does one thing after the other, replaced when it dies or hangs."""
+    """One process that does one thing after the other, replaced when it dies or hangs.
 
-    def __init__(self) -> None:
+    memory_gb: what it may take; None for any.
+    """
+
+    def __init__(self, memory_gb: float | None = None) -> None:
+        self._memory_gb = memory_gb
         self._pool = self._fresh()
 
     def _fresh(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+            initargs=(self._memory_gb,),
         )
 
     async def do(self, function: Callable[..., T | Refused], *arguments: Any) -> T:
@@ -87,7 +98,8 @@ def _kill(pool: ProcessPoolExecutor) -> None:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare() -> None:
+def _prepare(memory_gb: float | None) -> None:
+    _FOR_GOOD.enter_context(memory_limited(memory_gb))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = _THREADS
     import torch  # noqa: PLC0415 - here, and nowhere else in the service
@@ -106,8 +118,11 @@ def _end_with_parent() -> None:
 # ---- what is done there
 
 
-def checked(settings: Mapping[str, Any], device: str) -> dict[str, Any] | Refused:
-    """All settings, defaults among them, and what the preflight says: `settings` and `frame`."""
+def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[str, Any] | Refused:
+    """All settings, defaults among them, and what the preflight says: `settings` and `frame`.
+
+    most_params: of a network; one that has more is refused before it takes any memory.
+    """
     from pruning import errors  # noqa: PLC0415 - as above
     from search.config import from_mapping, to_mapping  # noqa: PLC0415
 
@@ -121,7 +136,7 @@ def checked(settings: Mapping[str, Any], device: str) -> dict[str, Any] | Refuse
     }
     try:
         config = from_mapping({**settings, "device": device}, "the request")
-        preflight = _preflight(config)
+        preflight = _preflight(config, most_params)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
             (name for kind, name in fields.items() if isinstance(error, kind)), None
@@ -142,13 +157,32 @@ def _counts(cost: Any) -> dict[str, int]:
     return {"flops": cost.flops, "params": cost.params}
 
 
-def _preflight(config: Any) -> Any:
+def _preflight(config: Any, most_params: int) -> Any:
     from search.equipment import chosen_device  # noqa: PLC0415 - as above
     from search.launch import check_resources  # noqa: PLC0415
     from search.runner import preflight_of  # noqa: PLC0415
 
     check_resources(config, chosen_device(config.device, config.resources))
-    return preflight_of(config, *_shape(config.data, config.model, config.seed))
+    shape, classes = _shape(config.data, config.model, config.seed)
+    _require_params(config.model, shape[0], len(classes), most_params)
+    return preflight_of(config, shape, classes)
+
+
+def _require_params(model: str, in_channels: int, num_classes: int, most: int) -> None:
+    """ModelError for a network of more parameters, counted on tensors without memory."""
+    import torch  # noqa: PLC0415 - as above
+
+    from pruning.errors import ModelError  # noqa: PLC0415
+    from search import models  # noqa: PLC0415
+
+    builder = models.resolve(model, num_classes=num_classes, in_channels=in_channels)
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in builder().parameters())
+    except (ModelError, ValueError):
+        return  # it is built from values, which such tensors lack; memory is limited anyway
+    if count > most:
+        raise ModelError(f"{model} has {count:,} parameters; this server allows {most:,}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -228,8 +262,12 @@ def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any
     return option
 
 
-def exported(folder: Path, form: str, target: Path) -> Refused | None:
-    """Write an architecture of the service's own as onnx or python."""
+def exported(folder: Path, form: str, target: Path, trust: Sequence[str]) -> Refused | None:
+    """Write an architecture as onnx or python.
+
+    trust: builders that may run beside the zoo's and torchvision's: nothing in the folder of runs
+    is trusted.
+    """
     from copycat.architecture import load, read  # noqa: PLC0415 - as above
     from copycat.export import to_onnx, written_whole  # noqa: PLC0415
     from copycat.python_module import to_python  # noqa: PLC0415
@@ -237,7 +275,7 @@ def exported(folder: Path, form: str, target: Path) -> Refused | None:
 
     try:
         stored = read(folder)
-        model = load(folder, trust=stored.builder.modules)
+        model = load(folder, trust=trust)
         if form == "onnx":
             to_onnx(model, stored.example_input, target)
         else:

@@ -16,6 +16,7 @@ from search.config import SearchConfig, to_mapping
 from search.models import own_module, require_trusted
 from search.preflight import Preflight
 from search.report import Results
+from search.service.workbench import Refused, exported
 
 
 @pytest.fixture
@@ -66,6 +67,19 @@ def test_a_folder_that_was_copied_in_runs_nothing(
         (line,) = done.err.splitlines()
         assert "os" in line
         assert "--trust os" in line
+    assert not (here / "ran").exists()
+    assert not (here / "net").exists()
+
+
+@pytest.mark.parametrize("form", ["onnx", "py"])
+def test_a_service_exports_nothing_by_code_of_the_folder(
+    hostile: Path, here: Path, form: str
+) -> None:
+    (network,) = (hostile / "architectures").iterdir()
+    for trust in ((), ("samples:small_network",), ("os:getcwd",)):
+        found = exported(network, form, here / "net", trust)
+        assert isinstance(found, Refused)
+        assert "not trusted" in found.detail
     assert not (here / "ran").exists()
     assert not (here / "net").exists()
 
