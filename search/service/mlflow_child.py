@@ -15,6 +15,7 @@ from mlflow_server.errors import MlflowServerError
 from mlflow_server.serve import Server, free_port, running_server
 from pruning.errors import ServiceError
 from search.durable import write_durably
+from search.service.mlflow_login import Login
 
 _TRACE_FILE = "mlflow-server.json"
 _PAUSE_SECONDS = 1.0
@@ -34,6 +35,7 @@ class MlflowChild:
         self._runs, self._host = runs, host
         self._port = port or free_port(host, port)
         self._server: Server | None = None
+        self._has_auth = False
         self._is_closing, self._is_up = threading.Event(), threading.Event()
         self._error: MlflowServerError | None = None
         self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
@@ -44,8 +46,14 @@ class MlflowChild:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
-    def start(self) -> None:
-        """Wait until it answers; ServiceError or ServeError if it does not come up."""
+    def start(self, login: Login | None = None) -> None:
+        """Wait until it answers; ServiceError or ServeError if it does not come up.
+
+        login: whom alone it lets in; None for everybody on this machine.
+        """
+        if login is not None:
+            login.admit()
+            self._has_auth = True
         self._end_leftover()
         self._thread.start()
         self._is_up.wait()
@@ -71,7 +79,7 @@ class MlflowChild:
         while not self._is_closing.is_set():
             try:
                 with running_server(
-                    self._runs, self._host, self._port, may_be_new=True
+                    self._runs, self._host, self._port, may_be_new=True, has_auth=self._has_auth
                 ) as self._server:
                     self._remember(self._server.process.pid)
                     self._is_up.set()

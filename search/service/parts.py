@@ -14,6 +14,7 @@ from fastapi import Path as InPath
 
 from search.service.dispatcher import Dispatcher
 from search.service.guards import caller_of
+from search.service.mlflow_login import Login
 from search.service.problems import ProblemError
 from search.service.remembered import Remembered
 from search.service.rules import Rules
@@ -44,6 +45,7 @@ class Parts:
     device: str = "auto"
     tokens: Tokens | None = None
     mlflow_answers: Callable[[], Awaitable[bool]] | None = None
+    mlflow_login: Login | None = None
     creating: asyncio.Lock = field(default_factory=asyncio.Lock)
     remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,17 +106,30 @@ def reader(request: Request) -> Caller:
 
 
 def launcher(request: Request) -> Caller:
-    """Whoever may change something; ProblemError 403 for those who may only look."""
+    """Whoever may launch something; ProblemError 403 for those who may only look."""
     caller = reader(request)
-    if caller.role != "launch":
+    if caller.role == "reader":
         raise ProblemError(403, f"the token of {caller.name} may look, not launch")
+    return caller
+
+
+SearchId = Annotated[str, InPath(pattern=SEARCH_ID, description="of a search")]
+
+
+def changer(request: Request, search_id: SearchId) -> Caller:
+    """Whoever may change this search; ProblemError 403 for others, but 404 if there is none."""
+    caller = launcher(request)
+    if caller.role != "admin":
+        owner = parts_of(request).searches.get(search_id).owner
+        if not caller.may_change(owner):
+            raise ProblemError(403, f"{search_id} is not {caller.name}'s: this needs an admin")
     return caller
 
 
 InParts = Annotated[Parts, Depends(parts_of)]
 Reader = Annotated[Caller, Depends(reader)]
 Launching = Annotated[Caller, Depends(launcher)]
-SearchId = Annotated[str, InPath(pattern=SEARCH_ID, description="of a search")]
+Changing = Annotated[Caller, Depends(changer)]
 ArchitectureId = Annotated[
     str, InPath(pattern=ARCHITECTURE_ID, description="SEARCH:NAME, as in a front")
 ]

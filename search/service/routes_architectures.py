@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
+from search.service.mlflow_login import Login
 from search.service.parts import EXPORTS, ArchitectureId, InParts, Parts, Reader
 from search.service.problems import ProblemError, documented
 from search.service.tables import ArchitectureRow
@@ -125,7 +126,7 @@ async def run(
 ) -> Response:
     """Its run in MLflow's pages; 404 while MLflow has none of it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
-    place = await _mlflow_run(parts.mlflow_url, row)
+    place = await _mlflow_run(parts.mlflow_url, parts.mlflow_login, row)
     if place is None:
         raise ProblemError(404, f"MLflow has no run of {architecture_id} for now")
     if accept == "application/json":  # a page cannot follow to another origin
@@ -133,7 +134,7 @@ async def run(
     return RedirectResponse(place)
 
 
-async def _mlflow_run(url: str, row: ArchitectureRow) -> str | None:
+async def _mlflow_run(url: str, login: Login | None, row: ArchitectureRow) -> str | None:
     if not url:
         return None
     api = f"{url.rstrip('/')}/api/2.0/mlflow"
@@ -142,8 +143,9 @@ async def _mlflow_run(url: str, row: ArchitectureRow) -> str | None:
         "and tags.`espalier.kind` = 'architecture'",
         "max_results": 1,
     }
+    auth = None if login is None else login.pair
     try:
-        async with httpx.AsyncClient(timeout=_MLFLOW_SECONDS) as client:
+        async with httpx.AsyncClient(timeout=_MLFLOW_SECONDS, auth=auth) as client:
             found = await client.get(
                 f"{api}/experiments/get-by-name", params={"experiment_name": row.search_id}
             )

@@ -18,6 +18,7 @@ from search.service.parts import InParts, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.tables import SearchRow
+from search.service.tokens import Caller
 from search.standing import FEED_FILE, Event, read_events
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
@@ -38,7 +39,7 @@ _MOST_STREAMS = 256
 async def events(
     search_id: SearchId,
     parts: InParts,
-    _: Reader,
+    caller: Reader,
     last: Annotated[
         str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="goes on behind it")
     ] = "",
@@ -50,20 +51,30 @@ async def events(
     row = await run_in_threadpool(parts.searches.get, search_id)
     if parts.num_streams >= _MOST_STREAMS:
         raise ProblemError(429, "too many event streams are open: close one of them")
-    return StreamingResponse(_followed(parts, row, int(last or 0)), media_type="text/event-stream")
+    return StreamingResponse(
+        _followed(parts, caller, row, int(last or 0)), media_type="text/event-stream"
+    )
 
 
-async def _followed(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
+async def _followed(
+    parts: Parts, caller: Caller, row: SearchRow, offset: int
+) -> AsyncIterator[bytes]:
+    """Until the search is over, or the token that opened it is."""
     parts.num_streams += 1
     try:
         async for part in _changes(parts, row, offset):
-            yield part
+            if parts.tokens is not None and not parts.tokens.still_lets_in(caller):
+                return
+            if part:
+                yield part
     finally:
         parts.num_streams -= 1
 
 
 async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    """Threads and the database are used only when something has changed: streams are many."""
+    """What has happened, and nothing at every look; threads and the database are used only when
+    something has changed: streams are many.
+    """
     file, size, beat = parts.runs / row.id / FEED_FILE, -1, 0
     version, told = parts.searches.version(row.id), (row.state, row.wish)
     yield _state(row)
@@ -88,8 +99,8 @@ async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[b
         if (row.state, row.wish) != told:
             told = (row.state, row.wish)
             yield _state(row)
-        elif beat % _ALIVE_EVERY == 0:
-            yield KEEPALIVE_COMMENT
+        else:
+            yield KEEPALIVE_COMMENT if beat % _ALIVE_EVERY == 0 else b""
 
 
 def _size(file: Path) -> int:

@@ -15,7 +15,7 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import InParts, Launching, Parts, Reader, SearchId
+from search.service.parts import Changing, InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.removal import remove_folder
 from search.service.rules import parsed
@@ -162,7 +162,7 @@ def show_search(search_id: SearchId, parts: InParts, _: Reader) -> Response:
     response_model=d.SearchDetails,
     responses=documented(404, 409),
 )
-def stop(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def stop(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """End it early; what was finished is kept, what was under way up to its last epoch."""
     row = parts.searches.stop(search_id)
     parts.dispatcher.wake()
@@ -174,7 +174,7 @@ def stop(search_id: SearchId, parts: InParts, _: Launching) -> Response:
     response_model=d.SearchDetails,
     responses=documented(404, 409),
 )
-def resume(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def resume(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Queue one that was stopped, or has failed, again; it goes on where it was."""
     _allow_again(parts, search_id)
     row = parts.searches.resume(search_id)
@@ -196,7 +196,7 @@ def _allow_again(parts: Parts, search_id: str) -> None:
 
 
 @router.delete("/searches/{search_id}", status_code=204, responses=documented(404, 409))
-def remove(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def remove(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Remove it with its architectures; its runs in MLflow stay."""
     parts.searches.remove(search_id)
     remove_folder(parts.runs, search_id)

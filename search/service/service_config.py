@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from search.options import option, require
 
@@ -34,16 +35,16 @@ class ServiceConfig:
     """One service: what it keeps, where it listens, who may use it, and where searches run."""
 
     runs: str = option("espalier-runs", "folder that holds all searches")
-    host: str = option("127.0.0.1", "address to listen on; one that others reach needs --tokens")
+    host: str = option(
+        "127.0.0.1",
+        "address to listen on; for one that others reach there must be tokens (`espalier token`)",
+    )
     port: int = option(8000, "port to listen on; 0 picks one")
     max_running: int = option(1, "searches at once; others wait in the queue")
     database: str = option(
         "",
         "sqlite:///FILE or postgresql://USER@HOST/NAME of its records; by default service.db in "
         f"--runs. {DATABASE_VARIABLE} sets it without showing a password to others",
-    )
-    tokens: str = option(
-        "", "file of tokens, see `espalier token create`; by default none is asked for"
     )
     data_root: str = option(
         ".data", "folder that holds the data sets and image folders that clients may name"
@@ -72,6 +73,13 @@ class ServiceConfig:
         require(self.max_running >= 1, "max_running", "at least 1", self.max_running)
         for name in ("port", "mlflow_port"):
             require(0 <= getattr(self, name) <= 65535, name, "from 0 to 65535", getattr(self, name))
+        require(
+            "@" not in urlsplit(self.mlflow_url).netloc,
+            "mlflow_url",
+            "an address without a password, which others would see: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in its place",
+            "one",
+        )
         devices = ("auto", "cpu", "cuda")
         require(self.device in devices, "device", f"one of {', '.join(devices)}", self.device)
 

@@ -36,7 +36,7 @@ from search.service.problems import ProblemError
 from search.service.rules import Rules
 from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, KeyRow, SearchRow
-from search.service.tokens import Tokens
+from search.service.tokens import Role, Tokens, create
 from search.service.workbench import Refused, Workbench
 from search.standing import FEED_FILE, Standing
 
@@ -122,6 +122,7 @@ class Service:
     launcher: IdleLauncher
     home: Path
     _loop: asyncio.AbstractEventLoop
+    tokens: dict[Role, str]
 
     @property
     def runs(self) -> Path:
@@ -279,16 +280,20 @@ def _routes(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
 def serving(
     home: Path,
     *,
-    tokens: Tokens | None = None,
+    roles: Iterable[Role] = (),
     builders: tuple[str, ...] = (),
     mlflow_url: str = "",
 ) -> Iterator[Service]:
-    """A service whose files lie below `home`, from its first request to its last."""
+    """A service whose files lie below `home`, from its first request to its last.
+
+    roles: of tokens that there are, each called like its role; none are asked for without any.
+    """
     runs, data = home / "runs", home / "data"
     for folder in (runs, data):
         folder.mkdir()
     engine, launcher = open_database(f"sqlite:///{runs / 'service.db'}"), IdleLauncher()
     searches, loop = Searches(engine), asyncio.new_event_loop()
+    secrets = {role: create(engine, role, role) for role in roles}
     parts = Parts(
         searches,
         Dispatcher(searches, launcher, runs, max_running=1),
@@ -297,7 +302,7 @@ def serving(
         runs,
         mlflow_url,
         "cpu",
-        tokens,
+        Tokens(engine) if secrets else None,
     )
     app = create_app(parts, hosts=LOOPBACK)
     thread = threading.Thread(target=loop.run_forever)
@@ -307,7 +312,7 @@ def serving(
         stack.callback(loop.close)
         stack.callback(thread.join)
         stack.callback(loop.call_soon_threadsafe, loop.stop)
-        service = Service(app, parts, launcher, home, loop)
+        service = Service(app, parts, launcher, home, loop, secrets)
         life = app.router.lifespan_context(app)
         service.run(life.__aenter__).result(60)
         stack.callback(lambda: service.run(partial(life.__aexit__, None, None, None)).result(60))
