@@ -21,9 +21,10 @@ _DOWNLOADING = ("weights", "pretrained")
 def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
     """ArchitectureError if the file at `path` names a builder that must not run.
 
-    What counts is where the callable is named, then where it was defined: a trusted module
-    imports others'. Of TRUSTED_BUILDERS only what says that it returns a network may run: they
-    hold helpers too; and never what is in a private module, which looks others up by name.
+    trust: modules, or single callables as module:callable, trusted wherever they were defined.
+    What counts of a module is where the callable is named, then where it was defined: a trusted
+    module imports others'. Of TRUSTED_BUILDERS only what says that it returns a network may run:
+    they hold helpers too; and never what is in a private module, which looks others up by name.
     Nothing is imported that is not trusted.
     """
 
@@ -31,9 +32,12 @@ def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
         if not is_within(module, (*TRUSTED_BUILDERS, *trust)):
             raise ArchitectureError(
                 f"{path} is built by {builder.target!r} of {module!r}, which is not trusted: "
-                f"pass trust=[{module!r}] if it is yours"
+                f"if it is yours, allow it by name: --trust {module}, in Python trust=[{module!r}]"
             )
 
+    if builder.target in trust:
+        check_no_download(path, builder)
+        return
     check(builder.module)
     function = builder.function()
     home = str(getattr(function, "__module__", None))

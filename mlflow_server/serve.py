@@ -118,6 +118,7 @@ def _start(deployment: Deployment, log: Path, marks: Mapping[str, str]) -> subpr
                 stderr=subprocess.STDOUT,
                 # Its own group, so that Ctrl-C reaches this process alone, which then stops it.
                 start_new_session=True,
+                umask=0o077,  # what it keeps is for whoever it lets in
             )
     except OSError as error:
         raise ServeError(f"cannot start the MLflow server: {error}") from error

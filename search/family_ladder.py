@@ -59,14 +59,12 @@ def architecture_folder(source: str, runs: str) -> Path | None:
 
 
 def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
-    """The network of an architecture folder; one in a search's folder has run before.
+    """The network of an architecture folder.
 
     Where it was narrowed inexactly, so are the networks that are derived from it.
     """
     stored = read(folder)
-    is_own = folder.parent.name == "architectures" and Path(config.runs) in folder.parents
-    trust = (*config.trust, *stored.builder.modules) if is_own else config.trust
-    check_trust(folder, stored.builder, trust)
+    check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
     base = BaseNetwork.of(stored.builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))

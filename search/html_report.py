@@ -18,6 +18,7 @@ from pruning.cost import format_count
 from pruning.errors import ConfigError, SearchStateError
 from search.commands.flags import as_arguments
 from search.config import SearchConfig, from_mapping
+from search.models import own_module
 from search.pictures import widths_left
 from search.report import (
     COLOURS,
@@ -301,10 +302,12 @@ class _Page:
         config = self.config
         runs = "" if config.runs == SearchConfig.runs else f" --runs {shlex.quote(config.runs)}"
         commands = {"run this search": shlex.join(["espalier", "search", *as_arguments(config)])}
+        trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
         if self.front:
             best = max(self.front, key=lambda n: n.outcome.validation_accuracy).outcome.key
             commands["take the most accurate network along"] = (
-                f"espalier export {shlex.quote(f'{config.name}/{best}')} --out my-network{runs}"
+                f"espalier export {shlex.quote(f'{config.name}/{best}')} --out my-network"
+                f"{trust}{runs}"
             )
         commands["list the front"] = f"espalier pareto {shlex.quote(config.name)}{runs}"
         commands["compare the runs in MLflow"] = f"espalier ui{runs}"

@@ -46,6 +46,7 @@ from pruning.errors import ConfigError, DiskFullError
 from search.checkpoints import Attempts
 from search.config import SearchConfig
 from search.datasets import ImageData
+from search.memory import memory_limited
 from search.tasks import (
     Ending,
     EpochRecord,
@@ -217,7 +218,7 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
         tune.report({_EPOCHS: json.dumps([dataclasses.asdict(record) for record in records])})
 
     try:
-        with watchdog.watching():
+        with watchdog.watching(), memory_limited(workshop.config.resources.memory_gb):
             outcomes = perform(task, workshop, data, report)
     except DiskFullError as error:
         tune.report({_DISK_FULL: str(error)})

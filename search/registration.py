@@ -18,23 +18,30 @@ BEST = "best"
 """Alias of the most accurate network of a front."""
 
 
-def register_front(config: SearchConfig, front: Sequence[Outcome]) -> list[Registered]:
+def register_front(
+    config: SearchConfig, front: Sequence[Outcome], trust: Sequence[str]
+) -> list[Registered]:
     """Every network of the front as a version of `config.register`, each under its own key.
 
     The most accurate one, the last, has the alias `best` as well. TrackingError as for
     mlflow_server.register.
     """
-    done = [register_one(config, outcome.key, config.register, outcome.key) for outcome in front]
+    asked = [(outcome.key, outcome.key) for outcome in front]
     if front:
-        done.append(register_one(config, front[-1].key, config.register, BEST))
-    return done
+        asked.append((front[-1].key, BEST))
+    return [register_one(config, key, config.register, alias, trust) for key, alias in asked]
 
 
-def register_one(config: SearchConfig, key: str, name: str, alias: str) -> Registered:
-    """One architecture of a search as a version of the model `name`, under `alias`."""
+def register_one(
+    config: SearchConfig, key: str, name: str, alias: str, trust: Sequence[str]
+) -> Registered:
+    """One architecture of a search as a version of the model `name`, under `alias`.
+
+    trust: modules whose builders may run, beside copycat.TRUSTED_BUILDERS.
+    """
     folder = config.directory / "architectures" / key
     stored = read(folder)
-    model = fold(load(folder, trust=stored.builder.modules)).eval()  # the search has run it before
+    model = fold(load(folder, trust=trust)).eval()
     return mlflow_server.register(
         config.mlflow_url or mlflow_server.store_uri(Path(config.runs)),
         config.name,

@@ -67,11 +67,18 @@ class ResourcesConfig:
         None, "training images that all networks may see together, repetitions counted"
     )
 
+    memory_gb: float | None = option(
+        None,
+        "memory that the preflight, and each trial, may take, in GB; by default any",
+    )
+
     def __post_init__(self) -> None:
         cpus, gpus, images = self.cpus_per_trial, self.gpus_per_trial, self.max_train_images
         require(cpus is None or cpus >= 1, "cpus_per_trial", "at least 1", cpus)
         require(gpus is None or 0 <= gpus <= 1024, "gpus_per_trial", "from 0 to 1024", gpus)
         require(images is None or images >= 1, "max_train_images", "at least 1", images)
+        memory = self.memory_gb
+        require(memory is None or memory >= 1, "memory_gb", "at least 1", memory)
         seconds("trial_timeout", self.trial_timeout)
         seconds("time_budget", self.time_budget)
 

@@ -25,6 +25,7 @@ from search.equipment import (
 )
 from search.feed import Feed
 from search.launch import Share, check_resources
+from search.memory import memory_limited
 from search.preflight import Preflight, check
 from search.registration import register_front
 from search.report import Results
@@ -61,8 +62,9 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     settings.require_same()
     with FolderLock(config.directory, "search") as lock:
         lock.acquire(only_if_there=True)
-        workshop, data = open_workshop(config, console)
-        dry_run_of_search(workshop, data, trial_space(workshop, data))
+        with memory_limited(config.resources.memory_gb):
+            workshop, data = open_workshop(config, console)
+            dry_run_of_search(workshop, data, trial_space(workshop, data))
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         with ExitStack() as stack:
             try:
@@ -78,7 +80,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
                 results = session.run()
     _links(config)  # now that its architectures are there
     if config.register:
-        for done in register_front(config, results.front):
+        for done in register_front(config, results.front, workshop.preflight.builder.modules):
             console.print(f"registered {done.uri}", highlight=False, markup=False)
     return SearchResult(results.front, results.verdict, config.directory, results)
 

@@ -9,7 +9,7 @@ import click
 from pruning.errors import ArchitectureError
 from search.commands.place import Network
 from search.commands.places import place_of
-from search.commands.stored import RUNS
+from search.commands.stored import RUNS, TRUST
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 
@@ -29,12 +29,7 @@ _FORMATS = ("safetensors", "onnx", "pt2")
 @click.option("--register", help="name under which MLflow's registry takes it; ARCH is SEARCH/NAME")
 @click.option("--alias", default="best", show_default=True, help="alias there, with --register")
 @click.option("--mlflow-url", default="", help="server that the search logged to, if it did")
-@click.option(
-    "--trust",
-    multiple=True,
-    help="module whose builder may run, for a folder's network; no effect on a server's, whose "
-    "code does not run here",
-)
+@TRUST
 @RUNS
 def export(
     architecture: str,

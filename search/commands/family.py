@@ -10,6 +10,7 @@ import click
 
 from pruning.errors import ConfigError
 from search.commands.flags import options, overridden
+from search.commands.stored import TRUST
 from search.config import RECIPES
 from search.family_config import (
     UNUSED_TRAINING,
@@ -33,7 +34,8 @@ from search.options import tables
 @click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
-@options(FamilyConfig, without=("source", *UNUSED_TRAINING, *WITHOUT_RESOURCES))
+@options(FamilyConfig, without=("source", "trust", *UNUSED_TRAINING, *WITHOUT_RESOURCES))
+@TRUST
 def family(
     *,
     source: str,

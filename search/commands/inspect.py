@@ -11,7 +11,7 @@ import click
 
 from pruning.errors import ConfigError
 from search.commands.flags import some_options
-from search.commands.stored import RUNS
+from search.commands.stored import RUNS, TRUST
 from search.config import SearchConfig
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--classes", default=10, show_default=True, help="number of classes of a MODEL")
 @click.option("--profile", help="JSON file with widths: show what they keep of MODEL")
 @click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
-@click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
+@TRUST
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @some_options(SearchConfig, ("count_attention", "exact"))
 @RUNS

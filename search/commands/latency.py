@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from search.commands.stored import RUNS, stored_architecture
+from search.commands.stored import RUNS, TRUST, stored_architecture
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--batch", default=1, show_default=True, help="images in one run")
 @click.option("--threads", default=1, show_default=True, help="CPU threads inside operators")
 @click.option("--seconds", default=2.0, show_default=True, help="how long to measure")
-@click.option("--trust", multiple=True, help="module whose builder may run, for a folder's network")
+@TRUST
 @RUNS
 def latency(
     architecture: str,
@@ -39,12 +39,11 @@ def latency(
     from copycat.architecture import load, read  # noqa: PLC0415
     from copycat.latency import measured_latency, read_latencies, record_latency  # noqa: PLC0415
 
-    folder, trusted = Path(architecture), trust
+    folder = Path(architecture)
     if not (folder / "architecture.json").exists():
         folder = stored_architecture(architecture, runs)
-        trusted = (*trust, *read(folder).builder.modules)  # its search has run it before
     read_latencies(folder)  # a damaged file is found before the time is spent
-    model, example_input = load(folder, trust=trusted), read(folder).example_input
+    model, example_input = load(folder, trust=trust), read(folder).example_input
     measured = measured_latency(
         model, example_input, device=device, batch=batch, threads=threads, seconds=seconds
     )

@@ -12,7 +12,7 @@ from pruning.errors import SearchStateError
 from search.commands.flags import overridden, some_options
 from search.commands.places import asked_server
 from search.commands.search import run_and_print
-from search.commands.stored import RUNS, search_folder
+from search.commands.stored import RUNS, TRUST, search_folder
 from search.config import SearchConfig, from_mapping
 from search.standing import CONFIG_FILE
 
@@ -22,15 +22,16 @@ _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
 @click.command()
 @click.argument("name", metavar="SEARCH")
 @some_options(SearchConfig, (*_OF_THE_MACHINE, "resources"))
+@TRUST
 @RUNS
-def resume(name: str, runs: str, **flags: Any) -> None:
+def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
     """Continue SEARCH, whatever ended it; flags may change what it runs on, not what it is.
 
     What was finished stays as it is, what was under way goes on from its last epoch.
     """
     server = asked_server()
     if server is None:
-        run_and_print(stored_config(name, runs, flags))
+        run_and_print(stored_config(name, runs, flags, trust))
         return
     if any(value not in (None, ()) for value in flags.values()):
         raise click.UsageError("what a search on a server runs on is the server's to decide")
@@ -43,8 +44,15 @@ def resume(name: str, runs: str, **flags: Any) -> None:
     follow_and_print(server, name, Console(highlight=False))
 
 
-def stored_config(name: str, runs: str, flags: dict[str, Any]) -> SearchConfig:
-    """The settings of a search, with flags over them; SearchStateError if there is none."""
+def stored_config(
+    name: str, runs: str, flags: dict[str, Any], trust: tuple[str, ...]
+) -> SearchConfig:
+    """The settings of a search, with flags over them; SearchStateError if there is none.
+
+    Raises ModelError if they name a network of anybody's own that is not trusted: a folder may
+    come from elsewhere.
+    """
+    from search.models import require_trusted  # noqa: PLC0415 - startup stays light
     from search.report import no_search  # noqa: PLC0415 - startup stays light
 
     folder = search_folder(name, runs)
@@ -57,5 +65,6 @@ def stored_config(name: str, runs: str, flags: dict[str, Any]) -> SearchConfig:
     if not isinstance(content, dict) or "model" not in content:
         raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: it holds no settings")
     config = from_mapping(overridden(content, flags), str(folder / CONFIG_FILE))
+    require_trusted(config.model, trust, folder / CONFIG_FILE)
     # A folder may have been moved since.
     return dataclasses.replace(config, name=folder.name, runs=str(folder.parent))

@@ -26,18 +26,23 @@ _PATIENCE_SECONDS = 90.0
 
 
 class RunsFolder(Place):
-    """The folder given with --runs; a search is named, or given as a folder itself."""
+    """The folder given with --runs; a search is named, or given as a folder itself.
+
+    trust: a module of the user's own, to be named again by commands that run it.
+    """
 
     forms = ("safetensors", "onnx", "pt2")
 
-    def __init__(self, runs: str) -> None:
-        self._runs = runs
+    def __init__(self, runs: str, trust: str = "") -> None:
+        self._runs, self._trust = runs, trust
 
     def command(self, name: str, *words: str) -> str:
         verb, *rest = words
         folder = search_folder(name, self._runs)
         runs = str(folder.parent)
         where = () if runs == DEFAULT_RUNS else ("--runs", runs)
+        if self._trust and verb in ("resume", "export"):
+            where = ("--trust", self._trust, *where)
         return " ".join(("espalier", verb, folder.name, *rest, *where))
 
     def searches(self) -> list[Listed]:
@@ -117,13 +122,9 @@ class RunsFolder(Place):
 
     def network(self, architecture: str, trust: tuple[str, ...]) -> Network:
         source = Path(architecture)
-        if (source / "architecture.json").exists():
-            return _StoredNetwork(source, trust)
-        from copycat.architecture import read  # noqa: PLC0415 - imports torch
-
-        source = stored_architecture(architecture, self._runs)
-        # its search has run that code before
-        return _StoredNetwork(source, (*trust, *read(source).builder.modules))
+        if not (source / "architecture.json").exists():
+            source = stored_architecture(architecture, self._runs)
+        return _StoredNetwork(source, trust)
 
     def next_steps(self, name: str, results: Results) -> str:
         folder = search_folder(name, self._runs)
@@ -215,4 +216,4 @@ class _StoredNetwork(Network):
 
         search = self._source.resolve().parent.parent
         config = SearchConfig(name=search.name, runs=str(search.parent), mlflow_url=mlflow_url)
-        return register_one(config, self._source.name, name, alias).uri
+        return register_one(config, self._source.name, name, alias, self._trust).uri

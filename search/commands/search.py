@@ -70,9 +70,10 @@ def run_and_print(config: SearchConfig) -> None:
     from rich.console import Console  # noqa: PLC0415 - startup stays light
 
     console = Console(highlight=False)
+    from search.models import own_module  # noqa: PLC0415 - startup stays light
     from search.runner import run  # noqa: PLC0415 - importing Ray takes seconds
 
-    place = RunsFolder(config.runs)
+    place = RunsFolder(config.runs, own_module(config.model))
     for number in (signal.SIGTERM, signal.SIGHUP):  # how machines and terminals say Ctrl-C
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)

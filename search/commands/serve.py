@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from search.commands.flags import options, overridden
+from search.options import tables
 from search.service.service_config import ServiceConfig
 
 
@@ -17,7 +18,9 @@ def serve(**flags: Any) -> None:
 
     Searches are queued and go on after anything is killed, this service included.
     """
-    config = ServiceConfig(**overridden({}, flags))
+    given = overridden({}, flags)
+    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(ServiceConfig).items()}
+    config = ServiceConfig(**given, **filled)
     from search.service.server import serve  # noqa: PLC0415 - startup stays light
 
     serve(config, click.echo)

@@ -1,17 +1,28 @@
-"""`espalier token create`: who may use a service."""
+"""`espalier token`: who may use a service."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from search.service.tokens import ROLES, Role, create
+from search.commands.flags import some_options
+from search.service.service_config import ServiceConfig
+from search.service.tokens import ROLES, Role
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+_RECORDS = some_options(ServiceConfig, ("runs", "database"))
+"""How `espalier serve` is told where its records are."""
 
 
 @click.group()
 def token() -> None:
-    """Tokens of a service."""
+    """Tokens of a service: once there is one, it asks for them when it is next started."""
 
 
 @token.command("create")
@@ -19,18 +30,77 @@ def token() -> None:
 @click.option(
     "--role",
     type=click.Choice(ROLES),
-    default="launch",
+    default="writer",
     show_default=True,
-    help="read: look and download; launch: also launch, stop and remove searches",
+    help="reader: look and download; writer: also launch searches, and stop, continue and remove "
+    "one's own; admin: those of everybody",
 )
-@click.option(
-    "--tokens",
-    type=click.Path(path_type=Path),
-    default=Path("espalier-tokens"),
-    show_default=True,
-    help="file that keeps their hashes, for `espalier serve --tokens`",
-)
-def create_token(name: str, role: Role, tokens: Path) -> None:
+@click.option("--owner", default="", help="whom its searches belong to; by default NAME")
+@click.option("--days", type=float, help="after which it expires; by default never")
+@_RECORDS
+def create_token(
+    *,
+    name: str,
+    role: Role,
+    owner: str,
+    days: float | None,
+    runs: str | None,
+    database: str | None,
+) -> None:
     """Print a new token for NAME, a person or a machine, once; only its hash is kept."""
-    click.echo(create(tokens, name, role))
-    click.echo(f"{tokens} knows it as {name} ({role}); it is shown this once", err=True)
+    from search.service.tokens import create  # noqa: PLC0415 - startup stays light
+
+    with _records(runs, database, may_be_new=True) as engine:
+        click.echo(create(engine, name, role, owner=owner, days=days))
+    click.echo(f"the service knows it as {name} ({role}); it is shown this once", err=True)
+
+
+@token.command("list")
+@_RECORDS
+def list_tokens(*, runs: str | None, database: str | None) -> None:
+    """List all tokens there ever were: name, role, owner, and until when they are good."""
+    from search.service.tokens import is_over, listed  # noqa: PLC0415 - startup stays light
+
+    with _records(runs, database) as engine:
+        rows = listed(engine)
+    for row in rows:
+        if row.revoked_ms is not None:
+            until = f"revoked {_day(row.revoked_ms)}"
+        elif row.expires_ms is None:
+            until = "for good"
+        else:
+            until = f"{'expired' if is_over(row) else 'until'} {_day(row.expires_ms)}"
+        click.echo(f"{row.name}  {row.role}  {row.owner}  {until}")
+    if not rows:
+        click.echo("There are no tokens.", err=True)
+
+
+@token.command("revoke")
+@click.argument("name")
+@_RECORDS
+def revoke_token(*, name: str, runs: str | None, database: str | None) -> None:
+    """Let the token called NAME open nothing from now on; what it follows ends within a second."""
+    from search.service.tokens import revoke  # noqa: PLC0415 - startup stays light
+
+    with _records(runs, database) as engine:
+        revoke(engine, name)
+    click.echo(f"{name} is revoked", err=True)
+
+
+def _day(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms / 1000):%Y-%m-%d %H:%M}"
+
+
+@contextmanager
+def _records(
+    runs: str | None, database: str | None, *, may_be_new: bool = False
+) -> Iterator[Engine]:
+    """The database of the service."""
+    from search.service.database import open_records  # noqa: PLC0415 - startup stays light
+
+    config = ServiceConfig(runs=runs or ServiceConfig.runs, database=database or "")
+    engine = open_records(config, may_be_new=may_be_new)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

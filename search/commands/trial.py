@@ -11,7 +11,7 @@ import click
 
 from search.commands.flags import some_options
 from search.commands.resume import stored_config
-from search.commands.stored import RUNS
+from search.commands.stored import RUNS, TRUST
 from search.config import SearchConfig
 
 
@@ -19,8 +19,9 @@ from search.config import SearchConfig
 @click.argument("name", metavar="SEARCH")
 @click.argument("number", type=click.IntRange(0))
 @some_options(SearchConfig, ("device",))
+@TRUST
 @RUNS
-def trial(name: str, number: int, runs: str, **flags: Any) -> None:
+def trial(name: str, number: int, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
     """Make trial NUMBER of SEARCH again and say whether its numbers come out the same.
 
     It runs in this process, with as many threads as it had; SEARCH is left as it is. Exit status
@@ -30,7 +31,7 @@ def trial(name: str, number: int, runs: str, **flags: Any) -> None:
 
     from search.rerun import comparison_table, rerun  # noqa: PLC0415 - importing Ray takes seconds
 
-    config = stored_config(name, runs, flags)
+    config = stored_config(name, runs, flags, trust)
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
         try:

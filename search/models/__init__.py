@@ -5,7 +5,13 @@ exported architecture can be rebuilt without Ray, Optuna or MLflow.
 """
 
 from search.models.digits import digits_resnet, digits_vgg
-from search.models.registry import names, required_channels, resolve
+from search.models.registry import (
+    names,
+    own_module,
+    require_trusted,
+    required_channels,
+    resolve,
+)
 from search.models.resnet import resnet, resnet20, resnet32, resnet44, resnet56, resnet110
 from search.models.vgg import vgg16
 from search.models.wide_resnet import wide_resnet
@@ -14,6 +20,8 @@ __all__ = [
     "digits_resnet",
     "digits_vgg",
     "names",
+    "own_module",
+    "require_trusted",
     "required_channels",
     "resnet",
     "resnet20",

@@ -12,10 +12,11 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from copycat.builder import Builder
+from copycat.trust import is_within
 from pruning.errors import ModelError
 
 _ZOO: dict[str, tuple[str, dict[str, object]]] = {
@@ -54,6 +55,24 @@ def resolve(name: str, *, num_classes: int, in_channels: int) -> Builder:
         accepted = _parameter_names(Builder(name).function())
         return Builder(name, {key: arguments[key] for key in arguments if key in accepted})
     raise _unknown(name)
+
+
+def own_module(name: str) -> str:
+    """The module of the user's own that `name` would import; empty for the zoo and torchvision."""
+    return "" if name.startswith(_TORCHVISION) or ":" not in name else name.partition(":")[0]
+
+
+def require_trusted(name: str, trust: Sequence[str], origin: object) -> None:
+    """ModelError if the network `name`, as `origin` has it, is code that nobody allowed by name.
+
+    trust: modules, or callables as module:callable.
+    """
+    module = own_module(name)
+    if module and name not in trust and not is_within(module, trust):
+        raise ModelError(
+            f"{origin} names the network {name}, which is code: if it is yours, allow it by name: "
+            f"--trust {module}"
+        )
 
 
 def required_channels(name: str) -> int | None:

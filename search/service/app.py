@@ -82,14 +82,18 @@ def _lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[N
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         parts.dispatcher.start()
-        warming = asyncio.create_task(_warm(parts))
+        tasks = [asyncio.create_task(_warm(parts))]
+        if parts.tokens is not None:
+            tasks.append(asyncio.create_task(parts.tokens.follow()))
         try:
             yield
         finally:
             parts.is_closing.set()
-            warming.cancel()
-            with suppress(asyncio.CancelledError):
-                await warming
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
             parts.worker.close()
             parts.exporter.close()
             await asyncio.to_thread(parts.dispatcher.close)

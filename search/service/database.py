@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,12 +16,45 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import ServiceError
+from search.service.service_config import ServiceConfig
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+DATABASE_FILE = "service.db"
+"""In the folder of all searches, unless the records are in a database elsewhere."""
+
 _CONNECT_SECONDS = 5
 _BUSY_SECONDS = 10
 _LOCK_KEY = 0x4573_7061_6C69_6572
 """Of the advisory lock: "Espalier"."""
+
+
+def open_records(config: ServiceConfig, *, may_be_new: bool) -> Engine:
+    """The database of the service that `config` describes; ServiceError if it cannot be used.
+
+    may_be_new: make the folder's own file, and the folder, where they are not.
+    """
+    if config.database_url:
+        return open_database(config.database_url)
+    file = config.folder / DATABASE_FILE
+    if not may_be_new and not has_records(config):
+        raise ServiceError(f"no service has its records in {config.folder}: name its --runs")
+    _make_private(file)
+    return open_database(f"sqlite:///{file}")
+
+
+def has_records(config: ServiceConfig) -> bool:
+    """Whether there is a database to open: a server's is there, a file may not be yet."""
+    return bool(config.database_url) or (config.folder / DATABASE_FILE).exists()
+
+
+def _make_private(file: Path) -> None:
+    """Let its owner alone read it, and what SQLite puts beside it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        file.chmod(0o600)
+    except OSError as error:
+        raise ServiceError(f"cannot write {file}: {error.strerror}") from error
 
 
 def open_database(url: str) -> Engine:

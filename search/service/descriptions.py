@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -81,7 +83,7 @@ class SearchSummary(BaseModel):
     @classmethod
     def of(cls, row: SearchRow) -> dict[str, Any]:
         """From the database."""
-        settings = row.settings
+        settings = _shown(row.settings)
         return {
             "id": row.id,
             "name": row.name,
@@ -90,7 +92,7 @@ class SearchSummary(BaseModel):
             "is_stopping": row.state == "running" and row.wish == "stop",
             "owner": row.owner,
             "model": str(settings.get("model", "")),
-            "data": str(settings.get("data", {}).get("source", "")),
+            "data": str(settings["data"].get("source", "")),
             "budget": list(settings.get("budget", [])),
             "created_ms": row.created_ms,
             "started_ms": row.started_ms,
@@ -112,16 +114,33 @@ class SearchDetails(SearchSummary):
     def of(cls, row: SearchRow) -> dict[str, Any]:
         """From the database."""
         frame = row.frame or {}
-        hidden = ("runs", "mlflow_url")
-        settings = {name: value for name, value in row.settings.items() if name not in hidden}
         return {
             **SearchSummary.of(row),
-            "settings": settings,
+            "settings": _shown(row.settings),
             "preflight": frame.get("lines", []),
             "base": frame.get("base"),
             "limits": frame.get("limits", {}),
             "launches": row.launches,
         }
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is the server's alone; image folder and teacher as clients name them."""
+    shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
+    data, training = dict(shown.get("data", {})), shown.get("training")
+    root = str(data.pop("root", ""))
+    kind, separator, place = str(data.get("source", "")).partition(":")
+    if separator:
+        data["source"] = f"{kind}:{_below(place, root)}"
+    if isinstance(training, Mapping) and training.get("distill_from"):
+        teacher = _below(str(training["distill_from"]), root)
+        shown["training"] = {**training, "distill_from": teacher}
+    return {**shown, "data": data}
+
+
+def _below(place: str, root: str) -> str:
+    path = Path(place)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 class SearchPage(BaseModel):

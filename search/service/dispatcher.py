@@ -18,7 +18,7 @@ from search.durable import write_durably
 from search.pareto import front
 from search.service.announcements import Announcements
 from search.service.launchers import Gone, Launcher
-from search.service.searches import Searches, now_ms
+from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, SearchRow
 from search.standing import (
     CONFIG_FILE,
@@ -218,8 +218,8 @@ class Dispatcher:
     def _launch(self, row: SearchRow) -> None:
         folder = self._runs / row.id
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / CONFIG_FILE).exists():
-            write_durably(folder / CONFIG_FILE, json.dumps(row.settings, indent=2).encode())
+        # what was checked is what runs, whatever has become of the file
+        write_durably(folder / CONFIG_FILE, json.dumps(row.settings, indent=2).encode())
         followed = self._follow(row)
         followed.read()
         self._searches.note(row.id, launches=row.launches + 1, epochs=followed.standing.num_epochs)
@@ -336,36 +336,3 @@ def finished_rows(search_id: str, folder: Path) -> list[ArchitectureRow]:
         architecture_row(search_id, outcome, on_front=outcome["key"] in best)
         for outcome in results["everything"]
     ]
-
-
-def adopted(folder: Path) -> tuple[SearchRow, list[ArchitectureRow]] | None:
-    """The rows of a search that was made without the service; None if the folder holds none."""
-    try:
-        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        followed = _Followed(folder / FEED_FILE)
-        events = followed.read()
-        is_finished = (folder / RESULTS_FILE).exists()
-        rows = finished_rows(folder.name, folder) if is_finished else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    frames = [frame_of(event) for event in events if event["event"] == "launched"]
-    at = now_ms() if not events else int(events[0]["time_ms"])
-    row = SearchRow(
-        id=folder.name,
-        name=folder.name,
-        state="finished" if is_finished else "stopped",
-        reason="",
-        wish="",
-        owner="",
-        settings={**settings, "name": folder.name},
-        progress=followed.standing.progress(),
-        frame=frames[-1] if frames else {},
-        handle="",
-        launches=0,
-        losses=0,
-        epochs=followed.standing.num_epochs,
-        created_ms=at,
-        started_ms=at,
-        ended_ms=int(events[-1]["time_ms"]) if events else at,
-    )
-    return row, rows

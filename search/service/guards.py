@@ -166,6 +166,11 @@ def caller_of(request: Request, tokens: Tokens | None) -> Caller:
     return caller
 
 
+def is_let_in(request: Request, tokens: Tokens | None) -> bool:
+    """Whether whoever asks may read, where no token is needed for the answer itself."""
+    return tokens is None or _known(request, tokens) is not None
+
+
 def _known(request: Request, tokens: Tokens) -> Caller | None:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return tokens.caller(token.strip()) if kind.lower() == "bearer" else None

@@ -13,6 +13,7 @@ import psutil
 from mlflow_server.errors import MlflowServerError
 from mlflow_server.serve import Server, free_port, running_server
 from pruning.errors import ServiceError, first_line
+from search.service.mlflow_login import Login
 
 _MARK = "ESPALIER_MLFLOW_OF"
 """In the environment of a server, and of what it starts: of which folder a service began it."""
@@ -34,6 +35,7 @@ class MlflowChild:
         self._runs, self._host = runs, host
         self._port = port or free_port(host, port)
         self._server: Server | None = None
+        self._has_auth = False
         self._is_closing, self._is_up = threading.Event(), threading.Event()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._supervise, name="mlflow", daemon=True)
@@ -44,8 +46,14 @@ class MlflowChild:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
-    def start(self) -> None:
-        """Wait until it answers; ServiceError or ServeError if it does not come up."""
+    def start(self, login: Login | None = None) -> None:
+        """Wait until it answers; ServiceError or ServeError if it does not come up.
+
+        login: whom alone it lets in; None for everybody on this machine.
+        """
+        if login is not None:
+            login.admit()
+            self._has_auth = True
         self._thread.start()
         if not self._is_up.wait(_UP_SECONDS):
             raise ServiceError(f"MLflow's server did not come up within {_UP_SECONDS:g} s")
@@ -80,6 +88,7 @@ class MlflowChild:
                     self._host,
                     self._port,
                     may_be_new=True,
+                    has_auth=self._has_auth,
                     marks={_MARK: str(self._runs)},
                     is_given_up=self._is_closing.is_set,
                 ) as self._server:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from fastapi import Path as InPath
 
 from search.service.dispatcher import Dispatcher
 from search.service.guards import caller_of
+from search.service.mlflow_login import Login
 from search.service.problems import ProblemError
 from search.service.remembered import Remembered
 from search.service.rules import Rules
@@ -25,6 +27,8 @@ from search.service.worker import Worker
 
 SEARCH_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
 ARCHITECTURE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}:[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
+EXPORTS = "exports"
+"""Folder in that of a search, for what was made of its architectures."""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Parts:
     device: str = "auto"
     tokens: Tokens | None = None
     mlflow_answers: Callable[[], Awaitable[bool]] | None = None
+    mlflow_login: Login | None = None
     _claiming: WeakValueDictionary[Claim, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,12 +73,34 @@ class Parts:
         return self._offered is not None
 
     def folder(self, search_id: str, *below: str) -> Path:
-        """Something in the folder of a search; ProblemError 404 unless it is really in there."""
-        home = self.runs.resolve()
-        found = home.joinpath(search_id, *below)
-        if found.resolve() != found or home not in found.parents or not found.exists():
-            raise ProblemError(404, f"there is no {'/'.join((search_id, *below))}")
+        """The folder of a search, or one in it; ProblemError 404 unless it is really in there."""
+        return self._inside((search_id, *below), Path.is_dir)
+
+    def file(self, search_id: str, *below: str) -> Path:
+        """A file in the folder of a search, as `folder`; a pipe, which may never end, is none."""
+        return self._inside((search_id, *below), Path.is_file)
+
+    def content(self, search_id: str, *below: str) -> dict[str, Any]:
+        """The JSON object in such a file; ProblemError 409 if it holds anything else."""
+        file = self.file(search_id, *below)
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ProblemError(409, f"{'/'.join((search_id, *below))} is damaged")
         return found
+
+    def _inside(self, names: Sequence[str], is_right: Callable[[Path], bool]) -> Path:
+        home = self.runs.resolve()
+        found = home.joinpath(*names)
+        if found.resolve() != found or home not in found.parents or not is_right(found):
+            raise ProblemError(404, f"there is no {'/'.join(names)}")
+        return found
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def parts_of(request: Request) -> Parts:
@@ -88,17 +115,30 @@ def reader(request: Request) -> Caller:
 
 
 def launcher(request: Request) -> Caller:
-    """Whoever may change something; ProblemError 403 for those who may only look."""
+    """Whoever may launch something; ProblemError 403 for those who may only look."""
     caller = reader(request)
-    if caller.role != "launch":
+    if caller.role == "reader":
         raise ProblemError(403, f"the token of {caller.name} may look, not launch")
+    return caller
+
+
+SearchId = Annotated[str, InPath(pattern=SEARCH_ID, description="of a search")]
+
+
+def changer(request: Request, search_id: SearchId) -> Caller:
+    """Whoever may change this search; ProblemError 403 for others, but 404 if there is none."""
+    caller = launcher(request)
+    if caller.role != "admin":
+        owner = parts_of(request).searches.get(search_id).owner
+        if not caller.may_change(owner):
+            raise ProblemError(403, f"{search_id} is not {caller.name}'s: this needs an admin")
     return caller
 
 
 InParts = Annotated[Parts, Depends(parts_of)]
 Reader = Annotated[Caller, Depends(reader)]
 Launching = Annotated[Caller, Depends(launcher)]
-SearchId = Annotated[str, InPath(pattern=SEARCH_ID, description="of a search")]
+Changing = Annotated[Caller, Depends(changer)]
 ArchitectureId = Annotated[
     str, InPath(pattern=ARCHITECTURE_ID, description="SEARCH:NAME, as in a front")
 ]

@@ -17,7 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import ArchitectureId, InParts, Parts, Reader
+from search.service.mlflow_login import Login
+from search.service.parts import EXPORTS, ArchitectureId, InParts, Parts, Reader
 from search.service.problems import ProblemError, documented
 from search.service.tables import ArchitectureRow
 from search.service.tokens import Caller
@@ -29,7 +30,7 @@ router = APIRouter(
     responses=documented(401, 403, 404, 422, 429),
 )
 
-_FOLDER, _EXPORTS = "architectures", "exports"
+_FOLDER = "architectures"
 _JSON_FILE, _WEIGHTS_FILE = "architecture.json", "weights.safetensors"
 _BINARY = "application/octet-stream"
 _MLFLOW_SECONDS = 5.0
@@ -46,21 +47,24 @@ def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response
     search = parts.searches.get(row.search_id)
     file = _content(parts, row)
     outcome = dict(row.outcome)
-    if search.state != "finished":
-        outcome.pop("test_accuracy", None)
-    return JSONResponse(
-        {
+    try:
+        if search.state != "finished":
+            outcome.pop("test_accuracy", None)
+        removed = [
+            {"kind": kind, "name": name}
+            for kind, names in file.get("removed", {}).items()
+            for name in names
+        ]
+        shown = d.ArchitectureDetails(
             **d.Architecture.of(row, search),
-            "widths": file["widths"],
-            "removed": [
-                {"kind": kind, "name": name}
-                for kind, names in file.get("removed", {}).items()
-                for name in names
-            ],
-            "file": file,
-            "outcome": outcome,
-        }
-    )
+            widths=file["widths"],
+            removed=removed,
+            file=file,
+            outcome=outcome,
+        )
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged") from None
+    return JSONResponse(shown.model_dump())
 
 
 @router.get("/{architecture_id}/weights", response_class=StoredFile, responses=stored_file(_BINARY))
@@ -129,7 +133,7 @@ async def run(
 ) -> Response:
     """Its run in MLflow's pages; 404 while MLflow has none of it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
-    place = await _mlflow_run(parts.mlflow_url, row)
+    place = await _mlflow_run(parts.mlflow_url, parts.mlflow_login, row)
     if place is None:
         raise ProblemError(404, f"MLflow has no run of {architecture_id} for now")
     if accept == "application/json":  # a page cannot follow to another origin
@@ -137,7 +141,7 @@ async def run(
     return RedirectResponse(place)
 
 
-async def _mlflow_run(url: str, row: ArchitectureRow) -> str | None:
+async def _mlflow_run(url: str, login: Login | None, row: ArchitectureRow) -> str | None:
     if not url:
         return None
     api = f"{url.rstrip('/')}/api/2.0/mlflow"
@@ -146,8 +150,9 @@ async def _mlflow_run(url: str, row: ArchitectureRow) -> str | None:
         "and tags.`espalier.kind` = 'architecture'",
         "max_results": 1,
     }
+    auth = None if login is None else login.pair
     try:
-        async with httpx.AsyncClient(timeout=_MLFLOW_SECONDS) as client:
+        async with httpx.AsyncClient(timeout=_MLFLOW_SECONDS, auth=auth) as client:
             found = await client.get(
                 f"{api}/experiments/get-by-name", params={"experiment_name": row.search_id}
             )
@@ -168,18 +173,17 @@ def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
 
 def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
     """Its file, without test accuracy until its search is over."""
-    try:
-        found: dict[str, Any] = json.loads(_stored(parts, row, _JSON_FILE).read_text("utf-8"))
-        provenance = dict(found.get("provenance", {}))
-    except (OSError, ValueError, AttributeError, TypeError):
-        raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged") from None
+    found = parts.content(row.search_id, _FOLDER, row.key, _JSON_FILE)
+    provenance = found.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged")
     if parts.searches.get(row.search_id).state != "finished":
         provenance.pop("test_accuracy", None)
-    return found | {"provenance": provenance}
+    return found
 
 
 def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
-    return parts.folder(row.search_id, _FOLDER, row.key, name)
+    return parts.file(row.search_id, _FOLDER, row.key, name)
 
 
 async def _exported(
@@ -188,15 +192,16 @@ async def _exported(
     """The export, made the first time that someone asks for it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
     source = _stored(parts, row, _JSON_FILE).parent
-    target = parts.folder(row.search_id) / _EXPORTS / f"{row.key}.{suffix}"
+    target = parts.folder(row.search_id) / EXPORTS / f"{row.key}.{suffix}"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
-        parts.folder(row.search_id, _EXPORTS)
+        parts.folder(row.search_id, EXPORTS)
         fresh = target.with_name(f".{os.urandom(4).hex()}-{target.name}")
-        await parts.exporter.do(exported, source, suffix, fresh, who=caller.name)
+        builders = parts.rules.builders
+        await parts.exporter.do(exported, source, suffix, fresh, builders, who=caller.name)
         fresh.replace(target)
     return StoredFile(
-        parts.folder(row.search_id, _EXPORTS, target.name),
+        parts.file(row.search_id, EXPORTS, target.name),
         media_type=media_type,
         filename=target.name,
     )

@@ -22,6 +22,7 @@ from search.service.parts import InParts, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.tables import SearchRow
+from search.service.tokens import Caller
 from search.standing import FEED_FILE, EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
@@ -58,20 +59,28 @@ async def events(
     row = await run_in_threadpool(parts.searches.get, search_id)
     if parts.streams.total() >= _MOST_STREAMS or parts.streams[who] >= _MOST_OF_ONE:
         raise ProblemError(429, "too many event streams are open: close one of them")
-    return EventSourceResponse(_followed(parts, row, int(last or 0), who), headers=_HEADERS)
+    return EventSourceResponse(_followed(parts, caller, row, int(last or 0), who), headers=_HEADERS)
 
 
-async def _followed(parts: Parts, row: SearchRow, offset: int, who: str) -> AsyncIterator[bytes]:
+async def _followed(
+    parts: Parts, caller: Caller, row: SearchRow, offset: int, who: str
+) -> AsyncIterator[bytes]:
+    """Until the search is over, or the token that opened it is."""
     parts.streams[who] += 1
     try:
         async for part in _changes(parts, row, offset):
-            yield part
+            if parts.tokens is not None and not parts.tokens.still_lets_in(caller):
+                return
+            if part:
+                yield part
     finally:
         parts.streams -= Counter({who: 1})
 
 
 async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    """Threads and the database are used only when something has changed: streams are many."""
+    """What has happened, and nothing at every look; threads and the database are used only when
+    something has changed: streams are many.
+    """
     file, size, beat = parts.runs / row.id / FEED_FILE, -1, 0
     version, told = parts.searches.version(row.id), (row.state, row.wish)
     yield _state(row)
@@ -97,8 +106,8 @@ async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[b
         if (row.state, row.wish) != told:
             told = (row.state, row.wish)
             yield _state(row)
-        elif beat % _ALIVE_EVERY == 0:
-            yield KEEPALIVE_COMMENT
+        else:
+            yield KEEPALIVE_COMMENT if beat % _ALIVE_EVERY == 0 else b""
 
 
 def _size(file: Path) -> int:
@@ -111,7 +120,7 @@ def _size(file: Path) -> int:
 async def _blocks(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[tuple[bytes, int]]:
     """The events behind the offset, many at a time; all of them if no line ends there."""
     try:
-        path = parts.folder(row.id, FEED_FILE)
+        path = parts.file(row.id, FEED_FILE)
         file = EventFile(path, offset if _ends_line(path, offset) else 0)
     except (ProblemError, OSError):  # it has not begun, or cannot be read
         return

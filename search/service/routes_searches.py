@@ -15,7 +15,7 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, SearchStateError
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import InParts, Launching, Parts, Reader, SearchId
+from search.service.parts import Changing, InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.removal import kept_from_others, remove_folder
 from search.service.rules import parsed
@@ -91,9 +91,7 @@ async def _claimed(parts: Parts, claim: Claim) -> SearchRow | None:
 
 
 async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> SearchRow:
-    found = await parts.worker.do(
-        checked, parts.rules.settings(content), parts.device, who=claim.owner
-    )
+    found = await _checked(parts, content, claim.owner)
     settings = {**found["settings"], "runs": str(parts.runs), "mlflow_url": ""}
     return await run_in_threadpool(
         parts.searches.add,
@@ -114,10 +112,15 @@ async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> Sear
 async def preflight(request: Request, parts: InParts, caller: Launching) -> Any:
     """What a search with these settings would begin with; nothing is kept."""
     content = parsed(await request.body(), request.headers.get("content-type", ""))
-    found = await parts.worker.do(
-        checked, parts.rules.settings(content), parts.device, who=caller.name
-    )
-    return found["frame"]
+    return (await _checked(parts, content, caller.name))["frame"]
+
+
+async def _checked(parts: Parts, content: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """What the settings come to; ProblemError 422 for what cannot be, or is not allowed."""
+    settings, most = parts.rules.settings(content), parts.rules.limits.most_params
+    found = await parts.worker.do(checked, settings, parts.device, most, who=who)
+    parts.rules.require_limits(found["settings"])
+    return found
 
 
 @router.get("/searches", response_model=d.SearchPage)
@@ -159,7 +162,7 @@ def show_search(search_id: SearchId, parts: InParts, _: Reader) -> Response:
     response_model=d.SearchDetails,
     responses=documented(404, 409),
 )
-def stop(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def stop(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """End it early; what was finished is kept, what was under way up to its last epoch."""
     row = parts.searches.stop(search_id)
     parts.dispatcher.wake()
@@ -171,7 +174,7 @@ def stop(search_id: SearchId, parts: InParts, _: Launching) -> Response:
     response_model=d.SearchDetails,
     responses=documented(404, 409),
 )
-def go_on(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def go_on(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Let one go on that was asked to end and has not: it goes on from its last epoch."""
     row = parts.searches.go_on(search_id)
     parts.dispatcher.wake()
@@ -183,15 +186,29 @@ def go_on(search_id: SearchId, parts: InParts, _: Launching) -> Response:
     response_model=d.SearchDetails,
     responses=documented(404, 409),
 )
-def resume(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def resume(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Queue one that was stopped, or has failed, again; it goes on where it was."""
+    _allow_again(parts, search_id)
     row = parts.searches.resume(search_id)
     parts.dispatcher.wake()
     return JSONResponse(d.SearchDetails.of(row))
 
 
+def _allow_again(parts: Parts, search_id: str) -> None:
+    """Hold what it asks for, which may have been adopted, against what is allowed now."""
+    row = parts.searches.get(search_id)
+    if row.state not in ("stopped", "failed"):
+        return
+    try:
+        settings = parts.rules.stored(row.settings)
+    except ProblemError as error:
+        raise ProblemError(409, f"{search_id} cannot go on here: {error.detail}") from error
+    kept = {name: row.settings.get(name, "") for name in ("name", "runs", "mlflow_url", "device")}
+    parts.searches.replace_settings(search_id, {**settings, **kept})
+
+
 @router.delete("/searches/{search_id}", status_code=204, responses=documented(404, 409))
-def remove(search_id: SearchId, parts: InParts, _: Launching) -> Response:
+def remove(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Remove it with its architectures; its runs in MLflow stay."""
     try:
         with kept_from_others(parts.runs, search_id):
@@ -276,15 +293,17 @@ def architectures(search_id: SearchId, parts: InParts, _: Reader) -> Response:
 def verdict(search_id: SearchId, parts: InParts, _: Reader) -> Response:
     """Which kind of network won at which budget; once it is finished."""
     found = _results(parts, search_id)
-    return JSONResponse(
-        {
-            "search": search_id,
-            "lines": found["verdict"].splitlines(),
-            "contests": found["contests"],
-            "notes": found["notes"],
-            "failures": found["failures"],
-        }
-    )
+    try:
+        shown = d.Verdict(
+            search=search_id,
+            lines=found["verdict"].splitlines(),
+            contests=found["contests"],
+            notes=found["notes"],
+            failures=found["failures"],
+        )
+    except (KeyError, AttributeError, TypeError, ValueError):
+        raise ProblemError(409, f"the results of {search_id} are damaged") from None
+    return JSONResponse(shown.model_dump())
 
 
 @router.get(
@@ -299,12 +318,7 @@ def results(search_id: SearchId, parts: InParts, _: Reader) -> Response:
 
 def _results(parts: Parts, search_id: str) -> dict[str, Any]:
     _require_finished(parts, search_id)
-    file = parts.folder(search_id, RESULTS_FILE)
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ProblemError(409, f"the results of {search_id} are damaged") from None
-    return found
+    return parts.content(search_id, RESULTS_FILE)
 
 
 def _require_finished(parts: Parts, search_id: str) -> None:
@@ -322,7 +336,7 @@ def report(search_id: SearchId, parts: InParts, _: Reader) -> StoredFile:
     """The report of a finished search: one page that opens offline."""
     _require_finished(parts, search_id)
     return StoredFile(
-        parts.folder(search_id, "report.html"),
+        parts.file(search_id, "report.html"),
         media_type="text/html",
         headers={"Content-Security-Policy": _REPORT_POLICY},
     )

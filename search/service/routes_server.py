@@ -18,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from search.service import descriptions as d
-from search.service.guards import CONTENT_POLICY
-from search.service.parts import InParts, Reader
+from search.service.guards import CONTENT_POLICY, is_let_in
+from search.service.parts import InParts, Parts, Reader
 from search.service.problems import ProblemError, documented
 
 router = APIRouter(tags=["server"], responses=documented(403, 429))
@@ -62,9 +62,9 @@ async def livez() -> Response:
 
 
 @router.get("/healthz", response_model=d.Health)
-async def healthz(parts: InParts) -> Response:
+async def healthz(request: Request, parts: InParts) -> Response:
     """200 while the process works."""
-    return JSONResponse(await _health(parts))
+    return JSONResponse(await _health(request, parts))
 
 
 @router.get(
@@ -72,13 +72,13 @@ async def healthz(parts: InParts) -> Response:
     response_model=d.Health,
     responses={503: {"model": d.Health, "description": "Something is not ready yet"}},
 )
-async def readyz(parts: InParts) -> Response:
+async def readyz(request: Request, parts: InParts) -> Response:
     """200 while searches can be launched: database, folder, queue, preflight, MLflow are there."""
-    health = await _health(parts)
+    health = await _health(request, parts)
     return JSONResponse(health, 200 if health["status"] == "ok" else 503)
 
 
-async def _health(parts: InParts) -> dict[str, Any]:
+async def _health(request: Request, parts: Parts) -> dict[str, Any]:
     found = {
         "database": await _answers(parts),
         "folder": await run_in_threadpool(_can_write, parts.runs),
@@ -90,7 +90,7 @@ async def _health(parts: InParts) -> dict[str, Any]:
     return {
         "status": "ok" if all(found.values()) else "starting",
         "version": importlib.metadata.version("espalier"),
-        "mlflow_url": parts.mlflow_url,
+        "mlflow_url": parts.mlflow_url if is_let_in(request, parts.tokens) else "",
         "parts": found,
     }
 
@@ -106,7 +106,7 @@ def _can_write(folder: Path) -> bool:
     return True
 
 
-async def _answers(parts: InParts) -> bool:
+async def _answers(parts: Parts) -> bool:
     try:
         await run_in_threadpool(parts.searches.counts)
     except SQLAlchemyError:

@@ -71,7 +71,7 @@ async def trial(
 def _records(parts: Parts, search_id: str) -> list[TrialRecord]:
     parts.searches.get(search_id)
     try:
-        file = parts.folder(search_id, FEED_FILE)
+        file = parts.file(search_id, FEED_FILE)
     except ProblemError:  # it has not begun
         return []
     return trial_records(EventFile(file).read())
@@ -93,7 +93,7 @@ def log(
     """The end of what its processes printed; the server's own folder is called RUNS in it."""
     parts.searches.get(search_id)
     try:
-        file = parts.folder(search_id, LOG_FILE)
+        file = parts.file(search_id, LOG_FILE)
     except ProblemError:
         return PlainTextResponse("")
     with open_file(file) as stream:

@@ -7,11 +7,12 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from search.service.problems import ProblemError
+from search.service.service_config import LimitsConfig
 
 MOST_BYTES = 64 * 1024
 """Of a request's body."""
@@ -21,15 +22,12 @@ _MOST_DOTS = 200
 """Of a line of TOML, whose reader takes the square of the time for a key of twice the parts."""
 
 _MOST = {
-    "data.image_size": 1024,
     "training.batch_size": 65_536,
-    "trials": 100_000,
     "seeds": 1000,
     "profiles": 1000,
-    "concurrency": 1024,
     "resources.cpus_per_trial": 1024,
 }
-"""What would only use up memory above."""
+"""What would only use up memory above; the operator sets others."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NOT_NAMES = re.compile(r"(?i:service\.db|mlflow|mlruns|mlartifacts).*")
@@ -41,7 +39,7 @@ _IMAGE_FOLDER = "imagefolder:"
 OF_THE_SERVER = frozenset(
     {
         *("runs", "mlflow_url", "device", "data.root", "data.download"),
-        *("resources.ray_address", "study.storage"),
+        *("resources.ray_address", "resources.memory_gb", "study.storage"),
     }
 )
 _TORCHVISION = "torchvision"
@@ -53,23 +51,31 @@ class Rules:
 
     data_root: the folder that image folders, data sets and teachers lie below.
     builders: module:callable of networks beside the zoo's and torchvision's.
+    registered: names in MLflow's registry that searches may register networks under.
     """
 
     data_root: Path
     builders: tuple[str, ...] = ()
+    registered: tuple[str, ...] = ()
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def settings(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with paths as the server has them; ProblemError 422 for what is forbidden.
 
         Whether they mean anything is left to search.config.
         """
-        for field, value in _leaves(content):
-            _check_size(field, value)
-            if field in OF_THE_SERVER:
-                raise ProblemError(422, f"{field} is the server's to decide: leave it out", field)
+        for name, value in _leaves(content):
+            _check_size(name, value)
+            if name in OF_THE_SERVER:
+                raise ProblemError(422, f"{name} is the server's to decide: leave it out", name)
+        self.require_limits(content)
         _check_name(content.get("name"))
         self._check_model(content.get("model"))
+        self._check_register(content.get("register"))
         settings = dict(content)
+        resources = _table(content, "resources")
+        if isinstance(resources, Mapping):
+            settings["resources"] = {**resources, "memory_gb": self.limits.memory_gb}
         settings["data"] = self._data(_table(content, "data"))
         training = _table(content, "training")
         if isinstance(training, Mapping) and isinstance(training.get("distill_from"), str):
@@ -78,6 +84,45 @@ class Rules:
                 found = self._below(teacher, "training.distill_from")
                 settings["training"] = {**training, "distill_from": str(found)}
         return settings
+
+    def stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that were stored, by this service or not, as a search may go on with them.
+
+        As `settings`, but what is the server's to decide is set anew, not refused. Raises
+        ProblemError 409 for an Optuna study that is kept elsewhere, which would be lost so.
+        """
+        study = _table(require_shape(settings), "study")
+        if isinstance(study, Mapping) and study.get("storage"):
+            raise ProblemError(409, "its study is kept in a database elsewhere (study.storage)")
+        return self.settings(_for_clients(settings))
+
+    def require_limits(self, settings: Mapping[str, Any]) -> None:
+        """ProblemError 422 for what is more than the operator lets clients ask for.
+
+        Defaults count too, which are there once search.config has filled them in.
+        """
+        limits = self.limits
+        most = _MOST | {
+            "data.image_size": limits.most_image_size,
+            "trials": limits.most_trials,
+            "concurrency": limits.most_concurrency,
+        }
+        for name in ("epochs", "fine_tune_epochs", "scratch_epochs"):
+            most[f"training.{name}"] = limits.most_epochs
+        for name, value in _leaves(settings):
+            if name in most and isinstance(value, int | float) and value > most[name]:
+                raise ProblemError(422, f"{name} must be at most {most[name]}, got {value}", name)
+
+    def _check_register(self, name: object) -> None:
+        if not isinstance(name, str) or not name or name in self.registered:
+            return
+        allowed = ", ".join(self.registered) if self.registered else "none so far"
+        raise ProblemError(
+            422,
+            f"networks may be registered under names that this server's operator has allowed "
+            f"(--register-as), not {name}: {allowed}",
+            "register",
+        )
 
     def _check_model(self, model: object) -> None:
         if not isinstance(model, str) or model in self.builders:
@@ -119,6 +164,36 @@ class Rules:
         return found
 
 
+def _for_clients(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Those among the settings, and in their tables, that are not the server's to decide."""
+    return {
+        name: _for_clients(value, f"{name}.")
+        if isinstance(value, Mapping) and not prefix
+        else value
+        for name, value in settings.items()
+        if prefix + name not in OF_THE_SERVER
+    }
+
+
+def require_shape(content: object) -> Mapping[str, Any]:
+    """The content, if it can be the settings of a search; ProblemError 409 otherwise.
+
+    Types alone, of what is shown of every search.
+    """
+    if isinstance(content, Mapping):
+        budget, data = content.get("budget"), content.get("data", {})
+        if (
+            isinstance(content.get("model"), str)
+            and content["model"]
+            and isinstance(budget, list)
+            and all(isinstance(bound, str) for bound in budget)
+            and isinstance(data, Mapping)
+            and isinstance(data.get("source", ""), str)
+        ):
+            return content
+    raise ProblemError(409, "settings hold a model, a list of bounds (budget) and a table data")
+
+
 def parsed(body: bytes, media_type: str) -> Mapping[str, Any]:
     """The settings in a request's body, JSON or TOML; ProblemError for anything else."""
     kind = media_type.partition(";")[0].strip().lower()
@@ -139,8 +214,8 @@ def parsed(body: bytes, media_type: str) -> Mapping[str, Any]:
         raise ProblemError(400, f"the body is not {kind.partition('/')[2]}: {error}") from None
     if not isinstance(content, Mapping):
         raise ProblemError(422, "settings are an object with a value for each of their names")
-    for field, value in _leaves(content):
-        _check_size(field, value)
+    for name, value in _leaves(content):
+        _check_size(name, value)
     return content
 
 
@@ -194,7 +269,5 @@ def _check_size(field: str, value: object) -> None:
             raise ProblemError(422, f"{field} must be at most {most} printable characters", field)
         if isinstance(item, int | float) and not abs(item) < 2**53:
             raise ProblemError(422, f"{field} is too large a number", field)
-        if isinstance(item, int | float) and item > _MOST.get(field, math.inf):
-            raise ProblemError(422, f"{field} must be at most {_MOST[field]}, got {item}", field)
         if isinstance(item, list | dict):
             raise ProblemError(422, f"{field} is nested too deeply", field)

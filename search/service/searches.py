@@ -216,6 +216,11 @@ class Searches:
                 raise ProblemError(409, f"{search_id} is {row.state}: there is nothing to resume")
         return row
 
+    def replace_settings(self, search_id: str, settings: Mapping[str, Any]) -> None:
+        """Of a search that was stopped or has failed; nothing of another one."""
+        with self._changing(search_id) as session:
+            self._left(session, search_id, "stopped", "failed", settings=dict(settings))
+
     def remove(self, search_id: str) -> None:
         """Forget it; ProblemError 409 while it runs."""
         with self._changing(search_id) as session:

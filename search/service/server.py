@@ -15,23 +15,23 @@ from mlflow_server.serve import signals_as_interrupt
 from pruning.errors import ServiceError
 from search.durable import FolderLock
 from search.service import removal
+from search.service.adoption import adopt_searches
 from search.service.app import create_app
 from search.service.connections import PatientProtocol, most_connections
-from search.service.database import SoleUse, open_database
-from search.service.dispatcher import Dispatcher, adopted
+from search.service.database import SoleUse, has_records, open_records
+from search.service.dispatcher import Dispatcher
 from search.service.guards import is_loopback
 from search.service.launchers import Launcher
 from search.service.mlflow_child import MlflowChild, require_mlflow
+from search.service.mlflow_login import Login
 from search.service.parts import Parts
-from search.service.problems import ProblemError
 from search.service.ray_jobs import RayJobsLauncher
 from search.service.rules import Rules
 from search.service.searches import Searches
 from search.service.service_config import ServiceConfig
 from search.service.subprocesses import SubprocessLauncher
-from search.service.tokens import Tokens
+from search.service.tokens import Tokens, are_asked_for
 from search.service.worker import Worker
-from search.standing import CONFIG_FILE
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -45,6 +45,8 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
     """
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         stack.enter_context(signals_as_interrupt())  # uvicorn raises them again when it is done
+        if not has_records(config):
+            _require_tokens(config, None)
         listener = stack.enter_context(_listening(config))
         parts = stack.enter_context(_parts(config))
         url = f"http://{_host_in_url(config.host)}:{listener.getsockname()[1]}"
@@ -84,30 +86,41 @@ class _Server(uvicorn.Server):
 @contextmanager
 def _parts(config: ServiceConfig) -> Iterator[Parts]:
     """Everything is looked at before anything is made: what is refused leaves no trace."""
-    tokens = Tokens(Path(config.tokens)) if config.tokens else None
-    runs, data_root = config.folder, Path(config.data_root)
+    runs = config.folder
+    rules = Rules(
+        Path(config.data_root).absolute(),
+        tuple(config.builders),
+        tuple(config.register_as),
+        config.limits,
+    )
     child = None if config.mlflow_url else MlflowChild(runs, "127.0.0.1", config.mlflow_port)
     if config.mlflow_url:
         require_mlflow(config.mlflow_url)
     mlflow_url = config.mlflow_url if child is None else child.url
-    launcher = _launcher(config, runs, mlflow_url)
     with ExitStack() as stack:
         lock = stack.enter_context(FolderLock(runs, "service"))
         lock.acquire(only_if_there=True)
-        engine = open_database(config.database_url) if config.database_url else None
-        _make_folders(runs, data_root)
+        engine = open_records(config, may_be_new=False) if has_records(config) else None
+        tokens = Tokens(engine) if engine is not None and are_asked_for(engine) else None
+        _require_tokens(config, tokens)
+        login = Login.of_environment() if child is None else None
+        if child is not None and tokens is not None:
+            login = Login.kept(runs)
+        launcher = _launcher(config, runs, mlflow_url, login)
+        _make_folders(runs, rules.data_root)
         lock.acquire()
-        engine = engine or open_database(f"sqlite:///{runs / 'service.db'}")
+        engine = engine or open_records(config, may_be_new=True)
         stack.callback(engine.dispose)
         sole_use = SoleUse(engine)
         stack.callback(sole_use.close)
         removal.clear(runs)
         searches = Searches(engine)
-        adopt_searches(searches, runs)
+        adopt_searches(searches, runs, rules, config.device)
         if child is not None:
             stack.callback(child.close)
-            child.start()
-        worker, exporter = Worker(), Worker()
+            child.start(login)
+        memory_gb = config.limits.memory_gb
+        worker, exporter = Worker(memory_gb), Worker(memory_gb)
         stack.callback(worker.close)
         stack.callback(exporter.close)
         yield Parts(
@@ -121,12 +134,23 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
             ),
             worker,
             exporter,
-            Rules(data_root, tuple(config.builders)),
+            rules,
             runs,
             mlflow_url,
             config.device,
             tokens,
             None if child is None else child.answers,
+            login,
+        )
+
+
+def _require_tokens(config: ServiceConfig, tokens: Tokens | None) -> None:
+    """ServiceError if others than this machine reach the service and nobody has a token."""
+    if not is_loopback(config.host) and not tokens:
+        raise ServiceError(
+            f"a service without tokens listens on this machine only (127.0.0.1), not on "
+            f"{config.host!r}: make one with `espalier token create NAME`, with the same --runs "
+            "and --database"
         )
 
 
@@ -138,9 +162,13 @@ def _make_folders(*folders: Path) -> None:
             raise ServiceError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
+def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str, login: Login | None) -> Launcher:
     # modules of allowed builders are found from where the service was started
-    environment = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+        "ESPALIER_TRUST": " ".join(config.builders),
+        **({} if login is None else login.environment),
+    }
     if config.ray_address:
         return RayJobsLauncher(
             config.ray_address,
@@ -152,26 +180,8 @@ def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str) -> Launcher:
     return SubprocessLauncher(runs, mlflow_url, environment=environment)
 
 
-def adopt_searches(searches: Searches, runs: Path) -> None:
-    """Take in the searches of the folder that the database does not know."""
-    for file in sorted(runs.glob(f"*/{CONFIG_FILE}")):
-        if file.parent.is_symlink():
-            continue  # what is written there would be written elsewhere
-        try:
-            searches.get(file.parent.name)
-        except ProblemError:
-            found = adopted(file.parent)
-            if found is not None:
-                searches.adopt(*found)
-
-
 @contextmanager
 def _listening(config: ServiceConfig) -> Iterator[socket.socket]:
-    if not is_loopback(config.host) and not config.tokens:
-        raise ServiceError(
-            f"a service without tokens listens on this machine only (127.0.0.1), not on "
-            f"{config.host!r}: make one with `espalier token create NAME`, and give --tokens FILE"
-        )
     try:
         family, _, _, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from search.options import option, require
 
@@ -12,11 +13,32 @@ DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
 
 
 @dataclass(frozen=True)
+class LimitsConfig:
+    """The most that a client may ask for, and that a process may take for it."""
+
+    most_params: int = option(200_000_000, "parameters of a network that clients may name")
+    most_image_size: int = option(512, "pixels a side that clients may resize images to")
+    most_trials: int = option(1000, "trials of a search that clients may ask for")
+    most_epochs: int = option(1000, "epochs of each kind of training that clients may ask for")
+    most_concurrency: int = option(64, "trials at once that clients may ask for")
+    memory_gb: float = option(
+        16.0, "memory that a preflight, and each trial of a search, may take, in GB"
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require(value >= 1, name, "at least 1", value)
+
+
+@dataclass(frozen=True)
 class ServiceConfig:
     """One service: what it keeps, where it listens, who may use it, and where searches run."""
 
     runs: str = option("espalier-runs", "folder that holds all searches")
-    host: str = option("127.0.0.1", "address to listen on; one that others reach needs --tokens")
+    host: str = option(
+        "127.0.0.1",
+        "address to listen on; for one that others reach there must be tokens (`espalier token`)",
+    )
     port: int = option(8000, "port to listen on; 0 picks one")
     max_running: int = option(1, "searches at once; others wait in the queue")
     database: str = option(
@@ -24,15 +46,16 @@ class ServiceConfig:
         "sqlite:///FILE or postgresql://USER@HOST/NAME of its records; by default service.db in "
         f"--runs. {DATABASE_VARIABLE} sets it without showing a password to others",
     )
-    tokens: str = option(
-        "", "file of tokens, see `espalier token create`; by default none is asked for"
-    )
     data_root: str = option(
         ".data", "folder that holds the data sets and image folders that clients may name"
     )
     builders: tuple[str, ...] = option(
         (), "module:callable of a network that clients may name; repeatable"
     )
+    register_as: tuple[str, ...] = option(
+        (), "name in MLflow's registry that clients may register networks under; repeatable"
+    )
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     mlflow_url: str = option("", "MLflow server to log to; by default its own")
     mlflow_port: int = option(5000, "port of its own MLflow server; 0 picks one")
     ray_address: str = option(
@@ -54,6 +77,13 @@ class ServiceConfig:
         require(self.max_running >= 1, "max_running", "at least 1", self.max_running)
         for name in ("port", "mlflow_port"):
             require(0 <= getattr(self, name) <= 65535, name, "from 0 to 65535", getattr(self, name))
+        require(
+            "@" not in urlsplit(self.mlflow_url).netloc,
+            "mlflow_url",
+            "an address without a password, which others would see: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in its place",
+            "one",
+        )
         devices = ("auto", "cpu", "cuda")
         require(self.device in devices, "device", f"one of {', '.join(devices)}", self.device)
 

@@ -78,3 +78,21 @@ class KeyRow(Table):
     search_id: Mapped[str] = mapped_column(
         ForeignKey("searches.id", ondelete="CASCADE"), index=True
     )
+
+
+class TokenRow(Table):
+    """A token that lets somebody in, or did; times are milliseconds since 1970.
+
+    digest: SHA-256 of the token, in hexadecimal.  owner: whom the searches belong to that it
+    launches.  role: see search.service.tokens.ROLES.  expires_ms: None for never.
+    """
+
+    __tablename__ = "tokens"
+
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    owner: Mapped[str] = mapped_column(String(60))
+    role: Mapped[str] = mapped_column(String(20))
+    created_ms: Mapped[int] = mapped_column(BigInteger)
+    expires_ms: Mapped[int | None] = mapped_column(BigInteger)
+    revoked_ms: Mapped[int | None] = mapped_column(BigInteger)

@@ -7,15 +7,18 @@ search.service.worker; the service itself never does.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search.service.worker import Refused
 
 
-def checked(settings: Mapping[str, Any], device: str) -> dict[str, Any] | Refused:
-    """All settings, defaults among them, and what the preflight says: `settings` and `frame`."""
+def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[str, Any] | Refused:
+    """All settings, defaults among them, and what the preflight says: `settings` and `frame`.
+
+    most_params: of a network; one that has more is refused before it takes any memory.
+    """
     from pruning import errors  # noqa: PLC0415 - as above
     from search.config import from_mapping, to_mapping  # noqa: PLC0415
 
@@ -29,7 +32,7 @@ def checked(settings: Mapping[str, Any], device: str) -> dict[str, Any] | Refuse
     }
     try:
         config = from_mapping({**settings, "device": device}, "the request")
-        preflight = _preflight(config)
+        preflight = _preflight(config, most_params)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
             (name for kind, name in fields.items() if isinstance(error, kind)), None
@@ -50,13 +53,32 @@ def _counts(cost: Any) -> dict[str, int]:
     return {"flops": cost.flops, "params": cost.params}
 
 
-def _preflight(config: Any) -> Any:
+def _preflight(config: Any, most_params: int) -> Any:
     from search.equipment import chosen_device  # noqa: PLC0415 - as above
     from search.launch import check_resources  # noqa: PLC0415
     from search.runner import preflight_of  # noqa: PLC0415
 
     check_resources(config, chosen_device(config.device, config.resources))
-    return preflight_of(config, *_shape(config.data, config.model, config.seed))
+    shape, classes = _shape(config.data, config.model, config.seed)
+    _require_params(config.model, shape[0], len(classes), most_params)
+    return preflight_of(config, shape, classes)
+
+
+def _require_params(model: str, in_channels: int, num_classes: int, most: int) -> None:
+    """ModelError for a network of more parameters, counted on tensors without memory."""
+    import torch  # noqa: PLC0415 - as above
+
+    from pruning.errors import ModelError  # noqa: PLC0415
+    from search import models  # noqa: PLC0415
+
+    builder = models.resolve(model, num_classes=num_classes, in_channels=in_channels)
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in builder().parameters())
+    except (ModelError, ValueError):
+        return  # it is built from values, which such tensors lack; memory is limited anyway
+    if count > most:
+        raise ModelError(f"{model} has {count:,} parameters; this server allows {most:,}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -136,8 +158,12 @@ def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any
     return option
 
 
-def exported(folder: Path, form: str, target: Path) -> Refused | None:
-    """Write an architecture of the service's own as onnx or python."""
+def exported(folder: Path, form: str, target: Path, trust: Sequence[str]) -> Refused | None:
+    """Write an architecture as onnx or python.
+
+    trust: builders that may run beside the zoo's and torchvision's: nothing in the folder of runs
+    is trusted.
+    """
     from copycat.architecture import load, read  # noqa: PLC0415 - as above
     from copycat.export import to_onnx, written_whole  # noqa: PLC0415
     from copycat.python_module import to_python  # noqa: PLC0415
@@ -145,7 +171,7 @@ def exported(folder: Path, form: str, target: Path) -> Refused | None:
 
     try:
         stored = read(folder)
-        model = load(folder, trust=stored.builder.modules)
+        model = load(folder, trust=trust)
         if form == "onnx":
             to_onnx(model, stored.example_input, target)
         else:

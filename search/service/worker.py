@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from pruning.errors import first_line
+from search.memory import memory_limited
 from search.service.problems import ProblemError
 
 T = TypeVar("T")
@@ -40,10 +41,11 @@ class Worker:
     """One process that does one thing after the other, replaced when it dies or hangs.
 
     Time is counted from when a thing is begun; one that nobody waits for any more is still done
-    before the next.
+    before the next.  memory_gb: what the process may take; None for any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory_gb: float | None = None) -> None:
+        self._memory_gb = memory_gb
         self._process: _Process | None = None
         self._turn = asyncio.Lock()
         self._waiting: Counter[str] = Counter()
@@ -89,7 +91,7 @@ class Worker:
         for is_last in (False, True):
             if self._is_closed:
                 raise ProblemError(503, "the service is about to end", **_RETRY_AFTER)
-            self._process = self._process or _Process()
+            self._process = self._process or _Process(self._memory_gb)
             try:
                 call = asyncio.to_thread(self._process.call, function, arguments)
                 found = await asyncio.wait_for(call, _SECONDS)
@@ -132,10 +134,10 @@ class _Failed:
 
 
 class _Process:
-    def __init__(self) -> None:
+    def __init__(self, memory_gb: float | None) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other,), daemon=True)
+        self._process = context.Process(target=_work, args=(other, memory_gb), daemon=True)
         self._process.start()
         other.close()
 
@@ -150,7 +152,7 @@ class _Process:
         self._process.join()
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, memory_gb: float | None) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -158,13 +160,14 @@ def _work(connection: Connection) -> None:
     import torch  # noqa: PLC0415 - here, and nowhere else in the service
 
     torch.set_num_threads(int(_THREADS))
-    while True:
-        function, arguments = connection.recv()
-        try:
-            found = function(*arguments)
-        except Exception as error:
-            found = _Failed(first_line(error), traceback.format_exc())
-        connection.send(found)
+    with memory_limited(memory_gb):
+        while True:
+            function, arguments = connection.recv()
+            try:
+                found = function(*arguments)
+            except Exception as error:
+                found = _Failed(first_line(error), traceback.format_exc())
+            connection.send(found)
 
 
 def _end_with_parent() -> None:

@@ -113,6 +113,7 @@ CHANGED_FLAGS = {
     "trial-timeout": "30min",
     "time-budget": "2h",
     "max-train-images": 5000,
+    "memory-gb": 4.0,
     "register": "small-network",
 }
 

@@ -66,6 +66,7 @@ CHANGED = SearchConfig(
         trial_timeout="30min",
         time_budget="2h",
         max_train_images=5000,
+        memory_gb=4.0,
     ),
     count_attention=True,
     criterion=("taylor", "fisher"),

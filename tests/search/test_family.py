@@ -419,7 +419,7 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
 
 
 def test_a_foreign_builder_needs_trust(search_folder: Path, here: Path):
-    """A folder from elsewhere may name any callable; one of the user's own searches has run."""
+    """A folder may name any callable, wherever it lies: one in the runs folder may be copied in."""
     elsewhere = here / "elsewhere"
     shutil.copytree(search_folder / "architectures" / "fine-tuned-0", elsewhere)
     stored = copycat.read(elsewhere)
@@ -437,6 +437,7 @@ def test_a_foreign_builder_needs_trust(search_folder: Path, here: Path):
         stored_subject(FamilyConfig(str(elsewhere)), elsewhere)
     trusting = FamilyConfig(str(elsewhere), trust=("samples",))
     assert stored_subject(trusting, elsewhere).base.builder == builder
-    own = search_folder / "architectures" / "own"
+    own = search_folder / "architectures" / "own"  # what lies in a search has not run for that
     shutil.copytree(elsewhere, own)
-    assert stored_subject(FamilyConfig("found/own"), own).base.builder == builder
+    with pytest.raises(ArchitectureError, match="--trust samples"):
+        stored_subject(FamilyConfig("found/own"), own)

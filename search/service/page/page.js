@@ -63,6 +63,7 @@ function askToken() {
     event.preventDefault();
     token.set(input.value.trim());
     show();
+    showFooter().catch(fail);
   };
   say(notice, token.get() ? "This token is not known here." : "");
   main.replaceChildren(

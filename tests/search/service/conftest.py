@@ -22,7 +22,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from samples import outcome, trial_task
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 
@@ -36,7 +36,7 @@ from search.service.problems import ProblemError
 from search.service.rules import Rules
 from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, KeyRow, SearchRow
-from search.service.tokens import Tokens
+from search.service.tokens import Role, Tokens, create
 from search.service.worker import Refused, Worker
 from search.standing import FEED_FILE, Standing
 from search.tasks import task_to_mapping
@@ -127,6 +127,7 @@ class Service:
     launcher: IdleLauncher
     home: Path
     _loop: asyncio.AbstractEventLoop
+    tokens: dict[Role, str]
 
     @property
     def runs(self) -> Path:
@@ -203,6 +204,12 @@ class Service:
             answer.status = 500
             raise
         return answer
+
+    def put(self, search_id: str, **values: Any) -> None:
+        """Set columns of a search, whatever state it is in."""
+        with self.parts.searches._engine.begin() as connection:
+            connection.execute(update(SearchRow).where(SearchRow.id == search_id).values(**values))
+        self.parts.searches._changed([search_id])
 
     def trace(self) -> tuple[object, ...]:
         """All that is stored or launched: unchanged by a request that is refused."""
@@ -288,16 +295,20 @@ def _routes(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str]]:
 def serving(
     home: Path,
     *,
-    tokens: Tokens | None = None,
+    roles: Iterable[Role] = (),
     builders: tuple[str, ...] = (),
     mlflow_url: str = "",
 ) -> Iterator[Service]:
-    """A service whose files lie below `home`, from its first request to its last."""
+    """A service whose files lie below `home`, from its first request to its last.
+
+    roles: of tokens that there are, each called like its role; none are asked for without any.
+    """
     runs, data = home / "runs", home / "data"
     for folder in (runs, data):
         folder.mkdir()
     engine, launcher = open_database(f"sqlite:///{runs / 'service.db'}"), IdleLauncher()
     searches, loop = Searches(engine), asyncio.new_event_loop()
+    secrets = {role: create(engine, role, role) for role in roles}
     parts = Parts(
         searches,
         Dispatcher(searches, launcher, runs, max_running=1),
@@ -307,7 +318,7 @@ def serving(
         runs,
         mlflow_url,
         "cpu",
-        tokens,
+        Tokens(engine) if secrets else None,
     )
     app = create_app(parts, hosts=LOOPBACK)
     thread = threading.Thread(target=loop.run_forever)
@@ -317,7 +328,7 @@ def serving(
         stack.callback(loop.close)
         stack.callback(thread.join)
         stack.callback(loop.call_soon_threadsafe, loop.stop)
-        service = Service(app, parts, launcher, home, loop)
+        service = Service(app, parts, launcher, home, loop, secrets)
         life = app.router.lifespan_context(app)
         service.run(life.__aenter__).result(60)
         stack.callback(lambda: service.run(partial(life.__aexit__, None, None, None)).result(60))

@@ -5,6 +5,8 @@ Each gets problem details with a status below 500, and leaves nothing stored, la
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from refusals import ID, check_refused, every_route, untouched
 
 from search.service import guards
-from search.service.tokens import Tokens, create
+from search.service.tokens import ROLES, create, listed, revoke
 
 OPEN = {"/", "/assets/{name}", "/livez", "/healthz", "/readyz", "/openapi.json"}
 """Paths that need no token: they tell nothing of any search."""
@@ -160,11 +162,10 @@ def guarded(
     serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, patient: None
 ) -> Iterator[Any]:
     """A service with a token of each role."""
-    file = tmp_path_factory.mktemp("tokens") / "tokens"
-    tokens = {role: create(file, role, role) for role in ("read", "launch")}
-    with serve(tmp_path_factory.mktemp("guarded"), tokens=Tokens(file)) as running:
+    with serve(tmp_path_factory.mktemp("guarded"), roles=ROLES) as running:
         running.finish()
-        running.tokens = tokens
+        running.finish("written")
+        running.put("written", owner="writer")
         yield running
 
 
@@ -177,16 +178,17 @@ def guarded(
             "Bearer ",
             "Bearer wrong",
             "Bearer espalier_",
-            "Basic {launch}",
-            "{launch}",
+            "Basic {admin}",
+            "{admin}",
         ),
-        *("Bearer {launch}x", "Bearer {launch} {launch}", "Bearer\t{launch}", "Bearer {hash}"),
-        *("Bearer ﾿", "Bearer " + "a" * 60_000, "Bearer \x00{launch}"),
+        *("Bearer {admin}x", "Bearer {admin} {admin}", "Bearer\t{admin}", "Bearer {hash}"),
+        *("Bearer ﾿", "Bearer " + "a" * 60_000, "Bearer \x00{admin}"),
     ],
 )
 def test_nobody_gets_in_without_a_token(guarded: Any, given: str) -> None:
-    digest = guarded.parts.tokens._file.read_text().split()[-1]
-    given = given.replace("{launch}", guarded.tokens["launch"]).replace("{hash}", digest)
+    engine = guarded.parts.searches._engine
+    digest = next(row.digest for row in listed(engine) if row.name == "admin")
+    given = given.replace("{admin}", guarded.tokens["admin"]).replace("{hash}", digest)
     with untouched(guarded):
         for (method, target), (_, path) in zip(every_route(guarded), guarded.routes(), strict=True):
             answer = guarded.ask(method, target, headers={"authorization": given} if given else {})
@@ -198,7 +200,7 @@ def test_nobody_gets_in_without_a_token(guarded: Any, given: str) -> None:
 
 
 def test_a_token_to_read_changes_nothing(guarded: Any) -> None:
-    headers = {"authorization": f"Bearer {guarded.tokens['read']}"}
+    headers = {"authorization": f"Bearer {guarded.tokens['reader']}"}
     with untouched(guarded):
         for method, target in every_route(guarded):
             answer = guarded.ask(method, target, b"{}", headers=headers)
@@ -206,6 +208,69 @@ def test_a_token_to_read_changes_nothing(guarded: Any) -> None:
                 assert answer.status not in (401, 403)
             else:
                 check_refused(answer, 403)
+
+
+def bearer(service: Any, role: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {service.tokens[role]}"}
+
+
+CHANGES = (("POST", "/stop"), ("POST", "/resume"), ("DELETE", ""))
+
+
+@pytest.mark.parametrize(("method", "what"), CHANGES, ids=str)
+def test_searches_of_others_are_for_an_admin(guarded: Any, method: str, what: str) -> None:
+    """Those that nobody launched here, too."""
+    others = f"/v1/searches/{ID}{what}"
+    with untouched(guarded):
+        answer = guarded.ask(method, others, headers=bearer(guarded, "writer"))
+        check_refused(answer, 403)
+        assert "admin" in answer.json["detail"]
+        missing = f"/v1/searches/none{what}"
+        check_refused(guarded.ask(method, missing, headers=bearer(guarded, "writer")), 404)
+        check_refused(guarded.ask(method, f"/v1/searches/written{what}", headers={}), 401)
+    if method == "POST":  # allowed, but it is over
+        for target in (others, f"/v1/searches/written{what}"):
+            check_refused(guarded.ask(method, target, headers=bearer(guarded, "admin")), 409)
+        own = guarded.ask(method, f"/v1/searches/written{what}", headers=bearer(guarded, "writer"))
+        check_refused(own, 409)
+
+
+def test_no_address_of_mlflow_without_a_token(guarded: Any) -> None:
+    guarded.parts.mlflow_url = "http://127.0.0.1:1"
+    try:
+        for target in ("/healthz", "/readyz"):
+            for headers in ({}, {"authorization": "Bearer wrong"}):
+                assert guarded.ask("GET", target, headers=headers).json["mlflow_url"] == ""
+            known = guarded.ask("GET", target, headers=bearer(guarded, "reader"))
+            assert known.json["mlflow_url"] == "http://127.0.0.1:1"
+    finally:
+        guarded.parts.mlflow_url = ""
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+def test_a_stream_ends_with_its_token(
+    guarded: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = guarded.parts.searches._engine
+    token = create(engine, how, "reader", days=None if how == "revoked" else 2 / 86_400)
+    guarded.parts.tokens.refresh()
+    guarded.finish(f"watched-{how}")
+    guarded.put(f"watched-{how}", state="queued")
+    monkeypatch.setattr(guarded.parts.searches, "take_next", lambda _: [])
+    headers = {"authorization": f"Bearer {token}"}
+    begun = time.monotonic()
+
+    def end() -> None:
+        if how == "revoked":
+            revoke(engine, how)
+
+    timer = threading.Timer(0.5, end)
+    timer.start()
+    answer = guarded.ask("GET", f"/v1/searches/watched-{how}/events", headers=headers)
+    assert answer.status == 200
+    assert b"event: state" in answer.body
+    assert time.monotonic() - begun < 6  # half a second, or two, and a second: generously
+    check_refused(guarded.ask("GET", "/v1/searches", headers=headers), 401)
 
 
 def test_too_many_requests_are_put_off(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,5 +284,5 @@ def test_too_many_requests_are_put_off(guarded: Any, monkeypatch: pytest.MonkeyP
         assert [answer.status == 429 for answer in answers] == [False] * 5 + [True] * 3
         check_refused(answers[-1], 429)
         assert int(answers[-1].headers["retry-after"]) > 0
-        known = {"authorization": f"Bearer {guarded.tokens['launch']}"}
+        known = {"authorization": f"Bearer {guarded.tokens['writer']}"}
         assert guarded.ask(method, target, headers=known).status != 429

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from search.service import announcements
 from search.service.announcements import Announcements
 
-NEEDS_NO_DATABASE = {"/", "/assets/style.css", "/openapi.json", "/healthz", "/readyz"}
+NEEDS_NO_DATABASE = {"/", "/assets/style.css", "/openapi.json", "/livez", "/healthz", "/readyz"}
 NEEDS_NO_DATABASE |= {"/v1/models", "/v1/datasets", "/v1/criteria", "/v1/preflight"}
 
 

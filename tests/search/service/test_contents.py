@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -262,13 +263,29 @@ def test_a_part_of_a_file_that_is_not_there(service: Any, part: str) -> None:
         check_refused(answer, 416)
 
 
-def test_what_is_wrong_on_the_disk_is_told_without_a_traceback(service: Any) -> None:
-    service.finish("damaged", ["a-1"])
-    damaged: list[Path] = [p for p in (service.runs / "damaged").rglob("*.json") if p.is_file()]
+DAMAGED = ("{", "[]", "7", '{"a": NaN}', "[" * 100_000, '{"widths": 7}')
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_what_is_wrong_on_the_disk_is_told_without_a_traceback(service: Any, content: str) -> None:
+    name = f"damaged-{DAMAGED.index(content)}"
+    service.finish(name, ["a-1"])
+    damaged: list[Path] = [p for p in (service.runs / name).rglob("*.json") if p.is_file()]
     for file in damaged:
-        file.write_text("{")
-    check_refused(service.ask("GET", "/v1/searches/damaged/results"), 409)
-    check_refused(service.ask("GET", "/v1/architectures/damaged:a-1"), 409)
+        file.write_text(content)
+    check_refused(service.ask("GET", f"/v1/searches/{name}/verdict"), 409)
+    check_refused(service.ask("GET", f"/v1/architectures/{name}:a-1"), 409)
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(service: Any) -> None:
+    service.finish("piped", ["a-1"])
+    for file in (p for p in (service.runs / "piped").rglob("*") if p.is_file()):
+        file.unlink()
+        os.mkfifo(file)
+    with untouched(service):
+        for _, target in every_route(service, "GET"):
+            answer = service.ask("GET", target.replace(ID, "piped", 1), timeout=5)
+            assert answer.status in (200, 404, 409)
 
 
 def test_nothing_was_launched(service: Any) -> None:

@@ -11,7 +11,7 @@ from samples import outcome
 
 from pruning.errors import ServiceError
 from search.service.database import open_database
-from search.service.dispatcher import MOST_LOSSES, Dispatcher, adopted
+from search.service.dispatcher import MOST_LOSSES, Dispatcher
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Claim, Searches
 from search.standing import FEED_FILE, SPOOL_FILE
@@ -420,21 +420,3 @@ def test_closing_interrupts_what_runs_and_leaves_it_running_in_the_books(
     assert launcher.interrupted == ["a/1"]
     assert searches.get("a").state == "running"
     assert not dispatcher.is_alive
-
-
-def test_searches_made_without_the_service_are_taken_in(tmp_path: Path, say: Any) -> None:
-    folder = tmp_path / "runs" / "old"
-    folder.mkdir(parents=True)
-    assert adopted(folder) is None
-    (folder / "search.json").write_text(json.dumps({"model": "m", "name": "moved"}))
-    begin(say, "old")
-    found = adopted(folder)
-    assert found is not None
-    assert (found[0].state, found[0].settings["name"], found[1]) == ("stopped", "old", [])
-    finish(say, tmp_path / "runs", "old")
-    found = adopted(folder)
-    assert found is not None
-    assert found[0].state == "finished"
-    assert [row.key for row in found[1]] == ["a", "b"]
-    (folder / "results.json").write_text("{")
-    assert adopted(folder) is None

@@ -14,14 +14,12 @@ import uvicorn
 from refusals import every_route
 from samples import outcome
 from serving import eventually
-from sqlalchemy import update
 
 from search.service import connections, routes_events
 from search.service.connections import PatientProtocol, most_connections
 from search.service.routes_events import _block_by_block
 from search.service.server import _listening
 from search.service.service_config import ServiceConfig
-from search.service.tables import SearchRow
 from search.standing import FEED_FILE, EventFile
 
 # ---- connections
@@ -159,8 +157,7 @@ def test_test_accuracy_is_hidden_until_the_search_is_over(service: Any, state: s
     content = {"widths": {}, "provenance": {"test_accuracy": 0.123456, "seed": 0}}
     home = service.runs / state / "architectures" / "a-1"
     (home / "architecture.json").write_text(json.dumps(content))
-    with service.parts.searches._engine.begin() as connection:
-        connection.execute(update(SearchRow).where(SearchRow.id == state).values(state=state))
+    service.put(state, state=state)
     for place in (
         *(f"searches/{state}/events", f"searches/{state}/architectures"),
         *(f"architectures/{state}:a-1", f"architectures/{state}:a-1/folder"),

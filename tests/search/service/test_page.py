@@ -25,7 +25,6 @@ import torch
 
 import copycat
 from mlflow_server import schema
-from search.service import tokens
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -575,12 +574,16 @@ def luminance(colour: str) -> float:
 # ---- with tokens
 
 
+def run_token_command(runs: Path) -> str:
+    command = [sys.executable, "-m", "search.cli", "token", "create", "ann", "--runs", str(runs)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_a_token_is_asked_for_and_sent_with_everything(browser, service, finished, tmp_path):
-    token = tokens.create(tmp_path / "tokens", "ann", "launch")
+    token = run_token_command(tmp_path / "runs")
     shutil.copytree(service.runs / finished, tmp_path / "runs" / finished)
-    flags = ("--tokens", str(tmp_path / "tokens"))
     with (
-        serving(tmp_path, *flags, token=token) as guarded,
+        serving(tmp_path, token=token) as guarded,
         looking(browser, guarded) as watched,
     ):
         watched.refused = {401, 404}

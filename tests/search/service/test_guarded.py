@@ -1,0 +1,62 @@
+"""A service with tokens, and all that belongs to it, as others on its machine meet it."""
+
+import json
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from serving import SETTINGS, eventually, service
+
+from search.service.database import open_records
+from search.service.mlflow_login import PASSWORD_FILE
+from search.service.service_config import ServiceConfig
+from search.service.tokens import create, revoke
+
+pytestmark = pytest.mark.slow
+
+STORES = {"service.db", "mlflow.db", "basic_auth.db", "mlflow-auth.key", PASSWORD_FILE}
+
+SHORT = {
+    **SETTINGS,
+    "name": "guarded",
+    "trials": 1,
+    "training": {"epochs": 1, "fine_tune_epochs": 1, "scratch_epochs": 1, "batch_size": 32},
+    "study": {"tempered_trials": 0, "by_products": 0},
+}
+
+
+def test_nobody_gets_past_the_tokens_of_a_service(tmp_path: Path) -> None:
+    """Not through MLflow, not with what processes or files show; and searches are recorded."""
+    runs = tmp_path / "runs"
+    engine = open_records(ServiceConfig(runs=str(runs)), may_be_new=True)
+    token = create(engine, "ann", "writer")
+    headers = {"Authorization": f"Bearer {token}"}
+    with service(tmp_path) as running, httpx.Client(base_url=running.url) as client:
+        mlflow = f"http://127.0.0.1:{running.mlflow_port}"
+        assert client.get("/healthz").json()["mlflow_url"] == ""
+        assert client.get("/healthz", headers=headers).json()["mlflow_url"] == mlflow
+        for path in ("/", "/api/2.0/mlflow/experiments/search?max_results=1"):
+            assert httpx.get(mlflow + path).status_code == 401
+        client.headers.update(headers)
+        answer = client.post("/v1/searches", json=SHORT, timeout=60)
+        assert answer.status_code == 201, answer.text
+
+        def is_over() -> bool:
+            found = client.get("/v1/searches/guarded").json()
+            assert found["state"] != "failed", found["reason"]
+            return bool(found["state"] == "finished")
+
+        eventually(is_over, 300, "the search is finished")
+        (first, *_) = client.get("/v1/searches/guarded/front").json()["items"]
+        run = client.get(first["links"]["run"], headers={"accept": "application/json"})
+        assert run.json()["url"].startswith(f"{mlflow}/#/experiments/")
+        password = (runs / PASSWORD_FILE).read_text()
+        shown = json.dumps([p.info["cmdline"] for p in psutil.process_iter(["cmdline"])])
+        assert password not in shown
+        assert token not in shown
+        modes = {name: (runs / name).stat().st_mode & 0o777 for name in STORES}
+        assert modes == dict.fromkeys(STORES, 0o600)
+        revoke(engine, "ann")
+        eventually(lambda: client.get("/v1/searches").status_code == 401, 5, "ann is out")
+    engine.dispose()
