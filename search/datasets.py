@@ -23,6 +23,7 @@ from torch import Tensor
 from pruning.errors import DataError
 from search.config import DataConfig
 from search.image_sources import ImageFiles, ImageSource, ImageSplit, opened_image
+from search.machine import usable_memory
 
 Progress = Callable[[int, int], None]
 
@@ -57,6 +58,11 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory, or in a message to another process."""
+        return sum(part.num_bytes for part in (self.train, self.validation, self.test))
 
 
 @dataclass(frozen=True)
@@ -358,4 +364,4 @@ def _image_files(folder: str, names: tuple[str, ...]) -> tuple[list[str], list[i
 
 
 def _quarter_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return usable_memory() // 4

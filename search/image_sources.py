@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pruning.errors import DataError
+from search.machine import usable_cores
 
 _WORKERS_PAY_ABOVE = 4096  # images; starting worker processes takes as long as a few thousand
 _MOST_WORKERS = 8
@@ -32,6 +32,11 @@ class ImageSource(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """What the object takes in memory."""
 
     @abstractmethod
     def take(self, indices: Tensor) -> ImageSource:
@@ -64,6 +69,10 @@ class ImageSplit(ImageSource):
         _, channels, height, width = self.images.shape
         return channels, height, width
 
+    @property
+    def num_bytes(self) -> int:
+        return self.images.nbytes + self.labels.nbytes
+
     def take(self, indices: Tensor) -> ImageSplit:
         return ImageSplit(self.images[indices], self.labels[indices])
 
@@ -95,6 +104,10 @@ class ImageFiles(ImageSource):
     def image_shape(self) -> tuple[int, int, int]:
         return (3, *self.size)
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.paths)) + self.labels.nbytes
+
     def take(self, indices: Tensor) -> ImageFiles:
         chosen = tuple(self.paths[index] for index in indices.tolist())
         return replace(self, paths=chosen, labels=self.labels[indices])
@@ -107,10 +120,11 @@ class ImageFiles(ImageSource):
 
         Raises DataError, with the path, for a file that is unreadable or of another size.
         """
+        is_much = len(order) > _WORKERS_PAY_ABOVE
         loader = DataLoader(
             _Decoder(self),
             batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
-            num_workers=_workers() if len(order) > _WORKERS_PAY_ABOVE else 0,
+            num_workers=min(_MOST_WORKERS, usable_cores()) if is_much else 0,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # or it would draw from torch's global one
         )
@@ -164,11 +178,6 @@ class _Decoder(Dataset[Tensor]):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _workers() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_WORKERS, usable or 1)
 
 
 @contextmanager

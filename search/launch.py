@@ -18,24 +18,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# Read while Ray is imported. The trials work in the caller's directory, so that relative
-# paths and modules of the user's own mean what they meant on the command line.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A worker that died is tried again: nothing that a person needs to read.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed")
-# Ray's monitor kills a worker when the whole machine is short of memory, and Tune gives the
-# search up for it. Without it the kernel kills the worker, which is tried again.
-os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+from search.ray_environment import missing_variables, own_ray
+
+os.environ.update(missing_variables())
 
 import ray
 import torch
@@ -46,6 +35,8 @@ from pruning.errors import ConfigError, DiskFullError
 from search.checkpoints import Attempts
 from search.config import SearchConfig
 from search.datasets import ImageData
+from search.error_log import told_in_one_line
+from search.machine import usable_cores
 from search.tasks import (
     Ending,
     EpochRecord,
@@ -64,6 +55,8 @@ _LOST_WORKER_RETRIES = 50
 """Of one task; how often it may fail in one and the same epoch, Attempts decides."""
 
 _REACH_SECONDS = 5.0
+_STORE_BYTES = 1 << 27
+"""Of Ray's object store beside the images; Ray alone would reserve a third of the memory."""
 
 Perform = Callable[[TaskSource, Observer], None]
 
@@ -82,7 +75,7 @@ class Share:
 
         One task at a time on a GPU, whose memory nothing divides; otherwise one per core.
         """
-        wanted, cores = config.resources, os.cpu_count() or 1
+        wanted, cores = config.resources, usable_cores()
         on_gpu = device == "cuda"
         by_default = 1 if on_gpu else max(1, cores // (wanted.cpus_per_trial or 1))
         num_workers = config.concurrency or by_default
@@ -122,35 +115,47 @@ def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perfo
     observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
     what was under way to be continued, when there is no room to store anything.
     """
-    address = workshop.config.resources.ray_address
-    own: dict[str, Any] = {
-        "address": "local",  # or Ray would join any cluster that runs on this machine
-        "num_cpus": share.num_workers * share.cpus,
-        "include_dashboard": False,
-    }
-    with warnings.catch_warnings(), _sigterm_kept():
-        warnings.simplefilter("ignore")
-        try:
-            ray.init(
-                **({"address": address} if address else own),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        except (ConnectionError, TimeoutError) as error:
-            if not address:
-                raise
-            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    try:
+    with _ray(workshop.config.resources.ray_address, share, data):
         shared = _Shared([ray.put(workshop), ray.put(data)], share.cpus)
 
         def perform_all(source: TaskSource, observer: Observer) -> None:
             _run(source, observer, workshop, shared, share)
 
         yield perform_all
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
+    """The cluster at the address, or one of our own that ends with the block."""
+    with ExitStack() as stack:
+        if address:
+            settings: dict[str, Any] = {"address": address}
+        else:
+            settings = {
+                "address": "local",  # or Ray would join any cluster that runs on this machine
+                "num_cpus": share.num_workers * share.cpus,
+                "include_dashboard": False,
+                "object_store_memory": _STORE_BYTES + data.num_bytes,
+                "_temp_dir": str(stack.enter_context(own_ray())),
+            }
+        stack.callback(ray.shutdown)  # also of one that has started in part
+        with warnings.catch_warnings(), _sigterm_kept(), told_in_one_line(_failure(address)):
+            warnings.simplefilter("ignore")
+            ray.init(
+                **settings, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
+            )
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        yield
+
+
+def _failure(address: str) -> str:
+    """What it means if Ray does not start."""
+    if address:
+        return (
+            f"no Ray cluster answers at {address}, or not to this token, which is looked for in "
+            "RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH and in ~/.ray/auth_token"
+        )
+    return "Ray does not start here"
 
 
 @contextmanager

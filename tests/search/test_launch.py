@@ -6,11 +6,12 @@ import dataclasses
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import psutil
 import pytest
 from samples import member_task, small_config, trial_task
 
@@ -77,12 +78,28 @@ class Launched:
     """What was heard of the tasks, by the observer and by the source.
 
     before: what the observer had heard once a source without tasks had been performed.
+    addresses: on which this process and Ray's listened meanwhile.
     """
 
     before: Log
     log: Log
     source: Told
     workshop: Workshop
+    addresses: set[str]
+
+
+def listening() -> set[str]:
+    """Addresses at which this process and those that it started take connections."""
+    own = psutil.Process()
+    found = set()
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            found |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +124,9 @@ def launched(
         with cluster(workshop, digits, Share(2, 1, 0.0)) as perform_all:
             perform_all(TaskList([]), before)
             assert not config.directory.exists()
+            addresses = listening()
             perform_all(source, log)
-    return Launched(before, log, source, workshop)
+    return Launched(before, log, source, workshop, addresses)
 
 
 def test_source_and_observer_hear_of_every_task(launched: Launched):
@@ -119,6 +137,11 @@ def test_source_and_observer_hear_of_every_task(launched: Launched):
     assert log.endings == source.endings
     assert set(log.outcomes) == {"fine-tuned-0", "fine-tuned-3", "uniform-b100"}
     assert set(log.endings) == {"fine-tuned-1", "fine-tuned-2", "broken"}
+
+
+def test_a_ray_of_ones_own_listens_on_this_machine_only(launched: Launched):
+    assert launched.addresses <= {"127.0.0.1", "::1"}
+    assert launched.addresses
 
 
 def test_a_trial_comes_with_its_by_products(launched: Launched):
@@ -223,7 +246,7 @@ def shared(tmp_path: Path, device: str = "cpu", concurrency: int | None = None, 
 
 @pytest.fixture
 def _twelve_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("search.launch.usable_cores", lambda: 12)
 
 
 @pytest.mark.usefixtures("_twelve_cores")
