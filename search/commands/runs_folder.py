@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -34,11 +35,13 @@ class RunsFolder(Place):
         self._runs = runs
 
     def command(self, name: str, *words: str) -> str:
-        verb, *rest = words
+        return shlex.join(self._words(name, *words))
+
+    def _words(self, name: str, verb: str, *rest: str) -> tuple[str, ...]:
         folder = search_folder(name, self._runs)
         runs = str(folder.parent)
         where = () if runs == DEFAULT_RUNS else ("--runs", runs)
-        return " ".join(("espalier", verb, folder.name, *rest, *where))
+        return "espalier", verb, folder.name, *rest, *where
 
     def searches(self) -> list[Listed]:
         found = []
@@ -126,8 +129,8 @@ class RunsFolder(Place):
         )
 
     def _export_command(self, name: str, key: str) -> str:
-        first, verb, search, *rest = self.command(name, "export", "--out", "my-network").split(" ")
-        return " ".join((first, verb, f"{search}/{key}", *rest))
+        first, verb, search, *rest = self._words(name, "export", "--out", "my-network")
+        return shlex.join((first, verb, f"{search}/{key}", *rest))
 
 
 def _events(folder: Path, offset: int) -> Iterator[tuple[Event, int]]:
