@@ -13,7 +13,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,12 @@ class ImageData:
     def num_bytes(self) -> int:
         """What it takes in memory, or in a message to another process."""
         return sum(part.num_bytes for part in (self.train, self.validation, self.test))
+
+    def sent(self) -> ImageData:
+        """The same for processes that may have another current folder."""
+        return replace(
+            self, train=self.train.sent(), validation=self.validation.sent(), test=self.test.sent()
+        )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from PIL import Image, ImageOps
@@ -41,6 +42,10 @@ class ImageSource(ABC):
     @abstractmethod
     def take(self, indices: Tensor) -> ImageSource:
         """These images only, int64 (n,), in this order."""
+
+    def sent(self) -> Self:
+        """The same for processes that may have another current folder."""
+        return self
 
     @abstractmethod
     def to(self, device: torch.device) -> ImageSource:
@@ -111,6 +116,9 @@ class ImageFiles(ImageSource):
     def take(self, indices: Tensor) -> ImageFiles:
         chosen = tuple(self.paths[index] for index in indices.tolist())
         return replace(self, paths=chosen, labels=self.labels[indices])
+
+    def sent(self) -> ImageFiles:
+        return replace(self, paths=tuple(map(os.path.abspath, self.paths)))
 
     def to(self, device: torch.device) -> ImageFiles:
         return replace(self, labels=self.labels.to(device), device=device)

@@ -18,11 +18,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from search.ray_environment import missing_variables, own_ray
+from search.ray_environment import give_own_token, missing_variables, own_folder
 
 os.environ.update(missing_variables())
 
@@ -37,6 +37,7 @@ from search.config import SearchConfig
 from search.datasets import ImageData
 from search.error_log import told_in_one_line
 from search.machine import usable_cores
+from search.storing import not_stored
 from search.tasks import (
     Ending,
     EpochRecord,
@@ -116,7 +117,7 @@ def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perfo
     what was under way to be continued, when there is no room to store anything.
     """
     with _ray(workshop.config.resources.ray_address, share, data):
-        shared = _Shared([ray.put(workshop), ray.put(data)], share.cpus)
+        shared = _Shared([ray.put(workshop.sent()), ray.put(data.sent())], share.cpus)
 
         def perform_all(source: TaskSource, observer: Observer) -> None:
             _run(source, observer, workshop, shared, share)
@@ -136,8 +137,10 @@ def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
                 "num_cpus": share.num_workers * share.cpus,
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES + data.num_bytes,
-                "_temp_dir": str(stack.enter_context(own_ray())),
+                "_temp_dir": str(stack.enter_context(own_folder())),
             }
+            give_own_token()
+            _forget_token()
         stack.callback(ray.shutdown)  # also of one that has started in part
         with warnings.catch_warnings(), _sigterm_kept(), told_in_one_line(_failure(address)):
             warnings.simplefilter("ignore")
@@ -146,6 +149,14 @@ def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
             )
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         yield
+
+
+def _forget_token() -> None:
+    """Let Ray read its token again, if another Ray was used in this process before."""
+    with suppress(ImportError, AttributeError):  # there is no public way
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _failure(address: str) -> str:
@@ -184,7 +195,7 @@ def _run(
         return
     resources = {"cpu": float(share.cpus), "gpu": share.gpus}
     trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
-    searcher = _TaskSearcher(source, observer)
+    searcher = _TaskSearcher(source, observer, workshop)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -267,12 +278,13 @@ class _Watchdog:
 class _TaskSearcher(Searcher):
     """Hands Ray the tasks of a source and tells the source what came of them.
 
+    What a worker says it stored is looked for here before anybody is told.
     disk_full: why nothing more is handed out; empty while there is room.
     """
 
-    def __init__(self, source: TaskSource, observer: Observer) -> None:
+    def __init__(self, source: TaskSource, observer: Observer, workshop: Workshop) -> None:
         super().__init__(metric="unused", mode="max")
-        self._source, self._observer = source, observer
+        self._source, self._observer, self._workshop = source, observer, workshop
         self._tasks: dict[str, Task] = {}
         self.disk_full = ""
 
@@ -294,11 +306,16 @@ class _TaskSearcher(Searcher):
             return
         if _OUTCOMES in found and not error:
             outcomes = [Outcome.from_mapping(each) for each in json.loads(found[_OUTCOMES])]
-            self._source.finished(task, outcomes)
-            self._observer.finished(task, outcomes)
-            return
-        told = json.loads(found[_ENDING]) if _ENDING in found and not error else None
-        ending = Ending(**told) if told else Ending("failed", "its worker process died")
+            missing = not_stored(self._workshop, outcomes)
+            if not missing:
+                self._source.finished(task, outcomes)
+                self._observer.finished(task, outcomes)
+                return
+            ending = Ending("failed", missing)
+        elif _ENDING in found and not error:
+            ending = Ending(**json.loads(found[_ENDING]))
+        else:
+            ending = Ending("failed", "its worker process died")
         self._source.ended(task, ending)
         self._observer.ended(task, ending)
 

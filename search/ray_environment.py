@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,29 +67,35 @@ def cluster_token() -> str:
     return ""
 
 
+def give_own_token() -> None:
+    """Let Rays that this process starts from now on ask for a token of its own.
+
+    It stays: Ray reads it once in the life of a process, and needs it to the end.
+    """
+    os.environ[_TOKEN] = _own_token()
+    os.environ.pop(_MODE, None)  # Ray turns authentication on by itself where no mode is set
+
+
+@functools.cache
+def _own_token() -> str:
+    return secrets.token_hex(32)
+
+
 @contextmanager
-def own_ray() -> Iterator[Path]:
-    """A block in which Ray starts with a token of its own; gives the folder for its files.
+def own_folder() -> Iterator[Path]:
+    """A new folder for Ray's files, readable to nobody else, which goes at the end of the block.
 
     ConfigError where no folder has a path short enough for sockets and can be written.
     """
     folder = _short_folder()
     try:
-        # Ray turns authentication on by itself where no mode is set, and keeps that mode.
-        with _environment({_MODE: None, _TOKEN: _own_token()}):
-            yield folder
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@functools.cache
-def _own_token() -> str:
-    """One for the life of this process, since Ray reads it only once."""
-    return secrets.token_hex(32)
-
-
 def _short_folder() -> Path:
-    """A new folder, readable to nobody else, that leaves room for the names of Ray's sockets."""
+    """A new folder that leaves room for the names of Ray's sockets."""
     for parent in dict.fromkeys([os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
         try:
             folder = tempfile.mkdtemp(prefix="esp", dir=parent) if parent else ""
@@ -104,22 +110,3 @@ def _short_folder() -> Path:
         "Ray needs a folder for its sockets that can be written and has a short path: make /tmp "
         f"writable, or set TMPDIR to a path of at most {longest} bytes"
     )
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Variables set, or with None unset, during the block."""
-    before = {name: os.environ.get(name) for name in changes}
-    _set(changes)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

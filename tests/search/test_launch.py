@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -13,16 +14,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from samples import member_task, small_config, trial_task
+import torch
+from samples import member_task, outcome, small_config, trial_task
 
 import copycat
 from pruning import measure_cost
 from pruning.errors import ConfigError
-from search import models
+from search import models, storing
 from search.config import SearchConfig, TrainingConfig
 from search.datasets import ImageData
+from search.image_sources import ImageFiles
 from search.launch import Share, _TaskSearcher, check_resources, cluster
-from search.preflight import check
+from search.preflight import Preflight, check
 from search.resources_config import ResourcesConfig
 from search.runner import run
 from search.tasks import Ending, EpochRecord, Outcome, Task, TaskList
@@ -159,10 +162,10 @@ def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
 
 def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
     workshop = launched.workshop
-    for outcome in chain(*launched.log.outcomes.values()):
-        network = copycat.load(workshop.config.directory / outcome.path, trust=["nets"])
+    for stored in chain(*launched.log.outcomes.values()):
+        network = copycat.load(workshop.config.directory / stored.path, trust=["nets"])
         cost = measure_cost(network, workshop.preflight.example_input)
-        assert (cost.flops, cost.params) == (outcome.flops, outcome.params)
+        assert (cost.flops, cost.params) == (stored.flops, stored.params)
 
 
 def test_a_worker_does_what_this_process_would_do(
@@ -172,10 +175,10 @@ def test_a_worker_does_what_this_process_would_do(
     config = dataclasses.replace(launched.workshop.config, runs=str(tmp_path))
     here = dataclasses.replace(launched.workshop, config=config)
     records: list[EpochRecord] = []
-    outcome, *_ = perform(trial_task(0), here, digits, records.extend)
+    stored, *_ = perform(trial_task(0), here, digits, records.extend)
     there, *_ = launched.log.outcomes["fine-tuned-0"]
-    assert outcome.profile == there.profile
-    assert outcome.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
+    assert stored.profile == there.profile
+    assert stored.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
     losses = [record.train_loss for record in launched.log.records["fine-tuned-0"]]
     assert [record.train_loss for record in records] == pytest.approx(losses, rel=0.01)
 
@@ -209,9 +212,9 @@ def test_a_task_whose_process_ended_is_tried_again(launched: Launched, desk: Pat
     assert "fine-tuned-3" in launched.log.outcomes
 
 
-def test_a_task_whose_process_ends_again_and_again_has_failed():
+def test_a_task_whose_process_ends_again_and_again_has_failed(workshop: Workshop):
     source, log = Told([trial_task(4)]), Log()
-    searcher = _TaskSearcher(source, log)
+    searcher = _TaskSearcher(source, log, workshop)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", None, error=True)
     died = Ending("failed", "its worker process died")
@@ -219,15 +222,59 @@ def test_a_task_whose_process_ends_again_and_again_has_failed():
     assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
 
 
-def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out():
+def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out(workshop: Workshop):
     source, log = Told([trial_task(4), trial_task(5)]), Log()
-    searcher = _TaskSearcher(source, log)
+    searcher = _TaskSearcher(source, log, workshop)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", {"disk full": "make room"})
     assert searcher.disk_full == "make room"
     assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
     assert source.outcomes == source.endings == log.outcomes == log.endings == {}
     assert len(source) == 1
+
+
+def test_what_a_worker_stored_elsewhere_is_not_counted_as_done(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(storing, "_SHARING_SECONDS", 0.3)
+    source, log = Told([trial_task(4), trial_task(5)]), Log()
+    searcher = _TaskSearcher(source, log, workshop)
+    for number in (4, 5):
+        searcher.suggest(f"id {number}")
+    here, elsewhere = (
+        outcome(f"fine-tuned-{n}", path=f"architectures/fine-tuned-{n}") for n in (4, 5)
+    )
+    monkeypatch.setattr(
+        storing,
+        "_is_stored",
+        lambda _, found: found.key == here.key,
+    )
+    for number, found in ((4, here), (5, elsewhere)):
+        result = {"outcomes": json.dumps([found.to_mapping()])}
+        searcher.on_trial_complete(f"id {number}", result)
+    assert source.outcomes == log.outcomes == {"fine-tuned-4": [here]}
+    assert source.endings == log.endings
+    assert source.endings["fine-tuned-5"].reason == (
+        "its worker says that it stored architectures/fine-tuned-5, but there is none in "
+        f"{workshop.directory}: workers need that folder under the same path"
+    )
+
+
+def test_relative_paths_mean_the_same_in_another_folder(
+    tmp_path: Path, preflight: Preflight, monkeypatch: pytest.MonkeyPatch
+):
+    """The folder of searches, the teacher and images that stay on disk."""
+    training = TrainingConfig(1, 1, 1, distill_from="teacher")
+    config = small_config(tmp_path, runs="runs", training=training)
+    files = ImageFiles(("a.png", "b/c.png"), torch.zeros(2).long(), (8, 8), "a.png")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    workshop, images = Workshop(config, preflight, "cpu").sent(), files.sent()
+    monkeypatch.chdir(tmp_path / "there")
+    assert workshop.directory == tmp_path / "runs" / "small"
+    assert workshop.teacher == str(tmp_path / "teacher")
+    assert workshop.config == config
+    assert images.paths == (str(tmp_path / "a.png"), str(tmp_path / "b" / "c.png"))
 
 
 def test_without_tasks_nothing_is_started(launched: Launched):

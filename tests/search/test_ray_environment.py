@@ -10,7 +10,7 @@ import pytest
 
 from pruning.errors import ConfigError
 from search import ray_environment
-from search.ray_environment import cluster_token, missing_variables, own_ray
+from search.ray_environment import cluster_token, give_own_token, missing_variables, own_folder
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +62,20 @@ def test_a_ray_of_ones_own_has_a_token_that_no_file_holds(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a cluster's")
-    with own_ray() as folder:
-        assert "RAY_AUTH_MODE" not in os.environ  # which is how Ray turns it on
-        token = os.environ["RAY_AUTH_TOKEN"]
-        assert len(token) == 64
+    give_own_token()
+    assert "RAY_AUTH_MODE" not in os.environ  # which is how Ray turns it on
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert len(token) == 64
+    give_own_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == token
+    assert [*(tmp_path / "home").iterdir()] == []
+
+
+def test_its_files_are_nobody_elses_and_go_with_it() -> None:
+    with own_folder() as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (folder / "log").write_text("of Ray")
     assert not folder.exists()
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
-    assert os.environ["RAY_AUTH_TOKEN"] == "a cluster's"
-    assert [*(tmp_path / "home").iterdir()] == []
 
 
 def test_its_sockets_have_room_below_any_tmpdir(
@@ -81,7 +85,7 @@ def test_its_sockets_have_room_below_any_tmpdir(
     long.mkdir()
     for tmpdir in (str(long), "/not/there", ""):
         monkeypatch.setenv("TMPDIR", tmpdir)
-        with own_ray() as folder:
+        with own_folder() as folder:
             name = "session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
             assert len(str(folder / name)) <= 107
     assert [*long.iterdir()] == []
@@ -90,5 +94,5 @@ def test_its_sockets_have_room_below_any_tmpdir(
 def test_without_such_a_folder_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_environment, "_LONGEST_FOLDER", 5)
     expected = "short path: make /tmp writable, or set TMPDIR"
-    with pytest.raises(ConfigError, match=expected), own_ray():
+    with pytest.raises(ConfigError, match=expected), own_folder():
         pass
