@@ -27,6 +27,9 @@ JOURNAL = "study.journal"
 """In the folder of a search, unless its study lies in a database."""
 
 _FORMAT, _OUTCOMES, _STATE, _REASON = "espalier.format", "outcomes", "state", "reason"
+_FINAL, _AGAIN = "final", "again"
+"""Of a failure, whether it would come again; of a trial, the number of the one that it repeats."""
+
 _KNOWN = "known beforehand"
 _ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
 _FORMAT_NOW = 1
@@ -72,8 +75,13 @@ def _mend(file: Path) -> None:
             stream.truncate(content.rfind(b"\n") + 1)
 
 
+def trial_number(trial: BaseTrial) -> int:
+    """The number that the search knows a trial by: that of the failed one if it repeats one."""
+    return int(trial.user_attrs.get(_AGAIN, trial.number))
+
+
 class StudyRecord:
-    """What became of the trials of a study.
+    """What became of the trials of a study; of one that was tried again, the last time.
 
     trials: gives all of them, in their order.
     """
@@ -95,7 +103,11 @@ class StudyRecord:
     def endings(self) -> dict[int, Ending]:
         """Of the trials that came to nothing, by number."""
         return {
-            trial.number: Ending(trial.user_attrs[_STATE], trial.user_attrs[_REASON])
+            trial_number(trial): Ending(
+                trial.user_attrs[_STATE],
+                trial.user_attrs[_REASON],
+                is_final=bool(trial.user_attrs.get(_FINAL)),
+            )
             for trial in self._settled()
             if trial.state is not TrialState.COMPLETE
         }
@@ -111,23 +123,24 @@ class StudyRecord:
 
     def _settled(self) -> list[FrozenTrial]:
         """Trials that are over; what was known beforehand is none of them."""
-        return [
-            trial
-            for trial in self._trials()
-            if trial.state.is_finished() and not trial.user_attrs.get(_KNOWN)
-        ]
+        last: dict[int, FrozenTrial] = {}
+        for trial in self._trials():
+            if not trial.user_attrs.get(_KNOWN):
+                last[trial_number(trial)] = trial
+        return [trial for trial in last.values() if trial.state.is_finished()]
 
 
 class StudySource(StudyRecord):
     """Proposes tasks until `num_trials` are settled, over restarts.
 
     A trial that an earlier process was at work on is handed out again, under its number and
-    with its proposal. What is proposed depends on the seed, the trial's number and what is
-    known of others then, not on restarts. A proposal that nothing can be made of (`propose`
-    raises UnreachableBudgetError) is told as infeasible, and the next one made.
+    with its proposal; so is one that failed then, unless it would fail again. What is proposed
+    depends on the seed, the trial's number and what is known of others then, not on restarts. A
+    proposal that nothing can be made of (`propose` raises UnreachableBudgetError) is told as
+    infeasible, and the next one made.
 
     study: see `open_study`.
-    propose: draws a point with a trial of Optuna and makes a task of it.
+    propose: draws a point with a trial of Optuna and makes a task of it; see `trial_number`.
     new_sampler: a sampler for the seed it is given.
     openings: parts of the points of the first trials.
     """
@@ -148,11 +161,16 @@ class StudySource(StudyRecord):
         self._limits, self._num_trials, self._seed = limits, num_trials, seed
         self._running: dict[str, Trial] = {}
         trials = study.get_trials(deepcopy=False)
-        num_enqueued = sum(_ENQUEUED in trial.system_attrs for trial in trials)
+        num_enqueued = sum(
+            _ENQUEUED in trial.system_attrs and _AGAIN not in trial.user_attrs for trial in trials
+        )
         for params in openings[num_enqueued:num_trials]:  # maybe all but a few of them
             study.enqueue_trial(dict(params))
+        for number, ending in self.endings.items():
+            if ending.state == "failed" and not ending.is_final:
+                study.enqueue_trial(self.params(number), user_attrs={_AGAIN: number})
         running = study.get_trials(states=(TrialState.RUNNING,))
-        self._orphans = [(trial.number, trial._trial_id) for trial in running]
+        self._orphans = [(trial_number(trial), trial._trial_id) for trial in running]
 
     def __len__(self) -> int:
         """Trials that are neither settled nor handed out."""
@@ -166,7 +184,7 @@ class StudySource(StudyRecord):
                 task = self._propose(trial)
             except UnreachableBudgetError:
                 continue  # there never was one
-            yield task, endings.get(trial.number)
+            yield task, endings.get(trial_number(trial))
 
     def next(self) -> Task | None:
         while len(self) > 0:
@@ -194,7 +212,7 @@ class StudySource(StudyRecord):
         own = outcomes[0]
         if not math.isfinite(own.validation_accuracy):
             reason = f"validation accuracy is {own.validation_accuracy}"
-            self._end(trial, Ending("failed", reason))
+            self._end(trial, Ending("failed", reason, is_final=True))
             return
         excess = self._limits.excess(own.cost)
         for quantity, value in excess.items():
@@ -215,11 +233,14 @@ class StudySource(StudyRecord):
     def _end(self, trial: Trial, ending: Ending) -> None:
         trial.set_user_attr(_STATE, ending.state)
         trial.set_user_attr(_REASON, ending.reason)
+        if ending.is_final:
+            trial.set_user_attr(_FINAL, True)
         self._study.tell(trial, state=_TOLD[ending.state])
 
     @property
     def _num_asked(self) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=_BEGUN))
+        begun = self._study.get_trials(deepcopy=False, states=_BEGUN)
+        return len({trial_number(trial) for trial in begun})
 
     def _reseed(self, number: int) -> None:
         """A sampler of its own for every trial, so that a restart changes no proposal."""

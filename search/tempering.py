@@ -20,7 +20,7 @@ from search.config import SearchConfig
 from search.families import compared
 from search.preflight import Preflight
 from search.space import sampler
-from search.study import StudySource, add_known
+from search.study import StudySource, add_known, trial_number
 from search.tasks import MemberTask, Outcome, Task
 
 _SHAPE, _RUNG, _RHO = "shape", "rung", "rho"
@@ -91,7 +91,7 @@ class _Points:
         except BudgetError as error:
             raise UnreachableBudgetError(str(error)) from error
         return MemberTask(
-            f"tempered-{trial.number}",
+            f"tempered-{trial_number(trial)}",
             "tempered",
             shape.trial,
             rung,
