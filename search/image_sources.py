@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -141,23 +142,20 @@ class ImageFiles(ImageSource):
                 raise batch
             yield batch.to(self.device)
 
-    def require_one_size(self) -> None:
-        """Raise DataError unless every file has the right size; reads the headers only."""
-        for path in self.paths if self.image_size is None else ():
-            with opened_image(path) as image:
-                self._require_size(path, image)
-
     def decode(self, index: int) -> Tensor:
         """One image, uint8 (3, H, W)."""
         path = self.paths[index]
         with opened_image(path) as image:
             if self.image_size is None:
-                self._require_size(path, image)
-                pixels = image if image.mode == "RGB" else image.convert("RGB")
+                turn_upright(image)
+                pixels = _in_colour(path, image)
+                self._require_size(path, pixels)
             else:
                 square = (self.image_size, self.image_size)
                 image.draft("RGB", square)  # lets a JPEG be decoded at a fraction of its size
-                pixels = ImageOps.fit(image.convert("RGB"), square, Image.Resampling.BILINEAR)
+                turn_upright(image)
+                whole = _in_colour(path, image)
+                pixels = ImageOps.fit(whole, square, Image.Resampling.BILINEAR)
             data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
         return data.view(*self.size, 3).permute(2, 0, 1)
 
@@ -169,6 +167,27 @@ class ImageFiles(ImageSource):
                 f"{self.size[1]}×{self.size[0]} and {path} is {width}×{height}; "
                 "give --image-size PIXELS to resize them all"
             )
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn the image as its camera says (EXIF), and as every viewer shows it."""
+    ImageOps.exif_transpose(image, in_place=True)
+
+
+def _in_colour(path: str, image: Image.Image) -> Image.Image:
+    """As RGB with 8 bits; 16 bits are scaled down, and numbers of unknown range refused."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        levels = torch.from_numpy(np.asarray(image).astype(np.int32))
+        image = Image.fromarray(
+            (levels * 255 + 32767).div(65535, rounding_mode="floor").byte().numpy()
+        )
+    elif image.mode in ("I", "F"):
+        what = "whole numbers of 32 bits" if image.mode == "I" else "floating point numbers"
+        raise DataError(
+            f"image {path} is made of {what}, and which of them is white is not known: "
+            "convert it to 8 or 16 bits"
+        )
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class _Decoder(Dataset[Tensor]):
