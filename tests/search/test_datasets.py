@@ -20,6 +20,12 @@ from search.datasets import Augmentation, load, stratified_sample
 from search.image_sources import ImageFiles, ImageSource, ImageSplit
 
 
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is remembered which files have been read."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -417,10 +423,9 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_image_is_read_once_before_anything_is_learned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Also those that stay on disk, of the test part too; and again only if they have changed."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     make_folder(tmp_path / "data")
 
     def read() -> int:
