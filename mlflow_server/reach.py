@@ -6,12 +6,13 @@ import ssl
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import getproxies, urlopen
 
 from mlflow_server.errors import TrackingError
 from mlflow_server.store import SQLITE_PREFIX
 
 REACH_SECONDS = 5.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TRANSIENT_CODES = frozenset(
     {
         *("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"),
@@ -33,9 +34,25 @@ def prepare_for_server(address: str) -> None:
     Raises TrackingError if nothing answers at the address, or if it holds a password.
     """
     require_no_password(address)
+    reach_loopback_directly()
     require_reachable(address)
     for setting, value in _HTTP_SETTINGS.items():
         os.environ.setdefault(setting, value)  # MLflow has no other place for them
+
+
+def reach_loopback_directly() -> None:
+    """Let no proxy of the environment stand between this process, its children and this machine.
+
+    A proxy cannot reach what listens on loopback addresses here: to it they are its own.
+    """
+    if not getproxies():
+        return
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in _LOOPBACK if host not in hosts]
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(hosts)
 
 
 def require_reachable(server: str, timeout_seconds: float = REACH_SECONDS) -> None:

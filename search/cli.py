@@ -7,6 +7,8 @@ full, MLflow is away) ends with 75.
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import cast
@@ -14,9 +16,11 @@ from typing import cast
 import click
 from click.core import ParameterSource
 
-from pruning.errors import ConfigError, EspalierError
+from pruning.errors import ConfigError, EspalierError, first_line
 from search.commands.places import AWARE, Connection
+from search.error_log import written
 from search.exits import EXIT_INTERRUPTED, EXIT_REFUSED, exit_status
+from search.plain_text import make_printable
 
 _COMMANDS = (
     *("search", "list", "watch", "stop", "resume", "trial", "family", "correlate", "inspect"),
@@ -70,20 +74,40 @@ def _token_in(file: Path | None) -> str:
 
 
 def main() -> None:
-    """Entry point: errors for people become one line and an exit status."""
-    from mlflow_server.errors import MlflowServerError  # noqa: PLC0415 - startup stays light
+    """Entry point: errors for people become one line and an exit status.
 
+    Those that nobody foresaw become one line and a file, and status 1.
+    """
+    from mlflow_server.errors import MlflowServerError  # noqa: PLC0415 - startup stays light
+    from mlflow_server.reach import reach_loopback_directly  # noqa: PLC0415
+
+    reach_loopback_directly()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps fonts without a home
+    make_printable(sys.stdout)
+    make_printable(sys.stderr)
     try:
         cli.main(sys.argv[1:] or ["--help"], standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
-        message = error.format_message()
-        click.echo(f"espalier: {' '.join(message.split())}", err=True)
+        _tell(error.format_message())
         sys.exit(EXIT_REFUSED)
     except (EspalierError, MlflowServerError) as error:
-        click.echo(f"espalier: {' '.join(str(error).split())}", err=True)
+        _tell(str(error))
         sys.exit(exit_status(error))
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        _tell(
+            f"{type(error).__name__}: {first_line(error)}: nobody foresaw this: please report it"
+            f"{written(error)}"
+        )
+        sys.exit(1)
+
+
+def _tell(message: str) -> None:
+    click.echo(f"espalier: {' '.join(message.split())}", err=True)
 
 
 if __name__ == "__main__":

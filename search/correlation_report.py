@@ -12,6 +12,7 @@ from rich.table import Table
 
 from search.correlation import COEFFICIENTS, Agreement, UnitScores
 from search.correlation_config import CorrelationConfig
+from search.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ class Study:
 
 def study_table(study: Study) -> Table:
     """One row per criterion, the best first; a dash where a coefficient is not defined."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("criterion", no_wrap=True)
-    for words in ("in layer", "overall"):
-        for name in COEFFICIENTS:
-            table.add_column(f"{name.capitalize()}\n{words}", justify="right", no_wrap=True)
+    headings = [
+        f"{name.capitalize()}\n{words}"
+        for words in ("in layer", "overall")
+        for name in COEFFICIENTS
+    ]
+    table = text_table("criterion", *headings, numbers=headings)
     for found in study.agreements:
         cells = [
             getattr(part, name)

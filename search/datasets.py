@@ -9,11 +9,16 @@ and augments whole batches on the device.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +27,16 @@ from torch import Tensor
 
 from pruning.errors import DataError
 from search.config import DataConfig
-from search.image_sources import ImageFiles, ImageSource, ImageSplit, opened_image
+from search.image_sources import ImageFiles, ImageSource, ImageSplit, opened_image, turn_upright
+from search.machine import usable_memory
 
 Progress = Callable[[int, int], None]
 
 _IMAGE_FOLDER = "imagefolder:"
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SUFFIXES = (
+    *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
+    ".webp",
+)
 _TEST_FRACTION_OF_DIGITS = 0.2
 _READ_AT_ONCE_BYTES = 4 << 20
 _RESIZED_AT_ONCE = 64
@@ -47,6 +56,7 @@ class ImageData:
     """A data set ready for training; the three parts share no image.
 
     `mean` and `std` are per channel, on a scale where 255 is 1, and come from `train` alone.
+    notes: what of its files is not in it.
     """
 
     name: str
@@ -57,6 +67,18 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory, or in a message to another process."""
+        return sum(part.num_bytes for part in (self.train, self.validation, self.test))
+
+    def sent(self) -> ImageData:
+        """The same for processes that may have another current folder."""
+        return replace(
+            self, train=self.train.sent(), validation=self.validation.sent(), test=self.test.sent()
+        )
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,7 @@ class _Opened:
     test: ImageSource
     classes: tuple[str, ...]
     augmentation: Augmentation
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -80,8 +103,9 @@ def load(
     `seed` decides which training images are used (`limit_train`) and which of those are held
     out for validation; the test images never depend on it. With `channels=3` grey images are
     repeated. Files of an image folder are decoded into memory, calling `progress(done, total)`,
-    unless all of them together would exceed `memory_limit_bytes` (a quarter of the machine's
-    memory by default); then they are read from disk whenever they are needed.
+    unless all of them together would exceed `memory_limit_bytes` (a quarter of the usable memory
+    by default); then they are read from disk whenever they are needed, but each of them once
+    before, unless that was done with the same files on this machine.
 
     Raises DataError for an unknown name, absent or inconsistent files, channels that cannot
     be had, and splits that leave a class without training images.
@@ -109,6 +133,7 @@ def load(
         augmentation=Augmentation(
             padding, flip=opened.augmentation.flip if config.flip is None else config.flip
         ),
+        notes=opened.notes,
     )
 
 
@@ -181,25 +206,44 @@ def _in_memory(
     """The parts decoded, or left in their files if together they need more than the limit."""
     files = [part for part in parts if isinstance(part, ImageFiles)]
     total = sum(map(len, files))
-    if total * math.prod(parts[0].image_shape) > limit_bytes:
-        for part in files:
-            part.require_one_size()
-        return parts
     done = 0
 
-    def decoded(files: ImageFiles) -> ImageSplit:
+    def read(files: ImageFiles) -> Iterator[Tensor]:
         nonlocal done
-        images = torch.empty((len(files), *files.image_shape), dtype=torch.uint8)
-        start = 0
         for batch in files.read(torch.arange(len(files)), _at_once(files)):
-            images[start : start + len(batch)] = batch
-            start += len(batch)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
+            yield batch
+
+    def decoded(files: ImageFiles) -> ImageSplit:
+        images = torch.empty((len(files), *files.image_shape), dtype=torch.uint8)
+        start = 0
+        for batch in read(files):
+            images[start : start + len(batch)] = batch
+            start += len(batch)
         return ImageSplit(images, files.labels)
 
+    if total * math.prod(parts[0].image_shape) > limit_bytes:
+        if not (mark := _mark_of(files)).exists():
+            for part in files:
+                deque(read(part), maxlen=0)
+            with suppress(OSError):  # then they are read again the next time
+                mark.touch()
+        return parts
     return [decoded(part) if isinstance(part, ImageFiles) else part for part in parts]
+
+
+def _mark_of(parts: Sequence[ImageFiles]) -> Path:
+    """A temporary file that is there once all of these files have been read, as they are now."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part.size} {part.image_size}\n".encode())
+        for path in part.paths:
+            found = os.stat(path)
+            line = f"{os.path.abspath(path)}\0{found.st_size}\0{found.st_mtime_ns}\n"
+            digest.update(os.fsencode(line))
+    return Path(tempfile.gettempdir()) / f"espalier-images-{digest.hexdigest()[:32]}"
 
 
 def _at_once(source: ImageSource) -> int:
@@ -314,9 +358,17 @@ def _image_folder(folder: str, image_size: int | None) -> _Opened:
             f"{_listed(classes - others)}; only in test/: {_listed(others - classes)}"
         )
     names = tuple(sorted(classes))
-    train, test = (_image_files(os.path.join(root, part), names) for part in ("train", "test"))
+    left_out: Counter[str] = Counter()
+    train, test = (
+        _image_files(os.path.join(root, part), names, left_out) for part in ("train", "test")
+    )
+    if len(names) == 1:
+        raise DataError(
+            f"{folder} has one class only, {names[0]!r}: there is nothing to tell apart"
+        )
     if image_size is None:
         with opened_image(train[0][0]) as image:
+            turn_upright(image)
             size = (image.height, image.width)
     else:
         size = (image_size, image_size)
@@ -324,7 +376,8 @@ def _image_folder(folder: str, image_size: int | None) -> _Opened:
         ImageFiles(tuple(paths), torch.tensor(labels), size, train[0][0], image_size)
         for paths, labels in (train, test)
     ]
-    return _Opened(sources[0], sources[1], names, Augmentation(min(size) // 8, flip=True))
+    notes = (f"left out of {folder}: {_kinds(left_out)}",) if left_out else ()
+    return _Opened(sources[0], sources[1], names, Augmentation(min(size) // 8, flip=True), notes)
 
 
 def _class_names(folder: str) -> set[str]:
@@ -340,22 +393,51 @@ def _listed(names: set[str]) -> str:
     return ", ".join(shown + ["…"] * (len(names) > len(shown))) or "none"
 
 
-def _image_files(folder: str, names: tuple[str, ...]) -> tuple[list[str], list[int]]:
+def _image_files(
+    folder: str, names: tuple[str, ...], left_out: Counter[str]
+) -> tuple[list[str], list[int]]:
+    """Paths and labels of all images; other files are counted in `left_out`, by their suffixes."""
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = sorted(
-            os.path.join(below, file)
-            for below, _, files in os.walk(os.path.join(folder, name))
-            for file in files
-            if file.lower().endswith(_SUFFIXES) and file[0] != "."
-        )
+        others: Counter[str] = Counter()
+        found = []
+        for path in _files_below(os.path.join(folder, name), set()):
+            suffix = os.path.splitext(path)[1].lower()
+            if suffix in _SUFFIXES:
+                found.append(path)
+            else:
+                others[suffix] += 1
         if not found:
-            raise DataError(f"no images in {os.path.join(folder, name)}")
-        paths += found
+            instead = f" that can be read, only {_kinds(others)}" if others else ""
+            raise DataError(f"no images in {os.path.join(folder, name)}{instead}")
+        left_out.update(others)
+        paths += sorted(found)
         labels += [label] * len(found)
     return paths, labels
 
 
+def _files_below(folder: str, seen: set[str]) -> Iterator[str]:
+    """Files at any depth, but hidden ones and those in hidden folders; links are followed once."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name[0] == ".":
+                continue
+            if entry.is_dir():
+                yield from _files_below(entry.path, seen)
+            else:
+                yield entry.path
+
+
+def _kinds(suffixes: Counter[str]) -> str:
+    """Such as "12 .gif, 1 .txt"."""
+    most = suffixes.most_common()
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in most)
+
+
 def _quarter_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return usable_memory() // 4

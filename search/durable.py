@@ -80,14 +80,15 @@ class FolderLock:
         """
         if self._stream is not None or (only_if_there and not self._folder.is_dir()):
             return
-        stream = (self._folder / _LOCK_FILE).open("a+")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stream = (self._folder / _LOCK_FILE).open("a+")
         except OSError as error:
+            raise _cannot_be_locked(self._folder, error) from error
+        if not _locks(stream, fcntl.LOCK_EX, self._folder):
             stream.seek(0)
             holder = alive(stream.read().strip())
             stream.close()
-            raise _held(self._folder, self._kind, holder) from error
+            raise _held(self._folder, self._kind, holder)
         stream.truncate(0)
         stream.write(tag(os.getpid()))
         stream.flush()
@@ -139,8 +140,26 @@ def _held_by(folder: Path) -> str | None:
     except OSError:
         return None
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return stream.read().strip()
-    return None
+        return None if _locks(stream, fcntl.LOCK_SH, folder) else stream.read().strip()
+
+
+def _locks(stream: IO[str], how: int, folder: Path) -> bool:
+    """Whether the lock is to be had; False while another process has it.
+
+    SearchStateError where no lock is to be had of anybody: not every network file system has them.
+    """
+    try:
+        fcntl.flock(stream, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            return False
+        stream.close()
+        raise _cannot_be_locked(folder, error) from error
+    return True
+
+
+def _cannot_be_locked(folder: Path, error: OSError) -> SearchStateError:
+    return SearchStateError(
+        f"{folder} cannot be locked against other processes: {error.strerror}; use a folder that "
+        "can be written, on a file system with locks"
+    )

@@ -42,8 +42,16 @@ def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
 
 def read_images(data: DataConfig, model: str, seed: int, console: Console) -> ImageData:
     """The data set with as many colour channels as the network demands."""
-    with console.status(Text(f"reading {data.source}")):
-        return datasets.load(data, channels=models.required_channels(model), seed=seed)
+    with console.status(Text(f"reading {data.source}")) as status:
+
+        def show(done: int, total: int) -> None:
+            status.update(Text(f"reading {data.source}: {done:,} of {total:,} images"))
+
+        channels = models.required_channels(model)
+        images = datasets.load(data, channels=channels, seed=seed, progress=show)
+    for note in images.notes:
+        console.print(f"note          {note}", highlight=False, markup=False, soft_wrap=True)
+    return images
 
 
 def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:

@@ -24,6 +24,7 @@ from pruning.errors import BudgetError, ConfigError
 from search import models
 from search.family_config import FamilyConfig, kind_and_number
 from search.tasks import MemberTask, Origin
+from search.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,8 @@ def config_device(config: FamilyConfig) -> str:
 
 def ladder_table(rungs: Sequence[Rung], base: Cost) -> Table:
     """One row per member, budget by budget as they rise."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("budget", "kind"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("factor", "FLOPs", "of base", "params", "of base"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("factor", "FLOPs", "of base", "params", "of base")
+    table = text_table("budget", "kind", *numbers, numbers=numbers)
     for rung in sorted(rungs, key=_place):
         member = rung.member
         table.add_row(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pruning.cost import format_count
 from search.tasks import Outcome
+from search.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,8 @@ def _point(kind: str, place: str, outcomes: Sequence[Outcome]) -> Point:
 
 def study_table(study: FamilyStudy) -> Table:
     """One row per point: mean test error and deviation over its runs."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("kind", "place"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("params", "FLOPs", "test error", "runs"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("params", "FLOPs", "test error", "runs")
+    table = text_table("kind", "place", *numbers, numbers=numbers)
     for point in study.points:
         spread = f" ± {100 * point.deviation:.2f}" if point.num_runs > 1 else ""
         table.add_row(

@@ -7,14 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Self, final
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pruning.errors import DataError
+from search.machine import usable_cores
 
 _WORKERS_PAY_ABOVE = 4096  # images; starting worker processes takes as long as a few thousand
 _MOST_WORKERS = 8
@@ -33,9 +35,18 @@ class ImageSource(ABC):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
 
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """What the object takes in memory."""
+
     @abstractmethod
     def take(self, indices: Tensor) -> ImageSource:
         """These images only, int64 (n,), in this order."""
+
+    def sent(self) -> Self:
+        """The same for processes that may have another current folder."""
+        return self
 
     @abstractmethod
     def to(self, device: torch.device) -> ImageSource:
@@ -63,6 +74,10 @@ class ImageSplit(ImageSource):
     def image_shape(self) -> tuple[int, int, int]:
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    @property
+    def num_bytes(self) -> int:
+        return self.images.nbytes + self.labels.nbytes
 
     def take(self, indices: Tensor) -> ImageSplit:
         return ImageSplit(self.images[indices], self.labels[indices])
@@ -95,9 +110,16 @@ class ImageFiles(ImageSource):
     def image_shape(self) -> tuple[int, int, int]:
         return (3, *self.size)
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.paths)) + self.labels.nbytes
+
     def take(self, indices: Tensor) -> ImageFiles:
         chosen = tuple(self.paths[index] for index in indices.tolist())
         return replace(self, paths=chosen, labels=self.labels[indices])
+
+    def sent(self) -> ImageFiles:
+        return replace(self, paths=tuple(map(os.path.abspath, self.paths)))
 
     def to(self, device: torch.device) -> ImageFiles:
         return replace(self, labels=self.labels.to(device), device=device)
@@ -107,10 +129,11 @@ class ImageFiles(ImageSource):
 
         Raises DataError, with the path, for a file that is unreadable or of another size.
         """
+        is_much = len(order) > _WORKERS_PAY_ABOVE
         loader = DataLoader(
             _Decoder(self),
             batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
-            num_workers=_workers() if len(order) > _WORKERS_PAY_ABOVE else 0,
+            num_workers=min(_MOST_WORKERS, usable_cores()) if is_much else 0,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # or it would draw from torch's global one
         )
@@ -119,23 +142,20 @@ class ImageFiles(ImageSource):
                 raise batch
             yield batch.to(self.device)
 
-    def require_one_size(self) -> None:
-        """Raise DataError unless every file has the right size; reads the headers only."""
-        for path in self.paths if self.image_size is None else ():
-            with opened_image(path) as image:
-                self._require_size(path, image)
-
     def decode(self, index: int) -> Tensor:
         """One image, uint8 (3, H, W)."""
         path = self.paths[index]
         with opened_image(path) as image:
             if self.image_size is None:
-                self._require_size(path, image)
-                pixels = image if image.mode == "RGB" else image.convert("RGB")
+                turn_upright(image)
+                pixels = _in_colour(path, image)
+                self._require_size(path, pixels)
             else:
                 square = (self.image_size, self.image_size)
                 image.draft("RGB", square)  # lets a JPEG be decoded at a fraction of its size
-                pixels = ImageOps.fit(image.convert("RGB"), square, Image.Resampling.BILINEAR)
+                turn_upright(image)
+                whole = _in_colour(path, image)
+                pixels = ImageOps.fit(whole, square, Image.Resampling.BILINEAR)
             data = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
         return data.view(*self.size, 3).permute(2, 0, 1)
 
@@ -147,6 +167,27 @@ class ImageFiles(ImageSource):
                 f"{self.size[1]}×{self.size[0]} and {path} is {width}×{height}; "
                 "give --image-size PIXELS to resize them all"
             )
+
+
+def turn_upright(image: Image.Image) -> None:
+    """Turn the image as its camera says (EXIF), and as every viewer shows it."""
+    ImageOps.exif_transpose(image, in_place=True)
+
+
+def _in_colour(path: str, image: Image.Image) -> Image.Image:
+    """As RGB with 8 bits; 16 bits are scaled down, and numbers of unknown range refused."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        levels = torch.from_numpy(np.asarray(image).astype(np.int32))
+        image = Image.fromarray(
+            (levels * 255 + 32767).div(65535, rounding_mode="floor").byte().numpy()
+        )
+    elif image.mode in ("I", "F"):
+        what = "whole numbers of 32 bits" if image.mode == "I" else "floating point numbers"
+        raise DataError(
+            f"image {path} is made of {what}, and which of them is white is not known: "
+            "convert it to 8 or 16 bits"
+        )
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class _Decoder(Dataset[Tensor]):
@@ -164,11 +205,6 @@ class _Decoder(Dataset[Tensor]):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _workers() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_WORKERS, usable or 1)
 
 
 @contextmanager

@@ -18,24 +18,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-# Read while Ray is imported. The trials work in the caller's directory, so that relative
-# paths and modules of the user's own mean what they meant on the command line.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A worker that died is tried again: nothing that a person needs to read.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed")
-# Ray's monitor kills a worker when the whole machine is short of memory, and Tune gives the
-# search up for it. Without it the kernel kills the worker, which is tried again.
-os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+from search.ray_environment import give_own_token, missing_variables, own_folder
+
+os.environ.update(missing_variables())
 
 import ray
 import torch
@@ -46,7 +35,10 @@ from pruning.errors import ConfigError, DiskFullError
 from search.checkpoints import Attempts
 from search.config import SearchConfig
 from search.datasets import ImageData
+from search.error_log import told_in_one_line
+from search.machine import usable_cores
 from search.memory import memory_limited
+from search.storing import not_stored
 from search.tasks import (
     Ending,
     EpochRecord,
@@ -65,6 +57,8 @@ _LOST_WORKER_RETRIES = 50
 """Of one task; how often it may fail in one and the same epoch, Attempts decides."""
 
 _REACH_SECONDS = 5.0
+_STORE_BYTES = 1 << 27
+"""Of Ray's object store beside the images; Ray alone would reserve a third of the memory."""
 
 Perform = Callable[[TaskSource, Observer], None]
 
@@ -83,7 +77,7 @@ class Share:
 
         One task at a time on a GPU, whose memory nothing divides; otherwise one per core.
         """
-        wanted, cores = config.resources, os.cpu_count() or 1
+        wanted, cores = config.resources, usable_cores()
         on_gpu = device == "cuda"
         by_default = 1 if on_gpu else max(1, cores // (wanted.cpus_per_trial or 1))
         num_workers = config.concurrency or by_default
@@ -123,35 +117,57 @@ def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perfo
     observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
     what was under way to be continued, when there is no room to store anything.
     """
-    address = workshop.config.resources.ray_address
-    own: dict[str, Any] = {
-        "address": "local",  # or Ray would join any cluster that runs on this machine
-        "num_cpus": share.num_workers * share.cpus,
-        "include_dashboard": False,
-    }
-    with warnings.catch_warnings(), _sigterm_kept():
-        warnings.simplefilter("ignore")
-        try:
-            ray.init(
-                **({"address": address} if address else own),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        except (ConnectionError, TimeoutError) as error:
-            if not address:
-                raise
-            raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    try:
-        shared = _Shared([ray.put(workshop), ray.put(data)], share.cpus)
+    with _ray(workshop.config.resources.ray_address, share, data):
+        shared = _Shared([ray.put(workshop.sent()), ray.put(data.sent())], share.cpus)
 
         def perform_all(source: TaskSource, observer: Observer) -> None:
             _run(source, observer, workshop, shared, share)
 
         yield perform_all
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
+    """The cluster at the address, or one of our own that ends with the block."""
+    with ExitStack() as stack:
+        if address:
+            settings: dict[str, Any] = {"address": address}
+        else:
+            settings = {
+                "address": "local",  # or Ray would join any cluster that runs on this machine
+                "num_cpus": share.num_workers * share.cpus,
+                "include_dashboard": False,
+                "object_store_memory": _STORE_BYTES + data.num_bytes,
+                "_temp_dir": str(stack.enter_context(own_folder())),
+            }
+            give_own_token()
+            _forget_token()
+        stack.callback(ray.shutdown)  # also of one that has started in part
+        with warnings.catch_warnings(), _sigterm_kept(), told_in_one_line(_failure(address)):
+            warnings.simplefilter("ignore")
+            ray.init(
+                **settings, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
+            )
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        yield
+
+
+def _forget_token() -> None:
+    """Let Ray read its token again, if another Ray was used in this process before."""
+    with suppress(ImportError, AttributeError):  # there is no public way
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _failure(address: str) -> str:
+    """What it means if Ray does not start."""
+    if address:
+        return (
+            f"no Ray cluster answers at {address}, or not to this token, which is looked for in "
+            "RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH and in ~/.ray/auth_token"
+        )
+    return "Ray does not start here"
 
 
 @contextmanager
@@ -180,7 +196,7 @@ def _run(
         return
     resources = {"cpu": float(share.cpus), "gpu": share.gpus}
     trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
-    searcher = _TaskSearcher(source, observer)
+    searcher = _TaskSearcher(source, observer, workshop)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -263,12 +279,13 @@ class _Watchdog:
 class _TaskSearcher(Searcher):
     """Hands Ray the tasks of a source and tells the source what came of them.
 
+    What a worker says it stored is looked for here before anybody is told.
     disk_full: why nothing more is handed out; empty while there is room.
     """
 
-    def __init__(self, source: TaskSource, observer: Observer) -> None:
+    def __init__(self, source: TaskSource, observer: Observer, workshop: Workshop) -> None:
         super().__init__(metric="unused", mode="max")
-        self._source, self._observer = source, observer
+        self._source, self._observer, self._workshop = source, observer, workshop
         self._tasks: dict[str, Task] = {}
         self.disk_full = ""
 
@@ -290,11 +307,16 @@ class _TaskSearcher(Searcher):
             return
         if _OUTCOMES in found and not error:
             outcomes = [Outcome.from_mapping(each) for each in json.loads(found[_OUTCOMES])]
-            self._source.finished(task, outcomes)
-            self._observer.finished(task, outcomes)
-            return
-        told = json.loads(found[_ENDING]) if _ENDING in found and not error else None
-        ending = Ending(**told) if told else Ending("failed", "its worker process died")
+            missing = not_stored(self._workshop, outcomes)
+            if not missing:
+                self._source.finished(task, outcomes)
+                self._observer.finished(task, outcomes)
+                return
+            ending = Ending("failed", missing)
+        elif _ENDING in found and not error:
+            ending = Ending(**json.loads(found[_ENDING]))
+        else:
+            ending = Ending("failed", "its worker process died")
         self._source.ended(task, ending)
         self._observer.ended(task, ending)
 

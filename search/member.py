@@ -37,7 +37,11 @@ def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: 
         config=config.training,
         seed=seed,
         device=workshop.torch_device,
-        objective=distillation(config.training, preflight, workshop.torch_device),
+        objective=distillation(
+            replace(config.training, distill_from=workshop.teacher),
+            preflight,
+            workshop.torch_device,
+        ),
     )
     trained = course.train("from scratch", trainer)
     record: dict[str, object] = {"epochs": epochs}

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from pruning.cost import format_count
 from pruning.scaling_factors import GRANULARITIES
 from search.durations import duration_text
 from search.tasks import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
+from search.text_table import text_table
 
 _SHOWN_ROWS = 24
 
@@ -138,11 +138,8 @@ class Progress:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("task", "what", "stage", "progress", "validation", "FLOPs"):
-            table.add_column(
-                heading, justify="right" if heading in ("validation", "FLOPs") else "left"
-            )
+        numbers = ("validation", "FLOPs")
+        table = text_table("task", "what", "stage", "progress", *numbers, numbers=numbers)
         for row in list(self._rows.values())[-_SHOWN_ROWS:]:
             table.add_row(
                 _title(row.task),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pruning.errors import SearchStateError
 from search.pareto import front
 from search.standing import CONFIG_FILE, RESULTS_FILE
 from search.tasks import ORIGINS, Outcome
+from search.text_table import text_table
 from search.verdict import Contest, short_name, verdict
 
 FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
@@ -110,8 +112,8 @@ def open_results(directory: Path) -> Results:
     except FileNotFoundError:
         if (directory / CONFIG_FILE).exists():
             raise SearchStateError(
-                f"the search in {directory} has not finished: go on with `espalier resume "
-                f"{directory.name}`"
+                f"the search in {directory} has not finished: go on with "
+                f"`{shlex.join(['espalier', 'resume', directory.name])}`"
             ) from None
         raise no_search(directory) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,12 +140,10 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
 
     Keys begin with the origin.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("architecture", no_wrap=True)
     lacks = bool(results.base.uncounted)
-    headings = ["FLOPs", *["not counted"] * lacks, "of base", "params", "slack"]
-    for heading in (*headings, "validation", "test"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ["FLOPs", *["not counted"] * lacks, "of base", "params", "slack"]
+    numbers += ["validation", "test"]
+    table = text_table("architecture", *numbers, numbers=numbers)
     for outcome in results.front if outcomes is None else outcomes:
         tightest = min(slack(outcome.cost, results.bounds).values())
         table.add_row(
@@ -161,10 +161,8 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
 
 def contest_table(results: Results) -> Table:
     """Per budget the best network of each kind, chosen by validation accuracy."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("within")  # the only column that folds on a narrow terminal
-    for heading in ("FLOPs", "compute", "runs", "test accuracy"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("FLOPs", "compute", "runs", "test accuracy")
+    table = text_table("within", *numbers, numbers=numbers)
     for contest in results.contests:
         table.add_row(Text(contest.label, style="bold"))
         for kind, entry in contest.entries.items():

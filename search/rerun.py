@@ -21,6 +21,7 @@ from search.session import trial_space
 from search.storing import surroundings
 from search.study import recorded_study
 from search.tasks import EpochRecord, Outcome, TrialTask
+from search.text_table import text_table
 from search.trial import perform
 
 
@@ -89,10 +90,8 @@ def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
 
 def comparison_table(rerun: Rerun) -> Table:
     """One row per network: its numbers in the search and now."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("architecture", no_wrap=True)
-    for heading in ("FLOPs", "validation", "test", "in the search", "test in the search"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("FLOPs", "validation", "test", "in the search", "test in the search")
+    table = text_table("architecture", *numbers, numbers=numbers)
     before = {outcome.key: outcome for outcome in rerun.first}
     for outcome in rerun.again:
         first = before.get(outcome.key)

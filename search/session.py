@@ -32,7 +32,7 @@ from search.report import Results, plot_front
 from search.space import SearchSpace, sampler
 from search.standing import RESULTS_FILE
 from search.storing import stored_outcome
-from search.study import StudySource, open_study, study_storage
+from search.study import StudySource, open_study, study_storage, trial_number
 from search.tasks import (
     Bystander,
     Ending,
@@ -141,10 +141,12 @@ class Session:
                 "what the families need of the time or images that the search may use"
             )
         if not source.outcomes:
-            endings = source.endings
+            endings = source.endings.values()
+            can_change = any(e.state == "failed" and not e.is_final for e in endings)
+            hint = "; the same command tries them again" if can_change else ""
             raise SearchFailedError(
                 f"all {len(endings)} trials failed, the first of them because: "
-                f"{next(iter(endings.values())).reason}"
+                f"{next(iter(endings)).reason}{hint}"
             )
         return source.outcomes
 
@@ -385,7 +387,7 @@ def trial_source(workshop: Workshop, data: ImageData, storage: BaseStorage) -> S
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
         open_study(storage, config.name),
-        lambda trial: TrialTask(trial.number, space.propose(trial)),
+        lambda trial: TrialTask(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
             config.study.sampler, seed, config.trials, is_conditional=space.is_conditional
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,13 @@ from torch import nn
 from copycat.architecture import Architecture, read, save
 from copycat.latency import processor_name
 from copycat.width_profile import WidthProfile
+from pruning.errors import ArchitectureError
 from search.datasets import ImageData
 from search.durable import disk_full_told, write_durably
 from search.tasks import EpochRecord, Origin, Outcome
 from search.workshop import ARCHITECTURES_FOLDER, Workshop
+
+_SHARING_SECONDS = 10.0
 
 SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
 """Beside an architecture: what its trial's method thought of every channel, and its epochs."""
@@ -134,6 +138,31 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
         details=record.get("details", {}),
         inexact=tuple(architecture.inexact),
     )
+
+
+def not_stored(workshop: Workshop, outcomes: Sequence[Outcome]) -> str:
+    """Why what was stored elsewhere is not to be found here; empty if all of it is.
+
+    A shared file system may take some seconds to show what another machine has written.
+    """
+    deadline = time.monotonic() + _SHARING_SECONDS
+    while (missing := [o.path for o in outcomes if not _is_stored(workshop, o)]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    if not missing:
+        return ""
+    return (
+        f"its worker says that it stored {', '.join(missing)}, but there is none in "
+        f"{workshop.directory}: workers need that folder under the same path"
+    )
+
+
+def _is_stored(workshop: Workshop, outcome: Outcome) -> bool:
+    try:
+        return stored_outcome(workshop, outcome.path).profile == outcome.profile
+    except ArchitectureError:
+        return False
 
 
 def stored_curve(folder: Path) -> list[EpochRecord]:

@@ -28,6 +28,9 @@ JOURNAL = "study.journal"
 """In the folder of a search, unless its study lies in a database."""
 
 _FORMAT, _OUTCOMES, _STATE, _REASON = "espalier.format", "outcomes", "state", "reason"
+_FINAL, _AGAIN = "final", "again"
+"""Of a failure, whether it would come again; of a trial, the number of the one that it repeats."""
+
 _KNOWN = "known beforehand"
 _ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
 _FORMAT_NOW = 1
@@ -74,8 +77,13 @@ def _database(url: str) -> BaseStorage:
         raise SearchStateError(f"the study's database cannot be used: {first}") from error
 
 
+def trial_number(trial: BaseTrial) -> int:
+    """The number that the search knows a trial by: that of the failed one if it repeats one."""
+    return int(trial.user_attrs.get(_AGAIN, trial.number))
+
+
 class StudyRecord:
-    """What became of the trials of a study.
+    """What became of the trials of a study; of one that was tried again, the last time.
 
     trials: gives all of them, in their order.
     """
@@ -97,7 +105,11 @@ class StudyRecord:
     def endings(self) -> dict[int, Ending]:
         """Of the trials that came to nothing, by number."""
         return {
-            trial.number: Ending(trial.user_attrs[_STATE], trial.user_attrs[_REASON])
+            trial_number(trial): Ending(
+                trial.user_attrs[_STATE],
+                trial.user_attrs[_REASON],
+                is_final=bool(trial.user_attrs.get(_FINAL)),
+            )
             for trial in self._settled()
             if trial.state is not TrialState.COMPLETE
         }
@@ -113,25 +125,27 @@ class StudyRecord:
 
     def _settled(self) -> list[FrozenTrial]:
         """Trials that are over; what was known beforehand is none of them."""
-        return [
-            trial
-            for trial in self._trials()
-            if trial.state.is_finished() and not trial.user_attrs.get(_KNOWN)
-        ]
+        last: dict[int, FrozenTrial] = {}
+        for trial in self._trials():
+            if not trial.user_attrs.get(_KNOWN):
+                last[trial_number(trial)] = trial
+        return [trial for trial in last.values() if trial.state.is_finished()]
 
 
 class StudySource(StudyRecord):
     """Proposes tasks until `num_trials` are settled, over restarts.
 
     A trial that an earlier process was at work on is handed out again, under its number and
-    with its proposal. What is proposed depends on the seed, the trial's number and what is
-    known of others then, not on restarts. A proposal that nothing can be made of (`propose`
-    raises UnreachableBudgetError) is told as infeasible, and the next one made.
+    with its proposal; so is one that failed then, unless it would fail again. What is proposed
+    depends on the seed, the trial's number and what is known of others then, not on restarts. A
+    proposal that nothing can be made of (`propose` raises UnreachableBudgetError) is told as
+    infeasible, and the next one made.
 
     study: see `open_study`.
-    propose: draws a point with a trial of Optuna and makes a task of it.
+    propose: draws a point with a trial of Optuna and makes a task of it; see `trial_number`.
     new_sampler: a sampler for the seed it is given.
     openings: parts of the points of the first trials.
+    known: the result that a task would come to again, if there is one: it counts, and is not made.
     """
 
     def __init__(
@@ -144,31 +158,43 @@ class StudySource(StudyRecord):
         *,
         seed: int,
         openings: Sequence[Mapping[str, Any]] = (),
+        known: Callable[[Task], Outcome | None] = lambda _: None,
     ) -> None:
         super().__init__(lambda: study.get_trials(deepcopy=False))
         self._study, self._propose, self._new_sampler = study, propose, new_sampler
         self._limits, self._num_trials, self._seed = limits, num_trials, seed
+        self._known = known
         self._running: dict[str, Trial] = {}
         trials = study.get_trials(deepcopy=False)
-        num_enqueued = sum(_ENQUEUED in trial.system_attrs for trial in trials)
+        num_enqueued = sum(
+            _ENQUEUED in trial.system_attrs and _AGAIN not in trial.user_attrs for trial in trials
+        )
         for params in openings[num_enqueued:num_trials]:  # maybe all but a few of them
             study.enqueue_trial(dict(params))
+        for number, ending in self.endings.items():
+            if ending.state == "failed" and not ending.is_final:
+                study.enqueue_trial(self.params(number), user_attrs={_AGAIN: number})
         running = study.get_trials(states=(TrialState.RUNNING,))
-        self._orphans = [(trial.number, trial._trial_id) for trial in running]
+        self._orphans = [(trial_number(trial), trial._trial_id) for trial in running]
 
     def __len__(self) -> int:
         """Trials that are neither settled nor handed out."""
         return max(0, self._num_trials - len(self._settled()) - len(self._running))
 
     def settled(self) -> Iterator[tuple[Task, Ending | None]]:
-        """The tasks that are over, in order, and why there is nothing of them."""
+        """The tasks that are over, in order, and why there is nothing of them.
+
+        Those whose result was known are left out.
+        """
         endings = self.endings
         for trial in self._settled():
+            if trial.user_attrs.get(_OUTCOMES) == []:
+                continue
             try:
                 task = self._propose(trial)
             except UnreachableBudgetError:
                 continue  # there never was one
-            yield task, endings.get(trial.number)
+            yield task, endings.get(trial_number(trial))
 
     def next(self) -> Task | None:
         while len(self) > 0:
@@ -178,6 +204,10 @@ class StudySource(StudyRecord):
             except UnreachableBudgetError as error:
                 trial.set_constraint("flops", 1.0)
                 self._end(trial, Ending("infeasible", str(error)))
+                continue
+            result = self._known(task)
+            if result is not None:
+                self._tell(trial, result, [])
                 continue
             self._running[task.key] = trial
             return task
@@ -196,7 +226,7 @@ class StudySource(StudyRecord):
         own = outcomes[0]
         if not math.isfinite(own.validation_accuracy):
             reason = f"validation accuracy is {own.validation_accuracy}"
-            self._end(trial, Ending("failed", reason))
+            self._end(trial, Ending("failed", reason, is_final=True))
             return
         excess = self._limits.excess(own.cost)
         for quantity, value in excess.items():
@@ -205,8 +235,11 @@ class StudySource(StudyRecord):
             over = ", ".join(name for name, value in excess.items() if value > 0)
             self._end(trial, Ending("infeasible", f"over budget in {over}"))
             return
+        self._tell(trial, own, outcomes)
+
+    def _tell(self, trial: Trial, result: Outcome, outcomes: Sequence[Outcome]) -> None:
         trial.set_user_attr(_OUTCOMES, [outcome.to_mapping() for outcome in outcomes])
-        self._study.tell(trial, [own.validation_accuracy, float(own.flops)])
+        self._study.tell(trial, [result.validation_accuracy, float(result.flops)])
 
     def ended(self, task: Task, ending: Ending) -> None:
         trial = self._running.pop(task.key)
@@ -217,11 +250,14 @@ class StudySource(StudyRecord):
     def _end(self, trial: Trial, ending: Ending) -> None:
         trial.set_user_attr(_STATE, ending.state)
         trial.set_user_attr(_REASON, ending.reason)
+        if ending.is_final:
+            trial.set_user_attr(_FINAL, True)
         self._study.tell(trial, state=_TOLD[ending.state])
 
     @property
     def _num_asked(self) -> int:
-        return len(self._study.get_trials(deepcopy=False, states=_BEGUN))
+        begun = self._study.get_trials(deepcopy=False, states=_BEGUN)
+        return len({trial_number(trial) for trial in begun})
 
     def _reseed(self, number: int) -> None:
         """A sampler of its own for every trial, so that a restart changes no proposal."""

@@ -209,10 +209,14 @@ State = Literal["failed", "stopped early", "infeasible"]
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a task ended without a network, in one line."""
+    """Why a task ended without a network, in one line.
+
+    is_final: whether it would end so again, as a training that diverges does.
+    """
 
     state: State
     reason: str
+    is_final: bool = False
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}"

@@ -20,7 +20,7 @@ from search.config import SearchConfig
 from search.families import compared
 from search.preflight import Preflight
 from search.space import sampler
-from search.study import StudySource, add_known
+from search.study import StudySource, add_known, trial_number
 from search.tasks import MemberTask, Outcome, Task
 
 _SHAPE, _RUNG, _RHO = "shape", "rung", "rho"
@@ -36,20 +36,30 @@ def tempered_source(
     """Proposes ρ, one of the compared shapes and a rung of the ladder, to be trained from scratch.
 
     study: of its own; it learns from `members`, the copycats and the uniform networks, once, and
-    keeps to the shapes that it began with, whatever `trials` have been added since.
+    keeps to the shapes that it began with, whatever `trials` have been added since. In a small
+    space many a point is a shape that has been trained before, which is not done again.
     """
     by_key = {outcome.key: outcome for outcome in trials}
     keys = _begun_with(study) or [o.key for o in compared(config, preflight, trials)]
     points = _Points(config, preflight, [by_key[key] for key in keys])
     add_known(study, [trial for member in members for trial in points.known(member)])
-    return StudySource(
+    trained = {o.profile: o for o in members if o.key == o.network and not o.equal_compute}
+
+    def known(task: Task) -> Outcome | None:
+        assert isinstance(task, MemberTask)
+        own = {o.profile: o for o in source.outcomes}
+        return (trained | own).get(task.profile.digest)
+
+    source = StudySource(
         study,
         points.propose,
         lambda seed: sampler(config.study.sampler, seed, config.study.tempered_trials),
         preflight.limits,
         config.study.tempered_trials,
         seed=config.seed,
+        known=known,
     )
+    return source
 
 
 def _begun_with(study: optuna.Study) -> list[str]:
@@ -91,7 +101,7 @@ class _Points:
         except BudgetError as error:
             raise UnreachableBudgetError(str(error)) from error
         return MemberTask(
-            f"tempered-{trial.number}",
+            f"tempered-{trial_number(trial)}",
             "tempered",
             shape.trial,
             rung,

@@ -16,6 +16,7 @@ from pruning.errors import (
     DiskFullError,
     EspalierError,
     StoppedEarlyError,
+    TrainingDivergedError,
     UnreachableBudgetError,
 )
 from pruning.sigmoid_batchnorm import fold
@@ -58,7 +59,7 @@ def ending_of(error: Exception) -> Ending:
         return Ending("stopped early", reason)
     if isinstance(error, UnreachableBudgetError):
         return Ending("infeasible", reason)
-    return Ending("failed", reason)
+    return Ending("failed", reason, is_final=isinstance(error, TrainingDivergedError))
 
 
 def run_trial(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,11 +28,15 @@ TASKS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "tasks", "architectures", "ru
 
 @dataclass(frozen=True)
 class Workshop:
-    """Everything a task needs besides itself and the data; it can be sent anywhere."""
+    """Everything a task needs besides itself and the data; it can be sent anywhere.
+
+    start: the folder that relative paths of the settings are meant from; empty for the current one.
+    """
 
     config: SearchConfig
     preflight: Preflight
     device: str
+    start: str = ""
 
     @property
     def torch_device(self) -> torch.device:
@@ -41,7 +46,17 @@ class Workshop:
     @property
     def directory(self) -> Path:
         """The folder of the search."""
-        return Path(self.config.directory)
+        return Path(self.start) / self.config.directory
+
+    @property
+    def teacher(self) -> str:
+        """The folder of the network that is to be imitated; empty for none."""
+        given = self.config.training.distill_from
+        return os.path.join(self.start, given) if given else ""
+
+    def sent(self) -> Workshop:
+        """The same for processes that may have another current folder."""
+        return replace(self, start=os.path.abspath(self.start))
 
     def checkpoints(self, key: str) -> Checkpoints:
         """Those of the task of this key."""

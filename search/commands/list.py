@@ -43,15 +43,13 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(searches: Sequence[Listed]) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - startup stays light
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415 - startup stays light
 
     from pruning.cost import format_count  # noqa: PLC0415
+    from search.text_table import text_table  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("search", "state", "trials", "best", "FLOPs", "time"):
-        is_number = heading in ("trials", "best", "FLOPs")
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number)
+    numbers = ("trials", "best", "FLOPs")
+    table = text_table("search", "state", *numbers, "time", numbers=numbers)
     for one in searches:
         table.add_row(
             Text(one.name),

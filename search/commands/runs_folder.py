@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -37,13 +38,15 @@ class RunsFolder(Place):
         self._runs, self._trust = runs, trust
 
     def command(self, name: str, *words: str) -> str:
-        verb, *rest = words
+        return shlex.join(self._words(name, *words))
+
+    def _words(self, name: str, verb: str, *rest: str) -> tuple[str, ...]:
         folder = search_folder(name, self._runs)
         runs = str(folder.parent)
         where = () if runs == DEFAULT_RUNS else ("--runs", runs)
         if self._trust and verb in ("resume", "export"):
             where = ("--trust", self._trust, *where)
-        return " ".join(("espalier", verb, folder.name, *rest, *where))
+        return "espalier", verb, folder.name, *rest, *where
 
     def searches(self) -> list[Listed]:
         found = []
@@ -137,8 +140,8 @@ class RunsFolder(Place):
         )
 
     def _export_command(self, name: str, key: str) -> str:
-        first, verb, search, *rest = self.command(name, "export", "--out", "my-network").split(" ")
-        return " ".join((first, verb, f"{search}/{key}", *rest))
+        first, verb, search, *rest = self._words(name, "export", "--out", "my-network")
+        return shlex.join((first, verb, f"{search}/{key}", *rest))
 
 
 def _events(file: EventFile) -> Iterator[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,7 +32,7 @@ class Server(Place):
 
     def command(self, name: str, *words: str) -> str:
         verb, *rest = words
-        return " ".join(("espalier", "--server", self.client.url, verb, name, *rest))
+        return shlex.join(("espalier", "--server", self.client.url, verb, name, *rest))
 
     def searches(self) -> list[Listed]:
         return [_listed(found) for found in self.client.searches()]

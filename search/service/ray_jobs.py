@@ -5,7 +5,6 @@ https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.h
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 
 from pruning.errors import ServiceError
 from search.exits import EXIT_NOT_NOW
+from search.ray_environment import cluster_token
 from search.service.launchers import Gone, Launcher, arguments, refusal_in
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 30.0
 class RayJobsLauncher(Launcher):
     """One job each; a handle is its submission id. The nodes share the folder of searches.
 
-    address: of the job server, such as http://HOST:8265; RAY_AUTH_TOKEN goes along.
+    address: of the job server, such as http://HOST:8265; Ray's token goes along, if there is one.
     python: interpreter on the nodes.
     """
 
@@ -39,7 +39,7 @@ class RayJobsLauncher(Launcher):
     ) -> None:
         self._address, self._runs, self._mlflow_url = address, runs, mlflow_url
         self._python, self._environment = python, dict(environment or {})
-        token = os.environ.get("RAY_AUTH_TOKEN", "")
+        token = cluster_token()
         self._client = httpx.Client(
             base_url=f"{address.rstrip('/')}/api/jobs/",
             timeout=_TIMEOUT_SECONDS,

@@ -6,9 +6,12 @@ import csv
 import dataclasses
 import io
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from samples import Completed, FinishedSearch, espalier, outcome, small_config
 import copycat
 from pruning import Cost, measure_cost
 from pruning.errors import SearchFailedError
+from search.commands.runs_folder import RunsFolder
 from search.config import DataConfig, SearchConfig, TrainingConfig
 from search.report import Results
 from search.runner import SearchResult
@@ -438,6 +442,7 @@ def test_pareto_says_when_a_search_has_not_finished(finished_search: FinishedSea
 
 REBUILD = """
 import sys
+import tempfile
 for name in ("ray", "optuna", "mlflow"):
     sys.modules[name] = None  # importing it raises
 import torch, copycat
@@ -502,3 +507,69 @@ def test_export_refuses_damaged_weights(finished_search: FinishedSearch, here: P
     assert "weights.safetensors" in one_line(espalier("export", here / "copy", "--out=out"))
     assert not (here / "out").exists()
     assert not (here / "out").exists()
+
+
+# ---- what nobody foresaw
+
+
+@pytest.fixture
+def _broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> SearchResult:
+        raise KeyError("of\nsomebody else")
+
+    monkeypatch.setattr("search.runner.run", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.usefixtures("_broken")
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(here: Path):
+    completed = espalier("search", "--name=s")
+    assert (completed.status, completed.out) == (1, "")
+    (line,) = completed.err.splitlines()
+    found = re.fullmatch(
+        r"espalier: KeyError: 'of\\nsomebody else': nobody foresaw this: please report it "
+        r"\(details are in (.*)\)",
+        line,
+    )
+    assert found is not None
+    assert Path(found[1]).read_text().startswith("Traceback")
+
+
+def test_a_reader_that_has_enough_is_no_error(finished_search: FinishedSearch):
+    """As in `espalier pareto SEARCH | head -0`."""
+    command = [sys.executable, "-m", "search.cli", "pareto", str(finished_search.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+# ---- commands to type
+
+
+def test_commands_for_folders_with_blanks_can_be_typed(here: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(*_: object, **__: object) -> SearchResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.runner.run", run)
+    completed = espalier("search", "--name=s", "--runs=my runs")
+    command = completed.err.strip().partition("go on with  ")[2]
+    assert shlex.split(command) == ["espalier", "resume", "s", "--runs", "my runs"]
+
+
+def test_what_is_printed_at_the_end_can_be_typed_too(
+    finished_search: FinishedSearch, tmp_path: Path
+):
+    folder = tmp_path / "my runs" / "it's mine"
+    place = RunsFolder(str(folder.parent))
+    steps = place.next_steps(str(folder), finished_search.results)
+    key = finished_search.results.front[0].key
+    _, pareto, export = (
+        shlex.split(line.partition("espalier")[2])
+        for line in steps.splitlines()
+        if "  espalier " in line
+    )
+    assert pareto == ["pareto", "it's mine", "--runs", str(folder.parent)]
+    assert export[:2] == ["export", f"it's mine/{key}"]

@@ -1,6 +1,8 @@
 """What `load` promises: parts that share nothing, equal shares of classes, clear errors."""
 
 import gzip
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,12 @@ from search import datasets, image_sources
 from search.config import DataConfig
 from search.datasets import Augmentation, load, stratified_sample
 from search.image_sources import ImageFiles, ImageSource, ImageSplit
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is remembered which files have been read."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -331,3 +339,109 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "test" / "oak").rename(tmp_path / "test" / "ash")
     with pytest.raises(DataError, match=r"no images in .*train/ash"):
         load(folder_config(tmp_path), seed=0)
+
+
+# ---- files that are easily taken for something else
+
+
+def whole(image: Image.Image, folder: Path, name: str, **saving: object) -> torch.Tensor:
+    """What becomes of an image, uint8 (3, H, W)."""
+    path = folder / name
+    image.save(path, **saving)
+    files = ImageFiles((str(path),), torch.zeros(1).long(), image.size[::-1], str(path))
+    return files.decode(0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_are_scaled_down(tmp_path: Path, suffix: str) -> None:
+    levels = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
+    found = whole(Image.fromarray(levels), tmp_path, f"a.{suffix}")
+    assert found.tolist() == [[[0, 0, 1, 128, 255]]] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [(np.float32, "floating point"), (np.int32, "whole numbers of 32 bits")]
+)
+def test_numbers_of_unknown_range_are_refused(tmp_path: Path, kind: type, what: str) -> None:
+    with pytest.raises(DataError, match=rf"image {tmp_path}/a.tiff is made of {what}.*to 8 or 16"):
+        whole(Image.fromarray(np.ones((2, 2), kind)), tmp_path, "a.tiff")
+
+
+def test_photos_are_turned_as_their_camera_says(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    pixels = np.zeros((6, 4, 3), np.uint8)
+    pixels[0] = 255  # lying on its side, the bright edge is at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    for part in ("train", "test"):
+        for index in range(2):
+            path = tmp_path / part / "ash" / f"{index}.png"
+            Image.fromarray(pixels).save(path, exif=exif)
+    data = load(folder_config(tmp_path), seed=0)  # where all others are 6×4
+    (image,) = data.test.read(torch.tensor([0]), 1)
+    assert image[0, :, :, -1].eq(255).all()
+    assert image[0, :, :, :-1].eq(0).all()
+    assert data.train.image_shape == (3, 4, 6)
+
+
+def test_hidden_folders_are_left_out_and_links_followed_once(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data")
+    more = make_folder(tmp_path / "more", per_class=3) / "train" / "ash"
+    ash = tmp_path / "data" / "train" / "ash"
+    shutil.copytree(ash, ash / ".thumbnails")
+    (ash / "linked").symlink_to(more)
+    (ash / "again").symlink_to(ash)
+    data = load(folder_config(tmp_path / "data"), seed=0)
+    assert len(data.train) + len(data.validation) == 30 + 3
+
+
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    assert load(folder_config(tmp_path), seed=0).notes == ()
+    photo = Image.open(tmp_path / "train" / "ash" / "0.png")
+    photo.save(tmp_path / "train" / "ash" / "a.jfif", format="JPEG")
+    for index in range(3):
+        photo.save(tmp_path / "train" / "ash" / f"{index}.GIF")
+    (tmp_path / "test" / "birch" / "README").touch()
+    data = load(folder_config(tmp_path), seed=0)
+    assert data.notes == (f"left out of {tmp_path}: 3 .gif, 1 without a suffix",)
+    assert len(data.train) + len(data.validation) == 31
+    for file in (tmp_path / "test" / "cedar").iterdir():
+        file.rename(file.with_suffix(".gif"))
+    expected = r"no images in .*test/cedar that can be read, only 2 \.gif"
+    with pytest.raises(DataError, match=expected):
+        load(folder_config(tmp_path), seed=0)
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    for part in ("train", "test"):
+        for name in ("birch", "cedar"):
+            shutil.rmtree(tmp_path / part / name)
+    with pytest.raises(DataError, match="has one class only, 'ash': there is nothing to tell"):
+        load(folder_config(tmp_path), seed=0)
+
+
+def test_every_image_is_read_once_before_anything_is_learned(
+    tmp_path: Path,
+) -> None:
+    """Also those that stay on disk, of the test part too; and again only if they have changed."""
+    make_folder(tmp_path / "data")
+
+    def read() -> int:
+        calls: list[int] = []
+        load(
+            folder_config(tmp_path / "data"),
+            seed=0,
+            memory_limit_bytes=0,
+            progress=lambda done, _: calls.append(done),
+        )
+        return max(calls, default=0)
+
+    assert read() == 36
+    assert read() == 0
+    broken = tmp_path / "data" / "test" / "cedar" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"cannot read image {broken}"):
+            read()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ from samples import Workers, another_process, quick_config
 import search
 from mlflow_server import TrackingError
 from pruning.errors import SearchStateError
-from search.durable import FolderLock
+from search.durable import FolderLock, lock_holder
 from search.equipment import run_recorder
 from search.runner import settings_file
 
@@ -93,6 +96,32 @@ def test_where_there_is_no_folder_nothing_is_made_before_it_is_time(tmp_path: Pa
         lock.acquire()
         with pytest.raises(SearchStateError):
             acquire(folder)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_running_search(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    acquire(folder).close()
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    for ask in (acquire, lock_holder):
+        with pytest.raises(SearchStateError, match=f"cannot be locked .*{os.strerror(number)}"):
+            ask(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(SearchStateError, match=r"cannot be locked .*Permission denied"):
+        acquire(folder)
 
 
 def test_a_search_that_is_being_worked_on_is_refused(

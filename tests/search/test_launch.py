@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import psutil
 import pytest
-from samples import member_task, small_config, trial_task
+import torch
+from samples import member_task, outcome, small_config, trial_task
 
 import copycat
 from pruning import measure_cost
 from pruning.errors import ConfigError
-from search import models
+from search import models, storing
 from search.config import SearchConfig, TrainingConfig
 from search.datasets import ImageData
+from search.image_sources import ImageFiles
 from search.launch import Share, _TaskSearcher, check_resources, cluster
-from search.preflight import check
+from search.preflight import Preflight, check
 from search.resources_config import ResourcesConfig
 from search.runner import run
 from search.tasks import Ending, EpochRecord, Outcome, Task, TaskList
@@ -77,12 +81,28 @@ class Launched:
     """What was heard of the tasks, by the observer and by the source.
 
     before: what the observer had heard once a source without tasks had been performed.
+    addresses: on which this process and Ray's listened meanwhile.
     """
 
     before: Log
     log: Log
     source: Told
     workshop: Workshop
+    addresses: set[str]
+
+
+def listening() -> set[str]:
+    """Addresses at which this process and those that it started take connections."""
+    own = psutil.Process()
+    found = set()
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            found |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +127,9 @@ def launched(
         with cluster(workshop, digits, Share(2, 1, 0.0)) as perform_all:
             perform_all(TaskList([]), before)
             assert not config.directory.exists()
+            addresses = listening()
             perform_all(source, log)
-    return Launched(before, log, source, workshop)
+    return Launched(before, log, source, workshop, addresses)
 
 
 def test_source_and_observer_hear_of_every_task(launched: Launched):
@@ -119,6 +140,11 @@ def test_source_and_observer_hear_of_every_task(launched: Launched):
     assert log.endings == source.endings
     assert set(log.outcomes) == {"fine-tuned-0", "fine-tuned-3", "uniform-b100"}
     assert set(log.endings) == {"fine-tuned-1", "fine-tuned-2", "broken"}
+
+
+def test_a_ray_of_ones_own_listens_on_this_machine_only(launched: Launched):
+    assert launched.addresses <= {"127.0.0.1", "::1"}
+    assert launched.addresses
 
 
 def test_a_trial_comes_with_its_by_products(launched: Launched):
@@ -136,10 +162,10 @@ def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
 
 def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
     workshop = launched.workshop
-    for outcome in chain(*launched.log.outcomes.values()):
-        network = copycat.load(workshop.config.directory / outcome.path, trust=["nets"])
+    for stored in chain(*launched.log.outcomes.values()):
+        network = copycat.load(workshop.config.directory / stored.path, trust=["nets"])
         cost = measure_cost(network, workshop.preflight.example_input)
-        assert (cost.flops, cost.params) == (outcome.flops, outcome.params)
+        assert (cost.flops, cost.params) == (stored.flops, stored.params)
 
 
 def test_a_worker_does_what_this_process_would_do(
@@ -149,10 +175,10 @@ def test_a_worker_does_what_this_process_would_do(
     config = dataclasses.replace(launched.workshop.config, runs=str(tmp_path))
     here = dataclasses.replace(launched.workshop, config=config)
     records: list[EpochRecord] = []
-    outcome, *_ = perform(trial_task(0), here, digits, records.extend)
+    stored, *_ = perform(trial_task(0), here, digits, records.extend)
     there, *_ = launched.log.outcomes["fine-tuned-0"]
-    assert outcome.profile == there.profile
-    assert outcome.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
+    assert stored.profile == there.profile
+    assert stored.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
     losses = [record.train_loss for record in launched.log.records["fine-tuned-0"]]
     assert [record.train_loss for record in records] == pytest.approx(losses, rel=0.01)
 
@@ -186,9 +212,9 @@ def test_a_task_whose_process_ended_is_tried_again(launched: Launched, desk: Pat
     assert "fine-tuned-3" in launched.log.outcomes
 
 
-def test_a_task_whose_process_ends_again_and_again_has_failed():
+def test_a_task_whose_process_ends_again_and_again_has_failed(workshop: Workshop):
     source, log = Told([trial_task(4)]), Log()
-    searcher = _TaskSearcher(source, log)
+    searcher = _TaskSearcher(source, log, workshop)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", None, error=True)
     died = Ending("failed", "its worker process died")
@@ -196,15 +222,59 @@ def test_a_task_whose_process_ends_again_and_again_has_failed():
     assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
 
 
-def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out():
+def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out(workshop: Workshop):
     source, log = Told([trial_task(4), trial_task(5)]), Log()
-    searcher = _TaskSearcher(source, log)
+    searcher = _TaskSearcher(source, log, workshop)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", {"disk full": "make room"})
     assert searcher.disk_full == "make room"
     assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
     assert source.outcomes == source.endings == log.outcomes == log.endings == {}
     assert len(source) == 1
+
+
+def test_what_a_worker_stored_elsewhere_is_not_counted_as_done(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(storing, "_SHARING_SECONDS", 0.3)
+    source, log = Told([trial_task(4), trial_task(5)]), Log()
+    searcher = _TaskSearcher(source, log, workshop)
+    for number in (4, 5):
+        searcher.suggest(f"id {number}")
+    here, elsewhere = (
+        outcome(f"fine-tuned-{n}", path=f"architectures/fine-tuned-{n}") for n in (4, 5)
+    )
+    monkeypatch.setattr(
+        storing,
+        "_is_stored",
+        lambda _, found: found.key == here.key,
+    )
+    for number, found in ((4, here), (5, elsewhere)):
+        result = {"outcomes": json.dumps([found.to_mapping()])}
+        searcher.on_trial_complete(f"id {number}", result)
+    assert source.outcomes == log.outcomes == {"fine-tuned-4": [here]}
+    assert source.endings == log.endings
+    assert source.endings["fine-tuned-5"].reason == (
+        "its worker says that it stored architectures/fine-tuned-5, but there is none in "
+        f"{workshop.directory}: workers need that folder under the same path"
+    )
+
+
+def test_relative_paths_mean_the_same_in_another_folder(
+    tmp_path: Path, preflight: Preflight, monkeypatch: pytest.MonkeyPatch
+):
+    """The folder of searches, the teacher and images that stay on disk."""
+    training = TrainingConfig(1, 1, 1, distill_from="teacher")
+    config = small_config(tmp_path, runs="runs", training=training)
+    files = ImageFiles(("a.png", "b/c.png"), torch.zeros(2).long(), (8, 8), "a.png")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    workshop, images = Workshop(config, preflight, "cpu").sent(), files.sent()
+    monkeypatch.chdir(tmp_path / "there")
+    assert workshop.directory == tmp_path / "runs" / "small"
+    assert workshop.teacher == str(tmp_path / "teacher")
+    assert workshop.config == config
+    assert images.paths == (str(tmp_path / "a.png"), str(tmp_path / "b" / "c.png"))
 
 
 def test_without_tasks_nothing_is_started(launched: Launched):
@@ -223,7 +293,7 @@ def shared(tmp_path: Path, device: str = "cpu", concurrency: int | None = None, 
 
 @pytest.fixture
 def _twelve_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("search.launch.usable_cores", lambda: 12)
 
 
 @pytest.mark.usefixtures("_twelve_cores")

@@ -23,6 +23,7 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning import Budget, measure_cost
 from pruning.errors import (
+    DataError,
     EspalierError,
     SearchFailedError,
     SearchStateError,
@@ -188,13 +189,40 @@ def test_a_search_fails_if_all_its_trials_do(
 ):
     workers.perform = failing("fine-tuned-0", "fine-tuned-1")
     expected = "all 2 trials failed, the first of them because: fine-tuned-0 had no luck"
-    for _ in range(2):  # the second time nothing is left to be tried
+    for _ in range(2):  # the second time nothing is left to be tried: they would diverge again
         with pytest.raises(SearchFailedError, match=f"^{expected}$"):
             search.run(config)
     assert memory.read("search").status == "failed"
     assert memory.read("search").tags[schema.TAG_FAILURE] == expected
     with pytest.raises(SearchStateError, match="has not finished"):
         open_results(config.directory)
+
+
+def test_what_failed_for_a_reason_that_may_be_mended_is_tried_again(
+    config: SearchConfig, workers: Workers, memory: MemoryRecorder
+):
+    """By the same command: under their numbers, and with their proposals."""
+    keys = ("fine-tuned-0", "fine-tuned-1")
+    workers.perform = failing(*keys, error=DataError("cannot read image a.png"))
+    expected = (
+        "all 2 trials failed, the first of them because: cannot read image a.png; the "
+        "same command tries them again"
+    )
+    with pytest.raises(SearchFailedError, match=f"^{expected}$"):
+        search.run(config)
+    before = [trial.params for trial in trials_of(config)]
+    workers.perform, workers.performed = perform, []
+    result = search.run(config)
+    assert workers.performed[:2] == list(keys)
+    assert result.results.failures == {}
+    after = trials_of(config)
+    assert [trial.params for trial in after] == before * 2
+    assert {o.trial for o in result.results.everything} >= {0, 1}
+    assert {memory.read(f"trial/{number}").status for number in (0, 1)} == {"finished"}
+    assert memory.read("search").status == "finished"
+    workers.performed = []
+    search.run(config)
+    assert workers.performed == []
 
 
 def test_divergence_of_every_trial_is_such_a_failure(tmp_path: Path, workers: Workers):

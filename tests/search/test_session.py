@@ -14,6 +14,7 @@ from pruning.errors import EspalierError
 from search import session
 from search.config import SearchConfig, TrainingConfig
 from search.pareto import hypervolume
+from search.resources_config import StudyConfig
 from search.tasks import EpochRecord, Outcome, Task
 from search.trial import perform
 
@@ -120,7 +121,9 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     when: str,
 ):
     """Killed before the record heard of it, or after that and before its states were removed."""
-    whole = search.run(quick_config(tmp_path / "whole")).results
+    # of several tempered shapes at least one is new, and trained
+    study = StudyConfig(tempered_trials=6 if key == "tempered" else 1, by_products=1)
+    whole = search.run(quick_config(tmp_path / "whole", study=study)).results
     seeds, trained[:] = sorted(trained), []
     told = session.Recording.finished
 
@@ -132,7 +135,7 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
         if when == "before":
             told(self, task, outcomes)
 
-    config = quick_config(tmp_path / "pieces")
+    config = quick_config(tmp_path / "pieces", study=study)
     with monkeypatch.context() as patch:
         patch.setattr(session.Recording, "finished", dying)
         patch.setattr(session.Recording, "interrupted", lambda self: None)

@@ -14,7 +14,15 @@ from samples import outcome
 from pruning import Budget
 from pruning.errors import SearchStateError, UnreachableBudgetError
 from search.space import SearchSpace, sampler
-from search.study import JOURNAL, OBJECTIVES, StudySource, open_study, recorded_study, study_storage
+from search.study import (
+    JOURNAL,
+    OBJECTIVES,
+    StudySource,
+    open_study,
+    recorded_study,
+    study_storage,
+    trial_number,
+)
 from search.tasks import Ending, TrialTask
 
 SPACE = SearchSpace(1000.0, (200.0, 1000.0))
@@ -48,7 +56,7 @@ def opened(
     """The study of the search in `folder`, as a new process opens it."""
     return StudySource(
         open_study(study_storage(folder, url), "a-search"),
-        lambda trial: TrialTask(trial.number, SPACE.propose(trial)),
+        lambda trial: TrialTask(trial_number(trial), SPACE.propose(trial)),
         lambda number: sampler(sampler_name, number, num_trials),
         LIMITS,
         num_trials,
@@ -147,13 +155,14 @@ def test_an_accuracy_that_is_no_number_is_a_failure(reopen: Open, tmp_path: Path
     (trial,) = plain(tmp_path).trials
     assert trial.state is TrialState.FAIL
     assert source.outcomes == []
-    assert source.endings == {0: Ending("failed", f"validation accuracy is {accuracy}")}
+    expected = Ending("failed", f"validation accuracy is {accuracy}", is_final=True)
+    assert source.endings == {0: expected}
 
 
 @pytest.mark.parametrize(
     ("ending", "state"),
     [
-        (Ending("failed", "training diverged"), TrialState.FAIL),
+        (Ending("failed", "training diverged", is_final=True), TrialState.FAIL),
         (Ending("stopped early", "three others were better"), TrialState.PRUNED),
         (Ending("infeasible", "gates do not close"), TrialState.PRUNED),
     ],
@@ -191,6 +200,37 @@ def test_what_is_over_budget_is_never_among_the_best(
     expected = TrialState.COMPLETE if is_feasible else TrialState.PRUNED
     assert plain(tmp_path).trials[0].state is expected
     assert (0 in source.endings) != is_feasible
+
+
+def test_a_failure_is_tried_again_under_its_number(reopen: Open, tmp_path: Path):
+    """With its proposal, once after every start, and whatever was known of it is superseded."""
+    source = reopen(num_trials=3)
+    first, second = started(source), started(source)
+    source.ended(first, Ending("failed", "out of memory"))
+    finish(source, second)
+    assert len(source) == 1  # not before the search is started again
+    for reason in ("a bad file", "a worse file"):
+        source = reopen(num_trials=3)
+        assert source.endings == {}
+        assert len(source) == 2
+        again = started(source)
+        assert again == first
+        source.ended(again, Ending("failed", reason))
+        assert source.endings == {0: Ending("failed", reason)}
+        assert len(source) == 1
+    source = reopen(num_trials=3)
+    assert len(reopen(num_trials=3)) == 2  # one that was killed before it began
+    finish(source, started(source))
+    third = started(source)
+    assert isinstance(third, TrialTask)
+    assert third.number not in (0, 1)
+    finish(source, third)
+    assert source.endings == {}
+    assert [o.trial for o in source.outcomes] == [0, 1, third.number]
+    assert len(source) == len(reopen(num_trials=3)) == 0
+    states = [trial.state for trial in plain(tmp_path).trials]
+    assert states.count(TrialState.FAIL) == 3
+    assert states.count(TrialState.COMPLETE) == 3
 
 
 def test_what_was_under_way_is_handed_out_again_under_its_number(reopen: Open, tmp_path: Path):
@@ -275,7 +315,7 @@ def test_a_damaged_journal_costs_at_most_what_the_line_told(tmp_path: Path, dama
     finish(source, started(source), validation_accuracy=0.9)
     two, three = started(source), started(source)
     finish(source, three, validation_accuracy=0.8)
-    source.ended(two, Ending("failed", "no luck"))
+    source.ended(two, Ending("failed", "no luck", is_final=True))
     started(source)
     lines = (tmp_path / "whole" / JOURNAL).read_bytes().splitlines(keepends=True)
     begin = next(n for n, line in enumerate(lines) if b'"op_code":4' in line)

@@ -284,6 +284,10 @@ class Watched(ImageSource):
     def image_shape(self) -> tuple[int, int, int]:
         return self.source.image_shape
 
+    @property
+    def num_bytes(self) -> int:
+        return self.source.num_bytes
+
     def take(self, indices: Tensor) -> ImageSource:
         raise AssertionError("nobody splits the test images")
 

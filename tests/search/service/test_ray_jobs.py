@@ -13,6 +13,7 @@ import pytest
 from serving import SETTINGS, eventually, free_port, service
 
 from pruning.errors import ServiceError
+from search.ray_environment import cluster_token
 from search.service.launchers import LOG_FILE, Gone
 from search.service.ray_jobs import RayJobsLauncher
 
@@ -173,7 +174,10 @@ def test_a_node_that_dies_twice_in_a_search_loses_nothing(
         found = running.wait_for(search_id, "finished")
         assert found["progress"]["trials"]["finished"] == 6
         assert not (running.runs / search_id / LOG_FILE).exists()  # it is no process of ours
-        listed = httpx.get(f"{address}/api/jobs/").json()
+        # a Ray that was started by an earlier test has left a token to this process
+        token = cluster_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        listed = httpx.get(f"{address}/api/jobs/", headers=headers).json()
         ours = [job for job in listed if job["metadata"].get("espalier.search") == search_id]
         assert len(ours) == found["launches"]
         assert ours[0]["status"] == "SUCCEEDED"
@@ -184,7 +188,7 @@ def test_a_node_that_dies_twice_in_a_search_loses_nothing(
         eventually(
             lambda: all(
                 job["status"] in ("STOPPED", "SUCCEEDED")
-                for job in httpx.get(f"{address}/api/jobs/").json()
+                for job in httpx.get(f"{address}/api/jobs/", headers=headers).json()
             ),
             what="the job has ended",
         )

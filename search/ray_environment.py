@@ -1,0 +1,112 @@
+"""What Ray finds around it: environment variables, a token and a folder. Nothing here imports Ray.
+
+A Ray of a search's own is nobody else's: it listens on loopback addresses only, asks for a token
+that no file holds, keeps its files in a folder of its own that goes with it, and needs no home.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pruning.errors import ConfigError
+
+_AT_IMPORT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The trials work in the caller's directory, so that relative paths and modules of the user's
+    # own mean what they meant on the command line.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A worker that died is tried again: nothing that a person needs to read.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed",
+    # Ray's monitor kills a worker when the whole machine is short of memory, and Tune gives the
+    # search up for it. Without it the kernel kills the worker, which is tried again.
+    "RAY_memory_monitor_refresh_ms": "0",
+    # Workers have the priority that the search was given: at Ray's niceness of 15 they starve
+    # beside any other program, and seem to hang.
+    "RAY_worker_niceness": "0",
+    # Under `uv run` Ray would send the current folder to workers, to build an environment there.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # A Ray started here takes the loopback address for its own, on every system, and then listens
+    # on that alone; a cluster that is joined keeps its addresses.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+
+_MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+"""Of a socket's path Linux takes 107 bytes (unix(7))."""
+
+
+def missing_variables() -> dict[str, str]:
+    """What Ray is to read while it is imported, where nobody has chosen otherwise."""
+    wanted = dict(_AT_IMPORT)
+    if cluster_token():  # without a mode Ray sends no token to an address that it is given
+        wanted[_MODE] = "token"
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def cluster_token() -> str:
+    """The token of a cluster, from the first of Ray's three places that has one; maybe empty."""
+    if token := os.environ.get(_TOKEN, "").strip():
+        return token
+    with contextlib.suppress(OSError, RuntimeError, UnicodeDecodeError):  # maybe there is no home
+        chosen = os.environ.get(_TOKEN_PATH)
+        file = Path(chosen) if chosen else Path.home() / ".ray" / "auth_token"
+        return file.read_text(encoding="utf-8").strip()
+    return ""
+
+
+def give_own_token() -> None:
+    """Let Rays that this process starts from now on ask for a token of its own.
+
+    It stays: Ray reads it once in the life of a process, and needs it to the end.
+    """
+    os.environ[_TOKEN] = _own_token()
+    os.environ.pop(_MODE, None)  # Ray turns authentication on by itself where no mode is set
+
+
+@functools.cache
+def _own_token() -> str:
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A new folder for Ray's files, readable to nobody else, which goes at the end of the block.
+
+    ConfigError where no folder has a path short enough for sockets and can be written.
+    """
+    folder = _short_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_folder() -> Path:
+    """A new folder that leaves room for the names of Ray's sockets."""
+    for parent in dict.fromkeys([os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
+        try:
+            folder = tempfile.mkdtemp(prefix="esp", dir=parent) if parent else ""
+        except OSError:
+            continue
+        if folder and len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+            return Path(folder)
+        if folder:
+            os.rmdir(folder)
+    longest = _LONGEST_FOLDER - len("/esp12345678")
+    raise ConfigError(
+        "Ray needs a folder for its sockets that can be written and has a short path: make /tmp "
+        f"writable, or set TMPDIR to a path of at most {longest} bytes"
+    )

@@ -1,0 +1,144 @@
+"""The command line as a process in other people's surroundings: it works, or says why in a line."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from samples import FinishedSearch
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+MUCH_MEMORY = 12 << 30
+"""Of addresses, for `ulimit -v`: libraries reserve many that they never use."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What differs from a well-kept machine; None unsets a variable."""
+
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+    has_one_core: bool = False
+    addresses: int = 0
+
+    def enter(self) -> None:
+        """In the process, before the program begins."""
+        if self.has_one_core and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        if self.addresses:
+            resource.setrlimit(resource.RLIMIT_AS, (self.addresses, self.addresses))
+
+
+LONG = "a-folder-with-a-long-name/that-leaves-no-room-for-the-names-of-sockets"
+CASES = {
+    "no home": Surroundings({"HOME": None, "XDG_CACHE_HOME": None, "MPLCONFIGDIR": None}),
+    "a home that cannot be written": Surroundings({"HOME": "/proc"}),
+    "a long TMPDIR": Surroundings({"TMPDIR": LONG}),
+    "a TMPDIR that is not there": Surroundings({"TMPDIR": "/not/there"}),
+    "a dead proxy": Surroundings({"HTTP_PROXY": "http://192.0.2.1:9", "NO_PROXY": None}),
+    "one core": Surroundings(has_one_core=True),
+    "little address space": Surroundings(addresses=MUCH_MEMORY),
+    "ASCII": Surroundings({"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}),
+    "latin-1": Surroundings({"PYTHONIOENCODING": "latin-1"}),
+    "a narrow terminal": Surroundings({"COLUMNS": "40"}),
+}
+EVERYTHING = Surroundings(
+    {
+        name: value
+        for key in ("a home that cannot be written", "a long TMPDIR", "a dead proxy", "ASCII")
+        for name, value in CASES[key].variables.items()
+    },
+    has_one_core=True,
+    addresses=MUCH_MEMORY,
+)
+
+
+def espalier_in(
+    surroundings: Surroundings, folder: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """`espalier` as a process of its own, begun in `folder`."""
+    environment = dict(os.environ)
+    for name, value in surroundings.variables.items():
+        environment.pop(name, None)
+        if value == LONG:
+            (folder / LONG).mkdir(parents=True, exist_ok=True)
+            environment[name] = str(folder / LONG)
+        elif value is not None:
+            environment[name] = value
+    return subprocess.run(
+        [sys.executable, "-m", "search.cli", *arguments],
+        cwd=folder,
+        env=environment,
+        preexec_fn=surroundings.enter,
+        capture_output=True,
+        text=True,
+        encoding="latin-1" if environment.get("PYTHONIOENCODING") else "utf-8",
+        check=False,
+        timeout=240,
+    )
+
+
+SEARCH = (
+    *("search", "--budget=flops=10%", "--trials=1", "--ladder=1", "--profiles=1", "--name=s"),
+    *("--limit-train=100", "--batch-size=16", "--epochs=1", "--fine-tune-epochs=1"),
+    *("--scratch-epochs=1", "--by-products=0", "--tempered-trials=0", "--device=cpu"),
+)
+
+
+def finished(completed: subprocess.CompletedProcess[str], folder: Path) -> None:
+    """A search came to its end, with nothing to complain of."""
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert (folder / "espalier-runs" / "s" / "results.json").exists()
+
+
+def test_a_search_works_in_all_of_them_together(tmp_path: Path) -> None:
+    completed = espalier_in(EVERYTHING, tmp_path, *SEARCH)
+    finished(completed, tmp_path)
+    assert "flops <= 239k" in completed.stdout
+    assert [*(tmp_path / LONG).glob("esp*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_search_works_in_each_of_them(tmp_path: Path, case: str) -> None:
+    finished(espalier_in(CASES[case], tmp_path, *SEARCH), tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_there_is_can_be_looked_at(finished_search: FinishedSearch, case: str) -> None:
+    completed = espalier_in(CASES[case], finished_search.runs.parent, "list", "--runs=runs")
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert "tiny" in completed.stdout
+    assert "3/3" in "".join(completed.stdout.split())
+
+
+def file_for_a_folder(folder: Path) -> None:
+    (folder / "espalier-runs").touch()
+
+
+def file_for_a_search(folder: Path) -> None:
+    (folder / "espalier-runs").mkdir()
+    (folder / "espalier-runs" / "s").touch()
+
+
+def folder_for_a_lock(folder: Path) -> None:
+    (folder / "espalier-runs" / "s" / ".lock").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("spoil", [file_for_a_folder, file_for_a_search, folder_for_a_lock])
+def test_where_nothing_can_be_written_it_is_said_in_a_line(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """As in a folder that may only be read, which stops everybody but root."""
+    spoil(tmp_path)
+    completed = espalier_in(Surroundings(), tmp_path, *SEARCH)
+    assert completed.returncode == 2
+    (line,) = completed.stderr.splitlines()
+    assert line.startswith("espalier: ")
+    assert "espalier-runs" in line
