@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from samples import Workers, quick_config
@@ -14,8 +15,9 @@ from pruning.errors import EspalierError
 from search import session
 from search.config import SearchConfig, TrainingConfig
 from search.pareto import hypervolume
-from search.resources_config import StudyConfig
+from search.study import StudySource
 from search.tasks import EpochRecord, Outcome, Task
+from search.tempering import tempered_source
 from search.trial import perform
 
 
@@ -108,6 +110,13 @@ def test_stopped_among_the_repetitions_none_is_made_twice(
 # ---- what a killed process could not tell of
 
 
+def knowing_nothing(*arguments: Any) -> StudySource:
+    """The tempered shapes, also those that are there already: so small a network has no others."""
+    source = tempered_source(*arguments)
+    source._known = lambda _: None
+    return source
+
+
 @pytest.mark.parametrize("key", ["fine-tuned-1", "uniform-b50", "tempered"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
@@ -121,9 +130,8 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     when: str,
 ):
     """Killed before the record heard of it, or after that and before its states were removed."""
-    # of several tempered shapes at least one is new, and trained
-    study = StudyConfig(tempered_trials=6 if key == "tempered" else 1, by_products=1)
-    whole = search.run(quick_config(tmp_path / "whole", study=study)).results
+    monkeypatch.setattr(session, "tempered_source", knowing_nothing)
+    whole = search.run(quick_config(tmp_path / "whole")).results
     seeds, trained[:] = sorted(trained), []
     told = session.Recording.finished
 
@@ -135,7 +143,7 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
         if when == "before":
             told(self, task, outcomes)
 
-    config = quick_config(tmp_path / "pieces", study=study)
+    config = quick_config(tmp_path / "pieces")
     with monkeypatch.context() as patch:
         patch.setattr(session.Recording, "finished", dying)
         patch.setattr(session.Recording, "interrupted", lambda self: None)
