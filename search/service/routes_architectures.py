@@ -83,7 +83,8 @@ def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Respon
     row = _row(parts, architecture_id)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr(f"{row.key}/{_JSON_FILE}", json.dumps(_content(parts, row), indent=2))
+        described = json.dumps(_content(parts, row), indent=2) + "\n"
+        archive.writestr(f"{row.key}/{_JSON_FILE}", described)
         archive.write(_stored(parts, row, _WEIGHTS_FILE), f"{row.key}/{_WEIGHTS_FILE}")
     disposition = f'attachment; filename="{row.key}.zip"'
     return Response(
