@@ -34,7 +34,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import httpx
@@ -378,7 +378,6 @@ def chaos(minutes: float, pause: float, seed: int) -> Found:
         service = Service(home, home / "disk" / "runs", postgres.url)
         service.start()
         stack.callback(end, service)
-        stack.callback(shutil.copy, home / "service.log", "chaos-service.log")
         launches, pulse = Launches(service), Pulse(service.runs)
         possible = breaks(service, postgres, chance, may_fill=may_fill)
         until = time.monotonic() + 60 * minutes
@@ -405,6 +404,10 @@ def chaos(minutes: float, pause: float, seed: int) -> Found:
         found.seconds_to_end = time.monotonic() - began
         found.num_searches, found.longest_still_seconds = len(launches.ids), pulse.longest
         found.problems += problems(service, launches)
+        if found.problems:
+            kept = Path(gettempdir()) / "espalier-chaos-service.log"
+            shutil.copy(home / "service.log", kept)
+            say(f"what the service printed is in {kept}")
     return found
 
 
