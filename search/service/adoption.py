@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import first_line
+from search.pareto import front
 from search.service import descriptions as d
-from search.service.dispatcher import finished_rows, frame_of
+from search.service.dispatcher import architecture_row, finished_rows, frame_of
 from search.service.parts import EXPORTS, SEARCH_ID
 from search.service.problems import ProblemError
 from search.service.rules import Rules, require_shape
@@ -78,7 +79,9 @@ def adopted(folder: Path, rules: Rules, device: str) -> Adopted:
         standing.take(event)
         events.append(event)
     is_finished = _is_there(folder / RESULTS_FILE)
-    found = finished_rows(folder.name, folder) if is_finished else []
+    found = (
+        finished_rows(folder.name, folder) if is_finished else _found_so_far(folder.name, events)
+    )
     state, reason = "finished" if is_finished else "stopped", file.damage
     try:
         allowed = rules.stored({**content, "name": folder.name})
@@ -90,6 +93,15 @@ def adopted(folder: Path, rules: Rules, device: str) -> Adopted:
     row = _row(folder, settings, state, reason, standing=standing, events=events)
     _require_shown(row, found)
     return row, found
+
+
+def _found_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureRow]:
+    told = [event["outcomes"] for event in events if event["event"] == "finished"]
+    outcomes = {outcome["key"]: outcome for outcomes in told for outcome in outcomes}
+    rows = [architecture_row(search_id, outcome) for outcome in outcomes.values()]
+    for row in front(rows):
+        row.on_front = True
+    return rows
 
 
 def _row(

@@ -125,7 +125,7 @@ export class FrontPlot {
       font: { family: "system-ui, sans-serif", size: 12, color: text },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: theme("--accent") },
       xaxis: { ...axis, type: "log", title: { text: "FLOPs" }, tickformat: "~s", ...this.ticks() },
-      yaxis: { ...axis, title: { text: "validation accuracy (%)" } },
+      yaxis: { ...axis, title: { text: "validation accuracy (%)" }, ...(this.items.length ? {} : { range: [0, 100] }) },
       shapes: limit ? [{ type: "line", ...edge, line: { dash: "dot", width: 1.5, color: quiet } }] : [],
       annotations: limit
         ? [{ xref: "x", x: Math.log10(limit), xanchor: "right", yref: "paper", y: 0, yanchor: "bottom", text: "budget", showarrow: false, font: { color: quiet } }]

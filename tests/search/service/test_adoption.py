@@ -77,6 +77,18 @@ def test_a_finished_one_is_shown_with_its_networks(empty: Any) -> None:
     assert (front["state"], [one["key"] for one in front["items"]]) == ("finished", ["a-1"])
 
 
+def test_one_that_was_stopped_is_shown_with_what_it_found(empty: Any) -> None:
+    found = [
+        outcome("best", flops=1000, validation_accuracy=0.8).to_mapping(),
+        outcome("worse", flops=1200, validation_accuracy=0.7).to_mapping(),
+    ]
+    finished = {"event": "finished", "time_ms": 6, "key": "t", "outcomes": found}
+    put(empty, "mine", settings(), LAUNCHED, finished)
+    adopt(empty)
+    items = empty.ask("GET", "/v1/searches/mine/architectures").json["items"]
+    assert [(one["key"], one["on_front"]) for one in items] == [("best", True), ("worse", False)]
+
+
 def test_what_the_service_decides_is_taken_from_it_alone(empty: Any) -> None:
     """No address, folder or memory of wherever the search was made."""
     content = settings(mlflow_url="http://evil.example", runs="/elsewhere", device="cuda")
