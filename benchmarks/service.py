@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -35,9 +35,11 @@ from sqlalchemy.orm import Session
 from search.service.database import open_database
 from search.service.searches import now_ms
 from search.service.tables import ArchitectureRow, SearchRow
+from search.standing import FEED_FILE
 
 RESULTS = Path(__file__).parent / "results" / "service.md"
 STREAMS, POSTS, KEYS = 50, 100, 10
+LARGE_BYTES = 40 * 10**6
 _SETTLING_SECONDS = 10.0
 _FRAME = {"base": {"flops": 12_000_000, "params": 300_000}, "limits": {"flops": 3_000_000.0}}
 _SETTINGS = {"model": "digits-vgg", "budget": ["flops=25%"], "data": {"source": "digits"}}
@@ -81,6 +83,11 @@ def fill(runs: Path, searches: int, architectures: int) -> None:
         for number in range(searches):
             session.add_all(_architecture(number, key, generator) for key in range(architectures))
     engine.dispose()
+    record = {"stage": "training", "step": 1, "num_steps": 9, "validation_accuracy": 0.5}
+    event = {"event": "epochs", "time_ms": 1, "key": "fine-tuned-1", "records": [record]}
+    line = json.dumps(event).encode() + b"\n"
+    (runs / "search-0").mkdir()
+    (runs / "search-0" / FEED_FILE).write_bytes(line * (LARGE_BYTES // len(line) + 1))
 
 
 def _search(number: int) -> SearchRow:
@@ -177,6 +184,7 @@ async def measure(process: psutil.Process, arguments: argparse.Namespace) -> dic
                     memory.append(process.memory_info().rss / 1e6)
                     loads.append(os.getloadavg()[0])
             streams = num_open()
+        kept, large = await _kept_alive(url), await _large_streams(url, process)
         for name in launched["ids"]:
             (await client.post(f"/v1/searches/{name}/stop")).raise_for_status()
     return {
@@ -185,6 +193,51 @@ async def measure(process: psutil.Process, arguments: argparse.Namespace) -> dic
         "loads": loads,
         "streams": streams,
         "launched": launched,
+        "kept": kept,
+        "large": large,
+    }
+
+
+async def _kept_alive(url: str) -> float:
+    """The median of milliseconds for a small answer, one after the other on one connection."""
+    found = []
+    async with httpx.AsyncClient(base_url=url) as client:
+        for _ in range(200):
+            begun = time.perf_counter()
+            (await client.get("/livez")).raise_for_status()
+            found.append(1000 * (time.perf_counter() - begun))
+    return median(found)
+
+
+async def _large_streams(url: str, process: psutil.Process) -> dict[str, float]:
+    """What three streams of a large file of events cost, and somebody who asks meanwhile."""
+    before, most, waits = process.memory_info().rss / 1e6, [0.0], []
+    begun = time.perf_counter()
+    async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+
+        async def read() -> int:
+            async with client.stream("GET", "/v1/searches/search-0/events") as answer:
+                return sum([len(block) async for block in answer.aiter_bytes()])
+
+        async def ask(readers: asyncio.Task[list[int]]) -> None:
+            while not readers.done():
+                asked = time.perf_counter()
+                (await client.get("/v1/searches", params={"limit": 1})).raise_for_status()
+                waits.append(1000 * (time.perf_counter() - asked))
+                most.append(process.memory_info().rss / 1e6)
+                await asyncio.sleep(0.02)
+
+        async def read_all() -> list[int]:
+            return await asyncio.gather(*(read() for _ in range(3)))
+
+        readers = asyncio.create_task(read_all())
+        await ask(readers)
+        sizes = await readers
+    assert min(sizes) > LARGE_BYTES
+    return {
+        "memory": max(most) - before,
+        "seconds": time.perf_counter() - begun,
+        "longest": max(waits),
     }
 
 
@@ -276,6 +329,7 @@ async def _offer(
 def written(found: dict[str, Any], arguments: argparse.Namespace) -> str:
     """The report, in Markdown."""
     launched, memory, loads = found["launched"], found["memory"], found["loads"]
+    large = found["large"]
     packages = ("fastapi", "uvicorn", "sqlalchemy")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     command = (
@@ -305,6 +359,10 @@ Milliseconds from when a request was due; mean and deviation over {arguments.rep
 - Event streams that were told something and still open at the end: {found["streams"]}.
 - {POSTS} POSTs at once with {KEYS} keys: {launched["rows"]} searches in {launched["seconds"]:.1f} \
 s; answers by status {json.dumps(launched["statuses"])}.
+- A small answer on a connection that is kept: {found["kept"]:.1f} ms (median of 200 in a row).
+- Three streams of {LARGE_BYTES / 1e6:.0f} MB of events: {large["memory"]:+.0f} MB, read in \
+{large["seconds"]:.1f} s; whoever asked for something else meanwhile waited {large["longest"]:.0f} \
+ms at most.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -32,6 +33,9 @@ _CHANGES = RateLimitItemPerSecond(300, 60)
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _ONCE = ("host", "origin", "authorization", "content-type", "content-length", "idempotency-key")
 _MOST_DIGITS = 18
+_BODY_SECONDS = 30.0
+"""For the next part of a body."""
+
 _PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
 """Asked under the address of a machine or a pod; without a token they tell of no search."""
 
@@ -138,15 +142,21 @@ def _too_large() -> ProblemError:
 
 
 def _bounded(receive: Receive, request: Request) -> Receive:
-    """The body without more bytes than allowed, whatever its header says."""
-    seen = 0
+    """The body without more bytes than allowed, whatever its header says, or waiting for ever."""
+    seen, is_whole = 0, False
 
     async def next_part() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, is_whole
+        if is_whole:  # what comes now is that the client has gone
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), _BODY_SECONDS)
+        except TimeoutError:
+            raise ProblemError(408, "the rest of the request does not come") from None
         seen += len(message.get("body", b""))
         if seen > MOST_BYTES:
             raise _too_large()
+        is_whole = not message.get("more_body", False)
         return message
 
     return receive if request.method in _SAFE else next_part

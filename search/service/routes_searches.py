@@ -50,7 +50,7 @@ _REPORT_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-
     response_model=d.SearchDetails,
     responses={
         200: {"model": d.SearchDetails, "description": "The search that this key began before"},
-        **documented(400, 413, 415, 503),
+        **documented(400, 408, 413, 415, 503),
     },
     openapi_extra=_SETTINGS_BODY,
 )
@@ -106,7 +106,7 @@ async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> Sear
 @router.post(
     "/preflight",
     response_model=d.Preflight,
-    responses=documented(400, 413, 415, 503),
+    responses=documented(400, 408, 413, 415, 503),
     openapi_extra=_SETTINGS_BODY,
 )
 async def preflight(request: Request, parts: InParts, caller: Launching) -> Any:

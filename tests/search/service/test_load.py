@@ -1,5 +1,6 @@
 """What many clients, slow ones and large files cost a service."""
 
+import asyncio
 import gzip
 import json
 import socket
@@ -14,9 +15,11 @@ import uvicorn
 from refusals import every_route
 from samples import outcome
 from serving import eventually
+from starlette.requests import Request
 
-from search.service import connections, routes_events
+from search.service import connections, guards, routes_events
 from search.service.connections import PatientProtocol, most_connections
+from search.service.problems import ProblemError
 from search.service.routes_events import _block_by_block
 from search.service.server import _listening
 from search.service.service_config import ServiceConfig
@@ -116,6 +119,44 @@ def test_half_sent_requests_keep_nobody_out(address: tuple[str, int]) -> None:
 
 def test_connections_leave_files_for_other_things() -> None:
     assert 0 < most_connections() <= 1000
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "_BODY_SECONDS", 0.05)
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> Any:
+        if parts:
+            return parts.pop()
+        await asyncio.sleep(30)
+        return {"type": "http.disconnect"}
+
+    async def read() -> None:
+        bounded = guards._bounded(receive, Request({"type": "http", "method": "POST"}))
+        await bounded()
+        await bounded()
+
+    with pytest.raises(ProblemError, match="does not come") as caught:
+        asyncio.run(read())
+    assert caught.value.status == 408
+
+
+def test_whoever_has_sent_it_all_may_wait_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "_BODY_SECONDS", 0.05)
+    parts = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def receive() -> Any:
+        if parts:
+            return parts.pop()
+        await asyncio.sleep(0.3)
+        return {"type": "http.disconnect"}
+
+    async def read() -> Any:
+        bounded = guards._bounded(receive, Request({"type": "http", "method": "POST"}))
+        await bounded()
+        return await bounded()
+
+    assert asyncio.run(read()) == {"type": "http.disconnect"}
 
 
 # ---- streams
