@@ -18,8 +18,16 @@ from click.core import ParameterSource
 
 from pruning.errors import ConfigError, EspalierError, first_line
 from search.commands.places import AWARE, Connection
+from search.durable import is_disk_full
 from search.error_log import written
-from search.exits import EXIT_INTERRUPTED, EXIT_REFUSED, exit_status
+from search.exits import (
+    EXIT_INTERRUPTED,
+    EXIT_NOT_NOW,
+    EXIT_REFUSED,
+    NOT_NOW,
+    UNFORESEEN,
+    exit_status,
+)
 from search.plain_text import make_printable
 
 _COMMANDS = (
@@ -93,16 +101,18 @@ def main() -> None:
         _tell(error.format_message())
         sys.exit(EXIT_REFUSED)
     except (EspalierError, MlflowServerError) as error:
-        _tell(str(error))
-        sys.exit(exit_status(error))
+        status = exit_status(error)
+        _tell(f"{NOT_NOW if status == EXIT_NOT_NOW else ''}{error}")
+        sys.exit(status)
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        _tell(
-            f"{type(error).__name__}: {first_line(error)}: nobody foresaw this: please report it"
-            f"{written(error)}"
-        )
+        told = f"{type(error).__name__}: {first_line(error)}"
+        if is_disk_full(error):
+            _tell(f"{NOT_NOW}{told}")
+            sys.exit(EXIT_NOT_NOW)
+        _tell(f"{told}: {UNFORESEEN}: please report it{written(error)}")
         sys.exit(1)
 
 

@@ -15,6 +15,12 @@ EXIT_NOT_NOW = os.EX_TEMPFAIL
 
 EXIT_INTERRUPTED = 130
 
+NOT_NOW = "not now: "
+"""Before what is said of it, for those who cannot know the status."""
+
+UNFORESEEN = "nobody foresaw this"
+"""In what is said of an error that may come again or not."""
+
 
 def exit_status(error: EspalierError | MlflowServerError) -> int:
     """Of a process that ends with this error."""

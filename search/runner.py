@@ -67,10 +67,10 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
             dry_run_of_search(workshop, data, trial_space(workshop, data))
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         with ExitStack() as stack:
+            stack.enter_context(disk_full_told(config.directory))
             try:
                 settings.write()
                 lock.acquire()
-                stack.enter_context(disk_full_told(config.directory))
                 feed = stack.enter_context(Feed(workshop))
             finally:  # the record is delivered before the feed says how it ended
                 stack.callback(close_recorder, recorder, console)

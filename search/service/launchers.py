@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.exits import EXIT_NOT_NOW, EXIT_REFUSED, NOT_NOW, UNFORESEEN
+
 LOG_FILE = "process.log"
 """In the folder of a search: what its processes printed."""
 
@@ -57,8 +59,19 @@ def arguments(search_id: str, runs: Path, mlflow_url: str, further: Sequence[str
     return ["-m", "search.cli", "resume", search_id, "--runs", str(runs), *tracking, *further]
 
 
+def gone(why: str, printed: str, status: int | None) -> Gone:
+    """What a process that is no more leaves: it printed this, and ended with this status.
+
+    status: None if nobody knows, as of one that an earlier service began.
+    """
+    refusal = refusal_in(printed) if status in (None, EXIT_REFUSED, EXIT_NOT_NOW) else ""
+    is_passing = status == EXIT_NOT_NOW or refusal.startswith(NOT_NOW)
+    return Gone(why, refusal.removeprefix(NOT_NOW), is_passing=is_passing)
+
+
 def refusal_in(text: str) -> str:
     """The last line, if it is one by which the command line refuses."""
     lines = text.strip().splitlines()
     last = lines[-1] if lines else ""
-    return last.removeprefix(_REFUSAL) if last.startswith(_REFUSAL) else ""
+    is_refusal = last.startswith(_REFUSAL) and UNFORESEEN not in last
+    return last.removeprefix(_REFUSAL) if is_refusal else ""

@@ -13,9 +13,8 @@ from typing import Any
 import httpx
 
 from pruning.errors import ServiceError
-from search.exits import EXIT_NOT_NOW
 from search.ray_environment import cluster_token
-from search.service.launchers import Gone, Launcher, arguments, refusal_in
+from search.service.launchers import Gone, Launcher, arguments, gone
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _TIMEOUT_SECONDS = 30.0
@@ -73,8 +72,7 @@ class RayJobsLauncher(Launcher):
             return None
         logs = self._request("GET", f"{handle}/logs").json().get("logs") or ""
         why = f"its job is {job['status'].lower()}"
-        is_passing = job.get("driver_exit_code") == EXIT_NOT_NOW
-        return Gone(why, refusal_in(_own_lines(logs)), is_passing=is_passing)
+        return gone(why, _own_lines(logs), job.get("driver_exit_code"))
 
     def interrupt(self, handle: str) -> None:
         if self._job(handle) is not None:

@@ -14,9 +14,8 @@ import psutil
 
 from pruning.errors import ServiceError
 from search.durable import lock_holder
-from search.exits import EXIT_NOT_NOW, EXIT_REFUSED
 from search.process_identity import alive, tag
-from search.service.launchers import LOG_FILE, Gone, Launcher, arguments, refusal_in
+from search.service.launchers import LOG_FILE, Gone, Launcher, arguments, gone
 
 _LAST_BYTES = 8192
 
@@ -82,9 +81,7 @@ class SubprocessLauncher(Launcher):
         if status is None and alive(handle) is not None:
             return None
         self._children.pop(pid, None)
-        refusals = (None, EXIT_REFUSED, EXIT_NOT_NOW)
-        refusal = refusal_in(self._last_words(handle)) if status in refusals else ""
-        return Gone(_how(status), refusal, is_passing=status == EXIT_NOT_NOW)
+        return gone(_how(status), self._last_words(handle), status)
 
     def _last_words(self, handle: str) -> str:
         log = self._logs.get(handle)

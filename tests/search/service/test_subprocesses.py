@@ -11,8 +11,10 @@ from serving import eventually
 
 from pruning.errors import ServiceError
 from search.durable import FolderLock, is_held, lock_holder
+from search.exits import NOT_NOW, UNFORESEEN
 from search.process_identity import alive, tag
 from search.service.launchers import LOG_FILE, refusal_in
+from search.service.launchers import gone as gone_with
 from search.service.subprocesses import SubprocessLauncher
 
 SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
@@ -153,6 +155,15 @@ def test_a_process_that_ended_before_it_was_looked_at_is_gone(
     assert tag(2**22 + 1) == ""
 
 
+@pytest.mark.parametrize("status", [None, 75])
+def test_what_is_over_later_is_told_from_what_stays(status: int | None) -> None:
+    """Also where another service had begun the process, and its status is not known."""
+    found = gone_with("why", f"espalier: {NOT_NOW}the disk is full\n", status)
+    assert (found.refusal, found.is_passing) == ("the disk is full", True)
+    assert not gone_with("why", "espalier: no such network\n", None).is_passing
+    assert gone_with("why", "", 75).is_passing  # where the disk was too full to say so
+
+
 def test_a_process_that_cannot_be_started_is_told(
     launcher: SubprocessLauncher, tmp_path: Path
 ) -> None:
@@ -163,7 +174,10 @@ def test_a_process_that_cannot_be_started_is_told(
 
 @pytest.mark.parametrize(
     ("text", "refusal"),
-    [("", ""), ("a\nespalier: no\n", "no"), ("espalier: no\nmore", ""), ("\n\n", "")],
+    [
+        *(("", ""), ("a\nespalier: no\n", "no"), ("espalier: no\nmore", ""), ("\n\n", "")),
+        (f"espalier: OSError: oh: {UNFORESEEN}: please report it", ""),
+    ],
 )
 def test_only_the_last_line_refuses(text: str, refusal: str) -> None:
     assert refusal_in(text) == refusal
