@@ -88,9 +88,10 @@ def test_half_a_schema_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: object) -> None:
         raise RuntimeError("the machine goes down")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="goes down"):
+    with monkeypatch.context() as patch:
         patch.setattr(op, "create_index", fail)
-        open_database(url)
+        with pytest.raises(RuntimeError, match="goes down"):
+            open_database(url)
     engine = open_database(url)
     add(Searches(engine), "s")
     engine.dispose()
