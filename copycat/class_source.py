@@ -21,6 +21,7 @@ from torch import fx, nn
 
 from copycat.bare_syntax import bare
 from pruning.blocks import own_graph
+from pruning.torch_interior import buffer_slots, child_slots, parameter_slots
 
 _STOCK = {"torch", *sys.stdlib_module_names}
 _LITERALS = (int, float, str, bool, type(None))
@@ -95,14 +96,15 @@ def seen_by_fx(module: nn.Module) -> Source:
     source.attributes = [
         name
         for name in _attributes_of_self(tree)
-        if name in module._parameters or name in module._buffers
+        if name in parameter_slots(module) or name in buffer_slots(module)
     ]
     return source
 
 
 def _home(module: nn.Module, name: str) -> str | None:
     """The module whose class defines this method; "" for torch's own; None for an attribute."""
-    if name in vars(module) or name in {*module._modules, *module._parameters, *module._buffers}:
+    slots = (child_slots(module), parameter_slots(module), buffer_slots(module))
+    if any(name in held for held in (vars(module), *slots)):
         return None
     for kind in type(module).__mro__:
         if name in vars(kind):

@@ -20,10 +20,10 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import ArchitectureError, ConfigError, first_line
+from pruning.torch_interior import tree_map_only
 
 LATENCY_FILE = "latency.json"
 _VERSION = 1

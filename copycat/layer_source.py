@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruning.errors import ArchitectureError
+from pruning.torch_interior import Convolution
 
 _UNWRITTEN = ("device", "dtype", "_weight", "_freeze")
 """Arguments that are no part of a layer's shape."""
@@ -51,7 +52,7 @@ def _argument(layer: nn.Module, name: str) -> object:
     value = getattr(layer, name, _MISSING)
     if name == "bias" and (value is None or isinstance(value, Tensor)):
         return value is not None
-    if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(value, tuple):
+    if isinstance(layer, Convolution) and isinstance(value, tuple):
         return value[0] if len(set(value)) == 1 else value
     return value
 

@@ -13,6 +13,7 @@ from copycat.class_source import Source, UnwritableError
 from copycat.expression import Bracketed, Expression, render
 from copycat.layer_source import is_stock, layer_expression
 from pruning.errors import ArchitectureError
+from pruning.torch_interior import buffer_slots, child_slots, parameter_slots
 
 RESERVED = ("build", "CLASSES", "OrderedDict", "nn", "torch")
 """Names that classes must not take."""
@@ -58,7 +59,7 @@ class PythonClasses:
             name, _ = self._class_of(module, where, f"nn.{container.__name__}")
         children = {
             name: self.expression(child, f"{where}.{name}")
-            for name, child in module._modules.items()
+            for name, child in child_slots(module).items()
             if child is not None
         }
         return _container(name, container, children)
@@ -84,7 +85,7 @@ class PythonClasses:
         """The name of the class of `module`, and what its constructor takes."""
         source, attributes = self._source(module, where, base)
         wanted = "Rewritten" if isinstance(module, fx.GraphModule) else type(module).__name__
-        buffers = frozenset(module._buffers)
+        buffers = frozenset(buffer_slots(module))
         content = (frozenset(attributes), buffers, tuple(source.functions.items()))
         origin = _origin(module, source)
         key = (origin, base, content)
@@ -131,10 +132,10 @@ def _attributes(module: nn.Module, source: Source, base: str) -> tuple[str, ...]
     """What the constructor takes: children, parameters, buffers, and what the source reads."""
     if getattr(nn, type(module).__name__, None) is type(module):
         raise UnwritableError(f"torch's {type(module).__name__} has parts of its own")
-    held = (*module._modules, *module._parameters, *module._buffers)
+    held = (*child_slots(module), *parameter_slots(module), *buffer_slots(module))
     names = tuple(dict.fromkeys((*held, *source.attributes)))
     if base != "nn.Module":
-        names = tuple(name for name in names if name not in module._modules)
+        names = tuple(name for name in names if name not in child_slots(module))
         if names:
             raise UnwritableError(f"it is a container with attributes: {', '.join(names)}")
     for name in names:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from copycat.builder import Builder
+from pruning.torch_interior import Convolution, parameter_slots
 
 OWN, LAYER, CONSTRUCTOR, MATCHED = (
     "the network's own reset_parameters()",
@@ -34,7 +35,7 @@ _INITIALISERS = tuple(
 _RESETS = ("reset_parameters", "_reset_parameters")
 """Stock layers call it the first; MultiheadAttention and Transformer the second."""
 
-_STOCK_RESETS = (nn.modules.conv._ConvNd.reset_parameters, nn.Linear.reset_parameters)
+_STOCK_RESETS = (Convolution.reset_parameters, nn.Linear.reset_parameters)
 """They draw the whole weight and leave no buffer behind."""
 
 _FAN_CONSTANTS = (1.0, 2.0, 3.0, 6.0)
@@ -172,7 +173,7 @@ def _reset(module: nn.Module, reset: Callable[[], object]) -> bool:
     owners = [
         (m, name, p, p.data)
         for m in module.modules()
-        for name, p in m._parameters.items()
+        for name, p in parameter_slots(m).items()
         if p is not None
     ]
     try:
@@ -181,13 +182,13 @@ def _reset(module: nn.Module, reset: Callable[[], object]) -> bool:
         fits = False
     else:
         fits = all(
-            (new := owner._parameters[name]) is not None and new.shape == data.shape
+            (new := parameter_slots(owner)[name]) is not None and new.shape == data.shape
             for owner, name, _, data in owners
         )
     if not fits:
         for owner, name, parameter, data in owners:
             parameter.data = data
-            owner._parameters[name] = parameter
+            parameter_slots(owner)[name] = parameter
     return fits
 
 
@@ -198,7 +199,7 @@ def surely_drawn(model: nn.Module, recipe: Recipe | None) -> frozenset[str]:
     weights = (
         f"{prefix}.weight".lstrip(".")
         for prefix, module in model.named_modules()
-        if _is_stock(module) and "weight" in module._parameters
+        if _is_stock(module) and "weight" in parameter_slots(module)
     )
     return frozenset(weights).union(() if recipe is None else recipe.calls)
 

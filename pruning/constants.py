@@ -11,6 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.nested_tensors import numbers_in
 from pruning.operators.rule import Call, aten_names
+from pruning.torch_interior import DisableTorchFunction
 
 _SIZES = frozenset(
     aten_names(
@@ -59,7 +60,7 @@ def _values(tensor: Tensor) -> Any:
     """What a tensor holds; of many numbers their sum and norm; nothing of one without memory."""
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         return ()
-    with torch._C.DisableTorchFunction():  # or a mode would take it for a call of the network
+    with DisableTorchFunction():  # or a mode would take it for a call of the network
         values = tensor.detach().cpu().flatten()
         if values.numel() <= _FEW:
             return values.tolist()

@@ -13,9 +13,9 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning.errors import ModelError
+from pruning.torch_interior import tree_leaves, tree_map_only
 
 _REMEDIES = (
     (BasePruningMethod, "call torch.nn.utils.prune.remove on it first"),
@@ -60,7 +60,7 @@ def check_copyable(model: nn.Module) -> None:
     """Raise ModelError for parameters without values, and for tensors computed from parameters."""
     for name, module in model.named_modules():
         where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
-        if any(is_lazy(tensor) for tensor in module._parameters.values()):
+        if any(is_lazy(tensor) for tensor in module.parameters(recurse=False)):
             raise ModelError(
                 f"{where} has no weights before it has seen an input: run the network once first"
             )

@@ -325,7 +325,8 @@ def _of_tensors(
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """`model` as a network of positional tensors alone, which is what fvcore runs, and these."""
     import torch  # noqa: PLC0415 - as above
-    from torch.utils._pytree import tree_flatten, tree_unflatten  # noqa: PLC0415 - as above
+
+    from pruning.torch_interior import tree_flatten, tree_unflatten  # noqa: PLC0415 - as above
 
     arguments = call_arguments(example_input)
     leaves, structure = tree_flatten(arguments)

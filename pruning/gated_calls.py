@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.overrides import TorchFunctionMode
 
 from pruning.call_sites import CallSite, CallSites
 from pruning.errors import CriterionError
+from pruning.torch_interior import (
+    DisableTorchFunction,
+    function_modes,
+    tree_flatten,
+    tree_map,
+    tree_unflatten,
+)
 from pruning.wrappers import uncompiled
 
 _CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
@@ -82,8 +88,7 @@ class GatedCalls(TorchFunctionMode):
                 stack.enter_context(self._calls.following(self._model))
                 self._is_following = True
                 stack.callback(setattr, self, "_is_following", False)
-            modes: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-            if not any(mode is self for mode in modes):
+            if not any(mode is self for mode in function_modes()):
                 stack.enter_context(self)
             yield
 
@@ -118,7 +123,7 @@ class GatedCalls(TorchFunctionMode):
                 f"{type(self._model).__name__} calls something else than when it was traced: "
                 "trace it again, in one piece and with the same kind of input"
             )
-        with torch._C.DisableTorchFunction():  # or an outer mode would gate the gating
+        with DisableTorchFunction():  # or an outer mode would gate the gating
             leaves[product.argument] = self._gate(tensor, site, site.axis, has_samples=True)
         args, kwargs = tree_unflatten(leaves, structure)
         return args, kwargs
@@ -137,7 +142,7 @@ class GatedCalls(TorchFunctionMode):
         self, found: _Consumption, site: Site, args: Any, kwargs: Any
     ) -> tuple[Any, Any]:
         whole = Site(site.axis, site.units.repeat(found.repeats))
-        with torch._C.DisableTorchFunction():  # or an outer mode would gate the gating
+        with DisableTorchFunction():  # or an outer mode would gate the gating
             gated = self._gate(found.input, whole, found.input_axis, has_samples=True)
         return ((gated, *args[1:]), kwargs) if args else (args, kwargs | {"input": gated})
 
@@ -145,7 +150,7 @@ class GatedCalls(TorchFunctionMode):
         parameter = getattr(value, _PARAMETER, value)
         for site in self._sites_on(value):
             if site.axis != skipped_axis:
-                with torch._C.DisableTorchFunction():  # as above
+                with DisableTorchFunction():  # as above
                     value = self._gate(value, site, site.axis, has_samples=False)
                 setattr(value, _PARAMETER, parameter)
         return value

@@ -143,6 +143,7 @@ class GatedStructures(nn.Module):
             if structure.kind == "branch":
                 ungate_branch(module)
         for module in result.modules():
+            # The handles that remove hooks are the original's; a copy has the hooks alone.
             ours = [n for n, hook in module._forward_hooks.items() if isinstance(hook, Bypass)]
             for number in ours:
                 del module._forward_hooks[number]

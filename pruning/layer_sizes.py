@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from pruning.torch_interior import Convolution, Norm
 from pruning.trace_records import LOSES_WHOLE_GROUPS
 
 
@@ -15,7 +16,7 @@ def update_sizes(module: nn.Module, *, is_group_split: bool = False) -> None:
     Layers of other people, and sizes that no parameter shows, stay as they are.
     is_group_split: a grouped convolution that loses whole groups with its channels.
     """
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, Convolution):
         _update_convolution(module, is_group_split=is_group_split)
         return
     for kind, update in _UPDATES:
@@ -23,7 +24,7 @@ def update_sizes(module: nn.Module, *, is_group_split: bool = False) -> None:
             update(module)
 
 
-def _update_convolution(module: nn.modules.conv._ConvNd, *, is_group_split: bool) -> None:
+def _update_convolution(module: Convolution, *, is_group_split: bool) -> None:
     if module.groups > 1:
         setattr(module, LOSES_WHOLE_GROUPS, is_group_split)
     first, second = (int(size) for size in module.weight.shape[:2])
@@ -102,7 +103,7 @@ _UPDATES = (
     (nn.Linear, _linear),
     (nn.Bilinear, _bilinear),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
-    (nn.modules.batchnorm._NormBase, _batch_or_instance_norm),
+    (Norm, _batch_or_instance_norm),
     (nn.GroupNorm, _group_norm),
     ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
     (nn.PReLU, _prelu),

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter, tree_map_only
+
+from pruning.torch_interior import schema_of, tree_iter, tree_map_only
 
 _IN_PLACE = object()
 """In place of a description: the operator returns its first argument as it was."""
@@ -27,7 +28,7 @@ class MetaKernels:
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` returns."""
-        if not func._schema.is_mutable:  # what is written to must be the network's own tensor
+        if not schema_of(func).is_mutable:  # what is written to must be the network's own tensor
             args, kwargs = _on_one_device(args, kwargs)
         key = _key_of(func, args, kwargs)
         if key is None:
@@ -37,7 +38,7 @@ class MetaKernels:
         result = func(*args, **kwargs)
         if not _are_meta(result):  # made of numbers alone, on a real device
             return result
-        if not func._schema.is_mutable:
+        if not schema_of(func).is_mutable:
             self._known[key] = _described(result)
         elif result is args[0] and _key_of(func, args, kwargs) == key:
             self._known[key] = _IN_PLACE
@@ -75,7 +76,7 @@ class _NotMetaError(Exception):
 
 def _key_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable | None:
     """What determines the result of a call, or None for calls that are not remembered."""
-    returns = func._schema.returns
+    returns = schema_of(func).returns
     is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
     if func.namespace != "aten" or is_view or any(str(r.type) != "Tensor" for r in returns):
         return None

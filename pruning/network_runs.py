@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from pruning.composite_calls import CompositeCalls, functions_left_out
 from pruning.cost import ExampleInput, call_arguments
@@ -17,6 +16,7 @@ from pruning.errors import TraceError
 from pruning.nested_tensors import returned_tensors, tensors_in
 from pruning.operators.rule import pin_all
 from pruning.recorded_values import RecordedValues
+from pruning.torch_interior import Norm
 from pruning.trace_records import LOSES_WHOLE_GROUPS
 from pruning.tracer import Tracer
 
@@ -87,7 +87,7 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             stack.append(name)
             tracer.module = name
-            if isinstance(module, _NormBase) and not list(module.state_dict()):
+            if isinstance(module, Norm) and not list(module.state_dict()):
                 tracer.notes_size(f"{name}.num_features", inputs[0])
 
         return hook

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from pruning.channel_graph import ChannelGraph
 from pruning.errors import ConfigError
 from pruning.selection import KeepPlan
 from pruning.surgery import kept_positions
+from pruning.torch_interior import tree_leaves
 from pruning.wrappers import unwrapped
 
 Positions = Iterable[tuple[int, Tensor]]

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from pruning.cost import ExampleInput, call_arguments
+from pruning.torch_interior import TorchDispatchMode, schema_of, tree_map_only
 
 _READERS = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
 """What copies values out of a tensor past the dispatcher."""
@@ -73,7 +72,7 @@ def reads_values(func: Any) -> bool:
 
     Indexing is left out, which does so by its masks alone.
     """
-    name = func._schema.name
+    name = schema_of(func).name
     return name == "torchvision::nms" or (
         name not in _INDEXED and any(tag in func.tags for tag in _DATA_DEPENDENT)
     )
@@ -81,7 +80,7 @@ def reads_values(func: Any) -> bool:
 
 def with_positions(func: Any, args: Sequence[Any], positions: Callable[[Tensor], Any]) -> Any:
     """The arguments of a call, with the `positions` of what is true for masks to index with."""
-    if func._schema.name not in _INDEXED:
+    if schema_of(func).name not in _INDEXED:
         return args
     indices: list[Tensor | None] = []
     for index in args[1]:
@@ -116,7 +115,7 @@ class _RecordedOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args = with_positions(func, args, self._positions)
         result = func(*args, **(kwargs or {}))
         if reads_values(func):
-            self._values.keep(func._schema.name, result)
+            self._values.keep(schema_of(func).name, result)
         return result
 
     def _positions(self, mask: Tensor) -> Any:

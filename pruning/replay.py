@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.channel_labels import AxisLabels, Labels
@@ -24,6 +23,7 @@ from pruning.nested_tensors import tensors_in
 from pruning.network_runs import follow
 from pruning.operators.rule import Call
 from pruning.recorded_values import ChangedPathError, RecordedValues
+from pruning.torch_interior import disable_current_modes, schema_of
 from pruning.trace_records import Step
 from pruning.tracer import Tracer, call_of
 
@@ -115,7 +115,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = func._schema.name
+        name = schema_of(func).name
         args, kwargs = self._arguments(func, args, kwargs or {})
         if name == COPY:
             result = self._result(func, args, kwargs)
@@ -129,7 +129,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
 
     def _compared(self, before: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What a call returns, or was predicted to return where that is not so."""
-        asked = tuple(args[1]) if _kind(func._schema.name) == "aten::view" else ()
+        asked = tuple(args[1]) if _kind(schema_of(func).name) == "aten::view" else ()
         predicted = tuple(map(self._sizes_of, before.shapes, before.axes))
         try:
             result = self._result(func, args, kwargs)
@@ -172,7 +172,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         self._differs(before, f"{_WRITTEN} ({why})")
         self._position += 1
         (shape,) = map(self._sizes_of, before.shapes, before.axes)
-        with _disable_current_modes():  # this is no call of the network
+        with disable_current_modes():  # this is no call of the network
             result = x.new_empty(shape)
         self.constants.know([result])
         return result
@@ -235,8 +235,8 @@ def _tensors_like(
 
     The network may have kept what an operator works on in place, so that nothing can replace it.
     """
-    returns = func._schema.returns
-    if func._schema.is_mutable or len(returns) != 1 or not isinstance(args[0], Tensor):
+    returns = schema_of(func).returns
+    if schema_of(func).is_mutable or len(returns) != 1 or not isinstance(args[0], Tensor):
         raise error
     like = args[0]
     made = [

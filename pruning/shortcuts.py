@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pruning.torch_interior import Convolution
+
 _Layers = tuple[Callable[..., nn.Module], ...]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLS: _Layers = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -58,7 +60,7 @@ class Shortcut:
         return nn.Sequential(steps)
 
 
-def around_layer(layer: nn.modules.conv._ConvNd) -> Shortcut | None:
+def around_layer(layer: Convolution) -> Shortcut | None:
     """The shortcut of a convolution; None where no pooling has its extents.
 
     The pooling averages over the window that the convolution sees, so that the extents agree

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.copies import check_copyable, deep_copy
+from pruning.torch_interior import BatchNorm
 from pruning.wrappers import unwrapped
 
 
-class SigmoidBatchNorm(_BatchNorm):
+class SigmoidBatchNorm(BatchNorm):
     """y = σ(γ) · (x − μ) / √(s² + ε), with σ(γ) = 1 / (1 + e^−γ) in (0, 1) (RNI, eq. 2).
 
     The parameter `weight` is γ, shape (num_features,); there is no offset: `bias` is None.
@@ -75,7 +75,7 @@ class SigmoidBatchNorm3d(SigmoidBatchNorm, nn.BatchNorm3d):
     """σBN of N×C×D×H×W."""
 
 
-_KINDS: tuple[tuple[type[_BatchNorm], type[SigmoidBatchNorm]], ...] = (
+_KINDS: tuple[tuple[type[BatchNorm], type[SigmoidBatchNorm]], ...] = (
     (nn.BatchNorm1d, SigmoidBatchNorm1d),
     (nn.BatchNorm2d, SigmoidBatchNorm2d),
     (nn.BatchNorm3d, SigmoidBatchNorm3d),
@@ -93,7 +93,7 @@ def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
 
     def convert(old: nn.Module, recast: Recast) -> None:
-        if not isinstance(old, _BatchNorm) or isinstance(old, SigmoidBatchNorm) or not old.affine:
+        if not isinstance(old, BatchNorm) or isinstance(old, SigmoidBatchNorm) or not old.affine:
             return
         kind = next((new for stock, new in _KINDS if isinstance(old, stock)), None)
         if kind is not None and _runs_stock_code(old):
@@ -106,7 +106,7 @@ def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
     left = {
         f"{name} ({type(module).__name__})"
         for name, module in result.named_modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, BatchNorm)
         and module.affine
         and not isinstance(module, SigmoidBatchNorm)
     }
@@ -119,8 +119,8 @@ def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
     return result
 
 
-def _runs_stock_code(layer: _BatchNorm) -> bool:
-    return type(layer).forward is _BatchNorm.forward and "forward" not in vars(layer)
+def _runs_stock_code(layer: BatchNorm) -> bool:
+    return type(layer).forward is BatchNorm.forward and "forward" not in vars(layer)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -140,7 +140,7 @@ def fold(model: nn.Module) -> nn.Module:
     return _exchanged(model, convert)
 
 
-Recast = Callable[[type[_BatchNorm]], _BatchNorm]
+Recast = Callable[[type[BatchNorm]], BatchNorm]
 """A class → a copy of the layer at hand as one of it, with all that was set on the layer."""
 
 
@@ -150,7 +150,7 @@ def _exchanged(model: nn.Module, convert: Callable[[nn.Module, Recast], None]) -
     check_copyable(model)
     for module in model.modules():
 
-        def recast(kind: type[_BatchNorm], old: nn.Module = module) -> _BatchNorm:
+        def recast(kind: type[BatchNorm], old: nn.Module = module) -> BatchNorm:
             memo[id(old)] = new = kind.__new__(kind)
             new.__dict__.update(copy.deepcopy(vars(old), memo))
             return new

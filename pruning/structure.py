@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning.blocks import joins_paths, remove_blocks, residual_blocks
 from pruning.copies import deep_copy
 from pruning.cost import ExampleInput, call_arguments, evaluating
 from pruning.errors import PlanError, TraceError, first_line
 from pruning.shortcuts import Shortcut, around_block, around_layer
+from pruning.torch_interior import Convolution, tree_leaves, tree_map_only
 from pruning.wrappers import unwrapped
 
 Kind = Literal["layer", "branch", "block"]
@@ -156,7 +156,8 @@ def _has(model: nn.Module, name: str) -> bool:
 def _with_identities_kept_apart(model: nn.Module, inputs: ExampleInput) -> nn.Module:
     """`model` itself, with copies where what follows an identity writes into its output.
 
-    Otherwise it would write into what the identity read, which others may read as well.
+    Otherwise it would write into what the identity read, which others may read as well. That is
+    seen by the version of a tensor alone, which torch counts and has no public name for.
     """
     outputs: dict[str, tuple[Tensor, int]] = {}
 
@@ -248,7 +249,7 @@ def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict
 
 
 def _is_candidate(module: nn.Module, kinds: set[Kind]) -> bool:
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, Convolution):
         return "layer" in kinds
     return "block" in kinds and not isinstance(module, fx.GraphModule) and joins_paths(module)
 
@@ -264,7 +265,7 @@ def _layers(model: nn.Module, seen: Mapping[str, _Seen]) -> Found:
     found = {}
     for name, what in seen.items():
         layer = model.get_submodule(name)
-        if isinstance(layer, nn.modules.conv._ConvNd) and _fits(what) and not what.reads_input:
+        if isinstance(layer, Convolution) and _fits(what) and not what.reads_input:
             shortcut = around_layer(layer)
             if shortcut is not None and shortcut.num_params < layer.weight.numel():
                 found[Structure("layer", name)] = shortcut
@@ -276,7 +277,7 @@ def _blocks(model: nn.Module, seen: Mapping[str, _Seen]) -> Found:
     outer: tuple[str, ...] = ()
     for name, what in seen.items():
         module = model.get_submodule(name)
-        if isinstance(module, nn.modules.conv._ConvNd) or name.startswith(outer):
+        if isinstance(module, Convolution) or name.startswith(outer):
             continue
         if _fits(what) and not what.writes_input and what.shapes is not None:
             shortcut = around_block(*what.shapes)

@@ -15,6 +15,7 @@ from pruning.copies import check_copyable, deep_copy
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
 from pruning.selection import KeepPlan
+from pruning.torch_interior import buffer_slots, parameter_slots
 from pruning.wrappers import unwrapped
 
 _SIZE_ATTRIBUTE = ".num_features"
@@ -160,7 +161,7 @@ def _is_done_without(model: nn.Module, name: str) -> bool:
     layer = dict(model.named_modules(remove_duplicate=False)).get(owner)
     if layer is None:
         return False
-    declared = layer._parameters.keys() | layer._buffers.keys()
+    declared = parameter_slots(layer).keys() | buffer_slots(layer).keys()
     return own in declared or name.endswith(_SIZE_ATTRIBUTE)
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.call_sites import CallSite, CallSites
@@ -29,6 +27,7 @@ from pruning.recorded_values import (
     reads_values,
     with_positions,
 )
+from pruning.torch_interior import TorchDispatchMode, schema_of, tree_leaves
 from pruning.trace_records import (
     Contraction,
     Course,
@@ -236,11 +235,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_filled = _fills(func, call, self._filled)
         self._record(call, is_filled=is_filled)
         if self._is_measuring:
-            self._store(call, _aliases(func._schema, result))
+            self._store(call, _aliases(schema_of(func), result))
         if is_filled:
             self._note_filled(call)
         else:
-            self._forget_filled(func._schema, call)
+            self._forget_filled(schema_of(func), call)
         self.constants.know(call.outputs)
         return result
 
@@ -252,7 +251,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._replay is not None:
             replay = self._replay
             args = with_positions(func, args, lambda _mask: replay.next("mask", self._device))
-            has_device = any(argument.name == "device" for argument in func._schema.arguments)
+            has_device = any(argument.name == "device" for argument in schema_of(func).arguments)
             is_factory = has_device and next(tensors_in((args, kwargs)), None) is None
             if self._device is not None and is_factory:
                 kwargs["device"] = self._device
@@ -260,7 +259,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._replay is not None and reads_values(func):
-            return self._replay.next(func._schema.name, self._device)
+            return self._replay.next(schema_of(func).name, self._device)
         return self.kernels(func, args, kwargs)
 
     @contextmanager
@@ -415,7 +414,7 @@ def _fills(func: Any, call: Call, filled: Container[Tensor]) -> bool:
 def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
     """A call of an operator and what it returned."""
     return Call(
-        name=func._schema.name,
+        name=schema_of(func).name,
         args=args,
         kwargs=kwargs,
         outputs=tuple(tensors_in(result)),

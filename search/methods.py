@@ -14,6 +14,7 @@ from pruning.errors import ConfigError
 from pruning.regularizers import Regularizer
 from pruning.scaling_factors import GRANULARITIES, Granularity
 from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
+from pruning.torch_interior import BatchNorm
 
 Settings = Mapping[str, float]
 
@@ -84,7 +85,7 @@ def _clamp_scales(model: nn.Module) -> None:
     """γ to [0, 1], without which polarization has no least value (Zhuang et al.)."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            if isinstance(module, BatchNorm) and module.affine:
                 module.weight.clamp_(0, 1)
 
 

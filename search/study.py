@@ -175,6 +175,7 @@ class StudySource(StudyRecord):
             if ending.state == "failed" and not ending.is_final:
                 study.enqueue_trial(self.params(number), user_attrs={_AGAIN: number})
         running = study.get_trials(states=(TrialState.RUNNING,))
+        # Optuna has no public way from what it stored of a trial to one that goes on.
         self._orphans = [(trial_number(trial), trial._trial_id) for trial in running]
 
     def __len__(self) -> int:

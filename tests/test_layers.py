@@ -80,6 +80,17 @@ def test_only_one_file_imports_ray() -> None:
     assert importers == ["search.launch"]
 
 
+def test_private_names_of_others_are_imported_in_one_place_each() -> None:
+    importers = {
+        name
+        for package in PACKAGES
+        for name, file in files(package).items()
+        for imported in imported_names(file)
+        if any(part.startswith("_") and part != "__future__" for part in imported.split("."))
+    }
+    assert importers == {"pruning.torch_interior", "search.launch"}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_import_inside_a_package_points_upwards(package: str) -> None:
     """The files can be listed so that each imports only those above it in the list."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pruning.criteria.scale import Scale
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
+from pruning.torch_interior import BatchNorm
 
 
 @final
@@ -26,6 +27,6 @@ class BatchNormScale(Scale):
     def scale_of(self, layer: nn.Module) -> Tensor | None:
         if isinstance(layer, SigmoidBatchNorm):
             return layer.importance
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine:
+        if isinstance(layer, BatchNorm) and layer.affine:
             return layer.weight.abs()
         return None

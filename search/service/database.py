@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import sqlalchemy
+from alembic import command
 from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event
@@ -26,6 +26,9 @@ _CONNECT_SECONDS = 5
 _BUSY_SECONDS = 10
 _LOCK_KEY = 0x4573_7061_6C69_6572
 """Of the advisory lock: "Espalier"."""
+
+_SCHEMA_LOCK_KEY = _LOCK_KEY + 1
+"""Of the one that is held while tables are made or changed."""
 
 
 def open_records(config: ServiceConfig, *, may_be_new: bool) -> Engine:
@@ -166,21 +169,32 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    config = Config()
+    config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     script = ScriptDirectory.from_config(config)
+    newest = script.get_current_head()
+    if _schema(connection) == newest:
+        return
+    _lock_schema(connection)
+    found = _schema(connection)
     known = {revision.revision for revision in script.walk_revisions()}
-    found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and found not in known:
         raise ServiceError(
-            f"the service's database has schema {found}, this Espalier knows up to "
-            f"{script.get_current_head()}: use the version that made it"
+            f"the service's database has schema {found}, this Espalier knows up to {newest}: "
+            "use the version that made it"
         )
+    command.upgrade(config, "head")
 
-    def steps(revision: Any, _: object) -> Any:
-        return script._upgrade_revs("head", revision)
 
-    with EnvironmentContext(config, script, fn=steps, destination_rev="head") as environment:
-        environment.configure(connection=connection)
-        environment.run_migrations()
+def _schema(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _lock_schema(connection: Connection) -> None:
+    """Begin a transaction that holds all tables to its end, and off those who would migrate too."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python begins none for CREATE TABLE
+    else:
+        query = sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)")
+        connection.execute(query, {"key": _SCHEMA_LOCK_KEY})

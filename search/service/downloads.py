@@ -5,27 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi.responses import FileResponse
-from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from search.service.problems import ProblemError, documented
+
+_MALFORMED, _BEYOND_THE_END = 400, 416
 
 
 class StoredFile(FileResponse):
     """A file; a malformed Range gives all of it (RFC 9110, 14.2), one beyond its end is refused."""
 
-    @classmethod
-    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def unless_refused(message: Message) -> None:
+            if message.get("status") in (_MALFORMED, _BEYOND_THE_END):
+                raise _RangeRefusedError(message)
+            await send(message)
+
         try:
-            return super()._parse_range_header(http_range, file_size)
-        except MalformedRangeHeader:
-            return []
-        except RangeNotSatisfiable:
-            raise ProblemError(
-                416,
-                f"the file has {file_size} bytes",
-                "Range",
-                **{"Content-Range": f"bytes */{file_size}"},
-            ) from None
+            await super().__call__(scope, receive, unless_refused)
+        except _RangeRefusedError as refusal:
+            if refusal.status == _BEYOND_THE_END:
+                raise refusal.problem() from None
+            headers = [header for header in scope["headers"] if header[0] != b"range"]
+            await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+class _RangeRefusedError(Exception):
+    """In place of the answer that Starlette was about to begin."""
+
+    def __init__(self, start: Message) -> None:
+        super().__init__()
+        self.status: int = start["status"]
+        self._headers = Headers(raw=start["headers"])
+
+    def problem(self) -> ProblemError:
+        held = self._headers["content-range"]
+        size = held.rpartition("/")[2]
+        return ProblemError(
+            _BEYOND_THE_END, f"the file has {size} bytes", "Range", **{"Content-Range": held}
+        )
 
 
 def stored_file(media_type: str) -> dict[int | str, dict[str, Any]]:

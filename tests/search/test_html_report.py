@@ -20,7 +20,7 @@ from search.html_report import report_page
 from search.pareto import front
 from search.preflight import Preflight
 from search.report import Results
-from search.tasks import Outcome
+from search.tasks import EpochRecord, Outcome
 from search.verdict import contests
 
 EVIL = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -113,11 +113,12 @@ def page(config: SearchConfig, results: Results) -> Page:
 
 
 def save_curve(config: SearchConfig, key: str, num_epochs: int) -> None:
-    content = [
-        {"stage": "from scratch", "step": step, "validation_accuracy": step / num_epochs}
+    epochs = [
+        EpochRecord("from scratch", step, num_epochs, 0.5, step / num_epochs, 0.1)
         for step in range(1, num_epochs + 1)
     ]
-    (config.directory / "architectures" / key / "curve.json").write_text(json.dumps(content))
+    content = json.dumps([dataclasses.asdict(epoch) for epoch in epochs])
+    (config.directory / "architectures" / key / "curve.json").write_text(content)
 
 
 def figures(page: Page) -> dict[str, dict[str, list[dict[str, object]]]]:

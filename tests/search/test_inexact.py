@@ -29,6 +29,7 @@ from search.standing import CONFIG_FILE
 from search.workshop import fresh_base
 
 MODEL, TRUST = "nets_of_users:LayerNorms", ("nets_of_users",)
+MOST_PARAMS = 10**6
 WHY = "a layer normalisation runs over these channels"
 
 
@@ -70,8 +71,9 @@ def test_a_search_narrows_the_embedding_and_marks_it(
     assert page.count(", narrowed inexactly") == len(results.front) + len(results.everything)
     assert f"embed ({WHY})" in page
     best = f"{config.name}/{results.front[0].key}"
-    assert f"narrowed inexactly: embed ({WHY})" in espalier("inspect", best).out
-    assert json.loads(espalier("inspect", best, "--json").out)["inexact"] == {"embed": WHY}
+    given = ("inspect", best, f"--trust={TRUST[0]}")
+    assert f"narrowed inexactly: embed ({WHY})" in espalier(*given).out
+    assert json.loads(espalier(*given, "--json").out)["inexact"] == {"embed": WHY}
     assert " --no-exact" in page.split("To do it again")[1]
 
 
@@ -143,11 +145,11 @@ def test_the_service_offers_it_and_answers_alike():
     assert (option["type"], option["default"]) == ("boolean", True)
     assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
     asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
-    answer = workbench.checked({**asked, "prune_residual": True}, "cpu")
+    answer = workbench.checked({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
     assert isinstance(answer, dict), answer
     assert answer["settings"]["exact"] is False
     assert any(line.startswith("inexact       1 of the 2") for line in answer["frame"]["lines"])
-    refused = workbench.checked({**asked, "exact": "no"}, "cpu")
+    refused = workbench.checked({**asked, "exact": "no"}, "cpu", MOST_PARAMS)
     assert (refused.field, "true or false" in refused.detail) == ("exact", True)
 
 
@@ -202,7 +204,9 @@ def test_a_family_of_an_inexact_profile(here: Path):
     assert stored.inexact == {"embed": WHY}
 
     # whoever derives a family of what is marked need not ask once more
-    ladder = espalier("family", f"study/{member.name}", "--budgets=flops=30%", "--json")
+    flags = (f"--trust={TRUST[0]}", "--budgets=flops=30%", "--json")
+    ladder = espalier("family", f"study/{member.name}", *flags)
+    assert ladder.status == 0, ladder.err
     assert [row["widths"]["embed"] < 8 for row in json.loads(ladder.out)] == [True, True]
 
 

@@ -14,6 +14,8 @@ from refusals import ARCHITECTURE, ID, check_refused, every_route, untouched
 
 from search.service.rules import MOST_BYTES
 
+WEIGHTS = f"/v1/architectures/{ARCHITECTURE}/weights"
+
 # ---- bodies
 
 
@@ -251,16 +253,27 @@ def test_events_go_on_behind_any_id(service: Any, last: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["bytes=99999-", "bytes=5-2", "bytes=x", "lines=1-2", "bytes=", "bytes=-"]
+    ("part", "content"),
+    [
+        ("bytes=2-4", b"igh"),
+        ("bytes=-2", b"ts"),
+        ("bytes=5-99999", b"ts"),
+        *((malformed, b"weights") for malformed in ("bytes=5-2", "bytes=x", "bytes=", "bytes=-")),
+        ("lines=1-2", b"weights"),
+    ],
 )
-def test_a_part_of_a_file_that_is_not_there(service: Any, part: str) -> None:
-    answer = service.ask(
-        "GET", f"/v1/architectures/{ARCHITECTURE}/weights", headers={"Range": part}
-    )
-    if answer.status == 200:
-        assert answer.body == b"weights"
-    else:
-        check_refused(answer, 416)
+def test_a_part_of_a_file(service: Any, part: str, content: bytes) -> None:
+    answer = service.ask("GET", WEIGHTS, headers={"Range": part})
+    assert answer.status == (200 if content == b"weights" else 206)
+    assert answer.body == content
+
+
+def test_a_part_of_a_file_that_is_not_there(service: Any) -> None:
+    answer = service.ask("GET", WEIGHTS, headers={"Range": "bytes=99999-"})
+    check_refused(answer, 416, field="Range")
+    assert answer.headers["content-range"] == "bytes */7"
+    headers = {"Range": "bytes=99999-", "If-Range": '"of another one"'}
+    assert service.ask("GET", WEIGHTS, headers=headers).body == b"weights"
 
 
 DAMAGED = ("{", "[]", "7", '{"a": NaN}', "[" * 100_000, '{"widths": 7}')

@@ -4,11 +4,13 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
+from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine
@@ -80,6 +82,36 @@ def test_a_database_is_opened_again_with_what_it_holds(url: str, searches: Searc
     again = open_database(url)
     assert Searches(again).get("kept").settings["model"] == "digits-vgg"
     again.dispose()
+
+
+def test_half_a_schema_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the machine goes down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "create_index", fail)
+        with pytest.raises(RuntimeError, match="goes down"):
+            open_database(url)
+    engine = open_database(url)
+    add(Searches(engine), "s")
+    engine.dispose()
+
+
+def test_several_open_a_new_database_at_once(url: str) -> None:
+    begin = threading.Barrier(4)
+
+    def opened() -> set[str]:
+        begin.wait()
+        engine = open_database(url)
+        tables = set(sqlalchemy.inspect(engine).get_table_names())
+        engine.dispose()
+        return tables
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(opened) for _ in range(4)]
+    assert {frozenset(each.result()) for each in found} == {
+        frozenset({*Table.metadata.tables, "alembic_version"})
+    }
 
 
 def test_a_newer_database_is_refused_in_one_line(url: str, engine: Engine) -> None:
