@@ -124,6 +124,12 @@ class SearchDetails(SearchSummary):
         }
 
 
+def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
+    """What a page tells of the others. offset: of its first item."""
+    end = offset + num_items
+    return {"total": total, "next_offset": end if num_items and end < total else None}
+
+
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is the server's alone; image folder and teacher as clients name them."""
     shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
@@ -254,6 +260,13 @@ class Front(BaseModel):
     is_final: bool = Field(description="false while the search may find better ones")
     convention: str = FLOPS
     items: list[Architecture]
+
+
+class ArchitecturePage(Front):
+    """Some architectures, on the front or not."""
+
+    total: int
+    next_offset: int | None = Field(description="where the next page begins; null on the last")
 
 
 class Verdict(BaseModel):

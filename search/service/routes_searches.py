@@ -138,10 +138,8 @@ async def list_searches(
         rows, total = parts.searches.page(
             state=state, name=_storable(name), limit=limit, offset=offset
         )
-        end = offset + len(rows)
-        next_offset = end if rows and end < total else None
         items = [d.SearchSummary.of(row) for row in rows]
-        return {"items": items, "total": total, "next_offset": next_offset}
+        return {"items": items, **d.paging(offset, len(rows), total)}
 
     asked = ("searches", state, name, limit, offset)
     return await parts.remembered.answer(asked, parts.searches.version(), page)
@@ -278,13 +276,21 @@ def _bounds(given: Mapping[str, str], row: SearchRow) -> dict[str, float]:
 
 
 @router.get(
-    "/searches/{search_id}/architectures", response_model=d.Front, responses=documented(404)
+    "/searches/{search_id}/architectures",
+    response_model=d.ArchitecturePage,
+    responses=documented(404),
 )
-def architectures(search_id: SearchId, parts: InParts, _: Reader) -> Response:
+def architectures(
+    search_id: SearchId,
+    parts: InParts,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> Response:
     """Every architecture that was found, on the front or not, by FLOPs."""
     row = parts.searches.get(search_id)
-    rows = parts.searches.architectures(search_id, bounds={}, on_front=False)
-    return JSONResponse(_front(row, rows))
+    rows, total = parts.searches.architecture_page(search_id, limit=limit, offset=offset)
+    return JSONResponse({**_front(row, rows), **d.paging(offset, len(rows), total)})
 
 
 @router.get(

@@ -22,6 +22,7 @@ OVER: tuple[State, ...] = ("finished", "failed", "stopped")
 
 _COLUMNS = ("flops", "params", "validation_accuracy")
 _MOST_REASON = 2000
+_BY_FLOPS = (ArchitectureRow.flops, ArchitectureRow.key)
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,16 @@ class Searches:
 
     # ---- architectures
 
+    def architecture_page(
+        self, search_id: str, *, limit: int, offset: int
+    ) -> tuple[list[ArchitectureRow], int]:
+        """Those of a search, by FLOPs, and how many there are in all."""
+        is_own = ArchitectureRow.search_id == search_id
+        query = select(ArchitectureRow).where(is_own).order_by(*_BY_FLOPS)
+        with self._session() as session:
+            total = session.scalar(select(func.count()).select_from(ArchitectureRow).where(is_own))
+            return list(session.scalars(query.limit(limit).offset(offset))), total or 0
+
     def architectures(
         self, search_id: str, *, bounds: Mapping[str, float], on_front: bool
     ) -> list[ArchitectureRow]:
@@ -298,7 +309,7 @@ class Searches:
         for name, value in bounds.items():
             column = getattr(ArchitectureRow, name)
             conditions.append(column >= value if name == "validation_accuracy" else column <= value)
-        query = select(ArchitectureRow).where(*conditions).order_by(ArchitectureRow.flops)
+        query = select(ArchitectureRow).where(*conditions).order_by(*_BY_FLOPS)
         with self._session() as session:
             return list(session.scalars(query))
 
