@@ -23,8 +23,8 @@ from search.exits import EXIT_INTERRUPTED, EXIT_REFUSED, exit_status
 from search.plain_text import make_printable
 
 _COMMANDS = (
-    *("search", "list", "watch", "stop", "resume", "trial", "family", "correlate", "inspect"),
-    *("pareto", "report", "export", "latency", "ui", "serve", "token"),
+    *("search", "list", "watch", "log", "stop", "resume", "trial", "family", "correlate"),
+    *("inspect", "pareto", "report", "export", "latency", "ui", "serve", "token"),
 )
 
 

@@ -72,7 +72,7 @@ def create_app(
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID"],
-            expose_headers=["ETag", "Location", "Retry-After"],
+            expose_headers=["ETag", "Location", "Next-Offset", "Retry-After"],
         )
     app.add_middleware(Measured, measures=app.state.metrics)
     return app

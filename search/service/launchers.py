@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LOG_FILE = "process.log"
-"""In the folder of a search: what its processes printed."""
-
 _REFUSAL = "espalier: "
 
 

@@ -16,7 +16,8 @@ from pruning.errors import ServiceError
 from search.durable import lock_holder
 from search.exits import EXIT_NOT_NOW, EXIT_REFUSED
 from search.process_identity import alive, tag
-from search.service.launchers import LOG_FILE, Gone, Launcher, arguments, refusal_in
+from search.process_log import LOG_FILE
+from search.service.launchers import Gone, Launcher, arguments, refusal_in
 
 _LAST_BYTES = 8192
 

@@ -12,7 +12,8 @@ from serving import eventually
 from pruning.errors import ServiceError
 from search.durable import FolderLock, is_held, lock_holder
 from search.process_identity import alive, tag
-from search.service.launchers import LOG_FILE, refusal_in
+from search.process_log import LOG_FILE
+from search.service.launchers import refusal_in
 from search.service.subprocesses import SubprocessLauncher
 
 SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
