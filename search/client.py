@@ -136,6 +136,11 @@ class Client:
         """Queue it again, where it was; ServiceError unless it was stopped or has failed."""
         return _mapping(self._asked("POST", _search_path(search_id, "resume")))
 
+    def set_priority(self, search_id: str, priority: int) -> dict[str, Any]:
+        """Let it come before others of a lower one in the queue; this needs an admin's token."""
+        path = _search_path(search_id, "priority")
+        return _mapping(self._asked("PUT", path, json={"priority": priority}))
+
     def remove(self, search_id: str) -> None:
         """Remove it with its architectures; ServiceError while it runs."""
         self._asked("DELETE", _search_path(search_id))

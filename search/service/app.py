@@ -70,8 +70,11 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=["Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "Idempotency-Key"),
+                *("If-None-Match", "Last-Event-ID"),
+            ],
             expose_headers=["ETag", "Location", "Next-Offset", "Retry-After"],
         )
     app.add_middleware(Measured, measures=app.state.metrics)

@@ -72,6 +72,7 @@ class SearchSummary(BaseModel):
     reason: str = Field(description="why it failed; empty otherwise")
     is_stopping: bool
     owner: str
+    priority: int = Field(description="what is higher comes first in the queue")
     model: str
     data: str
     budget: list[str]
@@ -91,6 +92,7 @@ class SearchSummary(BaseModel):
             "reason": row.reason,
             "is_stopping": row.state == "running" and row.wish == "stop",
             "owner": row.owner,
+            "priority": row.priority,
             "model": str(settings.get("model", "")),
             "data": str(settings["data"].get("source", "")),
             "budget": list(settings.get("budget", [])),
@@ -99,6 +101,12 @@ class SearchSummary(BaseModel):
             "ended_ms": row.ended_ms,
             "progress": row.progress or None,
         }
+
+
+class Priority(BaseModel):
+    """What comes first in the queue."""
+
+    priority: int = Field(ge=-1000, le=1000, description="what is higher comes first")
 
 
 class SearchDetails(SearchSummary):

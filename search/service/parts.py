@@ -135,10 +135,19 @@ def changer(request: Request, search_id: SearchId) -> Caller:
     return caller
 
 
+def admin(request: Request) -> Caller:
+    """Whoever may decide about everybody's searches; ProblemError 403 for others."""
+    caller = reader(request)
+    if caller.role != "admin":
+        raise ProblemError(403, f"the token of {caller.name} is not that of an admin")
+    return caller
+
+
 InParts = Annotated[Parts, Depends(parts_of)]
 Reader = Annotated[Caller, Depends(reader)]
 Launching = Annotated[Caller, Depends(launcher)]
 Changing = Annotated[Caller, Depends(changer)]
+Deciding = Annotated[Caller, Depends(admin)]
 ArchitectureId = Annotated[
     str, InPath(pattern=ARCHITECTURE_ID, description="SEARCH:NAME, as in a front")
 ]

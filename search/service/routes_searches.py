@@ -15,7 +15,7 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, SearchStateError
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import Changing, InParts, Launching, Parts, Reader, SearchId
+from search.service.parts import Changing, Deciding, InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.removal import kept_from_others, remove_folder
 from search.service.rules import parsed
@@ -100,6 +100,7 @@ async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> Sear
         claim=claim,
         is_taken=lambda name: (parts.runs / name).exists(),
         frame=found["frame"],
+        most=parts.rules.limits.most_searches,
     )
 
 
@@ -187,8 +188,19 @@ def go_on(search_id: SearchId, parts: InParts, _: Changing) -> Response:
 def resume(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Queue one that was stopped, or has failed, again; it goes on where it was."""
     _allow_again(parts, search_id)
-    row = parts.searches.resume(search_id)
+    row = parts.searches.resume(search_id, parts.rules.limits.most_searches)
     parts.dispatcher.wake()
+    return JSONResponse(d.SearchDetails.of(row))
+
+
+@router.put(
+    "/searches/{search_id}/priority",
+    response_model=d.SearchDetails,
+    responses=documented(400, 404, 413),
+)
+def set_priority(search_id: SearchId, wanted: d.Priority, parts: InParts, _: Deciding) -> Response:
+    """Let it come before searches of a lower priority (0 at first) while it waits."""
+    row = parts.searches.set_priority(search_id, wanted.priority)
     return JSONResponse(d.SearchDetails.of(row))
 
 

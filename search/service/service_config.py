@@ -21,13 +21,18 @@ class LimitsConfig:
     most_trials: int = option(1000, "trials of a search that clients may ask for")
     most_epochs: int = option(1000, "epochs of each kind of training that clients may ask for")
     most_concurrency: int = option(64, "trials at once that clients may ask for")
+    most_searches: int = option(1000, "searches of one owner that wait or run at a time")
+    most_hours: float | None = option(
+        None,
+        "working time of a search, in hours, after which it ends with what it has; by default any",
+    )
     memory_gb: float = option(
         16.0, "memory that a preflight, and each trial of a search, may take, in GB"
     )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require(value >= 1, name, "at least 1", value)
+            require(value is None or value >= 1, name, "at least 1", value)
 
 
 @dataclass(frozen=True)

@@ -309,6 +309,14 @@ def test_a_stop_is_taken_back():
     assert (request.method, request.url.path) == ("DELETE", "/v1/searches/a/stop")
 
 
+def test_a_priority_is_put():
+    answer = Script(httpx.Response(200, json={"priority": 3}))
+    assert client(answer).set_priority("a", 3) == {"priority": 3}
+    (request,) = answer.requests
+    assert (request.method, request.url.path) == ("PUT", "/v1/searches/a/priority")
+    assert json.loads(request.content) == {"priority": 3}
+
+
 # ---- events
 
 
