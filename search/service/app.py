@@ -22,6 +22,7 @@ from search.service import (
     routes_server,
     routes_trials,
 )
+from search.service.audit import AUDIT_FILE, Audited
 from search.service.bodiless import Bodiless
 from search.service.guards import Gate
 from search.service.measures import Measured, Measures
@@ -77,6 +78,7 @@ def create_app(
             ],
             expose_headers=["ETag", "Location", "Next-Offset", "Retry-After"],
         )
+    app.add_middleware(Audited, file=parts.runs / AUDIT_FILE, tokens=parts.tokens)
     app.add_middleware(Measured, measures=app.state.metrics)
     return app
 

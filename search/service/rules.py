@@ -32,7 +32,7 @@ _MOST = {
 """What would only use up memory above; the operator sets others."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_NOT_NAMES = re.compile(r"(?i:service\.db|mlflow|mlruns|mlartifacts).*")
+_NOT_NAMES = re.compile(r"(?i:service\.db|audit\.jsonl|mlflow|mlruns|mlartifacts).*")
 """Files beside the folders of searches."""
 
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")

@@ -170,7 +170,14 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
                 "ä",
                 "a" * 81,
             ),
-            *("service.db-journal", "mlflow-server.log", "MLflow.db-wal", "mlruns", "--help"),
+            *(
+                "service.db-journal",
+                "audit.jsonl",
+                "mlflow-server.log",
+                "MLflow.db-wal",
+                "mlruns",
+                "--help",
+            ),
         )
     },
     "a long text": ({"model": "a" * 301}, "model"),
