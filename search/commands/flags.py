@@ -16,6 +16,7 @@ _FLAG_NAMES = {
     "builders": "builder",
     "allowed_hosts": "allowed_host",
     "cors_origins": "cors_origin",
+    "webhooks": "webhook",
 }
 _TYPES: dict[str, Any] = {
     "str": str,

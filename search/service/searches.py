@@ -289,6 +289,24 @@ class Searches:
             self._changed([row.id for row in rows])
         return rows
 
+    def untold(self) -> list[SearchRow]:
+        """Those that are over, the first to end first, and whose end webhooks were not told."""
+        query = (
+            select(SearchRow)
+            .where(SearchRow.state.in_(OVER), SearchRow.ended_ms.is_not(None))
+            .where(SearchRow.told_ms.is_distinct_from(SearchRow.ended_ms))
+            .order_by(SearchRow.ended_ms)
+        )
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def note_told(self, rows: Sequence[SearchRow]) -> None:
+        """These ends need no more telling; others of the same searches do."""
+        with self._session() as session:
+            for row in rows:
+                query = update(SearchRow).where(SearchRow.id == row.id)
+                session.execute(query.values(told_ms=row.ended_ms))
+
     def note(self, search_id: str, **values: Any) -> None:
         """Set columns of a search that runs; nothing of one that does not."""
         if "reason" in values:

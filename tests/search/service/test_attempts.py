@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from refusals import ID, check_refused, every_route, untouched
 
-from search.service import guards
+from search.service import guards, routes_architectures
 from search.service.tokens import ROLES, create, listed, revoke
 
 OPEN = {"/", "/assets/{name}", "/livez", "/healthz", "/readyz", "/openapi.json"}
@@ -263,6 +263,27 @@ def test_no_address_of_mlflow_without_a_token(guarded: Any) -> None:
             assert known.json["mlflow_url"] == "http://127.0.0.1:1"
     finally:
         guarded.parts.mlflow_url = ""
+
+
+def test_people_are_told_of_the_public_address_of_mlflow(
+    guarded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def run(url: str, *_: object) -> str:
+        asked.append(url)
+        return "/#/experiments/1/runs/a"
+
+    monkeypatch.setattr(routes_architectures, "_mlflow_run", run)
+    monkeypatch.setattr(guarded.parts, "mlflow_public_url", "https://mlflow.example/us/")
+    known = bearer(guarded, "reader")
+    assert guarded.ask("GET", "/healthz", headers=known).json["mlflow_url"] == ""
+    monkeypatch.setattr(guarded.parts, "mlflow_url", "http://127.0.0.1:1")
+    shown = guarded.ask("GET", "/healthz", headers=known).json["mlflow_url"]
+    assert shown == "https://mlflow.example/us/"
+    answer = guarded.ask("GET", f"/v1/architectures/{ID}:a-1/run", headers=known)
+    assert answer.headers["location"] == "https://mlflow.example/us/#/experiments/1/runs/a"
+    assert asked == ["http://127.0.0.1:1"]
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])

@@ -128,8 +128,8 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again_or_missed(
     if engine.dialect.name == "sqlite":
         pytest.skip("a lock on a file is not lost")
     ends = sqlalchemy.text(
-        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        " AND datname = current_database()"
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
     other = open_database(url)
     first = SoleUse(engine)

@@ -13,6 +13,7 @@ def upgrade() -> None:
     """Add the columns."""
     op.add_column("searches", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
     op.add_column("searches", sa.Column("told_ms", sa.BigInteger))
+    op.execute("UPDATE searches SET told_ms = ended_ms")
 
 
 def downgrade() -> None:
