@@ -82,7 +82,8 @@ class Webhooks:
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(_CLOSING_SECONDS)
-        self._http.close()
+        if not self._thread.is_alive():  # otherwise it waits for an answer, and ends with it
+            self._http.close()
 
     def _run(self) -> None:
         while not self._is_over.wait(_INTERVAL_SECONDS):
