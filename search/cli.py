@@ -31,8 +31,8 @@ from search.exits import (
 from search.plain_text import make_printable
 
 _COMMANDS = (
-    *("search", "list", "watch", "stop", "resume", "trial", "family", "correlate", "inspect"),
-    *("pareto", "report", "export", "latency", "ui", "serve", "token"),
+    *("search", "list", "watch", "log", "stop", "resume", "trial", "family", "correlate"),
+    *("inspect", "pareto", "report", "export", "latency", "ui", "serve", "token"),
 )
 
 

@@ -21,6 +21,7 @@ import httpx
 
 from pruning.errors import ServiceError
 from search.given_settings import given_settings, settings_json
+from search.process_log import LogPart, log_parts
 from search.server_events import ServerEvent, server_events
 from search.standing import Event
 
@@ -44,6 +45,7 @@ _SILENCE = httpx.Timeout(75.0, connect=5.0)
 _PATIENCE_SECONDS = 60.0
 _PAUSES = (0.2, 1.0, 2.0, 4.0)
 _POLL_SECONDS = 0.5
+_LOG_BYTES = 2**20
 _MEMBERS = ("architecture.json", "weights.safetensors")
 
 
@@ -112,14 +114,10 @@ class Client:
         self, *, state: str | None = None, name: str | None = None
     ) -> list[dict[str, Any]]:
         """All searches, the newest first. state: only those in it.  name: a part of theirs."""
-        given = {"state": state, "name": name, "limit": 200}
+        given = {"state": state, "name": name}
         query: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        found: dict[str, dict[str, Any]] = {}  # a search that arrives meanwhile shifts the pages
-        offset: int | None = 0
-        while offset is not None:
-            page = self._got("/v1/searches", params=query | {"offset": offset})
-            found |= {item["id"]: item for item in page["items"]}
-            offset = page["next_offset"]
+        # a search that arrives meanwhile shifts the pages
+        found = {item["id"]: item for item in self._paged("/v1/searches", query)}
         return list(found.values())
 
     def search(self, search_id: str) -> dict[str, Any]:
@@ -130,9 +128,18 @@ class Client:
         """Wish that it ends early; what was finished is kept. See `wait`."""
         return _mapping(self._asked("POST", _search_path(search_id, "stop")))
 
+    def go_on(self, search_id: str) -> dict[str, Any]:
+        """Take a `stop` back; ServiceError unless it runs and was asked to end."""
+        return _mapping(self._asked("DELETE", _search_path(search_id, "stop")))
+
     def resume(self, search_id: str) -> dict[str, Any]:
         """Queue it again, where it was; ServiceError unless it was stopped or has failed."""
         return _mapping(self._asked("POST", _search_path(search_id, "resume")))
+
+    def set_priority(self, search_id: str, priority: int) -> dict[str, Any]:
+        """Let it come before others of a lower one in the queue; this needs an admin's token."""
+        path = _search_path(search_id, "priority")
+        return _mapping(self._asked("PUT", path, json={"priority": priority}))
 
     def remove(self, search_id: str) -> None:
         """Remove it with its architectures; ServiceError while it runs."""
@@ -182,6 +189,22 @@ class Client:
             time.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
 
+    def log(self, search_id: str, *, follow: bool = False) -> Iterator[str]:
+        """What its processes printed, in parts that are whole lines; nothing if there is no log.
+
+        follow: also what they print from now on, until the search is over.
+        """
+
+        def read(offset: int) -> LogPart:
+            query = {"offset": offset, "last": _LOG_BYTES}
+            answer = self._asked("GET", _search_path(search_id, "log"), params=query)
+            try:
+                return LogPart(answer.text, int(answer.headers["Next-Offset"]))
+            except (KeyError, ValueError):
+                raise self._refusal(answer) from None
+
+        return log_parts(read, lambda: self.search(search_id)["state"] in OVER, follow=follow)
+
     def _streamed(self, search_id: str, last: str) -> Iterator[ServerEvent]:
         headers = {"Last-Event-ID": last} if last else {}
         path = _search_path(search_id, "events")
@@ -194,6 +217,14 @@ class Client:
             yield from server_events(answer.iter_bytes())
 
     # ---- what came of them
+
+    def trials(self, search_id: str) -> list[dict[str, Any]]:
+        """Every trial as it stands: `state`, `settings`, `reason`; in the order of beginning."""
+        return list(self._paged(_search_path(search_id, "trials")))
+
+    def trial(self, search_id: str, number: int, repeat: int = 0) -> dict[str, Any]:
+        """One of them, with its epochs (`curve`). repeat: from 1 on with other seeds."""
+        return self._got(_search_path(search_id, f"trials/{number}"), params={"repeat": repeat})
 
     def front(
         self,
@@ -214,6 +245,12 @@ class Client:
             "items"
         ]
         return found
+
+    def architectures(self, search_id: str) -> list[dict[str, Any]]:
+        """All that were found so far, on the front or not, by FLOPs."""
+        path = _search_path(search_id, "architectures")
+        # one that is found meanwhile shifts the pages
+        return list({item["id"]: item for item in self._paged(path)}.values())
 
     def verdict(self, search_id: str) -> str:
         """Which kind of network won at which budget, a line each; once it is finished."""
@@ -280,6 +317,14 @@ class Client:
 
     def _got(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return _mapping(self._asked("GET", path, params=params))
+
+    def _paged(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """The items of all pages."""
+        offset: int | None = 0
+        while offset is not None:
+            page = self._got(path, params={**(query or {}), "limit": 200, "offset": offset})
+            yield from page["items"]
+            offset = page["next_offset"]
 
     def _asked(self, method: str, path: str, **request: Any) -> httpx.Response:
         with self._reached():

@@ -4,6 +4,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -97,7 +98,7 @@ def running_cluster() -> Iterator[Cluster]:
             found.make_database("espalier")
             yield found
         finally:
-            process.terminate()
-            process.wait(20)
+            process.send_signal(signal.SIGINT)  # it waits for no client then
+            process.wait(60)
     finally:
         shutil.rmtree(folder)

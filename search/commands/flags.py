@@ -15,6 +15,8 @@ _FLAG_NAMES = {
     "root": "data_root",
     "builders": "builder",
     "allowed_hosts": "allowed_host",
+    "cors_origins": "cors_origin",
+    "webhooks": "webhook",
 }
 _TYPES: dict[str, Any] = {
     "str": str,

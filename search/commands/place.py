@@ -132,6 +132,10 @@ class Place(ABC):
         """Its events from the beginning on, until it is over or nobody works on it."""
 
     @abstractmethod
+    def log(self, name: str, *, follow: bool) -> Iterator[str]:
+        """What a service's processes of it printed; follow: until it is over."""
+
+    @abstractmethod
     def stop(self, name: str) -> Listed:
         """End it early, and wait until it has ended."""
 

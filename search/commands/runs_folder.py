@@ -16,12 +16,14 @@ from pruning.errors import SearchStateError
 from search.commands.place import Listed, Network, Place
 from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
 from search.durable import is_held, lock_holder
+from search.process_log import LOG_FILE, LogPart, log_parts, read_log
 from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, EventFile, Standing
 
 if TYPE_CHECKING:
     from search.report import Results
 
 _POLL_SECONDS = 0.5
+_LOG_BYTES = 2**20
 _PATIENCE_SECONDS = 90.0
 """A search that is asked to end writes down the states of its trials, and tells MLflow."""
 
@@ -78,6 +80,20 @@ class RunsFolder(Place):
             if not was_held or (last == "concluded" and (folder / RESULTS_FILE).exists()):
                 return
             time.sleep(_POLL_SECONDS)
+
+    def log(self, name: str, *, follow: bool) -> Iterator[str]:
+        folder = self._folder(name)
+        file = folder / LOG_FILE
+
+        def read(offset: int) -> LogPart:
+            try:
+                return read_log(file, offset, _LOG_BYTES, is_over=not is_held(folder))
+            except OSError as error:
+                raise SearchStateError(f"{file} cannot be read: {error.strerror}") from error
+
+        if not file.exists():
+            return iter(())
+        return log_parts(read, lambda: not is_held(folder), follow=follow)
 
     def stop(self, name: str) -> Listed:
         folder = self._folder(name)

@@ -43,6 +43,9 @@ class Server(Place):
     def follow(self, name: str) -> Iterator[Event]:
         return self.client.events(name)
 
+    def log(self, name: str, *, follow: bool) -> Iterator[str]:
+        return self.client.log(name, follow=follow)
+
     def stop(self, name: str) -> Listed:
         self.client.stop(name)
         return _listed(self.client.wait(name, _STOP_SECONDS))

@@ -129,6 +129,7 @@ def _row(
         launches=0,
         losses=0,
         epochs=0 if standing is None else standing.num_epochs,
+        priority=0,
         created_ms=at,
         started_ms=at,
         ended_ms=int(events[-1]["time_ms"]) if events else at,

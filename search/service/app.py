@@ -22,6 +22,7 @@ from search.service import (
     routes_server,
     routes_trials,
 )
+from search.service.audit import AUDIT_FILE, Audited
 from search.service.bodiless import Bodiless
 from search.service.guards import Gate
 from search.service.measures import Measured, Measures
@@ -70,10 +71,14 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
-            allow_headers=["Authorization", "Idempotency-Key", "If-None-Match", "Last-Event-ID"],
-            expose_headers=["ETag", "Location", "Retry-After"],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "Idempotency-Key"),
+                *("If-None-Match", "Last-Event-ID"),
+            ],
+            expose_headers=["ETag", "Location", "Next-Offset", "Retry-After"],
         )
+    app.add_middleware(Audited, file=parts.runs / AUDIT_FILE, tokens=parts.tokens)
     app.add_middleware(Measured, measures=app.state.metrics)
     return app
 

@@ -72,6 +72,7 @@ class SearchSummary(BaseModel):
     reason: str = Field(description="why it failed; empty otherwise")
     is_stopping: bool
     owner: str
+    priority: int = Field(description="what is higher comes first in the queue")
     model: str
     data: str
     budget: list[str]
@@ -91,6 +92,7 @@ class SearchSummary(BaseModel):
             "reason": row.reason,
             "is_stopping": row.state == "running" and row.wish == "stop",
             "owner": row.owner,
+            "priority": row.priority,
             "model": str(settings.get("model", "")),
             "data": str(settings["data"].get("source", "")),
             "budget": list(settings.get("budget", [])),
@@ -99,6 +101,12 @@ class SearchSummary(BaseModel):
             "ended_ms": row.ended_ms,
             "progress": row.progress or None,
         }
+
+
+class Priority(BaseModel):
+    """What comes first in the queue."""
+
+    priority: int = Field(ge=-1000, le=1000, description="what is higher comes first")
 
 
 class SearchDetails(SearchSummary):
@@ -122,6 +130,12 @@ class SearchDetails(SearchSummary):
             "limits": frame.get("limits", {}),
             "launches": row.launches,
         }
+
+
+def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
+    """What a page tells of the others. offset: of its first item."""
+    end = offset + num_items
+    return {"total": total, "next_offset": end if num_items and end < total else None}
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,6 +268,13 @@ class Front(BaseModel):
     is_final: bool = Field(description="false while the search may find better ones")
     convention: str = FLOPS
     items: list[Architecture]
+
+
+class ArchitecturePage(Front):
+    """Some architectures, on the front or not."""
+
+    total: int
+    next_offset: int | None = Field(description="where the next page begins; null on the last")
 
 
 class Verdict(BaseModel):

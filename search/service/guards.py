@@ -122,7 +122,7 @@ class Gate:
 
     def _who(self, request: Request) -> tuple[str, str]:
         """Whose requests are counted together: made-up tokens are no way around a limit."""
-        caller = None if self._tokens is None else _known(request, self._tokens)
+        caller = None if self._tokens is None else known_caller(request, self._tokens)
         if caller is not None:
             return "token", caller.name
         return "address", request.client.host if request.client else ""
@@ -166,7 +166,7 @@ def caller_of(request: Request, tokens: Tokens | None) -> Caller:
     """Who asks; ProblemError 401 without a token that is known, where there are tokens."""
     if tokens is None:
         return EVERYONE
-    caller = _known(request, tokens)
+    caller = known_caller(request, tokens)
     if caller is None:
         raise ProblemError(
             401,
@@ -178,9 +178,10 @@ def caller_of(request: Request, tokens: Tokens | None) -> Caller:
 
 def is_let_in(request: Request, tokens: Tokens | None) -> bool:
     """Whether whoever asks may read, where no token is needed for the answer itself."""
-    return tokens is None or _known(request, tokens) is not None
+    return tokens is None or known_caller(request, tokens) is not None
 
 
-def _known(request: Request, tokens: Tokens) -> Caller | None:
+def known_caller(request: Request, tokens: Tokens) -> Caller | None:
+    """Whose token the request carries; None for none, or one that opens nothing."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return tokens.caller(token.strip()) if kind.lower() == "bearer" else None

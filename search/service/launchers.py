@@ -9,9 +9,6 @@ from pathlib import Path
 
 from search.exits import EXIT_NOT_NOW, EXIT_REFUSED, NOT_NOW, UNFORESEEN
 
-LOG_FILE = "process.log"
-"""In the folder of a search: what its processes printed."""
-
 _REFUSAL = "espalier: "
 
 

@@ -36,6 +36,7 @@ class Parts:
     """The service, put together; one for each app.
 
     runs: folder of all searches.  mlflow_url: of its server; empty if there is none.
+    mlflow_public_url: its address for clients, if that is another one.
     worker, exporter: for what needs torch; an export keeps no preflight waiting.
     device: what searches train on.  streams: of events that are open, by who reads them.
     """
@@ -51,11 +52,17 @@ class Parts:
     tokens: Tokens | None = None
     mlflow_answers: Callable[[], Awaitable[bool]] | None = None
     mlflow_login: Login | None = None
+    mlflow_public_url: str = ""
     _claiming: WeakValueDictionary[Claim, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     remembered: Remembered = field(default_factory=Remembered)
     is_closing: asyncio.Event = field(default_factory=asyncio.Event)
     streams: Counter[str] = field(default_factory=Counter)
     _offered: dict[str, Any] | None = None
+
+    @property
+    def mlflow_place(self) -> str:
+        """Where clients find MLflow; empty if there is none."""
+        return (self.mlflow_url and self.mlflow_public_url) or self.mlflow_url
 
     def claiming(self, claim: Claim) -> asyncio.Lock:
         """Of those who begin a search with the same key, one goes after the other."""
@@ -135,10 +142,19 @@ def changer(request: Request, search_id: SearchId) -> Caller:
     return caller
 
 
+def admin(request: Request) -> Caller:
+    """Whoever may decide about everybody's searches; ProblemError 403 for others."""
+    caller = reader(request)
+    if caller.role != "admin":
+        raise ProblemError(403, f"the token of {caller.name} is not that of an admin")
+    return caller
+
+
 InParts = Annotated[Parts, Depends(parts_of)]
 Reader = Annotated[Caller, Depends(reader)]
 Launching = Annotated[Caller, Depends(launcher)]
 Changing = Annotated[Caller, Depends(changer)]
+Deciding = Annotated[Caller, Depends(admin)]
 ArchitectureId = Annotated[
     str, InPath(pattern=ARCHITECTURE_ID, description="SEARCH:NAME, as in a front")
 ]

@@ -134,15 +134,17 @@ async def run(
 ) -> Response:
     """Its run in MLflow's pages; 404 while MLflow has none of it."""
     row = await run_in_threadpool(_row, parts, architecture_id)
-    place = await _mlflow_run(parts.mlflow_url, parts.mlflow_login, row)
-    if place is None:
+    found = await _mlflow_run(parts.mlflow_url, parts.mlflow_login, row)
+    if found is None:
         raise ProblemError(404, f"MLflow has no run of {architecture_id} for now")
+    place = parts.mlflow_place.rstrip("/") + found
     if accept == "application/json":  # a page cannot follow to another origin
         return JSONResponse({"url": place})
     return RedirectResponse(place)
 
 
 async def _mlflow_run(url: str, login: Login | None, row: ArchitectureRow) -> str | None:
+    """Where it is below MLflow's address."""
     if not url:
         return None
     api = f"{url.rstrip('/')}/api/2.0/mlflow"
@@ -164,7 +166,7 @@ async def _mlflow_run(url: str, login: Login | None, row: ArchitectureRow) -> st
             (run,) = answer.raise_for_status().json()["runs"]
     except (httpx.HTTPError, ValueError, KeyError):
         return None
-    return f"{url.rstrip('/')}/#/experiments/{experiment}/runs/{quote(run['info']['run_id'])}"
+    return f"/#/experiments/{experiment}/runs/{quote(run['info']['run_id'])}"
 
 
 def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:

@@ -15,7 +15,7 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, SearchStateError
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import Changing, InParts, Launching, Parts, Reader, SearchId
+from search.service.parts import Changing, Deciding, InParts, Launching, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.removal import kept_from_others, remove_folder
 from search.service.rules import parsed
@@ -100,6 +100,7 @@ async def _added(parts: Parts, claim: Claim, content: Mapping[str, Any]) -> Sear
         claim=claim,
         is_taken=lambda name: (parts.runs / name).exists(),
         frame=found["frame"],
+        most=parts.rules.limits.most_searches,
     )
 
 
@@ -138,10 +139,8 @@ async def list_searches(
         rows, total = parts.searches.page(
             state=state, name=_storable(name), limit=limit, offset=offset
         )
-        end = offset + len(rows)
-        next_offset = end if rows and end < total else None
         items = [d.SearchSummary.of(row) for row in rows]
-        return {"items": items, "total": total, "next_offset": next_offset}
+        return {"items": items, **d.paging(offset, len(rows), total)}
 
     asked = ("searches", state, name, limit, offset)
     return await parts.remembered.answer(asked, parts.searches.version(), page)
@@ -189,8 +188,19 @@ def go_on(search_id: SearchId, parts: InParts, _: Changing) -> Response:
 def resume(search_id: SearchId, parts: InParts, _: Changing) -> Response:
     """Queue one that was stopped, or has failed, again; it goes on where it was."""
     _allow_again(parts, search_id)
-    row = parts.searches.resume(search_id)
+    row = parts.searches.resume(search_id, parts.rules.limits.most_searches)
     parts.dispatcher.wake()
+    return JSONResponse(d.SearchDetails.of(row))
+
+
+@router.put(
+    "/searches/{search_id}/priority",
+    response_model=d.SearchDetails,
+    responses=documented(400, 404, 413),
+)
+def set_priority(search_id: SearchId, wanted: d.Priority, parts: InParts, _: Deciding) -> Response:
+    """Let it come before searches of a lower priority (0 at first) while it waits."""
+    row = parts.searches.set_priority(search_id, wanted.priority)
     return JSONResponse(d.SearchDetails.of(row))
 
 
@@ -278,13 +288,21 @@ def _bounds(given: Mapping[str, str], row: SearchRow) -> dict[str, float]:
 
 
 @router.get(
-    "/searches/{search_id}/architectures", response_model=d.Front, responses=documented(404)
+    "/searches/{search_id}/architectures",
+    response_model=d.ArchitecturePage,
+    responses=documented(404),
 )
-def architectures(search_id: SearchId, parts: InParts, _: Reader) -> Response:
+def architectures(
+    search_id: SearchId,
+    parts: InParts,
+    _: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+) -> Response:
     """Every architecture that was found, on the front or not, by FLOPs."""
     row = parts.searches.get(search_id)
-    rows = parts.searches.architectures(search_id, bounds={}, on_front=False)
-    return JSONResponse(_front(row, rows))
+    rows, total = parts.searches.architecture_page(search_id, limit=limit, offset=offset)
+    return JSONResponse({**_front(row, rows), **d.paging(offset, len(rows), total)})
 
 
 @router.get(

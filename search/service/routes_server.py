@@ -90,7 +90,7 @@ async def _health(request: Request, parts: Parts) -> dict[str, Any]:
     return {
         "status": "ok" if all(found.values()) else "starting",
         "version": importlib.metadata.version("espalier"),
-        "mlflow_url": parts.mlflow_url if is_let_in(request, parts.tokens) else "",
+        "mlflow_url": parts.mlflow_place if is_let_in(request, parts.tokens) else "",
         "parts": found,
     }
 

@@ -8,17 +8,18 @@ from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import PlainTextResponse, Response
 
-from mlflow_server.append_log import open_file
+from search.process_log import LOG_FILE, read_log
 from search.service import descriptions as d
-from search.service.launchers import LOG_FILE
 from search.service.parts import InParts, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
+from search.service.searches import OVER
 from search.service.trial_records import TrialRecord, trial_records
 from search.standing import FEED_FILE, EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
 _MOST_LOG = 2**20
+_NEXT_OFFSET = "Next-Offset"
 
 
 @router.get("/searches/{search_id}/trials", response_model=d.TrialPage, responses=documented(404))
@@ -33,12 +34,8 @@ async def trials(
 
     def page() -> object:
         found = _records(parts, search_id)
-        end = min(offset + limit, len(found))
-        return {
-            "items": [record.summary() for record in found[offset:end]],
-            "total": len(found),
-            "next_offset": end if end < len(found) else None,
-        }
+        items = [record.summary() for record in found[offset : offset + limit]]
+        return {"items": items, **d.paging(offset, len(items), len(found))}
 
     asked = ("trials", search_id, limit, offset)
     return await parts.remembered.answer(asked, parts.searches.version(search_id), page)
@@ -80,27 +77,34 @@ def _records(parts: Parts, search_id: str) -> list[TrialRecord]:
 @router.get(
     "/searches/{search_id}/log",
     response_class=PlainTextResponse,
-    responses={200: {"content": {"text/plain": {}}}, **documented(404)},
+    responses={
+        200: {
+            "content": {"text/plain": {}},
+            "headers": {
+                _NEXT_OFFSET: {
+                    "description": "the byte behind what is told",
+                    "schema": {"type": "integer"},
+                }
+            },
+        },
+        **documented(404),
+    },
 )
 def log(
     search_id: SearchId,
     parts: InParts,
     _: Reader,
-    last: Annotated[
-        int, Query(ge=1, le=_MOST_LOG, description="so many bytes of its end at most")
-    ] = 2**16,
+    last: Annotated[int, Query(ge=1, le=_MOST_LOG, description="so many bytes at most")] = 2**16,
+    offset: Annotated[
+        int | None, Query(ge=0, le=2**53, description="from this byte on; without it, of its end")
+    ] = None,
 ) -> PlainTextResponse:
-    """The end of what its processes printed; the server's own folder is called RUNS in it."""
-    parts.searches.get(search_id)
+    """Lines that its processes printed; the server's own folder is called RUNS in them."""
+    row = parts.searches.get(search_id)
     try:
         file = parts.file(search_id, LOG_FILE)
     except ProblemError:
-        return PlainTextResponse("")
-    with open_file(file) as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - last))
-        content = stream.read(last)
-    if size > last:  # from the beginning of a line on
-        content = content.partition(b"\n")[2]
-    text = content.decode(errors="replace")
-    return PlainTextResponse(text.replace(str(parts.runs), "RUNS"))
+        return PlainTextResponse("", headers={_NEXT_OFFSET: "0"})
+    part = read_log(file, offset, last, is_over=row.state in OVER)
+    text = part.text.replace(str(parts.runs), "RUNS")
+    return PlainTextResponse(text, headers={_NEXT_OFFSET: str(part.next_offset)})

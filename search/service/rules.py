@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pruning.errors import ConfigError
+from search.options import seconds
 from search.service.problems import ProblemError
 from search.service.service_config import LimitsConfig
 
@@ -30,7 +32,7 @@ _MOST = {
 """What would only use up memory above; the operator sets others."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_NOT_NAMES = re.compile(r"(?i:service\.db|mlflow|mlruns|mlartifacts).*")
+_NOT_NAMES = re.compile(r"(?i:service\.db|audit\.jsonl|mlflow|mlruns|mlartifacts).*")
 """Files beside the folders of searches."""
 
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
@@ -43,6 +45,7 @@ OF_THE_SERVER = frozenset(
     }
 )
 _TORCHVISION = "torchvision"
+_HOUR = 3600
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,11 @@ class Rules:
         settings = dict(content)
         resources = _table(content, "resources")
         if isinstance(resources, Mapping):
-            settings["resources"] = {**resources, "memory_gb": self.limits.memory_gb}
+            settings["resources"] = {
+                **resources,
+                **self._time_budget(resources.get("time_budget", "")),
+                "memory_gb": self.limits.memory_gb,
+            }
         settings["data"] = self._data(_table(content, "data"))
         training = _table(content, "training")
         if isinstance(training, Mapping) and isinstance(training.get("distill_from"), str):
@@ -112,6 +119,19 @@ class Rules:
         for name, value in _leaves(settings):
             if name in most and isinstance(value, int | float) and value > most[name]:
                 raise ProblemError(422, f"{name} must be at most {most[name]}, got {value}", name)
+
+    def _time_budget(self, asked: object) -> dict[str, str]:
+        """The operator's, unless a search is content with less; search.config judges it then."""
+        most = self.limits.most_hours
+        if most is None:
+            return {}
+        try:
+            own = seconds("time_budget", asked) if isinstance(asked, str) else 0
+        except ConfigError:
+            own = 0
+        if own is not None and own <= most * _HOUR:
+            return {}
+        return {"time_budget": f"{most * _HOUR:.0f}s"}
 
     def _check_register(self, name: object) -> None:
         if not isinstance(name, str) or not name or name in self.registered:

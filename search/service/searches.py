@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from sqlalchemy import CursorResult, Engine, delete, func, select, update
+from sqlalchemy import CursorResult, Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from search.service.problems import ProblemError
@@ -22,6 +22,7 @@ OVER: tuple[State, ...] = ("finished", "failed", "stopped")
 
 _COLUMNS = ("flops", "params", "validation_accuracy")
 _MOST_REASON = 2000
+_BY_FLOPS = (ArchitectureRow.flops, ArchitectureRow.key)
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,15 @@ class Searches:
         claim: Claim,
         is_taken: Callable[[str], bool],
         frame: Mapping[str, Any],
+        most: int | None = None,
     ) -> SearchRow:
         """A new search at the end of the queue, under its name or one with a number behind it.
 
         is_taken: whether an id is in use elsewhere, by a folder say.  claim: its `key` may be
-        empty.
+        empty.  most: ProblemError 429 if its owner has so many that wait or run.
         """
         with self._adding, self._changing() as session:
+            self._require_room(session, claim.owner, most)
             search_id, number = name, 1
             while session.get(SearchRow, search_id) is not None or is_taken(search_id):
                 number += 1
@@ -135,6 +138,7 @@ class Searches:
         """Add a search that was made without the service."""
         with self._adding, self._changing(row.id) as session:
             row.position = self._behind_all(session)
+            row.told_ms = row.ended_ms
             session.add(row)
             session.flush()
             session.add_all(found)
@@ -203,9 +207,13 @@ class Searches:
                 raise ProblemError(409, f"{search_id} is not about to be stopped")
         return row
 
-    def resume(self, search_id: str) -> SearchRow:
-        """Queue it again; ProblemError 409 unless it was stopped or has failed."""
+    def resume(self, search_id: str, most: int | None = None) -> SearchRow:
+        """Queue it again; ProblemError 409 unless it was stopped or has failed.
+
+        most: as for `add`.
+        """
         with self._adding, self._changing(search_id) as session:
+            self._require_room(session, self._own(session, search_id).owner, most)
             position = self._behind_all(session)
             again = {"state": "queued", "wish": "", "reason": "", "losses": 0, "ended_ms": None}
             is_queued = self._left(
@@ -214,6 +222,24 @@ class Searches:
             row = self._own(session, search_id)
             if not is_queued:
                 raise ProblemError(409, f"{search_id} is {row.state}: there is nothing to resume")
+        return row
+
+    def _require_room(self, session: Session, owner: str, most: int | None) -> None:
+        query = select(func.count()).select_from(SearchRow).where(SearchRow.owner == owner)
+        num = session.scalar(query.where(SearchRow.state.in_(("queued", "running")))) or 0
+        if most is not None and num >= most:
+            raise ProblemError(
+                429,
+                f"{num} searches of {owner or 'this service'} wait or run, and {most} may at a "
+                "time: wait until one ends, or stop one",
+                **{"Retry-After": "60"},
+            )
+
+    def set_priority(self, search_id: str, priority: int) -> SearchRow:
+        """Let it come before those of a lower one when it waits."""
+        with self._changing(search_id) as session:
+            row = self._own(session, search_id)
+            row.priority = priority
         return row
 
     def replace_settings(self, search_id: str, settings: Mapping[str, Any]) -> None:
@@ -243,12 +269,18 @@ class Searches:
             return list(session.scalars(query))
 
     def take_next(self, num: int) -> list[SearchRow]:
-        """The next of the queue, which are running from now on."""
-        query = select(SearchRow).where(SearchRow.state == "queued").order_by(SearchRow.position)
+        """The next of the queue, which are running from now on.
+
+        Those of the highest priority, of them those of the owner with the fewest that run, and of
+        them those that have waited longest.
+        """
         taken = {"state": "running", "handle": "", "losses": 0, "wish": ""}
         with self._session() as session:
             rows = []
-            for row in list(session.scalars(query.limit(num))):
+            for _ in range(num):
+                row = session.scalar(_next_of_queue())
+                if row is None:
+                    break
                 begun = row.started_ms or now_ms()
                 if self._left(session, row.id, "queued", **taken, started_ms=begun):
                     session.refresh(row)
@@ -256,6 +288,24 @@ class Searches:
         if rows:
             self._changed([row.id for row in rows])
         return rows
+
+    def untold(self) -> list[SearchRow]:
+        """Those that are over, the first to end first, and whose end webhooks were not told."""
+        query = (
+            select(SearchRow)
+            .where(SearchRow.state.in_(OVER), SearchRow.ended_ms.is_not(None))
+            .where(SearchRow.told_ms.is_distinct_from(SearchRow.ended_ms))
+            .order_by(SearchRow.ended_ms)
+        )
+        with self._session() as session:
+            return list(session.scalars(query))
+
+    def note_told(self, rows: Sequence[SearchRow]) -> None:
+        """These ends need no more telling; others of the same searches do."""
+        with self._session() as session:
+            for row in rows:
+                query = update(SearchRow).where(SearchRow.id == row.id)
+                session.execute(query.values(told_ms=row.ended_ms))
 
     def note(self, search_id: str, **values: Any) -> None:
         """Set columns of a search that runs; nothing of one that does not."""
@@ -288,6 +338,16 @@ class Searches:
 
     # ---- architectures
 
+    def architecture_page(
+        self, search_id: str, *, limit: int, offset: int
+    ) -> tuple[list[ArchitectureRow], int]:
+        """Those of a search, by FLOPs, and how many there are in all."""
+        is_own = ArchitectureRow.search_id == search_id
+        query = select(ArchitectureRow).where(is_own).order_by(*_BY_FLOPS)
+        with self._session() as session:
+            total = session.scalar(select(func.count()).select_from(ArchitectureRow).where(is_own))
+            return list(session.scalars(query.limit(limit).offset(offset))), total or 0
+
     def architectures(
         self, search_id: str, *, bounds: Mapping[str, float], on_front: bool
     ) -> list[ArchitectureRow]:
@@ -298,7 +358,7 @@ class Searches:
         for name, value in bounds.items():
             column = getattr(ArchitectureRow, name)
             conditions.append(column >= value if name == "validation_accuracy" else column <= value)
-        query = select(ArchitectureRow).where(*conditions).order_by(ArchitectureRow.flops)
+        query = select(ArchitectureRow).where(*conditions).order_by(*_BY_FLOPS)
         with self._session() as session:
             return list(session.scalars(query))
 
@@ -318,6 +378,18 @@ class Searches:
 
     def _behind_all(self, session: Session) -> int:
         return (session.scalar(select(func.max(SearchRow.position))) or 0) + 1
+
+
+def _next_of_queue() -> Select[SearchRow]:
+    counted = select(SearchRow.owner, func.count().label("num"))
+    running = counted.where(SearchRow.state == "running").group_by(SearchRow.owner).subquery()
+    return (
+        select(SearchRow)
+        .where(SearchRow.state == "queued")
+        .outerjoin(running, running.c.owner == SearchRow.owner)
+        .order_by(SearchRow.priority.desc(), func.coalesce(running.c.num, 0), SearchRow.position)
+        .limit(1)
+    )
 
 
 def _num_changed(session: Session, query: Any) -> int:

@@ -28,9 +28,10 @@ from search.service.parts import Parts
 from search.service.ray_jobs import RayJobsLauncher
 from search.service.rules import Rules
 from search.service.searches import Searches
-from search.service.service_config import ServiceConfig
+from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
 from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens, are_asked_for
+from search.service.webhooks import Webhooks
 from search.service.worker import Worker
 
 _GRACE_SECONDS = 2
@@ -116,6 +117,11 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
         removal.clear(runs)
         searches = Searches(engine)
         adopt_searches(searches, runs, rules, config.device)
+        if config.webhooks:
+            secret = os.environ.get(WEBHOOK_SECRET_VARIABLE, "")
+            webhooks = Webhooks(searches, config.webhooks, secret)
+            stack.callback(webhooks.close)
+            webhooks.start()
         if child is not None:
             stack.callback(child.close)
             child.start(login)
@@ -141,6 +147,7 @@ def _parts(config: ServiceConfig) -> Iterator[Parts]:
             tokens,
             None if child is None else child.answers,
             login,
+            config.mlflow_public_url,
         )
 
 

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 from search.options import option, require
 
 DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
+WEBHOOK_SECRET_VARIABLE = "ESPALIER_WEBHOOK_SECRET"
+SECRET_VARIABLES = (DATABASE_VARIABLE, WEBHOOK_SECRET_VARIABLE)
+"""Of the service alone: searches and preflights run code of others, and are not given them."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,18 @@ class LimitsConfig:
     most_trials: int = option(1000, "trials of a search that clients may ask for")
     most_epochs: int = option(1000, "epochs of each kind of training that clients may ask for")
     most_concurrency: int = option(64, "trials at once that clients may ask for")
+    most_searches: int = option(1000, "searches of one owner that wait or run at a time")
+    most_hours: float | None = option(
+        None,
+        "working time of a search, in hours, after which it ends with what it has; by default any",
+    )
     memory_gb: float = option(
         16.0, "memory that a preflight, and each trial of a search, may take, in GB"
     )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require(value >= 1, name, "at least 1", value)
+            require(value is None or value >= 1, name, "at least 1", value)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class ServiceConfig:
     )
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     mlflow_url: str = option("", "MLflow server to log to; by default its own")
+    mlflow_public_url: str = option(
+        "", "address of MLflow for those who use this service; by default the one it uses itself"
+    )
     mlflow_port: int = option(5000, "port of its own MLflow server; 0 picks one")
     ray_address: str = option(
         "",
@@ -68,22 +79,32 @@ class ServiceConfig:
     allowed_hosts: tuple[str, ...] = option(
         (), "name under which others reach this service; repeatable"
     )
-
     cors_origins: tuple[str, ...] = option(
         (), "origin of another site whose pages may use this service; repeatable"
+    )
+    webhooks: tuple[str, ...] = option(
+        (),
+        "address that is told of every search that is over, by a POST of JSON, signed if "
+        f"{WEBHOOK_SECRET_VARIABLE} is set; repeatable",
     )
 
     def __post_init__(self) -> None:
         require(self.max_running >= 1, "max_running", "at least 1", self.max_running)
         for name in ("port", "mlflow_port"):
             require(0 <= getattr(self, name) <= 65535, name, "from 0 to 65535", getattr(self, name))
-        require(
-            "@" not in urlsplit(self.mlflow_url).netloc,
-            "mlflow_url",
-            "an address without a password, which others would see: set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in its place",
-            "one",
-        )
+        for name in ("mlflow_url", "mlflow_public_url"):
+            require(
+                "@" not in getattr(self, name).partition("://")[2].partition("/")[0],
+                name,
+                "an address without a password, which others would see: set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in its place",
+                "one",
+            )
+        public = self.mlflow_public_url
+        is_web = not public or _is_web_address(public)
+        require(is_web, "mlflow_public_url", "http://HOST or https://HOST", public)
+        for url in self.webhooks:  # which may hold a secret: it is not repeated
+            require(_is_web_address(url), "webhooks", "http://HOST or https://HOST", "another form")
         devices = ("auto", "cpu", "cuda")
         require(self.device in devices, "device", f"one of {', '.join(devices)}", self.device)
 
@@ -96,3 +117,13 @@ class ServiceConfig:
     def database_url(self) -> str:
         """Of the records, if it is not the folder's own file; empty if it is."""
         return self.database or os.environ.get(DATABASE_VARIABLE, "")
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        )
+    except ValueError:
+        return False

@@ -15,7 +15,9 @@ import psutil
 from pruning.errors import ServiceError
 from search.durable import lock_holder
 from search.process_identity import alive, tag
-from search.service.launchers import LOG_FILE, Gone, Launcher, arguments, gone
+from search.process_log import LOG_FILE
+from search.service.launchers import Gone, Launcher, arguments, gone
+from search.service.service_config import SECRET_VARIABLES
 
 _LAST_BYTES = 8192
 
@@ -47,11 +49,12 @@ class SubprocessLauncher(Launcher):
 
     def _start(self, search_id: str, log: Path) -> str:
         command = arguments(search_id, self._runs, self._mlflow_url, self._further)
+        own = {name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES}
         try:
             with log.open("ab") as output:
                 child = subprocess.Popen(
                     [sys.executable, *command],
-                    env=os.environ | self._environment,
+                    env=own | self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -23,6 +23,8 @@ class SearchRow(Table):
     epochs: that were done when the last process began.
     progress: see search.standing.Standing.progress.
     frame: base cost, limits of the budget and the preflight's lines, once it has begun.
+    priority: what is higher comes first in the queue.
+    told_ms: the `ended_ms` of the end that webhooks were told last.
     """
 
     __tablename__ = "searches"
@@ -44,6 +46,8 @@ class SearchRow(Table):
     created_ms: Mapped[int] = mapped_column(BigInteger)
     started_ms: Mapped[int | None] = mapped_column(BigInteger)
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    told_ms: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ArchitectureRow(Table):

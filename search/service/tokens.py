@@ -28,7 +28,9 @@ ROLES: tuple[Role, ...] = ("reader", "writer", "admin")
 """What a token is good for: looking; also launching, and stopping, continuing and removing what
 one has launched oneself; all that with everybody's searches."""
 
-_PREFIX = "espalier_"
+PREFIX = "espalier_"
+"""Of every token, before 43 letters, digits, - and _."""
+
 _NAME = re.compile(r"[\w.@-]{1,60}")
 _DAY_MS = 86_400_000
 _LATEST_DAYS = 36_500
@@ -108,7 +110,7 @@ def create(
             raise ServiceError(f"a name has up to 60 letters, digits and . _ @ -, got {word!r}")
     if days is not None and not 0 < days <= _LATEST_DAYS:
         raise ServiceError(f"a token expires after days, above 0 and at most {_LATEST_DAYS:,}")
-    token = _PREFIX + secrets.token_urlsafe(32)
+    token = PREFIX + secrets.token_urlsafe(32)
     now = _now_ms()
     row = TokenRow(
         name=name,

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pruning.errors import first_line
 from search.memory import memory_limited
 from search.service.problems import ProblemError
+from search.service.service_config import SECRET_VARIABLES
 
 T = TypeVar("T")
 
@@ -157,6 +158,8 @@ def _work(connection: Connection, memory_gb: float | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = _THREADS
+    for name in SECRET_VARIABLES:
+        os.environ.pop(name, None)
     import torch  # noqa: PLC0415 - here, and nowhere else in the service
 
     torch.set_num_threads(int(_THREADS))

@@ -17,6 +17,7 @@ from samples import small_config
 import search
 from pruning.errors import ArchitectureError, ServiceError
 from search import client as client_module
+from search import process_log
 from search.client import Client
 from search.given_settings import given_settings, settings_key
 from search.server_events import ServerEvent, server_events
@@ -80,7 +81,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         def monotonic() -> float:
             return 1.0 + sum(pauses)
 
-    monkeypatch.setattr(client_module, "time", Time)
+    for module in (client_module, process_log):
+        monkeypatch.setattr(module, "time", Time)
     return pauses
 
 
@@ -253,6 +255,66 @@ def test_waiting_ends_with_the_search_or_the_patience(slept: list[float]):
     with pytest.raises(ServiceError, match="still running after 3 s"):
         client(always(json={"state": "running"})).wait("a", timeout_seconds=3)
     assert 3 <= sum(slept) <= 5
+
+
+def test_a_log_is_followed_until_the_search_is_over(slept: list[float]):
+    def part(text: str, offset: int) -> httpx.Response:
+        return httpx.Response(200, text=text, headers={"Next-Offset": str(offset)})
+
+    running, over = ({"json": {"state": state}} for state in ("running", "stopped"))
+    answer = Script(
+        *(httpx.Response(200, **running), part("one\n", 4)),
+        *(httpx.Response(200, **running), part("", 4)),
+        *(httpx.Response(200, **over), part("two\n", 8)),
+        *(httpx.Response(200, **over), part("", 8)),
+    )
+    assert list(client(answer).log("a", follow=True)) == ["one\n", "two\n"]
+    asked = [request.url.params["offset"] for request in answer.requests[1::2]]
+    assert asked == ["0", "4", "4", "8"]
+    assert len(slept) == 1
+    answer = Script(
+        *(httpx.Response(200, **running), part("one\n", 4)),
+        *(httpx.Response(200, **running), part("", 4)),
+    )
+    assert list(client(answer).log("a")) == ["one\n"]
+
+
+def test_a_log_of_what_is_no_such_service_is_told():
+    answer = Script(httpx.Response(200, json={"state": "x"}), httpx.Response(200, text="<html>"))
+    with pytest.raises(ServiceError, match="does not answer like a service of Espalier"):
+        list(client(answer).log("a"))
+
+
+@pytest.mark.parametrize("name", ["trials", "architectures"])
+def test_items_come_from_all_pages(name: str):
+    answer = Script(
+        httpx.Response(200, json={"items": [{"id": 0}], "next_offset": 1}),
+        httpx.Response(200, json={"items": [{"id": 1}], "next_offset": None}),
+    )
+    assert [item["id"] for item in getattr(client(answer), name)("a")] == [0, 1]
+    assert [request.url.params["offset"] for request in answer.requests] == ["0", "1"]
+    assert {request.url.path for request in answer.requests} == {f"/v1/searches/a/{name}"}
+
+
+def test_a_trial_has_a_number_and_a_repeat():
+    answer = Script(httpx.Response(200, json={"curve": []}))
+    assert client(answer).trial("a", 3, 1) == {"curve": []}
+    assert answer.requests[0].url.raw_path == b"/v1/searches/a/trials/3?repeat=1"
+
+
+def test_a_stop_is_taken_back():
+    answer = Script(httpx.Response(200, json={"id": "a", "is_stopping": False}))
+    assert client(answer).go_on("a")["is_stopping"] is False
+    (request,) = answer.requests
+    assert (request.method, request.url.path) == ("DELETE", "/v1/searches/a/stop")
+
+
+def test_a_priority_is_put():
+    answer = Script(httpx.Response(200, json={"priority": 3}))
+    assert client(answer).set_priority("a", 3) == {"priority": 3}
+    (request,) = answer.requests
+    assert (request.method, request.url.path) == ("PUT", "/v1/searches/a/priority")
+    assert json.loads(request.content) == {"priority": 3}
 
 
 # ---- events

@@ -41,11 +41,14 @@ class Service:
 
     def __init__(self) -> None:
         self.answers: dict[str, dict[str, object]] = {}
+        self.played: dict[str, Callable[[httpx.Request], httpx.Response]] = {}
         self.asked: list[httpx.Request] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
         name = f"{request.method} {request.url.path}"
+        if name in self.played:
+            return self.played[name](request)
         problem = {"status_code": 404, "json": {"detail": f"nothing at {name}"}}
         return httpx.Response(**{"status_code": 200, **self.answers.get(name, problem)})
 
@@ -137,6 +140,20 @@ def test_stop_waits_until_it_has_ended(played: Service):
     assert done.out.startswith("a is stopped. Kept are ")
     assert done.out.endswith(f"go on with  espalier --server {URL} resume a\n")
     assert played.names == ["POST /v1/searches/a/stop", "GET /v1/searches/a"]
+
+
+def test_the_log_of_a_search_is_printed(played: Service):
+    played.stands("a", "finished")
+
+    def log(request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        headers = {"Next-Offset": "8"}
+        return httpx.Response(200, text="one\ntwo\n"[offset:], headers=headers)
+
+    played.played["GET /v1/searches/a/log"] = log
+    for flags in ([], ["--follow"]):
+        done = espalier("--server", URL, "log", "a", *flags)
+        assert (done.status, done.out, done.err) == (0, "one\ntwo\n", "")
 
 
 def test_a_search_on_a_server_is_resumed_there(played: Service):

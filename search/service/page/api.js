@@ -39,6 +39,19 @@ export async function get(path, signal) {
   return (await request(path, { signal })).json();
 }
 
+/* The first page, with the items of all; one that arrives meanwhile shifts those behind it. */
+export async function getAll(path, signal) {
+  const first = await get(`${path}?limit=1000`, signal);
+  const items = new Map(first.items.map((item) => [item.id, item]));
+  let next = first.next_offset;
+  while (next !== null) {
+    const page = await get(`${path}?limit=1000&offset=${next}`, signal);
+    for (const item of page.items) items.set(item.id, item);
+    next = page.next_offset;
+  }
+  return { ...first, items: [...items.values()] };
+}
+
 export async function post(path, content, { headers = {}, signal } = {}) {
   const answer = await request(path, {
     method: "POST",

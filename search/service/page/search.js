@@ -1,6 +1,6 @@
 /* One search, live: how it stands, its Pareto plot, architectures, trials and verdict. */
 
-import { Events, OVER, address, download, get, openRun, pause, request, searchPath, token } from "./api.js";
+import { Events, OVER, address, download, get, getAll, openRun, pause, request, searchPath, token } from "./api.js";
 import { ArchitectureTable, ProfileCard } from "./architectures.js";
 import { confirmed, el, moment, progressOf, say, short, stateOf, sync } from "./elements.js";
 import { Log } from "./log.js";
@@ -153,7 +153,7 @@ class SearchView {
   async showFound(search) {
     const version = `${search.state} ${search.progress?.networks ?? 0}`;
     if (version === this.shown) return;
-    const found = await get(`${this.path}/architectures`, this.signal);
+    const found = await getAll(`${this.path}/architectures`, this.signal);
     this.items = found.items;
     say(this.convention, `FLOPs: ${found.convention}. ${search.limits.flops ? "Dotted: the budget. " : ""}Line: the front.`);
     this.table.show(this.items);

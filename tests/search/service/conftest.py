@@ -28,6 +28,7 @@ from starlette.routing import BaseRoute
 
 from search.service import guards
 from search.service.app import create_app
+from search.service.audit import AUDIT_FILE
 from search.service.database import open_database
 from search.service.dispatcher import Dispatcher, architecture_row
 from search.service.launchers import Gone, Launcher
@@ -217,8 +218,8 @@ class Service:
         with Session(engine) as session:
             tables = (SearchRow, ArchitectureRow, KeyRow)
             rows = [tuple(map(_values, session.scalars(select(table)))) for table in tables]
-        database = {"service.db", "service.db-wal", "service.db-shm"}
-        files = sorted(str(p) for p in self.home.rglob("*") if p.name not in database)
+        aside = {"service.db", "service.db-wal", "service.db-shm", AUDIT_FILE}
+        files = sorted(str(p) for p in self.home.rglob("*") if p.name not in aside)
         return (*rows, tuple(files), tuple(self.launcher.launched))
 
     def finish(self, name: str = "done", keys: Iterable[str] = ("a-1", "b-2")) -> SearchRow:

@@ -40,7 +40,8 @@ def test_no_route_fails_otherwise_while_the_database_does(
         for method, target in every_route(service):
             if target in NEEDS_NO_DATABASE or method == "POST":
                 continue
-            answer = service.ask(method, target)
+            body = b'{"priority": 1}' if method == "PUT" else b""
+            answer = service.ask(method, target, body)
             check_refused(answer, status)
             assert int(answer.headers["retry-after"]) > 0
         assert service.ask("GET", "/healthz").status == 200

@@ -172,7 +172,14 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
                 "ä",
                 "a" * 81,
             ),
-            *("service.db-journal", "mlflow-server.log", "MLflow.db-wal", "mlruns", "--help"),
+            *(
+                "service.db-journal",
+                "audit.jsonl",
+                "mlflow-server.log",
+                "MLflow.db-wal",
+                "mlruns",
+                "--help",
+            ),
         )
     },
     "a long text": ({"model": "a" * 301}, "model"),
@@ -315,3 +322,19 @@ def test_streams_of_events_are_bounded(service: Any, monkeypatch: pytest.MonkeyP
     assert service.ask("GET", path).status == 200
     monkeypatch.setattr(service.parts, "streams", Counter({f"127.0.0.{n}": 64 for n in range(4)}))
     assert service.ask("GET", path).status == 429
+
+
+def test_architectures_come_in_pages(service: Any) -> None:
+    service.finish("many", [f"n-{number}" for number in range(5)])
+    path = "/v1/searches/many/architectures"
+    everything = service.ask("GET", path).json
+    assert (len(everything["items"]), everything["next_offset"]) == (5, None)
+    keys, offset = [], 0
+    while offset is not None:
+        page = service.ask("GET", f"{path}?limit=2&offset={offset}").json
+        assert page["total"] == 5
+        keys += [item["key"] for item in page["items"]]
+        offset = page["next_offset"]
+    assert keys == [item["key"] for item in everything["items"]]
+    assert service.ask("GET", f"{path}?offset=9").json["items"] == []
+    check_refused(service.ask("GET", f"{path}?limit=0"), 422)

@@ -1,21 +1,29 @@
 """A service with tokens, and all that belongs to it, as others on its machine meet it."""
 
+import hashlib
+import hmac
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import psutil
 import pytest
 from serving import SETTINGS, eventually, service
 
+from search.service.audit import AUDIT_FILE
 from search.service.database import open_records
 from search.service.mlflow_login import PASSWORD_FILE
-from search.service.service_config import ServiceConfig
+from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
 from search.service.tokens import create, revoke
+from search.service.webhooks import SIGNATURE_HEADER
 
 pytestmark = pytest.mark.slow
 
-STORES = {"service.db", "mlflow.db", "basic_auth.db", "mlflow-auth.key", PASSWORD_FILE}
+STORES = {AUDIT_FILE, "service.db", "mlflow.db", "basic_auth.db", "mlflow-auth.key", PASSWORD_FILE}
 
 SHORT = {
     **SETTINGS,
@@ -26,16 +34,55 @@ SHORT = {
 }
 
 
-def test_nobody_gets_past_the_tokens_of_a_service(tmp_path: Path) -> None:
-    """Not through MLflow, not with what processes or files show; and searches are recorded."""
+PUBLIC = "https://mlflow.example/of/us"
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """The address of a program that is told things, and what it was: signature and body."""
+    told: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            told.append((self.headers[SIGNATURE_HEADER], self.rfile.read(length)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hook", told
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_nobody_gets_past_the_tokens_of_a_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not through MLflow, not with what processes or files show; and searches are recorded.
+
+    Programs are told of their end, people of MLflow's public address.
+    """
+    monkeypatch.setenv(WEBHOOK_SECRET_VARIABLE, "s3cret")
     runs = tmp_path / "runs"
     engine = open_records(ServiceConfig(runs=str(runs)), may_be_new=True)
     token = create(engine, "ann", "writer")
     headers = {"Authorization": f"Bearer {token}"}
-    with service(tmp_path) as running, httpx.Client(base_url=running.url) as client:
+    options = ("--mlflow-public-url", PUBLIC, "--webhook")
+    with (
+        receiver() as (hook, told),
+        service(tmp_path, *options, hook) as running,
+        httpx.Client(base_url=running.url) as client,
+    ):
         mlflow = f"http://127.0.0.1:{running.mlflow_port}"
         assert client.get("/healthz").json()["mlflow_url"] == ""
-        assert client.get("/healthz", headers=headers).json()["mlflow_url"] == mlflow
+        assert client.get("/healthz", headers=headers).json()["mlflow_url"] == PUBLIC
         for path in ("/", "/api/2.0/mlflow/experiments/search?max_results=1"):
             assert httpx.get(mlflow + path).status_code == 401
         client.headers.update(headers)
@@ -50,7 +97,15 @@ def test_nobody_gets_past_the_tokens_of_a_service(tmp_path: Path) -> None:
         eventually(is_over, 300, "the search is finished")
         (first, *_) = client.get("/v1/searches/guarded/front").json()["items"]
         run = client.get(first["links"]["run"], headers={"accept": "application/json"})
-        assert run.json()["url"].startswith(f"{mlflow}/#/experiments/")
+        assert run.json()["url"].startswith(f"{PUBLIC}/#/experiments/")
+        eventually(lambda: told, 30, "the webhook is told")
+        ((signature, body),) = told
+        assert signature == f"sha256={hmac.new(b's3cret', body, hashlib.sha256).hexdigest()}"
+        found = json.loads(body)
+        assert (found["event"], found["search"]["id"]) == ("finished", "guarded")
+        lines = [json.loads(line) for line in (runs / AUDIT_FILE).read_text().splitlines()]
+        launches = [line["who"] for line in lines if line["method"] == "POST"]
+        assert launches == ["ann"]
         password = (runs / PASSWORD_FILE).read_text()
         shown = json.dumps([p.info["cmdline"] for p in psutil.process_iter(["cmdline"])])
         assert password not in shown

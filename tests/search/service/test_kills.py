@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from serving import Service, eventually, mlflow_processes, search_processes, service
 
-from search.service.launchers import LOG_FILE
+from search.process_log import LOG_FILE
 from search.standing import FEED_FILE, EventFile
 
 pytestmark = pytest.mark.slow

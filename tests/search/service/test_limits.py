@@ -12,6 +12,7 @@ import pytest
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
+from search.config import from_mapping
 from search.service.problems import ProblemError
 from search.service.rules import Rules
 from search.service.service_config import LimitsConfig, ServiceConfig
@@ -73,6 +74,43 @@ def test_what_is_allowed_is_launched_within_the_memory_of_the_operator(tight: An
     assert answer.status == 201
     assert answer.json["settings"]["resources"]["memory_gb"] == LimitsConfig().memory_gb
     tight.parts.rules = Rules(tight.home / "data", (), ("ours",), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [("", "5400s"), ("2h", "5400s"), ("1d", "5400s"), ("89min", "89min"), ("1.5h", "1.5h")],
+)
+def test_a_search_works_no_longer_than_it_may(tight: Any, asked: str, allowed: str) -> None:
+    """It gets a time budget, with which it ends with results; also when it is resumed."""
+    rules = Rules(tight.home / "data", limits=LimitsConfig(most_hours=1.5))
+    content = (
+        DIGITS | {"model": "digits-vgg"} | ({"resources": {"time_budget": asked}} if asked else {})
+    )
+    for settings in (rules.settings(content), rules.stored(content)):
+        assert settings["resources"]["time_budget"] == allowed
+        assert from_mapping({**settings, "name": "a"}).resources.budget_seconds is not None
+    anything = Rules(tight.home / "data").settings(content)
+    assert anything["resources"].get("time_budget", "") == asked
+
+
+@pytest.mark.parametrize("asked", ["soon", 5, None, "0s"])
+def test_a_time_budget_that_is_none_is_told(tight: Any, asked: object) -> None:
+    tight.parts.rules = Rules(tight.home / "data", limits=LimitsConfig(most_hours=1.5))
+    body = json.dumps(DIGITS | {"resources": {"time_budget": asked}}).encode()
+    check_refused(tight.ask("POST", "/v1/preflight", body), 422)
+
+
+def test_an_owner_is_told_of_too_many_searches(tight: Any) -> None:
+    counts = tight.parts.searches.counts
+    num = counts()["queued"] + counts()["running"]
+    tight.parts.rules = Rules(tight.home / "data", limits=LimitsConfig(most_searches=num + 1))
+    body, headers = json.dumps(DIGITS).encode(), {"idempotency-key": "one"}
+    assert tight.ask("POST", "/v1/searches", body, headers=headers).status == 201
+    answer = tight.ask("POST", "/v1/searches", body)
+    check_refused(answer, 429)
+    assert int(answer.headers["retry-after"]) > 0
+    assert tight.ask("POST", "/v1/searches", body, headers=headers).status == 200
+    assert counts()["queued"] + counts()["running"] == num + 1
 
 
 @pytest.mark.parametrize("name", list(vars(LimitsConfig())))

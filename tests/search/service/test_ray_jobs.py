@@ -13,8 +13,9 @@ import pytest
 from serving import SETTINGS, eventually, free_port, service
 
 from pruning.errors import ServiceError
+from search.process_log import LOG_FILE
 from search.ray_environment import cluster_token
-from search.service.launchers import LOG_FILE, Gone
+from search.service.launchers import Gone
 from search.service.ray_jobs import RayJobsLauncher
 
 ADDRESS = "http://jobs.test:8265"

@@ -51,11 +51,15 @@ def add(
     *,
     key: str = "",
     digest: str = "d",
+    owner: str = "me",
+    most: int | None = None,
     is_taken: Callable[[str], bool] = lambda _: False,
 ) -> SearchRow:
     settings = {"name": name, "model": "digits-vgg", "budget": ["flops=10%"]}
-    claim = Claim("me", key, digest)
-    return searches.add(name, settings, claim=claim, is_taken=is_taken, frame={"base": None})
+    claim = Claim(owner, key, digest)
+    return searches.add(
+        name, settings, claim=claim, is_taken=is_taken, frame={"base": None}, most=most
+    )
 
 
 def architecture(search_id: str, key: str, flops: int, accuracy: float, **more: Any) -> Any:
@@ -114,6 +118,20 @@ def test_several_open_a_new_database_at_once(url: str) -> None:
     }
 
 
+def test_a_database_of_an_older_version_is_brought_up_to_date(
+    url: str, searches: Searches, engine: Engine
+) -> None:
+    add(searches, "kept")
+    with engine.begin() as connection:
+        for column in ("priority", "told_ms"):
+            connection.execute(sqlalchemy.text(f"ALTER TABLE searches DROP COLUMN {column}"))
+        connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '2'"))
+    again = open_database(url)
+    row = Searches(again).get("kept")
+    assert (row.priority, row.told_ms) == (0, None)
+    again.dispose()
+
+
 def test_a_newer_database_is_refused_in_one_line(url: str, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '99'"))
@@ -142,8 +160,8 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again_or_missed(
     if engine.dialect.name == "sqlite":
         pytest.skip("a lock on a file is not lost")
     ends = sqlalchemy.text(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        " AND datname = current_database()"
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
     other = open_database(url)
     first = SoleUse(engine)
@@ -216,6 +234,50 @@ def test_the_queue_keeps_its_order(searches: Searches) -> None:
     searches.resume("a")  # behind those that waited before
     assert [row.id for row in searches.take_next(5)] == ["c", "d", "a"]
     assert searches.take_next(1) == []
+
+
+def test_the_queue_is_fair(searches: Searches) -> None:
+    """Whoever has launched many before does not keep the others waiting."""
+    for number in range(4):
+        add(searches, f"a{number}", owner="anna")
+    add(searches, "b0", owner="ben")
+    add(searches, "b1", owner="ben")
+    add(searches, "c0", owner="cleo")
+    assert [row.id for row in searches.take_next(4)] == ["a0", "b0", "c0", "a1"]
+    searches.end("a0", "finished")
+    searches.end("a1", "finished")
+    assert [row.id for row in searches.take_next(3)] == ["a2", "a3", "b1"]
+
+
+def test_the_highest_priority_comes_first(searches: Searches) -> None:
+    for name in ("a", "b", "c"):
+        add(searches, name)
+    assert searches.get("a").priority == 0
+    before = searches.version("c")
+    assert searches.set_priority("c", 5).priority == 5
+    assert searches.version("c") != before
+    searches.set_priority("a", -1)
+    assert [row.id for row in searches.take_next(3)] == ["c", "b", "a"]
+    with pytest.raises(ProblemError, match="there is no search"):
+        searches.set_priority("none", 1)
+
+
+def test_an_owner_has_so_many_searches_at_a_time(searches: Searches) -> None:
+    """Those that wait and run count, those of others and those that are over do not."""
+    add(searches, "other", owner="you", most=2)
+    for name in ("a", "b"):
+        add(searches, name, most=2)
+    searches.take_next(1)
+    with pytest.raises(ProblemError, match="2 searches of me wait or run, and 2 may") as caught:
+        add(searches, "c", most=2)
+    assert caught.value.status == 429
+    assert int(caught.value.headers["Retry-After"]) > 0
+    searches.stop("b")
+    add(searches, "c", most=2)
+    with pytest.raises(ProblemError, match="2 may at a time"):
+        searches.resume("b", 2)
+    assert searches.get("b").state == "stopped"
+    assert searches.resume("b", 3).state == "queued"
 
 
 def test_what_can_be_done_depends_on_the_state(searches: Searches) -> None:

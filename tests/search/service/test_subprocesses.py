@@ -13,8 +13,10 @@ from pruning.errors import ServiceError
 from search.durable import FolderLock, is_held, lock_holder
 from search.exits import NOT_NOW, UNFORESEEN
 from search.process_identity import alive, tag
-from search.service.launchers import LOG_FILE, refusal_in
+from search.process_log import LOG_FILE
 from search.service.launchers import gone as gone_with
+from search.service.launchers import refusal_in
+from search.service.service_config import SECRET_VARIABLES
 from search.service.subprocesses import SubprocessLauncher
 
 SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
@@ -67,6 +69,15 @@ def test_how_a_process_ended(
     assert found.why.endswith(why)
     assert found.refusal == refusal
     assert found.is_passing == (refusal == "later")
+
+
+def test_a_search_is_not_given_the_secrets_of_the_service(
+    launcher: SubprocessLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRET_VARIABLES:
+        monkeypatch.setenv(name, "secret")
+    script(tmp_path, "import os; raise SystemExit(2 if 'secret' in os.environ.values() else 0)")
+    assert gone(launcher, launcher.launch("s", 1)).why == "its process ended with status 0"
 
 
 def test_interrupting_and_killing(launcher: SubprocessLauncher, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from refusals import check_refused
 from samples import epoch_record, outcome, trial_task
 
-from search.service.launchers import LOG_FILE
+from search.process_log import LOG_FILE
 from search.standing import FEED_FILE
 from search.tasks import task_to_mapping
 
@@ -86,3 +86,31 @@ def test_the_log_is_told_from_its_end_without_the_servers_paths(told: Any) -> No
     assert end == "last \u2264\n"
     check_refused(told.ask("GET", "/v1/searches/trials/log?last=0"), 422)
     check_refused(told.ask("GET", "/v1/searches/nope/log"), 404)
+
+
+def test_a_log_is_read_on_from_where_it_was_left(told: Any) -> None:
+    """In whole lines while a process writes it; an offset within a path tells no part of it."""
+    log, target = told.runs / "trials" / LOG_FILE, "/v1/searches/trials/log"
+    log.write_bytes(f"one \u2264\n{told.runs}/x\nhal".encode())
+    told.put("trials", state="running", handle="trials/1")
+    try:
+        first = told.ask("GET", f"{target}?offset=0")
+        assert first.body.decode() == "one \u2264\nRUNS/x\n"
+        offset = int(first.headers["next-offset"])
+        assert log.read_bytes()[offset:] == b"hal"
+        with log.open("ab") as stream:
+            stream.write(b"f\n")
+        second = told.ask("GET", f"{target}?offset={offset}")
+        assert (second.body, int(second.headers["next-offset"])) == (b"half\n", log.stat().st_size)
+        for inside in range(1, log.stat().st_size + 9):
+            text = told.ask("GET", f"{target}?offset={inside}").body.decode()
+            assert text in ("RUNS/x\nhalf\n", "half\n", "")
+        parts, offset = "", 0
+        while (part := told.ask("GET", f"{target}?offset={offset}&last=200")).body:
+            parts, offset = parts + part.body.decode(), int(part.headers["next-offset"])
+        assert parts == "one \u2264\nRUNS/x\nhalf\n"
+    finally:
+        told.put("trials", state="finished", handle="")
+    log.write_bytes(b"no end")
+    assert told.ask("GET", f"{target}?offset=0").body == b"no end"
+    check_refused(told.ask("GET", f"{target}?offset=-1"), 422)

@@ -74,6 +74,14 @@ def test_whatever_goes_wrong_in_it_the_next_thing_is_done(
     asyncio.run(scenario(make()))
 
 
+def test_it_is_not_given_the_secrets_of_the_service(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESPALIER_SERVICE_DATABASE", "secret")
+    worker = make()
+    assert asyncio.run(worker.do(os.getenv, "ESPALIER_SERVICE_DATABASE", "none")) == "none"
+
+
 def test_time_is_counted_from_the_beginning_of_each_thing(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
