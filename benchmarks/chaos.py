@@ -225,8 +225,9 @@ def breaks(
             os.kill(own(), signal.SIGKILL)
 
     def killed_preflight() -> None:
-        children = [p for p in below(own()) if "multiprocessing.spawn" in " ".join(p.cmdline())]
-        kill(children, chance)
+        begun = {process.pid for process in below(own())}
+        workers = with_words("multiprocessing.spawn")
+        kill([process for process in workers if process.pid in begun], chance)
 
     def killed_search() -> None:
         kill(with_words("search.cli resume", str(service.runs)), chance)
