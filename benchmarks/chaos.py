@@ -23,7 +23,6 @@ import pwd
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -39,6 +38,8 @@ from typing import Any
 
 import httpx
 import psutil
+
+from mlflow_server.serve import free_port
 
 DISK_MB = 400
 WAITING = 2
@@ -59,10 +60,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def free_port() -> int:
+def some_port() -> int:
     """One that nobody listens on for now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return free_port("127.0.0.1", 0)
 
 
 def below(pid: int) -> list[psutil.Process]:
@@ -103,7 +103,7 @@ class Postgres:
     """A PostgreSQL server in a folder; `url` is empty where it is not installed."""
 
     folder: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=some_port)
 
     @property
     def url(self) -> str:
@@ -138,8 +138,8 @@ class Service:
     home: Path
     runs: Path
     database: str
-    port: int = field(default_factory=free_port)
-    mlflow_port: int = field(default_factory=free_port)
+    port: int = field(default_factory=some_port)
+    mlflow_port: int = field(default_factory=some_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property

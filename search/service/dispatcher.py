@@ -242,8 +242,9 @@ class Dispatcher:
         """Its process is no more: it is over, or begins again."""
         end = followed.standing.end
         how = end["event"] if end else ""
+        is_refused = bool(gone.refusal) and not gone.is_passing
         lacks_record = (self._runs / row.id / SPOOL_FILE).exists()
-        if how == "concluded" and (row.wish == "stop" or not lacks_record):
+        if how == "concluded" and (row.wish == "stop" or is_refused or not lacks_record):
             self._conclude(row)
         elif how == "concluded":
             self._put_off(row, followed, "MLflow lacks a part of its record")

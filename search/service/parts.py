@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi import Path as InPath
 
 from search.service.dispatcher import Dispatcher
@@ -155,6 +155,8 @@ Reader = Annotated[Caller, Depends(reader)]
 Launching = Annotated[Caller, Depends(launcher)]
 Changing = Annotated[Caller, Depends(changer)]
 Deciding = Annotated[Caller, Depends(admin)]
+PageLimit = Annotated[int, Query(ge=1, le=1000)]
+PageOffset = Annotated[int, Query(ge=0, le=2**31)]
 ArchitectureId = Annotated[
     str, InPath(pattern=ARCHITECTURE_ID, description="SEARCH:NAME, as in a front")
 ]

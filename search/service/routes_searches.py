@@ -15,7 +15,17 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, SearchStateError
 from search.service import descriptions as d
 from search.service.downloads import StoredFile, stored_file
-from search.service.parts import Changing, Deciding, InParts, Launching, Parts, Reader, SearchId
+from search.service.parts import (
+    Changing,
+    Deciding,
+    InParts,
+    Launching,
+    PageLimit,
+    PageOffset,
+    Parts,
+    Reader,
+    SearchId,
+)
 from search.service.problems import ProblemError, documented
 from search.service.removal import kept_from_others, remove_folder
 from search.service.rules import parsed
@@ -131,7 +141,7 @@ async def list_searches(
     state: State | None = None,
     name: Annotated[str | None, Query(max_length=100, description="a part of it")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    offset: PageOffset = 0,
 ) -> Response:
     """Searches, the newest first."""
 
@@ -296,8 +306,8 @@ def architectures(
     search_id: SearchId,
     parts: InParts,
     _: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    limit: PageLimit = 200,
+    offset: PageOffset = 0,
 ) -> Response:
     """Every architecture that was found, on the front or not, by FLOPs."""
     row = parts.searches.get(search_id)

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from search.process_log import LOG_FILE, read_log
 from search.service import descriptions as d
-from search.service.parts import InParts, Parts, Reader, SearchId
+from search.service.parts import InParts, PageLimit, PageOffset, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.trial_records import TrialRecord, trial_records
@@ -27,8 +27,8 @@ async def trials(
     search_id: SearchId,
     parts: InParts,
     _: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    limit: PageLimit = 200,
+    offset: PageOffset = 0,
 ) -> Response:
     """Every trial as it stands, in the order of their beginning."""
 

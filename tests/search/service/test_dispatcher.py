@@ -366,6 +366,19 @@ def test_a_record_that_mlflow_lacks_a_part_of_is_completed(
     assert searches.get("a").state == "finished"
 
 
+def test_a_record_that_cannot_be_completed_keeps_no_search_from_its_end(
+    searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
+) -> None:
+    add(searches, "a")
+    dispatcher.step()
+    begin(say, "a")
+    finish(say, tmp_path / "runs", "a")
+    (tmp_path / "runs" / "a" / SPOOL_FILE).write_text("{}")
+    launcher.gone["a/1"] = Gone("its process ended with status 2", "its images are gone")
+    dispatcher.step()
+    assert searches.get("a").state == "finished"
+
+
 def test_another_service_goes_on_with_what_runs(
     searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
 ) -> None:
