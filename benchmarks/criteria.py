@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 
 import pruning
 from pruning.criteria import GradientObserver, Oracle
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
 from search.models import resnet20, resnet56
 
 TARGET = 1.3

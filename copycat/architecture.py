@@ -21,8 +21,8 @@ from copycat.trust import TRUSTED_BUILDERS, check_no_download, check_trust
 from copycat.whole_folder import folder_written_whole, opened_folder, repair
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError, first_line
+from pruning.networks.wrappers import unwrapped
 from pruning.tracing import trace
-from pruning.wrappers import unwrapped
 
 __all__ = ["TRUSTED_BUILDERS", "Architecture", "load", "read", "save", "verify"]
 

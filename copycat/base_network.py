@@ -13,8 +13,8 @@ from copycat.builder import Builder
 from copycat.recipes import Recipe, recorded
 from copycat.series import Shape
 from copycat.width_profile import WidthProfile
-from pruning.channel_graph import ChannelGraph
 from pruning.cost import ExampleInput
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.tracing import whole_trace
 
 

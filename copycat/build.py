@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from copycat.recipes import Recipe, draw, surely_drawn
 from copycat.width_profile import WidthProfile
-from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.cost import ExampleInput
-from pruning.structure import remove_structures
+from pruning.graph.channel_graph import ChannelGraph, TensorAxis
+from pruning.structure_removal.structures import remove_structures
 from pruning.surgery import Resize, new_shape, resized
 from pruning.tracing import whole_trace
 

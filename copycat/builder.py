@@ -14,7 +14,7 @@ from types import ModuleType
 from torch import nn
 
 from pruning.errors import ModelError
-from pruning.wrappers import unwrapped
+from pruning.networks.wrappers import unwrapped
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any
 from torch import fx, nn
 
 from copycat.bare_syntax import bare
-from pruning.blocks import own_graph
-from pruning.torch_interior import buffer_slots, child_slots, parameter_slots
+from pruning.networks.torch_interior import buffer_slots, child_slots, parameter_slots
+from pruning.structure_removal.residual_blocks import own_graph
 
 _STOCK = {"torch", *sys.stdlib_module_names}
 _LITERALS = (int, float, str, bool, type(None))

@@ -17,10 +17,10 @@ from copycat.mobilenet_series import MobileNetSeries
 from copycat.rescale import WidthSeries, scale_of
 from copycat.series import Series, Shape
 from copycat.width_profile import WidthProfile
-from pruning.blocks import residual_blocks
-from pruning.channel_graph import ChannelGraph
 from pruning.cost import Cost
 from pruning.errors import ProfileError
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.structure_removal.residual_blocks import residual_blocks
 
 
 class FamilyKind(ABC):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import ArchitectureError, ConfigError, first_line
-from pruning.torch_interior import tree_map_only
+from pruning.networks.torch_interior import tree_map_only
 
 LATENCY_FILE = "latency.json"
 _VERSION = 1

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruning.errors import ArchitectureError
-from pruning.torch_interior import Convolution
+from pruning.networks.torch_interior import Convolution
 
 _UNWRITTEN = ("device", "dtype", "_weight", "_freeze")
 """Arguments that are no part of a layer's shape."""

@@ -11,8 +11,8 @@ import torch
 from copycat.builder import Builder
 from copycat.builder_series import BuilderSeries, changed
 from copycat.series import Shape
-from pruning.channel_graph import ChannelGraph
 from pruning.cost import Cost, ExampleInput
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.tracing import trace
 
 TARGET: Final = "torchvision.models:mobilenet_v2"

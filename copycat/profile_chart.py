@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from copycat.width_profile import WidthProfile
-from pruning.channel_graph import ChannelGraph
 from pruning.errors import ArchitectureError
+from pruning.graph.channel_graph import ChannelGraph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from copycat.class_source import Source, UnwritableError
 from copycat.expression import Bracketed, Expression, render
 from copycat.layer_source import is_stock, layer_expression
 from pruning.errors import ArchitectureError
-from pruning.torch_interior import buffer_slots, child_slots, parameter_slots
+from pruning.networks.torch_interior import buffer_slots, child_slots, parameter_slots
 
 RESERVED = ("build", "CLASSES", "OrderedDict", "nn", "torch")
 """Names that classes must not take."""

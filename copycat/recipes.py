@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from copycat.builder import Builder
-from pruning.torch_interior import Convolution, parameter_slots
+from pruning.networks.torch_interior import Convolution, parameter_slots
 
 OWN, LAYER, CONSTRUCTOR, MATCHED = (
     "the network's own reset_parameters()",

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from copycat.series import Series, Shape, largest
 from copycat.width_profile import MOST_CHANNELS, WidthProfile
-from pruning.channel_graph import ChannelGraph
 from pruning.cost import Budget, Cost
 from pruning.errors import ProfileError
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.selection import unreachable
 
 _ROUNDING = 1e-9

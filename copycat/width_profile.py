@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.cost import ExampleInput
 from pruning.errors import PlanError, ProfileError
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.selection import KeepPlan
-from pruning.structure import KINDS, Structure
+from pruning.structure_removal.structures import KINDS, Structure
 from pruning.tracing import trace
 
 MOST_CHANNELS = 2**31 - 1

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning import criteria, regularizers
-    from pruning.blocks import ResidualBlock, remove_blocks, residual_blocks
-    from pruning.channel_graph import ChannelGraph, ChannelGroup
     from pruning.cost import Bound, Budget, Cost, measure_cost
-    from pruning.gates import ChannelGates, Gated, GateProbe
+    from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
+    from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
+    from pruning.iterative import FISHER_PACE, IterativePruner, Pace
     from pruning.optimizer_state import carry_over
-    from pruning.scaling_factors import Decision, ScalingFactors
-    from pruning.schedule import FISHER_PACE, IterativePruner, Pace
+    from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
     from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
     from pruning.sigmoid_batchnorm import (
         SigmoidBatchNorm1d,
@@ -26,42 +25,47 @@ if TYPE_CHECKING:
         fold,
         to_sigmoid_batchnorm,
     )
-    from pruning.structure import Structure, remove_structures, structures
+    from pruning.structure_removal.residual_blocks import (
+        ResidualBlock,
+        remove_blocks,
+        residual_blocks,
+    )
+    from pruning.structure_removal.structures import Structure, remove_structures, structures
     from pruning.surgery import remove_channels
     from pruning.tracing import trace
 
 _HOMES = {
     "Bound": "pruning.cost",
     "Budget": "pruning.cost",
-    "ChannelGates": "pruning.gates",
-    "ChannelGraph": "pruning.channel_graph",
-    "ChannelGroup": "pruning.channel_graph",
+    "ChannelGates": "pruning.gates.channel_gates",
+    "ChannelGraph": "pruning.graph.channel_graph",
+    "ChannelGroup": "pruning.graph.channel_graph",
     "Cost": "pruning.cost",
-    "Decision": "pruning.scaling_factors",
-    "FISHER_PACE": "pruning.schedule",
-    "GateProbe": "pruning.gates",
-    "Gated": "pruning.gates",
-    "IterativePruner": "pruning.schedule",
+    "Decision": "pruning.scaling_factors.scaling_factors",
+    "FISHER_PACE": "pruning.iterative",
+    "GateProbe": "pruning.gates.channel_gates",
+    "Gated": "pruning.gates.channel_gates",
+    "IterativePruner": "pruning.iterative",
     "KeepPlan": "pruning.selection",
-    "Pace": "pruning.schedule",
-    "ResidualBlock": "pruning.blocks",
-    "ScalingFactors": "pruning.scaling_factors",
+    "Pace": "pruning.iterative",
+    "ResidualBlock": "pruning.structure_removal.residual_blocks",
+    "ScalingFactors": "pruning.scaling_factors.scaling_factors",
     "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm2d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm3d": "pruning.sigmoid_batchnorm",
-    "Structure": "pruning.structure",
+    "Structure": "pruning.structure_removal.structures",
     "carry_over": "pruning.optimizer_state",
     "fold": "pruning.sigmoid_batchnorm",
     "least_widths": "pruning.selection",
     "measure_cost": "pruning.cost",
     "removal_order": "pruning.selection",
-    "remove_blocks": "pruning.blocks",
+    "remove_blocks": "pruning.structure_removal.residual_blocks",
     "remove_channels": "pruning.surgery",
-    "remove_structures": "pruning.structure",
-    "residual_blocks": "pruning.blocks",
+    "remove_structures": "pruning.structure_removal.structures",
+    "residual_blocks": "pruning.structure_removal.residual_blocks",
     "select": "pruning.selection",
     "select_fraction": "pruning.selection",
-    "structures": "pruning.structure",
+    "structures": "pruning.structure_removal.structures",
     "to_sigmoid_batchnorm": "pruning.sigmoid_batchnorm",
     "trace": "pruning.tracing",
 }

@@ -326,7 +326,7 @@ def _of_tensors(
     """`model` as a network of positional tensors alone, which is what fvcore runs, and these."""
     import torch  # noqa: PLC0415 - as above
 
-    from pruning.torch_interior import tree_flatten, tree_unflatten  # noqa: PLC0415 - as above
+    from pruning.networks.torch_interior import tree_flatten, tree_unflatten  # noqa: PLC0415 - as above
 
     arguments = call_arguments(example_input)
     leaves, structure = tree_flatten(arguments)
@@ -376,7 +376,7 @@ def _counted(model: nn.Module, example_input: ExampleInput) -> tuple[int, Counte
     import torch  # noqa: PLC0415 - budgets need no torch
     from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only certification needs it
 
-    from pruning.copies import copied, moved  # noqa: PLC0415 - as above
+    from pruning.networks.copies import copied, moved  # noqa: PLC0415 - as above
 
     twin = copied(model).eval()
     analysis = FlopCountAnalysis(*_of_tensors(twin, moved(example_input, None)))
@@ -403,7 +403,7 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """
     import torch  # noqa: PLC0415 - who wants a budget needs no torch
 
-    from pruning.wrappers import unwrapped  # noqa: PLC0415 - as above
+    from pruning.networks.wrappers import unwrapped  # noqa: PLC0415 - as above
 
     model = unwrapped(model)
     with warnings.catch_warnings():

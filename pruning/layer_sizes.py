@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from pruning.torch_interior import Convolution, Norm
-from pruning.trace_records import LOSES_WHOLE_GROUPS
+from pruning.networks.torch_interior import Convolution, Norm
+from pruning.tracer.trace_records import LOSES_WHOLE_GROUPS
 
 
 def update_sizes(module: nn.Module, *, is_group_split: bool = False) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.errors import ConfigError
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.torch_interior import tree_leaves
+from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
 from pruning.surgery import kept_positions
-from pruning.torch_interior import tree_leaves
-from pruning.wrappers import unwrapped
 
 Positions = Iterable[tuple[int, Tensor]]
 """Axes of a parameter that shrink, and the positions that stay along each."""

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pruning.channel_graph import ChannelGraph, ChannelGroup
 from pruning.errors import PlanError
+from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
 
 Scope = Literal["global", "uniform"]
 

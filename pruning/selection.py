@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pruning.channel_graph import ChannelGraph, ChannelGroup
 from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
+from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
 from pruning.ranking import MIN_CHANNELS, Chunk, Rules, Scope, removal_steps
 
 __all__ = [

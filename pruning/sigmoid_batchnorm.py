@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.copies import check_copyable, deep_copy
-from pruning.torch_interior import BatchNorm
-from pruning.wrappers import unwrapped
+from pruning.networks.copies import check_copyable, deep_copy
+from pruning.networks.torch_interior import BatchNorm
+from pruning.networks.wrappers import unwrapped
 
 
 class SigmoidBatchNorm(BatchNorm):

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pruning.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
-from pruning.copies import check_copyable, deep_copy
 from pruning.errors import PlanError
+from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.layer_sizes import update_sizes
+from pruning.networks.copies import check_copyable, deep_copy
+from pruning.networks.torch_interior import buffer_slots, parameter_slots
+from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
-from pruning.torch_interior import buffer_slots, parameter_slots
-from pruning.wrappers import unwrapped
 
 _SIZE_ATTRIBUTE = ".num_features"
 

@@ -11,18 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
-from pruning.copies import copied, doubled, moved, shapes
 from pruning.cost import ExampleInput
 from pruning.errors import ModelError, TraceError, first_line
-from pruning.graph_builder import build_graph
-from pruning.network_runs import follow
-from pruning.recorded_values import RecordedValues, record
-from pruning.replay import TracedRun
-from pruning.time_limit import TIME_LIMIT, Clock, OutOfTimeError, Progress, to_terminal
-from pruning.trace_records import Course, ReshapeKey
-from pruning.tracer import Tracer
-from pruning.verification import (
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.copies import copied, doubled, moved, shapes
+from pruning.networks.wrappers import unwrapped
+from pruning.rehearsal.replay import TracedRun
+from pruning.rehearsal.time_limit import TIME_LIMIT, Clock, OutOfTimeError, Progress, to_terminal
+from pruning.rehearsal.verification import (
     Failure,
     Rehearsals,
     Rehearse,
@@ -30,7 +26,11 @@ from pruning.verification import (
     some_units,
     verified,
 )
-from pruning.wrappers import unwrapped
+from pruning.tracer.graph_builder import build_graph
+from pruning.tracer.network_runs import follow
+from pruning.tracer.recorded_values import RecordedValues, record
+from pruning.tracer.trace_records import Course, ReshapeKey
+from pruning.tracer.tracer import Tracer
 
 _MOST_TRACES = 8
 """How often a network is followed, to learn along which axes its reshapes take the channels on."""

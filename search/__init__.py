@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.client import Client
-    from search.config import DataConfig, SearchConfig, TrainingConfig
-    from search.runner import SearchResult, run
+    from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+    from search.studies.search_study import SearchResult, run
 
 _HOMES = {
     "Client": "search.client",
-    "DataConfig": "search.config",
-    "SearchConfig": "search.config",
-    "TrainingConfig": "search.config",
-    "SearchResult": "search.runner",
-    "run": "search.runner",
+    "DataConfig": "search.config.search_config",
+    "SearchConfig": "search.config.search_config",
+    "TrainingConfig": "search.config.search_config",
+    "SearchResult": "search.studies.search_study",
+    "run": "search.studies.search_study",
 }
 
 __all__ = ["Client", "DataConfig", "SearchConfig", "SearchResult", "TrainingConfig", "run"]

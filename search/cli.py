@@ -18,9 +18,9 @@ from click.core import ParameterSource
 
 from pruning.errors import ConfigError, EspalierError, first_line
 from search.commands.places import AWARE, Connection
-from search.durable import is_disk_full
-from search.error_log import written
-from search.exits import (
+from search.storage.durable import is_disk_full
+from search.system.error_log import written
+from search.system.exit_status import (
     EXIT_INTERRUPTED,
     EXIT_NOT_NOW,
     EXIT_REFUSED,
@@ -28,7 +28,7 @@ from search.exits import (
     UNFORESEEN,
     exit_status,
 )
-from search.plain_text import make_printable
+from search.terminal.plain_text import make_printable
 
 _COMMANDS = (
     *("search", "list", "watch", "log", "stop", "resume", "trial", "family", "correlate"),

@@ -20,14 +20,14 @@ from urllib.parse import quote
 import httpx
 
 from pruning.errors import ServiceError
-from search.given_settings import given_settings, settings_json
-from search.process_log import LogPart, log_parts
+from search.config.explicit_settings import given_settings, settings_json
 from search.server_events import ServerEvent, server_events
-from search.standing import Event
+from search.tracking.process_log import LogPart, log_parts
+from search.tracking.search_state import Event
 
 if TYPE_CHECKING:
-    from search.config import SearchConfig
-    from search.report import Results
+    from search.config.search_config import SearchConfig
+    from search.results.report import Results
 
 TOKEN_VARIABLE = "ESPALIER_TOKEN"
 OVER = ("finished", "failed", "stopped")
@@ -97,7 +97,7 @@ class Client:
 
         settings: nested as in a TOML file, or a SearchConfig, of which only what differs from the
         defaults is sent.  key: the same settings with the same key begin no second search, see
-        search.given_settings.settings_key; without one every call begins another.
+        search.config.explicit_settings.settings_key; without one every call begins another.
         """
         content = settings if isinstance(settings, Mapping) else given_settings(settings)
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
@@ -162,7 +162,7 @@ class Client:
     def events(self, search_id: str) -> Iterator[Event]:
         """Everything that happens in a search, from its beginning until it is over.
 
-        Events are those of search.standing.Event, each once, and {"event": "state"} with the
+        Events are those of search.tracking.search_state.Event, each once, and {"event": "state"} with the
         search as in `searches` whenever its state changes. A connection that breaks is made
         again; ServiceError if that does not succeed within the client's patience.
         """
@@ -258,7 +258,7 @@ class Client:
 
     def results(self, search_id: str) -> Results:
         """Everything a finished search knows, as `search.run` returns it."""
-        from search.report import Results  # noqa: PLC0415 - imports torch
+        from search.results.report import Results  # noqa: PLC0415 - imports torch
 
         content = self._got(_search_path(search_id, "results"))
         try:

@@ -77,7 +77,7 @@ def test_only_one_file_imports_ray() -> None:
         for name, file in files(package).items()
         if any(imported.partition(".")[0] == "ray" for imported in imported_names(file))
     ]
-    assert importers == ["search.launch"]
+    assert importers == ["search.scheduling.ray_executor"]
 
 
 def test_private_names_of_others_are_imported_in_one_place_each() -> None:
@@ -88,7 +88,7 @@ def test_private_names_of_others_are_imported_in_one_place_each() -> None:
         for imported in imported_names(file)
         if any(part.startswith("_") and part != "__future__" for part in imported.split("."))
     }
-    assert importers == {"pruning.torch_interior", "search.launch"}
+    assert importers == {"pruning.networks.torch_interior", "search.scheduling.ray_executor"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -131,7 +131,7 @@ def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
     "statement",
     [
         "import pruning.errors, pruning.cost",
-        "import search.standing, search.durable",
+        "import search.tracking.search_state, search.storage.durable",
         "import search.service.server, search.service.workbench",
         "import search.cli, search.commands.serve, search.commands.token, search.commands.list",
         "from search import Client",

@@ -7,8 +7,8 @@ from typing import final
 from torch import Tensor, nn
 
 from pruning.criteria.scale import Scale
+from pruning.networks.torch_interior import BatchNorm
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
-from pruning.torch_interior import BatchNorm
 
 
 @final

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.errors import CriterionError
+from pruning.graph.channel_graph import ChannelGraph
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Minibatches of inputs N×… and targets N (class numbers, say), on the network's device."""

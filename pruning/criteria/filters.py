@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.channel_graph import ChannelGraph, TensorAxis
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
+from pruning.graph.channel_graph import ChannelGraph, TensorAxis
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.channel_graph import ChannelGraph
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
+from pruning.graph.channel_graph import ChannelGraph
 
 
 class FirstOrderCriterion(Criterion):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruning.criteria.filters import filter_axes
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.filters import filter_axes, producing
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
-from pruning.wrappers import unwrapped
+from pruning.gates.channel_gates import ChannelGates
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.wrappers import unwrapped
 
 
 @final

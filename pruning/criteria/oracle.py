@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.channel_graph import ChannelGraph
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
+from pruning.graph.channel_graph import ChannelGraph
 
 MAX_COMBINATIONS = 20_000
 """Passes over the data after which `combinatorial_oracle` refuses to start."""

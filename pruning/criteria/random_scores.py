@@ -7,9 +7,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.criteria.criterion import Batches, Criterion
 from pruning.errors import CriterionError
+from pruning.graph.channel_graph import ChannelGraph
 
 
 @final

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph, TensorAxis
 from pruning.criteria.criterion import Batches, Criterion
 from pruning.errors import CriterionError
-from pruning.wrappers import unwrapped
+from pruning.graph.channel_graph import ChannelGraph, TensorAxis
+from pruning.networks.wrappers import unwrapped
 
 
 class Scale(Criterion):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pruning.channel_graph import ChannelGraph
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
+from pruning.graph.channel_graph import ChannelGraph
 
 _REFUSALS = ("is not implemented", "not supported", "once_differentiable")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.regularizers.penalties import hoyer_square
 from pruning.regularizers.regularizer import Regularizer, checked_strength
 from pruning.regularizers.scope import CHANNEL_SCALES, Scope

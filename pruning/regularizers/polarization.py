@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.errors import ConfigError
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.regularizers.penalties import polarization
 from pruning.regularizers.regularizer import Regularizer, checked_strength
 from pruning.regularizers.scope import CHANNEL_SCALES, Scope

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.channel_graph import ChannelGraph
 from pruning.errors import ConfigError
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.regularizers.penalties import receding_from_log
 from pruning.regularizers.regularizer import Regularizer, checked_strength
 from pruning.regularizers.scope import Scope, Target

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.channel_graph import ChannelGraph
 from pruning.errors import CriterionError
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.wrappers import unwrapped
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
-from pruning.wrappers import unwrapped
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from search.report import Results
+    from search.results.report import Results
 
 
 def print_results(results: Results, next_steps: str, console: Console) -> None:
     """Front, contests, verdict, what went wrong, and what can be done with it."""
-    from search.report import (  # noqa: PLC0415 - imports torch
+    from search.results.report import (  # noqa: PLC0415 - imports torch
         COMPUTE_NOTE,
         contest_table,
         flops_note,

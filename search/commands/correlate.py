@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from search.commands.flags import options, overridden
-from search.correlation_config import UNUSED_TRAINING, CorrelationConfig
-from search.options import tables
+from search.config.correlation_config import UNUSED_TRAINING, CorrelationConfig
+from search.config.options import tables
 
 
 @click.command()
@@ -21,8 +21,8 @@ def correlate(**flags: Any) -> None:
     """
     from rich.console import Console  # noqa: PLC0415 - startup stays light
 
-    from search.correlation_report import study_notes, study_table  # noqa: PLC0415
-    from search.correlation_study import run  # noqa: PLC0415
+    from search.results.correlation_report import study_notes, study_table  # noqa: PLC0415
+    from search.studies.correlation_study import run  # noqa: PLC0415
 
     given = overridden({}, flags)
     filled = {name: cls(**given.pop(name, {})) for name, cls in tables(CorrelationConfig).items()}

@@ -11,14 +11,14 @@ import click
 from pruning.errors import ConfigError
 from search.commands.flags import options, overridden
 from search.commands.stored import TRUST
-from search.config import RECIPES
-from search.family_config import (
+from search.config.family_config import (
     UNUSED_TRAINING,
     WITHOUT_RESOURCES,
     FamilyConfig,
     training_of,
 )
-from search.options import tables
+from search.config.options import tables
+from search.config.search_config import RECIPES
 
 
 @click.command()
@@ -55,8 +55,8 @@ def family(
 
     from rich.console import Console  # noqa: PLC0415
 
-    from search.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
-    from search.report import flops_note  # noqa: PLC0415
+    from search.results.report import flops_note  # noqa: PLC0415
+    from search.studies.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
 
     given = overridden({"training": training_of(RECIPES[recipe])}, flags)
     console = Console(highlight=False)
@@ -87,13 +87,13 @@ def _opened(
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
     from copycat.architecture import read  # noqa: PLC0415 - startup stays light
-    from search import datasets  # noqa: PLC0415
-    from search.equipment import read_images  # noqa: PLC0415
-    from search.family_ladder import (  # noqa: PLC0415
+    from search.data import datasets  # noqa: PLC0415
+    from search.studies.family_ladder import (  # noqa: PLC0415
         architecture_folder,
         profile_subject,
         stored_subject,
     )
+    from search.studies.setup import read_images  # noqa: PLC0415
 
     folder = architecture_folder(source, given.get("runs", FamilyConfig.runs))
     if folder is not None and (name := read(folder).provenance.get("data")):
@@ -121,8 +121,8 @@ def _opened(
 def _train(
     console: Any, config: FamilyConfig, subject: Any, rungs: Any, *, data: Any, notes: list[str]
 ) -> None:
-    from search.family_results import study_table  # noqa: PLC0415 - startup stays light
-    from search.family_study import run  # noqa: PLC0415 - importing Ray takes seconds
+    from search.results.family_results import study_table  # noqa: PLC0415 - startup stays light
+    from search.studies.family_study import run  # noqa: PLC0415 - importing Ray takes seconds
 
     try:
         study = run(config, subject, rungs, data, notes=notes, console=console)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from search.options import tables
+from search.config.options import tables
 
 _FLAG_NAMES = {
     "source": "data",

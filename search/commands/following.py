@@ -11,9 +11,9 @@ from rich.console import Console
 from pruning.errors import SearchFailedError, SearchStateError
 from search.commands.conclusion import print_results
 from search.commands.place import Listed, Place
-from search.feed import Replay
-from search.progress import Progress
-from search.standing import Event
+from search.tracking.event_log import Replay
+from search.tracking.search_state import Event
+from search.tracking.terminal_progress import Progress
 
 
 def follow_and_print(

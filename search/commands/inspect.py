@@ -12,10 +12,10 @@ import click
 from pruning.errors import ConfigError
 from search.commands.flags import some_options
 from search.commands.stored import RUNS, TRUST
-from search.config import SearchConfig
+from search.config.search_config import SearchConfig
 
 if TYPE_CHECKING:
-    from search.family_ladder import Subject
+    from search.studies.family_ladder import Subject
 
 
 @click.command()
@@ -45,8 +45,8 @@ def inspect(
 
     Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each.
     """
-    from search.family_config import FamilyConfig  # noqa: PLC0415 - startup stays light
-    from search.family_ladder import (  # noqa: PLC0415
+    from search.config.family_config import FamilyConfig  # noqa: PLC0415 - startup stays light
+    from search.studies.family_ladder import (  # noqa: PLC0415
         architecture_folder,
         profile_subject,
         stored_subject,

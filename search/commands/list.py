@@ -46,7 +46,7 @@ def _table(searches: Sequence[Listed]) -> Table:
     from rich.text import Text  # noqa: PLC0415 - startup stays light
 
     from pruning.cost import format_count  # noqa: PLC0415
-    from search.text_table import text_table  # noqa: PLC0415
+    from search.terminal.text_table import text_table  # noqa: PLC0415
 
     numbers = ("trials", "best", "FLOPs")
     table = text_table("search", "state", *numbers, "time", numbers=numbers)
@@ -64,7 +64,7 @@ def _table(searches: Sequence[Listed]) -> Table:
 
 def _time(one: Listed) -> str:
     """What is left, or when it ended, in this machine's time."""
-    from search.durations import duration_text  # noqa: PLC0415 - startup stays light
+    from search.terminal.durations import duration_text  # noqa: PLC0415 - startup stays light
 
     if one.seconds_left is not None:
         return f"about {duration_text(one.seconds_left)} left"

@@ -9,7 +9,7 @@ import click
 from pruning.errors import SearchStateError
 from search.commands.places import place_of
 from search.commands.stored import RUNS
-from search.exits import EXIT_INTERRUPTED
+from search.system.exit_status import EXIT_INTERRUPTED
 
 
 @click.command()

@@ -20,7 +20,7 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
     from rich.console import Console  # noqa: PLC0415 - startup stays light
 
     from pruning.cost import Budget  # noqa: PLC0415
-    from search.report import (  # noqa: PLC0415
+    from search.results.report import (  # noqa: PLC0415
         flops_note,
         front_rows,
         front_table,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.standing import Event
+from search.tracking.search_state import Event
 
 if TYPE_CHECKING:
-    from search.report import Results
+    from search.results.report import Results
 
 _DONE = ("finished", "failed", "stopped early", "infeasible")
 """Ends of a trial."""
@@ -22,7 +22,7 @@ class Listed:
     """A search as it stands.
 
     state: queued, running, finished, failed or stopped.  reason: why it failed.
-    progress: see search.standing.Standing.progress; None before anything happened.
+    progress: see search.tracking.search_state.Standing.progress; None before anything happened.
     ended_ms: since 1970; None until it is over.
     """
 

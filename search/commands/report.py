@@ -25,7 +25,7 @@ def report(search_name: str, out: str | None, runs: str) -> None:
 
     The page opens offline: nothing in it is loaded from elsewhere.
     """
-    from search.durable import write_durably  # noqa: PLC0415 - startup stays light
+    from search.storage.durable import write_durably  # noqa: PLC0415 - startup stays light
 
     page, default = place_of(runs).report(search_name)
     target = default if out is None else Path(out)

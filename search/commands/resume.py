@@ -13,8 +13,8 @@ from search.commands.flags import overridden, some_options
 from search.commands.places import asked_server
 from search.commands.search import run_and_print
 from search.commands.stored import RUNS, TRUST, search_folder
-from search.config import SearchConfig, from_mapping
-from search.standing import CONFIG_FILE
+from search.config.search_config import SearchConfig, from_mapping
+from search.tracking.search_state import CONFIG_FILE
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
 
@@ -53,7 +53,7 @@ def stored_config(
     come from elsewhere.
     """
     from search.models import require_trusted  # noqa: PLC0415 - startup stays light
-    from search.report import no_search  # noqa: PLC0415 - startup stays light
+    from search.results.report import no_search  # noqa: PLC0415 - startup stays light
 
     folder = search_folder(name, runs)
     try:

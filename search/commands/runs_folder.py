@@ -15,12 +15,19 @@ import psutil
 from pruning.errors import SearchStateError
 from search.commands.place import Listed, Network, Place
 from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
-from search.durable import is_held, lock_holder
-from search.process_log import LOG_FILE, LogPart, log_parts, read_log
-from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, EventFile, Standing
+from search.storage.durable import is_held, lock_holder
+from search.tracking.process_log import LOG_FILE, LogPart, log_parts, read_log
+from search.tracking.search_state import (
+    CONFIG_FILE,
+    FEED_FILE,
+    RESULTS_FILE,
+    Event,
+    EventFile,
+    Standing,
+)
 
 if TYPE_CHECKING:
-    from search.report import Results
+    from search.results.report import Results
 
 _POLL_SECONDS = 0.5
 _LOG_BYTES = 2**20
@@ -63,7 +70,7 @@ class RunsFolder(Place):
     def _folder(self, name: str) -> Path:
         folder = search_folder(name, self._runs)
         if not (folder / CONFIG_FILE).exists():
-            from search.report import no_search  # noqa: PLC0415 - imports torch
+            from search.results.report import no_search  # noqa: PLC0415 - imports torch
 
             raise no_search(folder)
         return folder
@@ -129,12 +136,12 @@ class RunsFolder(Place):
         return _listed(folder)
 
     def results(self, name: str) -> Results:
-        from search.report import open_results  # noqa: PLC0415 - imports torch
+        from search.results.report import open_results  # noqa: PLC0415 - imports torch
 
         return open_results(search_folder(name, self._runs))
 
     def report(self, name: str) -> tuple[bytes, Path]:
-        from search.html_report import REPORT_FILE, report_page  # noqa: PLC0415 - imports torch
+        from search.results.html_report import REPORT_FILE, report_page  # noqa: PLC0415 - imports torch
 
         folder = search_folder(name, self._runs)
         return report_page(folder).encode(), folder / REPORT_FILE
@@ -230,8 +237,8 @@ class _StoredNetwork(Network):
         writers[form](load(self._source, trust=self._trust), example_input, target)
 
     def register(self, name: str, alias: str, mlflow_url: str) -> str:
-        from search.config import SearchConfig  # noqa: PLC0415 - imports torch
-        from search.registration import register_one  # noqa: PLC0415
+        from search.config.search_config import SearchConfig  # noqa: PLC0415 - imports torch
+        from search.tracking.model_registry import register_one  # noqa: PLC0415
 
         search = self._source.resolve().parent.parent
         config = SearchConfig(name=search.name, runs=str(search.parent), mlflow_url=mlflow_url)

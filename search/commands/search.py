@@ -13,8 +13,8 @@ from search.commands.conclusion import print_results
 from search.commands.flags import options, overridden
 from search.commands.places import asked_server
 from search.commands.runs_folder import RunsFolder
-from search.config import RECIPES, SearchConfig, from_mapping, read_toml
-from search.given_settings import settings_key
+from search.config.explicit_settings import settings_key
+from search.config.search_config import RECIPES, SearchConfig, from_mapping, read_toml
 
 if TYPE_CHECKING:
     from search.commands.server import Server
@@ -71,7 +71,7 @@ def run_and_print(config: SearchConfig) -> None:
 
     console = Console(highlight=False)
     from search.models import own_module  # noqa: PLC0415 - startup stays light
-    from search.runner import run  # noqa: PLC0415 - importing Ray takes seconds
+    from search.studies.search_study import run  # noqa: PLC0415 - importing Ray takes seconds
 
     place = RunsFolder(config.runs, own_module(config.model))
     for number in (signal.SIGTERM, signal.SIGHUP):  # how machines and terminals say Ctrl-C

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from search.commands.flags import options, overridden
-from search.options import tables
+from search.config.options import tables
 from search.service.service_config import ServiceConfig
 
 

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from pruning.errors import ServiceError
 from search.client import Client, Export
 from search.commands.place import Listed, Network, Place
-from search.standing import Event
+from search.tracking.search_state import Event
 
 if TYPE_CHECKING:
-    from search.report import Results
+    from search.results.report import Results
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 120.0

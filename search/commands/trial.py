@@ -12,7 +12,7 @@ import click
 from search.commands.flags import some_options
 from search.commands.resume import stored_config
 from search.commands.stored import RUNS, TRUST
-from search.config import SearchConfig
+from search.config.search_config import SearchConfig
 
 
 @click.command()
@@ -29,7 +29,7 @@ def trial(name: str, number: int, runs: str, trust: tuple[str, ...], **flags: An
     """
     from rich.console import Console  # noqa: PLC0415 - startup stays light
 
-    from search.rerun import comparison_table, rerun  # noqa: PLC0415 - importing Ray takes seconds
+    from search.studies.rerun import comparison_table, rerun  # noqa: PLC0415 - importing Ray takes seconds
 
     config = stored_config(name, runs, flags, trust)
     console = Console(highlight=False)

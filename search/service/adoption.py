@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import first_line
-from search.pareto import front
+from search.results.front import front
 from search.service import descriptions as d
 from search.service.dispatcher import architecture_row, finished_rows, frame_of
 from search.service.parts import EXPORTS, SEARCH_ID
@@ -27,7 +27,14 @@ from search.service.problems import ProblemError
 from search.service.rules import Rules, require_shape
 from search.service.searches import Searches, now_ms
 from search.service.tables import ArchitectureRow, SearchRow
-from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE, Event, EventFile, Standing
+from search.tracking.search_state import (
+    CONFIG_FILE,
+    FEED_FILE,
+    RESULTS_FILE,
+    Event,
+    EventFile,
+    Standing,
+)
 
 _MOST_BYTES = 1 << 20
 """Of a file of settings."""

@@ -115,7 +115,7 @@ async def _warm(parts: Parts) -> None:
 
 
 async def _openapi(request: Request) -> Response:
-    """The API's description, whose settings are those of search.config."""
+    """The API's description, whose settings are those of search.config.search_config."""
     app, parts = request.app, request.app.state.parts
     content: dict[str, Any] = copy.deepcopy(app.openapi())
     schemas = content["components"]["schemas"]

@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import ServiceError, first_line
-from search.durable import write_durably
-from search.pareto import front
+from search.results.front import front
 from search.service.announcements import Announcements
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, SearchRow
-from search.standing import (
+from search.storage.durable import write_durably
+from search.tracking.search_state import (
     CONFIG_FILE,
     FEED_FILE,
     RESULTS_FILE,
@@ -319,7 +319,7 @@ def frame_of(launched: Event) -> dict[str, Any]:
 def architecture_row(
     search_id: str, outcome: dict[str, Any], *, on_front: bool = False
 ) -> ArchitectureRow:
-    """The row of an outcome, which is a search.tasks.Outcome as a mapping."""
+    """The row of an outcome, which is a search.trials.jobs.Outcome as a mapping."""
     names = ("key", "origin", "flops", "params", "validation_accuracy")
     return ArchitectureRow(
         search_id=search_id,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.exits import EXIT_NOT_NOW, EXIT_REFUSED, NOT_NOW, UNFORESEEN
+from search.system.exit_status import EXIT_NOT_NOW, EXIT_REFUSED, NOT_NOW, UNFORESEEN
 
 _REFUSAL = "espalier: "
 

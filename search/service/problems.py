@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pruning.errors import first_line
-from search.durable import is_disk_full
 from search.service.announcements import Announcements
+from search.storage.durable import is_disk_full
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = {"Retry-After": "10"}

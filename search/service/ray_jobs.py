@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from pruning.errors import ServiceError
-from search.ray_environment import cluster_token
+from search.scheduling.ray_environment import cluster_token
 from search.service.launchers import Gone, Launcher, arguments, gone
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import PlainTextResponse, Response
 
-from search.process_log import LOG_FILE, read_log
 from search.service import descriptions as d
 from search.service.parts import InParts, PageLimit, PageOffset, Parts, Reader, SearchId
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.trial_records import TrialRecord, trial_records
-from search.standing import FEED_FILE, EventFile
+from search.tracking.process_log import LOG_FILE, read_log
+from search.tracking.search_state import FEED_FILE, EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import ConfigError
-from search.options import seconds
+from search.config.options import seconds
 from search.service.problems import ProblemError
 from search.service.service_config import LimitsConfig
 
@@ -65,7 +65,7 @@ class Rules:
     def settings(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with paths as the server has them; ProblemError 422 for what is forbidden.
 
-        Whether they mean anything is left to search.config.
+        Whether they mean anything is left to search.config.search_config.
         """
         for name, value in _leaves(content):
             _check_size(name, value)
@@ -106,7 +106,7 @@ class Rules:
     def require_limits(self, settings: Mapping[str, Any]) -> None:
         """ProblemError 422 for what is more than the operator lets clients ask for.
 
-        Defaults count too, which are there once search.config has filled them in.
+        Defaults count too, which are there once search.config.search_config has filled them in.
         """
         limits = self.limits
         most = _MOST | {
@@ -121,7 +121,7 @@ class Rules:
                 raise ProblemError(422, f"{name} must be at most {most[name]}, got {value}", name)
 
     def _time_budget(self, asked: object) -> dict[str, str]:
-        """The operator's, unless a search is content with less; search.config judges it then."""
+        """The operator's, unless a search is content with less; search.config.search_config judges it then."""
         most = self.limits.most_hours
         if most is None:
             return {}

@@ -13,7 +13,6 @@ import uvicorn
 
 from mlflow_server.serve import signals_as_interrupt
 from pruning.errors import ServiceError
-from search.durable import FolderLock
 from search.service import removal
 from search.service.adoption import adopt_searches
 from search.service.app import create_app
@@ -33,6 +32,7 @@ from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens, are_asked_for
 from search.service.webhooks import Webhooks
 from search.service.worker import Worker
+from search.storage.durable import FolderLock
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from search.options import option, require
+from search.config.options import option, require
 
 DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
 WEBHOOK_SECRET_VARIABLE = "ESPALIER_WEBHOOK_SECRET"

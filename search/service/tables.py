@@ -21,7 +21,7 @@ class SearchRow(Table):
     handle: of the launcher, for the process that performs it; empty when there is none.
     launches: processes so far.  losses: how many of them died in a row without getting on.
     epochs: that were done when the last process began.
-    progress: see search.standing.Standing.progress.
+    progress: see search.tracking.search_state.Standing.progress.
     frame: base cost, limits of the budget and the preflight's lines, once it has begun.
     priority: what is higher comes first in the queue.
     told_ms: the `ended_ms` of the end that webhooks were told last.
@@ -51,7 +51,7 @@ class SearchRow(Table):
 
 
 class ArchitectureRow(Table):
-    """A network that a search found; `outcome` is its search.tasks.Outcome."""
+    """A network that a search found; `outcome` is its search.trials.jobs.Outcome."""
 
     __tablename__ = "architectures"
     __table_args__ = (Index("ix_architectures_front", "search_id", "on_front"),)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.standing import Event
+from search.tracking.search_state import Event
 
 
 @dataclass
@@ -16,7 +16,7 @@ class TrialRecord:
 
     repeat: from 1 on the same proposal again, with other seeds.  state: running, waiting for a
     process, finished, failed, stopped early or infeasible.  curve: its epochs by step, see
-    search.tasks.EpochRecord.  architectures: names of what came of it.
+    search.trials.jobs.EpochRecord.  architectures: names of what came of it.
     """
 
     number: int

@@ -20,7 +20,7 @@ def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[
     most_params: of a network; one that has more is refused before it takes any memory.
     """
     from pruning import errors  # noqa: PLC0415 - as above
-    from search.config import from_mapping, to_mapping  # noqa: PLC0415
+    from search.config.search_config import from_mapping, to_mapping  # noqa: PLC0415
 
     fields = {
         errors.ModelError: "model",
@@ -54,9 +54,9 @@ def _counts(cost: Any) -> dict[str, int]:
 
 
 def _preflight(config: Any, most_params: int) -> Any:
-    from search.equipment import chosen_device  # noqa: PLC0415 - as above
-    from search.launch import check_resources  # noqa: PLC0415
-    from search.runner import preflight_of  # noqa: PLC0415
+    from search.scheduling.ray_executor import check_resources  # noqa: PLC0415
+    from search.studies.search_study import preflight_of  # noqa: PLC0415
+    from search.studies.setup import chosen_device  # noqa: PLC0415 - as above
 
     check_resources(config, chosen_device(config.device, config.resources))
     shape, classes = _shape(config.data, config.model, config.seed)
@@ -86,7 +86,7 @@ def _shape(data: Any, model: str, seed: int) -> tuple[tuple[int, int, int], tupl
     """Of an image, and the names of the classes."""
     from rich.console import Console  # noqa: PLC0415 - as above
 
-    from search.equipment import read_images  # noqa: PLC0415
+    from search.studies.setup import read_images  # noqa: PLC0415
 
     images = read_images(data, model, seed, Console(quiet=True))
     return images.train.image_shape, tuple(images.classes)
@@ -97,9 +97,9 @@ def offered() -> dict[str, Any]:
     from pydantic import TypeAdapter  # noqa: PLC0415 - as above
 
     from search import models  # noqa: PLC0415
-    from search.config import SearchConfig  # noqa: PLC0415
-    from search.datasets import names as datasets  # noqa: PLC0415
-    from search.methods import METHODS  # noqa: PLC0415
+    from search.config.methods import METHODS  # noqa: PLC0415
+    from search.config.search_config import SearchConfig  # noqa: PLC0415
+    from search.data.datasets import names as datasets  # noqa: PLC0415
 
     return {
         "models": list(models.names()),
@@ -122,7 +122,7 @@ def offered() -> dict[str, Any]:
 
 def _described(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
     """The schema with the help texts, without what only the server decides."""
-    from search.options import tables  # noqa: PLC0415 - as above
+    from search.config.options import tables  # noqa: PLC0415 - as above
     from search.service.rules import OF_THE_SERVER  # noqa: PLC0415
 
     found: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}

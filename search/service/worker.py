@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from pruning.errors import first_line
-from search.memory import memory_limited
 from search.service.problems import ProblemError
 from search.service.service_config import SECRET_VARIABLES
+from search.system.memory_limit import memory_limited
 
 T = TypeVar("T")
 

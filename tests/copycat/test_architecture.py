@@ -26,7 +26,7 @@ from copycat import Architecture, Builder, WidthProfile, build, load, read, save
 from copycat.whole_folder import folder_written_whole, stored_names
 from pruning import KeepPlan, remove_channels, trace
 from pruning.errors import ArchitectureError
-from pruning.structure import Structure, remove_structures
+from pruning.structure_removal.structures import Structure, remove_structures
 
 
 def test_the_round_trip_is_exact_to_the_bit(stored: Path) -> None:

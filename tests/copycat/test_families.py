@@ -34,8 +34,8 @@ from copycat.families import (
 from copycat.mobilenet_series import MobileNetSeries, width_multiples
 from copycat.rescale import WidthSeries, scale_of
 from pruning import Bound, Budget, ChannelGraph, measure_cost, trace
-from pruning.channel_graph import ChannelGroup
 from pruning.errors import BudgetError, ModelError, ProfileError, UnreachableBudgetError
+from pruning.graph.channel_graph import ChannelGroup
 from search.models import resolve, wide_resnet
 
 IMAGE = torch.zeros(1, 3, 32, 32)

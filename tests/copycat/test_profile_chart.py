@@ -12,7 +12,7 @@ from architectures import BY_NAME
 from copycat import WidthProfile
 from copycat.profile_chart import figure, png_chart, text_chart
 from pruning.errors import ArchitectureError, ProfileError
-from pruning.structure import Structure
+from pruning.structure_removal.structures import Structure
 
 
 def test_a_line_per_group_with_share_and_number() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from copycat import WidthProfile
 from pruning import KeepPlan, remove_channels, trace
 from pruning.errors import PlanError, ProfileError
-from pruning.structure import KINDS, Structure, remove_structures, structures
+from pruning.structure_removal.structures import KINDS, Structure, remove_structures, structures
 
 WIDTHS = st.dictionaries(st.text(), st.integers(1, 2**31 - 1), max_size=8)
 

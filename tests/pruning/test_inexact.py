@@ -34,9 +34,9 @@ from pruning import (
     remove_channels,
     trace,
 )
-from pruning.copies import doubled
 from pruning.criteria import Taylor
 from pruning.errors import CriterionError, PlanError
+from pruning.networks.copies import doubled
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 

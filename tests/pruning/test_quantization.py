@@ -10,7 +10,7 @@ from torch import nn
 from torch.ao import quantization
 
 from pruning import KeepPlan, remove_channels, trace
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 RANGED = "quantised by the range of all of these channels"

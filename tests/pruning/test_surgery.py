@@ -16,9 +16,9 @@ from networks import call, chain, conv
 from torch import Tensor, nn
 
 from pruning import ChannelGraph, KeepPlan, remove_channels, trace
-from pruning.copies import doubled
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
+from pruning.networks.copies import doubled
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 

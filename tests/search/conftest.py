@@ -11,13 +11,14 @@ from types import ModuleType
 import pytest
 
 from mlflow_server import MemoryRecorder
-from search import datasets, models
-from search.config import DataConfig
-from search.datasets import ImageData
-from search.preflight import Preflight, check
-from search.report import open_results
-from search.training import EpochReport, Trainer
-from search.workshop import Workshop
+from search import models
+from search.config.search_config import DataConfig
+from search.data import datasets
+from search.data.datasets import ImageData
+from search.results.report import open_results
+from search.training.trainer import EpochReport, Trainer
+from search.trials.job_context import Workshop
+from search.trials.preflight import Preflight, check
 
 
 def _share(name: str) -> ModuleType:
@@ -89,7 +90,7 @@ def workshop(tmp_path: Path, preflight: Preflight) -> Workshop:
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
     """The record of every search of the test, in place of MLflow."""
     recorder = MemoryRecorder("small")
-    monkeypatch.setattr("search.runner.run_recorder", lambda *_: recorder)
+    monkeypatch.setattr("search.studies.search_study.run_recorder", lambda *_: recorder)
     return recorder
 
 
@@ -97,11 +98,11 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
 def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
     """What performs the tasks of a search, in this process; see samples.Workers."""
     stand_in = samples.Workers()
-    monkeypatch.setattr("search.session.cluster", stand_in.cluster)
+    monkeypatch.setattr("search.studies.session.cluster", stand_in.cluster)
     monkeypatch.setattr(
-        "search.session.plot_front", lambda results, path: path.write_text("a picture")
+        "search.studies.session.plot_front", lambda results, path: path.write_text("a picture")
     )
-    monkeypatch.setattr("search.session.draw_all", lambda *_: [])  # which takes seconds
+    monkeypatch.setattr("search.studies.session.draw_all", lambda *_: [])  # which takes seconds
     return stand_in
 
 
@@ -157,7 +158,7 @@ def finished_search(
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Seeds of the trainers that went through an epoch, in order; of dry runs none."""
-    monkeypatch.setattr("search.runner.dry_run_of_search", lambda *_: None)
+    monkeypatch.setattr("search.studies.search_study.dry_run_of_search", lambda *_: None)
     seeds: list[int] = []
     run_epoch = Trainer.run_epoch
 

@@ -18,18 +18,26 @@ from copycat import WidthProfile, build
 from copycat.architecture import Architecture, save
 from pruning.errors import EspalierError
 from search.cli import main
-from search.config import DataConfig, SearchConfig, TrainingConfig
-from search.datasets import ImageData
-from search.preflight import Preflight
-from search.report import Results
-from search.resources_config import StudyConfig
-from search.space import Proposal
-from search.tasks import EpochRecord, MemberTask, Observer, Outcome, Task, TaskSource, TrialTask
-from search.trial import ending_of, perform
-from search.workshop import Workshop
+from search.config.resources_config import StudyConfig
+from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.data.datasets import ImageData
+from search.results.report import Results
+from search.trials.job_context import Workshop
+from search.trials.jobs import (
+    EpochRecord,
+    MemberTask,
+    Observer,
+    Outcome,
+    Task,
+    TaskSource,
+    TrialTask,
+)
+from search.trials.preflight import Preflight
+from search.trials.search_space import Proposal
+from search.trials.trial import ending_of, perform
 
 Perform = Callable[..., tuple[Outcome, ...]]
-"""What stands in for search.trial.perform."""
+"""What stands in for search.trials.trial.perform."""
 
 NUM_IMAGES = 240
 """Training images of the small searches, a fifth of them for validation."""
@@ -174,7 +182,7 @@ def run_in_process(
     observer: Observer,
     perform_task: Perform = perform,
 ) -> None:
-    """What search.launch.cluster gives, one task after the other, without Ray."""
+    """What search.scheduling.ray_executor.cluster gives, one task after the other, without Ray."""
     while (task := source.next()) is not None:
         observer.started(task)
 

@@ -23,9 +23,9 @@ import copycat
 from pruning import Cost, measure_cost
 from pruning.errors import SearchFailedError
 from search.commands.runs_folder import RunsFolder
-from search.config import DataConfig, SearchConfig, TrainingConfig
-from search.report import Results
-from search.runner import SearchResult
+from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.results.report import Results
+from search.studies.search_study import SearchResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
         configs.append(config)
         raise SearchFailedError("nothing is run here")
 
-    monkeypatch.setattr("search.runner.run", run)
+    monkeypatch.setattr("search.studies.search_study.run", run)
     return configs
 
 
@@ -351,7 +351,7 @@ def test_reasons_and_notes_are_shown_as_they_are(here: Path, monkeypatch: pytest
         notes=(odd,),
     )
     result = SearchResult(results.front, results.verdict, config.directory, results)
-    monkeypatch.setattr("search.runner.run", lambda *_, **__: result)
+    monkeypatch.setattr("search.studies.search_study.run", lambda *_, **__: result)
     completed = espalier("search")
     assert (completed.status, completed.err) == (0, "")
     assert f"Note: {odd}" in completed.out
@@ -362,7 +362,7 @@ def test_an_interruption_says_how_to_go_on(here: Path, monkeypatch: pytest.Monke
     def run(*_: object, **__: object) -> SearchResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.runner.run", run)
+    monkeypatch.setattr("search.studies.search_study.run", run)
     completed = espalier("search", "--name=s")
     assert completed.status == 130
     assert completed.err.strip() == (
@@ -517,7 +517,7 @@ def _broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object, **__: object) -> SearchResult:
         raise KeyError("of\nsomebody else")
 
-    monkeypatch.setattr("search.runner.run", broken)
+    monkeypatch.setattr("search.studies.search_study.run", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
@@ -553,7 +553,7 @@ def test_commands_for_folders_with_blanks_can_be_typed(here: Path, monkeypatch: 
     def run(*_: object, **__: object) -> SearchResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.runner.run", run)
+    monkeypatch.setattr("search.studies.search_study.run", run)
     completed = espalier("search", "--name=s", "--runs=my runs")
     command = completed.err.strip().partition("go on with  ")[2]
     assert shlex.split(command) == ["espalier", "resume", "s", "--runs", "my runs"]

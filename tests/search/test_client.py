@@ -17,10 +17,10 @@ from samples import small_config
 import search
 from pruning.errors import ArchitectureError, ServiceError
 from search import client as client_module
-from search import process_log
 from search.client import Client
-from search.given_settings import given_settings, settings_key
+from search.config.explicit_settings import given_settings, settings_key
 from search.server_events import ServerEvent, server_events
+from search.tracking import process_log
 
 URL = "http://server:8000"
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -204,7 +204,7 @@ def test_of_a_config_only_what_is_no_default_goes(tmp_path: Path):
     assert given["data"] == {"limit_train": 240}
     assert "mlflow_url" not in given
     assert "resources" not in given
-    from search.config import from_mapping  # noqa: PLC0415 - as the service reads it
+    from search.config.search_config import from_mapping  # noqa: PLC0415 - as the service reads it
 
     assert from_mapping(given) == config
 

@@ -22,12 +22,12 @@ import copycat
 from mlflow_server import connect, schema, store_uri
 from mlflow_server.runs import RecordedRun
 from pruning import Budget, measure_cost
-from search import datasets
-from search.config import DataConfig
-from search.pareto import dominates
-from search.report import Results, open_results
-from search.tasks import Outcome
-from search.training import evaluate
+from search.config.search_config import DataConfig
+from search.data import datasets
+from search.results.front import dominates
+from search.results.report import Results, open_results
+from search.training.trainer import evaluate
+from search.trials.jobs import Outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -226,7 +226,7 @@ def test_a_finished_search_is_not_run_again(
     """Also where everything was moved to another place; no worker is started for it."""
     shutil.copytree(finished_search.runs, tmp_path / "moved")
     flags = [flag for flag in finished_search.flags if not flag.startswith("--runs")]
-    monkeypatch.setattr("search.session.cluster", None)
+    monkeypatch.setattr("search.studies.session.cluster", None)
     again = espalier("search", *flags, "--runs", tmp_path / "moved")
     assert (again.status, again.err) == (0, "")
     assert "started" not in again.out
@@ -283,7 +283,7 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     assert recorded_runs(folder)["search"].status == "killed"
 
     monkeypatch.chdir(desk)
-    monkeypatch.setattr("search.session.cluster", Workers().cluster)
+    monkeypatch.setattr("search.studies.session.cluster", Workers().cluster)
     completed = espalier("search", *flags)
     assert completed.status == 0, completed.err
     trials = study_of(folder).trials

@@ -17,11 +17,11 @@ from samples import small_config
 import mlflow_server
 import search
 from mlflow_server import schema
-from search.config import TrainingConfig
-from search.methods import METHODS
-from search.recording import Recording
-from search.resources_config import ResourcesConfig, StudyConfig
-from search.tasks import EpochRecord, Task, TrialTask
+from search.config.methods import METHODS
+from search.config.resources_config import ResourcesConfig, StudyConfig
+from search.config.search_config import TrainingConfig
+from search.tracking.mlflow_record import Recording
+from search.trials.jobs import EpochRecord, Task, TrialTask
 
 pytestmark = [
     pytest.mark.slow,
@@ -166,7 +166,7 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
     old = rni.settings["strength"]
     new = dataclasses.replace(old, low=old.high * 10, high=old.high * 100)
     changed = dataclasses.replace(rni, settings={**rni.settings, "strength": new})
-    monkeypatch.setattr("search.methods.METHODS", {**METHODS, "rni": changed})
+    monkeypatch.setattr("search.config.methods.METHODS", {**METHODS, "rni": changed})
     with at_desk():
         search.run(config)
     trials = study_of(config).trials

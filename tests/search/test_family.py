@@ -20,21 +20,22 @@ from mlflow_server import MemoryRecorder, schema
 from pruning.cost import Cost, measure_cost
 from pruning.errors import ArchitectureError, BudgetError, ConfigError
 from pruning.tracing import trace
-from search import family_study, pictures
-from search.config import SearchConfig, TrainingConfig
-from search.datasets import ImageData
-from search.family_config import FamilyConfig, kind_and_number
-from search.family_ladder import stored_subject
-from search.family_recording import FAMILY
-from search.family_results import FamilyRun, FamilyStudy
-from search.launch import Perform, Share
+from search.config.family_config import FamilyConfig, kind_and_number
+from search.config.resources_config import ResourcesConfig
+from search.config.search_config import SearchConfig, TrainingConfig
+from search.data.datasets import ImageData
 from search.models import resolve
-from search.preflight import Preflight
-from search.report import Results
-from search.resources_config import ResourcesConfig
-from search.tasks import EpochRecord, MemberTask, Observer, Outcome, TaskSource
-from search.trial import perform
-from search.workshop import Report, Workshop
+from search.results import figures
+from search.results.family_results import FamilyRun, FamilyStudy
+from search.results.report import Results
+from search.scheduling.ray_executor import Perform, Share
+from search.studies import family_study
+from search.studies.family_ladder import stored_subject
+from search.tracking.mlflow_family_record import FAMILY
+from search.trials.job_context import Report, Workshop
+from search.trials.jobs import EpochRecord, MemberTask, Observer, Outcome, TaskSource
+from search.trials.preflight import Preflight
+from search.trials.trial import perform
 
 WIDTHS = (8, 8, 16, 16, 8, 8)
 """Of the pruned network: digits-vgg is widest in the middle."""
@@ -404,7 +405,7 @@ def test_points_are_means_with_the_deviation_of_a_sample():
 
 def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
     curves = {"copycat": [(1e3, 5.0, 1.0), (1e4, 3.0, 0.5)], "tempered:0.5": [(2e3, 4.0, 0.0)]}
-    (axes,) = pictures.family_figure(curves).axes
+    (axes,) = figures.family_figure(curves).axes
     bars = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
     assert [bar.get_label() for bar in bars] == list(curves)
     for bar, points in zip(bars, curves.values(), strict=True):
@@ -413,7 +414,7 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
         for segment, (params, error, deviation) in zip(spread.get_segments(), points, strict=True):
             ends = [[params, error - deviation], [params, error + deviation]]
             assert segment.tolist() == ends
-    files = pictures.family_curves(curves, tmp_path / "family")
+    files = figures.family_curves(curves, tmp_path / "family")
     assert [file.name for file in files] == ["family.png", "family.svg"]
     assert all(file.stat().st_size > 1000 for file in files)
 

@@ -16,17 +16,17 @@ import search
 from copycat.families import BaseNetwork
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import CriterionError
-from pruning.structure import Structure
-from search import family_study
-from search.config import DataConfig, SearchConfig, TrainingConfig, to_mapping
-from search.html_report import report_page
-from search.resources_config import StudyConfig
-from search.runner import open_workshop
+from pruning.structure_removal.structures import Structure
+from search.config.resources_config import StudyConfig
+from search.config.search_config import DataConfig, SearchConfig, TrainingConfig, to_mapping
+from search.results.html_report import report_page
 from search.service import workbench
-from search.space import Proposal
-from search.sparse_network import SparseNetwork
-from search.standing import CONFIG_FILE
-from search.workshop import fresh_base
+from search.studies import family_study
+from search.studies.search_study import open_workshop
+from search.tracking.search_state import CONFIG_FILE
+from search.trials.job_context import fresh_base
+from search.trials.search_space import Proposal
+from search.trials.sparse_training import SparseNetwork
 
 MODEL, TRUST = "nets_of_users:LayerNorms", ("nets_of_users",)
 MOST_PARAMS = 10**6
@@ -181,7 +181,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(family_study, "cluster", InProcess)
     monkeypatch.setattr(family_study, "run_recorder", lambda *_: MemoryRecorder("family"))
     monkeypatch.setattr(
-        "search.correlation_study.run_recorder", lambda *_: MemoryRecorder("correlation")
+        "search.studies.correlation_study.run_recorder", lambda *_: MemoryRecorder("correlation")
     )
     return tmp_path
 

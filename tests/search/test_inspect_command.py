@@ -9,8 +9,8 @@ import pytest
 from samples import espalier, stored_outcome
 
 from copycat import WidthProfile
-from search.config import SearchConfig
-from search.preflight import Preflight
+from search.config.search_config import SearchConfig
+from search.trials.preflight import Preflight
 
 WIDTHS = (8, 8, 16, 16, 8, 8)
 

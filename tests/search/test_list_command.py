@@ -12,14 +12,14 @@ import pytest
 from samples import another_process, espalier, outcome, trial_task
 
 from search.commands import runs_folder
-from search.durable import FolderLock
-from search.tasks import task_to_mapping
+from search.storage.durable import FolderLock
+from search.trials.jobs import task_to_mapping
 
 START = 1_700_000_000_000
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from search.durable import FolderLock
+from search.storage.durable import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "search")
 lock.acquire()
 if {deaf}:

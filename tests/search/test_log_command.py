@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from samples import espalier
 
-from search import process_log
-from search.durable import FolderLock
-from search.process_log import LOG_FILE
-from search.standing import CONFIG_FILE
+from search.storage.durable import FolderLock
+from search.tracking import process_log
+from search.tracking.process_log import LOG_FILE
+from search.tracking.search_state import CONFIG_FILE
 
 
 @pytest.fixture

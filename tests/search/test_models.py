@@ -267,7 +267,7 @@ def test_faults_of_users_code_are_told_in_one_line(
 
 def test_models_data_and_training_need_no_search_dependencies() -> None:
     code = (
-        "import sys, search.models, search.datasets, search.training;"
+        "import sys, search.models, search.data.datasets, search.training.trainer;"
         "print([m for m in ('ray', 'optuna', 'mlflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

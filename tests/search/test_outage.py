@@ -17,11 +17,11 @@ from samples import run_in_process, small_config
 
 import search
 from mlflow_server import RunRecorder, connect, running_server, schema
-from search import session
-from search.config import TrainingConfig
-from search.storing import stored_curve
-from search.tasks import Bystander, Observers
-from search.workshop import Workshop
+from search.config.search_config import TrainingConfig
+from search.studies import session
+from search.trials.artifacts import stored_curve
+from search.trials.job_context import Workshop
+from search.trials.jobs import Bystander, Observers
 
 pytestmark = [
     pytest.mark.slow,

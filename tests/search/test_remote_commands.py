@@ -18,7 +18,7 @@ from samples import FinishedSearch, espalier
 
 import copycat
 from search.client import Client
-from search.given_settings import settings_key
+from search.config.explicit_settings import settings_key
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from samples import FinishedSearch, espalier
 
-from search.durable import FolderLock
+from search.storage.durable import FolderLock
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -65,7 +65,9 @@ def test_a_trial_made_again_leaves_what_a_killed_process_left(copy: Path):
 
 def test_a_trial_made_again_elsewhere_says_so(copy: Path, monkeypatch: pytest.MonkeyPatch):
     """Processors differ in last digits."""
-    monkeypatch.setattr("search.storing.processor_name", lambda _: "a processor of another make")
+    monkeypatch.setattr(
+        "search.trials.artifacts.processor_name", lambda _: "a processor of another make"
+    )
     test_a_trial_that_comes_out_otherwise_is_told_by_the_status(copy)
     journal = json.loads((copy / "results.json").read_text())["everything"][0]
     done = espalier("trial", copy.name, str(journal["trial"]), "--runs", copy.parent)

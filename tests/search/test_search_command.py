@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from samples import espalier
 
-from search import runner
-from search.config import RECIPES, SearchConfig, TrainingConfig
+from search.config.search_config import RECIPES, SearchConfig, TrainingConfig
+from search.studies import search_study
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
         found.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(search_study, "run", run)
     return found
 
 

@@ -12,11 +12,11 @@ from samples import espalier, stored_outcome
 import copycat
 from copycat.architecture_json import to_json
 from pruning.errors import ArchitectureError, ModelError
-from search.config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig, to_mapping
 from search.models import own_module, require_trusted
-from search.preflight import Preflight
-from search.report import Results
+from search.results.report import Results
 from search.service.workbench import Refused, exported
+from search.trials.preflight import Preflight
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from mlflow_server import MemoryRecorder, schema
 from pruning import Budget, trace
 from pruning.cost import format_count
 from pruning.errors import ArchitectureError
-from search.config import DataConfig, SearchConfig, TrainingConfig
-from search.family_config import FamilyConfig
-from search.html_report import report_page
-from search.resources_config import StudyConfig
-from search.runner import open_workshop
+from search.config.family_config import FamilyConfig
+from search.config.resources_config import StudyConfig
+from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.results.html_report import report_page
+from search.studies.search_study import open_workshop
 
 PRODUCTS = 2 * 64 * 64 * 8
 LAYERS = 64 * 9 * 8 + 3 * 64 * 8 * 8 + 8 * 10

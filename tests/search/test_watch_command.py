@@ -11,7 +11,7 @@ import pytest
 from samples import FinishedSearch, espalier
 
 from search.commands import following, runs_folder
-from search.durable import FolderLock
+from search.storage.durable import FolderLock
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

@@ -22,7 +22,7 @@ from pruning.criteria import (
     score_together,
 )
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 SHORTCUT = BY_NAME["identity shortcut"]

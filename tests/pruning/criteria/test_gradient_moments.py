@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pruning.criteria import Fisher, GradientObserver, Taylor, TaylorWeights
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
 
 CHAIN = BY_NAME["chain"]
 CRITERIA = (Taylor(), TaylorWeights(), Fisher(1e-6))

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from pruning import KeepPlan, remove_channels, trace
 from pruning.criteria import Criterion, Random, Taylor, TaylorSecondOrder, WeightMagnitude
-from search.config import DataConfig
-from search.datasets import load
+from search.config.search_config import DataConfig
+from search.data.datasets import load
 
 SEEDS = range(5)
 MAX_LOSS = 1.0

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pruning import ChannelGraph, trace
 from pruning.criteria import Batches, Obd, Oracle, TaylorSecondOrder
 from pruning.errors import CriterionError
-from pruning.gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates
 
 ONCE = ("deformable convolution", "deformable convolution without a bias")
 """Networks that torch differentiates once only."""

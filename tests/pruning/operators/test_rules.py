@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision  # noqa: F401 - registers its operators
 
-from pruning.operators import RULES
+from pruning.graph.operators import RULES
 
 
 @pytest.mark.parametrize("name", sorted(RULES))

@@ -11,12 +11,12 @@ import pytest
 from refusals import check_refused
 from samples import outcome
 
-from search.config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig, to_mapping
 from search.service.adoption import adopt_searches
 from search.service.parts import EXPORTS
 from search.service.rules import Rules
 from search.service.tables import SearchRow
-from search.standing import CONFIG_FILE, FEED_FILE, RESULTS_FILE
+from search.tracking.search_state import CONFIG_FILE, FEED_FILE, RESULTS_FILE
 
 BASE = {"flops": 2000, "params": 200}
 LAUNCHED = {"event": "launched", "time_ms": 5, "pid": 1, "lines": ["base"], "trials": 2}

@@ -197,7 +197,7 @@ LOOKED_UP = {
     *("the builder 'torchvision:get_model'", "the builder '../../etc/x'"),
     *("a setting there is not", "a setting of another kind"),
 }
-"""Names and types, which search.config knows; it imports nothing for them."""
+"""Names and types, which search.config.search_config knows; it imports nothing for them."""
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
-from search.config import from_mapping
+from search.config.search_config import from_mapping
 from search.service.problems import ProblemError
 from search.service.rules import Rules
 from search.service.service_config import LimitsConfig, ServiceConfig

@@ -16,8 +16,8 @@ from serving import eventually
 from mlflow_server.errors import ServeError
 from mlflow_server.serve import Server
 from pruning.errors import ServiceError
-from search.process_identity import alive, tag
 from search.service.mlflow_child import MlflowChild
+from search.system.process_identity import alive, tag
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 

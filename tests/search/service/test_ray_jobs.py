@@ -13,10 +13,10 @@ import pytest
 from serving import SETTINGS, eventually, free_port, service
 
 from pruning.errors import ServiceError
-from search.process_log import LOG_FILE
-from search.ray_environment import cluster_token
+from search.scheduling.ray_environment import cluster_token
 from search.service.launchers import Gone
 from search.service.ray_jobs import RayJobsLauncher
+from search.tracking.process_log import LOG_FILE
 
 ADDRESS = "http://jobs.test:8265"
 

@@ -10,14 +10,14 @@ import pytest
 from serving import eventually
 
 from pruning.errors import ServiceError
-from search.durable import FolderLock, is_held, lock_holder
-from search.exits import NOT_NOW, UNFORESEEN
-from search.process_identity import alive, tag
-from search.process_log import LOG_FILE
 from search.service.launchers import gone as gone_with
 from search.service.launchers import refusal_in
 from search.service.service_config import SECRET_VARIABLES
 from search.service.subprocesses import SubprocessLauncher
+from search.storage.durable import FolderLock, is_held, lock_holder
+from search.system.exit_status import NOT_NOW, UNFORESEEN
+from search.system.process_identity import alive, tag
+from search.tracking.process_log import LOG_FILE
 
 SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
 

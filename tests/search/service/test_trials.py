@@ -7,9 +7,9 @@ import pytest
 from refusals import check_refused
 from samples import epoch_record, outcome, trial_task
 
-from search.process_log import LOG_FILE
-from search.standing import FEED_FILE
-from search.tasks import task_to_mapping
+from search.tracking.process_log import LOG_FILE
+from search.tracking.search_state import FEED_FILE
+from search.trials.jobs import task_to_mapping
 
 BASE = {"flops": 2000, "params": 200}
 PATH = "/v1/searches/trials/trials"

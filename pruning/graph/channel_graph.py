@@ -1,0 +1,350 @@
+"""ChannelGraph: which parameter axes live or die together, and what every width costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pruning.cost import Cost, format_count
+from pruning.errors import PlanError
+from pruning.graph.call_sites import CallSite
+from pruning.graph.closed_form import ClosedForm, PeakForm
+
+NO_GROUP = -1
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that are produced together; each can be removed on its own, unless pinned.
+
+    name: the layer that produces the channels; stable from run to run, unique in the graph.
+    width: channels of that layer.
+    unit: channels that only go together (1, or the size of a normalisation group …).
+    pinned: why no channel can be removed, or None.
+    residual: whether activations of several producers are added in these channels.
+    producers: layers whose output channels these are.
+    layers: every layer with a parameter or buffer along these channels.
+    unit_of_channel: which unit each of the `width` channels belongs to.
+    min_units: with fewer units than this the network's code no longer works as traced.
+    inexact: why, without one of these channels, others take other values, or None.
+    """
+
+    name: str
+    width: int
+    unit: int
+    pinned: str | None
+    residual: bool
+    producers: tuple[str, ...]
+    layers: tuple[str, ...]
+    unit_of_channel: NDArray[np.int32] = field(repr=False, compare=False)
+    min_units: int = 1
+    inexact: str | None = None
+
+    @property
+    def num_units(self) -> int:
+        """How many times something can be removed, plus one."""
+        return self.width // self.unit
+
+    def floor(self, min_channels: int = 1) -> int:
+        """The fewest units that hold `min_channels`, or all, and that the network works with."""
+        return max(self.min_units, min(self.num_units, -(-min_channels // self.unit)))
+
+    def check_floor(self, width: int) -> None:
+        """Raise PlanError for fewer channels than the network works with."""
+        if width < (least := self.min_units * self.unit):
+            raise PlanError(
+                f"group {self.name!r} needs at least {least} channels, got {width}: with fewer "
+                "the network's code does something else"
+            )
+
+
+@dataclass(frozen=True)
+class TensorAxis:
+    """One axis of a parameter or buffer: the group and unit of each of its positions.
+
+    groups: index into ChannelGraph.groups per position, or NO_GROUP.
+    units: unit within that group per position.
+    is_input: whether a weight consumes channels along this axis.
+    """
+
+    tensor: str
+    axis: int
+    groups: NDArray[np.int32] = field(repr=False)
+    units: NDArray[np.int32] = field(repr=False)
+    is_input: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """A call in which channels of activations meet each other instead of a weight.
+
+    Such are the scores of an attention, and kernels that are computed from the input.
+    argument: its place among the leaves of the call's arguments, of the one activation whose
+        channels stand for both; None where none of them shows these channels.
+    axis: of that activation; groups, units: as in TensorAxis.
+    weights: where no argument shows the channels, the axes of parameters that make one of the two
+        activations inside the call; empty if they are not known either.
+    """
+
+    call: CallSite
+    argument: int | None
+    axis: int
+    groups: NDArray[np.int32] = field(repr=False)
+    units: NDArray[np.int32] = field(repr=False)
+    weights: tuple[TensorAxis, ...] = ()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether gates can act on one of the two activations alone."""
+        return self.argument is not None or bool(self.weights)
+
+
+@dataclass(frozen=True)
+class CostForms:
+    """Every quantity of a cost as a closed form in the units kept per group.
+
+    constants, multiplicities: sizes of axes = constants + multiplicities @ units.
+    uncounted: multiply-adds that fvcore does not count, by the name of the operator.
+    """
+
+    constants: NDArray[np.float64]
+    multiplicities: NDArray[np.float64]
+    flops: ClosedForm
+    params: ClosedForm
+    weight_bytes: ClosedForm
+    peak_activation_bytes: PeakForm
+    uncounted: Mapping[str, ClosedForm] = field(default_factory=dict)
+
+    def at(self, units: NDArray[np.float64], notes: tuple[str, ...]) -> Cost:
+        """The cost with so many units per group."""
+        sizes = self.constants + self.multiplicities @ units
+        uncounted = {name: form(sizes) for name, form in self.uncounted.items()}
+        lacking = (
+            f"fvcore does not count {name}: {format_count(number)} more multiply-adds"
+            for name, number in uncounted.items()
+        )
+        return Cost(
+            self.flops(sizes),
+            self.params(sizes),
+            (*notes, *lacking),
+            self.weight_bytes(sizes),
+            self.peak_activation_bytes(sizes),
+            uncounted=sum(uncounted.values()),
+        )
+
+
+class ChannelGraph:
+    """The channels of one network, as found by `pruning.trace`.
+
+    It holds no tensor of the network and can be pickled and shared. Groups are in the order
+    in which the network runs them.
+
+    exact: whether only channels are offered without which the others keep their values.
+    """
+
+    def __init__(
+        self,
+        groups: tuple[ChannelGroup, ...],
+        axes: tuple[TensorAxis, ...],
+        forms: CostForms,
+        *,
+        group_split: frozenset[str],
+        products: tuple[Product, ...] = (),
+        notes: tuple[str, ...] = (),
+        exact: bool = True,
+    ) -> None:
+        self.groups = groups
+        self.exact = exact
+        self.axes = axes
+        self.group_split = group_split
+        self.products = products
+        self._notes = notes
+        self._forms = forms
+        self._index = {group.name: i for i, group in enumerate(groups)}
+        self._base_units = np.array([g.num_units for g in groups], dtype=np.float64)
+
+    @property
+    def prunable(self) -> tuple[ChannelGroup, ...]:
+        """The groups that are not pinned."""
+        return tuple(group for group in self.groups if group.pinned is None)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width per group of the traced network."""
+        return {group.name: group.width for group in self.groups}
+
+    def group(self, name: str) -> ChannelGroup:
+        """The group called `name`; PlanError names the close ones if there is none."""
+        return self.groups[self.index(name)]
+
+    def index(self, name: str) -> int:
+        """The position of a group in `groups`."""
+        if name not in self._index:
+            raise PlanError(f"this network has no channel group {name!r}: {self._hint(name)}")
+        return self._index[name]
+
+    def cost(self, widths: Mapping[str, int] | None = None) -> Cost:
+        """Cost at these widths; groups that are left out keep their full width.
+
+        Equal to fvcore's count, eval mode, of the network built at these widths. Widths may
+        exceed the traced ones. Raises PlanError for widths that the graph forbids.
+        """
+        units = self._base_units if not widths else self._units(widths)
+        return self._forms.at(units, self._notes)
+
+    def narrowed_inexactly(self, widths: Mapping[str, int]) -> dict[str, str]:
+        """Why, per group that loses channels at these widths, others then take other values.
+
+        Groups of which channels can be removed exactly are left out. Widths: of a plan or profile.
+        Raises PlanError for a group that there is none of.
+        """
+        groups = ((self.group(name), width) for name, width in widths.items())
+        return {g.name: g.inexact for g, width in groups if g.inexact and width < g.width}
+
+    def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
+        """This graph with another description of some groups, by name."""
+        return ChannelGraph(
+            tuple(changed.get(group.name, group) for group in self.groups),
+            self.axes,
+            self._forms,
+            group_split=self.group_split,
+            products=self.products,
+            notes=self._notes,
+            exact=self.exact,
+        )
+
+    def summary(self, min_channels: int = 3, *, count_attention: bool = False) -> dict[str, Any]:
+        """JSON-able: base cost, the least cost that pruning can reach, and every group.
+
+        A group's shares, in [0, 1], are the parts of the FLOPs and parameters that would
+        vanish with all of its channels; two layers in a row both count what is between them,
+        so shares add up to more than 1.
+        min_channels: channels that stay in each group at the least cost.
+        count_attention: whether multiply_adds, also those that fvcore leaves out, stand in the
+            place of flops.
+        """
+        counted = "multiply_adds" if count_attention else "flops"
+        base = self.cost()
+        least = self.cost({g.name: g.floor(min_channels) * g.unit for g in self.prunable})
+        return {
+            "base": _quantities(base, counted),
+            "reachable": _quantities(least, counted),
+            "notes": list(base.notes),
+            "groups": [self._group_summary(i, base, counted) for i in range(len(self.groups))],
+        }
+
+    def _group_summary(self, number: int, base: Cost, counted: str) -> dict[str, Any]:
+        group, units = self.groups[number], self._base_units.copy()
+        units[number] = 0
+        without = self._forms.at(units, ())
+        return {
+            "name": group.name,
+            "width": group.width,
+            "unit": group.unit,
+            "min_width": group.min_units * group.unit,
+            "layers": list(group.layers),
+            f"{counted}_share": 1 - without.of(counted) / max(1, base.of(counted)),
+            "params_share": 1 - without.params / max(1, base.params),
+            "prunable": group.pinned is None,
+            "pinned": group.pinned,
+            "inexact": group.inexact,
+            "residual": group.residual,
+        }
+
+    def describe(self, min_channels: int = 3, *, count_attention: bool = False) -> str:
+        """`summary` as text, one line per group."""
+        content = self.summary(min_channels, count_attention=count_attention)
+        counted, heading = ("multiply_adds", "mul-adds") if count_attention else ("flops", "FLOPs")
+        rows = [("group", "width", "layers", heading, "params", "prunable")]
+        for group in content["groups"]:
+            status = "residual stream" if group["residual"] else "yes"
+            if group["min_width"] > group["unit"]:
+                status += f", at least {group['min_width']} channels"
+            if group["inexact"]:
+                status += f", inexactly: {group['inexact']}"
+            rows.append(
+                (
+                    group["name"],
+                    str(group["width"]),
+                    str(len(group["layers"])),
+                    f"{group[f'{counted}_share']:.1%}",
+                    f"{group['params_share']:.1%}",
+                    f"no: {group['pinned']}" if group["pinned"] else status,
+                )
+            )
+        lines = [
+            f"base network  {_in_words(content['base'])}",
+            f"reachable     {_in_words(content['reachable'])}",
+            "",
+            *_aligned(rows),
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in content["notes"])])
+
+    def _units(self, widths: Mapping[str, int]) -> NDArray[np.float64]:
+        units = self._base_units.copy()
+        for name, width in widths.items():
+            units[self.index(name)] = self.units_at(name, width)
+        return units
+
+    def axis_along(self, group: ChannelGroup) -> tuple[str, int] | None:
+        """A tensor and its axis that has every channel of `group` once, and no other."""
+        number = self.index(group.name)
+        axes = (a for a in self.axes if len(a.groups) == group.width)
+        found = next((a for a in axes if (a.groups == number).all()), None)
+        return (found.tensor, found.axis) if found else None
+
+    def units_at(self, name: str, width: int) -> int:
+        """Units of group `name` at `width` channels; PlanError if it can't have that width."""
+        group = self.group(name)
+        if width < 1:
+            raise PlanError(f"group {name!r} needs at least 1 channel, got {width}")
+        if group.pinned is not None and width != group.width:
+            raise PlanError(
+                f"group {name!r} is pinned at {group.width} channels, got {width}: {group.pinned}"
+            )
+        if width % group.unit:
+            raise PlanError(
+                f"group {name!r} has channels that go together in units of {group.unit}, "
+                f"got width {width}: choose a multiple of {group.unit}"
+            )
+        group.check_floor(width)
+        return width // group.unit
+
+    def _hint(self, name: str) -> str:
+        import difflib  # noqa: PLC0415 - only for the message
+
+        close = difflib.get_close_matches(name, self._index, n=3)
+        return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
+
+
+def _quantities(cost: Cost, counted: str) -> dict[str, float]:
+    """Of a cost by name; `counted` is flops or multiply_adds."""
+    return {
+        name: cost.of(name) for name in (counted, "params", "weight_bytes", "peak_activation_bytes")
+    }
+
+
+def _in_words(quantities: Mapping[str, float]) -> str:
+    unit = "FLOPs (multiply-adds)" if "flops" in quantities else "multiply-adds"
+    counted, params, *_ = map(format_count, quantities.values())
+    megabytes = [quantities[n] / 1e6 for n in ("weight_bytes", "peak_activation_bytes")]
+    return (
+        f"{counted} {unit}, {params} params, {megabytes[0]:.3g} MB of weights, "
+        f"{megabytes[1]:.3g} MB of activations"
+    )
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns of text: the first and the last to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in (0, len(row) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,185 @@
+"""Learnable gates on the channels of a network that has gated structures as well.
+
+Source: Haider and Taj, "Comprehensive Online Network Pruning via Learnable Scaling Factors",
+§3.1. The paper multiplies a filter's output; here the gate acts where weights consume the
+channel (see pruning.gates.channel_gates), so that it can be folded into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pruning.cost import ExampleInput
+from pruning.errors import CriterionError
+from pruning.gates.channel_gates import ChannelGates, consumed_groups
+from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
+from pruning.scaling_factors.gated_structures import GatedStructures, first_logits
+from pruning.selection import KeepPlan
+from pruning.structure_removal.structures import Structure
+from pruning.tracing import trace
+
+_MODEL = "model."
+
+
+class FilterGates(nn.Module):
+    """A gate φ = σ(logit) per unit of the prunable groups of a network; U of them in one vector.
+
+    gated: the network; the 1×1 convolutions of its added shortcuts are gated where they read.
+    residual: whether channels along residual streams are gated.
+    exact: as for `trace`.
+
+    Channels of activations that meet each other (queries and keys) are left alone: no weight
+    reads them that a gate could be folded into.
+    generator: draws the first values, see `first_logits`.
+    Raises CriterionError if there is no prunable group.
+    """
+
+    def __init__(
+        self,
+        gated: GatedStructures,
+        example_input: ExampleInput,
+        generator: torch.Generator,
+        *,
+        residual: bool,
+        exact: bool = True,
+    ) -> None:
+        super().__init__()
+        with gated.listening():
+            graph = trace(gated, example_input, exact=exact)
+        meeting = {number for product in graph.products for number in product.groups.tolist()}
+        names = [
+            group.name
+            for group in graph.prunable
+            if group.name.startswith(_MODEL)
+            and (residual or not group.residual)
+            and graph.index(group.name) not in meeting
+        ]
+        if not names:
+            raise CriterionError("this network has no filter to gate: no channels can be removed")
+        self.channels = ChannelGates(gated, graph, names)
+        like = next(gated.parameters())
+        self.logits = nn.Parameter(first_logits(self.channels.num_units, like, generator))
+        self._mask: Tensor | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """φ, shape (U,); those that are closed are 0."""
+        values = self.logits.sigmoid()
+        return values if self._mask is None else values * self._mask.to(values)
+
+    @property
+    def by_group(self) -> dict[str, Tensor]:
+        """φ per group, shape (units,), by the names of the network's own groups."""
+        groups = self.channels.by_group(self.values)
+        return {name.removeprefix(_MODEL): values for name, values in groups.items()}
+
+    @contextmanager
+    def multiplying(self) -> Iterator[None]:
+        """While this is open, the network runs with its channels multiplied by φ."""
+        with self.channels.multiplying(self.values):
+            yield
+
+    def keep(self, threshold: float, min_channels: int) -> KeepPlan:
+        """The channels whose gates are at least `threshold`; the best of a group if too few."""
+        kept = {}
+        for name, values in self.by_group.items():
+            group = self.channels.graph.group(_MODEL + name)
+            numbers = values.detach().cpu().double().numpy()
+            units = _at_least(numbers, numbers >= threshold, group.floor(min_channels))
+            kept[name] = tuple(np.flatnonzero(units[group.unit_of_channel]).tolist())
+        return KeepPlan(kept)
+
+    def close(self, keep: KeepPlan) -> None:
+        """Set every gate to 0 but those that `keep` leaves open; PlanError if it does not fit."""
+        self._mask = self._mask_of(keep)
+
+    def fold(self) -> None:
+        """Multiply the gates into the weights that they act on."""
+        values = torch.cat([self.values.detach(), self.values.new_ones(1)])
+        parameters = dict(self.channels.model.named_parameters())
+        with torch.no_grad():
+            for name, sites in self.channels.sites.items():
+                for site in sites:
+                    shape = [1] * parameters[name].dim()
+                    shape[site.axis] = -1
+                    chosen = values[site.units.to(values.device)]
+                    parameters[name].mul_(chosen.to(parameters[name].dtype).reshape(shape))
+
+    def plan(self, graph: ChannelGraph, removed: Collection[Structure], keep: KeepPlan) -> KeepPlan:
+        """What stays of `graph`, the trace of the network without the removed structures.
+
+        Shortcuts tie channels that had gates of their own. A unit goes once all gates through
+        which it is read are closed.
+        """
+        best, offsets = self._best_gates(graph, removed, keep)
+        kept = {}
+        for number, group in enumerate(graph.groups):
+            if group.pinned is None:
+                scores = best[offsets[number] : offsets[number + 1]]
+                units = _at_least(scores, scores >= 1, group.floor())
+                kept[group.name] = tuple(np.flatnonzero(units[group.unit_of_channel]).tolist())
+        return KeepPlan(kept)
+
+    def _best_gates(
+        self, graph: ChannelGraph, removed: Collection[Structure], keep: KeepPlan
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Per unit of all groups the largest 1 + φ of an open gate, or φ of a closed one.
+
+        Infinite for what is read without a gate. And where each group's units begin.
+        """
+        gates = self.logits.detach().sigmoid().cpu().double() + self._mask_of(keep).double()
+        gates = torch.cat([gates, torch.tensor([torch.inf], dtype=torch.float64)])
+        values = {
+            (name, site.axis): gates[site.units].numpy()
+            for name, sites in self.channels.sites.items()
+            for site in sites
+        }
+        offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
+        best = np.full(offsets[-1], -np.inf)
+        consumed = consumed_groups(graph)
+        for product in graph.products:
+            in_group = product.groups != NO_GROUP
+            best[(offsets[product.groups] + product.units)[in_group]] = np.inf
+        for axis in graph.axes:
+            here = _acts(axis.groups, axis.is_input, consumed)
+            ungated = np.full(len(here), np.inf)
+            found = values.get((self._old_name(axis.tensor, removed), axis.axis), ungated)
+            np.maximum.at(best, (offsets[axis.groups] + axis.units)[here], found[here])
+        return np.where(best == -np.inf, np.inf, best), offsets
+
+    def _mask_of(self, keep: KeepPlan) -> Tensor:
+        return self.channels.mask(KeepPlan({_MODEL + name: c for name, c in keep.keep.items()}))
+
+    def _old_name(self, tensor: str, removed: Collection[Structure]) -> str:
+        """The name in the gated network of a tensor of the network without these structures."""
+        gated = self.channels.model
+        assert isinstance(gated, GatedStructures)
+        for structure in removed:
+            added = gated.name_of_shortcut(structure)
+            if added is not None and tensor.startswith(f"{structure.name}."):
+                return added + tensor.removeprefix(structure.name)
+        return _MODEL + tensor
+
+
+def _acts(
+    groups: NDArray[np.int32], is_input: bool, consumed: Collection[int]
+) -> NDArray[np.bool_]:
+    """Positions at which a gate would act: where weights consume a group, or else produce it."""
+    return np.array([n != NO_GROUP and (n in consumed) == is_input for n in groups.tolist()])
+
+
+def _at_least(
+    values: NDArray[np.float64], chosen: NDArray[np.bool_], number: int
+) -> NDArray[np.bool_]:
+    """`chosen`, or the `number` largest values if it has fewer."""
+    if chosen.sum() >= number:
+        return chosen
+    result = np.zeros(len(values), dtype=bool)
+    result[np.argsort(-values, kind="stable")[:number]] = True
+    return result

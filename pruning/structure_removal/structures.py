@@ -1,0 +1,321 @@
+"""Structures of a network that can go as a whole: layers, residual branches, blocks.
+
+What a layer or a block leaves behind is a shortcut, added where it has none of its own; what
+a branch leaves behind is the shortcut that its block has.
+
+Source: Haider and Taj, "Comprehensive Online Network Pruning via Learnable Scaling Factors",
+§3.2 (layers), §3.3 (branches), §3.4 (blocks).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from pruning.cost import ExampleInput, call_arguments, evaluating
+from pruning.errors import PlanError, TraceError, first_line
+from pruning.networks.copies import deep_copy
+from pruning.networks.torch_interior import Convolution, tree_leaves, tree_map_only
+from pruning.networks.wrappers import unwrapped
+from pruning.structure_removal.residual_blocks import joins_paths, remove_blocks, residual_blocks
+from pruning.structure_removal.shortcuts import Shortcut, around_block, around_layer
+
+Kind = Literal["layer", "branch", "block"]
+KINDS: tuple[Kind, ...] = ("layer", "branch", "block")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A part of a network that can be removed.
+
+    kind: "layer" for a convolution, "branch" for the residual branch of the module of that
+        name, "block" for a module in which several paths meet.
+    name: of the module.
+    """
+
+    kind: Kind
+    name: str
+
+
+Found = Mapping[Structure, Shortcut | None]
+"""Structures and the shortcuts that they need; None for branches, which have one."""
+
+
+def structures(
+    model: nn.Module, example_input: ExampleInput, kinds: Iterable[Kind] = KINDS
+) -> tuple[Structure, ...]:
+    """Everything that can be removed from `model`: layers, branches, blocks, each in order.
+
+    layer: a convolution called once, but for those that see the network's input and those
+        that are no larger than the 1×1 convolution that would take their place.
+    branch: of a block without obstacle (see `residual_blocks`).
+    block: an outermost module whose own forward adds or concatenates paths from its input,
+        a tensor N×C×…, to an output of this form.
+
+    The network runs on the example input; TraceError if it cannot. What its code needs, by
+    reading the attributes of a layer for instance, is not among the structures.
+    """
+    return tuple(find(model, example_input, kinds))
+
+
+def find(
+    model: nn.Module, example_input: ExampleInput, kinds: Iterable[Kind] = KINDS
+) -> dict[Structure, Shortcut | None]:
+    """`structures` with the shortcuts that they need."""
+    wanted = set(kinds)
+    model = deep_copy(unwrapped(model)).eval()
+    inputs = _placed(example_input, model)
+    names = [name for name, module in _single_modules(model) if _is_candidate(module, wanted)]
+    seen = _watch(model, inputs, names)
+    found: dict[Structure, Shortcut | None] = {}
+    if "layer" in wanted:
+        found |= _working(model, inputs, _layers(model, seen))
+    if "branch" in wanted:
+        found |= {
+            Structure("branch", block.name): None
+            for block in residual_blocks(model)
+            if block.obstacle is None
+            and not isinstance(model.get_submodule(block.name), fx.GraphModule)
+        }
+    if "block" in wanted:
+        found |= _working(model, inputs, _blocks(model, seen))
+    return found
+
+
+def remove_structures(
+    model: nn.Module, example_input: ExampleInput, removed: Sequence[Structure], *, seed: int = 0
+) -> nn.Module:
+    """A new model with shortcuts in place of these structures; `model` is untouched.
+
+    What stays keeps its parameter names; a 1×1 convolution takes the name of the layer or
+    block in whose place it is, followed by ".project". A structure inside another one goes
+    with it. Raises PlanError for what cannot be removed.
+
+    seed: of the weights of the 1×1 convolutions.
+    """
+    model = unwrapped(model)
+    found = find(model, example_input, {structure.kind for structure in removed})
+    for structure in removed:
+        if structure not in found:
+            raise PlanError(
+                f"this network has no {structure.kind} {structure.name!r} that can be removed: "
+                f"see pruning.structure_removal.structures for those it has"
+            )
+    gone = {structure: found[structure] for structure in found if structure in set(removed)}
+    return replaced(model, example_input, fresh_shortcuts(model, gone, seed))
+
+
+def replaced(
+    model: nn.Module, example_input: ExampleInput, gone: Mapping[Structure, nn.Module | None]
+) -> nn.Module:
+    """A new model in which each of these structures has become its shortcut."""
+    result = _without(model, gone)
+    return _with_identities_kept_apart(result, _placed(example_input, result))
+
+
+def fresh_shortcuts(model: nn.Module, found: Found, seed: int) -> dict[Structure, nn.Module | None]:
+    """Fresh shortcuts, drawn in the order of `found`."""
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[Structure, nn.Module | None] = dict.fromkeys(found)
+    for structure, shortcut in found.items():
+        if shortcut is not None:
+            like = next(model.get_submodule(structure.name).parameters())
+            made[structure] = shortcut.make(like, generator)
+    return made
+
+
+def _without(model: nn.Module, gone: Mapping[Structure, nn.Module | None]) -> nn.Module:
+    """Branches go first, while the sides of their additions are as they were."""
+    result = remove_blocks(model, [s.name for s in gone if s.kind == "branch"])
+    for structure in sorted(gone, key=lambda s: KINDS.index(s.kind)):
+        shortcut = gone[structure]
+        if shortcut is None or not _has(result, structure.name):  # it went with its branch
+            continue
+        _exchange(result, structure.name, shortcut)
+    return result
+
+
+def _exchange(model: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new.train(model.get_submodule(name).training))
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _with_identities_kept_apart(model: nn.Module, inputs: ExampleInput) -> nn.Module:
+    """`model` itself, with copies where what follows an identity writes into its output.
+
+    Otherwise it would write into what the identity read, which others may read as well. That is
+    seen by the version of a tensor alone, which torch counts and has no public name for.
+    """
+    outputs: dict[str, tuple[Tensor, int]] = {}
+
+    def noting(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.update({name: (output, output._version)})
+
+    names = [name for name, module in model.named_modules() if type(module) is nn.Identity]
+    handles = [model.get_submodule(n).register_forward_hook(noting(n)) for n in names]
+    try:
+        _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, (output, version) in outputs.items():
+        if output._version != version:
+            _exchange(model, name, _copying())
+    return model
+
+
+def _copying() -> nn.Module:
+    graph = fx.Graph()
+    graph.output(graph.call_method("clone", (graph.placeholder("x"),)))
+    return fx.GraphModule(nn.Module(), graph, class_name="Copy")
+
+
+@dataclass
+class _Seen:
+    """What one run showed of a module.
+
+    calls: how often it ran.
+    shapes: of its input and output if it has one of each, both tensors; else None.
+    reads_input: whether no layer with parameters came before it.
+    writes_input: whether it changes its input in place.
+    """
+
+    calls: int = 0
+    shapes: tuple[torch.Size, torch.Size] | None = None
+    reads_input: bool = False
+    writes_input: bool = False
+
+
+def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict[str, _Seen]:
+    """Runs `model`, which keeps the hooks, and tells what the modules of these names did."""
+    seen = {name: _Seen() for name in names}
+    given = {id(tensor) for tensor in tree_leaves(inputs)}
+    num_weighted = 0
+    entered: dict[str, tuple[Tensor, int] | None] = {}
+
+    def before(name: str) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if len(args) == 1 and not kwargs else None
+            entered[name] = (x, x._version) if isinstance(x, Tensor) else None
+            seen[name].calls += 1
+            seen[name].reads_input = num_weighted == 0 or id(x) in given
+
+        return hook
+
+    def after(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            if (found := entered[name]) is not None and isinstance(output, Tensor):
+                x, version = found
+                seen[name].shapes = (x.shape, output.shape)
+                seen[name].writes_input = x._version != version
+
+        return hook
+
+    def count(*_: Any) -> None:
+        nonlocal num_weighted
+        num_weighted += 1
+
+    handles = []
+    for module in model.modules():
+        if list(module.parameters(recurse=False)):
+            handles.append(module.register_forward_hook(count))
+    for name in names:
+        module = model.get_submodule(name)
+        handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+        handles.append(module.register_forward_hook(after(name)))
+    try:
+        _run(model, inputs)
+    except Exception as error:
+        raise TraceError(
+            f"{type(model).__name__} cannot run on this example input: {first_line(error)}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _is_candidate(module: nn.Module, kinds: set[Kind]) -> bool:
+    if isinstance(module, Convolution):
+        return "layer" in kinds
+    return "block" in kinds and not isinstance(module, fx.GraphModule) and joins_paths(module)
+
+
+def _single_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module but the network itself, and those that have several names."""
+    named = list(model.named_modules(remove_duplicate=False))
+    counts = Counter(id(module) for _, module in named)
+    return ((name, module) for name, module in named if name and counts[id(module)] == 1)
+
+
+def _layers(model: nn.Module, seen: Mapping[str, _Seen]) -> Found:
+    found = {}
+    for name, what in seen.items():
+        layer = model.get_submodule(name)
+        if isinstance(layer, Convolution) and _fits(what) and not what.reads_input:
+            shortcut = around_layer(layer)
+            if shortcut is not None and shortcut.num_params < layer.weight.numel():
+                found[Structure("layer", name)] = shortcut
+    return found
+
+
+def _blocks(model: nn.Module, seen: Mapping[str, _Seen]) -> Found:
+    found: dict[Structure, Shortcut | None] = {}
+    outer: tuple[str, ...] = ()
+    for name, what in seen.items():
+        module = model.get_submodule(name)
+        if isinstance(module, Convolution) or name.startswith(outer):
+            continue
+        if _fits(what) and not what.writes_input and what.shapes is not None:
+            shortcut = around_block(*what.shapes)
+            num_params = sum(p.numel() for p in module.parameters())
+            if shortcut is not None and shortcut.num_params < num_params:
+                found[Structure("block", name)] = shortcut
+                outer += (f"{name}.",)
+    return found
+
+
+def _fits(what: _Seen) -> bool:
+    return what.calls == 1 and what.shapes is not None
+
+
+def _working(model: nn.Module, inputs: ExampleInput, found: Found) -> Found:
+    """Those without which the network still runs; all together are tried first."""
+    if _runs_without(model, inputs, found):
+        return found
+    return {s: found[s] for s in found if _runs_without(model, inputs, {s: found[s]})}
+
+
+def _runs_without(model: nn.Module, inputs: ExampleInput, found: Found) -> bool:
+    shorter = _without(model, fresh_shortcuts(model, found, seed=0))
+    try:
+        _run(shorter, inputs)
+    except Exception:  # the user's code may raise anything
+        return False
+    return True
+
+
+def _run(model: nn.Module, inputs: ExampleInput) -> None:
+    positional, keyword = call_arguments(inputs)
+    with torch.no_grad(), evaluating(model):
+        model(*positional, **keyword)
+
+
+def _placed(inputs: ExampleInput, model: nn.Module) -> ExampleInput:
+    """The example input where the model is."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    moved: ExampleInput = tree_map_only(Tensor, lambda t: t.to(device), inputs)
+    return moved

@@ -1,0 +1,70 @@
+"""What the calls of a run cost, and which of them the network's outputs depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pruning.graph.operators.rule import Call, Size
+
+COUNTED = ""
+"""The name of what belongs to the FLOPs; what fvcore does not count has its operator's."""
+
+
+class Calls:
+    """Costs of the operators of one run; a call whose result nobody needs costs nothing.
+
+    So does fvcore count, because torch's tracer drops such calls. Memory, not tensors, is followed:
+    whoever reads a tensor needs everything that was written there before, through whatever view.
+    """
+
+    def __init__(self) -> None:
+        self._costs: list[tuple[int, str, int, tuple[Size, ...]]] = []
+        self._needs: list[tuple[int, ...]] = []
+        self._outputs: list[int] = []
+        self._writers: Any = WeakIdKeyDictionary()
+
+    def begin(self) -> None:
+        """Another call runs from now on."""
+        self._needs.append(())
+
+    def count(self, name: str, factor: int, sizes: tuple[Size, ...]) -> None:
+        """The last call costs factor × Π sizes, under this name."""
+        self._costs.append((len(self._needs) - 1, name, factor, sizes))
+
+    def made(self, call: Call, is_alias: list[bool]) -> None:
+        """The last call has made its outputs, some of which may share memory with an input."""
+        read = {number for tensor in call.tensors for number in self._of(tensor)}
+        for output, shares in zip(call.outputs, is_alias, strict=True):
+            if shares and call.tensors:
+                self._writers[output] = self._of(call.tensors[0])
+            else:
+                self._writers[output] = []
+            self._writers[output].append(len(self._needs) - 1)
+        self._needs[-1] = tuple(read)
+
+    def gives(self, output: Tensor) -> None:
+        """The network returns this tensor."""
+        self._outputs += self._of(output)
+
+    def terms(self) -> dict[str, list[tuple[int, tuple[Size, ...]]]]:
+        """Factor and sizes of everything that the outputs need, by name."""
+        needed, waiting = set(self._outputs), list(self._outputs)
+        while waiting:
+            further = set(self._needs[waiting.pop()]) - needed
+            needed |= further
+            waiting += further
+        found: dict[str, list[tuple[int, tuple[Size, ...]]]] = {}
+        for number, name, factor, sizes in self._costs:
+            if number in needed:
+                found.setdefault(name, []).append((factor, sizes))
+        return found
+
+    def _of(self, tensor: Tensor) -> list[int]:
+        """The calls that wrote to the memory of a tensor: one list for all its views."""
+        if tensor not in self._writers:
+            self._writers[tensor] = []
+        writers: list[int] = self._writers[tensor]
+        return writers

@@ -1,0 +1,256 @@
+"""From a finished trace to its ChannelGraph: tied atoms become groups."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pruning.graph.call_sites import CallSite
+from pruning.graph.channel_graph import (
+    NO_GROUP,
+    ChannelGraph,
+    ChannelGroup,
+    CostForms,
+    Product,
+    TensorAxis,
+)
+from pruning.graph.channel_labels import Labels
+from pruning.graph.closed_form import AxisSizes, ClosedForm, PeakForm, Term
+from pruning.tracer.calls import COUNTED
+from pruning.tracer.trace_records import Contraction, Rows
+from pruning.tracer.tracer import Tracer
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """Where every atom of a trace went: its group, or NO_GROUP, and its unit in there."""
+
+    group: Labels
+    unit: Labels
+
+    def names(self, graph: ChannelGraph, axes: Iterable[Labels]) -> list[str]:
+        """The groups that have channels along any of these axes, in the order of the graph."""
+        numbers = {int(n) for labels in axes for n in np.unique(self.group[labels])}
+        return [graph.groups[number].name for number in sorted(numbers - {NO_GROUP})]
+
+
+def build_graph(tracer: Tracer) -> tuple[ChannelGraph, Atoms]:
+    """The graph that a finished trace describes."""
+    return _GraphBuilder(tracer).build()
+
+
+class _GraphBuilder:
+    """Turns tied atoms into groups.
+
+    Components that touch the same axes, each equally often, are the channels of one group.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._component = tracer.channels.components()
+        self._num_components = int(self._component.max(initial=-1)) + 1
+        self._reasons = tracer.channels.pinned(self._component)
+        self._inexact = tracer.channels.inexact(self._component)
+
+    def build(self) -> tuple[ChannelGraph, Atoms]:
+        groups, group_of = self._name_groups(self._group_components())
+        unit_of = _ranks(group_of, len(groups))
+        atoms = Atoms(group_of[self._component], unit_of[self._component])
+        layers, residual = self._layers(atoms.group), self._residual(atoms.group)
+        groups = tuple(
+            replace(
+                group,
+                residual=number in residual,
+                layers=tuple(layers[number]),
+                unit_of_channel=unit_of[group.unit_of_channel],
+            )
+            for number, group in enumerate(groups)
+        )
+        units = np.bincount(group_of[group_of >= 0], minlength=len(groups))
+        sizes = AxisSizes(atoms.group, units.astype(np.int32))
+        graph = ChannelGraph(
+            groups,
+            self._axes(atoms),
+            self._forms(sizes),
+            group_split=frozenset(self._tracer.group_split),
+            products=self._products(atoms),
+            exact=self._tracer.channels.exact,
+            notes=tuple(self._unused()),
+        )
+        return graph, atoms
+
+    def _unused(self) -> list[str]:
+        """A note on the layers that neither mode runs, if there are any."""
+        names = [t.name for t in self._tracer.tensors if t.is_parameter and len(t.axes) > 1]
+        layers = dict.fromkeys(_layer(name) for name in names if name not in self._tracer.used)
+        if not layers:
+            return []
+        return [
+            f"no mode of the network runs {', '.join(layers)}: left as wide as before, whatever "
+            "becomes of what it would read"
+        ]
+
+    def _forms(self, sizes: AxisSizes) -> CostForms:
+        parameters, weights = self._parameter_terms()
+        storages = [storage for storage in self._tracer.storages if storage.is_read]
+        counted = self._tracer.calls.terms()
+        flops = ClosedForm(sizes, counted.pop(COUNTED, []))
+        uncounted = {name: ClosedForm(sizes, terms) for name, terms in counted.items()}
+        params, weight_bytes = ClosedForm(sizes, parameters), ClosedForm(sizes, weights)
+        peak = PeakForm(
+            sizes,
+            [(storage.element_size, storage.sizes) for storage in storages],
+            [(storage.first, storage.last) for storage in storages],
+        )
+        return CostForms(*sizes.matrix(), flops, params, weight_bytes, peak, uncounted)
+
+    def _group_components(self) -> Labels:
+        """A group number per component; NO_GROUP where no layer produces the component."""
+        signature = np.zeros(self._num_components, dtype=np.uint64)
+        random = np.random.default_rng(0).integers(
+            1, 2**63, size=len(self._tracer.slots) + 2, dtype=np.uint64
+        )
+        for slot, number in zip(self._tracer.slots, random[2:], strict=True):
+            np.add.at(signature, self._component[slot.labels], number)
+        signature[list(self._reasons)] += random[0]
+        signature[list(self._inexact)] += random[1]
+        produced = np.zeros(self._num_components, dtype=bool)
+        for labels, _ in self._tracer.produced:
+            produced[self._component[labels]] = True
+        numbers = np.unique(signature, return_inverse=True)[1].astype(np.int32)
+        numbers[~produced] = NO_GROUP
+        return numbers
+
+    def _name_groups(self, numbers: Labels) -> tuple[tuple[ChannelGroup, ...], Labels]:
+        """Groups in the order in which they are produced, and their number per component."""
+        producers: dict[int, list[str]] = {}
+        first_axis: dict[int, Labels] = {}
+        slots = reversed(self._tracer.slots)  # of equal labels the first slot, a tensor, counts
+        names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
+        for labels, module in self._tracer.produced:
+            name = names.get(int(labels[0]))
+            layer = _layer(name) if name else module
+            components = self._component[labels]
+            for number in dict.fromkeys(numbers[components].tolist()):
+                found = producers.setdefault(number, [])
+                if layer and layer not in found:
+                    found.append(layer)
+                first_axis.setdefault(number, components[numbers[components] == number])
+        order = {number: i for i, number in enumerate(producers)}
+        renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int32)
+        titles = _unique([found[0] if found else "group" for found in producers.values()])
+        groups = tuple(
+            ChannelGroup(
+                name=title,
+                width=len(first_axis[number]),
+                unit=len(first_axis[number]) // int((renumbered == i).sum()),
+                pinned=self._reasons.get(int(first_axis[number][0])),
+                residual=False,
+                producers=tuple(producers[number]),
+                layers=(),
+                unit_of_channel=first_axis[number],
+                inexact=self._inexact.get(int(first_axis[number][0])),
+            )
+            for i, (title, number) in enumerate(zip(titles, producers, strict=True))
+        )
+        return groups, renumbered
+
+    def _layers(self, atom_group: Labels) -> dict[int, dict[str, None]]:
+        """Per group, every layer with an axis along its channels, in order."""
+        layers: dict[int, dict[str, None]] = defaultdict(dict)
+        for slot in self._tracer.slots:
+            for number in np.unique(atom_group[slot.labels]).tolist():
+                layers[number][_layer(slot.name)] = None
+        return layers
+
+    def _residual(self, atom_group: Labels) -> set[int]:
+        return {
+            int(number)
+            for labels in self._tracer.residual
+            for number in np.unique(atom_group[labels])
+        }
+
+    def _axes(self, atoms: Atoms) -> tuple[TensorAxis, ...]:
+        """Every slot in a group; axes along the same channels share their arrays."""
+        consumed = {int(labels[0]) for labels in self._tracer.consumed if len(labels)}
+        shared: dict[bytes, tuple[Labels, Labels]] = {}
+        axes = []
+        for slot in self._tracer.slots:
+            groups, units = atoms.group[slot.labels], atoms.unit[slot.labels]
+            if (groups != NO_GROUP).any():
+                key = groups.tobytes() + units.tobytes()
+                groups, units = shared.setdefault(key, (groups, units))
+                is_input = int(slot.labels[0]) in consumed
+                axes.append(TensorAxis(slot.name, slot.axis, groups, units, is_input))
+        return tuple(axes)
+
+    def _products(self, atoms: Atoms) -> tuple[Product, ...]:
+        """Every contraction of activations along channels of a group, each place of it once."""
+        found: dict[tuple[CallSite, int | None, int, bytes], Product] = {}
+        for contraction in self._tracer.contracted:
+            groups, units = atoms.group[contraction.labels], atoms.unit[contraction.labels]
+            if (groups != NO_GROUP).any():
+                argument, axis = _place_of(contraction, groups, units, atoms)
+                weights = tuple(_weight_axis(rows, atoms) for rows in contraction.weights)
+                product = Product(contraction.call, argument, axis, groups, units, weights)
+                found[contraction.call, argument, axis, groups.tobytes()] = product
+        return tuple(found.values())
+
+    def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
+        """Numbers of parameters, and bytes of parameters and buffers."""
+        tensors = self._tracer.tensors
+        return (
+            [(1, tensor.axes) for tensor in tensors if tensor.is_parameter],
+            [(tensor.element_size, tensor.axes) for tensor in tensors],
+        )
+
+
+def _place_of(
+    contraction: Contraction, groups: Labels, units: Labels, atoms: Atoms
+) -> tuple[int | None, int]:
+    """The first argument, and its axis, that carries these channels; None if there is none."""
+    for place, axes in contraction.arguments:
+        for axis, labels in enumerate(axes):
+            if (
+                labels is not None
+                and np.array_equal(atoms.group[labels], groups)
+                and np.array_equal(atoms.unit[labels], units)
+            ):
+                return place, axis
+    return None, 0
+
+
+def _weight_axis(rows: Rows, atoms: Atoms) -> TensorAxis:
+    """The axis of a parameter, of which only its first rows are in groups."""
+    groups, units = atoms.group[rows.labels], atoms.unit[rows.labels]
+    groups[rows.number :] = NO_GROUP
+    return TensorAxis(rows.parameter, 0, groups, units, is_input=False)
+
+
+def _layer(tensor_name: str) -> str:
+    """The module that owns a tensor; a bare parameter of the network stands for itself."""
+    owner, _, own = tensor_name.rpartition(".")
+    return owner if owner else own
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with .1, .2 … behind all but the first of equal ones; no number that is a name too."""
+    result: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name}.{number}" for number in itertools.count(1))
+        free = (new for new in numbered if new not in result and new not in names)
+        result[name if name not in result else next(free)] = None
+    return list(result)
+
+
+def _ranks(group_of: Labels, num_groups: int) -> Labels:
+    """Per component, its position among the components of its group."""
+    ranks = np.full(len(group_of), -1, dtype=np.int32)
+    for number in range(num_groups):
+        members = np.flatnonzero(group_of == number)
+        ranks[members] = np.arange(len(members))
+    return ranks

@@ -1,0 +1,107 @@
+"""Runs of a network under a tracer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.cost import ExampleInput, call_arguments
+from pruning.errors import TraceError
+from pruning.graph.operators.rule import pin_all
+from pruning.networks.torch_interior import Norm
+from pruning.tracer.composite_calls import CompositeCalls, functions_left_out
+from pruning.tracer.nested_tensors import returned_tensors, tensors_in
+from pruning.tracer.recorded_values import RecordedValues
+from pruning.tracer.trace_records import LOSES_WHOLE_GROUPS
+from pruning.tracer.tracer import Tracer
+
+
+def follow(
+    tracer: Tracer,
+    model: nn.Module,
+    example_input: ExampleInput,
+    *,
+    device: torch.device | None,
+    values: RecordedValues | None,
+) -> None:
+    """Run `model` under a tracer that may have seen another run of it (in another mode).
+
+    values: what the network is told wherever it reads from its tensors; what they hold if None.
+    device: on which the network then makes tensors of its own, whatever it asks for.
+    Whatever the network raises is passed on; TraceError if no tensor is found in what it returns.
+    """
+    positional, keyword = call_arguments(example_input)
+    for name, module in model.named_modules():
+        if hasattr(module, LOSES_WHOLE_GROUPS):
+            tracer.group_choices[f"{name}.weight"] = getattr(module, LOSES_WHOLE_GROUPS)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_same_random_numbers())
+        stack.enter_context(_module_names(model, tracer))
+        stack.enter_context(tracer.call_sites.following(model))
+        stack.enter_context(functions_left_out(tracer))
+        stack.enter_context(CompositeCalls(tracer))
+        stack.enter_context(tracer.running(device, values))
+        stack.enter_context(tracer)
+        inputs = list(tensors_in((positional, keyword)))
+        tracer.constants.know((*model.parameters(), *model.buffers(), *inputs))
+        for tensor in inputs:
+            tracer.lives_from_here(tensor)
+        output = model(*positional, **keyword)
+    outputs = list(returned_tensors(output, set()))
+    if not outputs:
+        raise TraceError(
+            f"no tensor was found in what {type(model).__name__} returns "
+            f"({type(output).__name__}): return tensors, or tuples, mappings or objects of them"
+        )
+    for tensor in outputs:
+        tracer.lives_until_here(tensor)
+        tracer.calls.gives(tensor)
+    pin_all(tracer, outputs, "the network's output")
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Every run draws the same numbers, from Python's generator too; afterwards it is as before."""
+    before = random.getstate()
+    random.seed(0)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            yield
+    finally:
+        random.setstate(before)
+
+
+@contextmanager
+def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Keeps `tracer.module` at the name of the innermost module that runs."""
+    stack: list[str] = []
+
+    def entering(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            stack.append(name)
+            tracer.module = name
+            if isinstance(module, Norm) and not list(module.state_dict()):
+                tracer.notes_size(f"{name}.num_features", inputs[0])
+
+        return hook
+
+    def leaving(*_: object) -> None:
+        stack.pop()
+        tracer.module = stack[-1] if stack else ""
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(entering(name)))
+        handles.append(module.register_forward_hook(leaving))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

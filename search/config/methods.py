@@ -1,0 +1,162 @@
+"""Pruning methods as a search offers them: how to train sparsely, and how to judge channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pruning import criteria, regularizers
+from pruning.criteria import Criterion
+from pruning.errors import ConfigError
+from pruning.networks.torch_interior import BatchNorm
+from pruning.regularizers import Regularizer
+from pruning.scaling_factors.scaling_factors import GRANULARITIES, Granularity
+from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
+
+Settings = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of one setting of a method.
+
+    is_log: whether values are drawn log-uniformly.
+    is_push: whether the setting is the strength of a penalty and the range that of its total
+        push on a σBN scale or gate, strength · Σ learning rate / (1 − momentum).
+    """
+
+    low: float
+    high: float
+    is_log: bool = False
+    is_push: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to find unimportant channels.
+
+    criterion: judges channels; None if learnable gates do.
+    settings: ranges by name; criterion and regularizer take a value for each.
+    after_step: what the method asks for after each update of the weights.
+    reads_batchnorm: whether only channels with batch normalisation can be judged.
+    uses_sigmoid: whether σBN takes its place.
+    prunes_untrained: whether channels are judged before any training.
+    tries_every_unit: whether judging takes a run of the network per channel.
+    """
+
+    name: str
+    criterion: Callable[[Settings], Criterion] | None
+    regularizer: Callable[[Settings], Regularizer] | None = None
+    after_step: Callable[[nn.Module], None] | None = None
+    settings: Mapping[str, Range] = field(default_factory=dict)
+    reads_batchnorm: bool = False
+    uses_sigmoid: bool = False
+    prunes_untrained: bool = False
+    tries_every_unit: bool = False
+
+    def prepared(self, model: nn.Module, seed: int) -> nn.Module:
+        """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`."""
+        return to_sigmoid_batchnorm(model, seed=seed) if self.uses_sigmoid else model
+
+
+PUSH = Range(10.0, 1000.0, is_log=True, is_push=True)
+"""The RNI authors' settings push 660 (VGG-16) and 66 (ResNet-56); below 10 nothing recedes,
+and above 1,000 everything does."""
+
+SHIFT = Range(0.0, 3.0)
+"""Range of b; the RNI paper's experiments use 0 and 3."""
+
+GATE_STRENGTH = PUSH
+"""λ of learnable gates, per gate; they learn like σBN scales do."""
+
+_SCALE_STRENGTH = Range(1e-5, 1e-2, is_log=True)
+"""λ of penalties on γ. Network Slimming tries 1e-5 to 1e-3; the upper end is for short training.
+Their pull does not fade for important channels as RNI's does, so that λ has to stay small beside
+the gradient of the loss, whatever the schedule."""
+
+_POLARIZATION_T = Range(1.0, 1.6)
+"""Around the t of 1.2 in Zhuang et al.'s experiments on CIFAR."""
+
+
+def _clamp_scales(model: nn.Module) -> None:
+    """γ to [0, 1], without which polarization has no least value (Zhuang et al.)."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, BatchNorm) and module.affine:
+                module.weight.clamp_(0, 1)
+
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "rni",
+            lambda _: criteria.SigmoidScale(),
+            lambda s: regularizers.RNI(s["strength"], s["shift"]),
+            settings={"strength": PUSH, "shift": SHIFT},
+            reads_batchnorm=True,
+            uses_sigmoid=True,
+        ),
+        Method(
+            "slimming",
+            lambda _: criteria.BatchNormScale(),
+            lambda s: regularizers.Slimming(s["strength"]),
+            settings={"strength": _SCALE_STRENGTH},
+            reads_batchnorm=True,
+        ),
+        Method(
+            "polarization",
+            lambda _: criteria.BatchNormScale(),
+            lambda s: regularizers.Polarization(s["strength"], s["t"]),
+            settings={"strength": _SCALE_STRENGTH, "t": _POLARIZATION_T},
+            after_step=_clamp_scales,
+            reads_batchnorm=True,
+        ),
+        Method(
+            "deep-hoyer",
+            lambda _: criteria.BatchNormScale(),
+            lambda s: regularizers.DeepHoyer(s["strength"]),
+            settings={"strength": _SCALE_STRENGTH},
+            reads_batchnorm=True,
+        ),
+        Method("magnitude-l1", lambda _: criteria.WeightMagnitude(1)),
+        Method("magnitude-l2", lambda _: criteria.WeightMagnitude(2)),
+        Method("taylor", lambda _: criteria.Taylor()),
+        Method("taylor-weights", lambda _: criteria.TaylorWeights()),
+        Method("taylor-full-gradient", lambda _: criteria.TaylorFullGradient()),
+        Method("taylor-second-order", lambda _: criteria.TaylorSecondOrder(probes=16)),
+        Method("obd", lambda _: criteria.Obd(probes=16)),
+        Method("fisher", lambda _: criteria.Fisher()),
+        Method("snip", lambda _: criteria.Snip(), prunes_untrained=True),
+        Method("oracle", lambda _: criteria.Oracle(), tries_every_unit=True),
+        Method("scaling-factors", None, settings={"strength": GATE_STRENGTH}),
+        Method("random", lambda _: criteria.Random()),
+    )
+}
+"""By the name that the command line uses."""
+
+
+def method(name: str) -> Method:
+    """The method called `name`; ConfigError names all of them if there is none."""
+    if name not in METHODS:
+        raise ConfigError(f"criterion must be one of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]
+
+
+def granularity(text: str) -> str:
+    """`text` in its canonical form, such as filter+branch; ConfigError if it names no mixture."""
+    parts = text.split("+")
+    if not text or len(set(parts)) != len(parts) or not set(parts) <= set(GRANULARITIES):
+        raise ConfigError(
+            f"granularity must be one or several of {', '.join(GRANULARITIES)} joined by +, "
+            f"got {text!r}"
+        )
+    return "+".join(part for part in GRANULARITIES if part in parts)
+
+
+def parts_of(granularity: str) -> tuple[Granularity, ...]:
+    """The parts of a mixture, in canonical order."""
+    return tuple(part for part in GRANULARITIES if part in granularity.split("+"))

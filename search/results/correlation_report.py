@@ -1,0 +1,95 @@
+"""What came of a correlation study, as a table, as notes and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from search.config.correlation_config import CorrelationConfig
+from search.results.correlation import COEFFICIENTS, Agreement, UnitScores
+from search.terminal.text_table import text_table
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of a correlation study.
+
+    agreements: one per criterion, best first.  num_units, num_images: over which scores were
+    correlated, and on how many images they were measured.  validation_accuracy: of the network.
+    files: what was written.
+    """
+
+    agreements: tuple[Agreement, ...]
+    num_units: int
+    num_images: int
+    validation_accuracy: float
+    files: tuple[Path, ...]
+
+
+def study_table(study: Study) -> Table:
+    """One row per criterion, the best first; a dash where a coefficient is not defined."""
+    headings = [
+        f"{name.capitalize()}\n{words}"
+        for words in ("in layer", "overall")
+        for name in COEFFICIENTS
+    ]
+    table = text_table("criterion", *headings, numbers=headings)
+    for found in study.agreements:
+        cells = [
+            getattr(part, name)
+            for part in (found.per_layer, found.all_layers)
+            for name in COEFFICIENTS
+        ]
+        table.add_row(found.criterion, *("–" if c is None else f"{c:.3f}" for c in cells))
+    return table
+
+
+def study_notes(study: Study) -> list[str]:
+    """What the table is about, and which layers are not in its means; a line each."""
+    lines = [
+        f"{study.num_units:,} units, {study.num_images:,} training images, "
+        f"validation accuracy {study.validation_accuracy:.1%}",
+        "in layer: mean over layers, each of which counts once; overall: over all units",
+    ]
+    left_out = {a.criterion: a.num_left_out for a in study.agreements if a.num_left_out}
+    if left_out:
+        listed = ", ".join(f"{name} {count}" for name, count in left_out.items())
+        lines.append(
+            f"layers left out of the means (fewer than 3 units, or constant scores): {listed}"
+        )
+    return lines
+
+
+def content(
+    study: Study,
+    config: CorrelationConfig,
+    scores: Mapping[str, UnitScores],
+    oracle: UnitScores,
+) -> dict[str, Any]:
+    """JSON-able: settings, coefficients, and the scores that they are made of."""
+    return {
+        "settings": dataclasses.asdict(config),
+        "num_units": study.num_units,
+        "num_images": study.num_images,
+        "validation_accuracy": study.validation_accuracy,
+        "criteria": {
+            found.criterion: {
+                "per_layer": dataclasses.asdict(found.per_layer),
+                "all_layers": dataclasses.asdict(found.all_layers),
+                "layers_left_out": found.num_left_out,
+                "layers": {n: dataclasses.asdict(c) for n, c in found.layers.items()},
+                "scores": _as_lists(scores[found.criterion]),
+            }
+            for found in study.agreements
+        },
+        "oracle": _as_lists(oracle),
+    }
+
+
+def _as_lists(scores: UnitScores) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in scores.items()}

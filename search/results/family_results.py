@@ -1,0 +1,118 @@
+"""What came of a family study: every run, and the curve of each kind of network."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pruning.cost import format_count
+from search.terminal.text_table import text_table
+from search.trials.jobs import Outcome
+
+
+@dataclass(frozen=True)
+class FamilyRun:
+    """One trained network.
+
+    kind: as it was asked for, such as tempered:0.5, or fine-tuned.  place: what it shares with
+    the runs that are averaged: its budget, or the trial whose shape it has.
+    search: that a fine-tuned network comes from, empty for others.
+    """
+
+    kind: str
+    place: str
+    seed: int
+    outcome: Outcome
+    search: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The mean of all runs of one kind at one place of the ladder.
+
+    Test errors and their deviation (of a sample; 0 of a single run) are in [0, 1]; each run was
+    measured once, and none is left out.
+    """
+
+    kind: str
+    place: str
+    num_runs: int
+    params: float
+    flops: float
+    test_error: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class FamilyStudy:
+    """Everything that a finished study knows; num_test: images of the test split."""
+
+    runs: tuple[FamilyRun, ...]
+    num_test: int
+    failures: dict[str, str]
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Kind by kind in the order of the runs, each by rising parameters."""
+        groups: dict[tuple[str, str], list[Outcome]] = {}
+        for run in self.runs:
+            groups.setdefault((run.kind, run.place), []).append(run.outcome)
+        found = [_point(*key, outcomes) for key, outcomes in groups.items()]
+        kinds = list(dict.fromkeys(point.kind for point in found))
+        return tuple(sorted(found, key=lambda p: (kinds.index(p.kind), p.params)))
+
+    @property
+    def curves(self) -> dict[str, list[tuple[float, float, float]]]:
+        """Per kind its points as (parameters, test error in %, deviation in %)."""
+        found: dict[str, list[tuple[float, float, float]]] = {}
+        for point in self.points:
+            row = (point.params, 100 * point.test_error, 100 * point.deviation)
+            found.setdefault(point.kind, []).append(row)
+        return found
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "num_test": self.num_test,
+            "points": [asdict(point) for point in self.points],
+            "runs": [asdict(run) for run in self.runs],
+            "failures": self.failures,
+            "notes": list(self.notes),
+        }
+
+
+def _point(kind: str, place: str, outcomes: Sequence[Outcome]) -> Point:
+    errors = [1 - outcome.test_accuracy for outcome in outcomes]
+    return Point(
+        kind=kind,
+        place=place,
+        num_runs=len(outcomes),
+        params=statistics.mean(outcome.params for outcome in outcomes),
+        flops=statistics.mean(outcome.flops for outcome in outcomes),
+        test_error=statistics.mean(errors),
+        deviation=statistics.stdev(errors) if len(errors) > 1 else 0.0,
+    )
+
+
+def study_table(study: FamilyStudy) -> Table:
+    """One row per point: mean test error and deviation over its runs."""
+    numbers = ("params", "FLOPs", "test error", "runs")
+    table = text_table("kind", "place", *numbers, numbers=numbers)
+    for point in study.points:
+        spread = f" ± {100 * point.deviation:.2f}" if point.num_runs > 1 else ""
+        table.add_row(
+            point.kind,
+            point.place,
+            format_count(point.params),
+            format_count(point.flops),
+            f"{100 * point.test_error:.2f}{spread} %",
+            str(point.num_runs),
+        )
+    return table

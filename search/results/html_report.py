@@ -1,0 +1,354 @@
+"""A finished search as one HTML page that opens offline: nothing in it is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from copycat.architecture import read
+from pruning.cost import format_count
+from pruning.errors import ConfigError, SearchStateError
+from search.commands.flags import as_arguments
+from search.config.search_config import SearchConfig, from_mapping
+from search.models import own_module
+from search.results.figures import widths_left
+from search.results.report import (
+    COLOURS,
+    COMPUTE_NOTE,
+    Results,
+    flops_note,
+    open_results,
+    slack,
+)
+from search.results.verdict import contestants, headline, short_name
+from search.tracking.search_state import CONFIG_FILE
+from search.trials.artifacts import stored_curve
+from search.trials.jobs import Outcome
+
+REPORT_FILE = "report.html"
+"""In the folder of a search, unless another place is asked for."""
+
+_FURTHER_COLOUR = "#8c564b"
+_SYMBOLS = {
+    "fine-tuned": "circle",
+    "from-scratch": "square",
+    "copycat": "triangle-up",
+    "tempered": "triangle-down",
+    "uniform": "x",
+    "random": "diamond",
+}
+_MOST_POINTS = 200
+"""Epochs of a curve beyond which some are left out."""
+
+_MOST_CURVES = 60
+_RECORDED = ("device", "processor", "threads", "torch", "espalier")
+"""What architectures record of the place where they were trained."""
+
+
+def report_page(directory: Path) -> str:
+    """The report of the finished search in `directory`, as HTML.
+
+    Raises SearchStateError where there is none, or where it has not finished.
+    """
+    from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - startup stays light
+
+    environment = Environment(
+        loader=PackageLoader("search", "report_page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = format_count
+    page = _Page(directory, open_results(directory))
+    return environment.get_template("page.html.jinja").render(
+        page=page,
+        results=page.results,
+        short_name=short_name,
+        flops_note=flops_note(page.results.base),
+        compute_note=COMPUTE_NOTE,
+        style=_part("style.css"),
+        script=_part("page.js"),
+        plotly=_plotly(),
+    )
+
+
+def _part(name: str) -> str:
+    return resources.files("search").joinpath("report_page", name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    """The plotting library, compressed: 2 MB of text instead of 5."""
+    from plotly.offline import get_plotlyjs  # noqa: PLC0415 - startup stays light
+
+    # without a time, so that equal searches give equal pages
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+@dataclass(frozen=True)
+class _Network:
+    """One architecture, as the page shows it.
+
+    bars: channels that remain and channels of the base network per layer; the latter 0 where they
+    are not known.  inexact: as in Architecture.
+    """
+
+    outcome: Outcome
+    name: str
+    is_on_front: bool
+    slack: Mapping[str, float]
+    bars: Sequence[tuple[int, int]]
+    inexact: Mapping[str, str]
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What is shown of it beside its name and shape."""
+        o = self.outcome
+        return [
+            ("test", f"{o.test_accuracy:.2%}"),
+            ("validation", f"{o.validation_accuracy:.2%}"),
+            ("FLOPs", format_count(o.flops)),
+            ("params", format_count(o.params)),
+            *((f"slack {name}", f"{100 * value:+.2f} %") for name, value in self.slack.items()),
+            ("compute", format_count(o.compute) if o.compute else "–"),
+            ("seed", str(o.seed)),
+        ]
+
+    @property
+    def base_path(self) -> str:
+        """SVG path of the bars of the base network."""
+        return self._path([base for _, base in self.bars])
+
+    @property
+    def kept_path(self) -> str:
+        """SVG path of the bars of what remains."""
+        return self._path([kept for kept, _ in self.bars])
+
+    def _path(self, heights: Sequence[int]) -> str:
+        highest = max((max(pair) for pair in self.bars), default=1) or 1
+        rise = [round(40 * height / highest, 1) for height in heights]
+        return "".join(f"M{4 * i} 40v-{h:g}h3v{h:g}z" for i, h in enumerate(rise) if h)
+
+    @property
+    def shape(self) -> str:
+        """The bars in words, for those who cannot see them."""
+        return "channels per layer: " + ", ".join(
+            f"{kept} of {base}" if base else str(kept) for kept, base in self.bars
+        )
+
+
+class _Page:
+    """Everything that the template asks for."""
+
+    def __init__(self, directory: Path, results: Results) -> None:
+        self._directory, self.results = directory, results
+        self.config = _config(directory)
+
+    @cached_property
+    def networks(self) -> list[_Network]:
+        """All architectures, by rising FLOPs."""
+        found = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
+        return list(map(self._network, found))
+
+    @cached_property
+    def front(self) -> list[_Network]:
+        """Those on the front, by rising FLOPs."""
+        return [network for network in self.networks if network.is_on_front]
+
+    def _network(self, outcome: Outcome) -> _Network:
+        (entry,) = contestants([outcome])
+        base = self.results.base_widths
+        stored = read(self._directory / outcome.path)
+        profile = stored.profile
+        widths = widths_left(profile, base) if base else profile.widths
+        return _Network(
+            outcome,
+            short_name(entry),
+            outcome.key in {o.key for o in self.results.front},
+            slack(outcome.cost, self.results.bounds),
+            [(width, base.get(name, 0)) for name, width in widths.items()],
+            stored.inexact,
+        )
+
+    @property
+    def inexact(self) -> dict[str, str]:
+        """Why, per group that a network lost channels of, the others then take other values."""
+        return {name: why for network in self.networks for name, why in network.inexact.items()}
+
+    @cached_property
+    def verdict(self) -> list[str]:
+        """Its lines."""
+        return self.results.verdict.splitlines()
+
+    @cached_property
+    def headline(self) -> list[str]:
+        """What of the verdict is said before all budgets."""
+        return headline(self.results.contests)
+
+    @cached_property
+    def origins(self) -> dict[str, str]:
+        """Colours of the origins that there are, in their order."""
+        present: dict[str, str] = {o.origin: _FURTHER_COLOUR for o in self.results.everything}
+        ordered = {name: colour for name, colour in COLOURS.items() if name in present}
+        return ordered | {name: colour for name, colour in present.items() if name not in ordered}
+
+    @cached_property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """Per network its steps and validation accuracies; the verdict's networks come first."""
+        compared = {
+            run.key: None
+            for contest in self.results.contests
+            for entry in contest.entries.values()
+            for run in entry.runs
+        }
+        keys = [*compared, *(network.outcome.key for network in reversed(self.front))]
+        paths = {outcome.key: outcome.path for outcome in self.results.everything}
+        found = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
+        return {key: found[key] for key in list(found)[:_MOST_CURVES] if found[key]}
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the script draws from."""
+        figures = {"front": self._front_figure()}
+        if self.curves:
+            figures["curves"] = self._curves_figure()
+        best = max(self.front, key=lambda n: n.outcome.validation_accuracy, default=None)
+        return {"figures": figures, "first": best.outcome.key if best else None}
+
+    def _front_figure(self) -> dict[str, Any]:
+        from plotly.graph_objects import Figure, Scatter  # noqa: PLC0415 - startup stays light
+
+        figure = Figure()
+        figure.add_trace(
+            Scatter(
+                x=[n.outcome.flops for n in self.front],
+                y=[100 * n.outcome.validation_accuracy for n in self.front],
+                **{"mode": "lines", "line": {"shape": "hv", "width": 1.5}, "name": "front"},
+                hoverinfo="skip",
+                meta="front",
+            )
+        )
+        for origin, colour in self.origins.items():
+            same = [n for n in self.networks if n.outcome.origin == origin]
+            symbols = _SYMBOLS.get(origin, "star")
+            figure.add_trace(
+                Scatter(
+                    x=[n.outcome.flops for n in same],
+                    y=[100 * n.outcome.validation_accuracy for n in same],
+                    customdata=[n.outcome.key for n in same],
+                    mode="markers",
+                    marker={
+                        "color": colour,
+                        "symbol": [
+                            f"{symbols}-open" if n.outcome.equal_compute else symbols for n in same
+                        ],
+                        "size": 10,
+                    },
+                    name=origin,
+                    meta=origin,
+                    hoverinfo="none",
+                )
+            )
+        for contest in self.results.contests:
+            limit = contest.limits.limit("flops")
+            if limit is not None:
+                figure.add_vline(limit, line={"dash": "dot", "width": 1})
+        figure.update_layout(xaxis_type="log", xaxis_title="FLOPs", xaxis_tickformat="~s")
+        figure.update_layout(yaxis_title="validation accuracy (%)")
+        return _laid_out(figure)
+
+    def _curves_figure(self) -> dict[str, Any]:
+        from plotly.graph_objects import Figure, Scatter  # noqa: PLC0415 - startup stays light
+
+        outcomes = {outcome.key: outcome for outcome in self.results.everything}
+        figure = Figure()
+        for key, points in self.curves.items():
+            origin = outcomes[key].origin
+            figure.add_trace(
+                Scatter(
+                    x=[step for step, _ in points],
+                    y=[100 * accuracy for _, accuracy in points],
+                    customdata=[key] * len(points),
+                    **{"mode": "lines", "name": key, "meta": origin},
+                    line={"color": self.origins[origin], "width": 1.5},
+                    hovertemplate="%{customdata}<br>epoch %{x}: %{y:.2f} %<extra></extra>",
+                )
+            )
+        figure.update_layout(xaxis_title="epoch", yaxis_title="validation accuracy (%)")
+        return _laid_out(figure)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where the networks were trained, as far as they say so."""
+        found: dict[str, dict[str, None]] = {}
+        for network in self.networks:
+            record = read(self._directory / network.outcome.path).provenance
+            for name in _RECORDED:
+                if name in record:
+                    found.setdefault(name, {})[str(record[name])] = None
+        return {name: ", ".join(values) for name, values in found.items()}
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """What to type, by what it does."""
+        config = self.config
+        runs = "" if config.runs == SearchConfig.runs else f" --runs {shlex.quote(config.runs)}"
+        commands = {"run this search": shlex.join(["espalier", "search", *as_arguments(config)])}
+        trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
+        if self.front:
+            best = max(self.front, key=lambda n: n.outcome.validation_accuracy).outcome.key
+            commands["take the most accurate network along"] = (
+                f"espalier export {shlex.quote(f'{config.name}/{best}')} --out my-network"
+                f"{trust}{runs}"
+            )
+        commands["list the front"] = f"espalier pareto {shlex.quote(config.name)}{runs}"
+        commands["compare the runs in MLflow"] = f"espalier ui{runs}"
+        return commands
+
+
+def _laid_out(figure: Any) -> dict[str, Any]:
+    """The figure as JSON; colours of text and grid are those of the page."""
+    figure.update_layout(
+        template="none",
+        showlegend=False,
+        hovermode="closest",
+        margin={"l": 56, "r": 12, "t": 36, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    figure.update_xaxes(zeroline=False, automargin=True)
+    figure.update_yaxes(zeroline=False, automargin=True)
+    content: dict[str, Any] = json.loads(figure.to_json())
+    return content
+
+
+def _config(directory: Path) -> SearchConfig:
+    file = directory / CONFIG_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, Mapping):
+            raise ValueError("it holds no settings")
+        return from_mapping(content, str(file))
+    except (OSError, ValueError, ConfigError) as error:
+        raise SearchStateError(f"{file} is damaged, or of another version: {error}") from error
+
+
+def _curve(folder: Path) -> list[tuple[int, float]]:
+    """Steps and validation accuracies of a stored network."""
+    points = [(record.step, record.validation_accuracy) for record in stored_curve(folder)]
+    return list(_thinned(points))
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    """At most so many of the points, evenly spread, the last among them."""
+    every = -(-len(points) // _MOST_POINTS) or 1
+    kept = points[::-1][::every]
+    yield from reversed(kept)

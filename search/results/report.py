@@ -1,0 +1,262 @@
+"""The result of a search in words, tables and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mlflow_server import schema
+from pruning.cost import Bound, Budget, Cost, format_count
+from pruning.errors import SearchStateError
+from search.results.front import front
+from search.results.verdict import Contest, short_name, verdict
+from search.terminal.text_table import text_table
+from search.tracking.search_state import CONFIG_FILE, RESULTS_FILE
+from search.trials.jobs import ORIGINS, Outcome
+
+FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
+
+
+def flops_note(base: Cost) -> str:
+    """What is counted, and what of the base network is not."""
+    return "; ".join([FLOPS_NOTE, *base.notes])
+
+
+COMPUTE_NOTE = (
+    "compute: training images × FLOPs of one forward run, on the way to one such network; the "
+    "search for its shape is not in it"
+)
+COLOURS = {origin: schema.COLOURS[origin] for origin in ORIGINS}
+"""The same as in MLflow's charts and in search.results.figures."""
+_MARKERS = {
+    "fine-tuned": "o",
+    "from-scratch": "s",
+    "copycat": "^",
+    "tempered": "v",
+    "uniform": "x",
+    "random": "D",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a finished search knows.
+
+    everything: all stored architectures, front: those that no other one beats in validation
+    accuracy and FLOPs, num_test: images of the test split.  limits: the budget in absolute
+    numbers; by default as `budget` says, a text of three digits.  base_widths: channels per
+    group of the base network, where they are known.
+    """
+
+    base: Cost
+    budget: str
+    num_test: int
+    everything: tuple[Outcome, ...]
+    front: tuple[Outcome, ...]
+    contests: tuple[Contest, ...]
+    failures: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    limits: Budget | None = None
+    base_widths: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def bounds(self) -> Budget:
+        """The budget in absolute numbers."""
+        return self.limits or Budget.parse(*self.budget.split()).absolute(self.base)
+
+    @property
+    def verdict(self) -> str:
+        """Which kind won at which budget, by how much; the plain narrow network first."""
+        return "\n".join(verdict(self.contests, self.everything, self.num_test))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"verdict": self.verdict}
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> Results:
+        """The inverse of `to_mapping`."""
+        return cls(
+            base=Cost(**{**content["base"], "notes": tuple(content["base"].get("notes", ()))}),
+            budget=content["budget"],
+            num_test=content["num_test"],
+            everything=tuple(Outcome.from_mapping(o) for o in content["everything"]),
+            front=tuple(Outcome.from_mapping(o) for o in content["front"]),
+            contests=tuple(map(Contest.from_mapping, content["contests"])),
+            failures=dict(content["failures"]),
+            notes=tuple(content["notes"]),
+            limits=_budget(content["limits"]),
+            base_widths=dict(content["base_widths"]),
+        )
+
+
+def _budget(content: Mapping[str, Any] | None) -> Budget | None:
+    return None if content is None else Budget(tuple(Bound(**bound) for bound in content["bounds"]))
+
+
+def open_results(directory: Path) -> Results:
+    """The results of a finished search; SearchStateError if there are none."""
+    try:
+        return Results.from_mapping(
+            json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
+        )
+    except FileNotFoundError:
+        if (directory / CONFIG_FILE).exists():
+            raise SearchStateError(
+                f"the search in {directory} has not finished: go on with "
+                f"`{shlex.join(['espalier', 'resume', directory.name])}`"
+            ) from None
+        raise no_search(directory) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SearchStateError(f"{directory / RESULTS_FILE} is damaged: {error}") from error
+
+
+def no_search(directory: Path) -> SearchStateError:
+    """What to tell of a folder that holds none: what there is beside it."""
+    return SearchStateError(f"{directory} holds no search{_others(directory.parent)}")
+
+
+def _others(runs: Path) -> str:
+    names = sorted(file.parent.name for file in runs.glob(f"*/{CONFIG_FILE}"))
+    return f": there are {', '.join(names)}" if names else ""
+
+
+def slack(cost: Cost, limits: Budget) -> dict[str, float]:
+    """(limit − cost) / limit per bound: from 0 to 1 within the budget, negative over it."""
+    return {b.quantity: (b.value - cost.of(b.quantity)) / b.value for b in limits.bounds}
+
+
+def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> Table:
+    """One row per architecture, by default those on the front; slack is that of the tightest bound.
+
+    Keys begin with the origin.
+    """
+    lacks = bool(results.base.uncounted)
+    numbers = ["FLOPs", *["not counted"] * lacks, "of base", "params", "slack"]
+    numbers += ["validation", "test"]
+    table = text_table("architecture", *numbers, numbers=numbers)
+    for outcome in results.front if outcomes is None else outcomes:
+        tightest = min(slack(outcome.cost, results.bounds).values())
+        table.add_row(
+            outcome.key,
+            format_count(outcome.flops),
+            *[format_count(outcome.uncounted or 0)] * lacks,
+            f"{100 * outcome.flops / results.base.flops:.2f} %",
+            format_count(outcome.params),
+            f"{100 * tightest:+.1f} %",
+            f"{outcome.validation_accuracy:.2%}",
+            f"{outcome.test_accuracy:.2%}",
+        )
+    return table
+
+
+def contest_table(results: Results) -> Table:
+    """Per budget the best network of each kind, chosen by validation accuracy."""
+    numbers = ("FLOPs", "compute", "runs", "test accuracy")
+    table = text_table("within", *numbers, numbers=numbers)
+    for contest in results.contests:
+        table.add_row(Text(contest.label, style="bold"))
+        for kind, entry in contest.entries.items():
+            is_first = contest.winner is not None and contest.winner.kind == kind
+            table.add_row(
+                f"  {short_name(entry)}",
+                format_count(entry.flops),
+                format_count(entry.compute) if entry.compute else "–",
+                str(entry.num_seeds),
+                Text(entry.accuracy_text(), style="green" if is_first else ""),
+            )
+    return table
+
+
+def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
+    """The table's content for machines: counts in full, accuracies and slacks in [0, 1]."""
+    return [
+        {
+            "architecture": o.key,
+            "origin": o.origin,
+            "flops": o.flops,
+            "flops_share": o.flops / results.base.flops,
+            **({} if o.uncounted is None else {"uncounted": o.uncounted}),
+            "params": o.params,
+            "slack": slack(o.cost, results.bounds),
+            "validation_accuracy": o.validation_accuracy,
+            "test_accuracy": o.test_accuracy,
+            "path": o.path,
+        }
+        for o in (results.front if outcomes is None else outcomes)
+    ]
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Comma-separated values with a header; a column such as slack.flops per bound."""
+    flat = [_flat(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(flat[0]) if flat else ["architecture"])
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose mappings have become columns of their own."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{part}": number for part, number in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON array."""
+    return json.dumps(list(rows), indent=2)
+
+
+def plot_front(results: Results, path: Path) -> None:
+    """Validation accuracy against FLOPs, origins in colours, the front as a line."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, used once
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
+
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    steps = front(results.everything)
+    axes.step(
+        [o.flops for o in steps],
+        [100 * o.validation_accuracy for o in steps],
+        where="post",
+        color="#bbbbbb",
+        linewidth=1.5,
+        label="front",
+        zorder=1,
+    )
+    for origin in ORIGINS:
+        points = [o for o in results.everything if o.origin == origin]
+        if not points:
+            continue
+        axes.scatter(
+            [o.flops for o in points],
+            [100 * o.validation_accuracy for o in points],
+            color=COLOURS[origin],
+            marker=_MARKERS[origin],
+            label=origin,
+            zorder=2,
+        )
+    axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(FuncFormatter(lambda value, _: format_count(value)))
+    axes.set_xlabel("FLOPs (fvcore, eval mode, batch 1; 1 multiply-add = 1 FLOP)")
+    axes.set_ylabel("validation accuracy (%)")
+    axes.set_title(f"Budget {results.budget} of {format_count(results.base.flops)} FLOPs")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,362 @@
+"""Who wins within each budget, by how much, and whether that means anything.
+
+Contestants are chosen by validation accuracy; test accuracy is reported and chooses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruning.cost import Bound, Budget, format_count
+from search.trials.jobs import ORIGINS, Origin, Outcome
+
+SIGNIFICANCE = 0.05
+"""A difference that chance brings about less often than this, two-sided, is called a win."""
+
+_NOTABLE = 0.05
+"""Share by which the compute or images of two networks may differ without it being told."""
+
+_SHORT = {
+    "fine-tuned": "fine-tuned",
+    "from-scratch": "from scratch",
+    "copycat": "copycat",
+    "tempered": "tempered copycat",
+    "uniform": "uniformly narrowed",
+    "random": "random widths",
+}
+_WORDS = {
+    "fine-tuned": "pruned and fine-tuned",
+    "from-scratch": "a pruned shape from scratch",
+    "copycat": "a rescaled shape from scratch (copycat)",
+    "tempered": "a shape between a pruned and the uniform one, from scratch (tempered)",
+    "uniform": "the uniformly narrowed network",
+    "random": "a shape of random widths",
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One network, trained once or with several seeds; `runs` are those, at least one.
+
+    Costs and accuracies are means: repetitions of a pruned network may differ in their widths.
+    """
+
+    runs: tuple[Outcome, ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the network, without a seed."""
+        return self.runs[0].network
+
+    @property
+    def origin(self) -> Origin:
+        """How its weights came about."""
+        return self.runs[0].origin
+
+    @property
+    def equal_compute(self) -> bool:
+        """Whether it trained longer for costing less."""
+        return self.runs[0].equal_compute
+
+    @property
+    def kind(self) -> str:
+        """What it competes as: its origin, those at equal compute apart."""
+        return f"{self.origin}-longer" if self.equal_compute else self.origin
+
+    @property
+    def num_seeds(self) -> int:
+        """How often it was trained."""
+        return len(self.runs)
+
+    @property
+    def validation_accuracy(self) -> float:
+        """The mean, in [0, 1]; it decides who competes."""
+        return self._mean(lambda run: run.validation_accuracy)
+
+    @property
+    def test_accuracy(self) -> float:
+        """The mean, in [0, 1]."""
+        return self._mean(lambda run: run.test_accuracy)
+
+    @property
+    def deviation(self) -> float:
+        """Of test accuracy over the seeds (of a sample); 0 of a single run."""
+        found = [run.test_accuracy for run in self.runs]
+        return statistics.stdev(found) if len(found) > 1 else 0.0
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of one forward run."""
+        return self._mean(lambda run: run.flops)
+
+    @property
+    def compute(self) -> float:
+        """Training images × FLOPs of the way to one network; 0 where it is not known."""
+        return self._mean(lambda run: run.compute)
+
+    def accuracy_text(self) -> str:
+        """Test accuracy in %, with its deviation where there is one to tell."""
+        spread = f" ± {100 * self.deviation:.1f}" if self.num_seeds > 1 else ""
+        return f"{100 * self.test_accuracy:.1f}{spread} %"
+
+    def _mean(self, value: Callable[[Outcome], float]) -> float:
+        return statistics.fmean(map(value, self.runs))
+
+
+def contestants(outcomes: Iterable[Outcome]) -> list[Contestant]:
+    """Outcomes gathered by network, in their order: those that differ in seeds alone are one."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.network, []).append(outcome)
+    return [Contestant(tuple(runs)) for runs in found.values()]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The best network of each kind within one budget.
+
+    label: the budget in words.  limits: in absolute numbers.
+    entries: per kind (from-scratch, from-scratch-longer …) who competes for it.
+    """
+
+    label: str
+    limits: Budget
+    entries: Mapping[str, Contestant]
+
+    @property
+    def ranking(self) -> list[Contestant]:
+        """By mean test accuracy, best first: this reports, it chooses nothing."""
+        return sorted(self.entries.values(), key=lambda entry: -entry.test_accuracy)
+
+    @property
+    def winner(self) -> Contestant | None:
+        """The first, or none where nobody competes or two are equally good."""
+        ranking = self.ranking
+        is_tied = len(ranking) > 1 and _equal(*ranking[:2])
+        return ranking[0] if ranking and not is_tied else None
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> Contest:
+        """The inverse of `dataclasses.asdict`."""
+        entries = {
+            kind: Contestant(tuple(map(Outcome.from_mapping, entry["runs"])))
+            for kind, entry in content["entries"].items()
+        }
+        bounds = tuple(Bound(**bound) for bound in content["limits"]["bounds"])
+        return cls(content["label"], Budget(bounds), entries)
+
+
+def contests(
+    everything: Sequence[Outcome], rungs: Sequence[tuple[str, Budget]]
+) -> tuple[Contest, ...]:
+    """For each rung, a label and an absolute budget, the best of each kind by validation."""
+    found = contestants(everything)
+    return tuple(Contest(label, budget, _best_within(found, budget)) for label, budget in rungs)
+
+
+def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, Contestant]:
+    """A network competes if each of its runs is within the budget.
+
+    Where some of a kind were trained with several seeds they alone compete: the luckiest of
+    many single runs would look better than the mean of any.
+    """
+    best: dict[str, Contestant] = {}
+    within = [c for c in everything if all(budget.allows(run.cost) for run in c.runs)]
+    for kind in kinds(within):
+        same = [c for c in within if c.kind == kind]
+        repeated = [c for c in same if c.num_seeds > 1]
+        best[kind] = max(repeated or same, key=lambda c: (c.validation_accuracy, -c.flops))
+    return best
+
+
+def kinds(found: Iterable[Contestant]) -> list[str]:
+    """The kinds among them, in the order of the origins, at equal epochs first."""
+    order = {origin: place for place, origin in enumerate(ORIGINS)}
+    keys = {(order.get(c.origin, len(order)), c.equal_compute, c.kind) for c in found}
+    return [kind for *_, kind in sorted(keys)]
+
+
+def short_name(entry: Contestant) -> str:
+    """What a contestant is called in tables."""
+    name, length = _SHORT.get(entry.origin, entry.origin), _length(entry)
+    return f"{name}, {length}" if length else name
+
+
+def _words(entry: Contestant) -> str:
+    name, length = _WORDS.get(entry.origin, f"a {entry.origin} shape"), _length(entry)
+    return f"{name} at {length}" if length else name
+
+
+def _length(entry: Contestant) -> str:
+    """How long it trained, where networks like it trained for different times."""
+    if entry.equal_compute:
+        return "equal compute"
+    return "equal epochs" if entry.origin == "from-scratch" else ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two contestants, the one with the higher mean test accuracy first.
+
+    By Welch's t-test over seeds where both were trained more than once, otherwise by two
+    standard errors of the difference on `num_test` images: the binomial error of both. Within a
+    budget the two are picked by the numbers that are tested, which makes p a little small where
+    many kinds compete.
+    """
+
+    first: Contestant
+    second: Contestant
+    num_test: int
+
+    @classmethod
+    def of(cls, one: Contestant, other: Contestant, num_test: int) -> Comparison:
+        """The two in the right order."""
+        first, second = sorted((one, other), key=lambda entry: -entry.test_accuracy)
+        return cls(first, second, num_test)
+
+    @property
+    def lead(self) -> float:
+        """How far the first is ahead, in [0, 1]."""
+        return self.first.test_accuracy - self.second.test_accuracy
+
+    @property
+    def p_value(self) -> float | None:
+        """Of Welch's t-test, two-sided; None where seeds do not allow one.
+
+        Equal numbers from every seed allow none: their deviation of 0 would make anything certain.
+        """
+        samples = [[run.test_accuracy for run in c.runs] for c in (self.first, self.second)]
+        deviates = any(max(sample) - min(sample) > 1e-12 for sample in samples)
+        if min(map(len, samples)) < 2 or not deviates:
+            return None
+        from scipy.stats import ttest_ind_from_stats  # noqa: PLC0415 - a second to import
+
+        one, other = (
+            (c.test_accuracy, c.deviation, c.num_seeds) for c in (self.first, self.second)
+        )
+        return float(ttest_ind_from_stats(*one, *other, equal_var=False).pvalue)
+
+    @property
+    def margin(self) -> float:
+        """Two standard errors of the difference of two accuracies on `num_test` images each."""
+        accuracies = self.first.test_accuracy, self.second.test_accuracy
+        return 2 * math.sqrt(sum(a * (1 - a) for a in accuracies) / self.num_test)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the lead is more than chance would explain."""
+        p_value = self.p_value
+        return self.lead > self.margin if p_value is None else p_value < SIGNIFICANCE
+
+    @property
+    def test(self) -> str:
+        """What the answer rests on."""
+        p_value = self.p_value
+        if p_value is None:
+            return f"± two standard errors on {self.num_test:,} test images"
+        shown = f"p = {p_value:.2g}" if p_value >= 0.0001 else "p < 0.0001"
+        seeds = f"{self.first.num_seeds} and {self.second.num_seeds} seeds"
+        return f"Welch's t-test over {seeds}, {shown}"
+
+    def text(self, name: Callable[[Contestant], str] = _words) -> str:
+        """The answer in words; where compute differs by more than 5 %, how much of it was spent."""
+        first, second = name(self.first), name(self.second)
+        ahead = f"{100 * self.lead:.1f}"
+        if self.p_value is None:
+            ahead += f" ± {100 * self.margin:.1f}"
+        if self.is_clear:
+            said = f"{first} won, {ahead} points ahead of {second}"
+        else:
+            said = f"no difference beyond chance; {first} is {ahead} points ahead of {second}"
+        return f"{said}{self._compute()} ({self.test})"
+
+    def _compute(self) -> str:
+        if not self.first.compute or not self.second.compute:
+            return ""
+        ratio = self.first.compute / self.second.compute
+        if abs(ratio - 1) <= _NOTABLE:
+            return ""
+        return f", with {ratio:.3g} times the compute"
+
+
+def verdict(contests: Sequence[Contest], everything: Sequence[Outcome], num_test: int) -> list[str]:
+    """Lines: the plain narrow network where it is first, each budget, each shape both ways."""
+    lines = [_contest_line(contest, num_test) for contest in contests]
+    return [*headline(contests), *lines, *_pair_lines(everything, num_test), _caveat(everything)]
+
+
+def headline(contests: Sequence[Contest]) -> list[str]:
+    """That the plain narrow network is first, where it is: one line or none."""
+    winners = [contest.winner for contest in contests]
+    num_first = sum(winner is not None and winner.origin == "uniform" for winner in winners)
+    if not num_first:
+        return []
+    return [
+        f"The uniformly narrowed network came first at {num_first} of {len(contests)} budgets: "
+        "there the search found no better shape."
+    ]
+
+
+def _contest_line(contest: Contest, num_test: int) -> str:
+    ranking = contest.ranking
+    if len(ranking) < 2:
+        only = f", just {_words(ranking[0])}" if ranking else ""
+        return f"{contest.label}: nothing to compare{only}."
+    return f"{contest.label}: {Comparison(ranking[0], ranking[1], num_test).text()}."
+
+
+def _pair_lines(everything: Sequence[Outcome], num_test: int) -> list[str]:
+    """Fine-tuned against the very same shape from scratch."""
+    found = contestants(everything)
+    return [
+        f"Shape of {tuned.key}, {format_count(tuned.flops)} FLOPs: "
+        f"{Comparison.of(tuned, other, num_test).text(short_name)}."
+        for tuned in found
+        for other in found
+        if tuned.origin == "fine-tuned" and other.key in _keys_of_pairs(tuned)
+    ]
+
+
+def _keys_of_pairs(tuned: Contestant) -> tuple[str, str]:
+    key = "from-scratch" + tuned.key.removeprefix("fine-tuned")
+    return key, f"{key}-longer"
+
+
+def _caveat(everything: Sequence[Outcome]) -> str:
+    most = max((entry.num_seeds for entry in contestants(everything)), default=1)
+    if most > 1:
+        runs = f"Up to {most} training runs each; a win is a difference at the level of "
+        runs += f"{100 * SIGNIFICANCE:g} %, two-sided."
+    else:
+        runs = "One training run each: --seeds tells how much of a lead is chance."
+    if any(outcome.equal_compute for outcome in everything):
+        runs += (
+            " Equal compute goes as far as --compute-limit times the epochs; the table tells what "
+            "was spent."
+        )
+    return runs + _unequal_epochs(everything)
+
+
+def _unequal_epochs(everything: Sequence[Outcome]) -> str:
+    """What equal epochs amount to where --scratch-epochs makes them others."""
+    tuned, scratch = (
+        [o.images for o in everything if o.origin == origin and o.images and not o.equal_compute]
+        for origin in ("fine-tuned", "from-scratch")
+    )
+    if not tuned or not scratch:
+        return ""
+    ratio = statistics.fmean(scratch) / statistics.fmean(tuned)
+    if abs(ratio - 1) <= _NOTABLE:
+        return ""
+    return (
+        f" Epochs are not equal here: by --scratch-epochs, training from scratch saw {ratio:.2g} "
+        "times the images."
+    )
+
+
+def _equal(first: Contestant, second: Contestant) -> bool:
+    return math.isclose(first.test_accuracy, second.test_accuracy, abs_tol=1e-12)

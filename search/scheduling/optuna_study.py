@@ -1,0 +1,320 @@
+"""The Optuna study of a search: it proposes trials and is the truth about what became of them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
+
+from pruning.cost import Budget
+from pruning.errors import SearchStateError, UnreachableBudgetError, first_line
+from search.scheduling.journal_repair import mend
+from search.trials.jobs import Ending, Outcome, Task
+
+OBJECTIVES = ("validation accuracy", "FLOPs")
+
+JOURNAL = "study.journal"
+"""In the folder of a search, unless its study lies in a database."""
+
+_FORMAT, _OUTCOMES, _STATE, _REASON = "espalier.format", "outcomes", "state", "reason"
+_FINAL, _AGAIN = "final", "again"
+"""Of a failure, whether it would come again; of a trial, the number of the one that it repeats."""
+
+_KNOWN = "known beforehand"
+_ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
+_FORMAT_NOW = 1
+_TOLD = {
+    "failed": TrialState.FAIL,
+    "stopped early": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,
+}
+
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def study_storage(
+    directory: Path, url: str = "", tell: Callable[[str], object] = lambda _: None
+) -> BaseStorage:
+    """The storage of a search's study: a journal in its folder, or the database at `url`.
+
+    What a process left unfinished when it was killed is cut off, and so is its lock: whoever
+    asks holds the search. tell: is given a line if more of the journal was damaged.
+    SearchStateError if the journal or the database cannot be used.
+    """
+    if url:
+        return _database(url)
+    file = directory / JOURNAL
+    file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
+    if note := mend(file):
+        tell(note)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return JournalStorage(JournalFileBackend(str(file)))
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise SearchStateError(
+            f"the study in {file} is damaged: {first_line(error)}; remove the file to have the "
+            "trials made again"
+        ) from error
+
+
+def _database(url: str) -> BaseStorage:
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # what a driver raises is its own
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SearchStateError(f"the study's database cannot be used: {first}") from error
+
+
+def trial_number(trial: BaseTrial) -> int:
+    """The number that the search knows a trial by: that of the failed one if it repeats one."""
+    return int(trial.user_attrs.get(_AGAIN, trial.number))
+
+
+class StudyRecord:
+    """What became of the trials of a study; of one that was tried again, the last time.
+
+    trials: gives all of them, in their order.
+    """
+
+    def __init__(self, trials: Callable[[], list[FrozenTrial]]) -> None:
+        self._trials = trials
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of the finished trials, in order, each followed by its by-products."""
+        return [
+            Outcome.from_mapping(found)
+            for trial in self._settled()
+            if trial.state is TrialState.COMPLETE
+            for found in trial.user_attrs[_OUTCOMES]
+        ]
+
+    @property
+    def endings(self) -> dict[int, Ending]:
+        """Of the trials that came to nothing, by number."""
+        return {
+            trial_number(trial): Ending(
+                trial.user_attrs[_STATE],
+                trial.user_attrs[_REASON],
+                is_final=bool(trial.user_attrs.get(_FINAL)),
+            )
+            for trial in self._settled()
+            if trial.state is not TrialState.COMPLETE
+        }
+
+    def params(self, number: int) -> dict[str, Any]:
+        """What trial `number` drew; SearchStateError if there is no such trial."""
+        trials = self._trials()
+        if not 0 <= number < len(trials):
+            raise SearchStateError(
+                f"the search has no trial {number}: it has 0 to {len(trials) - 1}"
+            )
+        return dict(trials[number].params)
+
+    def _settled(self) -> list[FrozenTrial]:
+        """Trials that are over; what was known beforehand is none of them."""
+        last: dict[int, FrozenTrial] = {}
+        for trial in self._trials():
+            if not trial.user_attrs.get(_KNOWN):
+                last[trial_number(trial)] = trial
+        return [trial for trial in last.values() if trial.state.is_finished()]
+
+
+class StudySource(StudyRecord):
+    """Proposes tasks until `num_trials` are settled, over restarts.
+
+    A trial that an earlier process was at work on is handed out again, under its number and
+    with its proposal; so is one that failed then, unless it would fail again. What is proposed
+    depends on the seed, the trial's number and what is known of others then, not on restarts. A
+    proposal that nothing can be made of (`propose` raises UnreachableBudgetError) is told as
+    infeasible, and the next one made.
+
+    study: see `open_study`.
+    propose: draws a point with a trial of Optuna and makes a task of it; see `trial_number`.
+    new_sampler: a sampler for the seed it is given.
+    openings: parts of the points of the first trials.
+    known: the result that a task would come to again, if there is one: it counts, and is not made.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        propose: Callable[[BaseTrial], Task],
+        new_sampler: Callable[[int], BaseSampler],
+        limits: Budget,
+        num_trials: int,
+        *,
+        seed: int,
+        openings: Sequence[Mapping[str, Any]] = (),
+        known: Callable[[Task], Outcome | None] = lambda _: None,
+    ) -> None:
+        super().__init__(lambda: study.get_trials(deepcopy=False))
+        self._study, self._propose, self._new_sampler = study, propose, new_sampler
+        self._limits, self._num_trials, self._seed = limits, num_trials, seed
+        self._known = known
+        self._running: dict[str, Trial] = {}
+        trials = study.get_trials(deepcopy=False)
+        num_enqueued = sum(
+            _ENQUEUED in trial.system_attrs and _AGAIN not in trial.user_attrs for trial in trials
+        )
+        for params in openings[num_enqueued:num_trials]:  # maybe all but a few of them
+            study.enqueue_trial(dict(params))
+        for number, ending in self.endings.items():
+            if ending.state == "failed" and not ending.is_final:
+                study.enqueue_trial(self.params(number), user_attrs={_AGAIN: number})
+        running = study.get_trials(states=(TrialState.RUNNING,))
+        # Optuna has no public way from what it stored of a trial to one that goes on.
+        self._orphans = [(trial_number(trial), trial._trial_id) for trial in running]
+
+    def __len__(self) -> int:
+        """Trials that are neither settled nor handed out."""
+        return max(0, self._num_trials - len(self._settled()) - len(self._running))
+
+    def settled(self) -> Iterator[tuple[Task, Ending | None]]:
+        """The tasks that are over, in order, and why there is nothing of them.
+
+        Those whose result was known are left out.
+        """
+        endings = self.endings
+        for trial in self._settled():
+            if trial.user_attrs.get(_OUTCOMES) == []:
+                continue
+            try:
+                task = self._propose(trial)
+            except UnreachableBudgetError:
+                continue  # there never was one
+            yield task, endings.get(trial_number(trial))
+
+    def next(self) -> Task | None:
+        while len(self) > 0:
+            trial = self._next_trial()
+            try:
+                task = self._propose(trial)
+            except UnreachableBudgetError as error:
+                trial.set_constraint("flops", 1.0)
+                self._end(trial, Ending("infeasible", str(error)))
+                continue
+            result = self._known(task)
+            if result is not None:
+                self._tell(trial, result, [])
+                continue
+            self._running[task.key] = trial
+            return task
+        return None
+
+    def _next_trial(self) -> Trial:
+        if self._orphans:
+            number, trial_id = self._orphans.pop(0)
+            self._reseed(number)
+            return Trial(self._study, trial_id)
+        self._reseed(self._num_asked)
+        return self._study.ask()
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        trial = self._running.pop(task.key)
+        own = outcomes[0]
+        if not math.isfinite(own.validation_accuracy):
+            reason = f"validation accuracy is {own.validation_accuracy}"
+            self._end(trial, Ending("failed", reason, is_final=True))
+            return
+        excess = self._limits.excess(own.cost)
+        for quantity, value in excess.items():
+            trial.set_constraint(quantity, value)  # feasible at most at 0; before tell, only
+        if not self._limits.allows(own.cost):
+            over = ", ".join(name for name, value in excess.items() if value > 0)
+            self._end(trial, Ending("infeasible", f"over budget in {over}"))
+            return
+        self._tell(trial, own, outcomes)
+
+    def _tell(self, trial: Trial, result: Outcome, outcomes: Sequence[Outcome]) -> None:
+        trial.set_user_attr(_OUTCOMES, [outcome.to_mapping() for outcome in outcomes])
+        self._study.tell(trial, [result.validation_accuracy, float(result.flops)])
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        trial = self._running.pop(task.key)
+        if ending.state == "infeasible":
+            trial.set_constraint("flops", 1.0)  # by how much is not known
+        self._end(trial, ending)
+
+    def _end(self, trial: Trial, ending: Ending) -> None:
+        trial.set_user_attr(_STATE, ending.state)
+        trial.set_user_attr(_REASON, ending.reason)
+        if ending.is_final:
+            trial.set_user_attr(_FINAL, True)
+        self._study.tell(trial, state=_TOLD[ending.state])
+
+    @property
+    def _num_asked(self) -> int:
+        begun = self._study.get_trials(deepcopy=False, states=_BEGUN)
+        return len({trial_number(trial) for trial in begun})
+
+    def _reseed(self, number: int) -> None:
+        """A sampler of its own for every trial, so that a restart changes no proposal."""
+        (seed,) = np.random.SeedSequence((self._seed, number)).generate_state(1)
+        self._study.sampler = self._new_sampler(int(seed))
+
+
+def recorded_study(directory: Path, name: str, url: str = "") -> StudyRecord:
+    """What became of the trials of a search, as it stands; nothing is written where it is kept.
+
+    url: as in `study_storage`. SearchStateError if there is no such study.
+    """
+    with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
+        if not url and (directory / JOURNAL).exists():
+            shutil.copy(directory / JOURNAL, folder)
+        try:
+            study = optuna.load_study(study_name=name, storage=study_storage(Path(folder), url))
+        except KeyError:
+            raise SearchStateError(f"{url or directory} holds no study {name!r}") from None
+        _check_format(study)
+        trials = study.get_trials()
+    return StudyRecord(lambda: trials)
+
+
+def open_study(storage: BaseStorage, name: str) -> optuna.Study:
+    """The study of this name, created if need be; SearchStateError if a newer version made it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        # multivariate TPE, the constant liar and metric names are marked as experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+        if study.user_attrs.get(_FORMAT) is None:
+            study.set_user_attr(_FORMAT, _FORMAT_NOW)
+            study.set_metric_names(list(OBJECTIVES))
+    _check_format(study)
+    return study
+
+
+def _check_format(study: optuna.Study) -> None:
+    found = study.user_attrs.get(_FORMAT)
+    if found != _FORMAT_NOW:
+        raise SearchStateError(
+            f"the study {study.study_name!r} is of format {found}, this Espalier reads "
+            f"{_FORMAT_NOW}: continue it with the version that began it"
+        )
+
+
+def add_known(study: optuna.Study, known: Sequence[FrozenTrial]) -> None:
+    """Let the sampler know of results that are no trials of this study; of each of them once."""
+    trials = study.get_trials(deepcopy=False)
+    num_added = sum(bool(trial.user_attrs.get(_KNOWN)) for trial in trials)
+    for trial in known[num_added:]:
+        trial.set_user_attr(_KNOWN, True)
+        study.add_trial(trial)

@@ -1,0 +1,360 @@
+"""Ray Tune schedules tasks: the only file that imports Ray.
+
+One adapter hands out tasks, one trainable performs them, one callback passes on what they
+report; both stages of a search use them. Ray keeps no state worth having: what was finished is
+in the study and in folders, what runs is in the checkpoints of `search.training.checkpoints`, so that a
+task is retried by the worker that takes it next, under this driver or a later one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from search.scheduling.ray_environment import give_own_token, missing_variables, own_folder
+
+os.environ.update(missing_variables())
+
+import ray
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+
+from pruning.errors import ConfigError, DiskFullError
+from search.config.search_config import SearchConfig
+from search.data.datasets import ImageData
+from search.system.error_log import told_in_one_line
+from search.system.machine import usable_cores
+from search.system.memory_limit import memory_limited
+from search.training.checkpoints import Attempts
+from search.trials.artifacts import not_stored
+from search.trials.job_context import Workshop
+from search.trials.jobs import (
+    Ending,
+    EpochRecord,
+    Observer,
+    Outcome,
+    Task,
+    TaskSource,
+    task_from_mapping,
+    task_to_mapping,
+)
+from search.trials.trial import ending_of, perform
+
+_TASK, _EPOCHS, _OUTCOMES, _ENDING, _DISK_FULL = "task", "epochs", "outcomes", "ending", "disk full"
+_LOST_WORKER_RETRIES = 50
+"""Of one task; how often it may fail in one and the same epoch, Attempts decides."""
+
+_REACH_SECONDS = 5.0
+_STORE_BYTES = 1 << 27
+"""Of Ray's object store beside the images; Ray alone would reserve a third of the memory."""
+
+Perform = Callable[[TaskSource, Observer], None]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of `num_workers` tasks at once may use."""
+
+    num_workers: int
+    cpus: int
+    gpus: float
+
+    @classmethod
+    def of(cls, config: SearchConfig, device: str) -> Share:
+        """As configured; by default everything there is, shared evenly.
+
+        One task at a time on a GPU, whose memory nothing divides; otherwise one per core.
+        """
+        wanted, cores = config.resources, usable_cores()
+        on_gpu = device == "cuda"
+        by_default = 1 if on_gpu else max(1, cores // (wanted.cpus_per_trial or 1))
+        num_workers = config.concurrency or by_default
+        cpus = wanted.cpus_per_trial or max(1, cores // num_workers)
+        gpus = wanted.gpus_per_trial
+        if gpus is None:
+            gpus = 1 / num_workers if on_gpu else 0.0
+        return cls(num_workers, cpus, gpus)
+
+
+def check_resources(config: SearchConfig, device: str) -> None:
+    """ConfigError if there is no such GPU here, or no such cluster, within seconds."""
+    wanted = config.resources
+    if wanted.gpus_per_trial and not wanted.ray_address and device != "cuda":
+        raise ConfigError(
+            f"gpus_per_trial is {wanted.gpus_per_trial:g}, but trials run on the CPU: "
+            "torch finds no GPU here, or --device says so; leave --gpus-per-trial out"
+        )
+    address = wanted.ray_address
+    if not address or address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ConfigError(f"ray_address must be HOST:PORT or auto, got {address!r}")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+@contextmanager
+def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perform]:
+    """Ray, of its own or the configured one, with the data in its store; gives what performs.
+
+    That performs every task of a source and returns; a task that raises is told to source and
+    observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
+    what was under way to be continued, when there is no room to store anything.
+    """
+    with _ray(workshop.config.resources.ray_address, share, data):
+        shared = _Shared([ray.put(workshop.sent()), ray.put(data.sent())], share.cpus)
+
+        def perform_all(source: TaskSource, observer: Observer) -> None:
+            _run(source, observer, workshop, shared, share)
+
+        yield perform_all
+
+
+@contextmanager
+def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
+    """The cluster at the address, or one of our own that ends with the block."""
+    with ExitStack() as stack:
+        if address:
+            settings: dict[str, Any] = {"address": address}
+        else:
+            settings = {
+                "address": "local",  # or Ray would join any cluster that runs on this machine
+                "num_cpus": share.num_workers * share.cpus,
+                "include_dashboard": False,
+                "object_store_memory": _STORE_BYTES + data.num_bytes,
+                "_temp_dir": str(stack.enter_context(own_folder())),
+            }
+            give_own_token()
+            _forget_token()
+        stack.callback(ray.shutdown)  # also of one that has started in part
+        with warnings.catch_warnings(), _sigterm_kept(), told_in_one_line(_failure(address)):
+            warnings.simplefilter("ignore")
+            ray.init(
+                **settings, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
+            )
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        yield
+
+
+def _forget_token() -> None:
+    """Let Ray read its token again, if another Ray was used in this process before."""
+    with suppress(ImportError, AttributeError):  # there is no public way
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _failure(address: str) -> str:
+    """What it means if Ray does not start."""
+    if address:
+        return (
+            f"no Ray cluster answers at {address}, or not to this token, which is looked for in "
+            "RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH and in ~/.ray/auth_token"
+        )
+    return "Ray does not start here"
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's driver would exit at once at SIGTERM, where the command line stops in good order."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What workers fetch from Ray's store: the workshop and the images."""
+
+    references: list[Any]
+    threads: int
+
+
+def _run(
+    source: TaskSource, observer: Observer, workshop: Workshop, shared: _Shared, share: Share
+) -> None:
+    if len(source) == 0:
+        return
+    resources = {"cpu": float(share.cpus), "gpu": share.gpus}
+    trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
+    searcher = _TaskSearcher(source, observer, workshop)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=len(source),
+            max_concurrent_trials=share.num_workers,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(workshop.directory.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_LOST_WORKER_RETRIES),
+            callbacks=[_Reporter(observer)],
+        ),
+    )
+    with _quiet():
+        tuner.fit()
+    if searcher.disk_full:
+        raise DiskFullError(searcher.disk_full)
+
+
+def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
+    """Runs in a worker: one task, from its description to its outcomes."""
+    torch.set_num_threads(shared.threads)
+    workshop, data = ray.get(shared.references)
+    task = task_from_mapping(config[_TASK])
+    watchdog = _Watchdog(
+        workshop.config.resources.timeout_seconds, workshop.checkpoints(task.key).attempts
+    )
+
+    def report(records: Sequence[EpochRecord]) -> None:
+        watchdog.heard()
+        # Tune flattens mappings
+        tune.report({_EPOCHS: json.dumps([dataclasses.asdict(record) for record in records])})
+
+    try:
+        with watchdog.watching(), memory_limited(workshop.config.resources.memory_gb):
+            outcomes = perform(task, workshop, data, report)
+    except DiskFullError as error:
+        tune.report({_DISK_FULL: str(error)})
+    except Exception as error:
+        tune.report({_ENDING: json.dumps(dataclasses.asdict(ending_of(error)))})
+    else:
+        tune.report({_OUTCOMES: json.dumps([outcome.to_mapping() for outcome in outcomes])})
+
+
+class _Watchdog:
+    """Ends the process when no epoch has ended for too long; Ray then tries the task again."""
+
+    def __init__(self, seconds: float | None, attempts: Attempts) -> None:
+        self._seconds, self._attempts = seconds, attempts
+        self._last = time.monotonic()
+        self._is_over = threading.Event()
+
+    def heard(self) -> None:
+        """An epoch has ended."""
+        self._last = time.monotonic()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch during the block."""
+        if self._seconds is None:
+            yield
+            return
+        self.heard()
+        threading.Thread(target=self._watch, args=(self._seconds,), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+
+    def _watch(self, seconds: float) -> None:
+        while not self._is_over.wait(min(1.0, seconds / 4)):
+            if time.monotonic() - self._last > seconds:
+                self._attempts.say(f"no epoch ended within {seconds:g} s (--trial-timeout)")
+                os._exit(1)  # a hung thread would outlive anything gentler
+
+
+class _TaskSearcher(Searcher):
+    """Hands Ray the tasks of a source and tells the source what came of them.
+
+    What a worker says it stored is looked for here before anybody is told.
+    disk_full: why nothing more is handed out; empty while there is room.
+    """
+
+    def __init__(self, source: TaskSource, observer: Observer, workshop: Workshop) -> None:
+        super().__init__(metric="unused", mode="max")
+        self._source, self._observer, self._workshop = source, observer, workshop
+        self._tasks: dict[str, Task] = {}
+        self.disk_full = ""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        task = None if self.disk_full else self._source.next()
+        if task is None:
+            return str(Searcher.FINISHED)
+        self._tasks[trial_id] = task
+        self._observer.started(task)
+        return {_TASK: task_to_mapping(task)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        task = self._tasks.pop(trial_id)
+        found = result or {}
+        if _DISK_FULL in found:
+            self.disk_full = found[_DISK_FULL]
+            return
+        if _OUTCOMES in found and not error:
+            outcomes = [Outcome.from_mapping(each) for each in json.loads(found[_OUTCOMES])]
+            missing = not_stored(self._workshop, outcomes)
+            if not missing:
+                self._source.finished(task, outcomes)
+                self._observer.finished(task, outcomes)
+                return
+            ending = Ending("failed", missing)
+        elif _ENDING in found and not error:
+            ending = Ending(**json.loads(found[_ENDING]))
+        else:
+            ending = Ending("failed", "its worker process died")
+        self._source.ended(task, ending)
+        self._observer.ended(task, ending)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth about trials."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as above."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune stores its set-up to restore it; Espalier goes on from the study
+
+
+class _Reporter(tune.Callback):
+    """Passes epochs on to the observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def on_trial_result(  # Ray calls it by keyword
+        self, *, trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        if result.get(_EPOCHS):
+            records = [EpochRecord(**record) for record in json.loads(result[_EPOCHS])]
+            self._observer.epochs(task_from_mapping(trial.config[_TASK]), records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Tune's own progress and warnings off the terminal."""
+    logger = logging.getLogger("ray.tune")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before

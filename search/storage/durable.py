@@ -1,0 +1,165 @@
+"""Files that are whole or not there, locks that end with their process, and full disks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self
+
+import psutil
+
+from pruning.errors import DiskFullError, SearchStateError
+from search.system.process_identity import alive, tag
+
+_LOCK_FILE = ".lock"
+
+
+def write_durably(file: Path, content: bytes) -> None:
+    """Write so that after a loss of power there is the whole file under its name, or none."""
+    temporary = file.with_name(f".{file.name}.part")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def disk_full_told(folder: Path) -> Iterator[None]:
+    """Turns a full disk, however it is told, into DiskFullError."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise DiskFullError(
+                f"the disk of {folder} is full: make room, then run the same command again; "
+                "what was finished is kept"
+            ) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that there is no room."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if f"os error {errno.ENOSPC}" in str(seen):  # as libraries written in Rust put it
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+class FolderLock:
+    """Keeps every other process out of the folder of a search, until it is closed or dies.
+
+    kind: what the folder holds, such as "search".
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder, self._kind = folder, kind
+        self._stream: IO[str] | None = None
+
+    def acquire(self, *, only_if_there: bool = False) -> None:
+        """Hold the folder, which exists; SearchStateError names the process that does already.
+
+        only_if_there: do nothing, for now, where there is no such folder.
+        """
+        if self._stream is not None or (only_if_there and not self._folder.is_dir()):
+            return
+        try:
+            stream = (self._folder / _LOCK_FILE).open("a+")
+        except OSError as error:
+            raise _cannot_be_locked(self._folder, error) from error
+        if not _locks(stream, fcntl.LOCK_EX, self._folder):
+            stream.seek(0)
+            holder = alive(stream.read().strip())
+            stream.close()
+            raise _held(self._folder, self._kind, holder)
+        stream.truncate(0)
+        stream.write(tag(os.getpid()))
+        stream.flush()
+        self._stream = stream
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def require_free(folder: Path, kind: str) -> None:
+    """SearchStateError names the process that holds the folder, if one does."""
+    if is_held(folder):
+        raise _held(folder, kind, lock_holder(folder))
+
+
+def _held(folder: Path, kind: str, holder: psutil.Process | None) -> SearchStateError:
+    process = "another process" if holder is None else f"process {holder.pid}"
+    return SearchStateError(
+        f"the {kind} in {folder} is being worked on by {process}: wait for it, or end it"
+    )
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder with a FolderLock."""
+    return _held_by(folder) is not None
+
+
+def lock_holder(folder: Path) -> psutil.Process | None:
+    """The process that holds the folder with a FolderLock.
+
+    None if nobody does, or a process that is not one of this machine.
+    """
+    return alive(_held_by(folder) or "")
+
+
+def _held_by(folder: Path) -> str | None:
+    """What the holder wrote of itself; None if there is none."""
+    try:
+        stream = (folder / _LOCK_FILE).open()
+    except OSError:
+        return None
+    with stream:
+        return None if _locks(stream, fcntl.LOCK_SH, folder) else stream.read().strip()
+
+
+def _locks(stream: IO[str], how: int, folder: Path) -> bool:
+    """Whether the lock is to be had; False while another process has it.
+
+    SearchStateError where no lock is to be had of anybody: not every network file system has them.
+    """
+    try:
+        fcntl.flock(stream, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            return False
+        stream.close()
+        raise _cannot_be_locked(folder, error) from error
+    return True
+
+
+def _cannot_be_locked(folder: Path, error: OSError) -> SearchStateError:
+    return SearchStateError(
+        f"{folder} cannot be locked against other processes: {error.strerror}; use a folder that "
+        "can be written, on a file system with locks"
+    )

@@ -1,0 +1,181 @@
+"""A dry run: whatever a search would do for hours, done once with a few images, in seconds.
+
+A network may break where tracing does not look: in training, in a criterion, in fvcore, or when
+it is stored and loaded. Tasks are performed as in the search itself, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from copycat.architecture import read, verify
+from pruning.cost import Budget
+from pruning.errors import (
+    DataError,
+    DiskFullError,
+    EspalierError,
+    ModelError,
+    TrainingDivergedError,
+    UnreachableBudgetError,
+    first_line,
+)
+from search.config.methods import method
+from search.data.datasets import ImageData
+from search.trials.job_context import Workshop
+from search.trials.jobs import MemberTask, Outcome, Task, TrialTask
+from search.trials.preflight import Preflight
+from search.trials.search_space import Proposal, SearchSpace
+from search.trials.trial import perform
+
+_MOST_IMAGES = 2
+"""Of each part of the data, so that large networks take seconds; batch norm needs two."""
+
+_LEARNING_RATE = 1e-6
+"""So low that one step on few images leads nowhere: it is not asked whether training converges."""
+
+
+def dry_run_of_search(workshop: Workshop, data: ImageData, space: SearchSpace) -> None:
+    """Performs a trial by each method and granularity of a search, and a member of a family.
+
+    Each is trained for an epoch, scored, pruned, fine-tuned, folded, counted, stored, loaded and
+    verified. Raises ModelError, CriterionError or ArchitectureError, which says what failed.
+    """
+    config = workshop.config
+    pairs = [(name, config.granularity[0]) for name in config.criterion]
+    pairs += [(config.criterion[0], granularity) for granularity in config.granularity[1:]]
+    with _small(workshop, data) as (small, few):
+        for number, pair in enumerate(pairs):
+            proposal = space.mildest(*pair)
+            there = _in_folder(small, str(number))
+            if method(proposal.criterion).tries_every_unit:
+                there, proposal = _of_one_group(there, proposal)
+            stored = _perform(TrialTask(0, proposal), there, few, f" by {proposal.criterion}")
+            if number == 0:  # what is stored of the others differs in numbers only
+                _verify(stored, there, few)
+        _perform(_narrowed(small.preflight), small, few)
+
+
+def dry_run_of_family(workshop: Workshop, data: ImageData, tasks: Iterable[MemberTask]) -> None:
+    """Performs the first of these tasks of every kind, and verifies what comes of it.
+
+    Raises ModelError or ArchitectureError, which says what failed.
+    """
+    firsts: dict[str, MemberTask] = {}
+    for task in tasks:
+        firsts.setdefault(task.origin, task)
+    with _small(workshop, data) as (small, few):
+        for task in firsts.values():
+            _verify(_perform(task, small, few), small, few)
+
+
+@contextmanager
+def _small(workshop: Workshop, data: ImageData) -> Iterator[tuple[Workshop, ImageData]]:
+    """The same with epochs of one step, in a folder that goes at the end of the block."""
+    config, devices = workshop.config, range(torch.cuda.device_count())
+    training = dataclasses.replace(
+        config.training,
+        epochs=1,
+        fine_tune_epochs=1,
+        scratch_epochs=1,
+        batch_size=min(config.training.batch_size, _MOST_IMAGES),
+        learning_rate=_LEARNING_RATE,
+        fine_tune_learning_rate=None,
+        equal_compute=False,
+    )
+    study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
+    few = torch.arange(_MOST_IMAGES)
+    parts = {
+        name: (part := getattr(data, name)).take(few[: min(len(part), training.batch_size)])
+        for name in ("train", "validation", "test")
+    }
+    # A cluster's GPU need not be here.
+    device = workshop.device if torch.cuda.is_available() else "cpu"
+    with (
+        tempfile.TemporaryDirectory(prefix="espalier-") as folder,
+        torch.random.fork_rng(devices=devices),
+    ):
+        small = dataclasses.replace(
+            config, training=training, study=study, scoring_batches=1, runs=folder
+        )
+        yield Workshop(small, workshop.preflight, device), dataclasses.replace(data, **parts)
+
+
+def _in_folder(workshop: Workshop, name: str) -> Workshop:
+    runs = str(Path(workshop.config.runs) / name)
+    return dataclasses.replace(workshop, config=dataclasses.replace(workshop.config, runs=runs))
+
+
+def _of_one_group(workshop: Workshop, proposal: Proposal) -> tuple[Workshop, Proposal]:
+    """The task of pruning the group with the fewest units alone; others look as if pinned."""
+    preflight = workshop.preflight
+    graph, config = preflight.graph, workshop.config
+    smallest = min(map(graph.group, preflight.groups), key=lambda group: group.num_units)
+    pinned = {
+        group.name: dataclasses.replace(group, pinned="not in the dry run")
+        for group in graph.prunable
+        if group.name != smallest.name
+    }
+    width = smallest.floor(config.min_channels) * smallest.unit
+    limits = Budget.parse("flops=100%").absolute(preflight.base)
+    alone = dataclasses.replace(
+        preflight, graph=graph.with_groups(pinned), groups=(smallest.name,), limits=limits
+    )
+    target = graph.cost({smallest.name: width}).flops
+    return (
+        dataclasses.replace(workshop, preflight=alone),
+        dataclasses.replace(proposal, target_flops=target),
+    )
+
+
+def _narrowed(preflight: Preflight) -> MemberTask:
+    """A family's network with a channel less in every group that can do without one."""
+    groups = map(preflight.graph.group, preflight.groups)
+    widths = {g.name: g.width - g.unit for g in groups if g.num_units > g.min_units}
+    return MemberTask("narrowed", "uniform", None, None, 1.0, widths)
+
+
+def _perform(task: Task, workshop: Workshop, data: ImageData, how: str = "") -> tuple[Outcome, ...]:
+    """What comes of a task, as in the search; nothing if it is infeasible or diverges."""
+    with _in_one_line(workshop, data, how):
+        try:
+            return perform(task, workshop, data, lambda _: None)
+        except (TrainingDivergedError, UnreachableBudgetError):
+            pass  # other proposals need not
+    return ()
+
+
+def _verify(outcomes: Iterable[Outcome], workshop: Workshop, data: ImageData) -> None:
+    with _in_one_line(workshop, data):
+        for outcome in outcomes:
+            folder = workshop.directory / outcome.path
+            verify(folder, trust=read(folder).builder.modules)
+
+
+@contextmanager
+def _in_one_line(workshop: Workshop, data: ImageData, how: str = "") -> Iterator[None]:
+    """Turns whatever a network raises into an error that says where."""
+    where = f"{workshop.config.model} fails a dry run on {len(data.train)} images{how}"
+    try:
+        yield
+    except (DataError, DiskFullError):
+        raise
+    except EspalierError as error:
+        raise type(error)(f"{where}: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:  # a user's network may do anything
+        reason = f"{type(error).__name__}: {first_line(error)} ({_place(error)})"
+        raise ModelError(f"{where}: {reason}") from error
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line outside torch that the error came through."""
+    torch_folder = Path(torch.__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if torch_folder not in Path(frame.filename).parents]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}"

@@ -1,0 +1,238 @@
+"""The ladder of families: which networks there are, and what they cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from copycat import families
+from copycat.architecture import read
+from copycat.base_network import BaseNetwork
+from copycat.builder import Builder
+from copycat.families import FamilyKind, Member
+from copycat.latency import measured_latency
+from copycat.trust import check_trust
+from copycat.whole_folder import opened_folder
+from copycat.width_profile import WidthProfile
+from pruning.cost import Cost, format_count
+from pruning.errors import BudgetError, ConfigError
+from search import models
+from search.config.family_config import FamilyConfig, kind_and_number
+from search.terminal.text_table import text_table
+from search.trials.jobs import MemberTask, Origin
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network whose shape is rescaled.
+
+    base: what its profile applies to.  data: that its architecture was trained on, or empty.
+    """
+
+    base: BaseNetwork
+    profile: WidthProfile
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One member of the ladder: `kind` as it was asked for, such as tempered:0.5."""
+
+    kind: str
+    symbol: str
+    member: Member
+
+
+def architecture_folder(source: str, runs: str) -> Path | None:
+    """The folder that a source names, itself or as SEARCH/NAME below `runs`; None for a file."""
+    search, _, key = source.rpartition("/")
+    for folder in (Path(source), Path(runs) / search / "architectures" / key):
+        if (opened_folder(folder) / "architecture.json").is_file():
+            return folder
+    return None
+
+
+def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
+    """The network of an architecture folder.
+
+    Where it was narrowed inexactly, so are the networks that are derived from it.
+    """
+    stored = read(folder)
+    check_trust(folder, stored.builder, config.trust)
+    exact = config.exact and not stored.inexact
+    base = BaseNetwork.of(stored.builder, stored.example_input, exact=exact)
+    data = str(stored.provenance.get("data", ""))
+    return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+
+
+def profile_subject(
+    config: FamilyConfig, input_shape: tuple[int, int, int], classes: tuple[str, ...]
+) -> Subject:
+    """The network of a profile in a file; ConfigError if that or --model is missing."""
+    if not config.model:
+        raise ConfigError(f"{config.source} is no architecture; for a profile give --model")
+    try:
+        text = Path(config.source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
+    profile = WidthProfile.from_json(text)
+    builder = models.resolve(config.model, num_classes=len(classes), in_channels=input_shape[0])
+    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
+    profile.check(base.graph_of(profile))
+    return Subject(base, profile, input_shape, classes)
+
+
+def family_kind(name: str, subject: Subject) -> FamilyKind:
+    """The kind called `name` on the command line."""
+    kind, rho = kind_and_number(name)
+    profile = subject.profile
+    made: dict[str, Callable[[], FamilyKind]] = {
+        "copycat": lambda: families.Copycat(profile),
+        "copycat-all": lambda: families.CopycatOfAll(profile),
+        "tempered": lambda: families.TemperedCopycat(profile, rho or 0.0),
+        "uniform": lambda: families.UniformWidth(_narrowed_alike(subject)),
+        "width": families.UniformWidth,
+        "wrn": families.WideResNetWidth,
+        "bottleneck": families.Bottleneck,
+        "depth": families.Depth,
+        "mobilenetv2": lambda: families.MobileNetV2(len(subject.classes)),
+        "from-scratch": lambda: families.PrunedShape(profile),
+    }
+    return made[kind]()
+
+
+def _narrowed_alike(subject: Subject) -> tuple[str, ...]:
+    """The groups of the profile, or those that a search may prune where it has none."""
+    graph = subject.base.graph
+    own = tuple(g.name for g in graph.prunable if g.name in subject.profile.widths)
+    return own or tuple(g.name for g in graph.prunable if not g.residual)
+
+
+def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str]]:
+    """The members of every kind at every budget, and notes on what there is none of.
+
+    A shape that is the largest within several budgets appears once, at the first of them.
+    """
+    rungs: list[Rung] = []
+    notes: list[str] = []
+
+    def milliseconds(model: torch.nn.Module) -> float:
+        example_input = torch.zeros(1, *subject.input_shape)
+        return measured_latency(model, example_input, device=config_device(config)).median_ms
+
+    for name in config.kinds:
+        kind = family_kind(name, subject)
+        family = families.Family(subject.base, kind, divisor=config.divisor, measure=milliseconds)
+        seen: set[tuple[str, str]] = set()
+        for budget in config.ladder():
+            try:
+                member = family.member(budget)
+            except BudgetError as error:
+                notes.append(f"no {name} at {budget}: {error}")
+                continue
+            shape = (member.profile.digest, repr(member.shape.builder))
+            if shape not in seen:
+                rungs.append(Rung(name, kind.symbol, member))
+            seen.add(shape)
+    return rungs, notes
+
+
+def config_device(config: FamilyConfig) -> str:
+    """Where latency is measured: cpu or cuda."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def ladder_table(rungs: Sequence[Rung], base: Cost) -> Table:
+    """One row per member, budget by budget as they rise."""
+    numbers = ("factor", "FLOPs", "of base", "params", "of base")
+    table = text_table("budget", "kind", *numbers, numbers=numbers)
+    for rung in sorted(rungs, key=_place):
+        member = rung.member
+        table.add_row(
+            str(member.limits),
+            rung.kind,
+            f"{rung.symbol} {member.parameter:.3f}",
+            format_count(member.cost.flops),
+            f"{100 * member.cost.flops / base.flops:.2f} %",
+            format_count(member.cost.params),
+            f"{100 * member.cost.params / base.params:.2f} %",
+        )
+    return table
+
+
+def _place(rung: Rung) -> tuple[str, float]:
+    bound = rung.member.limits.bounds[0]
+    return bound.quantity, bound.value
+
+
+def ladder_rows(rungs: Sequence[Rung], base: Cost) -> list[dict[str, object]]:
+    """The table's content for machines: counts in full, and every width."""
+    return [
+        {
+            "budget": str(rung.member.limits),
+            "kind": rung.kind,
+            "parameter": rung.member.parameter,
+            "flops": rung.member.cost.flops,
+            "flops_share": rung.member.cost.flops / base.flops,
+            "uncounted": rung.member.cost.uncounted,
+            "params": rung.member.cost.params,
+            "params_share": rung.member.cost.params / base.params,
+            "latency_ms": rung.member.cost.latency_ms,
+            **rung.member.profile.to_mapping(),
+        }
+        for rung in rungs
+    ]
+
+
+def member_tasks(rungs: Sequence[Rung], seeds: int) -> list[MemberTask]:
+    """What to train: every member with every seed from 0."""
+    return [
+        member_task(
+            "-".join(
+                [rung.kind, *(f"{b.quantity}-{b.value:.15g}" for b in rung.member.limits.bounds)]
+            ),
+            rung.kind,
+            rung.member.profile,
+            seed,
+            alpha=rung.member.parameter,
+            budget=str(rung.member.limits),
+            builder=rung.member.shape.builder,
+        )
+        for rung in rungs
+        for seed in range(seeds)
+    ]
+
+
+def member_task(
+    name: str,
+    kind: str,
+    profile: WidthProfile,
+    seed: int,
+    *,
+    alpha: float = 1.0,
+    budget: str = "its own size",
+    builder: Builder | None = None,
+) -> MemberTask:
+    """One training run of one shape; its key says which."""
+    origin: Origin = kind_and_number(kind)[0]  # type: ignore[assignment]
+    return MemberTask(
+        key=re.sub(r"[^A-Za-z0-9_.]+", "-", f"{name}-s{seed}"),
+        origin=origin,
+        trial=None,
+        rung=None,
+        alpha=alpha,
+        widths=dict(profile.widths),
+        removed=tuple((structure.kind, structure.name) for structure in profile.removed),
+        seed=seed,
+        budget=budget,
+        builder=None if builder is None else (builder.target, dict(builder.arguments)),
+    )

@@ -1,0 +1,148 @@
+"""search.run: from a SearchConfig to a front, a verdict and a folder of architectures."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import mlflow_server
+from mlflow_server.errors import TrackingError
+from search import models
+from search.config.search_config import SearchConfig, to_mapping
+from search.data.datasets import ImageData
+from search.results.report import Results
+from search.scheduling.ray_executor import Share, check_resources
+from search.storage.durable import FolderLock, disk_full_told
+from search.studies.dry_run import dry_run_of_search
+from search.studies.session import Session, trial_space
+from search.studies.setup import (
+    SettingsFile,
+    chosen_device,
+    close_recorder,
+    read_images,
+    run_recorder,
+)
+from search.system.memory_limit import memory_limited
+from search.tracking.event_log import Feed
+from search.tracking.model_registry import register_front
+from search.tracking.search_state import CONFIG_FILE
+from search.training.distillation import check_teacher
+from search.trials.job_context import Workshop
+from search.trials.jobs import Outcome
+from search.trials.preflight import Preflight, check
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    front: architectures that no other one beats in validation accuracy and FLOPs.
+    verdict: which origin won at which budget, in words.
+    path: the folder of the search; each outcome's `path` is below it.
+    """
+
+    front: tuple[Outcome, ...]
+    verdict: str
+    path: Path
+    results: Results
+
+
+def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult:
+    """Runs a search, or continues one that was stopped, and returns its result.
+
+    Everything is checked before anything is trained or written: EspalierError says what is
+    wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
+    console: where progress is shown; none by default.
+    """
+    console = console or Console(quiet=True)
+    settings = settings_file(config)
+    settings.require_same()
+    with FolderLock(config.directory, "search") as lock:
+        lock.acquire(only_if_there=True)
+        with memory_limited(config.resources.memory_gb):
+            workshop, data = open_workshop(config, console)
+            dry_run_of_search(workshop, data, trial_space(workshop, data))
+        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+        with ExitStack() as stack:
+            stack.enter_context(disk_full_told(config.directory))
+            try:
+                settings.write()
+                lock.acquire()
+                feed = stack.enter_context(Feed(workshop))
+            finally:  # the record is delivered before the feed says how it ended
+                stack.callback(close_recorder, recorder, console)
+            share, links = Share.of(config, workshop.device), _links(config)
+            session = Session(workshop, data, console, recorder, feed, share=share, links=links)
+            with disk_full_told(config.directory):  # so that the feed hears of it
+                results = session.run()
+    _links(config)  # now that its architectures are there
+    if config.register:
+        for done in register_front(config, results.front, workshop.preflight.builder.modules):
+            console.print(f"registered {done.uri}", highlight=False, markup=False)
+    return SearchResult(results.front, results.verdict, config.directory, results)
+
+
+def open_workshop(config: SearchConfig, console: Console) -> tuple[Workshop, ImageData]:
+    """What the tasks of a search need; EspalierError says why it could not work.
+
+    Prints what the network costs and the budget allows.
+    """
+    device = chosen_device(config.device, config.resources)
+    check_resources(config, device)
+    data = read_images(config.data, config.model, config.seed, console)
+    preflight = preflight_of(config, data.train.image_shape, tuple(data.classes))
+    for line in preflight.describe():
+        console.print(line, highlight=False, soft_wrap=True)
+    return Workshop(config, preflight, device), data
+
+
+def preflight_of(
+    config: SearchConfig, image_shape: tuple[int, int, int], classes: tuple[str, ...]
+) -> Preflight:
+    """What `search.trials.preflight.check` finds of the network on such images; its errors, and more.
+
+    ModelError for a network that cannot be found, ConfigError for a teacher of another task.
+    """
+    builder = models.resolve(config.model, num_classes=len(classes), in_channels=image_shape[0])
+    preflight = check(config, builder, image_shape, classes)
+    if config.training.distill_from:
+        check_teacher(config.training.distill_from, preflight.input_shape, classes)
+    return preflight
+
+
+def _links(config: SearchConfig) -> str:
+    """Markdown with links to the views of the search, which are made; empty without MLflow."""
+    uri = config.mlflow_url or mlflow_server.store_uri(Path(config.runs))
+    try:
+        views = mlflow_server.view_links(uri, config.name)
+    except TrackingError:
+        return ""
+    pages = {
+        "architectures by origin": views.table,
+        "accuracy against FLOPs, curves": views.chart,
+        "averages": views.averages,
+    }
+    # From the fragment on, so that they hold wherever the server is.
+    listed = ", ".join(f"[{name}](#{url.partition('#')[2]})" for name, url in pages.items())
+    return f"\n\nViews: {listed}."
+
+
+_MAY_CHANGE = (
+    *("concurrency", "device", "mlflow_url", "register", "runs"),
+    *("data.root", "data.download"),
+)
+"""Settings of the machine, not of the search: they may differ when a search is continued."""
+
+
+def settings_file(config: SearchConfig) -> SettingsFile:
+    """Where a search's settings are kept."""
+    return SettingsFile(
+        config.directory / CONFIG_FILE,
+        "search",
+        to_mapping(config),
+        to_mapping(SearchConfig()),
+        matters=lambda name: name not in _MAY_CHANGE and not name.startswith("resources."),
+    )

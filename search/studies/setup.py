@@ -1,0 +1,147 @@
+"""What a command that trains needs before it can begin: a device, images, a record, a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+import mlflow_server
+from mlflow_server.errors import TrackingError
+from mlflow_server.runs import RunRecorder
+from pruning.errors import ConfigError, SearchStateError
+from search import models
+from search.config.resources_config import ResourcesConfig
+from search.config.search_config import DataConfig
+from search.data import datasets
+from search.data.datasets import ImageData
+from search.storage.durable import write_durably
+from search.tracking.search_state import SPOOL_FILE
+
+
+def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
+    """cpu or cuda, for auto, cpu or cuda; ConfigError for a GPU that is not there.
+
+    Whether a cluster elsewhere has a GPU is not known here: there auto is cuda where trials are
+    to have GPUs.
+    """
+    wanted = resources or ResourcesConfig()
+    if wanted.ray_address:
+        return name if name != "auto" else "cuda" if wanted.gpus_per_trial else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch finds no GPU here: use --device cpu")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def read_images(data: DataConfig, model: str, seed: int, console: Console) -> ImageData:
+    """The data set with as many colour channels as the network demands."""
+    with console.status(Text(f"reading {data.source}")) as status:
+
+        def show(done: int, total: int) -> None:
+            status.update(Text(f"reading {data.source}: {done:,} of {total:,} images"))
+
+        channels = models.required_channels(model)
+        images = datasets.load(data, channels=channels, seed=seed, progress=show)
+    for note in images.notes:
+        console.print(f"note          {note}", highlight=False, markup=False, soft_wrap=True)
+    return images
+
+
+def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:
+    """A recorder of the experiment `name` that keeps nobody waiting and loses nothing.
+
+    What MLflow could not be given waits in the folder of the search for the next recorder.
+    """
+    uri = mlflow_url or mlflow_server.store_uri(Path(runs))
+    try:
+        recorder = mlflow_server.connect(uri, name)
+    except TrackingError as error:
+        if not (mlflow_url and error.is_transient):
+            raise
+        hint = f"start it, or name another (--mlflow-url '' records in {runs})"
+        raise TrackingError(f"{error}; {hint}", is_transient=True) from error
+    return mlflow_server.BackgroundRecorder(recorder, spool=Path(runs) / name / SPOOL_FILE)
+
+
+def close_recorder(recorder: RunRecorder, console: Console) -> None:
+    """End the record, and say what of it could not be written."""
+    undelivered = recorder.close(timeout_seconds=60)
+    for problem in recorder.problems:
+        console.print(f"MLflow: {problem}", style="yellow", highlight=False, markup=False)
+    if undelivered:
+        console.print(f"MLflow: {undelivered} records were not delivered")
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """The file that says what the folder it lies in was asked for: one search or study.
+
+    kind: what that is called, such as "search".  settings: JSON-able, maybe with tables.
+    defaults: of the same settings; one that an older version did not store had its default.
+    matters: whether a setting, by a name such as training.epochs, makes one differ from another.
+    """
+
+    path: Path
+    kind: str
+    settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    matters: Callable[[str], bool]
+
+    def require_same(self) -> None:
+        """SearchStateError if the folder holds something else, or has been asked for another."""
+        folder = self.path.parent
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = None
+        if not isinstance(stored, Mapping):
+            raise SearchStateError(
+                f"{folder} exists but holds no {self.kind}: choose another --name or --runs"
+            )
+        before = _as_stored(self.defaults) | _dotted(stored)
+        differing = [
+            f"{name} (it has {_words(before.get(name))}, now {_words(value)})"
+            for name, value in _as_stored(self.settings).items()
+            if self.matters(name) and before.get(name) != value
+        ]
+        if differing:
+            raise SearchStateError(
+                f"{folder} holds another {self.kind}, which differs in {', '.join(differing)}: "
+                "choose another --name, or repeat its own settings to continue it"
+            )
+
+    def write(self) -> None:
+        """Make the folder, if it is not there, and write the file whole."""
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SearchStateError(f"cannot make the folder {folder}: {error}") from error
+        write_durably(self.path, json.dumps(self.settings, indent=2).encode())
+
+
+def _as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return _dotted(json.loads(json.dumps(settings)))
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings and those of their tables, the latter under names such as training.epochs."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_table = isinstance(value, Mapping)
+        flat |= _dotted(value, f"{prefix}{name}.") if is_table else {prefix + name: value}
+    return flat

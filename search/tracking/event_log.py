@@ -1,0 +1,118 @@
+"""The events of a search as lines in its folder, for those who watch it: see search.tracking.search_state."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Self
+
+from mlflow_server.append_log import AppendLog
+from mlflow_server.errors import MlflowServerError
+from pruning.errors import EspalierError
+from search.system.exit_status import EXIT_NOT_NOW, exit_status
+from search.tracking.search_state import FEED_FILE, Event
+from search.trials.job_context import Workshop
+from search.trials.jobs import (
+    Ending,
+    EpochRecord,
+    Observer,
+    Outcome,
+    Task,
+    task_from_mapping,
+    task_to_mapping,
+)
+
+
+class Feed:
+    """Appends to the file; an observer of the search. Used by the process that holds the search.
+
+    A line that a killed process left unfinished is cut off. The `with` block ends with the event
+    that says how it went; an error that is not for people, like a kill, leaves it out.
+    """
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._file, self._workshop = workshop.directory / FEED_FILE, workshop
+        self._descriptor = -1
+        self._log: AppendLog | None = None
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._log = AppendLog(self._descriptor)
+        preflight = self._workshop.preflight
+        self._say(
+            "launched",
+            pid=os.getpid(),
+            lines=preflight.describe(),
+            trials=self._workshop.config.trials,
+            base={"flops": preflight.base.flops, "params": preflight.base.params},
+            limits={bound.quantity: bound.value for bound in preflight.limits.bounds},
+        )
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._say_how_it_ends(error)
+        finally:
+            os.close(self._descriptor)
+            self._log = None
+
+    def _say_how_it_ends(self, error: BaseException | None) -> None:
+        if error is None:
+            self._say("concluded")
+        elif isinstance(error, KeyboardInterrupt):
+            self._say("interrupted")
+        elif isinstance(error, EspalierError | MlflowServerError):
+            is_passing = exit_status(error) == EXIT_NOT_NOW
+            with suppress(OSError):  # of a full disk, say: what ended it matters more
+                self._say("interrupted" if is_passing else "failed", reason=str(error))
+
+    def expect(self, epochs: int) -> None:
+        """Tell how many epochs are still to come."""
+        self._say("expected", epochs=epochs)
+
+    def started(self, task: Task) -> None:
+        self._say("started", key=task.key, task=task_to_mapping(task))
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        self._say("epochs", key=task.key, records=[dataclasses.asdict(r) for r in records])
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        self._say("finished", key=task.key, outcomes=[o.to_mapping() for o in outcomes])
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        self._say("ended", key=task.key, state=ending.state, reason=ending.reason)
+
+    def _say(self, event: str, **content: Any) -> None:
+        assert self._log is not None
+        self._log.append({"event": event, "time_ms": time.time_ns() // 1_000_000, **content})
+
+
+class Replay:
+    """Tells an observer again what the events tell of."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._tasks: dict[str, Task] = {}
+
+    def take(self, event: Event) -> None:
+        """Pass an event on, if it is one of a task as this version knows them."""
+        with suppress(KeyError, TypeError, ValueError):
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        kind, key = event["event"], event.get("key", "")
+        if kind == "started":
+            self._tasks[key] = task_from_mapping(event["task"])
+            self._observer.started(self._tasks[key])
+        elif key in self._tasks:
+            task = self._tasks[key]
+            if kind == "epochs":
+                self._observer.epochs(task, [EpochRecord(**r) for r in event["records"]])
+            elif kind == "finished":
+                outcomes = [Outcome.from_mapping(o) for o in event["outcomes"]]
+                self._observer.finished(task, outcomes)
+            elif kind == "ended":
+                self._observer.ended(task, Ending(event["state"], event["reason"]))

@@ -1,0 +1,53 @@
+"""Stored architectures become models of MLflow's registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow_server
+from copycat.architecture import load, read
+from copycat.export import random_images
+from mlflow_server.registry import Registered
+from pruning.sigmoid_batchnorm import fold
+from search.config.search_config import SearchConfig
+from search.tracking.mlflow_record import architecture_key
+from search.trials.jobs import Outcome
+
+BEST = "best"
+"""Alias of the most accurate network of a front."""
+
+
+def register_front(
+    config: SearchConfig, front: Sequence[Outcome], trust: Sequence[str]
+) -> list[Registered]:
+    """Every network of the front as a version of `config.register`, each under its own key.
+
+    The most accurate one, the last, has the alias `best` as well. TrackingError as for
+    mlflow_server.register.
+    """
+    asked = [(outcome.key, outcome.key) for outcome in front]
+    if front:
+        asked.append((front[-1].key, BEST))
+    return [register_one(config, key, config.register, alias, trust) for key, alias in asked]
+
+
+def register_one(
+    config: SearchConfig, key: str, name: str, alias: str, trust: Sequence[str]
+) -> Registered:
+    """One architecture of a search as a version of the model `name`, under `alias`.
+
+    trust: modules whose builders may run, beside copycat.TRUSTED_BUILDERS.
+    """
+    folder = config.directory / "architectures" / key
+    stored = read(folder)
+    model = fold(load(folder, trust=trust)).eval()
+    return mlflow_server.register(
+        config.mlflow_url or mlflow_server.store_uri(Path(config.runs)),
+        config.name,
+        architecture_key(key),
+        model,
+        random_images(stored.example_input, 2),
+        name=name,
+        alias=alias,
+    )

@@ -1,0 +1,324 @@
+"""How a search stands, told from the events in its folder while it runs or afterwards.
+
+The process of a search appends a line of JSON to FEED_FILE for everything that happens
+(search.tracking.event_log). Whoever reads them, the service or a terminal, needs neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from mlflow_server.append_log import open_file, whole_lines
+from search.results.front import hypervolume
+
+CONFIG_FILE, RESULTS_FILE, FEED_FILE = "search.json", "results.json", "events.jsonl"
+"""In the folder of a search: what was asked for, what came of it, and what happened."""
+
+SPOOL_FILE = "mlflow.spool"
+"""Beside them, what MLflow could not be told yet."""
+
+Event = Mapping[str, Any]
+"""One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
+
+ENDS = ("concluded", "failed", "interrupted")
+"""The last event of a process that was not killed."""
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Event(_Checked):
+    event: str
+    time_ms: int
+
+
+class _Costs(_Checked):
+    flops: int
+    params: int
+
+
+class _Launched(_Event):
+    """A process has begun or continued the search."""
+
+    event: Literal["launched"]
+    pid: int
+    lines: list[str]
+    trials: int
+    base: _Costs
+    limits: dict[str, float]
+
+
+class _Expected(_Event):
+    """How many epochs are still to come."""
+
+    event: Literal["expected"]
+    epochs: int
+
+
+class _Started(_Event):
+    event: Literal["started"]
+    key: str
+    task: dict[str, Any]
+
+
+class _Record(_Checked):
+    stage: str
+    step: int
+    num_steps: int
+    validation_accuracy: float | None
+    images: int = 0
+
+
+class _Epochs(_Event):
+    """The newest, or after a restart all there are; see search.trials.jobs.EpochRecord."""
+
+    event: Literal["epochs"]
+    key: str
+    records: Annotated[list[_Record], Field(min_length=1)]
+
+
+class _Outcome(_Costs):
+    key: str
+    origin: str
+    validation_accuracy: float
+
+
+class _Finished(_Event):
+    """See search.trials.jobs.Outcome."""
+
+    event: Literal["finished"]
+    key: str
+    outcomes: Annotated[list[_Outcome], Field(min_length=1)]
+
+
+class _Ended(_Event):
+    """See search.trials.jobs.Ending."""
+
+    event: Literal["ended"]
+    key: str
+    state: Literal["failed", "stopped early", "infeasible"]
+    reason: str
+
+
+class _Over(_Event):
+    """Results and report are written, or the search can be continued."""
+
+    event: Literal["concluded", "interrupted"]
+
+
+class _Failed(_Event):
+    """Nothing came of it."""
+
+    event: Literal["failed"]
+    reason: str
+
+
+_EVENT: TypeAdapter[_Event] = TypeAdapter(
+    Annotated[
+        _Launched | _Expected | _Started | _Epochs | _Finished | _Ended | _Over | _Failed,
+        Field(discriminator="event"),
+    ]
+)
+
+
+_HEAD_BYTES = 256
+"""By these, which hold the time of the first event, one file is told from another."""
+
+
+class EventFile:
+    """The events of a search, read as they come, past everything that is none.
+
+    offset: where reading goes on.  num_damaged: whole lines so far that are no events.
+    """
+
+    def __init__(self, file: Path, offset: int = 0) -> None:
+        self.path, self.offset, self.num_damaged = file, offset, 0
+        self._head = b""
+
+    @property
+    def damage(self) -> str:
+        """What was passed over, in words; empty if nothing was."""
+        lines = "1 line" if self.num_damaged == 1 else f"{self.num_damaged} lines"
+        return f"{lines} of {self.path.name} cannot be read" if self.num_damaged else ""
+
+    def is_another(self) -> bool:
+        """Whether the file was replaced or cut short since it was read, which begins anew then."""
+        try:
+            with open_file(self.path) as stream:
+                head, size = stream.read(_HEAD_BYTES), os.fstat(stream.fileno()).st_size
+        except OSError:
+            return False
+        is_another = not head.startswith(self._head) or size < self.offset
+        self._head = head
+        if is_another:
+            self.offset, self.num_damaged = 0, 0
+        return is_another
+
+    def read(self) -> Iterator[Event]:
+        """The events behind the offset, which moves along."""
+        for _, line in self.lines():
+            yield json.loads(line)
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """As `read`, but as they are in the file, each with what happened."""
+        for line, end in whole_lines(self.path, self.offset):
+            self.offset = end
+            try:
+                event = _EVENT.validate_json(line)
+            except ValidationError:
+                self.num_damaged += 1
+            else:
+                yield event.event, line
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that was found, as far as a front needs it."""
+
+    key: str
+    origin: str
+    flops: int
+    params: int
+    validation_accuracy: float
+
+
+@dataclass
+class _Work:
+    """One task that is under way, or was."""
+
+    is_trial: bool
+    state: str = "running"
+    stage: str = "starting"
+    step: int = 0
+    num_steps: int = 1
+    images: int = 0
+    validation_accuracy: float | None = None
+
+
+@dataclass
+class Standing:
+    """Everything the events told so far."""
+
+    num_trials: int = 0
+    base_flops: int = 0
+    lines: list[str] = field(default_factory=list)
+    end: Event | None = None
+    found: dict[str, Found] = field(default_factory=dict)
+    _work: dict[str, _Work] = field(default_factory=dict)
+    _launched_ms: int = 0
+    _spent_ms: int = 0
+    _now_ms: int = 0
+    _new_epochs: int = 0
+    _expected: int = 0
+    _best_volume: float = 0.0
+
+    def take(self, event: Event) -> None:
+        """Let an event count; the same one twice counts once."""
+        kind = event["event"]
+        if kind == "launched":
+            self._spent_ms += max(0, self._now_ms - self._launched_ms)
+        self._now_ms = int(event["time_ms"])
+        if kind in ENDS:
+            self.end = event
+            return
+        match kind:
+            case "launched":
+                self._launch(event)
+            case "expected":
+                self._expected = self._new_epochs + event["epochs"]
+            case "started":
+                self._work.setdefault(event["key"], _Work("proposal" in event["task"]))
+                self._of(event).state = "running"
+            case "epochs":
+                self._epochs(event)
+            case "finished":
+                self._finish(event)
+            case "ended":
+                work = self._of(event)
+                work.state = event["state"]
+                self._expected -= max(0, work.num_steps - work.step)
+
+    def _of(self, event: Event) -> _Work:
+        return self._work.setdefault(event["key"], _Work(is_trial=False))
+
+    def _launch(self, event: Event) -> None:
+        self.end = None
+        self.lines = list(event["lines"])
+        self.num_trials, self.base_flops = event["trials"], event["base"]["flops"]
+        self._launched_ms, self._new_epochs, self._expected = self._now_ms, 0, 0
+        for work in self._work.values():
+            if work.state == "running":
+                work.state = "waiting"
+
+    def _epochs(self, event: Event) -> None:
+        work, records = self._of(event), event["records"]
+        record = records[-1]
+        new = max(0, record["step"] - work.step)
+        if len(records) == 1:
+            self._new_epochs += new
+        else:  # those of an earlier process, which took no time of this one
+            self._expected -= new
+        work.stage, work.step, work.num_steps = record["stage"], record["step"], record["num_steps"]
+        work.validation_accuracy = record["validation_accuracy"]
+        work.images = max(work.images, record.get("images", 0))
+
+    def _finish(self, event: Event) -> None:
+        work = self._of(event)
+        work.state, work.step = "finished", work.num_steps
+        for outcome in event["outcomes"]:
+            names = ("key", "origin", "flops", "params", "validation_accuracy")
+            self.found[outcome["key"]] = Found(**{name: outcome[name] for name in names})
+        self._best_volume = hypervolume(list(self.found.values()), self.base_flops or 1)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that are done, over all tasks."""
+        return sum(work.step for work in self._work.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the pace since the last launch; None before there is anything to go by."""
+        if not self._new_epochs or self.end is not None:
+            return None
+        elapsed = (self._now_ms - self._launched_ms) / 1000
+        return elapsed / self._new_epochs * max(0, self._expected - self._new_epochs)
+
+    def progress(self) -> dict[str, Any]:
+        """JSON-able, for people who wait: see the service's description of `Progress`."""
+        trials = {"planned": self.num_trials, "finished": 0, "running": 0, "waiting": 0}
+        trials |= {"failed": 0, "stopped early": 0, "infeasible": 0}
+        for work in self._work.values():
+            if work.is_trial:
+                trials[work.state] += 1
+        best = max(self.found.values(), key=lambda f: f.validation_accuracy, default=None)
+        remaining = max(0, self._expected - self._new_epochs)
+        return {
+            "trials": trials,
+            "networks": len(self.found),
+            "epochs": self.num_epochs,
+            "expected_epochs": self.num_epochs + (0 if self.end else remaining),
+            "best": None if best is None else vars(best),
+            "hypervolume": self._best_volume,
+            "images": sum(work.images for work in self._work.values()),
+            "seconds_spent": (self._spent_ms + self._now_ms - self._launched_ms) / 1000,
+            "seconds_left": self.seconds_left,
+            "running": [
+                {
+                    "key": key,
+                    "stage": work.stage,
+                    "step": work.step,
+                    "num_steps": work.num_steps,
+                    "validation_accuracy": work.validation_accuracy,
+                }
+                for key, work in self._work.items()
+                if work.state == "running"
+            ],
+        }

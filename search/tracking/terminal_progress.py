@@ -1,0 +1,197 @@
+"""What a person sees while a search runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from pruning.cost import format_count
+from pruning.scaling_factors.scaling_factors import GRANULARITIES
+from search.terminal.durations import duration_text
+from search.terminal.text_table import text_table
+from search.trials.jobs import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
+
+_SHOWN_ROWS = 24
+
+
+@dataclass
+class _Row:
+    """One task as it stands."""
+
+    task: Task
+    state: str = "starting"
+    step: int = 0
+    num_steps: int = 1
+    accuracy: float | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass
+class _Clock:
+    """Guesses the time left from the epochs done so far; `now` gives seconds."""
+
+    expected_steps: int
+    now: Callable[[], float]
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun = self.now()
+
+    @property
+    def left(self) -> str:
+        """Such as "about 3 min left"; empty before there is anything to go by."""
+        if not self.steps:
+            return ""
+        elapsed = self.now() - self.begun
+        seconds = elapsed / self.steps * max(0, self.expected_steps - self.steps)
+        return f"about {duration_text(seconds)} left"
+
+
+class Progress:
+    """Shows every task; an observer of the search.
+
+    expected_steps: epochs that the whole search will probably take, for the time left.
+    now: seconds since some moment, by default of this machine's clock; who passes on what another
+    process did, or does, gives the time at which it happened.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        expected_steps: int,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        self._console = console
+        self._clock = _Clock(expected_steps, now or time.monotonic)
+        self._rows: dict[str, _Row] = {}
+        self._live: Live | None = None
+
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """The live table inside the block, if the console is a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        live = Live(self._render(), console=self._console, refresh_per_second=4, transient=True)
+        with live:
+            self._live = live
+            try:
+                yield
+            finally:
+                self._live = None
+
+    def begun(self) -> None:
+        """A process has begun, or continued, the search just now: time counts from here."""
+        self._clock = _Clock(0, self._clock.now)
+
+    def expect(self, steps: int) -> None:
+        """Correct the number of epochs that are still to come."""
+        self._clock.expected_steps = self._clock.steps + steps
+
+    def started(self, task: Task) -> None:
+        self._rows[task.key] = _Row(task)
+        self._changed(f"{_title(task)}: started, {_what(task)}")
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        row, record = self._rows.setdefault(task.key, _Row(task)), records[-1]
+        changed_stage = row.state != record.stage
+        new = max(0, record.step - row.step)
+        if len(records) == 1:
+            self._clock.steps += new
+        else:  # those of an earlier process, which took no time of this one
+            self._clock.expected_steps -= new
+        row.state, row.step, row.num_steps = record.stage, record.step, record.num_steps
+        row.accuracy = record.validation_accuracy
+        self._changed(f"{_title(task)}: {record.stage}" if changed_stage else None)
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        row, outcome = self._rows.setdefault(task.key, _Row(task)), outcomes[0]
+        row.state, row.outcome, row.step = "done", outcome, row.num_steps
+        row.accuracy = outcome.validation_accuracy
+        pruned = outcome.details.get("accuracy_after_pruning")
+        before = outcome.details.get("accuracy_before_pruning")
+        measured = before is not None and pruned is not None
+        how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
+        further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
+        self._changed(
+            f"{_title(task)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
+            f"{format_count(outcome.flops)} FLOPs{further}; {self._clock.left}"
+        )
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        row = self._rows.setdefault(task.key, _Row(task))
+        self._clock.expected_steps -= max(0, row.num_steps - row.step)
+        row.state = str(ending)
+        self._changed(f"{_title(task)}: {ending}")
+
+    def _changed(self, line: str | None) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+        elif line is not None and not self._console.is_terminal:
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        numbers = ("validation", "FLOPs")
+        table = text_table("task", "what", "stage", "progress", *numbers, numbers=numbers)
+        for row in list(self._rows.values())[-_SHOWN_ROWS:]:
+            table.add_row(
+                _title(row.task),
+                _what(row.task),
+                Text(row.state, style=_style(row.state)),
+                ProgressBar(total=row.num_steps, completed=row.step, width=18),
+                "" if row.accuracy is None else f"{row.accuracy:.1%}",
+                "" if row.outcome is None else format_count(row.outcome.flops),
+            )
+        done = sum(row.outcome is not None for row in self._rows.values())
+        footer = Text(f"\n{done} done   {self._clock.left}", style="dim")
+        return Group(table, footer)
+
+
+def _title(task: Task) -> str:
+    if isinstance(task, MemberTask):
+        return task.key
+    return f"trial {task.number}" + (f", seed {task.repeat}" if task.repeat else "")
+
+
+def _found(outcome: Outcome) -> str:
+    return f"{outcome.validation_accuracy:.1%} at {format_count(outcome.flops)}"
+
+
+def _what(task: Task) -> str:
+    if isinstance(task, TrialTask):
+        proposal = task.proposal
+        target = format_count(proposal.target_flops)
+        settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
+        parts = (proposal.criterion, settings, f"target {target}")
+        return "  ".join(part for part in parts if part)
+    if task.budget:
+        return f"{task.budget}  seed {task.seed}"
+    if task.rung is None:
+        longer = ", for longer" if task.equal_compute else ""
+        return f"shape of trial {task.trial}{longer}"
+    if task.rho is not None:
+        return f"ρ {task.rho:.2f} of trial {task.trial}  {task.rung:.0%} of the budget"
+    return f"α {task.alpha:.3f}  {task.rung:.0%} of the budget"
+
+
+def _symbol(setting: str) -> str:
+    """How the papers write a setting, such as rni.strength."""
+    owner, _, name = setting.partition(".")
+    if owner in GRANULARITIES:
+        return f"λ_{owner}"
+    return {"strength": "λ_S", "shift": "b"}.get(name, name)
+
+
+def _style(state: str) -> str:
+    if state == "done":
+        return "green"
+    if state.startswith("failed"):
+        return "red"
+    return "yellow" if state.startswith(("stopped early", "infeasible")) else "cyan"

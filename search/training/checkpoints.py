@@ -1,0 +1,140 @@
+"""Where a task goes on after its process has died."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning.errors import TaskGivenUpError
+from search.storage.durable import disk_full_told, write_durably
+
+_KEPT = 2
+_MOST_ATTEMPTS = 3
+"""So often may a task's process die before it has got any further."""
+
+_LOCK_SECONDS = 60.0
+
+
+class Checkpoints:
+    """The states of one task in a folder of its own, of which the newest two are kept.
+
+    A state is a mapping of tensors, numbers, strings and containers of those; it is read back
+    without running code (torch.load, weights_only). A file has the digest of its content in its
+    name and gets that name once it is whole and on disk, so a torn one is passed over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, number: int, state: Mapping[str, Any]) -> None:
+        """Store state `number`, which is above all before; DiskFullError if it does not fit."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
+        file = self._folder / f"{number:08d}-{_digest(content)}.pt"
+        with disk_full_told(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_durably(file, content)
+        for old in self._files()[_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole, on the CPU; None if there is none."""
+        for file in self._files():
+            content = file.read_bytes()
+            if file.stem.partition("-")[2] == _digest(content):
+                state: dict[str, Any] = torch.load(
+                    io.BytesIO(content), map_location="cpu", weights_only=True
+                )
+                return state
+        return None
+
+    @property
+    def exists(self) -> bool:
+        """Whether the task was begun and is not settled."""
+        return self._folder.exists()
+
+    def clear(self) -> None:
+        """Remove the folder: the task is settled."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def attempts(self) -> Attempts:
+        """How often the task was tried."""
+        return Attempts(self._folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps out other processes: one whose driver was killed may still be at work."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("w") as lock:
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TaskGivenUpError(
+                            f"another process works on {self._folder.name}"
+                        ) from None
+                    time.sleep(0.1)
+            yield
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self._folder.glob("[0-9]*-*.pt"), reverse=True)
+
+
+class Attempts:
+    """Counts how often a task was begun without getting any further."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._words = folder / "attempts.json", folder / "last-words.txt"
+
+    def begin(self, step: int) -> None:
+        """Count one attempt at `step`; TaskGivenUpError if there were too many."""
+        before = self._read()
+        count = before["count"] + 1 if before["step"] == step else 1
+        if count > _MOST_ATTEMPTS:
+            raise TaskGivenUpError(
+                f"{self._last_words()}, {_MOST_ATTEMPTS} times in epoch {step + 1}"
+            )
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps({"step": step, "count": count}), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Start counting anew: the search itself was stopped, and its tasks with it."""
+        self._file.unlink(missing_ok=True)
+
+    def say(self, words: str) -> None:
+        """Leave behind why the process is about to end."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._words.write_text(words, encoding="utf-8")
+
+    def _read(self) -> dict[str, int]:
+        try:
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+            return {"step": int(found["step"]), "count": int(found["count"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"step": -1, "count": 0}
+
+    def _last_words(self) -> str:
+        try:
+            return self._words.read_text(encoding="utf-8")
+        except OSError:
+            return "its worker process died"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,118 @@
+"""Minibatches of normalised images, varied at random for training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from search.data.datasets import Augmentation, ImageData
+from search.data.image_sources import ImageSource
+
+
+class Minibatches:
+    """Normalised minibatches of one part of a data set, prepared on `device`.
+
+    Images in memory are moved to the device once, as bytes. Batches are pairs of images,
+    float32 (n, C, H, W) in channels-last order with mean 0 and deviation 1 per channel, and
+    labels, int64 (n,).
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self._source = source.to(device)
+        self._batch_size = batch_size
+        deviations = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        means = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self._factor = 1 / (255 * deviations)
+        self._offset = -means / deviations
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, as it is."""
+        for images, chunk in self._read(torch.arange(len(self._source))):
+            yield self._normalised(images), self._source.labels[chunk]
+
+    def shuffled(
+        self, augmentation: Augmentation, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of training: a random order, every image cropped and mirrored at random.
+
+        Around the image are black pixels (zeros before normalisation), as in the papers. The
+        last batch may be short; if only one image were left for it, that image sits out this
+        epoch, because batch norm cannot train on one. All random numbers come from
+        `generator`, a CPU generator.
+        """
+        count = len(self._source)
+        padding = augmentation.crop_padding
+        order = torch.randperm(count, generator=generator)
+        rows, columns = torch.randint(2 * padding + 1, (2, count), generator=generator)
+        flips = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
+        shifts = torch.stack([rows, columns, flips.long()]).to(self._factor.device)
+        start = 0
+        for images, chunk in self._read(order[: images_trained_on(count, self._batch_size)]):
+            rows, columns, flips = shifts[:, start : start + len(images)]
+            start += len(images)
+            cropped = crop_and_flip(images, rows, columns, flips.bool(), padding)
+            yield self._normalised(cropped), self._source.labels[chunk]
+
+    def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self._source.read(order, self._batch_size)
+        chunks = torch.split(order.to(self._factor.device), self._batch_size)
+        return zip(batches, chunks, strict=True)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
+        return floats.mul_(self._factor).add_(self._offset)
+
+
+def crop_and_flip(
+    images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor, padding: int
+) -> Tensor:
+    """A window of each image after padding it with zeros, mirrored where `flips` is true.
+
+    `images` is (n, C, H, W) of any type; window i starts at row rows[i] and column columns[i]
+    of the padded image, int64 (n,) from 0 to 2·padding; `flips` is bool (n,). Returns
+    (n, C, H, W).
+    """
+    count, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    down = torch.arange(height, device=images.device) + rows[:, None]
+    across = torch.arange(width, device=images.device).expand(count, width)
+    across = torch.where(flips[:, None], width - 1 - across, across) + columns[:, None]
+    places = down[:, :, None] * padded.shape[3] + across[:, None, :]
+    places = places.view(count, 1, height * width).expand(count, channels, -1)
+    return padded.flatten(2).gather(2, places).view(images.shape)
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Optimisation steps in one epoch: a last batch of a single image is left out."""
+    return math.ceil(images_trained_on(num_images, batch_size) / batch_size)
+
+
+def images_trained_on(num_images: int, batch_size: int) -> int:
+    """All of them, or all but one where the last batch would be a single image."""
+    lonely = batch_size > 1 and num_images % batch_size == 1
+    return num_images - lonely
+
+
+def scoring_batches(
+    data: ImageData, count: int, *, batch_size: int, seed: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """At most `count` minibatches of training images as they are, in an order drawn from `seed`."""
+    minibatches = Minibatches(
+        data.train, mean=data.mean, std=data.std, batch_size=batch_size, device=device
+    )
+    generator = torch.Generator().manual_seed(seed)
+    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
+    return itertools.islice(batches, count)

@@ -1,0 +1,356 @@
+"""Training and measuring one network: the recipes of the papers, deterministic on a CPU.
+
+SGD with momentum 0.9, Nesterov's or the classical one; the learning rate falls by a schedule;
+σBN scales learn 10 times faster and without weight decay (RNI, section 5.1). The validation part
+is measured after every epoch, in float32; the test part is never looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning.cost import evaluating, in_mode
+from pruning.errors import DataError, ModelError, TrainingDivergedError
+from pruning.scaling_factors.scaling_factors import ScalingFactors
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
+from search.config.search_config import TrainingConfig
+from search.data.datasets import ImageData
+from search.data.image_sources import ImageSource
+from search.training.minibatches import Minibatches, images_trained_on
+
+Penalty = Callable[[nn.Module], Tensor]
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From images, the network's outputs in float32 and labels to the mean loss of a minibatch."""
+
+_MOMENTUM = 0.9
+_SCALE_LEARNS_FASTER = 10
+_EVALUATION_BATCH = 500
+_BF16_PAYS_FROM_PIXELS = 16 * 16
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch: `epoch` counts from 1, losses are means over the images trained on.
+
+    `train_loss` is the objective (the cross entropy) alone, `penalty` what was added to it;
+    `validation_accuracy` is in [0, 1]; `images_seen` counts from the start of training.
+    """
+
+    epoch: int
+    train_loss: float
+    penalty: float
+    validation_accuracy: float
+    learning_rate: float
+    images_seen: int
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """All epochs in order; `seconds` of wall time do not count when reports are compared."""
+
+    epochs: tuple[EpochReport, ...]
+    seconds: float = field(compare=False)
+
+    @property
+    def validation_accuracy(self) -> float:
+        """In [0, 1], after the last epoch (no epoch is picked)."""
+        return self.epochs[-1].validation_accuracy
+
+    @property
+    def images_seen(self) -> int:
+        """Training images processed, repetitions counted."""
+        return self.epochs[-1].images_seen
+
+
+def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
+    """The rate of ordinary parameters in `epoch` (from 0), by the configured schedule.
+
+    rni: a tenth from 50 % of the epochs, again from 75 % (RNI, section 5.1).
+    copycat: a fifth from 30 %, again from 60 % and 90 %: of 200 epochs every 60 (Crowley et al.,
+    implementation details).  constant: as at first.
+    """
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "copycat":
+        return float(config.learning_rate / 5 ** (10 * epoch // (3 * epochs)))
+    drops = (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)
+    return float(config.learning_rate / 10**drops)
+
+
+def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> float:
+    """Σ over steps of lr_σ(t) / (1 − momentum), lr_σ being the rate of σBN scales and gates.
+
+    A penalty of strength λ_S moves a scale by about λ_S times this (where its gradient is
+    one), so λ_S for another schedule follows from a wanted push: push / total_push.
+    """
+    rates = sum(learning_rate(config, epoch, epochs) for epoch in range(epochs))
+    return _SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
+
+
+def training_precision(device: torch.device, image_shape: Sequence[int]) -> torch.dtype:
+    """The number format of autocast regions: bfloat16 where the hardware gains, else float32.
+
+    CUDA: where bfloat16 is native. CPU: only with AMX and images of at least 16×16 pixels.
+    Measured on 2 cores of a Xeon with AMX, batch 64: ResNet-20 at 32×32 trains 1.8 times as
+    fast, narrowed networks 1.3 to 1.6 times, but 8×8 digits only 1.1 times. Decided from
+    what the device is, never by timing. `image_shape` is (C, H, W).
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    large = math.prod(image_shape[1:]) >= _BF16_PAYS_FROM_PIXELS
+    if device.type == "cpu" and large and _has_amx():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _has_amx() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # absent from older torch
+    return capabilities is not None and bool(capabilities().get("amx_bf16", False))
+
+
+def evaluate(
+    model: nn.Module,
+    split: ImageSource,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    batch_size: int = _EVALUATION_BATCH,
+) -> float:
+    """The share of `split`'s images that `model` (already on `device`) gets right, in [0, 1].
+
+    In float32, so that the figure is that of the stored weights. Modules are put in
+    evaluation mode and then back in the mode each of them was in.
+    """
+    batches = Minibatches(split, mean=mean, std=std, batch_size=batch_size, device=device)
+    return _accuracy(model, batches, len(split))
+
+
+def _accuracy(model: nn.Module, batches: Minibatches, count: int) -> float:
+    right: Tensor | int = 0
+    with evaluating(model), torch.no_grad():
+        for images, labels in batches.in_order():
+            right = right + (model(images).argmax(1) == labels).sum()
+    return int(right) / count
+
+
+class Trainer:
+    """One training run, an epoch at a time, that can be stored and continued in between.
+
+    `model` is moved to `device` and trained in place. `objective` is minimised, by default the
+    cross entropy. `penalty(model)`, a scalar, is added to
+    it in every step, and `after_step(model)` called after it. The order of
+    images, their augmentation and the model's own random numbers (dropout) depend on `seed` and
+    the epoch alone, and torch's global generators are left as they were.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        *,
+        epochs: int,
+        config: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        objective: Objective | None = None,
+        penalty: Penalty | None = None,
+        after_step: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        if images_trained_on(len(data.train), config.batch_size) == 0:
+            raise DataError(f"training needs at least 2 images, got {len(data.train)}")
+        self._model = model.to(device)
+        self._epochs, self._config, self._seed = epochs, config, seed
+        self._device, self._penalty, self._after_step = device, penalty, after_step
+        self._objective = objective or _cross_entropy
+        self._augmentation = data.augmentation
+        self._train, self._validation = (
+            Minibatches(part, mean=data.mean, std=data.std, batch_size=size, device=device)
+            for part, size in (
+                (data.train, config.batch_size),
+                (data.validation, _EVALUATION_BATCH),
+            )
+        )
+        self._num_validation = len(data.validation)
+        self._precision = training_precision(device, data.train.image_shape)
+        self._optimizer = _optimizer(model, config)
+        self.reports: tuple[EpochReport, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs have run."""
+        return len(self.reports) >= self._epochs
+
+    def run_epoch(self) -> EpochReport:
+        """Train on every image once, then measure the validation accuracy.
+
+        Raises TrainingDivergedError when the mean loss is not finite.
+        """
+        epoch = len(self.reports)
+        rate = learning_rate(self._config, epoch, self._epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["lr_factor"]
+        seed = _seed_of_epoch(self._seed, epoch)
+        with _seeded(seed, self._device), in_mode(self._model, training=True):
+            images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
+        if not math.isfinite(loss + penalty):
+            raise TrainingDivergedError(
+                f"training diverged in epoch {epoch + 1} of {self._epochs}: the loss is "
+                f"{loss + penalty}; try a learning rate below {self._config.learning_rate:g} "
+                "or a weaker penalty"
+            )
+        report = EpochReport(
+            epoch=epoch + 1,
+            train_loss=loss,
+            penalty=penalty,
+            validation_accuracy=_accuracy(self._model, self._validation, self._num_validation),
+            learning_rate=rate,
+            images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
+        )
+        self.reports = (*self.reports, report)
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "reports": [asdict(report) for report in self.reports],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict` of a Trainer made with the same arguments."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.reports = tuple(EpochReport(**report) for report in state["reports"])
+
+    def _steps(self, generator: torch.Generator) -> tuple[int, float, float]:
+        """One epoch of steps: images seen, mean objective, mean penalty."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        seen = 0
+        for images, labels in self._train.shuffled(self._augmentation, generator):
+            with torch.autocast(
+                self._device.type, self._precision, enabled=self._precision != torch.float32
+            ):
+                logits = self._model(images)
+            if not isinstance(logits, Tensor):
+                raise ModelError(
+                    f"{type(self._model).__name__} must return logits in training mode too, got "
+                    f"{type(logits).__name__}"
+                )
+            loss = self._objective(images, logits.float(), labels)
+            if not loss.requires_grad:
+                raise ModelError(
+                    f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
+                    "that requires gradients (requires_grad, torch.no_grad, detach)"
+                )
+            penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
+            self._optimizer.zero_grad()
+            (loss + penalty).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            if self._after_step is not None:
+                self._after_step(self._model)
+            seen += len(labels)
+            # Summed on the device: reading a number back would stall the accelerator.
+            sums += torch.stack([loss, penalty]).detach() * len(labels)
+        self._optimizer.zero_grad()
+        loss_sum, penalty_sum = sums.tolist()
+        return seen, loss_sum / seen, penalty_sum / seen
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    *,
+    epochs: int,
+    config: TrainingConfig,
+    seed: int,
+    device: torch.device,
+    objective: Objective | None = None,
+    penalty: Penalty | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> TrainingReport:
+    """Train `model` in place for `epochs` epochs (at least 1); see `Trainer`.
+
+    `on_epoch` is called after each epoch and may raise to stop. Raises
+    TrainingDivergedError when a loss becomes infinite or NaN.
+    """
+    started = time.perf_counter()
+    trainer = Trainer(
+        model,
+        data,
+        epochs=epochs,
+        config=config,
+        seed=seed,
+        device=device,
+        objective=objective,
+        penalty=penalty,
+        after_step=after_step,
+    )
+    while not trainer.is_finished:
+        report = trainer.run_epoch()
+        if on_epoch is not None:
+            on_epoch(report)
+    return TrainingReport(trainer.reports, time.perf_counter() - started)
+
+
+def _cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels)
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
+    """SGD with momentum and σBN scales and gates in a group of their own, with its `lr_factor`."""
+    scales: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, SigmoidBatchNorm):
+            scales.append(module.weight)
+        elif isinstance(module, ScalingFactors):
+            scales.extend(module.logits)
+    known = {id(scale) for scale in scales}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    decay, faster = config.weight_decay, _SCALE_LEARNS_FASTER
+    groups = [
+        {"params": others, "lr_factor": 1, "weight_decay": decay},
+        {"params": scales, "lr_factor": faster, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        momentum=_MOMENTUM,
+        nesterov=config.nesterov,
+    )
+
+
+def _seed_of_epoch(seed: int, epoch: int) -> int:
+    """A seed for one epoch of a run; no two pairs are mixed into it alike.
+
+    Each number is 32 bits wide: a wider seed beside the epoch would be several of them.
+    """
+    high, low = divmod(seed % 2**64, 2**32)
+    return int(np.random.SeedSequence((low, epoch, high)).generate_state(1)[0])
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators at `seed` inside, and as they were afterwards."""
+    accelerators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=accelerators):
+        torch.default_generator.manual_seed(seed)
+        if accelerators:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

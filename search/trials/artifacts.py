@@ -1,0 +1,174 @@
+"""A trained network becomes an architecture: measured, certified, written, told of."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from copycat.architecture import Architecture, read, save
+from copycat.latency import processor_name
+from copycat.width_profile import WidthProfile
+from pruning.errors import ArchitectureError
+from search.data.datasets import ImageData
+from search.storage.durable import disk_full_told, write_durably
+from search.trials.job_context import ARCHITECTURES_FOLDER, Workshop
+from search.trials.jobs import EpochRecord, Origin, Outcome
+
+_SHARING_SECONDS = 10.0
+
+SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
+"""Beside an architecture: what its trial's method thought of every channel, and its epochs."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trained network's place in the search; `record` goes into its provenance alone.
+
+    curve: its epochs.  files: further JSON to be stored beside it, by name.
+    """
+
+    key: str
+    origin: Origin
+    trial: int | None
+    rung: float | None
+    alpha: float
+    profile: WidthProfile
+    seed: int
+    images: int
+    compute: float
+    equal_compute: bool = False
+    details: Mapping[str, float] = field(default_factory=dict)
+    record: Mapping[str, object] = field(default_factory=dict)
+    curve: Sequence[EpochRecord] = ()
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageData) -> Outcome:
+    """Measure, certify and write the architecture; the test split is used here, once.
+
+    Raises DiskFullError where there is no room for it.
+    """
+    preflight, config = workshop.preflight, workshop.config
+    graph, widths = preflight.graph_of(result.profile), result.profile.widths
+    provenance = {
+        "search": config.name,
+        "data": config.data.source,
+        "budget": str(preflight.budget),
+        "origin": result.origin,
+        "trial": result.trial,
+        "rung": result.rung,
+        "alpha": result.alpha,
+        "seed": config.seed,
+        "seed_of_weights": result.seed,
+        "equal_compute": result.equal_compute,
+        "images": result.images,
+        "compute": result.compute,
+        "validation_accuracy": workshop.accuracy(model, data.validation, data),
+        "test_accuracy": workshop.accuracy(model, data.test, data),
+        "details": dict(result.details),
+        **result.record,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        **surroundings(workshop.device),
+    }
+    architecture = Architecture(
+        preflight.builder,
+        result.profile,
+        preflight.input_shape,
+        preflight.classes,
+        graph.cost(widths),
+        provenance,
+        inexact=graph.narrowed_inexactly(widths),
+    )
+    path = f"{ARCHITECTURES_FOLDER}/{result.key}"
+    folder = workshop.directory / path
+    with disk_full_told(workshop.directory):
+        save(folder, architecture, model.cpu())
+        curve = [dataclasses.asdict(record) for record in result.curve]
+        for name, content in {**result.files, CURVE_FILE: curve}.items():
+            write_durably(folder / name, json.dumps(content).encode())
+    return stored_outcome(workshop, path)
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """What the last digits of a result depend on beside its settings: where it was computed."""
+    return {
+        "device": device,
+        "processor": processor_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "espalier": importlib.metadata.version("espalier"),
+    }
+
+
+def stored_outcome(workshop: Workshop, path: str) -> Outcome:
+    """What an architecture folder of the search records; ArchitectureError if none is there."""
+    architecture = read(workshop.directory / path)
+    record = architecture.provenance
+    cost = architecture.cost
+    return Outcome(
+        key=path.rpartition("/")[2],
+        origin=record["origin"],
+        trial=record["trial"],
+        rung=record["rung"],
+        alpha=record["alpha"],
+        flops=cost.flops,
+        params=cost.params,
+        validation_accuracy=record["validation_accuracy"],
+        test_accuracy=record["test_accuracy"],
+        profile=architecture.profile.digest,
+        path=path,
+        seed=record.get("seed_of_weights", 0),
+        equal_compute=record.get("equal_compute", False),
+        images=record.get("images", 0),
+        compute=record.get("compute", 0.0),
+        weight_bytes=cost.weight_bytes,
+        peak_activation_bytes=cost.peak_activation_bytes,
+        latency_ms=cost.latency_ms,
+        uncounted=cost.uncounted,
+        details=record.get("details", {}),
+        inexact=tuple(architecture.inexact),
+    )
+
+
+def not_stored(workshop: Workshop, outcomes: Sequence[Outcome]) -> str:
+    """Why what was stored elsewhere is not to be found here; empty if all of it is.
+
+    A shared file system may take some seconds to show what another machine has written.
+    """
+    deadline = time.monotonic() + _SHARING_SECONDS
+    while (missing := [o.path for o in outcomes if not _is_stored(workshop, o)]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    if not missing:
+        return ""
+    return (
+        f"its worker says that it stored {', '.join(missing)}, but there is none in "
+        f"{workshop.directory}: workers need that folder under the same path"
+    )
+
+
+def _is_stored(workshop: Workshop, outcome: Outcome) -> bool:
+    try:
+        return stored_outcome(workshop, outcome.path).profile == outcome.profile
+    except ArchitectureError:
+        return False
+
+
+def stored_curve(folder: Path) -> list[EpochRecord]:
+    """The epochs behind a stored architecture, in order; none where they cannot be read."""
+    try:
+        content = json.loads((folder / CURVE_FILE).read_text(encoding="utf-8"))
+        return [EpochRecord(**record) for record in content]
+    except (OSError, ValueError, TypeError):
+        return []

@@ -1,0 +1,102 @@
+"""Successive halving by domination: trials that many others beat are stopped early.
+
+Source of the rungs: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (ASHA),
+algorithm 2, with a reduction factor of 2. On accuracy alone it would starve small networks, so
+a trial's place on a rung is how many others there dominate it in accuracy and FLOPs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pruning.errors import StoppedEarlyError
+from search.storage.durable import write_durably
+
+_FACTOR = 2
+_LEAST_SEEN = 2 * _FACTOR
+"""Trials that must have come to a rung before anybody is stopped there."""
+
+_SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of the epochs before pruning, after which there is a rung."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a trial was worth on a rung, and what was decided.
+
+    accuracy: in [0, 1], on validation images, of the network pruned to its target then.
+    dominated_by: how many of the `seen` trials, itself among them, were better there.
+    """
+
+    key: str
+    epoch: int
+    accuracy: float
+    flops: int
+    dominated_by: int = 0
+    seen: int = 1
+    goes_on: bool = True
+
+    def beats(self, other: Standing) -> bool:
+        """Pareto domination: no worse in accuracy and FLOPs, better in one of them."""
+        return (
+            self.accuracy >= other.accuracy
+            and self.flops <= other.flops
+            and (self.accuracy, self.flops) != (other.accuracy, other.flops)
+        )
+
+
+class Halving:
+    """The rungs of one search, kept in a folder that every worker sees.
+
+    epochs: of training before pruning, or of the first training where pruning comes first.
+    """
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._folder = folder
+        rungs = {max(1, round(epochs * share)) for share in _SHARES}
+        self.rungs = tuple(sorted(rung for rung in rungs if rung < epochs))
+
+    def require_worth(self, key: str, epoch: int, accuracy: float, flops: int) -> Standing:
+        """Record what trial `key` is worth; StoppedEarlyError if it is in the worse half.
+
+        A trial that nobody dominates always goes on. Asked again, as after a restart, the
+        answer is that of the first time.
+        """
+        standing = self._standing(Standing(key, epoch, accuracy, flops))
+        if not standing.goes_on:
+            raise StoppedEarlyError(
+                f"after epoch {epoch} {standing.dominated_by} of the other {standing.seen - 1} "
+                "trials dominated it in accuracy and FLOPs "
+                f"({standing.accuracy:.1%} when pruned to its target)"
+            )
+        return standing
+
+    def _standing(self, new: Standing) -> Standing:
+        seen = self._seen(new.epoch)
+        for before in seen:
+            if before.key == new.key:
+                return before
+        decided = _decided(new, seen)
+        file = self._rung(new.epoch) / f"{new.key}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(file, json.dumps(asdict(decided)).encode())
+        return decided
+
+    def _seen(self, epoch: int) -> list[Standing]:
+        files = sorted(self._rung(epoch).glob("[!.]*.json"))
+        return [Standing(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+
+    def _rung(self, epoch: int) -> Path:
+        return self._folder / f"epoch-{epoch:05d}"
+
+
+def _decided(new: Standing, others: Sequence[Standing]) -> Standing:
+    everybody = [*others, new]
+    worse_off = [sum(other.beats(one) for other in everybody) for one in everybody]
+    mine = worse_off[-1]
+    before_me = sum(count < mine for count in worse_off)
+    goes_on = mine == 0 or len(everybody) < _LEAST_SEEN or before_me < len(everybody) / _FACTOR
+    return Standing(new.key, new.epoch, new.accuracy, new.flops, mine, len(everybody), goes_on)

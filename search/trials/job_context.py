@@ -1,0 +1,91 @@
+"""What every task of a search or study shares, wherever it is performed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from copycat.recipes import Recipe, recorded
+from search.config.search_config import SearchConfig
+from search.data.datasets import ImageData
+from search.data.image_sources import ImageSource
+from search.training.checkpoints import Checkpoints
+from search.training.trainer import evaluate
+from search.trials.jobs import Bystander, Ending, EpochRecord, Outcome, Task
+from search.trials.preflight import Preflight
+
+Report = Callable[[Sequence[EpochRecord]], None]
+"""Passes on epochs; the first call after a restart has all those that are done."""
+
+TASKS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "tasks", "architectures", "rungs"
+"""In the folder of a search: states of what is under way, results, and standings."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything a task needs besides itself and the data; it can be sent anywhere.
+
+    start: the folder that relative paths of the settings are meant from; empty for the current one.
+    """
+
+    config: SearchConfig
+    preflight: Preflight
+    device: str
+    start: str = ""
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to train on."""
+        return torch.device(self.device)
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the search."""
+        return Path(self.start) / self.config.directory
+
+    @property
+    def teacher(self) -> str:
+        """The folder of the network that is to be imitated; empty for none."""
+        given = self.config.training.distill_from
+        return os.path.join(self.start, given) if given else ""
+
+    def sent(self) -> Workshop:
+        """The same for processes that may have another current folder."""
+        return replace(self, start=os.path.abspath(self.start))
+
+    def checkpoints(self, key: str) -> Checkpoints:
+        """Those of the task of this key."""
+        return Checkpoints(self.directory / TASKS_FOLDER / key)
+
+    def accuracy(self, model: nn.Module, split: ImageSource, data: ImageData) -> float:
+        """Of `model`, in [0, 1]; it is moved to the device."""
+        device = self.torch_device
+        return evaluate(model.to(device), split, mean=data.mean, std=data.std, device=device)
+
+
+def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
+    """The base network with weights drawn from `seed`, and how its constructor drew them.
+
+    The global generator is left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return recorded(preflight.builder)
+
+
+class Tidy(Bystander):
+    """The last observer of all: it removes the states of tasks that the others know to be over."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
+        self._workshop.checkpoints(task.key).clear()
+
+    def ended(self, task: Task, ending: Ending) -> None:  # noqa: ARG002
+        self._workshop.checkpoints(task.key).clear()

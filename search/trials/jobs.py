@@ -1,0 +1,317 @@
+"""What is to be done, what came of it, and who hands it out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from copycat.width_profile import WidthProfile
+from pruning.cost import Cost
+from pruning.structure_removal.structures import Kind, Structure
+from search.trials.search_space import Proposal
+
+Origin = Literal[
+    "fine-tuned",
+    "from-scratch",
+    "copycat",
+    "uniform",
+    "random",
+    "copycat-all",
+    "tempered",
+    "width",
+    "wrn",
+    "bottleneck",
+    "depth",
+    "mobilenetv2",
+]
+"""How weights came about: pruned and fine-tuned; the same shape from scratch; a rescaled shape
+from scratch; the base network narrowed by one factor, from scratch; widths drawn at random, from
+scratch; after them the further kinds of family studies, all from scratch (see copycat.families)."""
+
+Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
+"""What a network goes through; plain training is that of one pruned at initialisation."""
+
+ORIGINS: tuple[Origin, ...] = (
+    *("fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
+)
+"""Those of a search."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """Train sparsely, prune, fine-tune: one proposal.
+
+    repeat: 0 for the trial itself; from 1 the same proposal again, with other seeds.
+    """
+
+    number: int
+    proposal: Proposal
+    repeat: int = 0
+
+    @property
+    def key(self) -> str:
+        """Name of the architecture that comes of it."""
+        return self.product_key(100)
+
+    def product_key(self, percent: int) -> str:
+        """Name of the architecture that meets so many percent of the proposal's target."""
+        part = "" if percent == 100 else f"-t{percent}"
+        return f"fine-tuned-{self.number}{part}{_suffix(self.repeat)}"
+
+
+@dataclass(frozen=True)
+class MemberTask:
+    """Train one member of a family from scratch.
+
+    key: name of the architecture.  trial: whose shape it is; None for a uniform network.
+    rung: fraction of the budget that it fills; None for the very shape of the trial.
+    alpha: factor on the widths of that shape.  widths: channels per group.
+    removed: kind and name of the structures that shape lacks.
+    seed: of weights and batches; by default that of its trial.
+    budget: its own in absolute numbers; by default that of the search.
+    equal_compute: train for as many more epochs as it costs fewer FLOPs than the base network,
+        whatever the search does with its other networks.
+    rho: how much of that shape it keeps, 0 to 1; None where nothing was tempered.
+    builder: target and arguments, where the widths are those of another base network.
+    """
+
+    key: str
+    origin: Origin
+    trial: int | None
+    rung: float | None
+    alpha: float
+    widths: Mapping[str, int]
+    removed: Sequence[tuple[Kind, str]] = ()
+    seed: int | None = None
+    budget: str = ""
+    equal_compute: bool = False
+    rho: float | None = None
+    builder: tuple[str, Mapping[str, Any]] | None = None
+
+    @property
+    def profile(self) -> WidthProfile:
+        """The shape to train."""
+        return WidthProfile(self.widths, tuple(Structure(*pair) for pair in self.removed))
+
+
+Task = TrialTask | MemberTask
+
+
+def task_to_mapping(task: Task) -> dict[str, Any]:
+    """JSON-able."""
+    return dataclasses.asdict(task)
+
+
+def task_from_mapping(content: Mapping[str, Any]) -> Task:
+    """The inverse of `task_to_mapping`."""
+    if "proposal" in content:
+        proposal = Proposal(**content["proposal"])
+        return TrialTask(content["number"], proposal, content["repeat"])
+    return MemberTask(**content)
+
+
+def _suffix(repeat: int) -> str:
+    """What names of networks end in that differ in their seeds only."""
+    return f"-s{repeat}" if repeat else ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained and stored architecture.
+
+    flops, params: as certified by fvcore.  Accuracies are in [0, 1]; test accuracy was
+    measured once, when the architecture was stored, and decides nothing.
+    profile: digest of the shape.  path: folder below the search's own.
+    seed: of weights and batches.  equal_compute: whether it trained longer than the others for
+        costing less.  images: training images that the whole way to it took, repetitions counted.
+    compute: the same in FLOPs, images × FLOPs of the network that was trained on them, one
+        forward run each; those before pruning cost as many as the base network.
+    weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
+        out.
+    details: further measurements, such as the accuracy before and after pruning.
+    inexact: groups that were narrowed though others then take other values.
+    """
+
+    key: str
+    origin: Origin
+    trial: int | None
+    rung: float | None
+    alpha: float
+    flops: int
+    params: int
+    validation_accuracy: float
+    test_accuracy: float
+    profile: str
+    path: str
+    seed: int = 0
+    equal_compute: bool = False
+    images: int = 0
+    compute: float = 0.0
+    weight_bytes: int | None = None
+    peak_activation_bytes: int | None = None
+    latency_ms: float | None = None
+    uncounted: int | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+    inexact: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> str:
+        """Its key without the seed: the name shared with its repetitions."""
+        return re.sub(r"-s\d+$", "", self.key)
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs, as certified when it was stored."""
+        return Cost(
+            self.flops,
+            self.params,
+            weight_bytes=self.weight_bytes,
+            peak_activation_bytes=self.peak_activation_bytes,
+            latency_ms=self.latency_ms,
+            uncounted=self.uncounted,
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> Outcome:
+        """The inverse of `to_mapping`."""
+        return cls(**{**content, "inexact": tuple(content.get("inexact", ()))})
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of one task.
+
+    stage: what the task is doing.  step: epochs since the task began, from 1, of `num_steps`.
+    images: training images that the task has processed so far, repetitions counted.
+    time_ms: when the epoch ended, since 1970; the same whenever the record is passed on again.
+    """
+
+    stage: Stage
+    step: int
+    num_steps: int
+    train_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    sparsity: float | None = None
+    images: int = 0
+    time_ms: int = 0
+
+
+State = Literal["failed", "stopped early", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a task ended without a network, in one line.
+
+    is_final: whether it would end so again, as a training that diverges does.
+    """
+
+    state: State
+    reason: str
+    is_final: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.reason}"
+
+    @property
+    def why(self) -> str:
+        """The reason; that it is no failure is said where it is none."""
+        return self.reason if self.state == "failed" else str(self)
+
+
+class Observer(Protocol):
+    """Hears of everything that happens to tasks, in the process that drives the search.
+
+    After a restart a task is started again, and its first epochs are all those that it has
+    behind it, which may have been heard of before. finished: what came of it, at least one.
+    """
+
+    def started(self, task: Task) -> None: ...
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None: ...
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None: ...
+
+    def ended(self, task: Task, ending: Ending) -> None: ...
+
+
+class Bystander:
+    """An observer that does nothing about anything; others say what they do about what."""
+
+    def started(self, task: Task) -> None:
+        """Nothing."""
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        """Nothing."""
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        """Nothing."""
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Nothing."""
+
+
+class Observers:
+    """Passes everything on to several observers."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def started(self, task: Task) -> None:
+        for observer in self._observers:
+            observer.started(task)
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        for observer in self._observers:
+            observer.epochs(task, records)
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        for observer in self._observers:
+            observer.finished(task, outcomes)
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        for observer in self._observers:
+            observer.ended(task, ending)
+
+
+class TaskSource(Protocol):
+    """Hands out tasks and takes back what came of them."""
+
+    def __len__(self) -> int:
+        """How many tasks are still to come."""
+
+    def next(self) -> Task | None:
+        """The next task, or None when there is none left."""
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        """Take a result."""
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Take why there is none."""
+
+
+class TaskList:
+    """A source of tasks that are known beforehand."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._waiting = list(tasks)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def next(self) -> Task | None:
+        return self._waiting.pop(0) if self._waiting else None
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        """Nothing waits for the results."""
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        """Nothing waits for the results."""

@@ -1,0 +1,242 @@
+"""Preflight: is the budget reachable? Asked, and answered, before any compute is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from copycat.build import without_removed
+from copycat.builder import Builder
+from copycat.width_profile import WidthProfile
+from pruning.cost import Budget, Cost, format_count, measure_cost
+from pruning.errors import CriterionError, ModelError, TraceError, first_line
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.selection import least_widths, unreachable
+from pruning.structure_removal.structures import KINDS, remove_structures, structures
+from pruning.tracing import trace, whole_trace
+from search.config.methods import method, parts_of
+from search.config.search_config import SearchConfig
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What every trial of a search shares; it holds no weights and can be sent anywhere.
+
+    groups: names of the channel groups that are scored and pruned, and narrowed in families.
+    limits: the budget in absolute numbers.
+    floor: the least cost that every granularity of the search can reach.
+    """
+
+    builder: Builder
+    graph: ChannelGraph
+    groups: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    budget: Budget
+    limits: Budget
+    base: Cost
+    floor: Cost
+
+    @property
+    def example_input(self) -> torch.Tensor:
+        """Zeros, 1×C×H×W."""
+        return torch.zeros(1, *self.input_shape)
+
+    def graph_of(self, profile: WidthProfile) -> ChannelGraph:
+        """The graph that prices this shape: without the structures that it lacks."""
+        if not profile.removed:
+            return self.graph
+        with torch.random.fork_rng(devices=[]):  # weights do not matter here
+            base = self.builder()
+        example_input = self.example_input
+        left = without_removed(base, profile, example_input)
+        return whole_trace(left, example_input, exact=self.graph.exact)
+
+    @property
+    def flops_limit(self) -> int:
+        """FLOPs that a network may cost: the budget's bound, or the base network's cost."""
+        limit = self.limits.limit("flops")
+        return self.base.flops if limit is None else min(int(limit), self.base.flops)
+
+    def describe(self) -> list[str]:
+        """Base cost, reachable range and budget, a line each."""
+        names = [bound.quantity for bound in self.budget.bounds]
+        widest = max(map(len, names))
+        base, floor = (_counts(cost, names) for cost in (self.base, self.floor))
+        lines = [
+            f"base network  {base}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
+            f"reachable     {floor}  and more",
+        ]
+        for bound, limit in zip(self.budget.bounds, self.limits.bounds, strict=True):
+            share = limit.value / self.base.of(bound.quantity)
+            lines.append(
+                f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
+                f"({100 * share:.3g} % of the base network)"
+            )
+        lines += [f"note          {note}" for note in self.base.notes]
+        num_channels = sum(self.graph.group(name).width for name in self.groups)
+        lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
+        if inexact := [name for name in self.groups if self.graph.group(name).inexact]:
+            lines.append(
+                f"inexact       {len(inexact)} of the {len(self.groups)} groups only inexactly: "
+                "the smaller networks are trained anyway"
+            )
+        return lines
+
+
+def check(
+    config: SearchConfig,
+    builder: Builder,
+    input_shape: tuple[int, int, int],
+    classes: tuple[str, ...],
+) -> Preflight:
+    """Trace the network and hold its reachable range against the budget.
+
+    Raises UnreachableBudgetError naming the nearest reachable value, ModelError for a network
+    that cannot run on these images or puts out another number of classes, CriterionError for
+    one that a method of the search cannot judge or that lacks a granularity.
+    """
+    model = builder()
+    try:
+        graph = whole_trace(model, torch.zeros(1, *input_shape), exact=config.exact)
+    except TraceError as error:
+        raise ModelError(f"{config.model}: {error}") from error
+    except SystemExit as error:
+        raise ModelError(
+            f"{config.model} ends the process when it runs (SystemExit: {error})"
+        ) from error
+    _check_output(config, model, input_shape, len(classes))
+    groups = judged_groups(config, model, graph, config.criterion)
+    base = graph.cost()
+    _check_count(config, model, base, input_shape)
+    budget = config.bounds
+    limits = budget.absolute(base)
+    example_input = torch.zeros(1, *input_shape)
+    floors = [_floor(g, config, model, graph, example_input) for g in config.granularity]
+    for floor in floors:
+        if not limits.allows(floor):
+            raise unreachable(limits, floor)
+    floor = max(floors, key=lambda cost: cost.flops)
+    return Preflight(builder, graph, groups, input_shape, classes, budget, limits, base, floor)
+
+
+def judged_groups(
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph, criteria: Iterable[str]
+) -> tuple[str, ...]:
+    """The groups that every one of these methods can judge and the search may prune."""
+    covered = [
+        chosen.criterion({}).covers(chosen.prepared(model, 0), graph)
+        for chosen in map(method, criteria)
+        if chosen.criterion is not None
+    ]
+    return tuple(
+        group.name
+        for group in graph.prunable
+        if (config.prune_residual or not group.residual)
+        and all(group.name in names for names in covered)
+    )
+
+
+def _nothing_to_prune(
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph, example_input: torch.Tensor
+) -> CriterionError:
+    """Why no group can be judged by all methods of the search."""
+    wider = dataclasses.replace(config, prune_residual=True)
+    if judged_groups(wider, model, graph, config.criterion):
+        return CriterionError(
+            f"{config.model} has no prunable channels besides residual streams: "
+            "--prune-residual prunes those"
+        )
+    if graph.exact:
+        free = trace(model, example_input, exact=False)
+        for flags, freer in (("--no-exact", config), ("--no-exact --prune-residual", wider)):
+            if judged_groups(freer, model, free, config.criterion):
+                return CriterionError(
+                    f"{config.model} has no channels that could go without changing what is made "
+                    f"of the others: {flags} prunes some anyway"
+                )
+    for name in config.criterion:
+        if not judged_groups(wider, model, graph, [name]):
+            needs = " with batch normalisation" if method(name).reads_batchnorm else ""
+            return CriterionError(
+                f"{config.model} has no prunable channels{needs}, which {name} judges: choose "
+                "another network or criterion"
+            )
+    names = ", ".join(config.criterion)
+    return CriterionError(f"{config.model} has no channels that all of {names} can judge")
+
+
+def _floor(
+    granularity: str,
+    config: SearchConfig,
+    model: nn.Module,
+    graph: ChannelGraph,
+    example_input: torch.Tensor,
+) -> Cost:
+    """The least cost that pruning this mixture is sure to reach.
+
+    With channels in it that is their floor, whatever gates leave of the structures. Raises
+    CriterionError if the network has nothing of one part.
+    """
+    parts = parts_of(granularity)
+    kinds = [part for part in KINDS if part in parts]
+    found = structures(model, example_input, kinds) if kinds else ()
+    for kind in kinds:
+        if not any(structure.kind == kind for structure in found):
+            raise CriterionError(
+                f"{config.model} has no {kind} that could go: leave {kind} out of --granularity"
+            )
+    if "filter" not in parts:
+        return trace(remove_structures(model, example_input, found), example_input).cost()
+    groups = judged_groups(config, model, graph, config.criterion)
+    if not groups:
+        raise _nothing_to_prune(config, model, graph, example_input)
+    least = least_widths(graph, groups, min_channels=config.min_channels, divisor=config.divisor)
+    return graph.cost(least)
+
+
+def _check_count(
+    config: SearchConfig, model: nn.Module, base: Cost, input_shape: tuple[int, int, int]
+) -> None:
+    """Count once as everything that is stored will be counted; the two have to agree."""
+    try:
+        measured = measure_cost(model, torch.zeros(1, *input_shape))
+    except TraceError as error:
+        raise ModelError(f"{config.model}: {error}") from error
+    if measured != base:
+        raise ModelError(
+            f"{config.model}: fvcore counts {measured.flops:,} FLOPs and {measured.params:,} "
+            f"parameters, the closed form {base.flops:,} and {base.params:,}, so that nothing "
+            "could be certified: please report the network, or leave out what makes the difference"
+        )
+
+
+def _check_output(
+    config: SearchConfig, model: nn.Module, input_shape: tuple[int, int, int], num_classes: int
+) -> None:
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model(torch.zeros(1, *input_shape))
+    except Exception as error:  # a user's network may raise anything
+        raise ModelError(
+            f"{config.model} cannot run on an image of {'×'.join(map(str, input_shape))} in "
+            f"float32: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(output, torch.Tensor) or tuple(output.shape) != (1, num_classes):
+        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(
+            f"{config.model} must return logits of shape (batch, {num_classes}) in eval mode, "
+            f"got {found} for one image"
+        )
+
+
+def _counts(cost: Cost, names: Iterable[str]) -> str:
+    """FLOPs, parameters and, among these quantities, those in bytes."""
+    parts = [f"{format_count(cost.flops)} FLOPs", f"{format_count(cost.params)} params"]
+    parts += [f"{format_count(cost.of(n))} {n}" for n in names if n.endswith("_bytes")]
+    return ", ".join(parts)

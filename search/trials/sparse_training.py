@@ -1,0 +1,220 @@
+"""What a proposal makes of a network: gates and a penalty to train with, then what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from copycat.width_profile import WidthProfile
+from pruning.cost import Budget
+from pruning.criteria import Batches
+from pruning.errors import UnreachableBudgetError
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.regularizers.penalties import l1
+from pruning.scaling_factors.scaling_factors import Decision, Granularity, ScalingFactors
+from pruning.selection import KeepPlan, select
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
+from pruning.structure_removal.structures import Structure
+from pruning.surgery import remove_channels
+from pruning.tracing import whole_trace
+from search.config.methods import method
+from search.config.search_config import SearchConfig
+from search.trials.preflight import Preflight, judged_groups
+from search.trials.search_space import Proposal
+
+RECEDED = 0.1
+"""A channel with σ(γ) below this counts as receded in the reported sparsity."""
+
+GATE_THRESHOLD = 0.5
+"""Where channels can meet the target, no structure goes whose gate is above this."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is removed from a network, and why; `to_mapping` gives it in JSON's terms.
+
+    decision: by gates.  plan: channels that stay of what the decision leaves.
+    profile: the shape that is left.  scores: shape (width,) per judged group; empty where gates
+    alone decided.
+    """
+
+    decision: Decision
+    plan: KeepPlan
+    profile: WidthProfile
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able; without the scores."""
+        return {
+            "removed": [[part.kind, part.name] for part in self.decision.removed],
+            "open": {name: list(kept) for name, kept in self.decision.keep.keep.items()},
+            "keep": {name: list(kept) for name, kept in self.plan.keep.items()},
+            "widths": dict(self.profile.widths),
+        }
+
+    @classmethod
+    def from_mapping(
+        cls, content: Mapping[str, Any], scores: Mapping[str, Tensor] | None = None
+    ) -> Pruning:
+        """The inverse of `to_mapping`."""
+        removed = tuple(Structure(kind, name) for kind, name in content["removed"])
+        opened, keep = (
+            KeepPlan({name: tuple(kept) for name, kept in content[part].items()})
+            for part in ("open", "keep")
+        )
+        profile = WidthProfile(content["widths"], removed)
+        return cls(Decision(removed, opened), keep, profile, scores or {})
+
+
+class SparseNetwork:
+    """A network under a proposal: what is trained, its penalty, and its pruned form.
+
+    base: with first weights; it may be used up.
+    model: what is to be trained in its place, on `device`.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        proposal: Proposal,
+        config: SearchConfig,
+        preflight: Preflight,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._proposal, self._config, self._preflight = proposal, config, preflight
+        self._method = method(proposal.criterion)
+        self._example_input = preflight.example_input.to(device)
+        self.model = self._method.prepared(base, seed).to(device)
+        gated = self._gated_granularities
+        if gated:
+            self.model = ScalingFactors(
+                self.model,
+                self._example_input,
+                gated,
+                residual=config.prune_residual,
+                exact=preflight.graph.exact,
+                seed=seed,
+            )
+        make = self._method.regularizer
+        self._regularizer = make(proposal.settings_of_criterion) if make else None
+
+    @property
+    def sparsity(self) -> float | None:
+        """Share of σBN channels that have receded; None without σBN."""
+        scales = [m.importance for m in self.model.modules() if isinstance(m, SigmoidBatchNorm)]
+        if not scales:
+            return None
+        return float((torch.cat(scales).detach() < RECEDED).float().mean())
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """What is added to the loss of `model`, a scalar."""
+        total = next(model.parameters()).new_zeros(())
+        if self._regularizer is not None:
+            total = total + self._regularizer(model)
+        if isinstance(model, ScalingFactors):
+            strengths = {name: self._gate_strength(name) for name in self._gated_granularities}
+            total = total + model.penalty(strengths, _summed)
+        return total
+
+    def after_step(self, model: nn.Module) -> None:
+        """What the method asks for after each update of the weights."""
+        if self._method.after_step is not None:
+            self._method.after_step(model)
+
+    def pruning(self, batches: Batches, limits: Budget) -> Pruning:
+        """What the gates and the method find least important; the network is left as it is.
+
+        batches: minibatches that criteria may look at.
+        limits: what the result costs at most. Raises UnreachableBudgetError if it cannot.
+        """
+        if not isinstance(self.model, ScalingFactors):
+            return self._of_channels(self.model, Decision((), KeepPlan({})), batches, limits)
+        if not self._has_judged_channels:
+            decision = self.model.decide_to(limits, min_channels=self._config.min_channels)
+            profile = self._profile_of(self.model.plain(decision), decision)
+            return Pruning(decision, KeepPlan({}), profile)
+        decision = _no_more_than_needed(self.model, limits)
+        return self._of_channels(self.model.plain(decision), decision, batches, limits)
+
+    def without(self, pruning: Pruning) -> nn.Module:
+        """A smaller network with the present weights; `model` is left as it is."""
+        model = self.model
+        graph = self._preflight.graph
+        if isinstance(model, ScalingFactors):
+            model = model.plain(pruning.decision)
+            if not pruning.plan.keep:
+                return model
+            if pruning.decision.removed:
+                graph = self._traced(model)
+        return remove_channels(model, graph, pruning.plan)
+
+    def _of_channels(
+        self, model: nn.Module, decision: Decision, batches: Batches, limits: Budget
+    ) -> Pruning:
+        graph = self._preflight.graph
+        groups = self._preflight.groups
+        if decision.removed:
+            graph = self._traced(model)
+            groups = judged_groups(self._config, model, graph, [self._method.name])
+        judged = self._scores(model, graph, groups, batches)
+        config = self._config
+        plan = select(
+            judged, graph, limits, min_channels=config.min_channels, divisor=config.divisor
+        )
+        return Pruning(decision, plan, WidthProfile(plan.widths, decision.removed), judged)
+
+    def _scores(
+        self, model: nn.Module, graph: ChannelGraph, groups: Collection[str], batches: Batches
+    ) -> dict[str, Tensor]:
+        """Of these groups; gates may have left none."""
+        criterion = self._method.criterion
+        assert criterion is not None, self._method
+        if not groups:
+            return {}
+        scores = criterion(self._proposal.settings_of_criterion).score(model, graph, batches)
+        return {name: scores[name] for name in groups}
+
+    def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
+        """The widths that gates have left, under the names of the network without structures."""
+        found = self._traced(plain)
+        groups = judged_groups(self._config, plain, found, [self._method.name])
+        return WidthProfile({n: found.group(n).width for n in groups}, decision.removed)
+
+    def _traced(self, model: nn.Module) -> ChannelGraph:
+        """The graph of what is left of the network, as that of the search was made."""
+        return whole_trace(model, self._example_input, exact=self._preflight.graph.exact)
+
+    @property
+    def _gated_granularities(self) -> tuple[Granularity, ...]:
+        """What has learnable gates; channels only where no criterion judges them."""
+        parts = self._proposal.granularities
+        return tuple(p for p in parts if p != "filter" or self._method.criterion is None)
+
+    @property
+    def _has_judged_channels(self) -> bool:
+        return "filter" in self._proposal.granularities and self._method.criterion is not None
+
+    def _gate_strength(self, granularity: Granularity) -> float:
+        owner = self._method.name if granularity == "filter" else granularity
+        return self._proposal.settings_of(owner)["strength"]
+
+
+def _no_more_than_needed(model: ScalingFactors, limits: Budget) -> Decision:
+    """Structures with closed gates, the lowest first, until `limits` are met by them alone."""
+    closed = model.decide(GATE_THRESHOLD)
+    try:
+        needed = model.decide_to(limits)
+    except UnreachableBudgetError:
+        return closed
+    return min(closed, needed, key=lambda decision: len(decision.removed))
+
+
+def _summed(gates: Tensor) -> Tensor:
+    """L1, its strength that of each gate, however many there are."""
+    return len(gates) * l1(gates)

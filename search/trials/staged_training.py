@@ -1,0 +1,115 @@
+"""The course of one task: its epochs one after the other, over any number of processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from search.training.checkpoints import Checkpoints
+from search.training.trainer import EpochReport, Trainer, TrainingReport
+from search.trials.jobs import EpochRecord, Stage
+
+Sparsity = Callable[[], float | None]
+
+
+class Course:
+    """Trains stage after stage, and stores after every epoch how to go on from there.
+
+    num_steps: epochs of all stages together.
+    report: hears of every epoch once it is stored, and first of all that were before.
+    stage: the number of the one to go on with.  notes: what finished stages left for later
+        ones: tensors, numbers, strings and containers of them.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        num_steps: int,
+        report: Callable[[list[EpochRecord]], None],
+    ) -> None:
+        self._checkpoints, self._num_steps, self._report = checkpoints, num_steps, report
+        state = checkpoints.load() or {}
+        self.stage: int = state.get("stage", 0)
+        self.notes: dict[str, Any] = state.get("notes", {})
+        self.records = [EpochRecord(**record) for record in state.get("records", [])]
+        self._number: int = state.get("number", 0)
+        self._trainer: dict[str, Any] | None = state.get("trainer")
+        checkpoints.attempts.begin(len(self.records))
+        if self.records:
+            report(list(self.records))
+
+    def train(
+        self,
+        stage: Stage,
+        trainer: Trainer,
+        *,
+        sparsity: Sparsity | None = None,
+        after_epoch: Callable[[EpochReport], None] | None = None,
+    ) -> TrainingReport:
+        """The present stage, from where it was left. Its model is trained in place.
+
+        after_epoch: may raise to stop; after a restart it hears of the last epoch again.
+        """
+        started = time.perf_counter()
+        if self._trainer is not None:
+            trainer.load_state_dict(self._trainer)
+            if after_epoch is not None:
+                after_epoch(trainer.reports[-1])
+        while not trainer.is_finished:
+            report = trainer.run_epoch()
+            images = self._images_before + report.images_seen
+            record = EpochRecord(
+                stage,
+                len(self.records) + 1,
+                self._num_steps,
+                report.train_loss,
+                report.validation_accuracy,
+                report.learning_rate,
+                sparsity() if sparsity is not None else None,
+                images=images,
+                time_ms=time.time_ns() // 1_000_000,
+            )
+            self.records.append(record)
+            self._trainer = trainer.state_dict()
+            self._save()
+            self._report([record])
+            if after_epoch is not None:
+                after_epoch(report)
+        return TrainingReport(trainer.reports, time.perf_counter() - started)
+
+    def advance(self, notes: Mapping[str, Any]) -> None:
+        """The present stage is finished; what it left is added to the notes."""
+        self.notes |= notes
+        self.stage += 1
+        self._trainer = None
+        self._save()
+
+    def curve(self, own: int, epochs_before: int) -> list[EpochRecord]:
+        """The first `epochs_before` epochs and the last `own`, numbered without a gap."""
+        first = max(epochs_before, len(self.records) - own)
+        kept = self.records[:epochs_before] + self.records[first:]
+        return [
+            dataclasses.replace(record, step=step, num_steps=len(kept))
+            for step, record in enumerate(kept, 1)
+        ]
+
+    @property
+    def _images_before(self) -> int:
+        """Images of the stages that are finished."""
+        images: int = self.notes.get("images", 0)
+        return images
+
+    def _save(self) -> None:
+        self._number += 1
+        self._checkpoints.save(
+            self._number,
+            {
+                "stage": self.stage,
+                "notes": self.notes,
+                "records": [dataclasses.asdict(record) for record in self.records],
+                "number": self._number,
+                "trainer": self._trainer,
+            },
+        )

@@ -1,0 +1,288 @@
+"""One trial, start to end. Plain torch: no scheduler in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from pruning.cost import Bound, Budget
+from pruning.criteria import Batches
+from pruning.errors import (
+    DiskFullError,
+    EspalierError,
+    StoppedEarlyError,
+    TrainingDivergedError,
+    UnreachableBudgetError,
+)
+from pruning.sigmoid_batchnorm import fold
+from search.config.methods import method
+from search.config.search_config import SearchConfig
+from search.data.datasets import ImageData
+from search.storage.durable import disk_full_told
+from search.training.minibatches import scoring_batches
+from search.training.trainer import EpochReport, Trainer, TrainingReport
+from search.trials.artifacts import SCORES_FILE, Finished, store
+from search.trials.early_stopping import Halving
+from search.trials.from_scratch import train_member
+from search.trials.job_context import RUNGS_FOLDER, Report, Workshop, fresh_base
+from search.trials.jobs import Ending, Outcome, Stage, Task, TrialTask
+from search.trials.sparse_training import Pruning, SparseNetwork
+from search.trials.staged_training import Course
+
+_STATISTICS_BATCHES = 8
+"""Minibatches from which batch-norm statistics are estimated again after a trial pruning."""
+
+
+def perform(task: Task, workshop: Workshop, data: ImageData, report: Report) -> tuple[Outcome, ...]:
+    """Do a task, or go on with it, and store what comes of it; `ending_of` reads what it raises.
+
+    Only one process at a time performs a task of one key.
+    """
+    with disk_full_told(workshop.directory), workshop.checkpoints(task.key).locked():
+        if isinstance(task, TrialTask):
+            return run_trial(task, workshop, data, report)
+        return (train_member(task, workshop, data, report),)
+
+
+def ending_of(error: Exception) -> Ending:
+    """What an error of `perform` means for its task; DiskFullError, for the search, is raised."""
+    if isinstance(error, DiskFullError):
+        raise error
+    known = isinstance(error, EspalierError)
+    reason = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
+    if isinstance(error, StoppedEarlyError):
+        return Ending("stopped early", reason)
+    if isinstance(error, UnreachableBudgetError):
+        return Ending("infeasible", reason)
+    return Ending("failed", reason, is_final=isinstance(error, TrainingDivergedError))
+
+
+def run_trial(
+    task: TrialTask, workshop: Workshop, data: ImageData, report: Report
+) -> tuple[Outcome, ...]:
+    """Train with gates and the method's penalty → prune → fine-tune → store.
+
+    The first network meets both the budget and the proposal's target FLOPs; those after it are
+    by-products, pruned from the same training to halves and quarters of that target. A method
+    that prunes at initialisation does so first, and the smaller network has all the epochs.
+    Raises StoppedEarlyError where other trials have left this one behind.
+    """
+    return _Trial(task, workshop, data, report).run()
+
+
+def product_percents(config: SearchConfig) -> list[int]:
+    """Of a trial's target, what each of its networks is pruned to; the trial's own comes first."""
+    halves = [round(100 / 2**times) for times in range(config.study.by_products + 1)]
+    return list(dict.fromkeys(max(1, percent) for percent in halves))
+
+
+@dataclass
+class _Product:
+    """A network that one sparse training gives rise to; `weights` are those to fine-tune."""
+
+    key: str
+    pruning: Pruning
+    details: dict[str, float]
+    weights: Mapping[str, Tensor]
+
+    def to_state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        pruning, scores = self.pruning.to_mapping(), dict(self.pruning.scores)
+        kept: dict[str, Any] = {"key": self.key, "pruning": pruning, "scores": scores}
+        return kept | {"details": self.details, "weights": dict(self.weights)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> _Product:
+        """The inverse of `to_state`."""
+        pruning = Pruning.from_mapping(state["pruning"], state["scores"])
+        return cls(state["key"], pruning, state["details"], state["weights"])
+
+
+class _Trial:
+    def __init__(
+        self, task: TrialTask, workshop: Workshop, data: ImageData, report: Report
+    ) -> None:
+        self._task, self._workshop, self._data = task, workshop, data
+        self._config, self._preflight = workshop.config, workshop.preflight
+        self._training = self._config.training
+        self._seed = self._config.seed_of(task.number, task.repeat)
+        self._seed_after = self._config.fine_tuning_seed_of(task.number, task.repeat)
+        self._prunes_first = method(task.proposal.criterion).prunes_untrained
+        self._targets = self._own_and_further_targets()
+        self._sparse = SparseNetwork(
+            fresh_base(workshop.preflight, self._seed)[0],
+            task.proposal,
+            workshop.config,
+            workshop.preflight,
+            seed=self._seed,
+            device=workshop.torch_device,
+        )
+        num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
+        self._course = Course(workshop.checkpoints(task.key), num_steps, report)
+        is_judged = self._config.study.early_stopping and not task.repeat
+        folder = workshop.directory / RUNGS_FOLDER
+        self._halving = Halving(folder, self._training.epochs) if is_judged else None
+
+    def run(self) -> tuple[Outcome, ...]:
+        """Every stage that is still to be done, in its order."""
+        course = self._course
+        if course.stage == 0:
+            products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
+            states = [product.to_state() for product in products]
+            course.advance({"products": states, "images": course.records[-1].images})
+        outcomes = [Outcome.from_mapping(found) for found in course.notes.get("outcomes", [])]
+        for state in course.notes["products"][len(outcomes) :]:
+            outcomes.append(self._fine_tuned(_Product.from_state(state)))
+            state["weights"] = {}  # those that training began with are of no more use
+            done = [outcome.to_mapping() for outcome in outcomes]
+            course.advance({"outcomes": done, "images": course.records[-1].images})
+        return tuple(outcomes)
+
+    def _own_and_further_targets(self) -> list[int]:
+        """Target FLOPs: the proposal's, then those of its by-products, by halves."""
+        own, least = self._task.proposal.target_flops, self._preflight.floor.flops
+        if self._prunes_first:
+            return [own]
+        parts = [own * percent // 100 for percent in product_percents(self._config)]
+        return [own, *(target for target in parts[1:] if target >= least)]
+
+    def _pruned_and_trained(self) -> list[_Product]:
+        notes = self._course.notes
+        if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
+            first = _Product(self._task.key, self._pruning(self._targets[0]), {}, {})
+            notes["pruned first"] = first.to_state()
+        pruning = _Product.from_state(notes["pruned first"]).pruning
+        model = self._sparse.without(pruning)
+        flops = self._flops(pruning)
+        self._train(
+            "training",
+            model,
+            after_epoch=lambda epoch: self._judge(epoch, epoch.validation_accuracy, flops),
+        )
+        return [_Product(self._task.key, pruning, {}, model.state_dict())]
+
+    def _sparse_trained(self) -> list[_Product]:
+        sparse = self._train(
+            "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
+        )
+        before = {"accuracy_before_pruning": sparse.validation_accuracy}
+        if (sparsity := self._sparse.sparsity) is not None:
+            before["sparsity"] = sparsity
+        products = [self._product(100, self._targets[0], before)]
+        percents = product_percents(self._config)[1:]
+        for percent, target in zip(percents, self._targets[1:], strict=False):
+            try:
+                products.append(self._product(percent, target, before))
+            except UnreachableBudgetError:
+                break  # the floor of the search was another granularity's
+        return products
+
+    def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
+        pruning = self._pruning(target)
+        model = self._sparse.without(pruning)
+        accuracy = self._workshop.accuracy(model, self._data.validation, self._data)
+        key = self._task.product_key(percent)
+        details = {**before, "accuracy_after_pruning": accuracy}
+        return _Product(key, pruning, details, model.state_dict())
+
+    def _pruning(self, target: int) -> Pruning:
+        limits = self._preflight.limits
+        return self._sparse.pruning(self._batches(), _with_target(limits, target))
+
+    def _batches(self, count: int | None = None) -> Batches:
+        return scoring_batches(
+            self._data,
+            count or self._config.scoring_batches,
+            batch_size=self._training.batch_size,
+            seed=self._seed,
+            device=self._workshop.torch_device,
+        )
+
+    def _flops(self, pruning: Pruning) -> int:
+        profile = pruning.profile
+        return self._preflight.graph_of(profile).cost(profile.widths).flops
+
+    def _prune_and_judge(self, epoch: EpochReport) -> None:
+        """The intermediate value: what the network would be worth, were it pruned now."""
+        if self._halving is None or epoch.epoch not in self._halving.rungs:
+            return
+        try:
+            pruning = self._pruning(self._targets[0])
+        except UnreachableBudgetError:
+            return  # gates may still close
+        model = self._sparse.without(pruning)
+        with torch.random.fork_rng(devices=_generators(self._workshop.torch_device)):
+            update_bn(self._batches(_STATISTICS_BATCHES), model)
+        accuracy = self._workshop.accuracy(model, self._data.validation, self._data)
+        self._judge(epoch, accuracy, self._flops(pruning))
+
+    def _judge(self, epoch: EpochReport, accuracy: float, flops: int) -> None:
+        if self._halving is not None and epoch.epoch in self._halving.rungs:
+            self._halving.require_worth(self._task.key, epoch.epoch, accuracy, flops)
+
+    def _train(
+        self,
+        stage: Stage,
+        model: nn.Module,
+        sparse: SparseNetwork | None = None,
+        *,
+        after_epoch: Any = None,
+    ) -> TrainingReport:
+        """One stage; a sparse network with what its method adds to the loss."""
+        is_first = stage != "fine-tuning"
+        config = self._training if is_first else self._training.for_fine_tuning()
+        trainer = Trainer(
+            model,
+            self._data,
+            epochs=config.epochs if is_first else config.fine_tune_epochs,
+            config=config,
+            seed=self._seed if is_first else self._seed_after,
+            device=self._workshop.torch_device,
+            penalty=None if sparse is None else sparse.penalty,
+            after_step=None if sparse is None else sparse.after_step,
+        )
+        sparsity = None if sparse is None else lambda: sparse.sparsity
+        return self._course.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
+
+    def _fine_tuned(self, product: _Product) -> Outcome:
+        model = self._sparse.without(product.pruning)
+        model.load_state_dict(product.weights)
+        tuned = self._train("fine-tuning", model)
+        flops, training = self._flops(product.pruning), self._training
+        before = self._course.records[training.epochs - 1].images
+        before_flops = flops if self._prunes_first else self._preflight.base.flops
+        scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
+        judged = {"criterion": self._task.proposal.criterion, "scores": scores}
+        result = Finished(
+            product.key,
+            "fine-tuned",
+            self._task.number,
+            None,
+            1.0,
+            product.pruning.profile,
+            seed=self._seed,
+            images=before + tuned.images_seen,
+            compute=float(before * before_flops + tuned.images_seen * flops),
+            details=product.details,
+            curve=self._course.curve(training.fine_tune_epochs, training.epochs),
+            files={SCORES_FILE: judged} if scores else {},
+        )
+        return store(result, fold(model), self._workshop, self._data)
+
+
+def _with_target(limits: Budget, target_flops: int) -> Budget:
+    """The budget with its FLOPs lowered to the proposal's target."""
+    flops = limits.limit("flops")
+    lowered = target_flops if flops is None else min(target_flops, int(flops))
+    others = tuple(bound for bound in limits.bounds if bound.quantity != "flops")
+    return Budget((Bound("flops", lowered), *others))
+
+
+def _generators(device: torch.device) -> Sequence[torch.device]:
+    """Devices whose random numbers are to be left alone; the CPU's always are."""
+    return [device] if device.type == "cuda" else []

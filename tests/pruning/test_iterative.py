@@ -1,0 +1,251 @@
+"""Iterative pruning: its pace, its trajectory, real removal on the way, and going on again."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning import Budget, measure_cost, trace
+from pruning.criteria import (
+    Criterion,
+    FirstOrderCriterion,
+    Fisher,
+    GradientMoments,
+    Taylor,
+    TaylorSecondOrder,
+    WeightMagnitude,
+)
+from pruning.errors import ConfigError, CriterionError, UnreachableBudgetError
+from pruning.iterative import FISHER_PACE, IterativePruner, Pace
+
+EXAMPLE = torch.zeros(1, 3, 6, 6)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.a = nn.Conv2d(8, 10, 3, padding=1)
+        self.b = nn.Conv2d(10, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.b(F.relu(self.a(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def network() -> Residual:
+    torch.manual_seed(0)
+    return Residual()
+
+
+def batches(count: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    for number in range(start, start + count):
+        generator = torch.Generator().manual_seed(number)
+        images = torch.randn(8, 3, 6, 6, generator=generator)
+        yield images, torch.randint(0, 4, (8,), generator=generator)
+
+
+def sgd(model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+
+
+def advance(
+    pruner: IterativePruner,
+    optimizer: torch.optim.Optimizer,
+    data: Iterator[tuple[Tensor, Tensor]],
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """The loop of the module's docstring."""
+    pruner.network.train()
+    for images, labels in data:
+        with pruner.watching(len(images)):
+            F.cross_entropy(pruner.network(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pruner.after_step(optimizer)
+        after()
+
+
+def pruner_of(model: nn.Module, budget: str = "params=40%", **options: Any) -> IterativePruner:
+    settings = {"criterion": Taylor(), "pace": Pace(2, 3, 2)} | options
+    return IterativePruner(
+        model, EXAMPLE, settings.pop("criterion"), Budget.parse(budget), **settings
+    )
+
+
+def test_a_network_comes_out_within_budget_without_gates_and_as_it_was_gated() -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruner = pruner_of(model, pace=Pace(2, 3, surgery_every=100))
+    optimizer = sgd(pruner.network)
+    gated: list[Tensor] = []
+
+    def look() -> None:
+        pruner.network.eval()
+        gated.append(pruner.network(torch.ones(1, 3, 6, 6)))
+        pruner.network.train()
+
+    advance(pruner, optimizer, batches(60), look)
+    smaller = pruner.finish(optimizer)
+    assert pruner.is_finished
+    torch.testing.assert_close(smaller.eval()(torch.ones(1, 3, 6, 6)), gated[-1])
+    limits = Budget.parse("params=40%").absolute(measure_cost(model, EXAMPLE))
+    assert limits.allows(measure_cost(smaller, EXAMPLE))
+    assert type(smaller) is Residual
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_so_many_channels_go_every_so_many_minibatches_and_for_real_every_so_many_times() -> None:
+    pruner = pruner_of(network(), pace=Pace(units=2, minibatches=3, surgery_every=2))
+    optimizer = sgd(pruner.network)
+    gone: list[int] = []
+    sizes: list[int] = []
+
+    def count() -> None:
+        gone.append(26 - sum(len(channels) for channels in pruner.plan.keep.values()))
+        sizes.append(sum(p.numel() for p in pruner.network.model.parameters()))
+
+    advance(pruner, optimizer, batches(12), count)
+    assert gone == [8 + n for n in (0, 0, 2, 2, 2, 4, 4, 4, 6, 6, 6, 8)]
+    changes = [i for i in range(1, 12) if sizes[i] != sizes[i - 1]]
+    assert changes == [5, 11]
+    assert [point.removed for point in pruner.trajectory] == [4, 8]
+    assert [point.minibatches for point in pruner.trajectory] == [6, 12]
+
+
+def test_the_lowest_scores_go_first() -> None:
+    class Numbered(FirstOrderCriterion):
+        """Units in falling order of importance."""
+
+        def of(self, moments: GradientMoments) -> Tensor:
+            return -torch.arange(moments.gates.num_units).float()
+
+    pruner = pruner_of(network(), criterion=Numbered(), pace=Pace(1, 1, 1))
+    optimizer = sgd(pruner.network)
+    advance(pruner, optimizer, batches(3))
+    last = max(pruner.plan.keep, key=trace(network(), EXAMPLE).index)
+    assert pruner.plan.keep["a"] == tuple(range(7))
+    assert last == "a"
+    assert pruner.plan.keep["stem"] == tuple(range(8))
+
+
+def test_the_moving_average_weighs_iterations_as_in_the_taylor_paper() -> None:
+    class Scripted(FirstOrderCriterion):
+        """First the last unit of `a` is least important, then the first by less."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def of(self, moments: GradientMoments) -> Tensor:
+            self.calls += 1
+            scores = torch.full((moments.gates.num_units,), 10.0)
+            part = moments.gates.by_group(scores)["a"]
+            part[-1 if self.calls == 1 else 0] = 0.0
+            part[1] = 8.0
+            return scores
+
+    def second(momentum: float) -> tuple[int, ...]:
+        pace = Pace(1, 1, 10, momentum)
+        pruner = pruner_of(network(), "params=60%", criterion=Scripted(), pace=pace, groups=["a"])
+        advance(pruner, sgd(pruner.network), batches(2))
+        return pruner.plan.keep["a"]
+
+    assert second(0.0) == tuple(range(1, 9))
+    # 0.9 · 10 + 0.1 · 0 = 9 for the first against 0.9 · 8 + 0.1 · 8 = 8 for the second
+    assert second(0.9) == (0, *range(2, 9))
+
+
+def test_the_fisher_schedule_records_error_against_parameters() -> None:
+    assert (FISHER_PACE.units, FISHER_PACE.minibatches, FISHER_PACE.momentum) == (1, 100, 0.0)
+    errors = iter([0.5, 0.25, 0.125])
+    pruner = pruner_of(
+        network(),
+        "params=60%",
+        criterion=Fisher(),
+        pace=Pace(1, 2, 1, 0.0),
+        groups=["a"],
+        measure=lambda _: next(errors),
+    )
+    advance(pruner, sgd(pruner.network), batches(6))
+    assert [point.error for point in pruner.trajectory] == [0.5, 0.25, 0.125]
+    graph = trace(network(), EXAMPLE)
+    for number, point in enumerate(pruner.trajectory, start=1):
+        cost = graph.cost({"a": 10 - number})
+        assert (point.removed, point.params, point.flops) == (number, cost.params, cost.flops)
+
+
+def test_without_a_measure_the_error_is_unknown() -> None:
+    pruner = pruner_of(network(), pace=Pace(1, 1, 1))
+    advance(pruner, sgd(pruner.network), batches(1))
+    assert math.isnan(pruner.trajectory[0].error)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 8, 11])
+def test_going_on_from_a_checkpoint_ends_in_the_same_weights(stop: int) -> None:
+    straight = pruner_of(network())
+    optimizer = sgd(straight.network)
+    advance(straight, optimizer, batches(16))
+
+    first = pruner_of(network())
+    first_optimizer = sgd(first.network)
+    advance(first, first_optimizer, batches(stop))
+    file = io.BytesIO()
+    states = (first.state_dict(), first.network.state_dict(), first_optimizer.state_dict())
+    torch.save(states, file)
+    file.seek(0)
+    state, network_state, optimizer_state = torch.load(file, weights_only=True)
+
+    second = pruner_of(network())
+    second.load_state_dict(state)
+    second.network.load_state_dict(network_state)
+    second_optimizer = sgd(second.network)
+    second_optimizer.load_state_dict(optimizer_state)
+    advance(second, second_optimizer, batches(16 - stop, stop))
+    assert second.plan == straight.plan
+    assert second.trajectory[-1].removed == straight.trajectory[-1].removed
+    expected = straight.network.state_dict()
+    for name, tensor in second.network.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("criterion", [WeightMagnitude(), TaylorSecondOrder()])
+def test_a_criterion_of_another_kind_is_refused_at_once(criterion: Criterion) -> None:
+    with pytest.raises(CriterionError, match=f"got {type(criterion).__name__}"):
+        pruner_of(network(), criterion=criterion)
+
+
+def test_an_optimizer_of_another_network_is_refused_at_the_first_step() -> None:
+    model = network()
+    pruner = pruner_of(model)
+    with pytest.raises(ConfigError, match="has no parameter of the network that is pruned"):
+        advance(pruner, sgd(model), batches(1))
+
+
+def test_a_floor_over_budget_is_refused_before_any_training() -> None:
+    with pytest.raises(UnreachableBudgetError, match="nearest reachable"):
+        pruner_of(network(), "params=1%")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"units": 0}, "units must be at least 1, got 0"),
+        ({"minibatches": 0}, "minibatches must be at least 1"),
+        ({"surgery_every": -1}, "surgery_every must be at least 1"),
+        ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
+    ],
+)
+def test_a_pace_that_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pace(**settings)

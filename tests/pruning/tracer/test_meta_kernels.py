@@ -1,0 +1,77 @@
+"""Remembered results of operators against those that are worked out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pruning.tracer.meta_kernels import MetaKernels
+
+aten = torch.ops.aten
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def described(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return (result.shape, result.stride(), result.dtype, result.device.type)
+    return [described(item) for item in result]
+
+
+@pytest.mark.parametrize(
+    ("func", "args"),
+    [
+        (aten.relu.default, (meta(2, 3, 4).transpose(1, 2),)),
+        (aten.add.Tensor, (meta(2, 3), meta(3, dtype=torch.float64))),
+        (aten.cat.default, ([meta(2, 3), meta(2, 5)], 1)),
+        (aten.mean.dim, (meta(2, 3, 4), [1], True)),
+        (
+            aten.native_batch_norm.default,
+            (meta(1, 3, 4, 4), *[meta(3) for _ in range(4)], False, 0.1, 1e-5),
+        ),
+        (aten.native_layer_norm.default, (meta(2, 5, 3), [3], meta(3), meta(3), 1e-5)),
+        (aten.view.default, (meta(2, 6), [3, 4])),
+        (aten.split.Tensor, (meta(6, 2), 4)),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, tuple) else "",
+)
+def test_what_is_remembered_is_what_is_worked_out(func: Any, args: tuple[Any, ...]) -> None:
+    kernels = MetaKernels()
+    results = [kernels(func, args, {}) for _ in range(3)]
+    assert [described(result) for result in results] == [described(func(*args))] * 3
+    assert results[1] is not results[2]
+
+
+def test_arguments_that_only_look_equal() -> None:
+    kernels, x = MetaKernels(), meta(2, dtype=torch.int64)
+    results = [kernels(aten.add.Scalar, (x, number), {}).dtype for number in (1, 1.0, True)]
+    assert results == [torch.int64, torch.float32, torch.int64]
+    sums = [kernels(aten.sum.default, (x,), {"dtype": t}).dtype for t in (None, torch.float64)]
+    assert sums == [torch.int64, torch.float64]
+
+
+def test_what_works_in_place_returns_its_argument() -> None:
+    kernels = MetaKernels()
+    for _ in range(3):
+        x, y = meta(2, 3), meta(2, 3)
+        assert kernels(aten.add_.Tensor, (x, y), {}) is x
+        kernels(aten.squeeze_.default, (z := meta(1, 3),), {})
+        assert z.shape == (3,)
+
+
+def test_a_refused_call_is_refused_again() -> None:
+    kernels = MetaKernels()
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            kernels(aten.mm.default, (meta(2, 3), meta(4, 5)), {})
+
+
+def test_values_are_computed() -> None:
+    kernels = MetaKernels()
+    for value in (1.0, 2.0):
+        assert kernels(aten.exp.default, (torch.tensor(value).log(),), {}).item() == value

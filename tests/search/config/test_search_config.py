@@ -1,0 +1,422 @@
+"""Settings mean the same in Python, in JSON and in TOML, and bad ones are told apart."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pruning.errors import BudgetError, ConfigError
+from search.config.resources_config import ResourcesConfig, StudyConfig
+from search.config.search_config import (
+    MOST_TRIALS,
+    RECIPES,
+    DataConfig,
+    SearchConfig,
+    TrainingConfig,
+    from_mapping,
+    from_toml,
+    to_mapping,
+)
+from search.training.trainer import learning_rate
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
+
+CHANGED = SearchConfig(
+    model="resnet20",
+    budget=("flops=25%", "params<=300k"),
+    data=DataConfig(
+        source="cifar10",
+        root="elsewhere",
+        download=True,
+        image_size=24,
+        flip=True,
+        limit_train=1000,
+        validation_fraction=0.25,
+    ),
+    training=TrainingConfig(
+        epochs=3,
+        fine_tune_epochs=4,
+        scratch_epochs=5,
+        batch_size=6,
+        learning_rate=0.7,
+        fine_tune_learning_rate=0.02,
+        fine_tune_schedule="constant",
+        weight_decay=0.0,
+        schedule="copycat",
+        nesterov=False,
+        equal_compute=True,
+        compute_limit=3.5,
+        distill_from="teacher",
+        distill_temperature=2.0,
+        distill_weight=0.5,
+    ),
+    study=StudyConfig(
+        sampler="nsga2",
+        storage="sqlite:///study.db",
+        early_stopping=False,
+        by_products=3,
+        tempered_trials=6,
+    ),
+    resources=ResourcesConfig(
+        cpus_per_trial=2,
+        gpus_per_trial=0.5,
+        ray_address="10.0.0.1:6379",
+        trial_timeout="30min",
+        time_budget="2h",
+        max_train_images=5000,
+        memory_gb=4.0,
+    ),
+    count_attention=True,
+    criterion=("taylor", "fisher"),
+    granularity=("filter", "filter+branch"),
+    trials=9,
+    ladder=(0.9, 0.3),
+    profiles=1,
+    seeds=4,
+    equal_compute_pairs=False,
+    random_widths=True,
+    min_channels=2,
+    divisor=8,
+    scoring_batches=7,
+    prune_residual=True,
+    exact=False,
+    seed=11,
+    concurrency=3,
+    device="cpu",
+    name="changed",
+    runs="somewhere",
+    mlflow_url="http://127.0.0.1:5000",
+    register="small-network",
+)
+"""Every field has another value than by default; see the first test."""
+
+
+def as_toml(content: Mapping[str, object]) -> str:
+    """TOML of settings without None; JSON's texts, numbers and lists are TOML's, too."""
+    tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in content.items() if k not in tables]
+    for name, table in tables.items():
+        lines += [f"[{name}]", as_toml(table)]
+    return "\n".join(lines)
+
+
+def test_the_changed_settings_of_these_tests_cover_every_field():
+    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources)
+    for changed in (CHANGED, *tables):
+        default = type(changed)()
+        for field in dataclasses.fields(changed):
+            assert getattr(changed, field.name) != getattr(default, field.name), field.name
+
+
+@pytest.mark.parametrize("config", [SearchConfig(), CHANGED], ids=["default", "changed"])
+def test_settings_survive_json(config: SearchConfig):
+    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+
+
+def test_settings_survive_toml(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text(as_toml(to_mapping(CHANGED)), encoding="utf-8")
+    assert from_toml(file) == CHANGED
+
+
+def test_nothing_given_means_the_defaults(tmp_path: Path):
+    file = tmp_path / "search.toml"
+    file.write_text("[data]\n[training]\n")
+    assert from_toml(file) == from_mapping({}) == SearchConfig()
+
+
+def test_the_example_is_the_embedded_default():
+    config = from_toml(EXAMPLE)
+    assert (config.name, config.model, config.data.source) == ("digits", "digits-vgg", "digits")
+    assert config.trials >= 8
+    assert len(config.ladder) == 3
+
+
+def test_a_whole_number_serves_as_a_real_one():
+    assert from_mapping({"training": {"learning_rate": 1}}).training.learning_rate == 1
+    assert from_mapping({"ladder": [1]}).ladder == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"modle": "resnet20"}, "unknown key 'modle': did you mean model"),
+        ({"data": {"limit_trian": 3}}, "unknown key 'data.limit_trian': did you mean limit_train"),
+        ({"training": {"epoch": 3}}, "unknown key 'training.epoch': did you mean epochs"),
+        ({"zzz": 3}, "unknown key 'zzz': known: model, budget, data"),
+        ({"epochs": 3}, "unknown key 'epochs'"),
+    ],
+)
+def test_an_unknown_key_is_named_with_those_like_it(content, expected):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(content, "search.toml")
+    assert f"search.toml has an {expected}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"model": 3}, "model must be a text, got 3"),
+        ({"trials": "8"}, "trials must be a whole number, got '8'"),
+        ({"trials": 8.0}, "trials must be a whole number, got 8.0"),
+        ({"trials": True}, "trials must be a whole number, got True"),
+        ({"prune_residual": 1}, "prune_residual must be true or false, got 1"),
+        ({"budget": "flops=10%"}, "budget must be a list of texts, got 'flops=10%'"),
+        ({"budget": [0.1]}, "budget must be a list of texts, got [0.1]"),
+        ({"ladder": 0.5}, "ladder must be a list of numbers, got 0.5"),
+        ({"ladder": [0.5, "1"]}, "ladder must be a list of numbers, got [0.5, '1']"),
+        ({"ladder": [True]}, "ladder must be a list of numbers, got [True]"),
+        ({"data": "digits"}, "'data' must be a table, got 'digits'"),
+        ({"data": {"limit_train": 1.5}}, "data.limit_train must be a whole number, got 1.5"),
+        ({"training": {"learning_rate": "high"}}, "training.learning_rate must be a number"),
+    ],
+)
+def test_a_wrong_type_is_named_with_what_was_got(content, expected):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(content, "search.toml")
+    assert str(error.value).startswith(f"search.toml: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"profiles": 0}, "profiles must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
+        ({"divisor": 0}, "divisor must be at least 1, got 0"),
+        (
+            {"budget": ("params=1k", "latency_ms=3")},
+            "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes, "
+            "multiply_adds) "
+            "and cannot measure every candidate, got 'latency_ms=3': search without it, then "
+            "`espalier family SEARCH/NAME --budgets latency_ms=3` fits the shape to it",
+        ),
+        (
+            {"divisor": 8, "criterion": ("scaling-factors",)},
+            "scaling-factors removes channels one by one, by their gates: it knows no divisor",
+        ),
+        ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to 2³² − 1, got -1"),
+        ({"seed": 2**32}, "seed must be from 0 to 2³² − 1, got 4294967296"),
+        ({"ladder": []}, "ladder must be fractions above 0 and at most 1, got ()"),
+        ({"ladder": [1.1]}, "ladder must be fractions above 0 and at most 1, got (1.1,)"),
+        ({"ladder": [0]}, "ladder must be fractions above 0 and at most 1, got (0.0,)"),
+        ({"ladder": [float("nan")]}, "ladder must be fractions"),
+        ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"name": "../up"}, "name must be letters, digits and . _ + - only, got '../up'"),
+        ({"name": "-x"}, "name must be"),
+        ({"data": {"source": ""}}, "data must be the name of a data set, got ''"),
+        ({"data": {"validation_fraction": 0}}, "validation_fraction must be between 0 and 1"),
+        ({"data": {"validation_fraction": 1.0}}, "validation_fraction must be between 0 and 1"),
+        ({"data": {"limit_train": 0}}, "limit_train must be at least 1, got 0"),
+        ({"data": {"image_size": 0}}, "image_size must be at least 1, got 0"),
+        ({"training": {"epochs": 0}}, "epochs must be at least 1, got 0"),
+        ({"training": {"fine_tune_epochs": 0}}, "fine_tune_epochs must be at least 1"),
+        ({"training": {"scratch_epochs": 0}}, "scratch_epochs must be at least 1"),
+        ({"training": {"batch_size": 0}}, "batch_size must be at least 1"),
+        ({"training": {"learning_rate": 0}}, "learning_rate must be above 0, got 0"),
+        ({"training": {"learning_rate": float("inf")}}, "learning_rate must be above 0, got inf"),
+        ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, got nan"),
+        ({"training": {"weight_decay": -0.1}}, "weight_decay must be at least 0, got -0.1"),
+        ({"training": {"recipe": "x"}}, "the configuration: training.recipe must be one of rni, "),
+        ({"training": {"recipe": ["rni"]}}, "the configuration: training.recipe must be one of"),
+        ({"training": {"schedule": "x"}}, "schedule must be one of rni, copycat, constant, got"),
+        ({"training": {"fine_tune_learning_rate": 0.0}}, "fine_tune_learning_rate must be above 0"),
+        ({"training": {"fine_tune_schedule": "x"}}, "fine_tune_schedule must be one of rni, copy"),
+        ({"training": {"compute_limit": 0.9}}, "compute_limit must be at least 1, got 0.9"),
+        ({"training": {"distill_temperature": 0}}, "distill_temperature must be above 0, got 0"),
+        ({"training": {"distill_weight": 1.1}}, "distill_weight must be from 0 to 1, got 1.1"),
+        ({"training": {"distill_weight": float("nan")}}, "distill_weight must be from 0 to 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_range(content, expected):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(content)
+    assert str(error.value).startswith(expected)
+
+
+@pytest.mark.parametrize("budget", [[], ["flops"], ["flops=0"], ["flops=10%", "flops=1M"]])
+def test_a_malformed_budget_is_refused_at_once(budget):
+    with pytest.raises(BudgetError):
+        from_mapping({"budget": budget})
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "digits-vgg-digits-flops-10"),
+        (
+            {
+                "model": "torchvision:mobilenet_v2",
+                "budget": ["flops=2.5M", "params<=300k"],
+                "data": {"source": "imagefolder:/data/my birds"},
+            },
+            "torchvision-mobilenet-v2-my-birds-flops-2.5M-params-300k",
+        ),
+        ({"model": "_own.nets:make"}, "own.nets-make-digits-flops-10"),
+        ({"name": "given"}, "given"),
+    ],
+)
+def test_the_default_name_says_model_data_and_budget(settings, name):
+    config = from_mapping(settings)
+    assert config.name == name
+    assert config.directory == Path("espalier-runs", name)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"trials = ", "is not valid TOML"), (b"\xff\xfe", "is not valid TOML")],
+)
+def test_a_malformed_file_is_named(tmp_path: Path, content: bytes, expected: str):
+    file = tmp_path / "search.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=expected):
+        from_toml(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"nothing\.toml cannot be read: No such file"):
+        from_toml(tmp_path / "nothing.toml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        from_toml(tmp_path)
+
+
+def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
+    config = SearchConfig(
+        criterion=("taylor, fisher", "rni", "fisher"),
+        granularity=("branch+filter,filter", "filter+branch"),
+    )
+    assert config.criterion == ("taylor", "fisher", "rni")
+    assert config.granularity == ("filter+branch", "filter")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"criterion": ("tailor",)}, "criterion must be one of rni, .*taylor.* got 'tailor'"),
+        ({"criterion": ("rni,",)}, "criterion must be one of .* got ''"),
+        ({"criterion": ()}, "criterion must be at least one name"),
+        ({"granularity": ("filter+filter",)}, "granularity must be one or several of filter, lay"),
+        ({"granularity": ("twig",)}, "granularity must be .* got 'twig'"),
+        ({"granularity": ()}, "granularity must be at least one name"),
+        ({"scoring_batches": 0}, "scoring_batches must be at least 1, got 0"),
+        (
+            {"criterion": ("snip",), "granularity": ("filter+branch",)},
+            "snip prunes before training, when gates have learned nothing",
+        ),
+    ],
+)
+def test_methods_and_granularities_that_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SearchConfig(**settings)
+
+
+def test_the_recipe_of_copycat_networks_is_the_papers():
+    """Crowley et al., implementation details."""
+    recipe = TrainingConfig(**RECIPES["copycat"])
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
+    assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "copycat", False)
+    assert TrainingConfig(**RECIPES["rni"]) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flops", "epochs"),
+    [
+        ({}, 10, 160),
+        ({"equal_compute": True}, 1000, 160),
+        ({"equal_compute": True}, 600, 266),  # 160 · 1000 / 600, rounded down
+        ({"equal_compute": True}, 500, 320),
+        ({"equal_compute": True}, 10, 320),  # at most doubled, as Liu et al. do
+        ({"equal_compute": True, "compute_limit": 8}, 250, 640),
+        ({"equal_compute": True, "compute_limit": 8}, 100, 1280),
+        ({"equal_compute": True, "compute_limit": 1.5}, 10, 240),
+        ({"equal_compute": True}, 2000, 80),  # a larger network has fewer
+        ({"equal_compute": True}, 10**6, 1),
+    ],
+)
+def test_equal_compute_trains_smaller_networks_longer(settings, flops: int, epochs: int):
+    training = TrainingConfig(scratch_epochs=160, **settings)
+    assert training.epochs_from_scratch(flops, 1000) == epochs
+
+
+def test_from_scratch_a_network_has_as_many_epochs_as_a_fine_tuned_one_in_all():
+    assert TrainingConfig(epochs=7, fine_tune_epochs=5).scratch_epochs == 12
+    assert TrainingConfig(epochs=7, fine_tune_epochs=5, scratch_epochs=3).scratch_epochs == 3
+    assert from_mapping({"training": {"scratch_epochs": None}}).training.scratch_epochs == 320
+
+
+def test_every_trial_and_every_repetition_has_seeds_of_its_own():
+    config = SearchConfig(seed=3)
+    pairs = [(n, repeat) for n in (*range(50), *range(4990, 5020)) for repeat in range(5)]
+    pairs += [(MOST_TRIALS - 1, 0), (MOST_TRIALS - 1, 1)]
+    taken = [config.seed_of(*pair) for pair in pairs]
+    taken += [config.fine_tuning_seed_of(*pair) for pair in pairs]
+    assert len(set(taken)) == 2 * len(pairs)
+    assert all(float(seed) == seed for seed in taken)
+    assert config.seed_of(4, 2) == SearchConfig(seed=5).seed_of(4)
+
+
+def test_there_are_no_more_trials_than_seeds():
+    with pytest.raises(ConfigError, match="trials must be below 1,048,576, got 1048576"):
+        SearchConfig(trials=MOST_TRIALS)
+
+
+def test_a_recipe_is_what_other_settings_are_laid_over():
+    config = from_mapping({"training": {"recipe": "copycat", "epochs": 5}})
+    assert config.training == TrainingConfig(**{**RECIPES["copycat"], "epochs": 5})
+    assert from_mapping(to_mapping(config)) == config
+
+
+@pytest.mark.parametrize("bound", ["weight_bytes=1MB", "peak_activation_bytes=50%"])
+def test_whatever_has_a_closed_form_can_be_bounded(bound: str):
+    assert SearchConfig(budget=(bound,)).budget == (bound,)
+
+
+def test_fine_tuning_is_as_training_unless_told():
+    plain = TrainingConfig()
+    assert plain.for_fine_tuning() == plain
+    told = TrainingConfig(fine_tune_learning_rate=0.01, fine_tune_schedule="constant")
+    assert told.for_fine_tuning() == dataclasses.replace(
+        told, learning_rate=0.01, schedule="constant"
+    )
+
+
+def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
+    training = TrainingConfig(**RECIPES["copycat"])
+    lowest = learning_rate(training, training.epochs - 1, training.epochs)
+    rates = {learning_rate(training.for_fine_tuning(), epoch, 200) for epoch in range(200)}
+    assert rates == {8e-4}
+    assert lowest == pytest.approx(8e-4, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("table", "settings", "message"),
+    [
+        (StudyConfig, {"sampler": "cma"}, "sampler must be one of tpe, nsga2, random, got 'cma'"),
+        (StudyConfig, {"storage": "study.db"}, "storage must be a URL .*, got 'study.db'"),
+        (StudyConfig, {"by_products": -1}, "by_products must be from 0 to 1000, got -1"),
+        (StudyConfig, {"tempered_trials": 1001}, "tempered_trials must be from 0 to 1000"),
+        (ResourcesConfig, {"cpus_per_trial": 0}, "cpus_per_trial must be at least 1, got 0"),
+        (ResourcesConfig, {"gpus_per_trial": -0.5}, "gpus_per_trial must be from 0 to 1024"),
+        (ResourcesConfig, {"gpus_per_trial": float("nan")}, "gpus_per_trial must be from 0"),
+        (ResourcesConfig, {"max_train_images": 0}, "max_train_images must be at least 1, got 0"),
+        (ResourcesConfig, {"time_budget": "2"}, "time_budget must be a period .*, got '2'"),
+        (ResourcesConfig, {"time_budget": "0s"}, "time_budget must be a period such as 90s"),
+        (ResourcesConfig, {"trial_timeout": "-3min"}, "trial_timeout must be a period such as"),
+    ],
+)
+def test_of_study_and_resources_bad_settings_are_refused(table, settings, message: str):
+    with pytest.raises(ConfigError, match=message):
+        table(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", None), ("90s", 90), ("1.5min", 90), ("30min", 1800), ("2h", 7200), ("1d", 86400)],
+)
+def test_periods_are_told_in_seconds(text: str, expected: float | None):
+    resources = ResourcesConfig(time_budget=text, trial_timeout=text)
+    assert (resources.budget_seconds, resources.timeout_seconds) == (expected, expected)

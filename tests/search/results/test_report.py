@@ -1,0 +1,281 @@
+"""What is written down of a search: results, tables, rows and a picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from samples import outcome
+
+from pruning import Budget, Cost
+from pruning.errors import SearchStateError
+from search.results.front import front
+from search.results.report import (
+    Results,
+    contest_table,
+    front_rows,
+    front_table,
+    open_results,
+    plot_front,
+    slack,
+    to_csv,
+    to_json,
+)
+from search.results.verdict import contests
+from search.trials.jobs import Outcome
+
+BASE = Cost(10_000, 1000)
+RUNGS = (("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000")))
+
+EVERYTHING = (
+    outcome("fine-tuned-0", flops=4000, validation_accuracy=0.90, test_accuracy=0.80),
+    outcome("fine-tuned-1", trial=1, flops=900, validation_accuracy=0.70, test_accuracy=0.60),
+    outcome(
+        "from-scratch-0",
+        origin="from-scratch",
+        flops=4000,
+        validation_accuracy=0.95,
+        test_accuracy=0.90,
+    ),
+    outcome(
+        "copycat-0-b100",
+        origin="copycat",
+        rung=1.0,
+        alpha=1.1,
+        flops=4900,
+        validation_accuracy=0.92,
+        test_accuracy=0.85,
+    ),
+    outcome(
+        "uniform-b100",
+        origin="uniform",
+        trial=None,
+        rung=1.0,
+        flops=5000,
+        validation_accuracy=0.85,
+        test_accuracy=0.75,
+    ),
+    outcome(
+        "uniform-b20",
+        origin="uniform",
+        trial=None,
+        rung=0.2,
+        flops=1000,
+        validation_accuracy=0.75,
+        test_accuracy=0.65,
+    ),
+)
+
+
+def results(everything: Sequence[Outcome] = EVERYTHING, num_test: int = 400) -> Results:
+    return Results(
+        base=BASE,
+        budget="flops=50%",
+        num_test=num_test,
+        everything=tuple(everything),
+        front=tuple(front(everything)),
+        contests=contests(everything, RUNGS),
+        failures={"trial 7": "training diverged"},
+        notes=("a rung is left out",),
+    )
+
+
+def shown(table: Table, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_contest_admits_what_is_within_its_budget():
+    wide, tight = contests(EVERYTHING, RUNGS)
+    assert {origin: entry.key for origin, entry in wide.entries.items()} == {
+        "fine-tuned": "fine-tuned-0",
+        "from-scratch": "from-scratch-0",
+        "copycat": "copycat-0-b100",
+        "uniform": "uniform-b100",
+    }
+    assert {origin: entry.key for origin, entry in tight.entries.items()} == {
+        "fine-tuned": "fine-tuned-1",
+        "uniform": "uniform-b20",
+    }
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"limits": Budget.parse("flops=5001"), "base_widths": {"conv": 8}}]
+)
+def test_results_survive_json(changes: dict[str, object]):
+    found = dataclasses.replace(results(), **changes)
+    content = json.loads(json.dumps(found.to_mapping()))
+    assert Results.from_mapping(content) == found
+    assert content["verdict"] == found.verdict
+
+
+def test_the_verdict_is_that_of_its_contests():
+    first, wide, tight, pair, _ = results().verdict.splitlines()
+    assert "uniform" in first
+    assert "1 of 2 budgets" in first
+    assert wide.startswith("wide: a pruned shape from scratch at equal epochs won, 5.0 ± 4.7 ")
+    assert tight.startswith("tight: no difference beyond chance; the uniformly narrowed network is")
+    assert pair.startswith("Shape of fine-tuned-0, 4k FLOPs: from scratch, equal epochs won, 10.0 ")
+
+
+def test_the_budget_is_known_exactly_where_the_search_says_so():
+    assert results().bounds == Budget.parse("flops=5000")
+    exact = dataclasses.replace(results(), budget="flops=12.3k", limits=Budget.parse("flops=12345"))
+    assert exact.bounds.limit("flops") == 12345
+
+
+def test_results_are_found_in_the_folder_of_the_search(tmp_path: Path):
+    (tmp_path / "results.json").write_text(json.dumps(results().to_mapping()))
+    assert open_results(tmp_path) == results()
+
+
+def test_a_folder_without_a_search_names_those_beside_it(tmp_path: Path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "search.json").write_text("{}")
+    with pytest.raises(SearchStateError, match=r"three holds no search: there are one, two$"):
+        open_results(tmp_path / "three")
+    with pytest.raises(SearchStateError, match=r"x holds no search$"):
+        open_results(tmp_path / "none" / "x")
+
+
+def test_a_search_under_way_is_no_finished_one(tmp_path: Path):
+    (tmp_path / "search.json").write_text("{}")
+    with pytest.raises(SearchStateError, match="has not finished: go on with `espalier resume"):
+        open_results(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"contests": 3}', "3"])
+def test_damaged_results_are_named(tmp_path: Path, text: str):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(SearchStateError, match=r"results\.json is damaged"):
+        open_results(tmp_path)
+
+
+def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
+    (row,) = front_rows(results(), EVERYTHING[:1])
+    assert row == {
+        "architecture": "fine-tuned-0",
+        "origin": "fine-tuned",
+        "flops": 4000,
+        "flops_share": 0.4,
+        "params": 100,
+        "slack": {"flops": 0.2},
+        "validation_accuracy": 0.9,
+        "test_accuracy": 0.8,
+        "path": "architectures/fine-tuned-0",
+    }
+
+
+def test_json_and_csv_say_the_same():
+    rows = front_rows(results(), EVERYTHING)
+    assert json.loads(to_json(rows)) == rows
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    for line, row in zip(read, rows, strict=True):
+        slack_of = {f"slack.{name}": value for name, value in row.pop("slack").items()}
+        assert line == {name: str(value) for name, value in (row | slack_of).items()}
+
+
+def test_slack_is_what_is_left_of_each_bound():
+    limits = Budget.parse("flops=1000", "params=80")
+    assert slack(Cost(900, 80), limits) == {"flops": pytest.approx(0.1), "params": 0}
+    assert slack(Cost(1100, 100), limits) == {
+        "flops": pytest.approx(-0.1),
+        "params": pytest.approx(-0.25),
+    }
+
+
+def test_nothing_on_the_front_of_a_search_is_over_its_budget():
+    assert all(value >= 0 for row in front_rows(results()) for value in row["slack"].values())
+    tight = dataclasses.replace(results(), budget="flops=10%")
+    assert [row["slack"]["flops"] < 0 for row in front_rows(tight)] == [
+        o.flops > 1000 for o in tight.front
+    ]
+
+
+def test_nothing_is_an_empty_list_and_a_header():
+    assert json.loads(to_json([])) == []
+    assert len(to_csv([]).splitlines()) == 1
+
+
+def test_the_front_is_a_table_for_people():
+    text = shown(front_table(results()))
+    header, *rows = text.splitlines()
+    assert header.split() == [
+        *("architecture", "FLOPs", "of", "base", "params", "slack", "validation", "test")
+    ]
+    assert [row.split()[0] for row in rows] == [o.key for o in results().front]
+    assert rows[-1].split()[1:] == [
+        *("4k", "40.00", "%", "100", "+20.0", "%", "95.00%", "90.00%"),
+    ]
+
+
+def test_the_tightest_bound_gives_the_slack_of_the_table():
+    both = dataclasses.replace(results(), limits=Budget.parse("flops=5000", "params=80"))
+    assert "-25.0 %" in shown(front_table(both, EVERYTHING[:1]))
+
+
+REPEATED = (
+    *EVERYTHING,
+    outcome("from-scratch-0-s1", origin="from-scratch", test_accuracy=0.88, compute=3e9, seed=1),
+    outcome("from-scratch-0-longer", origin="from-scratch", equal_compute=True, compute=12.3e9),
+    outcome("random-b100", origin="random", trial=None),
+)
+
+
+def test_the_contest_table_has_a_row_per_kind():
+    header, *rows = shown(contest_table(results(REPEATED))).splitlines()
+    assert header.split() == ["within", "FLOPs", "compute", "runs", "test", "accuracy"]
+    found = [re.split(r"  +", row.strip()) for row in rows]
+    assert found == [
+        ["wide"],
+        ["fine-tuned", "4k", "–", "1", "80.0 %"],
+        ["from scratch, equal epochs", "2.5k", "1.5G", "2", "89.0 ± 1.4 %"],
+        ["from scratch, equal compute", "1k", "12.3G", "1", "50.0 %"],
+        ["copycat", "4.9k", "–", "1", "85.0 %"],
+        ["uniformly narrowed", "5k", "–", "1", "75.0 %"],
+        ["random widths", "1k", "–", "1", "50.0 %"],
+        ["tight"],
+        ["fine-tuned", "900", "–", "1", "60.0 %"],
+        ["from scratch, equal compute", "1k", "12.3G", "1", "50.0 %"],
+        ["uniformly narrowed", "1k", "–", "1", "65.0 %"],
+        ["random widths", "1k", "–", "1", "50.0 %"],
+    ]
+
+
+def test_tables_fit_a_terminal_of_80_columns():
+    """Also with names and budgets of some length; a long budget folds."""
+    long = outcome("from-scratch-12-longer-s2", flops=123_456, params=123_456, compute=1.23e15)
+    label = "flops ≤ 123M (12.3 % of base), params ≤ 123k (12.3 % of base), weight_bytes ≤ 1.23M"
+    rungs = ((label, Budget.parse("flops=500k")),)
+    found = dataclasses.replace(
+        results(REPEATED),
+        base=Cost(1_234_567, 123_456),
+        limits=Budget.parse("flops=124k"),
+        front=(long,),
+        contests=contests([*REPEATED, long], rungs),
+    )
+    for table in (front_table(found), contest_table(found)):
+        text = shown(table, width=80)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("everything", [EVERYTHING, EVERYTHING[:1]], ids=["several", "one"])
+def test_the_plot_is_a_picture(tmp_path: Path, everything: Sequence[Outcome]):
+    plot_front(results(everything), tmp_path / "front.png")
+    with Image.open(tmp_path / "front.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 400
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 10

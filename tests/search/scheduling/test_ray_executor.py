@@ -1,0 +1,376 @@
+"""Tasks performed by a real Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from samples import member_task, outcome, small_config, trial_task
+
+import copycat
+from pruning import measure_cost
+from pruning.errors import ConfigError
+from search import models
+from search.config.resources_config import ResourcesConfig
+from search.config.search_config import SearchConfig, TrainingConfig
+from search.data.datasets import ImageData
+from search.data.image_sources import ImageFiles
+from search.scheduling.ray_executor import Share, _TaskSearcher, check_resources, cluster
+from search.studies.search_study import run
+from search.trials import artifacts
+from search.trials.job_context import Workshop
+from search.trials.jobs import Ending, EpochRecord, Outcome, Task, TaskList
+from search.trials.preflight import Preflight, check
+from search.trials.trial import perform
+
+
+class Log:
+    """An observer that remembers everything."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.most_at_once = 0
+        self.records: dict[str, list[EpochRecord]] = {}
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.endings: dict[str, Ending] = {}
+
+    def started(self, task: Task) -> None:
+        self.running.add(task.key)
+        self.most_at_once = max(self.most_at_once, len(self.running))
+        self.records[task.key] = []
+
+    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+        assert task.key in self.running
+        self.records[task.key] += records
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        self.running.remove(task.key)
+        self.outcomes[task.key] = list(outcomes)
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        self.running.remove(task.key)
+        self.endings[task.key] = ending
+
+
+class Told(TaskList):
+    """A source that remembers what it was told."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        super().__init__(tasks)
+        self.outcomes: dict[str, list[Outcome]] = {}
+        self.endings: dict[str, Ending] = {}
+
+    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes[task.key] = list(outcomes)
+
+    def ended(self, task: Task, ending: Ending) -> None:
+        self.endings[task.key] = ending
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What was heard of the tasks, by the observer and by the source.
+
+    before: what the observer had heard once a source without tasks had been performed.
+    addresses: on which this process and Ray's listened meanwhile.
+    """
+
+    before: Log
+    log: Log
+    source: Told
+    workshop: Workshop
+    addresses: set[str]
+
+
+def listening() -> set[str]:
+    """Addresses at which this process and those that it started take connections."""
+    own = psutil.Process()
+    found = set()
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            found |= {
+                connection.laddr.ip.removeprefix("::ffff:")
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
+    return found
+
+
+@pytest.fixture(scope="module")
+def launched(
+    at_desk: Callable[[], AbstractContextManager[None]], desk: Path, digits: ImageData
+) -> Launched:
+    """Tasks of every kind and fate, two at a time, on the network of conftest.py."""
+    config = small_config(
+        desk,
+        model="nets:troubled",
+        training=TrainingConfig(2, 1, 3, batch_size=32),
+        seed=7,
+        runs=str(desk / "launched"),
+    )
+    with at_desk():
+        builder = models.resolve(config.model, num_classes=10, in_channels=1)
+        preflight = check(config, builder, digits.train.image_shape, digits.classes)
+        fine = member_task(widths=dict.fromkeys(preflight.groups, 5))
+        broken = member_task("broken", widths={"no such group": 3})
+        source, before, log = Told([*map(trial_task, range(4)), broken, fine]), Log(), Log()
+        workshop = Workshop(config, preflight, "cpu")
+        with cluster(workshop, digits, Share(2, 1, 0.0)) as perform_all:
+            perform_all(TaskList([]), before)
+            assert not config.directory.exists()
+            addresses = listening()
+            perform_all(source, log)
+    return Launched(before, log, source, workshop, addresses)
+
+
+def test_source_and_observer_hear_of_every_task(launched: Launched):
+    log, source = launched.log, launched.source
+    assert len(source) == 0
+    assert log.running == set()
+    assert log.outcomes == source.outcomes
+    assert log.endings == source.endings
+    assert set(log.outcomes) == {"fine-tuned-0", "fine-tuned-3", "uniform-b100"}
+    assert set(log.endings) == {"fine-tuned-1", "fine-tuned-2", "broken"}
+
+
+def test_a_ray_of_ones_own_listens_on_this_machine_only(launched: Launched):
+    assert launched.addresses <= {"127.0.0.1", "::1"}
+    assert launched.addresses
+
+
+def test_a_trial_comes_with_its_by_products(launched: Launched):
+    outcomes = launched.log.outcomes
+    for number in (0, 3):
+        own, half = outcomes[f"fine-tuned-{number}"]
+        assert (own.key, half.key) == (f"fine-tuned-{number}", f"fine-tuned-{number}-t50")
+        assert half.flops <= 100_000 < own.flops <= 200_000
+    assert len(outcomes["uniform-b100"]) == 1
+
+
+def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
+    assert launched.log.most_at_once == 2
+
+
+def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
+    workshop = launched.workshop
+    for stored in chain(*launched.log.outcomes.values()):
+        network = copycat.load(workshop.config.directory / stored.path, trust=["nets"])
+        cost = measure_cost(network, workshop.preflight.example_input)
+        assert (cost.flops, cost.params) == (stored.flops, stored.params)
+
+
+def test_a_worker_does_what_this_process_would_do(
+    launched: Launched, digits: ImageData, desk: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(desk)
+    config = dataclasses.replace(launched.workshop.config, runs=str(tmp_path))
+    here = dataclasses.replace(launched.workshop, config=config)
+    records: list[EpochRecord] = []
+    stored, *_ = perform(trial_task(0), here, digits, records.extend)
+    there, *_ = launched.log.outcomes["fine-tuned-0"]
+    assert stored.profile == there.profile
+    assert stored.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
+    losses = [record.train_loss for record in launched.log.records["fine-tuned-0"]]
+    assert [record.train_loss for record in records] == pytest.approx(losses, rel=0.01)
+
+
+def test_epochs_are_heard_of_in_their_order(launched: Launched):
+    records = launched.log.records
+    for number in (0, 3):
+        assert [(r.stage, r.step) for r in records[f"fine-tuned-{number}"]] == [
+            ("sparse training", 1),
+            ("sparse training", 2),
+            ("fine-tuning", 3),
+            ("fine-tuning", 4),
+        ]
+    assert [(r.stage, r.step) for r in records["uniform-b100"]] == [
+        ("from scratch", step) for step in (1, 2, 3)
+    ]
+
+
+def test_a_failure_has_its_reason_on_one_line(launched: Launched):
+    endings = launched.log.endings
+    assert {ending.state for ending in endings.values()} == {"failed"}
+    reasons = {key: ending.reason for key, ending in endings.items()}
+    assert reasons["fine-tuned-1"] == "nets:troubled failed: RuntimeError: out of luck"
+    assert reasons["fine-tuned-2"].startswith("training diverged in epoch 1 of 2: the loss is ")
+    assert "no such group" in reasons["broken"]
+    assert not any(launched.log.records[key] for key in reasons)
+
+
+def test_a_task_whose_process_ended_is_tried_again(launched: Launched, desk: Path):
+    assert (desk / "died").exists()
+    assert "fine-tuned-3" in launched.log.outcomes
+
+
+def test_a_task_whose_process_ends_again_and_again_has_failed(workshop: Workshop):
+    source, log = Told([trial_task(4)]), Log()
+    searcher = _TaskSearcher(source, log, workshop)
+    searcher.suggest("a1b2")
+    searcher.on_trial_complete("a1b2", None, error=True)
+    died = Ending("failed", "its worker process died")
+    assert source.endings == log.endings == {"fine-tuned-4": died}
+    assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
+
+
+def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out(workshop: Workshop):
+    source, log = Told([trial_task(4), trial_task(5)]), Log()
+    searcher = _TaskSearcher(source, log, workshop)
+    searcher.suggest("a1b2")
+    searcher.on_trial_complete("a1b2", {"disk full": "make room"})
+    assert searcher.disk_full == "make room"
+    assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
+    assert source.outcomes == source.endings == log.outcomes == log.endings == {}
+    assert len(source) == 1
+
+
+def test_what_a_worker_stored_elsewhere_is_not_counted_as_done(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(artifacts, "_SHARING_SECONDS", 0.3)
+    source, log = Told([trial_task(4), trial_task(5)]), Log()
+    searcher = _TaskSearcher(source, log, workshop)
+    for number in (4, 5):
+        searcher.suggest(f"id {number}")
+    here, elsewhere = (
+        outcome(f"fine-tuned-{n}", path=f"architectures/fine-tuned-{n}") for n in (4, 5)
+    )
+    monkeypatch.setattr(
+        artifacts,
+        "_is_stored",
+        lambda _, found: found.key == here.key,
+    )
+    for number, found in ((4, here), (5, elsewhere)):
+        result = {"outcomes": json.dumps([found.to_mapping()])}
+        searcher.on_trial_complete(f"id {number}", result)
+    assert source.outcomes == log.outcomes == {"fine-tuned-4": [here]}
+    assert source.endings == log.endings
+    assert source.endings["fine-tuned-5"].reason == (
+        "its worker says that it stored architectures/fine-tuned-5, but there is none in "
+        f"{workshop.directory}: workers need that folder under the same path"
+    )
+
+
+def test_relative_paths_mean_the_same_in_another_folder(
+    tmp_path: Path, preflight: Preflight, monkeypatch: pytest.MonkeyPatch
+):
+    """The folder of searches, the teacher and images that stay on disk."""
+    training = TrainingConfig(1, 1, 1, distill_from="teacher")
+    config = small_config(tmp_path, runs="runs", training=training)
+    files = ImageFiles(("a.png", "b/c.png"), torch.zeros(2).long(), (8, 8), "a.png")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    workshop, images = Workshop(config, preflight, "cpu").sent(), files.sent()
+    monkeypatch.chdir(tmp_path / "there")
+    assert workshop.directory == tmp_path / "runs" / "small"
+    assert workshop.teacher == str(tmp_path / "teacher")
+    assert workshop.config == config
+    assert images.paths == (str(tmp_path / "a.png"), str(tmp_path / "b" / "c.png"))
+
+
+def test_without_tasks_nothing_is_started(launched: Launched):
+    assert launched.before.records == {}
+
+
+# ---- what each task may use
+
+
+def shared(tmp_path: Path, device: str = "cpu", concurrency: int | None = None, **wanted: object):
+    """The share of each task on a machine of 12 cores."""
+    resources = ResourcesConfig(**wanted)
+    config = small_config(tmp_path, concurrency=concurrency, resources=resources)
+    return dataclasses.astuple(Share.of(config, device))
+
+
+@pytest.fixture
+def _twelve_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.scheduling.ray_executor.usable_cores", lambda: 12)
+
+
+@pytest.mark.usefixtures("_twelve_cores")
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (12, 1, 0.0)),
+        ({"concurrency": 3}, (3, 4, 0.0)),
+        ({"concurrency": 5}, (5, 2, 0.0)),
+        ({"concurrency": 20}, (20, 1, 0.0)),
+        ({"cpus_per_trial": 4}, (3, 4, 0.0)),
+        ({"cpus_per_trial": 24}, (1, 24, 0.0)),
+        ({"concurrency": 2, "cpus_per_trial": 3}, (2, 3, 0.0)),
+        ({"device": "cuda"}, (1, 12, 1.0)),
+        ({"device": "cuda", "concurrency": 4}, (4, 3, 0.25)),
+        ({"device": "cuda", "concurrency": 4, "gpus_per_trial": 0.5}, (4, 3, 0.5)),
+        ({"device": "cuda", "gpus_per_trial": 0}, (1, 12, 0.0)),
+    ],
+    ids=str,
+)
+def test_by_default_everything_is_shared_evenly(
+    tmp_path: Path, settings: dict[str, object], expected: tuple[int, int, float]
+):
+    assert shared(tmp_path, **settings) == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path):
+    def checked(gpus: float | None, device: str) -> None:
+        resources = ResourcesConfig(gpus_per_trial=gpus)
+        check_resources(small_config(tmp_path, resources=resources), device)
+
+    with pytest.raises(ConfigError, match=r"gpus_per_trial is 0\.25, but trials run on the CPU"):
+        checked(0.25, "cpu")
+    checked(0.25, "cuda")
+    checked(0, "cpu")
+    checked(None, "cpu")
+
+
+def at(address: str) -> SearchConfig:
+    return small_config(Path(), resources=ResourcesConfig(ray_address=address))
+
+
+@pytest.mark.parametrize(
+    "address", ["nowhere", "host:", ":6379", "host:port", "ray://host:10001", "http://host:80"]
+)
+def test_an_address_that_is_none_is_refused(address: str):
+    with pytest.raises(ConfigError, match="ray_address must be HOST:PORT or auto, got "):
+        check_resources(at(address), "cpu")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_cluster_that_does_not_answer_is_refused_in_seconds(free_port: int):
+    begun = time.monotonic()
+    address = f"127.0.0.1:{free_port}"
+    with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}: "):
+        check_resources(at(address), "cpu")
+    with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127\.0\.0\.1:99999: "):
+        check_resources(at("127.0.0.1:99999"), "cpu")
+    assert time.monotonic() - begun < 10
+
+
+def test_a_cluster_that_answers_is_taken_for_one():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_resources(at(f"127.0.0.1:{server.getsockname()[1]}"), "cpu")
+    check_resources(at("auto"), "cpu")
+
+
+def test_an_unreachable_cluster_ends_the_search_before_anything_is_written(
+    tmp_path: Path, free_port: int
+):
+    config = small_config(tmp_path, resources=ResourcesConfig(ray_address=f"127.0.0.1:{free_port}"))
+    with pytest.raises(ConfigError, match="no Ray cluster answers"):
+        run(config)
+    assert [*tmp_path.iterdir()] == []

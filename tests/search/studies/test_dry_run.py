@@ -1,0 +1,132 @@
+"""What would fail after hours of training is told in one line, before there is a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from samples import espalier, small_config
+
+import search
+from pruning.errors import EspalierError, TrainingDivergedError, UnreachableBudgetError
+from search.config.methods import METHODS
+from search.config.search_config import SearchConfig
+from search.studies import dry_run
+from search.studies.dry_run import dry_run_of_search
+from search.studies.search_study import open_workshop
+from search.studies.session import trial_space
+from search.trials.jobs import Outcome, Task, TrialTask
+from search.trials.trial import perform
+
+
+def config_of(folder: Path, network: str, **changes: object) -> SearchConfig:
+    settings = {"model": f"nets_of_users:{network}", "budget": ("flops=60%",)}
+    return small_config(folder, **(settings | changes))
+
+
+FAILURES = {
+    "PairInTraining": "PairInTraining must return logits in training mode too, got tuple",
+    "Frozen": "outputs need no parameter that requires gradients",
+    "WithoutGradients": "outputs need no parameter that requires gradients",
+    "Double": "cannot run on an image of 1×8×8 in float32: RuntimeError: ",
+    "Random": "outputs differ from run to run",
+    "RaisingInTraining": r"KeyError: 'no such\nlayer' (nets_of_users.py, line ",
+    "ExitingInTraining": "SystemExit: 3",
+    "OneImageInTraining": "RuntimeError: ",
+    "Unpooling": "fvcore cannot count Unpooling: ",
+    "Compiled": "fvcore cannot count Compiled: ",
+}
+
+
+@pytest.mark.parametrize("network", FAILURES)
+@pytest.mark.parametrize("criterion", ["rni", "taylor"])
+def test_it_is_told_in_one_line_before_there_is_a_folder(
+    tmp_path: Path, network: str, criterion: str
+):
+    config = config_of(tmp_path, network, criterion=(criterion,))
+    with pytest.raises(EspalierError) as error:
+        search.run(config)
+    text = str(error.value)
+    assert text.startswith(config.model)
+    assert FAILURES[network] in text
+    assert "\n" not in text
+    assert not Path(config.runs).exists()
+
+
+def test_the_command_line_prints_that_line(tmp_path: Path):
+    flags = ("--model=nets_of_users:PairInTraining", "--budget=flops=60%", "--limit-train=40")
+    done = espalier("search", *flags, "--runs", tmp_path / "runs")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "fails a dry run on 2 images by rni: PairInTraining must return logits" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "network", ["Plain", "FrozenBody", "Detached", "DoubleInside", "DoubleAndBack", "Unlearned"]
+)
+def test_what_works_passes_by_every_method(tmp_path: Path, network: str):
+    config = config_of(tmp_path, network, criterion=tuple(METHODS))
+    workshop, data = open_workshop(config, Console(quiet=True))
+    before = torch.get_rng_state()
+    dry_run_of_search(workshop, data, trial_space(workshop, data))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def performed(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """What dry runs do."""
+    tasks: list[Task] = []
+
+    def noted(task: Task, *rest: object) -> tuple[Outcome, ...]:
+        tasks.append(task)
+        return perform(task, *rest)
+
+    monkeypatch.setattr(dry_run, "perform", noted)
+    return tasks
+
+
+def test_every_method_and_every_granularity_is_tried(tmp_path: Path, performed: list[Task]):
+    mixtures = ("filter", "branch", "filter+block")
+    config = small_config(
+        tmp_path,
+        model="samples:small_residual",
+        budget=("flops=60%",),
+        criterion=("rni", "oracle", "scaling-factors"),
+        granularity=mixtures,
+    )
+    workshop, data = open_workshop(config, Console(quiet=True))
+    dry_run_of_search(workshop, data, trial_space(workshop, data))
+    trials = [task.proposal for task in performed if isinstance(task, TrialTask)]
+    assert [(trial.criterion, trial.granularity) for trial in trials] == [
+        ("rni", "filter"),
+        ("oracle", "filter"),
+        ("scaling-factors", "filter"),
+        ("rni", "branch"),
+        ("rni", "filter+block"),
+    ]
+    assert [task.key for task in performed[len(trials) :]] == ["narrowed"]
+
+
+def test_a_trial_that_diverges_or_cannot_meet_the_budget_need_not_be_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = config_of(tmp_path, "Plain")
+    workshop, data = open_workshop(config, Console(quiet=True))
+    for error in (TrainingDivergedError("nan"), UnreachableBudgetError("too small")):
+        raised: list[Exception] = []
+        monkeypatch.setattr(dry_run, "perform", failing(error, raised))
+        dry_run_of_search(workshop, data, trial_space(workshop, data))
+        assert set(raised) == {error}
+
+
+def failing(error: Exception, raised: list[Exception] | None = None) -> Callable[..., None]:
+    def perform(*_: object) -> None:
+        if raised is not None:
+            raised.append(error)
+        raise error
+
+    return perform

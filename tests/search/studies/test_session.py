@@ -1,0 +1,216 @@
+"""The stages of a search: repetitions, and what a killed process could not tell of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import Workers, quick_config
+
+import search
+from mlflow_server import MemoryRecorder, schema
+from pruning.errors import EspalierError
+from search.config.search_config import SearchConfig, TrainingConfig
+from search.results.front import hypervolume
+from search.scheduling.optuna_study import StudySource
+from search.scheduling.width_interpolation import tempered_source
+from search.studies import session
+from search.trials.jobs import EpochRecord, Outcome, Task
+from search.trials.trial import perform
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SearchConfig:
+    return quick_config(tmp_path)
+
+
+def statuses(memory: MemoryRecorder) -> set[str]:
+    return {memory.read(key).status for key in memory.keys()}  # noqa: SIM118 - no mapping
+
+
+# ---- repetitions
+
+
+def repeated(folder: Path, seeds: int = 2) -> SearchConfig:
+    return quick_config(folder, trials=3, seeds=seeds)
+
+
+def test_compared_trials_and_all_members_are_repeated_with_other_seeds(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder
+):
+    config = repeated(tmp_path, seeds=3)
+    results = search.run(config).results
+    by_key = {o.key: o for o in results.everything}
+    compared = {o.trial for o in results.everything if o.origin == "from-scratch"}
+    assert compared
+    for repeat in (1, 2):
+        again = {o.trial for o in results.everything if o.key.endswith(f"-s{repeat}")}
+        assert again - {None} == compared
+        for key, first in by_key.items():
+            if "-s" in key or first.origin == "tempered" or first.trial not in {*compared, None}:
+                continue
+            other = by_key[f"{key}-s{repeat}"]
+            assert other.network == first.network == key
+            assert first.seed == config.seed_of(first.trial or 0)
+            assert other.seed == config.seed_of(first.trial or 0, repeat)
+            assert other.rung == first.rung
+            if first.origin != "fine-tuned":  # whose shape another seed may change
+                assert (other.profile, other.flops) == (first.profile, first.flops)
+    assert len(workers.performed) == len({*workers.performed})
+    for trial in compared:
+        assert memory.read(f"trial/{trial}-s1").status == "finished"
+        assert f"fine-tuned-{trial}-s2" in workers.performed
+        folder = config.directory / "architectures" / f"fine-tuned-{trial}-s1"
+        assert (folder / "architecture.json").exists()
+    assert not [*(config.directory / "tasks").iterdir()]
+
+
+def test_a_repetition_ends_elsewhere_than_its_trial(tmp_path: Path, workers: Workers):
+    config = repeated(tmp_path)
+    results = search.run(config).results
+    (again, *_) = (o for o in results.everything if o.key.endswith("-s1"))
+    folder = config.directory / "architectures"
+    weights = [folder / key / "weights.safetensors" for key in (again.key, again.network)]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
+def test_with_one_seed_nothing_is_repeated(tmp_path: Path, workers: Workers):
+    results = search.run(repeated(tmp_path, seeds=1)).results
+    assert {o.network for o in results.everything} == {o.key for o in results.everything}
+
+
+@pytest.mark.parametrize("part", ["fine-tuned", "uniform"])
+def test_stopped_among_the_repetitions_none_is_made_twice(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder, trained: list[int], part: str
+):
+    whole = search.run(repeated(tmp_path / "whole")).results
+    seeds, trained[:], workers.performed = sorted(trained), [], []
+
+    def stop(task: Task, workshop, data, report) -> tuple[Outcome, ...]:
+        def then_stop(records: Sequence[EpochRecord]) -> None:
+            report(records)
+            if task.key.startswith(part) and task.key.endswith("-s1"):
+                raise KeyboardInterrupt
+
+        return perform(task, workshop, data, then_stop)
+
+    config = repeated(tmp_path / "pieces")
+    workers.perform = stop
+    with pytest.raises(KeyboardInterrupt):
+        search.run(config)
+    workers.perform = perform
+    assert search.run(config).results == whole
+    assert sorted(trained) == seeds
+    assert len(workers.performed) == len({*workers.performed})
+    assert statuses(memory) == {"finished"}
+
+
+# ---- what a killed process could not tell of
+
+
+def knowing_nothing(*arguments: Any) -> StudySource:
+    """The tempered shapes, also those that are there already: so small a network has no others."""
+    source = tempered_source(*arguments)
+    source._known = lambda _: None
+    return source
+
+
+@pytest.mark.parametrize("key", ["fine-tuned-1", "uniform-b50", "tempered"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
+    tmp_path: Path,
+    workers: Workers,
+    memory: MemoryRecorder,
+    trained: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    key: str,
+    when: str,
+):
+    """Killed before the record heard of it, or after that and before its states were removed."""
+    monkeypatch.setattr(session, "tempered_source", knowing_nothing)
+    whole = search.run(quick_config(tmp_path / "whole")).results
+    seeds, trained[:] = sorted(trained), []
+    told = session.Recording.finished
+
+    def dying(self: session.Recording, task: Task, outcomes: Sequence[Outcome]) -> None:
+        if when == "after":
+            told(self, task, outcomes)
+        if task.key.startswith(key):
+            raise KeyboardInterrupt
+        if when == "before":
+            told(self, task, outcomes)
+
+    config = quick_config(tmp_path / "pieces")
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Recording, "finished", dying)
+        patch.setattr(session.Recording, "interrupted", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(config)
+    result = search.run(config).results
+    assert result == whole
+    assert sorted(trained) == seeds
+    assert statuses(memory) == {"finished"}
+    for outcome in result.everything:
+        run = memory.read(f"architecture/{outcome.key}")
+        assert run.metrics[schema.METRIC_FLOPS][-1][1] == outcome.flops
+    assert not [*(config.directory / "tasks").iterdir()]
+
+
+def test_why_a_trial_ended_is_told_by_the_next_process_too(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
+):
+    def dying(self: session.Recording, task: Task, ending: object) -> None:
+        raise KeyboardInterrupt
+
+    wild = TrainingConfig(1, 1, 1, batch_size=32)
+    config = quick_config(tmp_path, training=wild)
+
+    def diverging(task: Task, workshop, data, report) -> tuple[Outcome, ...]:
+        if task.key != "fine-tuned-0":
+            return perform(task, workshop, data, report)
+
+        def nowhere(records: Sequence[EpochRecord]) -> None:
+            report(records)
+            raise EspalierError("no luck")
+
+        return perform(task, workshop, data, nowhere)
+
+    workers.perform = diverging
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Recording, "ended", dying)
+        patch.setattr(session.Recording, "interrupted", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(config)
+    assert memory.read("trial/0").status == "running"
+    search.run(config)
+    run = memory.read("trial/0")
+    assert (run.status, run.tags[schema.TAG_FAILURE]) == ("failed", "no luck")
+    assert not (config.directory / "tasks" / "fine-tuned-0").exists()
+
+
+def test_the_hypervolume_goes_on_where_it_was(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder
+):
+    """A step for each network, over restarts; the last is that of all of them."""
+    config = quick_config(tmp_path)
+    left = [4]
+
+    def stop(task: Task, *rest: object) -> tuple[Outcome, ...]:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return perform(task, *rest)
+
+    workers.perform = stop
+    with pytest.raises(KeyboardInterrupt):
+        search.run(config)
+    results = search.run(config).results
+    curve = memory.read("search").metrics[schema.METRIC_HYPERVOLUME]
+    assert [step for step, _ in curve] == list(range(1, len(results.everything) + 1))
+    values = [value for _, value in curve]
+    assert values == sorted(values)
+    expected = hypervolume(results.everything, results.base.flops)
+    assert values[-1] == pytest.approx(expected)

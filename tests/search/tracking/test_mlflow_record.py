@@ -1,0 +1,453 @@
+"""What MLflow is told of a search, read from the fake recorder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from samples import epoch_record, member_task, outcome, trial_task
+
+from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
+from mlflow_server.runs import Entry, LogMetrics
+from pruning.cost import Cost
+from search.results.report import Results
+from search.tracking.mlflow_record import SEARCH, Recording
+from search.trials.artifacts import CURVE_FILE
+from search.trials.job_context import Workshop
+from search.trials.jobs import Ending, EpochRecord, Outcome, State, Task
+from search.trials.preflight import Preflight
+
+
+@pytest.fixture
+def memory() -> MemoryRecorder:
+    return MemoryRecorder("small")
+
+
+@pytest.fixture
+def recording(memory: MemoryRecorder, workshop: Workshop) -> Recording:
+    return Recording(memory, workshop)
+
+
+TRIAL = trial_task(4, target_flops=123_456, strength=0.25)
+TUNED = outcome(
+    "fine-tuned-4",
+    trial=4,
+    flops=120_000,
+    params=5000,
+    validation_accuracy=0.75,
+    test_accuracy=0.7,
+    profile="abcdef01",
+    details={
+        "accuracy_before_pruning": 0.8,
+        "accuracy_after_pruning": 0.4,
+        "sparsity": 0.5,
+    },
+)
+PAIR = member_task("from-scratch-4", origin="from-scratch", trial=4, rung=None, alpha=1.0)
+SCRATCH = outcome("from-scratch-4", origin="from-scratch", trial=4, profile="abcdef01")
+
+
+def statuses(memory: MemoryRecorder) -> dict[str, str]:
+    return {run.key: run.status for run in map(memory.read, memory.keys())}
+
+
+def made(*sparsities: float | None) -> list[EpochRecord]:
+    return [
+        epoch_record(step, len(sparsities), sparsity=sparsity, time_ms=1000 * step)
+        for step, sparsity in enumerate(sparsities, start=1)
+    ]
+
+
+def epochs(recording: Recording, task: Task, *sparsities: float | None) -> list[EpochRecord]:
+    """Told of one by one."""
+    records = made(*sparsities)
+    for record in records:
+        recording.epochs(task, [record])
+    return records
+
+
+def store_curve(workshop: Workshop, stored: Outcome, records: list[EpochRecord]) -> None:
+    """As a task leaves it beside its network."""
+    folder = workshop.directory / stored.path
+    folder.mkdir(parents=True)
+    (folder / CURVE_FILE).write_text(json.dumps([dataclasses.asdict(r) for r in records]))
+
+
+def results(*everything: Outcome, front: tuple[Outcome, ...]) -> Results:
+    base = Cost(1_000_000, 1000)
+    return Results(base, "flops=10%", 10, everything, front, (), {})
+
+
+def test_the_search_is_the_parent_and_says_what_was_asked_for(
+    memory: MemoryRecorder, recording: Recording, preflight: Preflight
+):
+    run = memory.read(SEARCH)
+    assert (run.kind, run.name, run.parent, run.status) == ("search", "small", None, "running")
+    assert run.params == {
+        "model": "digits-vgg",
+        "data": "digits",
+        "budget": "flops=10%",
+        "criterion": "rni",
+        "granularity": "filter",
+        "seed": "0",
+        "trials": "2",
+        "epochs": "1",
+        "fine_tune_epochs": "1",
+        "scratch_epochs": "1",
+        "batch_size": "32",
+        "learning_rate": "0.1",
+        "weight_decay": "0.0001",
+        "schedule": "rni",
+        "nesterov": "true",
+        "equal_compute": "false",
+        "compute_limit": "2.0",
+        "distill_temperature": "4.0",
+        "distill_weight": "0.9",
+    }
+    assert run.metrics == {
+        schema.METRIC_BASE_FLOPS: ((0, preflight.base.flops),),
+        schema.METRIC_BASE_NUM_PARAMS: ((0, preflight.base.params),),
+    }
+
+
+def test_a_trial_is_a_child_with_its_proposal(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    run = memory.read("trial/4")
+    assert (run.kind, run.name, run.parent, run.status) == ("trial", "trial 4", SEARCH, "running")
+    assert run.params == {
+        schema.PARAM_CRITERION: "rni",
+        schema.PARAM_GRANULARITY: "filter",
+        schema.PARAM_SPARSITY_STRENGTH: "0.25",
+        schema.PARAM_SHIFT: "1.5",
+        schema.PARAM_TARGET_FLOPS: "123456",
+    }
+
+
+def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    records = epochs(recording, TRIAL, 0.25, 0.5, None)
+    curves = memory.read("trial/4").metrics
+    assert curves == {
+        schema.METRIC_TRAIN_LOSS: tuple((r.step, r.train_loss) for r in records),
+        schema.METRIC_EPOCH_VALIDATION_ACCURACY: tuple(
+            (r.step, r.validation_accuracy) for r in records
+        ),
+        schema.METRIC_LEARNING_RATE_NOW: ((1, 0.1), (2, 0.1), (3, 0.1)),
+        schema.METRIC_SPARSITY: ((1, 0.25), (2, 0.5)),
+    }
+
+
+def test_a_finished_trial_leaves_an_architecture_beside_it(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop, preflight: Preflight
+):
+    recording.started(TRIAL)
+    store_curve(workshop, TUNED, epochs(recording, TRIAL, 0.5, None))
+    recording.finished(TRIAL, [TUNED])
+    trial, architecture = memory.read("trial/4"), memory.read("architecture/fine-tuned-4")
+    assert (trial.status, architecture.status) == ("finished", "finished")
+    assert (architecture.kind, architecture.name) == ("architecture", "fine-tuned-4")
+    assert architecture.parent == SEARCH
+    for run in (trial, architecture):
+        final = {name: curve[-1][1] for name, curve in run.metrics.items()}
+        assert final[schema.METRIC_VALIDATION_ACCURACY] == 0.75
+        assert final[schema.METRIC_TEST_ACCURACY] == 0.7
+        assert final[schema.METRIC_FLOPS] == 120_000
+        assert final[schema.METRIC_FLOPS_SHARE] == 120_000 / preflight.base.flops
+        assert final[schema.METRIC_NUM_PARAMS] == 5000
+        assert run.tags[schema.TAG_ORIGIN] == "fine-tuned"
+        assert run.tags[schema.TAG_ARCHITECTURE] == "fine-tuned-4"
+        assert run.tags[schema.TAG_PROFILE] == "abcdef01"
+    curve = schema.METRIC_TRAIN_LOSS
+    assert architecture.metrics[curve] == trial.metrics[curve] == ((1, 2.0), (2, 1.0))
+
+
+def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
+    memory: MemoryRecorder, recording: Recording
+):
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    final = {name: curve[-1][1] for name, curve in memory.read("trial/4").metrics.items()}
+    assert final[schema.METRIC_ACCURACY_BEFORE_PRUNING] == 0.8
+    assert final[schema.METRIC_ACCURACY_AFTER_PRUNING] == 0.4
+    assert final[schema.METRIC_ACCURACY_AFTER_FINE_TUNING] == 0.75
+    assert final[schema.METRIC_SPARSITY] == 0.5
+
+
+def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    recording.started(PAIR)
+    assert memory.read("architecture/from-scratch-4").status == "running"
+    epochs(recording, PAIR, None)
+    recording.finished(PAIR, [SCRATCH])
+    tied = [
+        run.tags[schema.TAG_ORIGIN]
+        for run in map(memory.read, memory.keys())
+        if run.kind == "architecture" and run.tags.get(schema.TAG_PROFILE) == "abcdef01"
+    ]
+    assert sorted(tied) == ["fine-tuned", "from-scratch"]
+
+
+def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: Recording):
+    task = member_task(alpha=0.375)
+    recording.started(task)
+    epochs(recording, task, None, None)
+    recording.finished(task, [outcome("uniform-b100", origin="uniform", trial=None)])
+    run = memory.read("architecture/uniform-b100")
+    assert memory.keys() == (SEARCH, "architecture/uniform-b100")
+    assert (run.kind, run.parent, run.status) == ("architecture", SEARCH, "finished")
+    assert run.params == {schema.PARAM_ALPHA: "0.375"}
+    assert [step for step, _ in run.metrics[schema.METRIC_TRAIN_LOSS]] == [1, 2]
+    assert run.description
+
+
+@pytest.mark.parametrize(
+    ("task", "key"), [(TRIAL, "trial/4"), (PAIR, "architecture/from-scratch-4")]
+)
+def test_a_failure_is_recorded_with_its_reason(
+    memory: MemoryRecorder, recording: Recording, task: Task, key: str
+):
+    recording.started(task)
+    epochs(recording, task, None)
+    recording.ended(task, Ending("failed", "training diverged"))
+    run = memory.read(key)
+    assert run.status == "failed"
+    assert run.tags[schema.TAG_FAILURE] == "training diverged"
+    assert run.tags[schema.TAG_STATE] == "failed"
+    assert len(memory.keys()) == 2
+
+
+@pytest.mark.parametrize("state", ["stopped early", "infeasible"])
+def test_what_came_to_nothing_is_no_failure(
+    memory: MemoryRecorder, recording: Recording, state: State
+):
+    recording.started(TRIAL)
+    recording.ended(TRIAL, Ending(state, "others were better"))
+    run = memory.read("trial/4")
+    assert run.status == "killed"
+    assert run.tags[schema.TAG_STATE] == state
+    assert run.tags[schema.TAG_FAILURE] == f"{state}: others were better"
+
+
+def test_a_loss_that_is_no_number_is_recorded_as_such(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    recording.epochs(TRIAL, [epoch_record(train_loss=math.nan)])
+    ((_, loss),) = memory.read("trial/4").metrics[schema.METRIC_TRAIN_LOSS]
+    assert math.isnan(loss)
+
+
+def test_the_end_marks_the_front_and_attaches_files(
+    memory: MemoryRecorder, recording: Recording, tmp_path: Path
+):
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    recording.started(PAIR)
+    recording.finished(PAIR, [SCRATCH])
+    files = [tmp_path / "front.png", tmp_path / "results.json"]
+    for file in files:
+        file.write_text("content")
+    recording.conclude(results(TUNED, SCRATCH, front=(SCRATCH,)), files)
+    marks = {
+        run.key: run.tags[schema.TAG_ON_FRONT]
+        for run in map(memory.read, memory.keys())
+        if run.kind == "architecture"
+    }
+    assert marks == {
+        "architecture/fine-tuned-4": "false",
+        "architecture/from-scratch-4": "true",
+    }
+    parent = memory.read(SEARCH)
+    assert parent.files == ("front.png", "results.json")
+    assert parent.metrics[schema.METRIC_FRONT_SIZE] == ((0, 1.0),)
+    assert set(statuses(memory).values()) == {"finished"}
+
+
+def test_an_architecture_of_an_earlier_process_gets_its_mark(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+):
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    Recording(memory, workshop).conclude(results(TUNED, front=(TUNED,)), [])
+    run = memory.read("architecture/fine-tuned-4")
+    assert (run.tags[schema.TAG_ON_FRONT], run.status) == ("true", "finished")
+
+
+def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    recording.started(other := trial_task(5))
+    epochs(recording, other, None)
+    recording.started(PAIR)
+    recording.interrupted()
+    assert statuses(memory) == {
+        SEARCH: "killed",
+        "trial/4": "finished",
+        "architecture/fine-tuned-4": "finished",
+        "trial/5": "killed",
+        "architecture/from-scratch-4": "killed",
+    }
+    assert memory.read("trial/5").tags[schema.TAG_FAILURE] == "stopped before its end"
+
+
+class Written(RunRecorder):
+    """Keeps what was written."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def write(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+
+class Interrupted(RunRecorder):
+    """Writes to memory, until Ctrl-C comes instead of one entry; as in the background, no error
+    of a single entry reaches the caller."""
+
+    def __init__(self, memory: MemoryRecorder) -> None:
+        self.memory, self.left = memory, math.inf
+
+    def write(self, entry: Entry) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.left = math.inf
+            raise KeyboardInterrupt
+        with suppress(TrackingError):
+            self.memory.write(entry)
+
+
+@pytest.mark.parametrize("entry", range(1, 13))
+def test_not_even_halfway_through_a_result(memory: MemoryRecorder, workshop: Workshop, entry: int):
+    interrupted = Interrupted(memory)
+    recording = Recording(interrupted, workshop)
+    recording.started(TRIAL)
+    store_curve(workshop, TUNED, epochs(recording, TRIAL, None))
+    interrupted.left = entry
+
+    def finish() -> None:
+        recording.finished(TRIAL, [TUNED])
+        recording.conclude(results(TUNED, front=(TUNED,)), [])
+
+    with pytest.raises(KeyboardInterrupt):
+        finish()
+    recording.interrupted()
+    assert "running" not in statuses(memory).values()
+
+
+def test_what_an_earlier_process_left_running_goes_on_under_its_key(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+):
+    """Its first epochs are told again, with the times that they had."""
+    records = made(0.5, 0.5, None)
+    recording.started(TRIAL)
+    for record in records[:2]:
+        recording.epochs(TRIAL, [record])
+    again = Recording(memory, workshop)
+    again.started(TRIAL)
+    again.epochs(TRIAL, records[:2])
+    again.epochs(TRIAL, records[2:])
+    again.finished(TRIAL, [TUNED])
+    expected = {SEARCH: "running", "trial/4": "finished", "architecture/fine-tuned-4": "finished"}
+    assert statuses(memory) == expected
+    curve = memory.read("trial/4").metrics[schema.METRIC_TRAIN_LOSS]
+    assert [(step, value) for step, value in dict(curve).items()] == [
+        (record.step, record.train_loss) for record in records
+    ]
+
+
+def test_points_have_the_time_at_which_their_epochs_ended(workshop: Workshop):
+    written = Written()
+    recording = Recording(written, workshop)
+    recording.started(TRIAL)
+    records = made(0.5, None)
+    for _ in range(2):  # the second time after a restart
+        recording.epochs(TRIAL, records)
+    written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
+    points = [e for e in written_points if e.key == "trial/4"]
+    assert {(e.step, e.time_ms) for e in points} == {(1, 1000), (2, 2000)}
+    store_curve(workshop, TUNED, records)
+    recording.finished(TRIAL, [TUNED])
+    written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
+    final = [e for e in written_points if schema.METRIC_TEST_ACCURACY in e.metrics]
+    assert {(e.key, e.time_ms) for e in final} == {
+        ("trial/4", 2000),
+        ("architecture/fine-tuned-4", 2000),
+    }
+
+
+def test_by_products_are_architectures_with_curves_of_their_own(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+):
+    half = dataclasses.replace(
+        TUNED, key="fine-tuned-4-t50", flops=60_000, path="architectures/fine-tuned-4-t50"
+    )
+    records = made(0.5, None, None)
+    store_curve(workshop, TUNED, records[:2])
+    store_curve(workshop, half, [records[0], dataclasses.replace(records[2], step=2)])
+    recording.started(TRIAL)
+    recording.epochs(TRIAL, records)
+    recording.finished(TRIAL, [TUNED, half])
+    own, product = (memory.read(f"architecture/{found.key}") for found in (TUNED, half))
+    assert product.status == own.status == "finished"
+    loss = schema.METRIC_TRAIN_LOSS
+    assert own.metrics[loss] == tuple((r.step, r.train_loss) for r in records[:2])
+    assert product.metrics[loss] == ((1, records[0].train_loss), (2, records[2].train_loss))
+    assert product.metrics[schema.METRIC_FLOPS][-1][1] == 60_000
+    assert memory.read("trial/4").metrics[schema.METRIC_FLOPS][-1][1] == 120_000
+
+
+def test_the_hypervolume_grows_with_every_network_over_restarts(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop, preflight: Preflight
+):
+    """A rectangle of accuracy × spared FLOPs; a dominated network adds nothing."""
+    base = preflight.base.flops
+
+    def volumes() -> list[tuple[int, float]]:
+        return [*memory.read(SEARCH).metrics[schema.METRIC_HYPERVOLUME]]
+
+    one, two, three = (member_task(key) for key in "abc")
+    recording.started(one)
+    recording.finished(one, [found := outcome("a", flops=base // 2, validation_accuracy=0.5)])
+    expected = [(1, pytest.approx(0.25))]
+    assert volumes() == expected
+    again = Recording(memory, workshop)
+    again.known([found])
+    again.started(two)
+    again.finished(two, [outcome("b", flops=base // 2, validation_accuracy=0.25)])
+    expected.append((2, pytest.approx(0.25)))
+    assert volumes() == expected
+    again.started(three)
+    again.finished(three, [outcome("c", flops=base // 2, validation_accuracy=0.75)])
+    expected.append((3, pytest.approx(0.375)))
+    assert volumes() == expected
+
+
+def test_a_repetition_is_a_run_of_its_own(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    recording.started(dataclasses.replace(TRIAL, repeat=1))
+    assert memory.keys() == (SEARCH, "trial/4", "trial/4-s1")
+    assert memory.read("trial/4-s1").params == memory.read("trial/4").params
+
+
+def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recording: Recording):
+    recording.started(TRIAL)
+    recording.ended(TRIAL, Ending("failed", "no luck"))
+    recording.found_nothing("all 1 trials failed")
+    run = memory.read(SEARCH)
+    assert (run.status, run.tags[schema.TAG_FAILURE]) == ("failed", "all 1 trials failed")
+
+
+def test_a_search_that_goes_on_is_the_same_run(
+    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+):
+    recording.started(TRIAL)
+    recording.interrupted()
+    Recording(memory, workshop)
+    assert memory.keys() == (SEARCH, "trial/4")
+    run = memory.read(SEARCH)
+    assert run.status == "running"
+    assert schema.TAG_FAILURE not in run.tags
+    assert memory.read("trial/4").status == "killed"

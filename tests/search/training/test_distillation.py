@@ -1,0 +1,138 @@
+"""Distillation against Hinton's equations, and what a teacher must know."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from samples import member_task, small_config, stored_outcome
+from torch import Tensor, nn
+
+import copycat
+from pruning.errors import ArchitectureError, ConfigError
+from search.config.search_config import TrainingConfig
+from search.data.datasets import ImageData
+from search.training.distillation import Distillation, distillation
+from search.trials.job_context import Workshop
+from search.trials.jobs import EpochRecord
+from search.trials.preflight import Preflight
+from search.trials.trial import perform
+
+CPU = torch.device("cpu")
+
+
+class Says(nn.Module):
+    """Puts out what it was given, whatever it sees."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return self.logits + 0
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+IMAGES = torch.zeros(5, 1, 8, 8)
+LABELS = torch.tensor([0, 1, 2, 2, 0])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_is_that_of_the_equation(temperature: float, weight: float):
+    z, v = drawn(5, 3, seed=1), 3 * drawn(5, 3, seed=2)
+    expected = 0.0
+    for i in range(5):
+        own = [float(x) for x in z[i].exp() / z[i].exp().sum()]
+        soft = (z[i] / temperature).exp() / (z[i] / temperature).exp().sum()
+        wanted = (v[i] / temperature).exp() / (v[i] / temperature).exp().sum()
+        divergence = float((wanted * (wanted / soft).log()).sum())
+        entropy = -float(torch.tensor(own[LABELS[i]]).log())
+        expected += ((1 - weight) * entropy + weight * temperature**2 * divergence) / 5
+    loss = Distillation(Says(v), temperature, weight)(IMAGES, z, LABELS)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_hot_gradient_is_that_of_matching_logits():
+    """Hinton et al., equation 4: for large T, T² · dKL/dz → (z − v) / N with means removed."""
+    z, v = drawn(5, 3, seed=1).requires_grad_(), drawn(5, 3, seed=2)
+    Distillation(Says(v), 1000.0, 1.0)(IMAGES, z, LABELS).backward()
+    difference = (z - z.mean(1, keepdim=True)) - (v - v.mean(1, keepdim=True))
+    assert torch.allclose(z.grad, difference.detach() / 3 / 5, atol=1e-4)
+
+
+def test_nothing_is_left_to_learn_from_equal_outputs_and_the_teacher_learns_nothing():
+    z = drawn(5, 3, seed=1).requires_grad_()
+    teacher = Says(z.detach().clone())
+    loss = Distillation(teacher, 4.0, 1.0)(IMAGES, z, LABELS)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert torch.allclose(z.grad, torch.zeros(()), atol=1e-5)
+    assert teacher.logits.grad is None
+
+
+@pytest.fixture
+def teacher(workshop: Workshop, preflight: Preflight) -> Path:
+    """An architecture in the folder of the small search."""
+    widths = dict.fromkeys(preflight.groups, 6)
+    return (
+        workshop.config.directory / stored_outcome(workshop.config, preflight, 0, widths, 0.5).path
+    )
+
+
+def test_a_teacher_is_loaded_as_it_was_stored(teacher: Path, preflight: Preflight):
+    config = TrainingConfig(distill_from=str(teacher), distill_temperature=2, distill_weight=0.25)
+    found = distillation(config, preflight, CPU)
+    assert found is not None
+    assert (found.temperature, found.weight) == (2, 0.25)
+    assert not found.teacher.training
+    loaded = copycat.load(teacher)
+    for one, two in zip(found.teacher.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert not one.requires_grad
+    assert distillation(TrainingConfig(), preflight, CPU) is None
+
+
+def test_a_teacher_of_other_images_or_classes_is_refused(teacher: Path, preflight: Preflight):
+    config = TrainingConfig(distill_from=str(teacher))
+    wide = dataclasses.replace(preflight, input_shape=(1, 9, 9))
+    with pytest.raises(ConfigError, match=r"the same images: .* has 1, 8, 8, the data 1, 9, 9"):
+        distillation(config, wide, CPU)
+    other = dataclasses.replace(preflight, classes=("a", "b"))
+    with pytest.raises(ConfigError, match=r"the same classes: .* has 0, 1, 2, .* the data a, b"):
+        distillation(config, other, CPU)
+    with pytest.raises(ArchitectureError, match=r"holds no architecture\.json"):
+        distillation(TrainingConfig(distill_from="nowhere"), preflight, CPU)
+
+
+def test_a_member_learns_from_the_teacher(
+    tmp_path: Path, teacher: Path, preflight: Preflight, digits: ImageData
+):
+    """With labels ignored, a member ends elsewhere than by itself; its file says from whom."""
+    task = member_task(widths=dict.fromkeys(preflight.groups, 6))
+    weights = {}
+    for name, weight in (("alone", 0.0), ("taught", 1.0)):
+        training = TrainingConfig(
+            1, 1, 1, batch_size=32, distill_from=str(teacher), distill_weight=weight
+        )
+        config = small_config(tmp_path, name=name, training=training)
+        (outcome,) = perform(task, Workshop(config, preflight, "cpu"), digits, _ignored)
+        stored = config.directory / outcome.path
+        assert copycat.read(stored).provenance["distill_from"] == str(teacher)
+        weights[name] = next(copycat.load(stored).parameters())
+    plain = Workshop(small_config(tmp_path, name="plain"), preflight, "cpu")
+    (outcome,) = perform(task, plain, digits, _ignored)
+    without = next(copycat.load(plain.config.directory / outcome.path).parameters())
+    assert torch.equal(weights["alone"], without)
+    assert not torch.equal(weights["taught"], without)
+
+
+def _ignored(records: Sequence[EpochRecord]) -> None:
+    """Nobody listens."""

@@ -1,0 +1,355 @@
+"""Who is stopped on a rung, and what becomes of that in a search."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from samples import Workers, quick_config, trial_task
+
+import search
+from mlflow_server import MemoryRecorder, schema
+from pruning.errors import SearchFailedError, StoppedEarlyError
+from search import models
+from search.config.resources_config import StudyConfig
+from search.config.search_config import SearchConfig, TrainingConfig
+from search.data.datasets import ImageData
+from search.trials.early_stopping import Halving, Standing
+from search.trials.job_context import RUNGS_FOLDER, Workshop
+from search.trials.jobs import Outcome, Task
+from search.trials.preflight import check
+from search.trials.trial import perform
+
+
+def standings(folder: Path, key: str) -> list[Standing]:
+    """What is kept of a trial on each rung that it has come to, in order."""
+    files = sorted(folder.glob(f"*/{key}.json"))
+    return [Standing(**json.loads(file.read_text())) for file in files]
+
+
+Point = tuple[float, int]
+"""Accuracy and FLOPs."""
+
+
+@pytest.fixture
+def halving(tmp_path: Path) -> Halving:
+    return Halving(tmp_path / "rungs", 160)
+
+
+def goes_on(halving: Halving, key: str, point: Point, epoch: int = 20) -> bool:
+    try:
+        halving.require_worth(key, epoch, *point)
+    except StoppedEarlyError:
+        return False
+    return True
+
+
+def fates(halving: Halving, points: list[Point]) -> list[bool]:
+    """Of trials that come to a rung one after the other."""
+    return [goes_on(halving, f"fine-tuned-{n}", point) for n, point in enumerate(points)]
+
+
+# ---- the rungs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"),
+    [(160, (20, 40, 80)), (16, (2, 4, 8)), (4, (1, 2)), (3, (1, 2)), (2, (1,)), (1, ())],
+)
+def test_rungs_are_halves_of_halves_and_none_is_the_end(
+    tmp_path: Path, epochs: int, rungs: tuple[int, ...]
+):
+    assert Halving(tmp_path, epochs).rungs == rungs
+
+
+# ---- domination
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((0.6, 90), (0.5, 100), True),
+        ((0.6, 100), (0.5, 100), True),
+        ((0.5, 90), (0.5, 100), True),
+        ((0.5, 100), (0.5, 100), False),
+        ((0.6, 110), (0.5, 100), False),
+        ((0.4, 90), (0.5, 100), False),
+        ((0.5, 100), (0.6, 90), False),
+    ],
+)
+def test_one_beats_another_if_no_worse_and_somewhere_better(
+    one: Point, other: Point, expected: bool
+):
+    assert Standing("a", 20, *one).beats(Standing("b", 20, *other)) == expected
+
+
+# ---- who is stopped
+
+
+def test_of_three_or_fewer_nobody_is_stopped(halving: Halving):
+    assert fates(halving, [(0.9, 10), (0.8, 20), (0.1, 90)]) == [True] * 3
+
+
+def test_of_four_or_more_the_worse_half_is_stopped(halving: Halving):
+    """Each is better than the next in both respects, so that there is one order."""
+    points = [(0.9, 10), (0.8, 20), (0.7, 30), (0.6, 40), (0.85, 15), (0.75, 25), (0.95, 5)]
+    assert fates(halving, points) == [True, True, True, False, True, False, True]
+
+
+def test_who_is_better_than_all_before_always_goes_on(halving: Halving):
+    assert fates(halving, [(n / 10, 100 - n) for n in range(8)]) == [True] * 8
+
+
+def test_equal_trials_do_not_stop_each_other(halving: Halving):
+    assert fates(halving, [(0.5, 50)] * 8) == [True] * 8
+
+
+def test_a_small_network_is_not_starved(halving: Halving):
+    """Halving by accuracy alone would stop it: it is the worst of all, but by far the cheapest."""
+    large = [(0.8 + n / 100, 1000 + n) for n in range(9)]
+    assert fates(halving, [*large, (0.2, 50)])[-1]
+    assert not goes_on(halving, "as cheap, but worse", (0.1, 50))
+
+
+def test_a_stopped_trial_is_told_what_beat_it(halving: Halving):
+    fates(halving, [(0.9, 10), (0.8, 20), (0.7, 30)])
+    expected = (
+        r"^after epoch 20 2 of the other 3 trials dominated it in accuracy and FLOPs "
+        r"\(75\.0% when pruned to its target\)$"
+    )
+    with pytest.raises(StoppedEarlyError, match=expected):
+        halving.require_worth("fine-tuned-3", 20, 0.75, 40)
+
+
+def test_every_rung_is_one_of_its_own(halving: Halving):
+    fates(halving, [(0.9, 10)] * 5)
+    assert goes_on(halving, "late", (0.1, 90), epoch=40)
+    assert not goes_on(halving, "early", (0.1, 90), epoch=20)
+
+
+def test_asked_again_the_answer_is_that_of_the_first_time(halving: Halving, tmp_path: Path):
+    """Also if others came in between, in another process, and with a value that differs a bit."""
+    assert fates(halving, [(0.5, 50), (0.6, 40), (0.7, 30), (0.4, 60)]) == [True] * 3 + [False]
+    for n in range(8):
+        halving.require_worth(f"better-{n}", 20, 0.9, 10)
+    again = Halving(tmp_path / "rungs", 160)
+    for key, point, expected in (
+        ("fine-tuned-0", (0.5, 50), True),
+        ("fine-tuned-1", (0.1, 90), True),
+        ("fine-tuned-3", (0.9, 10), False),
+    ):
+        assert goes_on(again, key, point) == expected
+    assert len(standings(tmp_path / "rungs", "fine-tuned-0")) == 1
+
+
+def test_rungs_survive_the_process(tmp_path: Path):
+    for n, point in enumerate([(0.9, 10), (0.8, 20), (0.7, 30)]):
+        Halving(tmp_path, 160).require_worth(f"fine-tuned-{n}", 20, *point)
+    assert not goes_on(Halving(tmp_path, 160), "fine-tuned-3", (0.6, 40))
+    (standing,) = standings(tmp_path, "fine-tuned-3")
+    expected = Standing("fine-tuned-3", 20, 0.6, 40, dominated_by=3, seen=4, goes_on=False)
+    assert standing == expected
+
+
+def test_a_file_that_was_never_finished_is_no_standing(halving: Halving, tmp_path: Path):
+    fates(halving, [(0.9, 10)] * 2)
+    (tmp_path / "rungs" / "epoch-00020" / ".fine-tuned-2.json.part").write_text("{")
+    assert halving.require_worth("fine-tuned-3", 20, 0.1, 90).seen == 3
+
+
+def beaten_by(point: Point, others: list[Point]) -> int:
+    return sum(
+        accuracy >= point[0] and flops <= point[1] and (accuracy, flops) != point
+        for accuracy, flops in others
+    )
+
+
+POINTS = st.lists(
+    st.tuples(st.sampled_from([n / 8 for n in range(9)]), st.integers(1, 8)), max_size=16
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(points=POINTS)
+def test_in_any_order_those_on_the_front_of_a_rung_go_on(points: list[Point]):
+    """And whoever is stopped has at least half of those seen then before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = fates(Halving(Path(folder), 160), points)
+    for n, (point, is_going_on) in enumerate(zip(points, found, strict=True)):
+        if beaten_by(point, points) == 0:
+            assert is_going_on
+        seen = points[: n + 1]
+        better_off = sum(beaten_by(p, seen) < beaten_by(point, seen) for p in seen)
+        is_worse_half = len(seen) >= 4 and 2 * better_off >= len(seen)
+        assert is_going_on != is_worse_half
+
+
+# ---- in a trial
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        ("small_network", {}),
+        ("small_network", {"criterion": ("snip",)}),
+        ("small_residual", {"criterion": ("taylor",), "granularity": ("filter+branch",)}),
+    ],
+    ids=["rni", "snip", "taylor with gates"],
+)
+def test_being_judged_changes_nothing_else(
+    tmp_path: Path, digits: ImageData, network: str, changes: dict[str, object]
+):
+    """Neither the weights nor the batches: the network is pruned on rungs only to be measured."""
+    found = []
+    for is_judged in (True, False):
+        study = StudyConfig(early_stopping=is_judged)
+        workshop = prepared(
+            tmp_path / str(is_judged), digits, network, study=study, **{"profiles": 1} | changes
+        )
+        task = proposed(workshop)
+        outcomes = perform(task, workshop, digits, lambda records: None)
+        weights = [workshop.directory / o.path / "weights.safetensors" for o in outcomes]
+        found.append((outcomes, [file.read_bytes() for file in weights]))
+        assert (workshop.directory / RUNGS_FOLDER).exists() == is_judged
+    assert found[0] == found[1]
+
+
+def prepared(folder: Path, digits: ImageData, network: str, **changes: object) -> Workshop:
+    settings: dict[str, object] = {
+        "model": f"samples:{network}",
+        "training": TrainingConfig(4, 1, 1, batch_size=32),
+        "budget": ("flops=80%",),
+        "scoring_batches": 2,
+    }
+    config = quick_config(folder, **(settings | changes))
+    builder = models.resolve(config.model, num_classes=10, in_channels=1)
+    return Workshop(config, check(config, builder, digits.train.image_shape, digits.classes), "cpu")
+
+
+def proposed(workshop: Workshop, number: int = 0, repeat: int = 0) -> Task:
+    (name,), (parts,) = workshop.config.criterion, workshop.config.granularity
+    task = trial_task(number, workshop.preflight.flops_limit)
+    settings = {"rni": dict(task.proposal.settings)}.get(name, {})
+    settings |= {"branch.strength": 0.3} if "branch" in parts else {}
+    proposal = dataclasses.replace(
+        task.proposal, criterion=name, granularity=parts, settings=settings
+    )
+    return dataclasses.replace(task, proposal=proposal, repeat=repeat)
+
+
+def test_a_trial_is_worth_on_a_rung_what_it_would_be_pruned(tmp_path: Path, digits: ImageData):
+    workshop = prepared(tmp_path, digits, "small_network")
+    task = proposed(workshop)
+    perform(task, workshop, digits, lambda records: None)
+    first, second = standings(workshop.directory / RUNGS_FOLDER, task.key)
+    assert (first.epoch, second.epoch) == (1, 2)
+    for standing in (first, second):
+        assert standing.goes_on
+        assert 0 < standing.accuracy < 1
+        assert standing.flops <= workshop.preflight.flops_limit < workshop.preflight.base.flops
+
+
+def test_a_repetition_is_not_judged(tmp_path: Path, digits: ImageData):
+    """The trial that it repeats was found worth comparing."""
+    workshop = prepared(tmp_path, digits, "small_network")
+    crowd(workshop, flops=1)
+    with pytest.raises(StoppedEarlyError):
+        perform(proposed(workshop), workshop, digits, lambda records: None)
+    again = proposed(workshop, repeat=1)
+    assert perform(again, workshop, digits, lambda records: None)[0].key == "fine-tuned-0-s1"
+
+
+def test_a_stopped_trial_that_is_asked_for_again_is_stopped_again_at_once(
+    tmp_path: Path, digits: ImageData
+):
+    """As when the process died before anybody heard of its end."""
+    workshop = prepared(tmp_path, digits, "small_network")
+    crowd(workshop, flops=1)
+    heard: list[int] = []
+    for _ in range(2):
+        with pytest.raises(StoppedEarlyError, match="after epoch 1 5 of the other 5 trials"):
+            perform(
+                proposed(workshop),
+                workshop,
+                digits,
+                lambda records: heard.extend(record.step for record in records),
+            )
+    assert heard == [1, 1]
+
+
+# ---- in a search
+
+
+def crowd(workshop: Workshop, flops: int) -> None:
+    """Five others were on every rung before, perfect at so many FLOPs."""
+    halving = Halving(workshop.directory / RUNGS_FOLDER, workshop.config.training.epochs)
+    for n in range(5):
+        for rung in halving.rungs:
+            halving.require_worth(f"other-{n}", rung, 1.0, flops)
+
+
+def crowded(task: Task, workshop: Workshop, *rest: object) -> tuple[Outcome, ...]:
+    """A trial that finds rungs on which it is dominated down to three quarters of the budget."""
+    crowd(workshop, round(0.75 * workshop.preflight.flops_limit))
+    return perform(task, workshop, *rest)
+
+
+def with_rungs(folder: Path, *, early_stopping: bool = True) -> SearchConfig:
+    study = StudyConfig(early_stopping=early_stopping, tempered_trials=0)
+    training = TrainingConfig(2, 1, 1, batch_size=32)
+    return quick_config(folder, study=study, training=training)
+
+
+def trials_of(config: SearchConfig) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(config.directory / "study.journal")))
+    return optuna.load_study(study_name=config.name, storage=storage).trials
+
+
+def test_a_dominated_trial_is_pruned_and_the_search_goes_on(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder
+):
+    """The first trial aims at the whole budget, the second at half of it."""
+    config = with_rungs(tmp_path)
+    workers.perform = crowded
+    result = search.run(config)
+    assert [t.state for t in trials_of(config)] == [TrialState.PRUNED, TrialState.COMPLETE]
+    reason = result.results.failures["trial 0"]
+    assert reason.startswith("stopped early: after epoch 1 5 of the other 5 trials dominated it ")
+    run = memory.read("trial/0")
+    assert (run.status, run.tags[schema.TAG_STATE]) == ("killed", "stopped early")
+    assert len(run.metrics[schema.METRIC_TRAIN_LOSS]) == 1
+    assert memory.read("search").status == "finished"
+    assert {o.trial for o in result.results.everything if o.origin == "fine-tuned"} == {1}
+    assert not (config.directory / "tasks" / "fine-tuned-0").exists()
+    workers.performed = []
+    assert search.run(config).results == result.results
+    assert workers.performed == []
+
+
+def test_without_early_stopping_it_is_not(tmp_path: Path, workers: Workers):
+    config = with_rungs(tmp_path, early_stopping=False)
+    workers.perform = crowded
+    result = search.run(config)
+    assert [t.state for t in trials_of(config)] == [TrialState.COMPLETE] * 2
+    assert result.results.failures == {}
+    rungs = config.directory / RUNGS_FOLDER
+    assert not [*rungs.rglob("fine-tuned-*")]
+
+
+def test_a_search_of_which_all_trials_were_stopped_says_so(tmp_path: Path, workers: Workers):
+    def hopeless(task: Task, workshop: Workshop, *rest: object) -> tuple[Outcome, ...]:
+        crowd(workshop, 1)
+        return perform(task, workshop, *rest)
+
+    workers.perform = hopeless
+    with pytest.raises(SearchFailedError, match="the first of them because: after epoch 1 5 of"):
+        search.run(with_rungs(tmp_path))

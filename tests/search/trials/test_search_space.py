@@ -1,0 +1,136 @@
+"""Ranges follow from the training schedule; proposals stay inside them, whatever the method."""
+
+import math
+import warnings
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+
+from search.config.methods import METHODS, parts_of
+from search.config.resources_config import SAMPLERS
+from search.config.search_config import TrainingConfig
+from search.training.minibatches import steps_per_epoch
+from search.training.trainer import total_push
+from search.trials.search_space import Proposal, SearchSpace, sampler
+
+TARGETS = (1000.0, 9999.0)
+PUSHED = 1234.5
+CONDITIONAL = SearchSpace(PUSHED, TARGETS, tuple(METHODS), ("filter", "filter+branch"))
+
+
+def ranges(push: float, name: str) -> dict[str, FloatDistribution]:
+    """What a method's settings are drawn from in a space of its own."""
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(0)).ask()
+    SearchSpace(push, TARGETS, (name,)).propose(trial)
+    return {
+        key.removeprefix(f"{name}."): distribution
+        for key, distribution in trial.distributions.items()
+        if isinstance(distribution, FloatDistribution)
+    }
+
+
+@given(st.floats(1e-3, 1e9))
+def test_the_push_at_both_ends_of_the_strengths_is_that_of_the_papers_experiments(push):
+    strength = ranges(push, "rni")["strength"]
+    assert strength.log
+    assert math.isclose(strength.low * push, 10)
+    assert math.isclose(strength.high * push, 1000)
+
+
+@given(st.integers(1, 300), st.integers(1, 5000))
+def test_any_schedule_can_be_pushed_as_hard_as_the_papers_vgg_was(epochs, num_images):
+    """λ_S 1e-3 over 160 epochs of 782 steps pushes 660; the range holds what pushes as much."""
+    push = total_push(TrainingConfig(), epochs, steps_per_epoch(num_images, 1))
+    strength = ranges(push, "rni")["strength"]
+    assert strength.low < 660 / push < strength.high
+    assert strength.low < 66 / push < strength.high
+
+
+def test_other_settings_do_not_depend_on_the_schedule():
+    for push in (1.0, 1e4):
+        assert ranges(push, "rni")["shift"] == FloatDistribution(0.0, 3.0)
+        assert ranges(push, "slimming")["strength"] == FloatDistribution(1e-5, 1e-2, log=True)
+        assert ranges(push, "polarization")["t"] == FloatDistribution(1.0, 1.6)
+
+
+def asked(
+    space: SearchSpace, seed: int, count: int, name: str = "tpe"
+) -> list[tuple[Proposal, dict[str, object]]]:
+    """Proposals and what Optuna holds of each."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            directions=["maximize", "minimize"],
+            sampler=sampler(name, seed, count, is_conditional=space.is_conditional),
+        )
+    found = []
+    for number in range(count):
+        trial = study.ask()
+        found.append((space.propose(trial), dict(trial.params)))
+        study.tell(trial, [number / count, float(number % 5)])
+    return found
+
+
+def test_one_method_has_no_choices_and_its_own_settings():
+    ((proposal, params),) = asked(SearchSpace(PUSHED, TARGETS), 0, 1)
+    assert params.keys() == {"target_flops", "rni.strength", "rni.shift"}
+    assert (proposal.criterion, proposal.granularity) == ("rni", "filter")
+    assert proposal.settings_of_criterion == {
+        "strength": params["rni.strength"],
+        "shift": params["rni.shift"],
+    }
+
+
+def test_each_method_has_its_settings_and_no_others():
+    for proposal, params in asked(CONDITIONAL, 0, 40):
+        own = {f"{proposal.criterion}.{name}" for name in METHODS[proposal.criterion].settings}
+        gates = {f"{name}.strength" for name in parts_of(proposal.granularity)} - {
+            "filter.strength"
+        }
+        assert proposal.settings.keys() == own | gates
+        assert params.keys() == own | gates | {"target_flops", "criterion", "granularity"}
+
+
+def test_the_first_trials_meet_every_target_method_and_granularity():
+    openings = CONDITIONAL.openings([9999.0, 5000.0, 2500.0])
+    assert len(openings) == len(METHODS)
+    for name, values in {
+        "target_flops": {9999.0, 5000.0, 2500.0},
+        "criterion": set(METHODS),
+        "granularity": {"filter", "filter+branch"},
+    }.items():
+        assert {opening[name] for opening in openings} == values
+    assert SearchSpace(PUSHED, TARGETS).openings([7.0]) == [{"target_flops": 7.0}]
+    assert SearchSpace(PUSHED, TARGETS).openings([]) == []
+
+
+def test_where_only_one_target_is_reachable_it_is_the_only_one_proposed():
+    for high in (2e5, 1.9e5):
+        ((proposal, params),) = asked(SearchSpace(PUSHED, (2e5, high)), 0, 1)
+        assert params["target_flops"] == 2e5
+        assert proposal.target_flops == 200_000
+
+
+def test_a_proposal_is_read_back_from_what_optuna_holds_if_that_is_complete():
+    for proposal, params in asked(CONDITIONAL, 0, 10):
+        assert CONDITIONAL.proposal(params) == proposal
+        for name in params:
+            part = {key: value for key, value in params.items() if key != name}
+            assert CONDITIONAL.proposal(part) is None
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("space", [SearchSpace(PUSHED, TARGETS), CONDITIONAL])
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed, name):
+    found = asked(space, seed, 12, name)
+    assert found == asked(space, seed, 12, name) != asked(space, seed + 1, 12, name)
+    for proposal, _ in found:
+        assert 1000 <= proposal.target_flops <= 9999
+        for setting, value in proposal.settings_of("rni").items():
+            values = ranges(PUSHED, "rni")[setting]
+            assert values.low <= value <= values.high
