@@ -35,7 +35,7 @@ from sqlalchemy.orm import Session
 from search.service.database import open_database
 from search.service.searches import now_ms
 from search.service.tables import ArchitectureRow, SearchRow
-from search.tracking.search_state import FEED_FILE
+from search.storage.layout import FEED_FILE
 
 RESULTS = Path(__file__).parent / "results" / "service.md"
 STREAMS, POSTS, KEYS = 50, 100, 10

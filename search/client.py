@@ -162,7 +162,7 @@ class Client:
     def events(self, search_id: str) -> Iterator[Event]:
         """Everything that happens in a search, from its beginning until it is over.
 
-        Events are those of search.tracking.search_state.Event, each once, and {"event": "state"} with the
+        Events are those of tracking.search_state.Event, each once, and {"event": "state"} with the
         search as in `searches` whenever its state changes. A connection that breaks is made
         again; ServiceError if that does not succeed within the client's patience.
         """

@@ -91,6 +91,43 @@ def test_private_names_of_others_are_imported_in_one_place_each() -> None:
     assert importers == {"pruning.networks.torch_interior", "search.scheduling.ray_executor"}
 
 
+ROOMS = {
+    "pruning": (
+        *("errors", "einsum_products", "networks", "cost", "graph", "ranking", "selection"),
+        *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),
+        *("structure_removal", "sigmoid_batchnorm", "regularizers", "scaling_factors", "criteria"),
+        "iterative",
+    ),
+    "search": (
+        *("system", "terminal", "storage", "config", "data", "models", "training", "trials"),
+        *("results", "tracking", "scheduling", "studies", "server_events", "client", "service"),
+        *("commands", "cli"),
+    ),
+}
+"""Folders, and files beside them, from the lowest up: each may import those before it."""
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_room_imports_a_higher_one(package: str) -> None:
+    rank = {room: position for position, room in enumerate(ROOMS[package])}
+    rooms = {name: name.split(".")[1] for name in files(package) if "." in name}
+    assert set(rooms.values()) == set(rank)
+    climbs = [
+        (name, imported)
+        for name, room in rooms.items()
+        for imported in imported_names(files(package)[name])
+        if imported in rooms and rank[rooms[imported]] > rank[room]
+    ]
+    assert climbs == []
+
+
+@pytest.mark.parametrize("package", ["pruning", "search"])
+def test_every_room_says_what_it_is_for(package: str) -> None:
+    for name, file in files(package).items():
+        if file.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(file.read_text())), name
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_import_inside_a_package_points_upwards(package: str) -> None:
     """The files can be listed so that each imports only those above it in the list."""

@@ -1,0 +1,4 @@
+"""The channel graph: labels on tensor axes, a rule per operator, prices in closed form.
+
+May import `networks` and `cost`; runs no network.
+"""

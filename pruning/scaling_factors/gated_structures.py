@@ -65,7 +65,8 @@ class Bypass(nn.Module):
 class GatedStructures(nn.Module):
     """A copy of a network with a gate on each of some structures; `model` is left untouched.
 
-    shortcuts: per structure what is added to it (see pruning.structure_removal.structures); None for a branch.
+    shortcuts: per structure what is added to it (see structure_removal.structures); None for a
+        branch.
     logits: of the gates, shape (structures,), in this order.
 
     The copy, `.model`, keeps the names of its parameters; deep copies of the whole work.

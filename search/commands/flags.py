@@ -8,16 +8,9 @@ from typing import Any
 
 import click
 
+from search.config.arguments import flag_of
 from search.config.options import tables
 
-_FLAG_NAMES = {
-    "source": "data",
-    "root": "data_root",
-    "builders": "builder",
-    "allowed_hosts": "allowed_host",
-    "cors_origins": "cors_origin",
-    "webhooks": "webhook",
-}
 _TYPES: dict[str, Any] = {
     "str": str,
     "str | None": str,
@@ -64,7 +57,7 @@ def _options_of(cls: type[Any], table: str, without: tuple[str, ...]) -> list[Ca
 
 
 def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
-    flag = _flag_of(field)
+    flag = flag_of(field)
     destination = f"{table}__{field.name}" if table else field.name
     text = field.metadata["help"]
     if str(field.type).startswith("bool"):
@@ -81,27 +74,6 @@ def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
         default=None,
         help=text + suffix,
     )
-
-
-def _flag_of(field: dataclasses.Field[Any]) -> str:
-    return "--" + _FLAG_NAMES.get(field.name, field.name).replace("_", "-")
-
-
-def as_arguments(settings: Any) -> list[str]:
-    """What to type for these settings, a dataclass with tables; defaults are left out."""
-    arguments: list[str] = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            arguments += as_arguments(value)
-        elif value != field.default and value is not None:
-            flag = _flag_of(field)
-            if isinstance(value, bool):
-                arguments.append(flag if value else f"--no-{flag[2:]}")
-            else:
-                many = value if isinstance(value, tuple) else (value,)
-                arguments += [f"{flag}={one}" for one in many]
-    return arguments
 
 
 def overridden(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from search.commands.places import asked_server
 from search.commands.search import run_and_print
 from search.commands.stored import RUNS, TRUST, search_folder
 from search.config.search_config import SearchConfig, from_mapping
-from search.tracking.search_state import CONFIG_FILE
+from search.storage.layout import CONFIG_FILE
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
 

@@ -16,15 +16,9 @@ from pruning.errors import SearchStateError
 from search.commands.place import Listed, Network, Place
 from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
 from search.storage.durable import is_held, lock_holder
-from search.tracking.process_log import LOG_FILE, LogPart, log_parts, read_log
-from search.tracking.search_state import (
-    CONFIG_FILE,
-    FEED_FILE,
-    RESULTS_FILE,
-    Event,
-    EventFile,
-    Standing,
-)
+from search.storage.layout import CONFIG_FILE, FEED_FILE, LOG_FILE, RESULTS_FILE
+from search.tracking.process_log import LogPart, log_parts, read_log
+from search.tracking.search_state import Event, EventFile, Standing
 
 if TYPE_CHECKING:
     from search.results.report import Results

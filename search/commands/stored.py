@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pruning.errors import SearchStateError
-from search.tracking.search_state import CONFIG_FILE
+from search.storage.layout import CONFIG_FILE
 
 DEFAULT_RUNS = "espalier-runs"
 RUNS = click.option(

@@ -2,8 +2,8 @@
 
 `load` opens a data set, takes `limit_train` of its training images, holds out a validation
 part of those, measures the channels of the rest, and only then decodes what is left to decode.
-Images are uint8 tensors (N, C, H, W) as long as they are stored; `search.training.trainer` normalises
-and augments whole batches on the device.
+Images are uint8 tensors (N, C, H, W) as long as they are stored; `search.training.minibatches`
+normalises and augments whole batches on the device.
 """
 
 from __future__ import annotations

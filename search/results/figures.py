@@ -17,7 +17,7 @@ from copycat.architecture import read
 from copycat.width_profile import WidthProfile
 from pruning.cost import format_count
 from search.results.report import Results
-from search.trials.artifacts import SCORES_FILE
+from search.storage.layout import SCORES_FILE
 from search.trials.jobs import Outcome
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 from copycat.architecture import read
 from pruning.cost import format_count
 from pruning.errors import ConfigError, SearchStateError
-from search.commands.flags import as_arguments
+from search.config.arguments import as_arguments
 from search.config.search_config import SearchConfig, from_mapping
 from search.models import own_module
 from search.results.figures import widths_left
@@ -29,7 +29,7 @@ from search.results.report import (
     slack,
 )
 from search.results.verdict import contestants, headline, short_name
-from search.tracking.search_state import CONFIG_FILE
+from search.storage.layout import CONFIG_FILE
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
 

@@ -19,8 +19,8 @@ from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
 from search.results.front import front
 from search.results.verdict import Contest, short_name, verdict
+from search.storage.layout import CONFIG_FILE, RESULTS_FILE
 from search.terminal.text_table import text_table
-from search.tracking.search_state import CONFIG_FILE, RESULTS_FILE
 from search.trials.jobs import ORIGINS, Outcome
 
 FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"

@@ -11,8 +11,6 @@ from typing import Any
 from search.storage.durable import write_durably
 from search.trials.jobs import Ending, EpochRecord, Outcome, Task, TaskList, TaskSource
 
-LEDGER_FILE = "spent.json"
-
 _WRITE_EVERY_SECONDS = 5.0
 
 

@@ -2,8 +2,8 @@
 
 One adapter hands out tasks, one trainable performs them, one callback passes on what they
 report; both stages of a search use them. Ray keeps no state worth having: what was finished is
-in the study and in folders, what runs is in the checkpoints of `search.training.checkpoints`, so that a
-task is retried by the worker that takes it next, under this driver or a later one.
+in the study and in folders, what runs is in `search.training.checkpoints`, so that a task is
+retried by the worker that takes it next, under this driver or a later one.
 """
 
 from __future__ import annotations

@@ -27,14 +27,8 @@ from search.service.problems import ProblemError
 from search.service.rules import Rules, require_shape
 from search.service.searches import Searches, now_ms
 from search.service.tables import ArchitectureRow, SearchRow
-from search.tracking.search_state import (
-    CONFIG_FILE,
-    FEED_FILE,
-    RESULTS_FILE,
-    Event,
-    EventFile,
-    Standing,
-)
+from search.storage.layout import CONFIG_FILE, FEED_FILE, RESULTS_FILE
+from search.tracking.search_state import Event, EventFile, Standing
 
 _MOST_BYTES = 1 << 20
 """Of a file of settings."""

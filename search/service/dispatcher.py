@@ -20,15 +20,8 @@ from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, SearchRow
 from search.storage.durable import write_durably
-from search.tracking.search_state import (
-    CONFIG_FILE,
-    FEED_FILE,
-    RESULTS_FILE,
-    SPOOL_FILE,
-    Event,
-    EventFile,
-    Standing,
-)
+from search.storage.layout import CONFIG_FILE, FEED_FILE, RESULTS_FILE, SPOOL_FILE
+from search.tracking.search_state import Event, EventFile, Standing
 
 MOST_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""

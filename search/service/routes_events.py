@@ -23,7 +23,8 @@ from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.tables import SearchRow
 from search.service.tokens import Caller
-from search.tracking.search_state import FEED_FILE, EventFile
+from search.storage.layout import FEED_FILE
+from search.tracking.search_state import EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 

@@ -32,7 +32,7 @@ from search.service.rules import parsed
 from search.service.searches import Claim, State
 from search.service.tables import ArchitectureRow, SearchRow
 from search.service.workbench import checked
-from search.tracking.search_state import RESULTS_FILE
+from search.storage.layout import RESULTS_FILE
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -340,7 +340,7 @@ def verdict(search_id: SearchId, parts: InParts, _: Reader) -> Response:
     responses=documented(404, 409),
 )
 def results(search_id: SearchId, parts: InParts, _: Reader) -> Response:
-    """Everything a finished search knows, as search.results.report.Results.from_mapping reads it."""
+    """Everything a finished search knows, as results.report.Results.from_mapping reads it."""
     return JSONResponse(_results(parts, search_id))
 
 

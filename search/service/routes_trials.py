@@ -13,8 +13,9 @@ from search.service.parts import InParts, PageLimit, PageOffset, Parts, Reader, 
 from search.service.problems import ProblemError, documented
 from search.service.searches import OVER
 from search.service.trial_records import TrialRecord, trial_records
-from search.tracking.process_log import LOG_FILE, read_log
-from search.tracking.search_state import FEED_FILE, EventFile
+from search.storage.layout import FEED_FILE, LOG_FILE
+from search.tracking.process_log import read_log
+from search.tracking.search_state import EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 

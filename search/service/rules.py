@@ -121,7 +121,7 @@ class Rules:
                 raise ProblemError(422, f"{name} must be at most {most[name]}, got {value}", name)
 
     def _time_budget(self, asked: object) -> dict[str, str]:
-        """The operator's, unless a search is content with less; search.config.search_config judges it then."""
+        """The operator's, unless a search is content with less; its settings judge it then."""
         most = self.limits.most_hours
         if most is None:
             return {}

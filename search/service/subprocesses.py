@@ -16,8 +16,8 @@ from pruning.errors import ServiceError
 from search.service.launchers import Gone, Launcher, arguments, gone
 from search.service.service_config import SECRET_VARIABLES
 from search.storage.durable import lock_holder
+from search.storage.layout import LOG_FILE
 from search.system.process_identity import alive, tag
-from search.tracking.process_log import LOG_FILE
 
 _LAST_BYTES = 8192
 

@@ -24,6 +24,7 @@ from search.results.figures import family_curves
 from search.results.report import open_results
 from search.scheduling.ray_executor import Share, check_resources, cluster
 from search.storage.durable import FolderLock, write_durably
+from search.storage.layout import ARCHITECTURES_FOLDER
 from search.studies.dry_run import dry_run_of_family
 from search.studies.family_ladder import Rung, Subject, member_task, member_tasks
 from search.studies.setup import (
@@ -37,7 +38,7 @@ from search.tracking.terminal_progress import Progress
 from search.training.distillation import check_teacher
 from search.trials.artifacts import stored_outcome
 from search.trials.from_scratch import member_epochs
-from search.trials.job_context import ARCHITECTURES_FOLDER, Tidy, Workshop
+from search.trials.job_context import Tidy, Workshop
 from search.trials.jobs import MemberTask, Observers, Outcome, TaskList
 from search.trials.preflight import Preflight
 

@@ -16,6 +16,7 @@ from search.data.datasets import ImageData
 from search.results.report import Results
 from search.scheduling.ray_executor import Share, check_resources
 from search.storage.durable import FolderLock, disk_full_told
+from search.storage.layout import CONFIG_FILE
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, trial_space
 from search.studies.setup import (
@@ -28,7 +29,6 @@ from search.studies.setup import (
 from search.system.memory_limit import memory_limited
 from search.tracking.event_log import Feed
 from search.tracking.model_registry import register_front
-from search.tracking.search_state import CONFIG_FILE
 from search.training.distillation import check_teacher
 from search.trials.job_context import Workshop
 from search.trials.jobs import Outcome
@@ -102,9 +102,10 @@ def open_workshop(config: SearchConfig, console: Console) -> tuple[Workshop, Ima
 def preflight_of(
     config: SearchConfig, image_shape: tuple[int, int, int], classes: tuple[str, ...]
 ) -> Preflight:
-    """What `search.trials.preflight.check` finds of the network on such images; its errors, and more.
+    """What the preflight finds of the network on such images.
 
-    ModelError for a network that cannot be found, ConfigError for a teacher of another task.
+    Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
+    another task.
     """
     builder = models.resolve(config.model, num_classes=len(classes), in_channels=image_shape[0])
     preflight = check(config, builder, image_shape, classes)

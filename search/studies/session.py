@@ -20,22 +20,22 @@ from search.results.front import front
 from search.results.html_report import REPORT_FILE, report_page
 from search.results.report import Results, plot_front
 from search.results.verdict import contests
-from search.scheduling.compute_budget import LEDGER_FILE, Allowance, Rationed, RationedList
+from search.scheduling.compute_budget import Allowance, Rationed, RationedList
 from search.scheduling.from_scratch_jobs import compared, members, num_members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.ray_executor import Perform, Share, cluster
 from search.scheduling.width_interpolation import tempered_source
 from search.storage.durable import write_durably
+from search.storage.layout import ARCHITECTURES_FOLDER, LEDGER_FILE, RESULTS_FILE, TASKS_FOLDER
 from search.tracking.event_log import Feed
 from search.tracking.mlflow_record import Recording
-from search.tracking.search_state import RESULTS_FILE
 from search.tracking.terminal_progress import Progress
 from search.training.checkpoints import Checkpoints
 from search.training.minibatches import images_trained_on, steps_per_epoch
 from search.training.trainer import total_push
 from search.trials.artifacts import stored_outcome
 from search.trials.from_scratch import member_epochs
-from search.trials.job_context import ARCHITECTURES_FOLDER, TASKS_FOLDER, Tidy, Workshop
+from search.trials.job_context import Tidy, Workshop
 from search.trials.jobs import (
     Bystander,
     Ending,

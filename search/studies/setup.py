@@ -22,7 +22,7 @@ from search.config.search_config import DataConfig
 from search.data import datasets
 from search.data.datasets import ImageData
 from search.storage.durable import write_durably
-from search.tracking.search_state import SPOOL_FILE
+from search.storage.layout import SPOOL_FILE
 
 
 def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:

@@ -1,0 +1,4 @@
+"""Text on terminals: tables, lengths of time, characters that cannot be shown.
+
+Imports nothing of `search`.
+"""

@@ -1,4 +1,4 @@
-"""The events of a search as lines in its folder, for those who watch it: see search.tracking.search_state."""
+"""The events of a search as lines in its folder, for those who watch it (search_state.py)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, Self
 from mlflow_server.append_log import AppendLog
 from mlflow_server.errors import MlflowServerError
 from pruning.errors import EspalierError
+from search.storage.layout import FEED_FILE
 from search.system.exit_status import EXIT_NOT_NOW, exit_status
-from search.tracking.search_state import FEED_FILE, Event
+from search.tracking.search_state import Event
 from search.trials.job_context import Workshop
 from search.trials.jobs import (
     Ending,

@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 from mlflow_server.append_log import open_file
 
-LOG_FILE = "process.log"
-"""In the folder of a search."""
-
 _POLL_SECONDS = 0.5
 
 

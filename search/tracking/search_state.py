@@ -1,7 +1,7 @@
 """How a search stands, told from the events in its folder while it runs or afterwards.
 
 The process of a search appends a line of JSON to FEED_FILE for everything that happens
-(search.tracking.event_log). Whoever reads them, the service or a terminal, needs neither torch nor Ray.
+(event_log.py). Whoever reads them, the service or a terminal, needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -17,12 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
 from search.results.front import hypervolume
-
-CONFIG_FILE, RESULTS_FILE, FEED_FILE = "search.json", "results.json", "events.jsonl"
-"""In the folder of a search: what was asked for, what came of it, and what happened."""
-
-SPOOL_FILE = "mlflow.spool"
-"""Beside them, what MLflow could not be told yet."""
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""

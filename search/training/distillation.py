@@ -18,7 +18,6 @@ from copycat.architecture import load, read
 from pruning.errors import ConfigError
 from search.config.search_config import TrainingConfig
 from search.training.trainer import training_precision
-from search.trials.preflight import Preflight
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,23 @@ class Distillation:
 
 
 def distillation(
-    config: TrainingConfig, preflight: Preflight, device: torch.device
+    config: TrainingConfig,
+    device: torch.device,
+    *,
+    input_shape: Sequence[int],
+    classes: Sequence[str],
+    trust: Sequence[str],
 ) -> Distillation | None:
     """The objective that `config` asks for, or None where it names no teacher.
 
+    input_shape: (C, H, W) of an image.  trust: modules that may make the teacher.
     Raises ConfigError for a teacher of other images or classes, ArchitectureError for a folder
     that cannot be loaded.
     """
     if not config.distill_from:
         return None
-    check_teacher(config.distill_from, preflight.input_shape, preflight.classes)
-    teacher = load(config.distill_from, trust=preflight.builder.modules)
+    check_teacher(config.distill_from, input_shape, classes)
+    teacher = load(config.distill_from, trust=trust)
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
     return Distillation(teacher.to(device), config.distill_temperature, config.distill_weight)

@@ -20,13 +20,11 @@ from copycat.width_profile import WidthProfile
 from pruning.errors import ArchitectureError
 from search.data.datasets import ImageData
 from search.storage.durable import disk_full_told, write_durably
-from search.trials.job_context import ARCHITECTURES_FOLDER, Workshop
+from search.storage.layout import ARCHITECTURES_FOLDER, CURVE_FILE
+from search.trials.job_context import Workshop
 from search.trials.jobs import EpochRecord, Origin, Outcome
 
 _SHARING_SECONDS = 10.0
-
-SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
-"""Beside an architecture: what its trial's method thought of every channel, and its epochs."""
 
 
 @dataclass(frozen=True)

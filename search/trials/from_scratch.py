@@ -39,8 +39,10 @@ def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: 
         device=workshop.torch_device,
         objective=distillation(
             replace(config.training, distill_from=workshop.teacher),
-            preflight,
             workshop.torch_device,
+            input_shape=preflight.input_shape,
+            classes=preflight.classes,
+            trust=preflight.builder.modules,
         ),
     )
     trained = course.train("from scratch", trainer)

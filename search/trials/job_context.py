@@ -14,6 +14,7 @@ from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageSource
+from search.storage.layout import TASKS_FOLDER
 from search.training.checkpoints import Checkpoints
 from search.training.trainer import evaluate
 from search.trials.jobs import Bystander, Ending, EpochRecord, Outcome, Task
@@ -21,9 +22,6 @@ from search.trials.preflight import Preflight
 
 Report = Callable[[Sequence[EpochRecord]], None]
 """Passes on epochs; the first call after a restart has all those that are done."""
-
-TASKS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "tasks", "architectures", "rungs"
-"""In the folder of a search: states of what is under way, results, and standings."""
 
 
 @dataclass(frozen=True)

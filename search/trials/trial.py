@@ -24,12 +24,13 @@ from search.config.methods import method
 from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.storage.durable import disk_full_told
+from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
 from search.training.minibatches import scoring_batches
 from search.training.trainer import EpochReport, Trainer, TrainingReport
-from search.trials.artifacts import SCORES_FILE, Finished, store
+from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_member
-from search.trials.job_context import RUNGS_FOLDER, Report, Workshop, fresh_base
+from search.trials.job_context import Report, Workshop, fresh_base
 from search.trials.jobs import Ending, Outcome, Stage, Task, TrialTask
 from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import Course

@@ -21,9 +21,9 @@ from search.config.resources_config import StudyConfig
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig, to_mapping
 from search.results.html_report import report_page
 from search.service import workbench
+from search.storage.layout import CONFIG_FILE
 from search.studies import family_study
 from search.studies.search_study import open_workshop
-from search.tracking.search_state import CONFIG_FILE
 from search.trials.job_context import fresh_base
 from search.trials.search_space import Proposal
 from search.trials.sparse_training import SparseNetwork

@@ -22,7 +22,7 @@ from search.config.methods import METHODS, granularity, method
 from search.config.search_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.scheduling.from_scratch_jobs import members
-from search.trials.artifacts import SCORES_FILE
+from search.storage.layout import SCORES_FILE
 from search.trials.from_scratch import train_member
 from search.trials.job_context import Workshop
 from search.trials.jobs import EpochRecord, Outcome, TrialTask

@@ -21,7 +21,7 @@ from search.config.search_config import (
 )
 from search.training.trainer import learning_rate
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.toml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "digits.toml"
 
 CHANGED = SearchConfig(
     model="resnet20",

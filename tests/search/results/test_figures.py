@@ -18,7 +18,7 @@ from pruning import Cost
 from pruning.structure_removal.structures import Structure
 from search.results import figures
 from search.results.report import Results
-from search.trials.artifacts import SCORES_FILE
+from search.storage.layout import SCORES_FILE
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight
 

@@ -16,7 +16,8 @@ from search.config.resources_config import ResourcesConfig, StudyConfig
 from search.config.search_config import SearchConfig, TrainingConfig
 from search.results.front import front
 from search.scheduling import compute_budget
-from search.scheduling.compute_budget import LEDGER_FILE, Allowance, Rationed, RationedList
+from search.scheduling.compute_budget import Allowance, Rationed, RationedList
+from search.storage.layout import LEDGER_FILE
 from search.trials.jobs import Ending, MemberTask, Outcome, Task, TaskList
 from search.trials.trial import perform
 

@@ -39,7 +39,8 @@ from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, KeyRow, SearchRow
 from search.service.tokens import Role, Tokens, create
 from search.service.worker import Refused, Worker
-from search.tracking.search_state import FEED_FILE, Standing
+from search.storage.layout import FEED_FILE
+from search.tracking.search_state import Standing
 from search.trials.jobs import task_to_mapping
 
 

@@ -16,7 +16,7 @@ from search.service.adoption import adopt_searches
 from search.service.parts import EXPORTS
 from search.service.rules import Rules
 from search.service.tables import SearchRow
-from search.tracking.search_state import CONFIG_FILE, FEED_FILE, RESULTS_FILE
+from search.storage.layout import CONFIG_FILE, FEED_FILE, RESULTS_FILE
 
 BASE = {"flops": 2000, "params": 200}
 LAUNCHED = {"event": "launched", "time_ms": 5, "pid": 1, "lines": ["base"], "trials": 2}

@@ -14,7 +14,7 @@ from search.service.database import open_database
 from search.service.dispatcher import MOST_LOSSES, Dispatcher
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Claim, Searches
-from search.tracking.search_state import FEED_FILE, SPOOL_FILE
+from search.storage.layout import FEED_FILE, SPOOL_FILE
 
 BASE = {"flops": 2000, "params": 200}
 

@@ -13,8 +13,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from serving import Service, eventually, mlflow_processes, search_processes, service
 
-from search.tracking.process_log import LOG_FILE
-from search.tracking.search_state import FEED_FILE, EventFile
+from search.storage.layout import FEED_FILE, LOG_FILE
+from search.tracking.search_state import EventFile
 
 pytestmark = pytest.mark.slow
 

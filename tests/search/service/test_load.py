@@ -23,7 +23,8 @@ from search.service.problems import ProblemError
 from search.service.routes_events import _block_by_block
 from search.service.server import _listening
 from search.service.service_config import ServiceConfig
-from search.tracking.search_state import FEED_FILE, EventFile
+from search.storage.layout import FEED_FILE
+from search.tracking.search_state import EventFile
 
 # ---- connections
 

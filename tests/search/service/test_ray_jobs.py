@@ -16,7 +16,7 @@ from pruning.errors import ServiceError
 from search.scheduling.ray_environment import cluster_token
 from search.service.launchers import Gone
 from search.service.ray_jobs import RayJobsLauncher
-from search.tracking.process_log import LOG_FILE
+from search.storage.layout import LOG_FILE
 
 ADDRESS = "http://jobs.test:8265"
 

@@ -15,9 +15,9 @@ from search.service.launchers import refusal_in
 from search.service.service_config import SECRET_VARIABLES
 from search.service.subprocesses import SubprocessLauncher
 from search.storage.durable import FolderLock, is_held, lock_holder
+from search.storage.layout import LOG_FILE
 from search.system.exit_status import NOT_NOW, UNFORESEEN
 from search.system.process_identity import alive, tag
-from search.tracking.process_log import LOG_FILE
 
 SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
 

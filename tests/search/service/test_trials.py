@@ -7,8 +7,7 @@ import pytest
 from refusals import check_refused
 from samples import epoch_record, outcome, trial_task
 
-from search.tracking.process_log import LOG_FILE
-from search.tracking.search_state import FEED_FILE
+from search.storage.layout import FEED_FILE, LOG_FILE
 from search.trials.jobs import task_to_mapping
 
 BASE = {"flops": 2000, "params": 200}

@@ -9,9 +9,10 @@ from samples import epoch_record, member_task, outcome, quick_config, trial_task
 
 from pruning.errors import DiskFullError, SearchFailedError
 from search.results.front import hypervolume
+from search.storage.layout import FEED_FILE
 from search.studies.search_study import run
 from search.tracking.event_log import Feed, Replay
-from search.tracking.search_state import FEED_FILE, EventFile, Standing
+from search.tracking.search_state import EventFile, Standing
 from search.trials.job_context import Workshop
 from search.trials.jobs import Bystander, Ending, MemberTask, task_from_mapping, task_to_mapping
 

@@ -15,8 +15,8 @@ from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
 from mlflow_server.runs import Entry, LogMetrics
 from pruning.cost import Cost
 from search.results.report import Results
+from search.storage.layout import CURVE_FILE
 from search.tracking.mlflow_record import SEARCH, Recording
-from search.trials.artifacts import CURVE_FILE
 from search.trials.job_context import Workshop
 from search.trials.jobs import Ending, EpochRecord, Outcome, State, Task
 from search.trials.preflight import Preflight

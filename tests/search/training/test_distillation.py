@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,15 @@ def test_nothing_is_left_to_learn_from_equal_outputs_and_the_teacher_learns_noth
     assert teacher.logits.grad is None
 
 
+def known_to(preflight: Preflight) -> dict[str, Any]:
+    """What a teacher must be for."""
+    return {
+        "input_shape": preflight.input_shape,
+        "classes": preflight.classes,
+        "trust": preflight.builder.modules,
+    }
+
+
 @pytest.fixture
 def teacher(workshop: Workshop, preflight: Preflight) -> Path:
     """An architecture in the folder of the small search."""
@@ -89,7 +99,7 @@ def teacher(workshop: Workshop, preflight: Preflight) -> Path:
 
 def test_a_teacher_is_loaded_as_it_was_stored(teacher: Path, preflight: Preflight):
     config = TrainingConfig(distill_from=str(teacher), distill_temperature=2, distill_weight=0.25)
-    found = distillation(config, preflight, CPU)
+    found = distillation(config, CPU, **known_to(preflight))
     assert found is not None
     assert (found.temperature, found.weight) == (2, 0.25)
     assert not found.teacher.training
@@ -97,19 +107,19 @@ def test_a_teacher_is_loaded_as_it_was_stored(teacher: Path, preflight: Prefligh
     for one, two in zip(found.teacher.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(one, two)
         assert not one.requires_grad
-    assert distillation(TrainingConfig(), preflight, CPU) is None
+    assert distillation(TrainingConfig(), CPU, **known_to(preflight)) is None
 
 
 def test_a_teacher_of_other_images_or_classes_is_refused(teacher: Path, preflight: Preflight):
     config = TrainingConfig(distill_from=str(teacher))
     wide = dataclasses.replace(preflight, input_shape=(1, 9, 9))
     with pytest.raises(ConfigError, match=r"the same images: .* has 1, 8, 8, the data 1, 9, 9"):
-        distillation(config, wide, CPU)
+        distillation(config, CPU, **known_to(wide))
     other = dataclasses.replace(preflight, classes=("a", "b"))
     with pytest.raises(ConfigError, match=r"the same classes: .* has 0, 1, 2, .* the data a, b"):
-        distillation(config, other, CPU)
+        distillation(config, CPU, **known_to(other))
     with pytest.raises(ArchitectureError, match=r"holds no architecture\.json"):
-        distillation(TrainingConfig(distill_from="nowhere"), preflight, CPU)
+        distillation(TrainingConfig(distill_from="nowhere"), CPU, **known_to(preflight))
 
 
 def test_a_member_learns_from_the_teacher(

@@ -23,8 +23,9 @@ from search import models
 from search.config.resources_config import StudyConfig
 from search.config.search_config import SearchConfig, TrainingConfig
 from search.data.datasets import ImageData
+from search.storage.layout import RUNGS_FOLDER
 from search.trials.early_stopping import Halving, Standing
-from search.trials.job_context import RUNGS_FOLDER, Workshop
+from search.trials.job_context import Workshop
 from search.trials.jobs import Outcome, Task
 from search.trials.preflight import check
 from search.trials.trial import perform

@@ -9,9 +9,8 @@ import pytest
 from samples import espalier
 
 from search.storage.durable import FolderLock
+from search.storage.layout import CONFIG_FILE, LOG_FILE
 from search.tracking import process_log
-from search.tracking.process_log import LOG_FILE
-from search.tracking.search_state import CONFIG_FILE
 
 
 @pytest.fixture
