@@ -134,7 +134,8 @@ class Client:
 
     def resume(self, search_id: str) -> dict[str, Any]:
         """Queue it again, where it was; ServiceError unless it was stopped or has failed."""
-        return _mapping(self._asked("POST", _search_path(search_id, "resume")))
+        path = _search_path(search_id, "resume")
+        return _mapping(self._asked("POST", path, timeout=_SLOW))
 
     def set_priority(self, search_id: str, priority: int) -> dict[str, Any]:
         """Let it come before others of a lower one in the queue; this needs an admin's token."""

@@ -128,7 +128,12 @@ async def preflight(request: Request, parts: InParts, caller: Launching) -> Any:
 
 async def _checked(parts: Parts, content: Mapping[str, Any], who: str) -> dict[str, Any]:
     """What the settings come to; ProblemError 422 for what cannot be, or is not allowed."""
-    settings, most = parts.rules.settings(content), parts.rules.limits.most_params
+    return await _within_limits(parts, parts.rules.settings(content), who)
+
+
+async def _within_limits(parts: Parts, settings: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """What settings that the rules allow come to; ProblemError 422 for more than is allowed."""
+    most = parts.rules.limits.most_params
     found = await parts.worker.do(checked, settings, parts.device, most, who=who)
     parts.rules.require_limits(found["settings"])
     return found
@@ -193,12 +198,13 @@ def go_on(search_id: SearchId, parts: InParts, _: Changing) -> Response:
 @router.post(
     "/searches/{search_id}/resume",
     response_model=d.SearchDetails,
-    responses=documented(404, 409),
+    responses=documented(404, 409, 503),
 )
-def resume(search_id: SearchId, parts: InParts, _: Changing) -> Response:
-    """Queue one that was stopped, or has failed, again; it goes on where it was."""
-    _allow_again(parts, search_id)
-    row = parts.searches.resume(search_id, parts.rules.limits.most_searches)
+async def resume(search_id: SearchId, parts: InParts, caller: Changing) -> Response:
+    """Queue one that was stopped, or has failed, again, after its preflight; it goes on."""
+    await _allow_again(parts, search_id, caller.name)
+    most = parts.rules.limits.most_searches
+    row = await run_in_threadpool(parts.searches.resume, search_id, most)
     parts.dispatcher.wake()
     return JSONResponse(d.SearchDetails.of(row))
 
@@ -214,17 +220,20 @@ def set_priority(search_id: SearchId, wanted: d.Priority, parts: InParts, _: Dec
     return JSONResponse(d.SearchDetails.of(row))
 
 
-def _allow_again(parts: Parts, search_id: str) -> None:
+async def _allow_again(parts: Parts, search_id: str, who: str) -> None:
     """Hold what it asks for, which may have been adopted, against what is allowed now."""
-    row = parts.searches.get(search_id)
+    row = await run_in_threadpool(parts.searches.get, search_id)
     if row.state not in ("stopped", "failed"):
         return
     try:
         settings = parts.rules.stored(row.settings)
+        await _within_limits(parts, settings, who)
     except ProblemError as error:
+        if error.status not in (409, 422):
+            raise  # too much is being checked just now
         raise ProblemError(409, f"{search_id} cannot go on here: {error.detail}") from error
     kept = {name: row.settings.get(name, "") for name in ("name", "runs", "mlflow_url", "device")}
-    parts.searches.replace_settings(search_id, {**settings, **kept})
+    await run_in_threadpool(parts.searches.replace_settings, search_id, {**settings, **kept})
 
 
 @router.delete("/searches/{search_id}", status_code=204, responses=documented(404, 409))

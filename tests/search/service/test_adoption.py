@@ -1,5 +1,6 @@
 """What lies in the folder of runs when a service starts: taken in, or set aside by itself."""
 
+import dataclasses
 import json
 import os
 import time
@@ -130,11 +131,37 @@ def test_settings_pass_the_rules_of_posted_ones(empty: Any, what: str) -> None:
     assert empty.launcher.launched == []
 
 
+def test_a_network_of_more_parameters_than_allowed_does_not_go_on(empty: Any) -> None:
+    """Whether it was adopted, or launched while the limit was higher."""
+    put(empty, "mine", settings())
+    adopt(empty)
+    limits, data = empty.parts.rules.limits, empty.home / "data"
+    empty.parts.rules = Rules(data, limits=dataclasses.replace(limits, most_params=1000))
+    answer = empty.ask("POST", "/v1/searches/mine/resume")
+    check_refused(answer, 409)
+    assert "mine cannot go on here: digits-vgg has 288,170 parameters" in answer.json["detail"]
+    assert row(empty, "mine").state == "stopped"
+    assert empty.launcher.launched == []
+    empty.parts.rules = Rules(data)
+    assert empty.ask("POST", "/v1/searches/mine/resume").status == 200
+
+
+def test_defaults_count_when_it_goes_on_too(empty: Any) -> None:
+    put(empty, "mine", {"model": "digits-vgg", "budget": ["flops=50%"], "trials": 2})
+    adopt(empty)
+    limits = dataclasses.replace(empty.parts.rules.limits, most_epochs=1)
+    empty.parts.rules = Rules(empty.home / "data", limits=limits)
+    answer = empty.ask("POST", "/v1/searches/mine/resume")
+    check_refused(answer, 409)
+    assert "training.epochs must be at most 1" in answer.json["detail"]
+
+
 def test_what_the_operator_allows_later_goes_on(empty: Any) -> None:
-    put(empty, "gift", settings(model="mine:net"))
+    network = "search.models.digits:digits_vgg"
+    put(empty, "gift", settings(model=network))
     adopt(empty)
     check_refused(empty.ask("POST", "/v1/searches/gift/resume"), 409)
-    empty.parts.rules = Rules(empty.home / "data", ("mine:net",))
+    empty.parts.rules = Rules(empty.home / "data", (network,))
     assert empty.ask("POST", "/v1/searches/gift/resume").status == 200
 
 
