@@ -29,7 +29,8 @@ class ChannelGroup:
     producers: layers whose output channels these are.
     layers: every layer with a parameter or buffer along these channels.
     unit_of_channel: which unit each of the `width` channels belongs to.
-    min_units: with fewer units than this the network's code no longer works as traced.
+    min_units: with fewer units than this the network's code no longer works as traced, or may not.
+    why_no_fewer: than min_units.
     inexact: why, without one of these channels, others take other values, or None.
     """
 
@@ -43,6 +44,7 @@ class ChannelGroup:
     unit_of_channel: NDArray[np.int32] = field(repr=False, compare=False)
     min_units: int = 1
     inexact: str | None = None
+    why_no_fewer: str = "with fewer the network's code does something else"
 
     @property
     def num_units(self) -> int:
@@ -57,8 +59,8 @@ class ChannelGroup:
         """Raise PlanError for fewer channels than the network works with."""
         if width < (least := self.min_units * self.unit):
             raise PlanError(
-                f"group {self.name!r} needs at least {least} channels, got {width}: with fewer "
-                "the network's code does something else"
+                f"group {self.name!r} needs at least {least} channels, got {width}: "
+                f"{self.why_no_fewer}"
             )
 
 

@@ -16,7 +16,6 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import (
     tree_flatten,
-    tree_iter,
     tree_leaves,
     tree_map,
     tree_map_only,
@@ -36,7 +35,6 @@ __all__ = [
     "parameter_slots",
     "schema_of",
     "tree_flatten",
-    "tree_iter",
     "tree_leaves",
     "tree_map",
     "tree_map_only",

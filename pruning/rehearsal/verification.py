@@ -29,7 +29,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, less their whole parts, are far from each other."""
 
 _NUMBER = re.compile(r"\d+")
-_UNFINISHED = "tracing was stopped at {limit:g} s, before it was known whether these can go"
+_STOPPED = "tracing was stopped at {limit:g} s, before it was known whether {what} can go"
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def verified(
     some = some_units(graph)
     pinned: dict[str, str] = {}
     least: dict[str, int] = {}
+    floor: dict[str, str] = {}
     try:
         _pin(failing_groups(some, rehearse), pinned, some)
         if in_training is not None:
@@ -82,12 +83,13 @@ def verified(
             _pin(failing_groups(mixed, rehearse), pinned, some, floors)
         least = floors
     except OutOfTimeError as stopped:
-        reason = _UNFINISHED.format(limit=stopped.limit)
+        reason = _STOPPED.format(limit=stopped.limit, what="these")
+        floor = {"why_no_fewer": _STOPPED.format(limit=stopped.limit, what="more")}
         least = {n: u for n, u in (least or stopped.passed).items() if n not in pinned}
         pinned |= {name: reason for name in some if name not in least}
     known = {name: graph.group(name) for name in (*least, *pinned)}
     return graph.with_groups(
-        {name: replace(known[name], min_units=units) for name, units in least.items()}
+        {name: replace(known[name], min_units=units, **floor) for name, units in least.items()}
         | {name: replace(known[name], pinned=reason) for name, reason in pinned.items()}
     )
 

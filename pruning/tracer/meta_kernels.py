@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.networks.torch_interior import schema_of, tree_iter, tree_map_only
+from pruning.networks.torch_interior import schema_of, tree_map_only
+from pruning.tracer.nested_tensors import tensors_in
 
 _IN_PLACE = object()
 """In place of a description: the operator returns its first argument as it was."""
@@ -49,9 +50,7 @@ def _on_one_device(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """The arguments with everything on the meta device, if anything but scalars is there."""
-    devices = {
-        value.device.type for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)
-    }
+    devices = {tensor.device.type for tensor in tensors_in((args, kwargs))}
     if "meta" not in devices:
         return args, kwargs
     if len(devices) > 1:
@@ -67,7 +66,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _are_meta(result: Any) -> bool:
-    return all(t.device.type == "meta" for t in tree_iter(result) if isinstance(t, Tensor))
+    return all(tensor.device.type == "meta" for tensor in tensors_in(result))
 
 
 class _NotMetaError(Exception):

@@ -83,11 +83,11 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     """Keeps `tracer.module` at the name of the innermost module that runs."""
     stack: list[str] = []
 
-    def entering(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def entering(name: str, *, is_bare_norm: bool) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             stack.append(name)
             tracer.module = name
-            if isinstance(module, Norm) and not list(module.state_dict()):
+            if is_bare_norm:
                 tracer.notes_size(f"{name}.num_features", inputs[0])
 
         return hook
@@ -98,7 +98,9 @@ def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(entering(name)))
+        is_bare = isinstance(module, Norm) and not (*module.parameters(), *module.buffers())
+        hook = entering(name, is_bare_norm=is_bare)
+        handles.append(module.register_forward_pre_hook(hook))
         handles.append(module.register_forward_hook(leaving))
     try:
         yield

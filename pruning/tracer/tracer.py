@@ -90,7 +90,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.consumed: list[Labels] = []
         self.contracted: list[Contraction] = []
         self.call_sites = CallSites()
-        self._present_call, self._present_leaves = CallSite("", "", 0), list[Any]()
+        self._present_call = CallSite("", "", 0)
+        self._present_arguments: Any = ()
         self._query_rows: tuple[Rows, ...] = ()
         self.group_split: set[str] = set()
         self.group_choices: dict[str, bool] = {}
@@ -149,7 +150,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def contracts(self, labels: Labels) -> None:
         arguments = tuple(
             (place, self.axes(leaf))
-            for place, leaf in enumerate(self._present_leaves)
+            for place, leaf in enumerate(tree_leaves(self._present_arguments))
             if isinstance(leaf, Tensor) and not self.is_parameter(leaf)
         )
         self.contracted.append(Contraction(self._present_call, labels, arguments, self._query_rows))
@@ -200,7 +201,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def calls_now(self, func: Any, arguments: Any) -> None:
         """Note the call, with its arguments, that the next operators belong to."""
         self._present_call = self.call_sites.next(func)
-        self._present_leaves = tree_leaves(arguments)
+        self._present_arguments = arguments
         self._query_rows = ()
 
     def makes_queries(self, weights: Iterable[Tensor | None], number: int) -> None:

@@ -147,7 +147,7 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
     for outcome in results.front if outcomes is None else outcomes:
         tightest = min(slack(outcome.cost, results.bounds).values())
         table.add_row(
-            outcome.key,
+            f"{outcome.key}, narrowed inexactly" if outcome.inexact else outcome.key,
             format_count(outcome.flops),
             *[format_count(outcome.uncounted or 0)] * lacks,
             f"{100 * outcome.flops / results.base.flops:.2f} %",
@@ -178,7 +178,10 @@ def contest_table(results: Results) -> Table:
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
-    """The table's content for machines: counts in full, accuracies and slacks in [0, 1]."""
+    """The table's content for machines: counts in full, accuracies and slacks in [0, 1].
+
+    inexact: names of groups, as in MLflow; empty if all channels were removed exactly.
+    """
     return [
         {
             "architecture": o.key,
@@ -190,6 +193,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "slack": slack(o.cost, results.bounds),
             "validation_accuracy": o.validation_accuracy,
             "test_accuracy": o.test_accuracy,
+            "inexact": ", ".join(o.inexact),
             "path": o.path,
         }
         for o in (results.front if outcomes is None else outcomes)

@@ -74,6 +74,8 @@ def test_a_search_narrows_the_embedding_and_marks_it(
     given = ("inspect", best, f"--trust={TRUST[0]}")
     assert f"narrowed inexactly: embed ({WHY})" in espalier(*given).out
     assert json.loads(espalier(*given, "--json").out)["inexact"] == {"embed": WHY}
+    shown = " ".join(espalier("pareto", config.name).out.split())
+    assert shown.count("narrowed inexactly") == len(results.front)
     assert " --no-exact" in page.split("To do it again")[1]
 
 

@@ -174,6 +174,7 @@ def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
         "slack": {"flops": 0.2},
         "validation_accuracy": 0.9,
         "test_accuracy": 0.8,
+        "inexact": "",
         "path": "architectures/fine-tuned-0",
     }
 
@@ -219,6 +220,15 @@ def test_the_front_is_a_table_for_people():
     assert rows[-1].split()[1:] == [
         *("4k", "40.00", "%", "100", "+20.0", "%", "95.00%", "90.00%"),
     ]
+
+
+def test_what_was_narrowed_inexactly_is_marked():
+    marked = dataclasses.replace(EVERYTHING[0], inexact=("embed", "head.norm"))
+    both = results([marked, EVERYTHING[1]])
+    _, exact, inexact = shown(front_table(both)).splitlines()
+    assert "fine-tuned-0, narrowed inexactly " in inexact
+    assert "inexactly" not in exact
+    assert [row["inexact"] for row in front_rows(both)] == ["", "embed, head.norm"]
 
 
 def test_the_tightest_bound_gives_the_slack_of_the_table():
