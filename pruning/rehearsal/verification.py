@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
+from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, ChannelGroup
 from pruning.rehearsal.replay import COPY, Difference, Flags, Replay, TracedRun
 from pruning.rehearsal.time_limit import Clock, OutOfTimeError
 from pruning.selection import KeepPlan
@@ -67,7 +67,7 @@ def verified(
     some = some_units(graph)
     pinned: dict[str, str] = {}
     least: dict[str, int] = {}
-    floor: dict[str, str] = {}
+    why_no_fewer = ChannelGroup.why_no_fewer
     try:
         _pin(failing_groups(some, rehearse), pinned, some)
         if in_training is not None:
@@ -84,12 +84,15 @@ def verified(
         least = floors
     except OutOfTimeError as stopped:
         reason = _STOPPED.format(limit=stopped.limit, what="these")
-        floor = {"why_no_fewer": _STOPPED.format(limit=stopped.limit, what="more")}
+        why_no_fewer = _STOPPED.format(limit=stopped.limit, what="more")
         least = {n: u for n, u in (least or stopped.passed).items() if n not in pinned}
         pinned |= {name: reason for name in some if name not in least}
     known = {name: graph.group(name) for name in (*least, *pinned)}
     return graph.with_groups(
-        {name: replace(known[name], min_units=units, **floor) for name, units in least.items()}
+        {
+            name: replace(known[name], min_units=units, why_no_fewer=why_no_fewer)
+            for name, units in least.items()
+        }
         | {name: replace(known[name], pinned=reason) for name, reason in pinned.items()}
     )
 
