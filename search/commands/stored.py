@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pruning.errors import SearchStateError
-from search.storage.layout import CONFIG_FILE
+from search.storage.layout import ARCHITECTURES_FOLDER, CONFIG_FILE
 
 DEFAULT_RUNS = "espalier-runs"
 RUNS = click.option(
@@ -37,7 +37,7 @@ def stored_architecture(architecture: str, runs: str) -> Path:
     name, _, key = architecture.rpartition("/")
     if not name:
         raise SearchStateError(f"an architecture is SEARCH/NAME or a folder, got {architecture!r}")
-    folder = search_folder(name, runs) / "architectures"
+    folder = search_folder(name, runs) / ARCHITECTURES_FOLDER
     present = stored_names(folder)
     if key not in present:
         listed = f": it has {', '.join(present)}" if present else ""

@@ -23,6 +23,7 @@ from search.service.problems import ProblemError, documented
 from search.service.tables import ArchitectureRow
 from search.service.tokens import Caller
 from search.service.workbench import exported
+from search.storage.layout import ARCHITECTURES_FOLDER
 
 router = APIRouter(
     prefix="/v1/architectures",
@@ -30,7 +31,6 @@ router = APIRouter(
     responses=documented(401, 403, 404, 422, 429),
 )
 
-_FOLDER = "architectures"
 _JSON_FILE, _WEIGHTS_FILE = "architecture.json", "weights.safetensors"
 _BINARY = "application/octet-stream"
 _MLFLOW_SECONDS = 5.0
@@ -176,7 +176,7 @@ def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
 
 def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
     """Its file, without test accuracy until its search is over."""
-    found = parts.content(row.search_id, _FOLDER, row.key, _JSON_FILE)
+    found = parts.content(row.search_id, ARCHITECTURES_FOLDER, row.key, _JSON_FILE)
     provenance = found.get("provenance", {})
     if not isinstance(provenance, dict):
         raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged")
@@ -186,7 +186,7 @@ def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
 
 
 def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
-    return parts.file(row.search_id, _FOLDER, row.key, name)
+    return parts.file(row.search_id, ARCHITECTURES_FOLDER, row.key, name)
 
 
 async def _exported(

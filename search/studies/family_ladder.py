@@ -23,6 +23,7 @@ from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
+from search.storage.layout import ARCHITECTURES_FOLDER
 from search.terminal.text_table import text_table
 from search.trials.jobs import MemberTask, Origin
 
@@ -53,7 +54,7 @@ class Rung:
 def architecture_folder(source: str, runs: str) -> Path | None:
     """The folder that a source names, itself or as SEARCH/NAME below `runs`; None for a file."""
     search, _, key = source.rpartition("/")
-    for folder in (Path(source), Path(runs) / search / "architectures" / key):
+    for folder in (Path(source), Path(runs) / search / ARCHITECTURES_FOLDER / key):
         if (opened_folder(folder) / "architecture.json").is_file():
             return folder
     return None

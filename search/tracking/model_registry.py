@@ -11,6 +11,7 @@ from copycat.export import random_images
 from mlflow_server.registry import Registered
 from pruning.sigmoid_batchnorm import fold
 from search.config.search_config import SearchConfig
+from search.storage.layout import ARCHITECTURES_FOLDER
 from search.tracking.mlflow_record import architecture_key
 from search.trials.jobs import Outcome
 
@@ -39,7 +40,7 @@ def register_one(
 
     trust: modules whose builders may run, beside copycat.TRUSTED_BUILDERS.
     """
-    folder = config.directory / "architectures" / key
+    folder = config.directory / ARCHITECTURES_FOLDER / key
     stored = read(folder)
     model = fold(load(folder, trust=trust)).eval()
     return mlflow_server.register(

@@ -142,7 +142,7 @@ export function progressOf(search) {
   const {
     epochs = 0, expected_epochs: expected = 0, best, seconds_left: left, networks = 0,
     images = 0, seconds_spent: spent = 0,
-  } = search.tracking.terminal_progress ?? {};
+  } = search.progress ?? {};
   return {
     // a search whose work is done has nothing left to expect
     share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,

@@ -109,7 +109,7 @@ class SearchView {
     this.bar.value = share;
     say(this.progress, Object.values(texts).filter(Boolean).join(" · ") || "Nothing trained so far.");
     this.working.hidden = OVER.includes(search.state);
-    sync(this.working, search.tracking.terminal_progress?.running ?? [], {
+    sync(this.working, search.progress?.running ?? [], {
       key: (work) => work.key,
       make: () => el("li"),
       update: (item, work) => say(item, `${work.key}: ${work.stage}, ${work.step} of ${work.num_steps} epochs`),
@@ -151,7 +151,7 @@ class SearchView {
 
   /* Asked for only when there is something new. */
   async showFound(search) {
-    const version = `${search.state} ${search.tracking.terminal_progress?.networks ?? 0}`;
+    const version = `${search.state} ${search.progress?.networks ?? 0}`;
     if (version === this.shown) return;
     const found = await getAll(`${this.path}/architectures`, this.signal);
     this.items = found.items;

@@ -1,4 +1,4 @@
-/* The trials of a search, told from its events (search/tracking/search_state.py says what they are). */
+/* The trials of a search, told from its events (tracking/search_state.py says what they are). */
 
 import { OVER, get } from "./api.js";
 import { Table, el, percent, say, short } from "./elements.js";

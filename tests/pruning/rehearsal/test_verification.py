@@ -17,7 +17,15 @@ from torch.nn import functional as F
 import pruning.tracing
 from pruning import Budget, ChannelGraph, KeepPlan, remove_channels, select, trace
 from pruning.errors import PlanError
-from pruning.rehearsal.verification import Failure, Rehearse, Units, failing_groups, some_units
+from pruning.rehearsal.time_limit import OutOfTimeError
+from pruning.rehearsal.verification import (
+    Failure,
+    Rehearse,
+    Units,
+    failing_groups,
+    some_units,
+    verified,
+)
 from pruning.selection import least_widths
 
 
@@ -208,3 +216,24 @@ def test_a_part_of_a_pinned_group_is_priced() -> None:
     model = Branches(wiring, first=conv(3, 7), last=conv(7, 4))
     cost = trace(model, torch.zeros(IMAGE)).cost()
     assert cost.flops == pruning.measure_cost(model, torch.zeros(IMAGE)).flops
+
+
+def test_a_bound_that_comes_of_the_time_limit_says_so() -> None:
+    """The network works with fewer channels; there was no time to find that out."""
+    layers = [nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 2, 3)]
+    graph = trace(nn.Sequential(*layers), torch.zeros(1, 3, 8, 8))
+
+    def rehearse(units: Units) -> tuple[Failure, ...]:
+        if 1 in units.values():
+            raise OutOfTimeError(30, {})
+        return ()
+
+    stopped = verified(graph, rehearse)
+    least = stopped.group("0").min_units
+    assert (stopped.group("0").pinned, least) == (None, some_units(graph)["0"])
+    stopped.cost({"0": least})
+    reason = "tracing was stopped at 30 s, before it was known whether more can go"
+    with pytest.raises(PlanError, match=f"needs at least {least} channels, .*: {reason}$"):
+        stopped.cost({"0": least - 1})
+    with pytest.raises(PlanError, match=f"{reason}$"):
+        KeepPlan({"0": (0,)}).units_kept(stopped)
