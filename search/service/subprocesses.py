@@ -81,7 +81,8 @@ class SubprocessLauncher(Launcher):
         pid = int(handle.partition(":")[0])
         child = self._children.get(pid)
         status = None if child is None else child.poll()
-        if status is None and alive(handle) is not None:
+        is_running = alive(handle) is not None if child is None else status is None
+        if is_running:
             return None
         self._children.pop(pid, None)
         return gone(_how(status), self._last_words(handle), status)

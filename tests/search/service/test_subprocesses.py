@@ -150,6 +150,19 @@ def test_the_lock_of_a_process_that_left_it_to_a_child_names_nobody(
         gone(launcher, handle)
 
 
+def test_a_child_that_ends_while_it_is_looked_at_keeps_its_status(
+    launcher: SubprocessLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may end after its parent has asked for its status and before it is looked for."""
+    script(tmp_path, SLEEPER)
+    handle = launcher.launch("s", 1)
+    with monkeypatch.context() as ended:
+        ended.setattr("search.service.subprocesses.alive", lambda _: None)
+        assert launcher.poll(handle) is None
+    launcher.kill(handle)
+    assert gone(launcher, handle).why == "its process was ended by SIGKILL"
+
+
 @pytest.mark.parametrize("text", ["", "x", "1", ":", "99999999999999:1", "1:", "-1:x"])
 def test_what_names_no_process_is_none(text: str) -> None:
     assert alive(text) is None
