@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.client import Client
-    from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+    from search.config.data_config import DataConfig
+    from search.config.search_config import SearchConfig
+    from search.config.training_config import TrainingConfig
     from search.studies.search_study import SearchResult, run
 
 _HOMES = {

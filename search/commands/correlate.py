@@ -9,7 +9,7 @@ import click
 
 from search.commands.flags import options, overridden
 from search.config.correlation_config import UNUSED_TRAINING, CorrelationConfig
-from search.config.options import tables
+from search.config.settings import from_mapping
 
 
 @click.command()
@@ -24,9 +24,7 @@ def correlate(**flags: Any) -> None:
     from search.results.correlation_report import study_notes, study_table  # noqa: PLC0415
     from search.studies.correlation_study import run  # noqa: PLC0415
 
-    given = overridden({}, flags)
-    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(CorrelationConfig).items()}
-    config = CorrelationConfig(**given, **filled)
+    config = from_mapping(CorrelationConfig, overridden({}, flags), "the command line")
     console = Console(highlight=False)
     try:
         study = run(config, console=console)

@@ -15,10 +15,10 @@ from search.config.family_config import (
     UNUSED_TRAINING,
     WITHOUT_RESOURCES,
     FamilyConfig,
-    training_of,
+    recipe_of_family,
 )
-from search.config.options import tables
-from search.config.search_config import RECIPES
+from search.config.settings import from_mapping
+from search.config.training_config import TrainingConfig
 
 
 @click.command()
@@ -26,7 +26,7 @@ from search.config.search_config import RECIPES
 @click.option("--train", is_flag=True, help="train every network; without it nothing is written")
 @click.option(
     "--recipe",
-    type=click.Choice(list(RECIPES)),
+    type=click.Choice(list(TrainingConfig.RECIPES)),
     default="rni",
     show_default=True,
     help="settings of training by which a paper trained; other flags override them",
@@ -58,7 +58,7 @@ def family(
     from search.results.report import flops_note  # noqa: PLC0415
     from search.studies.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
 
-    given = overridden({"training": training_of(RECIPES[recipe])}, flags)
+    given = overridden({"training": recipe_of_family(recipe)}, flags)
     console = Console(highlight=False)
     config, subject, data = _opened(
         source, given, console, train=train, shape=shape, classes=classes
@@ -98,10 +98,7 @@ def _opened(
     folder = architecture_folder(source, given.get("runs", FamilyConfig.runs))
     if folder is not None and (name := read(folder).provenance.get("data")):
         given["data"] = {"source": name, **given.get("data", {})}
-    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(FamilyConfig).items()}
-    for name in ("budgets", "kinds", "include", "trust"):
-        given[name] = tuple(given.get(name, getattr(FamilyConfig, name)))
-    config = FamilyConfig(source=source, **given, **filled)
+    config = from_mapping(FamilyConfig, {"source": source, **given}, "the command line")
     if folder is not None:
         subject = stored_subject(config, folder)
         if not train:

@@ -8,19 +8,8 @@ from typing import Any
 
 import click
 
-from search.config.arguments import flag_of
-from search.config.options import tables
-
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "str | None": str,
-    "int": int,
-    "int | None": int,
-    "float": float,
-    "float | None": float,
-    "tuple[str, ...]": str,
-    "tuple[float, ...]": float,
-}
+from search.config.explicit_settings import flag_of
+from search.config.settings import tables, type_of
 
 
 def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -52,25 +41,27 @@ def some_options(cls: type[Any], names: tuple[str, ...]) -> Callable[..., Any]:
 
 def _options_of(cls: type[Any], table: str, without: tuple[str, ...]) -> list[Callable[..., Any]]:
     return [
-        _option_of(field, table) for field in dataclasses.fields(cls) if field.name not in without
+        _option_of(cls, field, table)
+        for field in dataclasses.fields(cls)
+        if field.name not in without
     ]
 
 
-def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
-    flag = flag_of(field)
+def _option_of(cls: type[Any], field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
+    flag = flag_of(field.name)
     destination = f"{table}__{field.name}" if table else field.name
-    text = field.metadata["help"]
-    if str(field.type).startswith("bool"):
+    text = field.metadata["description"]
+    value_type, is_many = type_of(cls, field.name)
+    if value_type is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", destination, default=None, help=text)
-    many = str(field.type).startswith("tuple")
     default: Any = field.default
-    shown = " ".join(map(str, default)) if many else default
+    shown = " ".join(map(str, default)) if is_many else default
     suffix = f"  [default: {shown}]" if shown not in (None, "") else ""
     return click.option(
         flag,
         destination,
-        type=_TYPES[str(field.type)],
-        multiple=many,
+        type=value_type,
+        multiple=is_many,
         default=None,
         help=text + suffix,
     )

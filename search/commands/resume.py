@@ -13,7 +13,8 @@ from search.commands.flags import overridden, some_options
 from search.commands.places import asked_server
 from search.commands.search import run_and_print
 from search.commands.stored import RUNS, TRUST, search_folder
-from search.config.search_config import SearchConfig, from_mapping
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping
 from search.storage.layout import CONFIG_FILE
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
@@ -64,7 +65,7 @@ def stored_config(
         raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
     if not isinstance(content, dict) or "model" not in content:
         raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: it holds no settings")
-    config = from_mapping(overridden(content, flags), str(folder / CONFIG_FILE))
+    config = from_mapping(SearchConfig, overridden(content, flags), str(folder / CONFIG_FILE))
     require_trusted(config.model, trust, folder / CONFIG_FILE)
     # A folder may have been moved since.
     return dataclasses.replace(config, name=folder.name, runs=str(folder.parent))

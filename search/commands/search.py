@@ -14,7 +14,9 @@ from search.commands.flags import options, overridden
 from search.commands.places import asked_server
 from search.commands.runs_folder import RunsFolder
 from search.config.explicit_settings import settings_key
-from search.config.search_config import RECIPES, SearchConfig, from_mapping, read_toml
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping, read_toml
+from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from search.commands.server import Server
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     "training__recipe",
-    type=click.Choice(list(RECIPES)),
+    type=click.Choice(list(TrainingConfig.RECIPES)),
     help="settings of training by which a paper trained; other settings, also of the file, "
     "override them  [default: rni]",
 )
@@ -35,7 +37,7 @@ def search(config_file: str | None, **flags: Any) -> None:
     content = overridden(read_toml(config_file) if config_file else {}, flags)
     server = asked_server(may_name_runs=True)
     if server is None:
-        run_and_print(from_mapping(content, config_file or "the command line"))
+        run_and_print(from_mapping(SearchConfig, content, config_file or "the command line"))
     else:
         launch_and_print(server, content)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from search.commands.flags import options, overridden
-from search.config.options import tables
+from search.config.settings import from_mapping
 from search.service.service_config import ServiceConfig
 
 
@@ -18,9 +18,7 @@ def serve(**flags: Any) -> None:
 
     Searches are queued and go on after anything is killed, this service included.
     """
-    given = overridden({}, flags)
-    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(ServiceConfig).items()}
-    config = ServiceConfig(**given, **filled)
+    config = from_mapping(ServiceConfig, overridden({}, flags), "the command line")
     from search.service.server import serve  # noqa: PLC0415 - startup stays light
 
     serve(config, click.echo)

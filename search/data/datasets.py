@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pruning.errors import DataError
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data.image_sources import (
     ImageFiles,
     ImageSource,

@@ -73,7 +73,7 @@ def content(
 ) -> dict[str, Any]:
     """JSON-able: settings, coefficients, and the scores that they are made of."""
     return {
-        "settings": dataclasses.asdict(config),
+        "settings": dataclasses.asdict(config.resolved()),
         "num_units": study.num_units,
         "num_images": study.num_images,
         "validation_accuracy": study.validation_accuracy,

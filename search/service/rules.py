@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import ConfigError
-from search.config.options import seconds
+from search.config.resources_config import seconds
 from search.service.problems import ProblemError
 from search.service.service_config import LimitsConfig
 

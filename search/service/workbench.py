@@ -6,6 +6,7 @@ search.service.worker; the service itself never does.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[
     most_params: of a network; one that has more is refused before it takes any memory.
     """
     from pruning import errors  # noqa: PLC0415 - as above
-    from search.config.search_config import from_mapping, to_mapping  # noqa: PLC0415
+    from search.config.search_config import SearchConfig  # noqa: PLC0415
+    from search.config.settings import from_mapping  # noqa: PLC0415
 
     fields = {
         errors.ModelError: "model",
@@ -31,7 +33,7 @@ def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[
         errors.ArchitectureError: "training.distill_from",
     }
     try:
-        config = from_mapping({**settings, "device": device}, "the request")
+        config = from_mapping(SearchConfig, {**settings, "device": device}, "the request")
         preflight = _preflight(config, most_params)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
@@ -39,7 +41,7 @@ def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[
         )
         return Refused(" ".join(str(error).split()), field)
     return {
-        "settings": to_mapping(config),
+        "settings": dataclasses.asdict(config.resolved()),
         "frame": {
             "base": _counts(preflight.base),
             "floor": _counts(preflight.floor),
@@ -121,8 +123,8 @@ def offered() -> dict[str, Any]:
 
 
 def _described(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the help texts, without what only the server decides."""
-    from search.config.options import tables  # noqa: PLC0415 - as above
+    """The schema without what only the server decides."""
+    from search.config.settings import tables  # noqa: PLC0415 - as above
     from search.service.rules import OF_THE_SERVER  # noqa: PLC0415
 
     found: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
@@ -131,31 +133,24 @@ def _described(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
     properties = {}
     for name, part in schema["properties"].items():
         if name in inner:
-            properties[name] = _table(inner[name], definitions[inner[name].__name__], f"{name}.")
+            properties[name] = _table(definitions[inner[name].__name__], f"{name}.")
         elif name not in OF_THE_SERVER:
-            properties[name] = _option(cls, name, part)
+            properties[name] = part
     return found | {"properties": properties}
 
 
-def _table(cls: type[Any], schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _table(schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     from search.service.rules import OF_THE_SERVER  # noqa: PLC0415 - as above
 
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            name: _option(cls, name, part)
+            name: part
             for name, part in schema["properties"].items()
             if prefix + name not in OF_THE_SERVER
         },
     }
-
-
-def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    option = {**part, "description": cls.__dataclass_fields__[name].metadata["help"]}
-    if option.get("default", "") is None and "anyOf" not in option:
-        del option["default"]  # made from other settings
-    return option
 
 
 def exported(folder: Path, form: str, target: Path, trust: Sequence[str]) -> Refused | None:

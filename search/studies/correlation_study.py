@@ -93,7 +93,7 @@ def run(config: CorrelationConfig, *, console: Console | None = None) -> Study:
         highlight=False,
         soft_wrap=True,
     )
-    recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+    recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
     try:
         settings.write()
         with _recorded(recorder, subject), _bars(console) as advance:
@@ -131,8 +131,8 @@ def _subject(config: CorrelationConfig, data: ImageData, device: torch.device) -
     shape, classes = data.train.image_shape, tuple(data.classes)
     builder = models.resolve(config.model, num_classes=len(classes), in_channels=shape[0])
     preflight = check(config.as_search(), builder, shape, classes)
-    if config.criterion:
-        chosen = {name: criterion_of(name) for name in config.criterion}
+    if config.criteria:
+        chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
     model, graph, search = preflight.builder(), preflight.graph, config.as_search()
     usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
@@ -236,7 +236,7 @@ def _recorded(recorder: RunRecorder, subject: _Subject) -> Iterator[None]:
     recorder.open_run(
         STUDY,
         kind="correlation",
-        name=config.name,
+        name=config.study_name,
         params={
             schema.PARAM_MODEL: config.model,
             schema.PARAM_DATA: config.data.source,
@@ -311,7 +311,7 @@ def _settings_file(config: CorrelationConfig) -> SettingsFile:
     return SettingsFile(
         config.directory / _SETTINGS_FILE,
         "correlation study",
-        dataclasses.asdict(config),
-        dataclasses.asdict(CorrelationConfig()),
+        dataclasses.asdict(config.resolved()),
+        dataclasses.asdict(CorrelationConfig().resolved()),
         matters=lambda name: name not in _MAY_CHANGE,
     )

@@ -96,7 +96,7 @@ def run(
     dry_run_of_family(context, data, [plan.job for plan in planned])
     with FolderLock(config.directory, "family study") as lock:
         lock.acquire(only_if_there=True)
-        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+        recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
         try:
             settings.write()
             lock.acquire()
@@ -245,7 +245,7 @@ def _settings_file(config: FamilyConfig) -> SettingsFile:
     return SettingsFile(
         config.directory / _SETTINGS_FILE,
         "family study",
-        dataclasses.asdict(config),
-        dataclasses.asdict(FamilyConfig(config.source)),
+        dataclasses.asdict(config.resolved()),
+        dataclasses.asdict(FamilyConfig(config.source).resolved()),
         matters=lambda name: name.split(".")[0] in _IDENTITY and name not in _OF_THE_MACHINE,
     )

@@ -55,7 +55,7 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     It is not stopped early. Raises SearchStateError if the search has no such trial.
     """
     require_free(config.directory, "search")
-    record = recorded_study(config.directory, config.name, config.study.storage)
+    record = recorded_study(config.directory, config.study_name, config.study.storage)
     params = record.params(number)
     stored, data = open_context(config, Console(quiet=True))
     proposal = trial_space(stored, data).proposal(params)

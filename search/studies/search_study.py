@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 import mlflow_server
 from mlflow_server.errors import TrackingError
 from search import models
-from search.config.search_config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
 from search.scheduling.ray_executor import Share, check_resources
@@ -65,7 +66,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
         with memory_limited(config.resources.memory_gb):
             context, data = open_context(config, console)
             dry_run_of_search(context, data, trial_space(context, data))
-        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+        recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
         with ExitStack() as stack:
             stack.enter_context(disk_full_told(config.directory))
             try:
@@ -118,7 +119,7 @@ def _links(config: SearchConfig) -> str:
     """Markdown with links to the views of the search, which are made; empty without MLflow."""
     uri = config.mlflow_url or mlflow_server.store_uri(Path(config.runs))
     try:
-        views = mlflow_server.view_links(uri, config.name)
+        views = mlflow_server.view_links(uri, config.study_name)
     except TrackingError:
         return ""
     pages = {
@@ -143,7 +144,7 @@ def settings_file(config: SearchConfig) -> SettingsFile:
     return SettingsFile(
         config.directory / CONFIG_FILE,
         "search",
-        to_mapping(config),
-        to_mapping(SearchConfig()),
+        dataclasses.asdict(config.resolved()),
+        dataclasses.asdict(SearchConfig().resolved()),
         matters=lambda name: name not in _MAY_CHANGE and not name.startswith("resources."),
     )

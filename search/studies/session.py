@@ -171,7 +171,7 @@ class Session:
         self._recording.known([outcome for found in stored.values() for outcome in found])
         if missing:
             config = self._config
-            later = config.study.tempered_trials * config.training.scratch_epochs
+            later = config.study.tempered_trials * config.training.num_scratch_epochs
             self._expect(sum(map(self._epochs_of, missing)) + later)
         rationed = RationedList(missing, self._compute_budget)
         self._perform(rationed)
@@ -187,13 +187,13 @@ class Session:
         """Shapes between the found ones and the uniformly narrowed network."""
         if not self._config.study.tempered_trials:
             return []
-        study = open_study(self._storage, f"{self._config.name}/tempered")
+        study = open_study(self._storage, f"{self._config.study_name}/tempered")
         source = tempered_source(study, self._config, self._preflight, trials, family)
         found = {outcome.key: outcome for outcome in source.outcomes}
         for job, ending in source.settled():
             self._settle(job, [] if ending else [found[job.key]], ending)
-        self._expect(len(source) * self._config.training.scratch_epochs)
-        images = self._config.training.scratch_epochs * self._images_per_epoch
+        self._expect(len(source) * self._config.training.num_scratch_epochs)
+        images = self._config.training.num_scratch_epochs * self._images_per_epoch
         rationed = Rationed(source, self._compute_budget, images)
         self._perform(rationed)
         if rationed.is_cut_short:
@@ -289,8 +289,8 @@ class Session:
     def _images_after_trials(self) -> int:
         """Training images to be kept for what comes after the trials, generously."""
         config = self._config
-        epochs = num_members(config) * config.training.scratch_epochs
-        epochs += config.study.tempered_trials * config.training.scratch_epochs
+        epochs = num_members(config) * config.training.num_scratch_epochs
+        epochs += config.study.tempered_trials * config.training.num_scratch_epochs
         repeats = (config.seeds - 1) * (config.profiles + len(config.ladder))
         epochs += min(repeats, (config.seeds - 1) * config.trials) * self._epochs_per_trial
         return epochs * self._images_per_epoch
@@ -377,7 +377,7 @@ def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
     high = float(preflight.flops_limit)
     least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
     low = max(float(preflight.floor.flops), high * least)
-    return SearchSpace(push, (low, high), config.criterion, config.granularity)
+    return SearchSpace(push, (low, high), config.criteria, config.granularities)
 
 
 def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> StudySource:
@@ -386,7 +386,7 @@ def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> 
     low, high = space.target_flops
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
-        open_study(storage, config.name),
+        open_study(storage, config.study_name),
         lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
             config.study.sampler, seed, config.trials, is_conditional=space.is_conditional

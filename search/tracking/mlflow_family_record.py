@@ -30,11 +30,11 @@ class FamilyRecording:
         self._recorder, self._base = recorder, base
         self._open: list[str] = []
         self.failures: dict[str, str] = {}
-        training = dataclasses.asdict(config.training)
+        training = dataclasses.asdict(config.scratch_training)
         self._start(
             FAMILY,
             kind="family",
-            name=config.name,
+            name=config.study_name,
             params={
                 schema.PARAM_MODEL: model,
                 schema.PARAM_DATA: config.data.source,
@@ -49,7 +49,8 @@ class FamilyRecording:
             tags={schema.TAG_BUDGET: " ".join(config.budgets)},
             description=(
                 f"Test error against parameters of families of {config.source}: "
-                f"{', '.join(config.kinds)}. Its runs: every network with {config.seeds} seeds."
+                f"{', '.join(config.kind_names)}. "
+                f"Its runs: every network with {config.seeds} seeds."
             ),
         )
         recorder.log_metrics(FAMILY, base_measurements(base))

@@ -40,7 +40,7 @@ class Recording:
         begun_ms: int | None = None,
     ) -> None:
         config, preflight = context.config, context.preflight
-        self._name = config.name
+        self._name = config.study_name
         self._description = (
             f"Search for smaller networks than {config.model} on {config.data.source} "
             f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
@@ -51,14 +51,14 @@ class Recording:
         self._budget = {schema.TAG_BUDGET: str(preflight.budget)}
         self._open = [SEARCH]
         self._found: dict[str, Outcome] = {}
-        training = dataclasses.asdict(config.training)
+        training = dataclasses.asdict(config.training.resolved())
         recorder.open_run(
             SEARCH,
             kind="search",
-            name=config.name,
+            name=config.study_name,
             params={
-                schema.PARAM_CRITERION: ",".join(config.criterion),
-                schema.PARAM_GRANULARITY: ",".join(config.granularity),
+                schema.PARAM_CRITERION: ",".join(config.criteria),
+                schema.PARAM_GRANULARITY: ",".join(config.granularities),
                 schema.PARAM_MODEL: config.model,
                 schema.PARAM_DATA: config.data.source,
                 schema.PARAM_BUDGET: str(preflight.budget),

@@ -58,7 +58,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: ImageDa
     preflight, config = context.preflight, context.config
     graph, widths = preflight.graph_of(result.profile), result.profile.widths
     provenance = {
-        "search": config.name,
+        "search": config.study_name,
         "data": config.data.source,
         "budget": str(preflight.budget),
         "origin": result.origin,

@@ -23,7 +23,9 @@ import copycat
 from pruning import Cost, measure_cost
 from pruning.errors import SearchFailedError
 from search.commands.runs_folder import RunsFolder
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.results.report import Results
 from search.studies.search_study import SearchResult
 

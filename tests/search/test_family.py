@@ -22,7 +22,8 @@ from pruning.errors import ArchitectureError, BudgetError, ConfigError
 from pruning.tracing import trace
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.config.resources_config import ResourcesConfig
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.models import resolve
 from search.results import figures
@@ -71,7 +72,7 @@ def search_folder(here: Path, preflight: Preflight) -> Path:
 
 def test_kinds_are_listed_by_commas_and_checked():
     config = FamilyConfig("p.json", kinds=("copycat, tempered:0.5", "uniform", "copycat"))
-    assert config.kinds == ("copycat", "tempered:0.5", "uniform")
+    assert config.kind_names == ("copycat", "tempered:0.5", "uniform")
     assert kind_and_number("tempered:0.5") == ("tempered", 0.5)
     assert kind_and_number("wrn") == ("wrn", None)
 

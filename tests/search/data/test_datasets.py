@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pruning.errors import DataError
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data import datasets, image_sources
 from search.data.datasets import Augmentation, load, stratified_sample
 from search.data.image_sources import ImageFiles, ImageSource, ImageSplit

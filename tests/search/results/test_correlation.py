@@ -18,8 +18,9 @@ from mlflow_server import MemoryRecorder, schema
 from pruning import criteria, trace
 from pruning.errors import TrainingDivergedError
 from search.config.correlation_config import CorrelationConfig, candidates
+from search.config.data_config import DataConfig
 from search.config.methods import METHODS, Method
-from search.config.search_config import DataConfig, TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.results.correlation import (
     Agreement,
     Correlation,
@@ -151,7 +152,7 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
                 schedule="copycat",
                 nesterov=False,
             ),
-            criterion=("taylor", "obd", "fisher"),
+            criterion=("taylor,obd", "fisher"),
             scoring_batches=2,
             prune_residual=True,
             exact=False,
@@ -167,7 +168,7 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
 def test_without_flags_the_defaults_are_asked_for(asked: list[CorrelationConfig]):
     espalier("correlate")
     assert asked == [CorrelationConfig()]
-    assert asked[0].name == "digits-vgg-digits-correlation"
+    assert asked[0].study_name == "digits-vgg-digits-correlation"
 
 
 # ---- the study

@@ -12,7 +12,7 @@ import pytest
 from refusals import check_refused
 from samples import outcome
 
-from search.config.search_config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig
 from search.service.adoption import adopt_searches
 from search.service.parts import EXPORTS
 from search.service.rules import Rules
@@ -33,7 +33,10 @@ def empty(serve: Callable[..., Any], tmp_path: Path, patient: None) -> Iterator[
 
 def settings(**changes: Any) -> dict[str, Any]:
     """As a search stores them that was run on the command line."""
-    return json.loads(json.dumps(to_mapping(SearchConfig(name="elsewhere")))) | changes
+    return (
+        json.loads(json.dumps(dataclasses.asdict(SearchConfig(name="elsewhere").resolved())))
+        | changes
+    )
 
 
 def put(service: Any, name: str, content: object = None, *events: Mapping[str, Any]) -> Path:

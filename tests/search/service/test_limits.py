@@ -12,7 +12,8 @@ import pytest
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
-from search.config.search_config import from_mapping
+from search.config.resources_config import ResourcesConfig
+from search.config.settings import from_mapping
 from search.service.problems import ProblemError
 from search.service.rules import Rules
 from search.service.service_config import LimitsConfig, ServiceConfig
@@ -88,7 +89,8 @@ def test_a_search_works_no_longer_than_it_may(tight: Any, asked: str, allowed: s
     )
     for settings in (rules.settings(content), rules.stored(content)):
         assert settings["resources"]["time_budget"] == allowed
-        assert from_mapping({**settings, "name": "a"}).resources.budget_seconds is not None
+        resources = from_mapping(ResourcesConfig, settings["resources"])
+        assert resources.budget_seconds is not None
     anything = Rules(tight.home / "data").settings(content)
     assert anything["resources"].get("time_budget", "") == asked
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
 from search.config.methods import METHODS, parts_of
-from search.config.resources_config import SAMPLERS
-from search.config.search_config import TrainingConfig
+from search.config.study_config import SAMPLERS
+from search.config.training_config import TrainingConfig
 from search.training.minibatches import steps_per_epoch
 from search.training.trainer import total_push
 from search.trials.search_space import Proposal, SearchSpace, sampler

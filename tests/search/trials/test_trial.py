@@ -14,7 +14,7 @@ import copycat
 from pruning import SigmoidBatchNorm2d, measure_cost
 from pruning.errors import TrainingDivergedError
 from search import models
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData, ImageSource
 from search.training.trainer import evaluate
 from search.trials.from_scratch import train_from_scratch
