@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
+from pruning.lazy_imports import lazy_modules
 from search.commands.flags import options, overridden
+from search.commands.interrupts import ending_on_interrupt
 from search.config.correlation_config import UNUSED_TRAINING, CorrelationConfig
 from search.config.settings import from_mapping
+
+if TYPE_CHECKING:
+    from search.results import correlation_report
+    from search.studies import correlation_study
+else:
+    correlation_report, correlation_study = lazy_modules(
+        "search.results.correlation_report", "search.studies.correlation_study"
+    )
 
 
 @click.command()
@@ -19,20 +29,12 @@ def correlate(**flags: Any) -> None:
 
     The network is trained; then every channel of it is removed in turn, which is the oracle.
     """
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from search.results.correlation_report import study_notes, study_table  # noqa: PLC0415
-    from search.studies.correlation_study import run  # noqa: PLC0415
-
     config = from_mapping(CorrelationConfig, overridden({}, flags), "the command line")
     console = Console(highlight=False)
-    try:
-        study = run(config, console=console)
-    except KeyboardInterrupt:
-        click.echo("\nStopped before there was a result; the same command begins again.", err=True)
-        sys.exit(130)
+    with ending_on_interrupt("Stopped before there was a result; the same command begins again."):
+        study = correlation_study.run(config, console=console)
     console.print("\nCorrelation with the oracle", style="bold")
-    console.print(study_table(study))
-    for note in study_notes(study):
+    console.print(correlation_report.study_table(study))
+    for note in correlation_report.study_notes(study):
         console.print(note, style="dim", markup=False)
     console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from pruning.errors import ConfigError
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import TRUST
 from search.commands.flags import options, overridden
-from search.commands.stored import TRUST
+from search.commands.interrupts import ending_on_interrupt
 from search.config.family_config import (
     UNUSED_TRAINING,
     WITHOUT_RESOURCES,
@@ -19,6 +22,21 @@ from search.config.family_config import (
 )
 from search.config.settings import from_mapping
 from search.config.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from copycat import architecture
+    from search.data import datasets
+    from search.results import family_results, report
+    from search.studies import family_ladder, family_study, setup
+else:
+    architecture, datasets, family_results, report, family_ladder, family_study, setup = (
+        lazy_modules(
+            *("copycat.architecture", "search.data.datasets"),
+            *("search.results.family_results", "search.results.report"),
+            *("search.studies.family_ladder", "search.studies.family_study"),
+            "search.studies.setup",
+        )
+    )
 
 
 @click.command()
@@ -46,30 +64,24 @@ def family(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Show the ladder of networks that PROFILE_OR_ARCH gives rise to; with --train, train it.
+    """Show the ladder of networks that PROFILE_OR_ARCH gives rise to.
 
     PROFILE_OR_ARCH is a profile (a JSON file, with --model), an architecture's folder or
-    SEARCH/NAME. Run it again to continue a training that was stopped.
+    SEARCH/NAME. With --train every network is trained; run it again to continue a training that
+    was stopped.
     """
-    import json  # noqa: PLC0415 - startup stays light
-
-    from rich.console import Console  # noqa: PLC0415
-
-    from search.results.report import flops_note  # noqa: PLC0415
-    from search.studies.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
-
     given = overridden({"training": recipe_of_family(recipe)}, flags)
     console = Console(highlight=False)
     config, subject, data = _opened(
         source, given, console, train=train, shape=shape, classes=classes
     )
-    rungs, notes = ladder(config, subject)
+    rungs, notes = family_ladder.ladder(config, subject)
     base = subject.base.graph.cost()
     if as_json and not train:
-        click.echo(json.dumps(ladder_rows(rungs, base), indent=2))
+        click.echo(json.dumps(family_ladder.ladder_rows(rungs, base), indent=2))
     elif rungs or not train:
-        console.print(ladder_table(rungs, base))
-        console.print(flops_note(base), style="dim", markup=False)
+        console.print(family_ladder.ladder_table(rungs, base))
+        console.print(report.flops_note(base), style="dim", markup=False)
     for note in notes:
         console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
     if train:
@@ -86,21 +98,12 @@ def _opened(
     classes: int,
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
-    from copycat.architecture import read  # noqa: PLC0415 - startup stays light
-    from search.data import datasets  # noqa: PLC0415
-    from search.studies.family_ladder import (  # noqa: PLC0415
-        architecture_folder,
-        profile_subject,
-        stored_subject,
-    )
-    from search.studies.setup import read_images  # noqa: PLC0415
-
-    folder = architecture_folder(source, given.get("runs", FamilyConfig.runs))
-    if folder is not None and (name := read(folder).provenance.get("data")):
+    folder = family_ladder.architecture_folder(source, given.get("runs", FamilyConfig.runs))
+    if folder is not None and (name := architecture.read(folder).provenance.get("data")):
         given["data"] = {"source": name, **given.get("data", {})}
     config = from_mapping(FamilyConfig, {"source": source, **given}, "the command line")
     if folder is not None:
-        subject = stored_subject(config, folder)
+        subject = family_ladder.stored_subject(config, folder)
         if not train:
             return config, subject, None
         channels = subject.input_shape[0]
@@ -110,28 +113,29 @@ def _opened(
         if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
             raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
         names = tuple(map(str, range(classes)))
-        return config, profile_subject(config, (numbers[0], numbers[1], numbers[2]), names), None
-    data = read_images(config.data, config.model, config.seed, console)
-    return config, profile_subject(config, data.train.image_shape, tuple(data.classes)), data
+        return (
+            config,
+            family_ladder.profile_subject(config, (numbers[0], numbers[1], numbers[2]), names),
+            None,
+        )
+    data = setup.read_images(config.data, config.model, config.seed, console)
+    return (
+        config,
+        family_ladder.profile_subject(config, data.train.image_shape, tuple(data.classes)),
+        data,
+    )
 
 
 def _train(
     console: Any, config: FamilyConfig, subject: Any, rungs: Any, *, data: Any, notes: list[str]
 ) -> None:
-    from search.results.family_results import study_table  # noqa: PLC0415 - startup stays light
-    from search.studies.family_study import run  # noqa: PLC0415 - importing Ray takes seconds
-
-    try:
-        study = run(config, subject, rungs, data, notes=notes, console=console)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped. What was finished is kept in {config.directory}; "
-            "the same command goes on from there.",
-            err=True,
-        )
-        sys.exit(130)
+    with ending_on_interrupt(
+        f"Stopped. What was finished is kept in {config.directory}; "
+        "the same command goes on from there."
+    ):
+        study = family_study.run(config, subject, rungs, data, notes=notes, console=console)
     console.print("\nTest error, mean ± deviation over runs", style="bold")
-    console.print(study_table(study))
+    console.print(family_results.study_table(study))
     for key, reason in study.failures.items():
         console.print(f"{key} failed: {reason}", style="yellow", markup=False)
     console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)

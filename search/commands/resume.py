@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from pruning.errors import SearchStateError
+from pruning.lazy_imports import lazy_modules
+from search.commands import run_or_watch
+from search.commands.common_options import RUNS, TRUST
 from search.commands.flags import overridden, some_options
-from search.commands.places import asked_server
-from search.commands.search import run_and_print
-from search.commands.stored import RUNS, TRUST, search_folder
+from search.commands.runs_folder import search_folder
+from search.commands.server_or_folder import chosen_server
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.storage.layout import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from search import models
+    from search.results import report
+else:
+    models, report = lazy_modules("search.models", "search.results.report")
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
 
@@ -26,23 +35,20 @@ _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
 @TRUST
 @RUNS
 def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
-    """Continue SEARCH, whatever ended it; flags may change what it runs on, not what it is.
+    """Continue SEARCH, whatever ended it.
 
-    What was finished stays as it is, what was under way goes on from its last epoch.
+    What was finished stays as it is, what was under way goes on from its last epoch. Flags may
+    change what it runs on, not what it is.
     """
-    server = asked_server()
+    server = chosen_server()
     if server is None:
-        run_and_print(stored_config(name, runs, flags, trust))
+        run_or_watch.run_here(stored_config(name, runs, flags, trust))
         return
     if any(value not in (None, ()) for value in flags.values()):
         raise click.UsageError("what a search on a server runs on is the server's to decide")
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from search.commands.following import follow_and_print  # noqa: PLC0415
-
     if server.search(name).state != "finished":
         server.client.resume(name)
-    follow_and_print(server, name, Console(highlight=False))
+    run_or_watch.watch(server, name, Console(highlight=False))
 
 
 def stored_config(
@@ -53,19 +59,16 @@ def stored_config(
     Raises ModelError if they name a network of anybody's own that is not trusted: a folder may
     come from elsewhere.
     """
-    from search.models import require_trusted  # noqa: PLC0415 - startup stays light
-    from search.results.report import no_search  # noqa: PLC0415 - startup stays light
-
     folder = search_folder(name, runs)
     try:
         content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise no_search(folder) from None
+        raise report.no_search(folder) from None
     except (OSError, ValueError) as error:
         raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
     if not isinstance(content, dict) or "model" not in content:
         raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: it holds no settings")
     config = from_mapping(SearchConfig, overridden(content, flags), str(folder / CONFIG_FILE))
-    require_trusted(config.model, trust, folder / CONFIG_FILE)
+    models.require_trusted(config.model, trust, folder / CONFIG_FILE)
     # A folder may have been moved since.
     return dataclasses.replace(config, name=folder.name, runs=str(folder.parent))

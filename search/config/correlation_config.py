@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pruning.criteria import Criterion
 from pruning.errors import ConfigError
 from search.config.data_config import DataConfig
 from search.config.methods import METHODS
 from search.config.search_config import SearchConfig, folder_name
 from search.config.settings import Device, listed, option, require_defaults, same_option, settings
 from search.config.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from pruning.criteria import Criterion
 
 ORACLE = "oracle"
 """What all criteria are held against."""

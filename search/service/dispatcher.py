@@ -19,7 +19,7 @@ from search.service.announcements import Announcements
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches
 from search.service.tables import ArchitectureRow, SearchRow
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE, SPOOL_FILE
 from search.tracking.search_state import Event, EventFile, SearchState
 

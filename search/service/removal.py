@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 
 _ASIDE = ".removed-"
 

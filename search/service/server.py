@@ -32,7 +32,7 @@ from search.service.subprocesses import SubprocessLauncher
 from search.service.tokens import Tokens, are_asked_for
 from search.service.webhooks import Webhooks
 from search.service.worker import Worker
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")

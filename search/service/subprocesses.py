@@ -15,7 +15,7 @@ import psutil
 from pruning.errors import ServiceError
 from search.service.launchers import Gone, Launcher, arguments, gone
 from search.service.service_config import SECRET_VARIABLES
-from search.storage.durable import lock_holder
+from search.storage.folder_lock import lock_holder
 from search.storage.layout import LOG_FILE
 from search.system.process_identity import alive, tag
 

@@ -31,7 +31,7 @@ from search.data.datasets import ImageData
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import Study, content
 from search.results.figures import correlation_chart
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.studies.dry_run import dry_run_of_search
 from search.studies.setup import (
     SettingsFile,

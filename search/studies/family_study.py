@@ -23,7 +23,8 @@ from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_curves
 from search.results.report import open_results
 from search.scheduling.ray_executor import Share, check_resources, cluster
-from search.storage.durable import FolderLock, write_durably
+from search.storage.atomic_files import write_durably
+from search.storage.folder_lock import FolderLock
 from search.storage.layout import ARCHITECTURES_FOLDER
 from search.studies.dry_run import dry_run_of_family
 from search.studies.family_ladder import Rung, Subject, from_scratch_job, from_scratch_jobs

@@ -15,7 +15,7 @@ from pruning.cost import format_count
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
 from search.scheduling.optuna_study import recorded_study
-from search.storage.durable import require_free
+from search.storage.folder_lock import require_free
 from search.studies.search_study import open_context
 from search.studies.session import trial_space
 from search.terminal.text_table import text_table

@@ -16,7 +16,8 @@ from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
 from search.scheduling.ray_executor import Share, check_resources
-from search.storage.durable import FolderLock, disk_full_told
+from search.storage.atomic_files import disk_full_as_error
+from search.storage.folder_lock import FolderLock
 from search.storage.layout import CONFIG_FILE
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, trial_space
@@ -68,7 +69,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
             dry_run_of_search(context, data, trial_space(context, data))
         recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
         with ExitStack() as stack:
-            stack.enter_context(disk_full_told(config.directory))
+            stack.enter_context(disk_full_as_error(config.directory))
             try:
                 settings.write()
                 lock.acquire()
@@ -77,7 +78,7 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
                 stack.callback(close_recorder, recorder, console)
             share, links = Share.of(config, context.device), _links(config)
             session = Session(context, data, console, recorder, event_log, share=share, links=links)
-            with disk_full_told(config.directory):  # so that the event log hears of it
+            with disk_full_as_error(config.directory):  # so that the event log hears of it
                 results = session.run()
     _links(config)  # now that its architectures are there
     if config.register:

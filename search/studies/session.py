@@ -25,7 +25,7 @@ from search.scheduling.from_scratch_jobs import compared, members, num_members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.ray_executor import Perform, Share, cluster
 from search.scheduling.width_interpolation import tempered_source
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, RESULTS_FILE, SPENT_FILE
 from search.tracking.event_log import EventLog
 from search.tracking.mlflow_record import Recording

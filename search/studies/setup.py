@@ -21,7 +21,7 @@ from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
 from search.data import datasets
 from search.data.datasets import ImageData
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import SPOOL_FILE
 
 

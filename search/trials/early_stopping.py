@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pruning.errors import StoppedEarlyError
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 
 _FACTOR = 2
 _LEAST_SEEN = 2 * _FACTOR

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ from samples import Completed, FinishedSearch, espalier, outcome, small_config
 import copycat
 from pruning import Cost, measure_cost
 from pruning.errors import SearchFailedError
+from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
 from search.config.data_config import DataConfig
 from search.config.search_config import SearchConfig
@@ -172,6 +174,13 @@ def test_without_a_command_the_help_is_shown():
     assert (completed.status, completed.err) == (0, "")
     for command in ("search", "family", "pareto", "export", "ui"):
         assert f"\n  {command} " in completed.out
+
+
+def test_the_list_of_commands_says_what_the_help_of_each_says():
+    for name, summary in SUMMARIES.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.get_short_help_str(limit=len(summary) + 1) == summary
 
 
 def test_help_states_every_default():

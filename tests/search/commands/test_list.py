@@ -12,14 +12,14 @@ import pytest
 from samples import another_process, espalier, outcome, trial_job
 
 from search.commands import runs_folder
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 from search.trials.jobs import job_to_mapping
 
 START = 1_700_000_000_000
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "search")
 lock.acquire()
 if {deaf}:

@@ -14,7 +14,7 @@ from search.service.launchers import gone as gone_with
 from search.service.launchers import refusal_in
 from search.service.service_config import SECRET_VARIABLES
 from search.service.subprocesses import SubprocessLauncher
-from search.storage.durable import FolderLock, is_held, lock_holder
+from search.storage.folder_lock import FolderLock, is_held, lock_holder
 from search.storage.layout import LOG_FILE
 from search.system.exit_status import NOT_NOW, UNFORESEEN
 from search.system.process_identity import alive, tag

@@ -6,25 +6,22 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pruning.lazy_imports import lazy_modules
+
 if TYPE_CHECKING:
-    from search.results.report import Results
+    from search.results import report
+else:
+    (report,) = lazy_modules("search.results.report")
 
 
-def print_results(results: Results, next_steps: str, console: Console) -> None:
+def print_results(results: report.Results, next_steps: str, console: Console) -> None:
     """Front, contests, verdict, what went wrong, and what can be done with it."""
-    from search.results.report import (  # noqa: PLC0415 - imports torch
-        COMPUTE_NOTE,
-        contest_table,
-        flops_note,
-        front_table,
-    )
-
     console.print(f"\nPareto front within {results.budget}", style="bold")
-    console.print(front_table(results))
-    console.print(flops_note(results.base), style="dim", markup=False)
+    console.print(report.front_table(results))
+    console.print(report.flops_note(results.base), style="dim", markup=False)
     console.print("\nThe best of each kind within each budget", style="bold")
-    console.print(contest_table(results))
-    console.print(COMPUTE_NOTE, style="dim")
+    console.print(report.contest_table(results))
+    console.print(report.COMPUTE_NOTE, style="dim")
     console.print("\nVerdict", style="bold")
     console.print(results.verdict, markup=False)
     for note in results.notes:

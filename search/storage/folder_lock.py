@@ -1,66 +1,19 @@
-"""Files that are whole or not there, locks that end with their process, and full disks."""
+"""Locks on folders, which end with the process that holds them."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
 import psutil
 
-from pruning.errors import DiskFullError, SearchStateError
+from pruning.errors import SearchStateError
 from search.system.process_identity import alive, tag
 
 _LOCK_FILE = ".lock"
-
-
-def write_durably(file: Path, content: bytes) -> None:
-    """Write so that after a loss of power there is the whole file under its name, or none."""
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def disk_full_told(folder: Path) -> Iterator[None]:
-    """Turns a full disk, however it is told, into DiskFullError."""
-    try:
-        yield
-    except Exception as error:
-        if is_disk_full(error):
-            raise DiskFullError(
-                f"the disk of {folder} is full: make room, then run the same command again; "
-                "what was finished is kept"
-            ) from error
-        raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that there is no room."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if f"os error {errno.ENOSPC}" in str(seen):  # as libraries written in Rust put it
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 class FolderLock:

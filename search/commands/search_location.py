@@ -1,4 +1,4 @@
-"""Where searches are, as commands see it: a folder of this machine, or a server."""
+"""What commands do with searches, in a folder of this machine or on a server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.tracking.search_state import Event
-
 if TYPE_CHECKING:
     from search.results.report import Results
+    from search.tracking.search_state import Event
 
 _DONE = ("finished", "failed", "stopped early", "infeasible")
 """Ends of a trial."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A search as it stands.
+class SearchEntry:
+    """A search in a list: how it stands.
 
     state: queued, running, finished, failed or stopped.  reason: why it failed.
     progress: see search.tracking.search_state.SearchState.progress; None before anything happened.
@@ -51,16 +50,16 @@ class Listed:
     @property
     def best(self) -> Mapping[str, Any] | None:
         """The most accurate network so far: key, flops, validation_accuracy …"""
-        found: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
-        return found
+        best: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
+        return best
 
     @property
     def seconds_left(self) -> float | None:
         """None where nobody is at work, or before there is anything to go by."""
         if self.state != "running" or not self.progress:
             return None
-        left: float | None = self.progress["seconds_left"]
-        return left
+        seconds: float | None = self.progress["seconds_left"]
+        return seconds
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
@@ -76,7 +75,7 @@ class Listed:
         }
 
 
-class Network(ABC):
+class StoredNetwork(ABC):
     """A stored architecture that is to be taken along."""
 
     @property
@@ -99,32 +98,32 @@ class Network(ABC):
 
     @abstractmethod
     def write(self, form: str, target: Path) -> None:
-        """Write it in one of the place's forms; `target` must not exist."""
+        """Write it in one of the location's forms; `target` must not exist."""
 
     @abstractmethod
     def register(self, name: str, alias: str, mlflow_url: str) -> str:
         """Make it a model of MLflow's registry; returns its URI."""
 
 
-class Place(ABC):
+class SearchLocation(ABC):
     """What commands do with searches, wherever they are. Errors are EspalierErrors."""
 
     forms: tuple[str, ...]
-    """In which `Network.write` can write."""
+    """In which `StoredNetwork.write` can write."""
 
     refusal_to_register: str = ""
-    """Why `Network.register` cannot be; empty if it can."""
+    """Why `StoredNetwork.register` cannot be; empty if it can."""
 
     @abstractmethod
     def command(self, name: str, *words: str) -> str:
         """What to type to do something with the search here."""
 
     @abstractmethod
-    def searches(self) -> list[Listed]:
+    def searches(self) -> list[SearchEntry]:
         """All of them, the newest first."""
 
     @abstractmethod
-    def search(self, name: str) -> Listed:
+    def search(self, name: str) -> SearchEntry:
         """One of them."""
 
     @abstractmethod
@@ -136,7 +135,7 @@ class Place(ABC):
         """What a service's processes of it printed; follow: until it is over."""
 
     @abstractmethod
-    def stop(self, name: str) -> Listed:
+    def stop(self, name: str) -> SearchEntry:
         """End it early, and wait until it has ended."""
 
     @abstractmethod
@@ -148,7 +147,7 @@ class Place(ABC):
         """The report's page, and where it is written if nothing else is asked for."""
 
     @abstractmethod
-    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:
+    def network(self, name: str, trust: tuple[str, ...]) -> StoredNetwork:
         """SEARCH/NAME.  trust: further modules whose code may run."""
 
     @abstractmethod
