@@ -10,6 +10,7 @@ import click
 from pruning.errors import ArchitectureError
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS, TRUST
+from search.commands.flags import refuse_without_effect
 from search.commands.search_location import StoredNetwork
 from search.commands.server_or_folder import location_of
 
@@ -60,6 +61,10 @@ def export(
         raise click.UsageError("Missing option '--out', '--as-python' or '--register'")
     if out is not None and out == as_python:
         raise click.UsageError(f"--out and --as-python are both {out}: choose two names")
+    if not register:
+        refuse_without_effect(("alias", "mlflow_url"), "without --register")
+    if out is None:
+        refuse_without_effect(("form",), "without --out")
     location = location_of(runs)
     if out is not None and form not in location.forms:
         raise click.UsageError(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
-from search.commands.common_options import TRUST
-from search.commands.flags import options, overridden
+from search.commands.common_options import TRUST, image_shape
+from search.commands.flags import options, overridden, refuse_without_effect
 from search.commands.interrupts import ending_on_interrupt
 from search.config.family_config import (
     UNUSED_TRAINING,
@@ -103,27 +101,19 @@ def _opened(
         given["data"] = {"source": name, **given.get("data", {})}
     config = from_mapping(FamilyConfig, {"source": source, **given}, "the command line")
     if folder is not None:
+        refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
         subject = family_ladder.stored_subject(config, folder)
         if not train:
             return config, subject, None
         channels = subject.input_shape[0]
         return config, subject, datasets.load(config.data, channels=channels, seed=config.seed)
     if shape is not None and not train:
-        sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
-        if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
-            raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
         names = tuple(map(str, range(classes)))
-        return (
-            config,
-            family_ladder.profile_subject(config, (numbers[0], numbers[1], numbers[2]), names),
-            None,
-        )
+        return config, family_ladder.profile_subject(config, image_shape(shape), names), None
+    refuse_without_effect(("shape", "classes"), "beside the images of --data")
     data = setup.read_images(config.data, config.model, config.seed, console)
-    return (
-        config,
-        family_ladder.profile_subject(config, data.train.image_shape, tuple(data.classes)),
-        data,
-    )
+    subject = family_ladder.profile_subject(config, data.train.image_shape, tuple(data.classes))
+    return config, subject, data
 
 
 def _train(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from search.config.explicit_settings import flag_of
 from search.config.settings import tables, type_of
@@ -74,10 +75,19 @@ def overridden(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str
         if value is None or value == ():
             continue
         table, _, name = destination.rpartition("__")
-        given = list(value) if isinstance(value, tuple) else value
+        setting = list(value) if isinstance(value, tuple) else value
         if table:
             inner = merged.get(table, {})
-            merged[table] = {**inner, name: given} if isinstance(inner, Mapping) else inner
+            merged[table] = {**inner, name: setting} if isinstance(inner, Mapping) else inner
         else:
-            merged[name] = given
+            merged[name] = setting
     return merged
+
+
+def refuse_without_effect(names: Collection[str], why: str) -> None:
+    """UsageError for the first of these options that was typed, though it has no effect."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} has no effect {why}: leave it out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,8 @@ import click
 from pruning.cost import format_count
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
-from search.commands.common_options import RUNS, TRUST
-from search.commands.flags import some_options
+from search.commands.common_options import RUNS, TRUST, image_shape
+from search.commands.flags import refuse_without_effect, some_options
 from search.config.family_config import FamilyConfig
 from search.config.search_config import SearchConfig
 
@@ -65,6 +64,7 @@ def inspect(
         names = tuple(map(str, range(classes)))
         _show(family_ladder.profile_subject(config, _sizes(shape), names), png, **counts)
     elif (folder := family_ladder.architecture_folder(network, runs)) is not None:
+        refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
         config = FamilyConfig(network, runs=runs, trust=trust, exact=exact)
         _show(family_ladder.stored_subject(config, folder), png, **counts)
     elif png is not None:
@@ -119,7 +119,4 @@ def _describe(
 def _sizes(shape: str | None) -> tuple[int, int, int]:
     if shape is None:
         raise ConfigError("a model needs --input, the image shape, such as --input 3x224x224")
-    sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
-    if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
-        raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
-    return numbers[0], numbers[1], numbers[2]
+    return image_shape(shape)

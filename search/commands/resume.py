@@ -13,7 +13,7 @@ from pruning.errors import SearchStateError
 from pruning.lazy_imports import lazy_modules
 from search.commands import run_or_watch
 from search.commands.common_options import RUNS, TRUST
-from search.commands.flags import overridden, some_options
+from search.commands.flags import overridden, refuse_without_effect, some_options
 from search.commands.runs_folder import search_folder
 from search.commands.server_or_folder import chosen_server
 from search.config.search_config import SearchConfig
@@ -46,6 +46,7 @@ def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
         return
     if any(value not in (None, ()) for value in flags.values()):
         raise click.UsageError("what a search on a server runs on is the server's to decide")
+    refuse_without_effect(("trust",), "on a server, which runs the code that its operator allowed")
     if server.search(name).state != "finished":
         server.client.resume(name)
     run_or_watch.watch(server, name, Console(highlight=False))

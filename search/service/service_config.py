@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from search.config.settings import Device, option, require, settings
+from search.config.settings import Device, option, require, require_defaults, settings
 
 DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
 WEBHOOK_SECRET_VARIABLE = "ESPALIER_WEBHOOK_SECRET"
@@ -88,6 +88,10 @@ class ServiceConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.mlflow_url:
+            require_defaults(self, ("mlflow_port",), "beside another MLflow server (mlflow_url)")
+        if not self.ray_address:
+            require_defaults(self, ("ray_python",), "without a cluster (ray_address)")
         for name in ("mlflow_url", "mlflow_public_url"):
             require(
                 "@" not in getattr(self, name).partition("://")[2].partition("/")[0],

@@ -101,7 +101,7 @@ def offered() -> dict[str, Any]:
     from search import models  # noqa: PLC0415
     from search.config.methods import METHODS  # noqa: PLC0415
     from search.config.search_config import SearchConfig  # noqa: PLC0415
-    from search.data.datasets import names as datasets  # noqa: PLC0415
+    from search.data.named_datasets import names as datasets  # noqa: PLC0415
 
     return {
         "models": list(models.names()),

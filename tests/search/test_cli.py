@@ -335,6 +335,11 @@ def test_a_folder_that_holds_another_search_is_refused(
         (["export", "x", "--out=o"], "an architecture is SEARCH/NAME or a folder, got 'x'"),
         (["export", "none/x", "--out=o"], "none has no architecture 'x'"),
         (["nonsense"], "No such command 'nonsense'"),
+        (["export", "x/y", "--out=o", "--alias=a"], "--alias has no effect without --register"),
+        (["export", "x/y", "--as-python=o", "--format=onnx"], "--format has no effect without --o"),
+        (["serve", "--ray-python=python3"], "ray_python has no effect without a cluster"),
+        (["serve", "--mlflow-url=http://m", "--mlflow-port=1"], "mlflow_port has no effect beside"),
+        (["correlate", "--model=3:4", "--seed=-1"], "seed must be at least 0, got -1"),
     ],
 )
 def test_other_commands_answer_bad_input_in_one_line(
