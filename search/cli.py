@@ -21,7 +21,7 @@ from mlflow_server.reach import reach_loopback_directly
 from pruning.errors import ConfigError, EspalierError, first_line
 from search.commands.server_or_folder import SERVER_COMMANDS, Connection
 from search.storage.atomic_files import is_disk_full
-from search.system.error_log import written
+from search.system.error_log import write_traceback
 from search.system.exit_status import (
     EXIT_INTERRUPTED,
     EXIT_NOT_NOW,
@@ -131,7 +131,7 @@ def main() -> None:
         if is_disk_full(error):
             _print_error(f"{NOT_NOW}{message}")
             sys.exit(EXIT_NOT_NOW)
-        _print_error(f"{message}: {UNFORESEEN}: please report it{written(error)}")
+        _print_error(f"{message}: {UNFORESEEN}: please report it{write_traceback(error)}")
         sys.exit(1)
 
 

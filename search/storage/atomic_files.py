@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and full disks."""
+"""Writing whole files or none, and recognising a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.errors import DiskFullError
 
 
 def write_durably(file: Path, content: bytes) -> None:
-    """Write so that after a loss of power there is the whole file under its name, or none."""
+    """Write the file so that, even after a loss of power, it is there whole or as it was before."""
     temporary = file.with_name(f".{file.name}.part")
     try:
         with temporary.open("wb") as stream:
@@ -45,7 +45,7 @@ def disk_full_as_error(folder: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that there is no room."""
+    """Whether an error, or one that caused it, says that there is no room."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -17,7 +17,7 @@ _LOCK_FILE = ".lock"
 
 
 class FolderLock:
-    """Keeps every other process out of the folder of a search, until it is closed or dies.
+    """A lock on the folder of a search, until it is closed or its process ends.
 
     kind: what the folder holds, such as "search".
     """
@@ -27,7 +27,7 @@ class FolderLock:
         self._stream: IO[str] | None = None
 
     def acquire(self, *, only_if_there: bool = False) -> None:
-        """Hold the folder, which exists; SearchStateError names the process that does already.
+        """Lock the folder, which exists; SearchStateError names the process that holds it already.
 
         only_if_there: do nothing, for now, where there is no such folder.
         """
@@ -37,7 +37,7 @@ class FolderLock:
             stream = (self._folder / _LOCK_FILE).open("a+")
         except OSError as error:
             raise _cannot_be_locked(self._folder, error) from error
-        if not _locks(stream, fcntl.LOCK_EX, self._folder):
+        if not _try_lock(stream, fcntl.LOCK_EX, self._folder):
             stream.seek(0)
             holder = alive(stream.read().strip())
             stream.close()
@@ -75,7 +75,7 @@ def _held(folder: Path, kind: str, holder: psutil.Process | None) -> SearchState
 
 def is_held(folder: Path) -> bool:
     """Whether a process holds the folder with a FolderLock."""
-    return _held_by(folder) is not None
+    return _holder_tag(folder) is not None
 
 
 def lock_holder(folder: Path) -> psutil.Process | None:
@@ -83,23 +83,23 @@ def lock_holder(folder: Path) -> psutil.Process | None:
 
     None if nobody does, or a process that is not one of this machine.
     """
-    return alive(_held_by(folder) or "")
+    return alive(_holder_tag(folder) or "")
 
 
-def _held_by(folder: Path) -> str | None:
-    """What the holder wrote of itself; None if there is none."""
+def _holder_tag(folder: Path) -> str | None:
+    """The tag of the process that holds the folder; None if there is none."""
     try:
         stream = (folder / _LOCK_FILE).open()
     except OSError:
         return None
     with stream:
-        return None if _locks(stream, fcntl.LOCK_SH, folder) else stream.read().strip()
+        return None if _try_lock(stream, fcntl.LOCK_SH, folder) else stream.read().strip()
 
 
-def _locks(stream: IO[str], how: int, folder: Path) -> bool:
-    """Whether the lock is to be had; False while another process has it.
+def _try_lock(stream: IO[str], how: int, folder: Path) -> bool:
+    """Locks the file unless another process has; returns whether it did.
 
-    SearchStateError where no lock is to be had of anybody: not every network file system has them.
+    SearchStateError where nobody can lock it: not every network file system has locks.
     """
     try:
         fcntl.flock(stream, how | fcntl.LOCK_NB)
