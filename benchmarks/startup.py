@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "python -c 'import search'": (PYTHON, "-c", "import search"),
     "espalier --help": (*ESPALIER, "--help"),
     "espalier search --help": (*ESPALIER, "search", "--help"),
-    "espalier list": (*ESPALIER, "list", "--runs", os.devnull),
+    "espalier list": (*ESPALIER, "list", "--runs", "nowhere"),
     "python -c 'import torch'": (PYTHON, "-c", "import torch"),
 }
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pruning.errors import DataError
+from pruning.lazy_imports import lazy_modules
 from search.config.data_config import DataConfig
 from search.data.image_folder import open_image_folder
 from search.data.image_sources import ImageSplit
 from search.data.opened_dataset import Augmentation, OpenedDataset
 from search.data.stratified import stratified_sample
+
+if TYPE_CHECKING:
+    from sklearn import datasets as sklearn_datasets
+    from torchvision import datasets as torchvision_datasets
+else:
+    sklearn_datasets, torchvision_datasets = lazy_modules(
+        "sklearn.datasets", "torchvision.datasets"
+    )
 
 _IMAGE_FOLDER = "imagefolder:"
 _TEST_FRACTION_OF_DIGITS = 0.2
@@ -45,7 +53,7 @@ def open_dataset(config: DataConfig) -> OpenedDataset:
 
 def _digits() -> OpenedDataset:
     """scikit-learn's 1,797 8×8 digits; their 16 grey levels are spread over 0–255."""
-    bunch = importlib.import_module("sklearn.datasets").load_digits()
+    bunch = sklearn_datasets.load_digits()
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
     everything = ImageSplit(images.unsqueeze(1), torch.from_numpy(bunch.target).long())
     count = round(_TEST_FRACTION_OF_DIGITS * len(everything))
@@ -62,7 +70,7 @@ def _digits() -> OpenedDataset:
 
 def _from_torchvision(config: DataConfig) -> OpenedDataset:
     class_name, augmentation = _TORCHVISION[config.source]
-    make = getattr(importlib.import_module("torchvision.datasets"), class_name)
+    make = getattr(torchvision_datasets, class_name)
     try:
         train, test = (
             make(config.root, train=part, download=config.download) for part in (True, False)
