@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "search.client",
-    "DataConfig": "search.config.search_config",
+    "DataConfig": "search.config.data_config",
     "SearchConfig": "search.config.search_config",
-    "TrainingConfig": "search.config.search_config",
+    "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
     "run": "search.studies.search_study",
 }

@@ -68,10 +68,10 @@ def family(
     SEARCH/NAME. With --train every network is trained; run it again to continue a training that
     was stopped.
     """
-    given = overridden({"training": recipe_of_family(recipe)}, flags)
+    content = overridden({"training": recipe_of_family(recipe)}, flags)
     console = Console(highlight=False)
     config, subject, data = _opened(
-        source, given, console, train=train, shape=shape, classes=classes
+        source, content, console, train=train, shape=shape, classes=classes
     )
     rungs, notes = family_ladder.ladder(config, subject)
     base = subject.base.graph.cost()
@@ -88,7 +88,7 @@ def family(
 
 def _opened(
     source: str,
-    given: dict[str, Any],
+    content: dict[str, Any],
     console: Any,
     *,
     train: bool,
@@ -96,10 +96,10 @@ def _opened(
     classes: int,
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
-    folder = family_ladder.architecture_folder(source, given.get("runs", FamilyConfig.runs))
+    folder = family_ladder.architecture_folder(source, content.get("runs", FamilyConfig.runs))
     if folder is not None and (name := architecture.read(folder).provenance.get("data")):
-        given["data"] = {"source": name, **given.get("data", {})}
-    config = from_mapping(FamilyConfig, {"source": source, **given}, "the command line")
+        content["data"] = {"source": name, **content.get("data", {})}
+    config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
     if folder is not None:
         refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
         subject = family_ladder.stored_subject(config, folder)

@@ -13,16 +13,16 @@ from search.config.explicit_settings import flag_of
 from search.config.settings import tables, type_of
 
 
-def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """One flag per field of `cls` and its tables; help and defaults stand there."""
+def options(cls: type[Any], without: Collection[str] = ()) -> Callable[..., Any]:
+    """One flag per field of `cls` and its tables; help, defaults and types are theirs."""
+    made = [
+        _option_of(table, field, name)
+        for name, table in {"": cls, **tables(cls)}.items()
+        for field in dataclasses.fields(table)
+        if field.name not in (*without, *tables(cls))
+    ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        named = {"": cls, **tables(cls)}
-        made = [
-            option
-            for name, table in named.items()
-            for option in _options_of(table, name, (*without, *tables(cls)))
-        ]
         for option in reversed(made):
             command = option(command)
         return command
@@ -30,22 +30,12 @@ def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]
     return decorate
 
 
-def some_options(cls: type[Any], names: tuple[str, ...]) -> Callable[..., Any]:
+def some_options(cls: type[Any], names: Collection[str]) -> Callable[..., Any]:
     """Like `options`, for these fields and tables of `cls` alone."""
-    everything = tables(cls)
-    left_out = [field.name for field in dataclasses.fields(cls) if field.name not in names]
-    for name, table in everything.items():
-        if name not in names:
-            left_out += [field.name for field in dataclasses.fields(table)]
-    return options(cls, tuple(left_out))
-
-
-def _options_of(cls: type[Any], table: str, without: tuple[str, ...]) -> list[Callable[..., Any]]:
-    return [
-        _option_of(cls, field, table)
-        for field in dataclasses.fields(cls)
-        if field.name not in without
-    ]
+    parts = {field.name: [field.name] for field in dataclasses.fields(cls)}
+    for name, table in tables(cls).items():
+        parts[name] = [field.name for field in dataclasses.fields(table)]
+    return options(cls, [part for name in parts if name not in names for part in parts[name]])
 
 
 def _option_of(cls: type[Any], field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:

@@ -88,12 +88,7 @@ class FamilyConfig:
         require_defaults(self.training, UNUSED_TRAINING, why)
         if not self.training.equal_compute:
             require_defaults(self.training, ("compute_limit",), "without equal_compute")
-        for name in WITHOUT_RESOURCES:
-            if (value := getattr(self.resources, name)) not in ("", None):
-                raise ConfigError(
-                    f"a family study trains every network that was asked for and knows no {name}, "
-                    f"got {value!r}: leave it out, or ask for fewer --seeds, --kinds or --budgets"
-                )
+        require_defaults(self.resources, WITHOUT_RESOURCES, why)
         self.ladder()
         self.as_search()
 

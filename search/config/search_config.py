@@ -14,10 +14,8 @@ from search.config.methods import granularity, method, parts_of
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
     Device,
-    from_mapping,
     listed,
     option,
-    read_toml,
     require,
     require_defaults,
     settings,
@@ -195,8 +193,3 @@ class SearchConfig:
 def folder_name(parts: list[str]) -> str:
     """A name for a folder, made of these texts."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-.")
-
-
-def from_toml(path: str | Path) -> SearchConfig:
-    """SearchConfig from a TOML file with tables such as [data] and [training]."""
-    return from_mapping(SearchConfig, read_toml(path), str(path))

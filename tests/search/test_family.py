@@ -88,8 +88,14 @@ def test_kinds_are_listed_by_commas_and_checked():
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         ({"device": "tpu"}, "device must be one of"),
-        ({"resources": ResourcesConfig(time_budget="2h")}, "knows no time_budget, got '2h': "),
-        ({"resources": ResourcesConfig(max_train_images=9)}, "knows no max_train_images, got 9: "),
+        (
+            {"resources": ResourcesConfig(time_budget="2h")},
+            "^time_budget has no effect",
+        ),
+        (
+            {"resources": ResourcesConfig(max_train_images=9)},
+            "^max_train_images has no",
+        ),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str):

@@ -13,8 +13,8 @@ from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig
 from search.config.resources_config import ResourcesConfig
-from search.config.search_config import MOST_TRIALS, SearchConfig, from_toml
-from search.config.settings import from_mapping
+from search.config.search_config import MOST_TRIALS, SearchConfig
+from search.config.settings import from_mapping, read_toml
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.training.trainer import learning_rate
@@ -89,6 +89,10 @@ CHANGED = SearchConfig(
     register="small-network",
 )
 """Every field has another value than by default; see the first test."""
+
+
+def from_toml(path: Path) -> SearchConfig:
+    return from_mapping(SearchConfig, read_toml(path), str(path))
 
 
 def as_toml(content: Mapping[str, object]) -> str:
