@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from pruning.cost import format_count
+from search.results.verdict import deviation
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -97,7 +98,7 @@ def _point(kind: str, place: str, outcomes: Sequence[Outcome]) -> Point:
         params=statistics.mean(outcome.params for outcome in outcomes),
         flops=statistics.mean(outcome.flops for outcome in outcomes),
         test_error=statistics.mean(errors),
-        deviation=statistics.stdev(errors) if len(errors) > 1 else 0.0,
+        deviation=deviation(errors),
     )
 
 

@@ -19,15 +19,15 @@ from pruning.errors import ConfigError, SearchStateError
 from search.config.arguments import as_arguments
 from search.config.search_config import SearchConfig, from_mapping
 from search.models import own_module
-from search.results.figures import widths_left
+from search.results.pictures import widths_left
 from search.results.report import (
-    COLOURS,
     COMPUTE_NOTE,
     Results,
     flops_note,
     open_results,
     slack,
 )
+from search.results.styles import STYLES, style_of
 from search.results.verdict import contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
 from search.trials.artifacts import stored_curve
@@ -36,15 +36,6 @@ from search.trials.jobs import Outcome
 REPORT_FILE = "report.html"
 """In the folder of a search, unless another place is asked for."""
 
-_FURTHER_COLOUR = "#8c564b"
-_SYMBOLS = {
-    "fine-tuned": "circle",
-    "from-scratch": "square",
-    "copycat": "triangle-up",
-    "tempered": "triangle-down",
-    "uniform": "x",
-    "random": "diamond",
-}
 _MOST_POINTS = 200
 """Epochs of a curve beyond which some are left out."""
 
@@ -196,9 +187,9 @@ class _Page:
     @cached_property
     def origins(self) -> dict[str, str]:
         """Colours of the origins that there are, in their order."""
-        present: dict[str, str] = {o.origin: _FURTHER_COLOUR for o in self.results.everything}
-        ordered = {name: colour for name, colour in COLOURS.items() if name in present}
-        return ordered | {name: colour for name, colour in present.items() if name not in ordered}
+        present = {o.origin: None for o in self.results.everything}
+        ordered = [*(name for name in STYLES if name in present), *present]
+        return {name: style_of(name).colour for name in ordered}
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
@@ -238,7 +229,7 @@ class _Page:
         )
         for origin, colour in self.origins.items():
             same = [n for n in self.networks if n.outcome.origin == origin]
-            symbols = _SYMBOLS.get(origin, "star")
+            symbol = style_of(origin).symbol
             figure.add_trace(
                 Scatter(
                     x=[n.outcome.flops for n in same],
@@ -248,7 +239,7 @@ class _Page:
                     marker={
                         "color": colour,
                         "symbol": [
-                            f"{symbols}-open" if n.outcome.equal_compute else symbols for n in same
+                            f"{symbol}-open" if n.outcome.equal_compute else symbol for n in same
                         ],
                         "size": 10,
                     },

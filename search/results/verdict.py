@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.cost import Bound, Budget, format_count
+from search.results.styles import style_of
 from search.trials.jobs import ORIGINS, Origin, Outcome
 
 SIGNIFICANCE = 0.05
@@ -19,23 +20,6 @@ SIGNIFICANCE = 0.05
 
 _NOTABLE = 0.05
 """Share by which the compute or images of two networks may differ without it being told."""
-
-_SHORT = {
-    "fine-tuned": "fine-tuned",
-    "from-scratch": "from scratch",
-    "copycat": "copycat",
-    "tempered": "tempered copycat",
-    "uniform": "uniformly narrowed",
-    "random": "random widths",
-}
-_WORDS = {
-    "fine-tuned": "pruned and fine-tuned",
-    "from-scratch": "a pruned shape from scratch",
-    "copycat": "a rescaled shape from scratch (copycat)",
-    "tempered": "a shape between a pruned and the uniform one, from scratch (tempered)",
-    "uniform": "the uniformly narrowed network",
-    "random": "a shape of random widths",
-}
 
 
 @dataclass(frozen=True)
@@ -85,8 +69,7 @@ class Contestant:
     @property
     def deviation(self) -> float:
         """Of test accuracy over the seeds (of a sample); 0 of a single run."""
-        found = [run.test_accuracy for run in self.runs]
-        return statistics.stdev(found) if len(found) > 1 else 0.0
+        return deviation([run.test_accuracy for run in self.runs])
 
     @property
     def flops(self) -> float:
@@ -105,6 +88,11 @@ class Contestant:
 
     def _mean(self, value: Callable[[Outcome], float]) -> float:
         return statistics.fmean(map(value, self.runs))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def contestants(outcomes: Iterable[Outcome]) -> list[Contestant]:
@@ -182,12 +170,12 @@ def kinds(found: Iterable[Contestant]) -> list[str]:
 
 def short_name(entry: Contestant) -> str:
     """What a contestant is called in tables."""
-    name, length = _SHORT.get(entry.origin, entry.origin), _length(entry)
+    name, length = style_of(entry.origin).name, _length(entry)
     return f"{name}, {length}" if length else name
 
 
 def _words(entry: Contestant) -> str:
-    name, length = _WORDS.get(entry.origin, f"a {entry.origin} shape"), _length(entry)
+    name, length = style_of(entry.origin).words, _length(entry)
     return f"{name} at {length}" if length else name
 
 

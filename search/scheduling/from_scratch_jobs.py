@@ -13,8 +13,8 @@ from copycat.families import members as family_members
 from copycat.width_profile import WidthProfile
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
-from search.results.front import front, spread
 from search.trials.jobs import FromScratchJob, Origin, Outcome
+from search.trials.pareto import front, spread
 from search.trials.preflight import Preflight
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import first_line
-from search.results.front import front
 from search.service import descriptions as d
 from search.service.dispatcher import architecture_row, finished_rows, frame_of
 from search.service.parts import EXPORTS, SEARCH_ID
@@ -29,6 +28,7 @@ from search.service.searches import Searches, now_ms
 from search.service.tables import ArchitectureRow, SearchRow
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 from search.tracking.search_state import Event, EventFile, SearchState
+from search.trials.pareto import front
 
 _MOST_BYTES = 1 << 20
 """Of a file of settings."""

@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import ServiceError, first_line
-from search.results.front import front
 from search.service.announcements import Announcements
 from search.service.launchers import Gone, Launcher
 from search.service.searches import Searches
@@ -22,6 +21,7 @@ from search.service.tables import ArchitectureRow, SearchRow
 from search.storage.durable import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE, SPOOL_FILE
 from search.tracking.search_state import Event, EventFile, SearchState
+from search.trials.pareto import front
 
 MOST_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""

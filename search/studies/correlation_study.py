@@ -29,7 +29,7 @@ from search.config.methods import method
 from search.data.datasets import ImageData
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
-from search.results.figures import correlation_chart
+from search.results.figures import correlation_figure, saved
 from search.storage.durable import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
@@ -163,7 +163,10 @@ class _Correlation(Study[CorrelationResults]):
         study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
         text = json.dumps(content(study, config, scores, oracle), indent=2)
         write_durably(results, text.encode())
-        correlation_chart({a.criterion: a.metrics for a in agreements}, results.with_suffix(""))
+        saved(
+            correlation_figure({a.criterion: a.metrics for a in agreements}),
+            results.with_suffix(""),
+        )
         return study
 
 

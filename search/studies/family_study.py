@@ -20,7 +20,7 @@ from pruning.errors import ConfigError, SearchFailedError
 from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.data.datasets import ImageData
 from search.results.family_results import FamilyRun, FamilyStudy
-from search.results.figures import family_curves
+from search.results.figures import family_figure, saved
 from search.results.report import open_results
 from search.scheduling.ray_executor import check_resources
 from search.storage.durable import write_durably
@@ -166,7 +166,7 @@ class _Family(Study[FamilyStudy]):
             f"{self._config.data.source}: mean and deviation over runs, each measured once on "
             f"{study.num_test:,} test images"
         )
-        family_curves(study.curves, results.with_suffix(""), note=note)
+        saved(family_figure(study.curves, note=note), results.with_suffix(""))
         return study
 
 

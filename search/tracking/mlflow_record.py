@@ -9,7 +9,6 @@ from pathlib import Path
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus, RunKind, RunRecorder
 from pruning.cost import Cost
-from search.results.front import hypervolume
 from search.results.report import Results
 from search.storage.layout import StudyKind
 from search.trials.artifacts import stored_curve
@@ -23,6 +22,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
+from search.trials.pareto import hypervolume
 from search.trials.search_space import Proposal
 
 _STOPPED = "stopped before its end"

@@ -413,7 +413,7 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
         for segment, (params, error, deviation) in zip(spread.get_segments(), points, strict=True):
             ends = [[params, error - deviation], [params, error + deviation]]
             assert segment.tolist() == ends
-    files = figures.family_curves(curves, tmp_path / "family")
+    files = figures.saved(figures.family_figure(curves), tmp_path / "family")
     assert [file.name for file in files] == ["family.png", "family.svg"]
     assert all(file.stat().st_size > 1000 for file in files)
 

@@ -13,11 +13,11 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig, TrainingConfig
-from search.results.front import hypervolume
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
 from search.studies import search_stages, session
 from search.trials.jobs import EpochRecord, Job, Outcome
+from search.trials.pareto import hypervolume
 from search.trials.trial import perform
 
 

@@ -8,7 +8,6 @@ import pytest
 from samples import epoch_record, from_scratch_job, outcome, quick_config, trial_job
 
 from pruning.errors import DiskFullError, SearchFailedError
-from search.results.front import hypervolume
 from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
 from search.tracking.event_log import EventLog, Replay
@@ -21,6 +20,7 @@ from search.trials.jobs import (
     job_from_mapping,
     job_to_mapping,
 )
+from search.trials.pareto import hypervolume
 
 
 @pytest.fixture
