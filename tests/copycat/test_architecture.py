@@ -23,7 +23,7 @@ from stored_architectures import JSON, TRUST, WEIGHTS, edit, pruned_network, sta
 from torch import nn
 
 from copycat import Architecture, Builder, WidthProfile, build, load, read, save, verify
-from copycat.whole_folder import folder_written_whole, stored_names
+from copycat.architecture.whole_folder import folder_written_whole, stored_names
 from pruning import KeepPlan, remove_channels, trace
 from pruning.errors import ArchitectureError
 from pruning.structure_removal.structures import Structure, remove_structures

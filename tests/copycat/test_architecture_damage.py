@@ -242,8 +242,8 @@ def test_a_wrong_count_does_not_pass_verification(
     flops = read(copied).cost.flops
     wrong = dataclasses.replace(read(copied), cost=dataclasses.replace(read(copied).cost, flops=1))
     model = load(copied, trust=TRUST)
-    monkeypatch.setattr("copycat.architecture.read", lambda _: wrong)
-    monkeypatch.setattr("copycat.architecture.load", lambda *_, **__: model)
+    monkeypatch.setattr("copycat.architecture.folder.read", lambda _: wrong)
+    monkeypatch.setattr("copycat.architecture.folder.load", lambda *_, **__: model)
     with pytest.raises(ArchitectureError, match=f"says 1 FLOPs .* make {flops:,} and"):
         verify(copied, trust=TRUST)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from copycat import Architecture, Builder, WidthProfile, build
 from copycat.build import without_removed
 from copycat.export import TOLERANCE, to_onnx, to_pt2, written_whole
-from copycat.python_module import to_python
+from copycat.python_source import to_python
 from pruning import Structure, fold, measure_cost, to_sigmoid_batchnorm, trace
 from pruning.errors import ArchitectureError
 

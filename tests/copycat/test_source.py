@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from copycat.bare_syntax import bare
-from copycat.class_source import UnwritableError, seen_by_fx, written
-from copycat.expression import Bracketed, render
-from copycat.layer_source import is_stock, layer_expression
+from copycat.python_source.bare_syntax import bare
+from copycat.python_source.class_source import UnwritableError, seen_by_fx, written
+from copycat.python_source.expression import Bracketed, render
+from copycat.python_source.layer_source import is_stock, layer_expression
 from pruning.errors import ArchitectureError
 
 LAYERS = [

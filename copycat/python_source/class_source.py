@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from copycat.bare_syntax import bare
+from copycat.python_source.bare_syntax import bare
 from pruning.networks.torch_interior import buffer_slots, child_slots, parameter_slots
 from pruning.structure_removal.residual_blocks import own_graph
 

@@ -15,16 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from copycat.architecture_json import DTYPES, PROBE_SEED, Architecture, from_json, to_json
+from copycat.architecture.document import DTYPES, PROBE_SEED, Architecture, from_json, to_json
+from copycat.architecture.trust import check_no_download, check_trust
+from copycat.architecture.whole_folder import folder_written_whole, opened_folder, repair
 from copycat.build import graph_for, shaped, without_removed
-from copycat.trust import TRUSTED_BUILDERS, check_no_download, check_trust
-from copycat.whole_folder import folder_written_whole, opened_folder, repair
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError, first_line
 from pruning.networks.wrappers import unwrapped
 from pruning.tracing import trace
-
-__all__ = ["TRUSTED_BUILDERS", "Architecture", "load", "read", "save", "verify"]
 
 _JSON, _WEIGHTS = "architecture.json", "weights.safetensors"
 _MOST_JSON_BYTES = 2**26

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from copycat.class_source import Source, UnwritableError
-from copycat.expression import Bracketed, Expression, render
-from copycat.layer_source import is_stock, layer_expression
+from copycat.python_source.class_source import Source, UnwritableError
+from copycat.python_source.expression import Bracketed, Expression, render
+from copycat.python_source.layer_source import is_stock, layer_expression
 from pruning.errors import ArchitectureError
 from pruning.networks.torch_interior import buffer_slots, child_slots, parameter_slots
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from copycat.architecture import Architecture
-from copycat.class_source import seen_by_fx, written
 from copycat.export import random_images
-from copycat.expression import Bracketed, render
-from copycat.python_classes import PythonClasses, Way
+from copycat.python_source.class_source import seen_by_fx, written
+from copycat.python_source.classes import PythonClasses, Way
+from copycat.python_source.expression import Bracketed, render
 from pruning.errors import ArchitectureError, first_line
 from pruning.sigmoid_batchnorm import fold
 
