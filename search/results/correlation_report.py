@@ -16,7 +16,7 @@ from search.terminal.text_table import text_table
 
 
 @dataclass(frozen=True)
-class Study:
+class CorrelationResults:
     """What came of a correlation study.
 
     agreements: one per criterion, best first.  num_units, num_images: over which scores were
@@ -31,7 +31,7 @@ class Study:
     files: tuple[Path, ...]
 
 
-def study_table(study: Study) -> Table:
+def study_table(study: CorrelationResults) -> Table:
     """One row per criterion, the best first; a dash where a coefficient is not defined."""
     headings = [
         f"{name.capitalize()}\n{words}"
@@ -49,7 +49,7 @@ def study_table(study: Study) -> Table:
     return table
 
 
-def study_notes(study: Study) -> list[str]:
+def study_notes(study: CorrelationResults) -> list[str]:
     """What the table is about, and which layers are not in its means; a line each."""
     lines = [
         f"{study.num_units:,} units, {study.num_images:,} training images, "
@@ -66,7 +66,7 @@ def study_notes(study: Study) -> list[str]:
 
 
 def content(
-    study: Study,
+    study: CorrelationResults,
     config: CorrelationConfig,
     scores: Mapping[str, UnitScores],
     oracle: UnitScores,

@@ -17,7 +17,7 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,
     FromScratchJob,
-    NullObserver,
+    Observer,
     job_from_mapping,
     job_to_mapping,
 )
@@ -26,7 +26,7 @@ from search.trials.jobs import (
 @pytest.fixture
 def event_log(context: JobContext) -> EventLog:
     context.directory.mkdir(parents=True)
-    return EventLog(context)
+    return EventLog(context, "search", context.config.trials)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_epochs_of_an_earlier_process_count_once_and_are_no_measure_of_pace(
 def test_a_replay_tells_what_an_observer_was_told(event_log: EventLog, file: Path) -> None:
     told: list[tuple[str, str]] = []
 
-    class Listener(NullObserver):
+    class Listener(Observer):
         def started(self, job) -> None:
             told.append(("started", job.key))
 
