@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from copycat.architecture import read
-from copycat.base_network import BaseNetwork
 from copycat.families import Copycat, FamilyKind, Member, UniformWidth
 from copycat.families import members as family_members
+from copycat.families.base_network import BaseNetwork
 from copycat.width_profile import WidthProfile
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig

@@ -12,9 +12,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from copycat.architecture import read
-from copycat.base_network import BaseNetwork
 from copycat.families import TemperedCopycat
 from copycat.families import members as family_members
+from copycat.families.base_network import BaseNetwork
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
 from search.scheduling.from_scratch_jobs import compared

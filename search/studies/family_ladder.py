@@ -12,12 +12,12 @@ from rich.table import Table
 
 from copycat import families
 from copycat.architecture import read
-from copycat.base_network import BaseNetwork
+from copycat.architecture.trust import check_trust
+from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
+from copycat.families.base_network import BaseNetwork
 from copycat.latency import measured_latency
-from copycat.trust import check_trust
-from copycat.whole_folder import opened_folder
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
