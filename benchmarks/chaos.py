@@ -339,7 +339,7 @@ def mlflow_runs(service: Service, search_id: str) -> list[dict[str, str]]:
 
 
 @dataclass
-class Found:
+class NetworkSummary:
     """What came of it."""
 
     breaks: Counter[str] = field(default_factory=Counter)
@@ -365,9 +365,9 @@ class Pulse:
             self._size, self._since = size, now
 
 
-def chaos(minutes: float, pause: float, seed: int) -> Found:
+def chaos(minutes: float, pause: float, seed: int) -> NetworkSummary:
     """Break things for so many minutes, about every `pause` seconds, and look what is left."""
-    chance, found = random.Random(seed), Found()
+    chance, found = random.Random(seed), NetworkSummary()
     with ExitStack() as stack:
         home = Path(stack.enter_context(TemporaryDirectory(prefix="espalier-chaos-")))
         home.chmod(0o755)

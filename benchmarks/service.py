@@ -35,7 +35,7 @@ from sqlalchemy.orm import Session
 from search.service.database.connection import open_database
 from search.service.database.searches import now_ms
 from search.service.database.tables import ArchitectureRow, SearchRow
-from search.storage.layout import FEED_FILE
+from search.storage.layout import EVENTS_FILE
 
 RESULTS = Path(__file__).parent / "results" / "service.md"
 STREAMS, POSTS, KEYS = 50, 100, 10
@@ -87,7 +87,7 @@ def fill(runs: Path, searches: int, architectures: int) -> None:
     event = {"event": "epochs", "time_ms": 1, "key": "fine-tuned-1", "records": [record]}
     line = json.dumps(event).encode() + b"\n"
     (runs / "search-0").mkdir()
-    (runs / "search-0" / FEED_FILE).write_bytes(line * (LARGE_BYTES // len(line) + 1))
+    (runs / "search-0" / EVENTS_FILE).write_bytes(line * (LARGE_BYTES // len(line) + 1))
 
 
 def _search(number: int) -> SearchRow:

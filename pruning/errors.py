@@ -15,7 +15,7 @@
     ├── SearchFailedError         every trial of a search failed
     ├── TrainingDivergedError     a loss became infinite or NaN
     ├── StoppedEarlyError         a trial is dominated by others; it is not worth going on
-    ├── TaskGivenUpError          a task's process died or hung again and again
+    ├── JobGivenUpError          a task's process died or hung again and again
     ├── DiskFullError             there is no room for a checkpoint or a result
     └── ServiceError              the service cannot start, or cannot be reached, or refuses
 
@@ -97,7 +97,7 @@ class StoppedEarlyError(EspalierError):
     """A trial is dominated by too many others to be worth going on."""
 
 
-class TaskGivenUpError(EspalierError):
+class JobGivenUpError(EspalierError):
     """A task cannot be got to its end: its process died or hung again and again."""
 
 

@@ -29,6 +29,6 @@ def print_results(results: Results, next_steps: str, console: Console) -> None:
     console.print(results.verdict, markup=False)
     for note in results.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
-    for task, reason in results.failures.items():
-        console.print(f"{task}: {reason}", style="yellow", markup=False)
+    for job, reason in results.failures.items():
+        console.print(f"{job}: {reason}", style="yellow", markup=False)
     console.print(next_steps, markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ class Listed:
     """A search as it stands.
 
     state: queued, running, finished, failed or stopped.  reason: why it failed.
-    progress: see search.tracking.search_state.Standing.progress; None before anything happened.
+    progress: see search.tracking.search_state.SearchState.progress; None before anything happened.
     ended_ms: since 1970; None until it is over.
     """
 

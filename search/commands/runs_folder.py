@@ -16,9 +16,9 @@ from pruning.errors import SearchStateError
 from search.commands.place import Listed, Network, Place
 from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
 from search.storage.durable import is_held, lock_holder
-from search.storage.layout import CONFIG_FILE, FEED_FILE, LOG_FILE, RESULTS_FILE
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE, LOG_FILE, RESULTS_FILE
 from search.tracking.process_log import LogPart, log_parts, read_log
-from search.tracking.search_state import Event, EventFile, Standing
+from search.tracking.search_state import Event, EventFile, SearchState
 
 if TYPE_CHECKING:
     from search.results.report import Results
@@ -71,7 +71,7 @@ class RunsFolder(Place):
 
     def follow(self, name: str) -> Iterator[Event]:
         folder = self._folder(name)
-        file, last = EventFile(folder / FEED_FILE), ""
+        file, last = EventFile(folder / EVENTS_FILE), ""
         while True:
             was_held = is_held(folder)  # asked first: what follows is then all
             file.is_another()  # and then read from its beginning
@@ -170,11 +170,11 @@ def _events(file: EventFile) -> Iterator[Event]:
 
 def _listed(folder: Path) -> Listed:
     """How the search stands, by its lock, its results and its last event."""
-    standing, last, file = Standing(), None, EventFile(folder / FEED_FILE)
+    search_state, last, file = SearchState(), None, EventFile(folder / EVENTS_FILE)
     was_held, state, reason = is_held(folder), "stopped", ""
     try:
         for event in _events(file):
-            standing.take(event)
+            search_state.take(event)
             last = event
     except SearchStateError as error:
         reason = str(error)
@@ -184,7 +184,7 @@ def _listed(folder: Path) -> Listed:
         state = "finished"
     elif last is not None and last["event"] == "failed":
         state, reason = "failed", last["reason"]
-    progress = None if last is None else standing.progress()
+    progress = None if last is None else search_state.progress()
     ended = None if state == "running" or last is None else int(last["time_ms"])
     return Listed(folder.name, state, reason or file.damage, progress, ended)
 

@@ -122,7 +122,7 @@ class FamilyConfig:
         return tuple(rung.counting_attention() if self.count_attention else rung for rung in rungs)
 
     def as_search(self, model: str = "") -> SearchConfig:
-        """A search with these settings whose budget is no bound; its tasks need one."""
+        """A search with these settings whose budget is no bound; its jobs need one."""
         return SearchConfig(
             model=model or self.model or "digits-vgg",
             budget=("flops=100%",),

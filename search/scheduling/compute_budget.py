@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from search.storage.durable import write_durably
-from search.trials.jobs import Ending, EpochRecord, Outcome, Task, TaskList, TaskSource
+from search.trials.jobs import Ending, EpochRecord, Job, JobList, JobSource, Outcome
 
 _WRITE_EVERY_SECONDS = 5.0
 
 
-class Allowance:
-    """Counts what is spent, as an observer, and says whether one more task can be afforded.
+class ComputeBudget:
+    """Counts what is spent, as an observer, and says whether one more job can be afforded.
 
     file: where it is kept over restarts.
     seconds, images: what may be spent; None for any amount.
-    num_workers: tasks at once, which share the seconds.
-    images_of: training images of a task from its beginning to its end.
+    num_workers: jobs at once, which share the seconds.
+    images_of: training images of a job from its beginning to its end.
     begun_ms: when the search began, in milliseconds since 1970.
 
     How long an image takes is known from the epochs that are over; before the first of them
@@ -30,7 +30,7 @@ class Allowance:
     def __init__(
         self,
         file: Path,
-        images_of: Callable[[Task], int],
+        images_of: Callable[[Job], int],
         *,
         seconds: float | None,
         images: int | None,
@@ -38,7 +38,7 @@ class Allowance:
     ) -> None:
         self._file, self._seconds, self._images = file, seconds, images
         self._num_workers, self._images_of = num_workers, images_of
-        self._under_way: dict[str, Task] = {}
+        self._under_way: dict[str, Job] = {}
         stored = self._stored()
         self._seconds_before = float(stored.get("seconds", 0.0))
         self._seen: dict[str, int] = dict(stored.get("images", {}))
@@ -59,7 +59,7 @@ class Allowance:
         return sum(self._seen.values())
 
     def affords(self, images: int, reserve: int = 0) -> bool:
-        """Whether a task of so many images can be done, and `reserve` images of others later.
+        """Whether a job of so many images can be done, and `reserve` images of others later.
 
         What is under way is finished in any case, and is counted.
         """
@@ -70,30 +70,30 @@ class Allowance:
             return True
         return self.seconds_spent + self._predicted(wanted) <= self._seconds
 
-    def images_left(self, task: Task) -> int:
-        """Training images that a task still has to see."""
-        return max(0, self._images_of(task) - self._seen.get(task.key, 0))
+    def images_left(self, job: Job) -> int:
+        """Training images that a job still has to see."""
+        return max(0, self._images_of(job) - self._seen.get(job.key, 0))
 
-    def started(self, task: Task) -> None:
-        self._last[task.key] = time.monotonic()
-        self._under_way[task.key] = task
+    def started(self, job: Job) -> None:
+        self._last[job.key] = time.monotonic()
+        self._under_way[job.key] = job
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         now = time.monotonic()
-        before = self._seen.get(task.key, 0)
-        self._seen[task.key] = max(before, records[-1].images)
+        before = self._seen.get(job.key, 0)
+        self._seen[job.key] = max(before, records[-1].images)
         if len(records) == 1 and records[-1].images > before:  # not told again after a restart
-            self._busy_seconds += now - self._last.get(task.key, now)
+            self._busy_seconds += now - self._last.get(job.key, now)
             self._busy_images += records[-1].images - before
-        self._last[task.key] = now
+        self._last[job.key] = now
         if now - self._written > _WRITE_EVERY_SECONDS:
             self.write()
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
-        self._settled(task)
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
+        self._settled(job)
 
-    def ended(self, task: Task, ending: Ending) -> None:  # noqa: ARG002
-        self._settled(task)
+    def ended(self, job: Job, ending: Ending) -> None:  # noqa: ARG002
+        self._settled(job)
 
     def write(self) -> None:
         """Keep for the next process what was spent."""
@@ -107,9 +107,9 @@ class Allowance:
         }
         write_durably(self._file, json.dumps(content).encode())
 
-    def _settled(self, task: Task) -> None:
-        self._last.pop(task.key, None)
-        self._under_way.pop(task.key, None)
+    def _settled(self, job: Job) -> None:
+        self._last.pop(job.key, None)
+        self._under_way.pop(job.key, None)
         self.write()
 
     def _predicted(self, images: int) -> float:
@@ -126,58 +126,60 @@ class Allowance:
 
 
 class Rationed:
-    """A source that hands nothing more out once the allowance cannot afford another task.
+    """A source that hands nothing more out once the compute budget cannot afford another job.
 
-    images_each: training images of each of its tasks.
+    images_each: training images of each of its jobs.
     reserve: images to be left for what comes after this source.
-    is_needed: whether the next task is handed out whatever it costs.
+    is_needed: whether the next job is handed out whatever it costs.
     """
 
     def __init__(
         self,
-        source: TaskSource,
-        allowance: Allowance,
+        source: JobSource,
+        compute_budget: ComputeBudget,
         images_each: int,
         *,
         reserve: int = 0,
         is_needed: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._source, self._allowance = source, allowance
+        self._source, self._compute_budget = source, compute_budget
         self._images_each, self._reserve, self._is_needed = images_each, reserve, is_needed
         self.is_cut_short = False
 
     def __len__(self) -> int:
         return 0 if self.is_cut_short else len(self._source)
 
-    def next(self) -> Task | None:
+    def next(self) -> Job | None:
         if len(self) == 0:
             return None
-        if not self._is_needed() and not self._allowance.affords(self._images_each, self._reserve):
+        if not self._is_needed() and not self._compute_budget.affords(
+            self._images_each, self._reserve
+        ):
             self.is_cut_short = True
             return None
         return self._source.next()
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        self._source.finished(task, outcomes)
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self._source.finished(job, outcomes)
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        self._source.ended(task, ending)
+    def ended(self, job: Job, ending: Ending) -> None:
+        self._source.ended(job, ending)
 
 
-class RationedList(TaskList):
-    """Known tasks, in order, passing over those that the allowance cannot afford.
+class RationedList(JobList):
+    """Known jobs, in order, passing over those that the compute budget cannot afford.
 
     left_out: the ones passed over.
     """
 
-    def __init__(self, tasks: Iterable[Task], allowance: Allowance) -> None:
-        super().__init__(tasks)
-        self._allowance = allowance
-        self.left_out: list[Task] = []
+    def __init__(self, jobs: Iterable[Job], compute_budget: ComputeBudget) -> None:
+        super().__init__(jobs)
+        self._compute_budget = compute_budget
+        self.left_out: list[Job] = []
 
-    def next(self) -> Task | None:
-        while (task := super().next()) is not None:
-            if self._allowance.affords(self._allowance.images_left(task)):
-                return task
-            self.left_out.append(task)
+    def next(self) -> Job | None:
+        while (job := super().next()) is not None:
+            if self._compute_budget.affords(self._compute_budget.images_left(job)):
+                return job
+            self.left_out.append(job)
         return None

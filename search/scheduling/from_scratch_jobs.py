@@ -14,13 +14,13 @@ from copycat.width_profile import WidthProfile
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
 from search.results.front import front, spread
-from search.trials.jobs import MemberTask, Origin, Outcome
+from search.trials.jobs import FromScratchJob, Origin, Outcome
 from search.trials.preflight import Preflight
 
 
 def members(
     config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]
-) -> tuple[list[MemberTask], list[str]]:
+) -> tuple[list[FromScratchJob], list[str]]:
     """The family stage: what to train from scratch, and notes on what was left out.
 
     The shape of every compared trial in its own size, at equal epochs and at equal compute (the
@@ -31,8 +31,8 @@ def members(
     trials: their first run each, no repetitions.
     """
     plan = _Plan(config, preflight, trials)
-    tasks = [task for repeat in range(config.seeds) for task in plan.tasks(repeat)]
-    return _without_twins(tasks), plan.notes
+    jobs = [job for repeat in range(config.seeds) for job in plan.jobs(repeat)]
+    return _without_twins(jobs), plan.notes
 
 
 def compared(
@@ -77,7 +77,7 @@ class _Line:
 
 
 class _Plan:
-    """The tasks of each seed; what cannot be had is noted once."""
+    """The jobs of each seed; what cannot be had is noted once."""
 
     def __init__(
         self, config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]
@@ -100,28 +100,30 @@ class _Plan:
         folder = self._config.directory
         return [(outcome, read(folder / outcome.path).profile) for outcome in outcomes]
 
-    def tasks(self, repeat: int) -> Iterator[MemberTask]:
+    def jobs(self, repeat: int) -> Iterator[FromScratchJob]:
         """Everything to train with the seeds of this repetition."""
         for outcome, profile in self._pairs:
             yield from self._pair(outcome, profile, repeat)
         for line, rung, member in [*self._rungs, *self._random(repeat)]:
             percent = f"{100 * rung:g}".replace(".", "_")
             key = f"{line.name}-b{percent}"
-            task = _task(key, line.origin, line.trial, member.profile)
-            yield self._at(replace(task, rung=rung, alpha=member.parameter), repeat)
+            job = _job(key, line.origin, line.trial, member.profile)
+            yield self._at(replace(job, rung=rung, alpha=member.parameter), repeat)
 
-    def _pair(self, outcome: Outcome, profile: WidthProfile, repeat: int) -> Iterator[MemberTask]:
+    def _pair(
+        self, outcome: Outcome, profile: WidthProfile, repeat: int
+    ) -> Iterator[FromScratchJob]:
         """The shape of a trial from scratch, and longer if that is asked for and is longer."""
         key, training = _renamed(outcome, "from-scratch"), self._config.training
-        task = _task(key, "from-scratch", outcome.trial, profile)
-        yield self._at(task, repeat)
+        job = _job(key, "from-scratch", outcome.trial, profile)
+        yield self._at(job, repeat)
         flops = self._preflight.graph_of(profile).cost(profile.widths).flops
         longer = replace(training, equal_compute=True)
         epochs = (
             t.epochs_from_scratch(flops, self._preflight.base.flops) for t in (training, longer)
         )
         if self._config.equal_compute_pairs and next(epochs) < next(epochs):
-            yield self._at(replace(task, key=f"{key}-longer", equal_compute=True), repeat)
+            yield self._at(replace(job, key=f"{key}-longer", equal_compute=True), repeat)
 
     def _random(self, repeat: int) -> list[tuple[_Line, float, Member]]:
         """Widths drawn anew with each seed, scaled to each rung."""
@@ -165,12 +167,12 @@ class _Plan:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _at(self, task: MemberTask, repeat: int) -> MemberTask:
-        """The task with the seeds of a repetition; the first has those of its trial."""
+    def _at(self, job: FromScratchJob, repeat: int) -> FromScratchJob:
+        """The job with the seeds of a repetition; the first has those of its trial."""
         if repeat == 0:
-            return task
-        seed = self._config.seed_of(task.trial or 0, repeat)
-        return replace(task, key=f"{task.key}-s{repeat}", seed=seed)
+            return job
+        seed = self._config.seed_of(job.trial or 0, repeat)
+        return replace(job, key=f"{job.key}-s{repeat}", seed=seed)
 
 
 def _renamed(outcome: Outcome, origin: Origin) -> str:
@@ -178,15 +180,15 @@ def _renamed(outcome: Outcome, origin: Origin) -> str:
     return origin + outcome.network.removeprefix(outcome.origin)
 
 
-def _task(key: str, origin: Origin, trial: int | None, profile: WidthProfile) -> MemberTask:
+def _job(key: str, origin: Origin, trial: int | None, profile: WidthProfile) -> FromScratchJob:
     removed = tuple((structure.kind, structure.name) for structure in profile.removed)
-    return MemberTask(key, origin, trial, None, 1.0, dict(profile.widths), removed)
+    return FromScratchJob(key, origin, trial, None, 1.0, dict(profile.widths), removed)
 
 
-def _without_twins(tasks: Sequence[MemberTask]) -> list[MemberTask]:
-    """Of tasks with equal widths, seeds and epochs, which would end in equal weights, the first."""
-    seen: dict[tuple[int | None, int | None, bool, str], MemberTask] = {}
-    for task in tasks:
-        twin = task.trial, task.seed, task.equal_compute, task.profile.digest
-        seen.setdefault(twin, task)
+def _without_twins(jobs: Sequence[FromScratchJob]) -> list[FromScratchJob]:
+    """Of jobs with equal widths, seeds and epochs, which would end in equal weights, the first."""
+    seen: dict[tuple[int | None, int | None, bool, str], FromScratchJob] = {}
+    for job in jobs:
+        twin = job.trial, job.seed, job.equal_compute, job.profile.digest
+        seen.setdefault(twin, job)
     return list(seen.values())

@@ -20,7 +20,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from pruning.cost import Budget
 from pruning.errors import SearchStateError, UnreachableBudgetError, first_line
 from search.scheduling.journal_repair import mend
-from search.trials.jobs import Ending, Outcome, Task
+from search.trials.jobs import Ending, Job, Outcome
 
 OBJECTIVES = ("validation accuracy", "FLOPs")
 
@@ -33,7 +33,7 @@ _FINAL, _AGAIN = "final", "again"
 
 _KNOWN = "known beforehand"
 _ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
-_FORMAT_NOW = 1
+_FORMAT_NOW = 2
 _TOLD = {
     "failed": TrialState.FAIL,
     "stopped early": TrialState.PRUNED,
@@ -133,7 +133,7 @@ class StudyRecord:
 
 
 class StudySource(StudyRecord):
-    """Proposes tasks until `num_trials` are settled, over restarts.
+    """Proposes jobs until `num_trials` are settled, over restarts.
 
     A trial that an earlier process was at work on is handed out again, under its number and
     with its proposal; so is one that failed then, unless it would fail again. What is proposed
@@ -142,23 +142,23 @@ class StudySource(StudyRecord):
     infeasible, and the next one made.
 
     study: see `open_study`.
-    propose: draws a point with a trial of Optuna and makes a task of it; see `trial_number`.
+    propose: draws a point with a trial of Optuna and makes a job of it; see `trial_number`.
     new_sampler: a sampler for the seed it is given.
     openings: parts of the points of the first trials.
-    known: the result that a task would come to again, if there is one: it counts, and is not made.
+    known: the result that a job would come to again, if there is one: it counts, and is not made.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        propose: Callable[[BaseTrial], Task],
+        propose: Callable[[BaseTrial], Job],
         new_sampler: Callable[[int], BaseSampler],
         limits: Budget,
         num_trials: int,
         *,
         seed: int,
         openings: Sequence[Mapping[str, Any]] = (),
-        known: Callable[[Task], Outcome | None] = lambda _: None,
+        known: Callable[[Job], Outcome | None] = lambda _: None,
     ) -> None:
         super().__init__(lambda: study.get_trials(deepcopy=False))
         self._study, self._propose, self._new_sampler = study, propose, new_sampler
@@ -182,8 +182,8 @@ class StudySource(StudyRecord):
         """Trials that are neither settled nor handed out."""
         return max(0, self._num_trials - len(self._settled()) - len(self._running))
 
-    def settled(self) -> Iterator[tuple[Task, Ending | None]]:
-        """The tasks that are over, in order, and why there is nothing of them.
+    def settled(self) -> Iterator[tuple[Job, Ending | None]]:
+        """The jobs that are over, in order, and why there is nothing of them.
 
         Those whose result was known are left out.
         """
@@ -192,26 +192,26 @@ class StudySource(StudyRecord):
             if trial.user_attrs.get(_OUTCOMES) == []:
                 continue
             try:
-                task = self._propose(trial)
+                job = self._propose(trial)
             except UnreachableBudgetError:
                 continue  # there never was one
-            yield task, endings.get(trial_number(trial))
+            yield job, endings.get(trial_number(trial))
 
-    def next(self) -> Task | None:
+    def next(self) -> Job | None:
         while len(self) > 0:
             trial = self._next_trial()
             try:
-                task = self._propose(trial)
+                job = self._propose(trial)
             except UnreachableBudgetError as error:
                 trial.set_constraint("flops", 1.0)
                 self._end(trial, Ending("infeasible", str(error)))
                 continue
-            result = self._known(task)
+            result = self._known(job)
             if result is not None:
                 self._tell(trial, result, [])
                 continue
-            self._running[task.key] = trial
-            return task
+            self._running[job.key] = trial
+            return job
         return None
 
     def _next_trial(self) -> Trial:
@@ -222,8 +222,8 @@ class StudySource(StudyRecord):
         self._reseed(self._num_asked)
         return self._study.ask()
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        trial = self._running.pop(task.key)
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        trial = self._running.pop(job.key)
         own = outcomes[0]
         if not math.isfinite(own.validation_accuracy):
             reason = f"validation accuracy is {own.validation_accuracy}"
@@ -242,8 +242,8 @@ class StudySource(StudyRecord):
         trial.set_user_attr(_OUTCOMES, [outcome.to_mapping() for outcome in outcomes])
         self._study.tell(trial, [result.validation_accuracy, float(result.flops)])
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        trial = self._running.pop(task.key)
+    def ended(self, job: Job, ending: Ending) -> None:
+        trial = self._running.pop(job.key)
         if ending.state == "infeasible":
             trial.set_constraint("flops", 1.0)  # by how much is not known
         self._end(trial, ending)

@@ -1,8 +1,8 @@
-"""Ray Tune schedules tasks: the only file that imports Ray.
+"""Ray Tune schedules jobs: the only file that imports Ray.
 
-One adapter hands out tasks, one trainable performs them, one callback passes on what they
+One adapter hands out jobs, one trainable performs them, one callback passes on what they
 report; both stages of a search use them. Ray keeps no state worth having: what was finished is
-in the study and in folders, what runs is in `search.training.checkpoints`, so that a task is
+in the study and in folders, what runs is in `search.training.checkpoints`, so that a job is
 retried by the worker that takes it next, under this driver or a later one.
 """
 
@@ -39,33 +39,33 @@ from search.system.machine import usable_cores
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
 from search.trials.artifacts import not_stored
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,
     EpochRecord,
+    Job,
+    JobSource,
     Observer,
     Outcome,
-    Task,
-    TaskSource,
-    task_from_mapping,
-    task_to_mapping,
+    job_from_mapping,
+    job_to_mapping,
 )
 from search.trials.trial import ending_of, perform
 
-_TASK, _EPOCHS, _OUTCOMES, _ENDING, _DISK_FULL = "task", "epochs", "outcomes", "ending", "disk full"
+_JOB, _EPOCHS, _OUTCOMES, _ENDING, _DISK_FULL = "job", "epochs", "outcomes", "ending", "disk full"
 _LOST_WORKER_RETRIES = 50
-"""Of one task; how often it may fail in one and the same epoch, Attempts decides."""
+"""Of one job; how often it may fail in one and the same epoch, Attempts decides."""
 
 _REACH_SECONDS = 5.0
 _STORE_BYTES = 1 << 27
 """Of Ray's object store beside the images; Ray alone would reserve a third of the memory."""
 
-Perform = Callable[[TaskSource, Observer], None]
+Perform = Callable[[JobSource, Observer], None]
 
 
 @dataclass(frozen=True)
 class Share:
-    """What each of `num_workers` tasks at once may use."""
+    """What each of `num_workers` jobs at once may use."""
 
     num_workers: int
     cpus: int
@@ -75,7 +75,7 @@ class Share:
     def of(cls, config: SearchConfig, device: str) -> Share:
         """As configured; by default everything there is, shared evenly.
 
-        One task at a time on a GPU, whose memory nothing divides; otherwise one per core.
+        One job at a time on a GPU, whose memory nothing divides; otherwise one per core.
         """
         wanted, cores = config.resources, usable_cores()
         on_gpu = device == "cuda"
@@ -110,18 +110,18 @@ def check_resources(config: SearchConfig, device: str) -> None:
 
 
 @contextmanager
-def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perform]:
+def cluster(context: JobContext, data: ImageData, share: Share) -> Iterator[Perform]:
     """Ray, of its own or the configured one, with the data in its store; gives what performs.
 
-    That performs every task of a source and returns; a task that raises is told to source and
+    That performs every job of a source and returns; a job that raises is told to source and
     observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
     what was under way to be continued, when there is no room to store anything.
     """
-    with _ray(workshop.config.resources.ray_address, share, data):
-        shared = _Shared([ray.put(workshop.sent()), ray.put(data.sent())], share.cpus)
+    with _ray(context.config.resources.ray_address, share, data):
+        shared = _Shared([ray.put(context.sent()), ray.put(data.sent())], share.cpus)
 
-        def perform_all(source: TaskSource, observer: Observer) -> None:
-            _run(source, observer, workshop, shared, share)
+        def perform_all(source: JobSource, observer: Observer) -> None:
+            _run(source, observer, context, shared, share)
 
         yield perform_all
 
@@ -183,20 +183,20 @@ def _sigterm_kept() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What workers fetch from Ray's store: the workshop and the images."""
+    """What workers fetch from Ray's store: the context and the images."""
 
     references: list[Any]
     threads: int
 
 
 def _run(
-    source: TaskSource, observer: Observer, workshop: Workshop, shared: _Shared, share: Share
+    source: JobSource, observer: Observer, context: JobContext, shared: _Shared, share: Share
 ) -> None:
     if len(source) == 0:
         return
     resources = {"cpu": float(share.cpus), "gpu": share.gpus}
     trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
-    searcher = _TaskSearcher(source, observer, workshop)
+    searcher = _JobSearcher(source, observer, context)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -207,7 +207,7 @@ def _run(
         ),
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(workshop.directory.resolve()),
+            storage_path=str(context.directory.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_LOST_WORKER_RETRIES),
             callbacks=[_Reporter(observer)],
@@ -220,12 +220,12 @@ def _run(
 
 
 def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
-    """Runs in a worker: one task, from its description to its outcomes."""
+    """Runs in a worker: one job, from its description to its outcomes."""
     torch.set_num_threads(shared.threads)
-    workshop, data = ray.get(shared.references)
-    task = task_from_mapping(config[_TASK])
+    context, data = ray.get(shared.references)
+    job = job_from_mapping(config[_JOB])
     watchdog = _Watchdog(
-        workshop.config.resources.timeout_seconds, workshop.checkpoints(task.key).attempts
+        context.config.resources.timeout_seconds, context.checkpoints(job.key).attempts
     )
 
     def report(records: Sequence[EpochRecord]) -> None:
@@ -234,8 +234,8 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
         tune.report({_EPOCHS: json.dumps([dataclasses.asdict(record) for record in records])})
 
     try:
-        with watchdog.watching(), memory_limited(workshop.config.resources.memory_gb):
-            outcomes = perform(task, workshop, data, report)
+        with watchdog.watching(), memory_limited(context.config.resources.memory_gb):
+            outcomes = perform(job, context, data, report)
     except DiskFullError as error:
         tune.report({_DISK_FULL: str(error)})
     except Exception as error:
@@ -245,7 +245,7 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
 
 
 class _Watchdog:
-    """Ends the process when no epoch has ended for too long; Ray then tries the task again."""
+    """Ends the process when no epoch has ended for too long; Ray then tries the job again."""
 
     def __init__(self, seconds: float | None, attempts: Attempts) -> None:
         self._seconds, self._attempts = seconds, attempts
@@ -276,49 +276,49 @@ class _Watchdog:
                 os._exit(1)  # a hung thread would outlive anything gentler
 
 
-class _TaskSearcher(Searcher):
-    """Hands Ray the tasks of a source and tells the source what came of them.
+class _JobSearcher(Searcher):
+    """Hands Ray the jobs of a source and tells the source what came of them.
 
     What a worker says it stored is looked for here before anybody is told.
     disk_full: why nothing more is handed out; empty while there is room.
     """
 
-    def __init__(self, source: TaskSource, observer: Observer, workshop: Workshop) -> None:
+    def __init__(self, source: JobSource, observer: Observer, context: JobContext) -> None:
         super().__init__(metric="unused", mode="max")
-        self._source, self._observer, self._workshop = source, observer, workshop
-        self._tasks: dict[str, Task] = {}
+        self._source, self._observer, self._context = source, observer, context
+        self._jobs: dict[str, Job] = {}
         self.disk_full = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        task = None if self.disk_full else self._source.next()
-        if task is None:
+        job = None if self.disk_full else self._source.next()
+        if job is None:
             return str(Searcher.FINISHED)
-        self._tasks[trial_id] = task
-        self._observer.started(task)
-        return {_TASK: task_to_mapping(task)}
+        self._jobs[trial_id] = job
+        self._observer.started(job)
+        return {_JOB: job_to_mapping(job)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        task = self._tasks.pop(trial_id)
+        job = self._jobs.pop(trial_id)
         found = result or {}
         if _DISK_FULL in found:
             self.disk_full = found[_DISK_FULL]
             return
         if _OUTCOMES in found and not error:
             outcomes = [Outcome.from_mapping(each) for each in json.loads(found[_OUTCOMES])]
-            missing = not_stored(self._workshop, outcomes)
+            missing = not_stored(self._context, outcomes)
             if not missing:
-                self._source.finished(task, outcomes)
-                self._observer.finished(task, outcomes)
+                self._source.finished(job, outcomes)
+                self._observer.finished(job, outcomes)
                 return
             ending = Ending("failed", missing)
         elif _ENDING in found and not error:
             ending = Ending(**json.loads(found[_ENDING]))
         else:
             ending = Ending("failed", "its worker process died")
-        self._source.ended(task, ending)
-        self._observer.ended(task, ending)
+        self._source.ended(job, ending)
+        self._observer.ended(job, ending)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is the truth about trials."""
@@ -341,7 +341,7 @@ class _Reporter(tune.Callback):
     ) -> None:
         if result.get(_EPOCHS):
             records = [EpochRecord(**record) for record in json.loads(result[_EPOCHS])]
-            self._observer.epochs(task_from_mapping(trial.config[_TASK]), records)
+            self._observer.epochs(job_from_mapping(trial.config[_JOB]), records)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above

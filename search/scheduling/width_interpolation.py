@@ -19,7 +19,7 @@ from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
 from search.scheduling.from_scratch_jobs import compared
 from search.scheduling.optuna_study import StudySource, add_known, trial_number
-from search.trials.jobs import MemberTask, Outcome, Task
+from search.trials.jobs import FromScratchJob, Job, Outcome
 from search.trials.preflight import Preflight
 from search.trials.search_space import sampler
 
@@ -45,10 +45,10 @@ def tempered_source(
     add_known(study, [trial for member in members for trial in points.known(member)])
     trained = {o.profile: o for o in members if o.key == o.network and not o.equal_compute}
 
-    def known(task: Task) -> Outcome | None:
-        assert isinstance(task, MemberTask)
+    def known(job: Job) -> Outcome | None:
+        assert isinstance(job, FromScratchJob)
         own = {o.profile: o for o in source.outcomes}
-        return (trained | own).get(task.profile.digest)
+        return (trained | own).get(job.profile.digest)
 
     source = StudySource(
         study,
@@ -84,7 +84,7 @@ class _Points:
             _RHO: FloatDistribution(0.0, 1.0),
         }
 
-    def propose(self, trial: optuna.trial.BaseTrial) -> Task:
+    def propose(self, trial: optuna.trial.BaseTrial) -> Job:
         """The member that a point describes; UnreachableBudgetError if there is none."""
         shape = self._shapes[str(trial.suggest_categorical(_SHAPE, tuple(self._shapes)))]
         rung = trial.suggest_categorical(_RUNG, self._config.ladder)
@@ -100,7 +100,7 @@ class _Points:
             )
         except BudgetError as error:
             raise UnreachableBudgetError(str(error)) from error
-        return MemberTask(
+        return FromScratchJob(
             f"tempered-{trial_number(trial)}",
             "tempered",
             shape.trial,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-CONFIG_FILE, RESULTS_FILE, FEED_FILE = "search.json", "results.json", "events.jsonl"
+CONFIG_FILE, RESULTS_FILE, EVENTS_FILE = "search.json", "results.json", "events.jsonl"
 """What was asked for, what came of it, and what happened."""
 
 SPOOL_FILE = "mlflow.spool"
 """What MLflow could not be told yet."""
 
-LEDGER_FILE = "spent.json"
+SPENT_FILE = "spent.json"
 """What of its time and training images is used up, by all its processes together."""
 
 LOG_FILE = "process.log"
 """What its processes print, where a service started them."""
 
-TASKS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "tasks", "architectures", "rungs"
+JOBS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "jobs", "architectures", "rungs"
 """States of what is under way, trained networks, and what trials had reached at each rung."""
 
 SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"

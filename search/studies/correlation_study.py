@@ -42,7 +42,7 @@ from search.studies.setup import (
 )
 from search.training.minibatches import scoring_batches
 from search.training.trainer import EpochReport, train
-from search.trials.job_context import Workshop, fresh_base
+from search.trials.job_context import JobContext, fresh_base
 from search.trials.preflight import Preflight, check, judged_groups
 from search.trials.search_space import SearchSpace
 
@@ -150,8 +150,8 @@ def _try_out(subject: _Subject, data: ImageData) -> None:
     search = dataclasses.replace(subject.config.as_search(), criterion=(*subject.criteria, ORACLE))
     preflight = dataclasses.replace(subject.preflight, groups=subject.layers)
     targets = float(preflight.floor.flops), float(preflight.base.flops)
-    workshop = Workshop(search, preflight, subject.device.type)
-    dry_run_of_search(workshop, data, SearchSpace(1.0, targets))
+    context = JobContext(search, preflight, subject.device.type)
+    dry_run_of_search(context, data, SearchSpace(1.0, targets))
 
 
 def _trained(

@@ -1,7 +1,7 @@
 """A dry run: whatever a search would do for hours, done once with a few images, in seconds.
 
 A network may break where tracing does not look: in training, in a criterion, in fvcore, or when
-it is stored and loaded. Tasks are performed as in the search itself, in a temporary folder.
+it is stored and loaded. Jobs are performed as in the search itself, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pruning.errors import (
 )
 from search.config.methods import method
 from search.data.datasets import ImageData
-from search.trials.job_context import Workshop
-from search.trials.jobs import MemberTask, Outcome, Task, TrialTask
+from search.trials.job_context import JobContext
+from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
 from search.trials.trial import perform
@@ -41,44 +41,44 @@ _LEARNING_RATE = 1e-6
 """So low that one step on few images leads nowhere: it is not asked whether training converges."""
 
 
-def dry_run_of_search(workshop: Workshop, data: ImageData, space: SearchSpace) -> None:
+def dry_run_of_search(context: JobContext, data: ImageData, space: SearchSpace) -> None:
     """Performs a trial by each method and granularity of a search, and a member of a family.
 
     Each is trained for an epoch, scored, pruned, fine-tuned, folded, counted, stored, loaded and
     verified. Raises ModelError, CriterionError or ArchitectureError, which says what failed.
     """
-    config = workshop.config
+    config = context.config
     pairs = [(name, config.granularity[0]) for name in config.criterion]
     pairs += [(config.criterion[0], granularity) for granularity in config.granularity[1:]]
-    with _small(workshop, data) as (small, few):
+    with _small(context, data) as (small, few):
         for number, pair in enumerate(pairs):
             proposal = space.mildest(*pair)
             there = _in_folder(small, str(number))
             if method(proposal.criterion).tries_every_unit:
                 there, proposal = _of_one_group(there, proposal)
-            stored = _perform(TrialTask(0, proposal), there, few, f" by {proposal.criterion}")
+            stored = _perform(TrialJob(0, proposal), there, few, f" by {proposal.criterion}")
             if number == 0:  # what is stored of the others differs in numbers only
                 _verify(stored, there, few)
         _perform(_narrowed(small.preflight), small, few)
 
 
-def dry_run_of_family(workshop: Workshop, data: ImageData, tasks: Iterable[MemberTask]) -> None:
-    """Performs the first of these tasks of every kind, and verifies what comes of it.
+def dry_run_of_family(context: JobContext, data: ImageData, jobs: Iterable[FromScratchJob]) -> None:
+    """Performs the first of these jobs of every kind, and verifies what comes of it.
 
     Raises ModelError or ArchitectureError, which says what failed.
     """
-    firsts: dict[str, MemberTask] = {}
-    for task in tasks:
-        firsts.setdefault(task.origin, task)
-    with _small(workshop, data) as (small, few):
-        for task in firsts.values():
-            _verify(_perform(task, small, few), small, few)
+    firsts: dict[str, FromScratchJob] = {}
+    for job in jobs:
+        firsts.setdefault(job.origin, job)
+    with _small(context, data) as (small, few):
+        for job in firsts.values():
+            _verify(_perform(job, small, few), small, few)
 
 
 @contextmanager
-def _small(workshop: Workshop, data: ImageData) -> Iterator[tuple[Workshop, ImageData]]:
+def _small(context: JobContext, data: ImageData) -> Iterator[tuple[JobContext, ImageData]]:
     """The same with epochs of one step, in a folder that goes at the end of the block."""
-    config, devices = workshop.config, range(torch.cuda.device_count())
+    config, devices = context.config, range(torch.cuda.device_count())
     training = dataclasses.replace(
         config.training,
         epochs=1,
@@ -96,7 +96,7 @@ def _small(workshop: Workshop, data: ImageData) -> Iterator[tuple[Workshop, Imag
         for name in ("train", "validation", "test")
     }
     # A cluster's GPU need not be here.
-    device = workshop.device if torch.cuda.is_available() else "cpu"
+    device = context.device if torch.cuda.is_available() else "cpu"
     with (
         tempfile.TemporaryDirectory(prefix="espalier-") as folder,
         torch.random.fork_rng(devices=devices),
@@ -104,18 +104,18 @@ def _small(workshop: Workshop, data: ImageData) -> Iterator[tuple[Workshop, Imag
         small = dataclasses.replace(
             config, training=training, study=study, scoring_batches=1, runs=folder
         )
-        yield Workshop(small, workshop.preflight, device), dataclasses.replace(data, **parts)
+        yield JobContext(small, context.preflight, device), dataclasses.replace(data, **parts)
 
 
-def _in_folder(workshop: Workshop, name: str) -> Workshop:
-    runs = str(Path(workshop.config.runs) / name)
-    return dataclasses.replace(workshop, config=dataclasses.replace(workshop.config, runs=runs))
+def _in_folder(context: JobContext, name: str) -> JobContext:
+    runs = str(Path(context.config.runs) / name)
+    return dataclasses.replace(context, config=dataclasses.replace(context.config, runs=runs))
 
 
-def _of_one_group(workshop: Workshop, proposal: Proposal) -> tuple[Workshop, Proposal]:
-    """The task of pruning the group with the fewest units alone; others look as if pinned."""
-    preflight = workshop.preflight
-    graph, config = preflight.graph, workshop.config
+def _of_one_group(context: JobContext, proposal: Proposal) -> tuple[JobContext, Proposal]:
+    """The job of pruning the group with the fewest units alone; others look as if pinned."""
+    preflight = context.preflight
+    graph, config = preflight.graph, context.config
     smallest = min(map(graph.group, preflight.groups), key=lambda group: group.num_units)
     pinned = {
         group.name: dataclasses.replace(group, pinned="not in the dry run")
@@ -129,39 +129,39 @@ def _of_one_group(workshop: Workshop, proposal: Proposal) -> tuple[Workshop, Pro
     )
     target = graph.cost({smallest.name: width}).flops
     return (
-        dataclasses.replace(workshop, preflight=alone),
+        dataclasses.replace(context, preflight=alone),
         dataclasses.replace(proposal, target_flops=target),
     )
 
 
-def _narrowed(preflight: Preflight) -> MemberTask:
+def _narrowed(preflight: Preflight) -> FromScratchJob:
     """A family's network with a channel less in every group that can do without one."""
     groups = map(preflight.graph.group, preflight.groups)
     widths = {g.name: g.width - g.unit for g in groups if g.num_units > g.min_units}
-    return MemberTask("narrowed", "uniform", None, None, 1.0, widths)
+    return FromScratchJob("narrowed", "uniform", None, None, 1.0, widths)
 
 
-def _perform(task: Task, workshop: Workshop, data: ImageData, how: str = "") -> tuple[Outcome, ...]:
-    """What comes of a task, as in the search; nothing if it is infeasible or diverges."""
-    with _in_one_line(workshop, data, how):
+def _perform(job: Job, context: JobContext, data: ImageData, how: str = "") -> tuple[Outcome, ...]:
+    """What comes of a job, as in the search; nothing if it is infeasible or diverges."""
+    with _in_one_line(context, data, how):
         try:
-            return perform(task, workshop, data, lambda _: None)
+            return perform(job, context, data, lambda _: None)
         except (TrainingDivergedError, UnreachableBudgetError):
             pass  # other proposals need not
     return ()
 
 
-def _verify(outcomes: Iterable[Outcome], workshop: Workshop, data: ImageData) -> None:
-    with _in_one_line(workshop, data):
+def _verify(outcomes: Iterable[Outcome], context: JobContext, data: ImageData) -> None:
+    with _in_one_line(context, data):
         for outcome in outcomes:
-            folder = workshop.directory / outcome.path
+            folder = context.directory / outcome.path
             verify(folder, trust=read(folder).builder.modules)
 
 
 @contextmanager
-def _in_one_line(workshop: Workshop, data: ImageData, how: str = "") -> Iterator[None]:
+def _in_one_line(context: JobContext, data: ImageData, how: str = "") -> Iterator[None]:
     """Turns whatever a network raises into an error that says where."""
-    where = f"{workshop.config.model} fails a dry run on {len(data.train)} images{how}"
+    where = f"{context.config.model} fails a dry run on {len(data.train)} images{how}"
     try:
         yield
     except (DataError, DiskFullError):

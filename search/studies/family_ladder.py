@@ -25,7 +25,7 @@ from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.storage.layout import ARCHITECTURES_FOLDER
 from search.terminal.text_table import text_table
-from search.trials.jobs import MemberTask, Origin
+from search.trials.jobs import FromScratchJob, Origin
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ def ladder_rows(rungs: Sequence[Rung], base: Cost) -> list[dict[str, object]]:
     ]
 
 
-def member_tasks(rungs: Sequence[Rung], seeds: int) -> list[MemberTask]:
+def from_scratch_jobs(rungs: Sequence[Rung], seeds: int) -> list[FromScratchJob]:
     """What to train: every member with every seed from 0."""
     return [
-        member_task(
+        from_scratch_job(
             "-".join(
                 [rung.kind, *(f"{b.quantity}-{b.value:.15g}" for b in rung.member.limits.bounds)]
             ),
@@ -213,7 +213,7 @@ def member_tasks(rungs: Sequence[Rung], seeds: int) -> list[MemberTask]:
     ]
 
 
-def member_task(
+def from_scratch_job(
     name: str,
     kind: str,
     profile: WidthProfile,
@@ -222,10 +222,10 @@ def member_task(
     alpha: float = 1.0,
     budget: str = "its own size",
     builder: Builder | None = None,
-) -> MemberTask:
+) -> FromScratchJob:
     """One training run of one shape; its key says which."""
     origin: Origin = kind_and_number(kind)[0]  # type: ignore[assignment]
-    return MemberTask(
+    return FromScratchJob(
         key=re.sub(r"[^A-Za-z0-9_.]+", "-", f"{name}-s{seed}"),
         origin=origin,
         trial=None,

@@ -26,7 +26,7 @@ from search.scheduling.ray_executor import Share, check_resources, cluster
 from search.storage.durable import FolderLock, write_durably
 from search.storage.layout import ARCHITECTURES_FOLDER
 from search.studies.dry_run import dry_run_of_family
-from search.studies.family_ladder import Rung, Subject, member_task, member_tasks
+from search.studies.family_ladder import Rung, Subject, from_scratch_job, from_scratch_jobs
 from search.studies.setup import (
     SettingsFile,
     chosen_device,
@@ -38,8 +38,8 @@ from search.tracking.terminal_progress import Progress
 from search.training.distillation import check_teacher
 from search.trials.artifacts import stored_outcome
 from search.trials.from_scratch import member_epochs
-from search.trials.job_context import Tidy, Workshop
-from search.trials.jobs import MemberTask, Observers, Outcome, TaskList
+from search.trials.job_context import CheckpointCleaner, JobContext
+from search.trials.jobs import FromScratchJob, JobList, Observers, Outcome
 from search.trials.preflight import Preflight
 
 _SETTINGS_FILE = f"{FAMILY}-settings.json"
@@ -54,7 +54,7 @@ class _Planned:
 
     kind: str
     place: str
-    task: MemberTask
+    job: FromScratchJob
 
 
 def run(
@@ -79,9 +79,9 @@ def run(
     if config.training.distill_from:
         check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
     planned = [
-        _Planned(rung.kind, str(rung.member.limits), task)
+        _Planned(rung.kind, str(rung.member.limits), job)
         for rung in rungs
-        for task in member_tasks([rung], config.seeds)
+        for job in from_scratch_jobs([rung], config.seeds)
     ]
     tuned: list[FamilyRun] = []
     for search in config.include:
@@ -92,15 +92,15 @@ def run(
         raise ConfigError("there is nothing to train: give --budgets, or --include a search")
     settings = _settings_file(config)
     settings.require_same()
-    workshop = Workshop(config.as_search(), _preflight(subject), device)
-    dry_run_of_family(workshop, data, [plan.task for plan in planned])
+    context = JobContext(config.as_search(), _preflight(subject), device)
+    dry_run_of_family(context, data, [plan.job for plan in planned])
     with FolderLock(config.directory, "family study") as lock:
         lock.acquire(only_if_there=True)
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         try:
             settings.write()
             lock.acquire()
-            return _Session(config, workshop, data, recorder, console).run(planned, tuned, notes)
+            return _Session(config, context, data, recorder, console).run(planned, tuned, notes)
         finally:
             close_recorder(recorder, console)
 
@@ -111,15 +111,15 @@ class _Session:
     def __init__(
         self,
         config: FamilyConfig,
-        workshop: Workshop,
+        context: JobContext,
         data: ImageData,
         recorder: RunRecorder,
         console: Console,
     ) -> None:
-        self._config, self._workshop, self._data = config, workshop, data
+        self._config, self._context, self._data = config, context, data
         self._console = console
-        model = config.model or workshop.preflight.builder.target
-        self._recording = FamilyRecording(recorder, config, model, workshop.preflight.base)
+        model = config.model or context.preflight.builder.target
+        self._recording = FamilyRecording(recorder, config, model, context.preflight.base)
 
     def run(
         self, planned: Sequence[_Planned], tuned: Sequence[FamilyRun], notes: Sequence[str]
@@ -127,7 +127,7 @@ class _Session:
         try:
             for fine_tuned in tuned:
                 self._recording.tuned(fine_tuned)
-            self._train([plan.task for plan in planned if self._stored(plan.task) is None])
+            self._train([plan.job for plan in planned if self._stored(plan.job) is None])
             study = self._study(planned, tuned, notes)
             self._recording.conclude(study.files)
         except BaseException:
@@ -135,34 +135,34 @@ class _Session:
             raise
         return study
 
-    def _train(self, tasks: list[MemberTask]) -> None:
-        if not tasks:
+    def _train(self, jobs: list[FromScratchJob]) -> None:
+        if not jobs:
             return
-        steps = sum(member_epochs(task, self._workshop) for task in tasks)
+        steps = sum(member_epochs(job, self._context) for job in jobs)
         progress = Progress(self._console, steps)
-        share = Share.of(self._workshop.config, self._workshop.device)
-        observer = Observers([progress, self._recording, Tidy(self._workshop)])
-        with progress.showing(), cluster(self._workshop, self._data, share) as perform_all:
-            perform_all(TaskList(tasks), observer)
+        share = Share.of(self._context.config, self._context.device)
+        observer = Observers([progress, self._recording, CheckpointCleaner(self._context)])
+        with progress.showing(), cluster(self._context, self._data, share) as perform_all:
+            perform_all(JobList(jobs), observer)
 
-    def _stored(self, task: MemberTask) -> Outcome | None:
-        """What an earlier process made of the task, if it had the same shape."""
-        if self._workshop.checkpoints(task.key).exists:
+    def _stored(self, job: FromScratchJob) -> Outcome | None:
+        """What an earlier process made of the job, if it had the same shape."""
+        if self._context.checkpoints(job.key).exists:
             return None
         try:
-            found = stored_outcome(self._workshop, f"{ARCHITECTURES_FOLDER}/{task.key}")
+            found = stored_outcome(self._context, f"{ARCHITECTURES_FOLDER}/{job.key}")
         except ArchitectureError:
             return None
-        return found if found.profile == task.profile.digest else None
+        return found if found.profile == job.profile.digest else None
 
     def _study(
         self, planned: Sequence[_Planned], tuned: Sequence[FamilyRun], notes: Sequence[str]
     ) -> FamilyStudy:
         runs = [*tuned]
         for plan in planned:
-            outcome = self._stored(plan.task)
+            outcome = self._stored(plan.job)
             if outcome is not None:
-                runs.append(FamilyRun(plan.kind, plan.place, plan.task.seed or 0, outcome))
+                runs.append(FamilyRun(plan.kind, plan.place, plan.job.seed or 0, outcome))
         failures = self._recording.failures
         if len(runs) == len(tuned):
             reasons = "; ".join(dict.fromkeys(failures.values()))
@@ -207,13 +207,13 @@ def _included(
         tuned.append(FamilyRun("fine-tuned", place, seed, outcome, folder.name))
         name = f"from-scratch-{folder.name}-{which}"
         for number in range(config.seeds):
-            task = member_task(name, "from-scratch", stored.profile, number)
-            planned.append(_Planned("from-scratch", place, task))
+            job = from_scratch_job(name, "from-scratch", stored.profile, number)
+            planned.append(_Planned("from-scratch", place, job))
     return tuned, planned
 
 
 def _preflight(subject: Subject) -> Preflight:
-    """What tasks need to know of the base network; its budget is no bound."""
+    """What jobs need to know of the base network; its budget is no bound."""
     base = subject.base.graph.cost()
     budget = Budget.parse("flops=100%")
     return Preflight(

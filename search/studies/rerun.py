@@ -16,12 +16,12 @@ from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
 from search.scheduling.optuna_study import recorded_study
 from search.storage.durable import require_free
-from search.studies.search_study import open_workshop
+from search.studies.search_study import open_context
 from search.studies.session import trial_space
 from search.terminal.text_table import text_table
 from search.tracking.terminal_progress import Progress
 from search.trials.artifacts import surroundings
-from search.trials.jobs import EpochRecord, Outcome, TrialTask
+from search.trials.jobs import EpochRecord, Outcome, TrialJob
 from search.trials.trial import perform
 
 
@@ -57,7 +57,7 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     require_free(config.directory, "search")
     record = recorded_study(config.directory, config.name, config.study.storage)
     params = record.params(number)
-    stored, data = open_workshop(config, Console(quiet=True))
+    stored, data = open_context(config, Console(quiet=True))
     proposal = trial_space(stored, data).proposal(params)
     if proposal is None:
         raise SearchStateError(f"trial {number} was stopped before it was proposed in full")
@@ -68,16 +68,16 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
         torch.set_num_threads(int(provenance.get("threads", torch.get_num_threads())))
         moved = tuple(_moved(provenance, surroundings(stored.device)))
     study = dataclasses.replace(elsewhere.study, early_stopping=False)
-    workshop = dataclasses.replace(stored, config=dataclasses.replace(elsewhere, study=study))
-    task = TrialTask(number, proposal)
+    context = dataclasses.replace(stored, config=dataclasses.replace(elsewhere, study=study))
+    job = TrialJob(number, proposal)
     progress = Progress(console, 0)
 
     def report(records: Sequence[EpochRecord]) -> None:
-        progress.epochs(task, records)
+        progress.epochs(job, records)
 
-    progress.started(task)
+    progress.started(job)
     with progress.showing():
-        again = perform(task, workshop, data, report)
+        again = perform(job, context, data, report)
     ending = record.endings.get(number)
     return Rerun(first, again, "" if ending is None else ending.why, moved)
 

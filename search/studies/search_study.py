@@ -27,10 +27,10 @@ from search.studies.setup import (
     run_recorder,
 )
 from search.system.memory_limit import memory_limited
-from search.tracking.event_log import Feed
+from search.tracking.event_log import EventLog
 from search.tracking.model_registry import register_front
 from search.training.distillation import check_teacher
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
 
@@ -63,30 +63,30 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     with FolderLock(config.directory, "search") as lock:
         lock.acquire(only_if_there=True)
         with memory_limited(config.resources.memory_gb):
-            workshop, data = open_workshop(config, console)
-            dry_run_of_search(workshop, data, trial_space(workshop, data))
+            context, data = open_context(config, console)
+            dry_run_of_search(context, data, trial_space(context, data))
         recorder = run_recorder(config.runs, config.name, config.mlflow_url)
         with ExitStack() as stack:
             stack.enter_context(disk_full_told(config.directory))
             try:
                 settings.write()
                 lock.acquire()
-                feed = stack.enter_context(Feed(workshop))
-            finally:  # the record is delivered before the feed says how it ended
+                event_log = stack.enter_context(EventLog(context))
+            finally:  # the record is delivered before the event log says how it ended
                 stack.callback(close_recorder, recorder, console)
-            share, links = Share.of(config, workshop.device), _links(config)
-            session = Session(workshop, data, console, recorder, feed, share=share, links=links)
-            with disk_full_told(config.directory):  # so that the feed hears of it
+            share, links = Share.of(config, context.device), _links(config)
+            session = Session(context, data, console, recorder, event_log, share=share, links=links)
+            with disk_full_told(config.directory):  # so that the event log hears of it
                 results = session.run()
     _links(config)  # now that its architectures are there
     if config.register:
-        for done in register_front(config, results.front, workshop.preflight.builder.modules):
+        for done in register_front(config, results.front, context.preflight.builder.modules):
             console.print(f"registered {done.uri}", highlight=False, markup=False)
     return SearchResult(results.front, results.verdict, config.directory, results)
 
 
-def open_workshop(config: SearchConfig, console: Console) -> tuple[Workshop, ImageData]:
-    """What the tasks of a search need; EspalierError says why it could not work.
+def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, ImageData]:
+    """What the jobs of a search need; EspalierError says why it could not work.
 
     Prints what the network costs and the budget allows.
     """
@@ -96,7 +96,7 @@ def open_workshop(config: SearchConfig, console: Console) -> tuple[Workshop, Ima
     preflight = preflight_of(config, data.train.image_shape, tuple(data.classes))
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
-    return Workshop(config, preflight, device), data
+    return JobContext(config, preflight, device), data
 
 
 def preflight_of(
@@ -105,7 +105,7 @@ def preflight_of(
     """What the preflight finds of the network on such images.
 
     Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
-    another task.
+    another job.
     """
     builder = models.resolve(config.model, num_classes=len(classes), in_channels=image_shape[0])
     preflight = check(config, builder, image_shape, classes)

@@ -20,14 +20,14 @@ from search.results.front import front
 from search.results.html_report import REPORT_FILE, report_page
 from search.results.report import Results, plot_front
 from search.results.verdict import contests
-from search.scheduling.compute_budget import Allowance, Rationed, RationedList
+from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
 from search.scheduling.from_scratch_jobs import compared, members, num_members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.ray_executor import Perform, Share, cluster
 from search.scheduling.width_interpolation import tempered_source
 from search.storage.durable import write_durably
-from search.storage.layout import ARCHITECTURES_FOLDER, LEDGER_FILE, RESULTS_FILE, TASKS_FOLDER
-from search.tracking.event_log import Feed
+from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, RESULTS_FILE, SPENT_FILE
+from search.tracking.event_log import EventLog
 from search.tracking.mlflow_record import Recording
 from search.tracking.terminal_progress import Progress
 from search.training.checkpoints import Checkpoints
@@ -35,16 +35,16 @@ from search.training.minibatches import images_trained_on, steps_per_epoch
 from search.training.trainer import total_push
 from search.trials.artifacts import stored_outcome
 from search.trials.from_scratch import member_epochs
-from search.trials.job_context import Tidy, Workshop
+from search.trials.job_context import CheckpointCleaner, JobContext
 from search.trials.jobs import (
-    Bystander,
     Ending,
-    MemberTask,
+    FromScratchJob,
+    Job,
+    JobSource,
+    NullObserver,
     Observers,
     Outcome,
-    Task,
-    TaskSource,
-    TrialTask,
+    TrialJob,
 )
 from search.trials.search_space import SearchSpace, sampler
 from search.trials.trial import product_percents
@@ -60,33 +60,33 @@ class Session:
 
     def __init__(
         self,
-        workshop: Workshop,
+        context: JobContext,
         data: ImageData,
         console: Console,
         recorder: RunRecorder,
-        feed: Feed,
+        event_log: EventLog,
         *,
         share: Share,
         links: str = "",
     ) -> None:
-        self._workshop, self._data, self._share = workshop, data, share
-        self._config, self._preflight = workshop.config, workshop.preflight
+        self._context, self._data, self._share = context, data, share
+        self._config, self._preflight = context.config, context.preflight
         self._progress = Progress(console, 0)
-        self._feed = feed
+        self._event_log = event_log
         self._endings = _Endings()
         resources = self._config.resources
-        self._allowance = Allowance(
-            workshop.directory / LEDGER_FILE,
+        self._compute_budget = ComputeBudget(
+            context.directory / SPENT_FILE,
             self._images_of,
             seconds=resources.budget_seconds,
             images=resources.max_train_images,
             num_workers=share.num_workers,
         )
-        self._allowance.write()
-        begun = self._allowance.begun_ms
-        self._recording = Recording(recorder, workshop, links=links, begun_ms=begun)
+        self._compute_budget.write()
+        begun = self._compute_budget.begun_ms
+        self._recording = Recording(recorder, context, links=links, begun_ms=begun)
         self._storage = study_storage(
-            workshop.directory,
+            context.directory,
             self._config.study.storage,
             lambda note: console.print(note, style="yellow", highlight=False, markup=False),
         )
@@ -105,11 +105,11 @@ class Session:
             self._recording.interrupted()
             raise
         finally:
-            self._allowance.write()
+            self._compute_budget.write()
         return results
 
     def _stages(self) -> Results:
-        source = trial_source(self._workshop, self._data, self._storage)
+        source = trial_source(self._context, self._data, self._storage)
         self._settle_leftovers(source)
         notes: list[str] = []
         self._expect(self._expected_epochs(len(source)))
@@ -117,9 +117,9 @@ class Session:
             self._stack.enter_context(self._progress.showing())
             trials = self._trials(source, notes)
             repeats = self._repeats(trials, source, notes)
-            tasks, left_out = members(self._config, self._preflight, trials)
+            jobs, left_out = members(self._config, self._preflight, trials)
             notes += left_out
-            family = self._trained(tasks, notes)
+            family = self._trained(jobs, notes)
             family += self._tempered(trials, family, notes)
         for number, ending in source.endings.items():
             self._endings.reasons[f"trial {number}"] = ending.why
@@ -128,7 +128,7 @@ class Session:
     def _trials(self, source: StudySource, notes: list[str]) -> list[Outcome]:
         rationed = Rationed(
             source,
-            self._allowance,
+            self._compute_budget,
             self._epochs_per_trial * self._images_per_epoch,
             reserve=self._images_after_trials,
             is_needed=lambda: not source.outcomes,
@@ -155,31 +155,31 @@ class Session:
     ) -> list[Outcome]:
         """The trials that the verdict compares, again with further seeds."""
         numbers = dict.fromkeys(o.trial for o in compared(self._config, self._preflight, trials))
-        own = [self._trial_task(source, number) for number in numbers if number is not None]
-        tasks = [
-            dataclasses.replace(task, repeat=repeat)
+        own = [self._trial_job(source, number) for number in numbers if number is not None]
+        jobs = [
+            dataclasses.replace(job, repeat=repeat)
             for repeat in range(1, self._config.seeds)
-            for task in own
-            if task is not None
+            for job in own
+            if job is not None
         ]
-        return self._trained(tasks, notes)
+        return self._trained(jobs, notes)
 
-    def _trained(self, tasks: Sequence[Task], notes: list[str]) -> list[Outcome]:
-        """What comes of these tasks, by this process or an earlier one, in their order."""
-        stored = {task.key: self._stored(task) for task in tasks}
-        missing = [task for task in tasks if not stored[task.key]]
+    def _trained(self, jobs: Sequence[Job], notes: list[str]) -> list[Outcome]:
+        """What comes of these jobs, by this process or an earlier one, in their order."""
+        stored = {job.key: self._stored(job) for job in jobs}
+        missing = [job for job in jobs if not stored[job.key]]
         self._recording.known([outcome for found in stored.values() for outcome in found])
         if missing:
             config = self._config
             later = config.study.tempered_trials * config.training.scratch_epochs
             self._expect(sum(map(self._epochs_of, missing)) + later)
-        rationed = RationedList(missing, self._allowance)
+        rationed = RationedList(missing, self._compute_budget)
         self._perform(rationed)
         if rationed.left_out:
-            names = ", ".join(task.key for task in rationed.left_out)
+            names = ", ".join(job.key for job in rationed.left_out)
             notes.append(f"not trained, for want of time or images: {names}")
-        stored |= {task.key: self._stored(task) for task in missing}
-        return [outcome for task in tasks for outcome in stored[task.key]]
+        stored |= {job.key: self._stored(job) for job in missing}
+        return [outcome for job in jobs for outcome in stored[job.key]]
 
     def _tempered(
         self, trials: Sequence[Outcome], family: Sequence[Outcome], notes: list[str]
@@ -190,11 +190,11 @@ class Session:
         study = open_study(self._storage, f"{self._config.name}/tempered")
         source = tempered_source(study, self._config, self._preflight, trials, family)
         found = {outcome.key: outcome for outcome in source.outcomes}
-        for task, ending in source.settled():
-            self._settle(task, [] if ending else [found[task.key]], ending)
+        for job, ending in source.settled():
+            self._settle(job, [] if ending else [found[job.key]], ending)
         self._expect(len(source) * self._config.training.scratch_epochs)
         images = self._config.training.scratch_epochs * self._images_per_epoch
-        rationed = Rationed(source, self._allowance, images)
+        rationed = Rationed(source, self._compute_budget, images)
         self._perform(rationed)
         if rationed.is_cut_short:
             notes.append("fewer tempered shapes were tried, for want of time or images")
@@ -205,25 +205,25 @@ class Session:
     def _expect(self, epochs: int) -> None:
         """Tell everyone who waits how many epochs are still to come."""
         self._progress.expect(epochs)
-        self._feed.expect(epochs)
+        self._event_log.expect(epochs)
 
-    def _perform(self, source: TaskSource) -> None:
+    def _perform(self, source: JobSource) -> None:
         if len(source) == 0:
             return
         if self._perform_all is None:
             self._perform_all = self._stack.enter_context(
-                cluster(self._workshop, self._data, self._share)
+                cluster(self._context, self._data, self._share)
             )
         self._perform_all(
             source,
             Observers(
                 [
-                    self._allowance,
+                    self._compute_budget,
                     self._progress,
-                    self._feed,
+                    self._event_log,
                     self._recording,
                     self._endings,
-                    Tidy(self._workshop),
+                    CheckpointCleaner(self._context),
                 ]
             ),
         )
@@ -234,48 +234,48 @@ class Session:
         for outcome in source.outcomes:
             outcomes.setdefault(outcome.trial or 0, []).append(outcome)
         for number in sorted({*outcomes, *source.endings}):
-            task = self._trial_task(source, number)
-            if task is not None:
-                self._settle(task, outcomes.get(number, []), source.endings.get(number))
-        for folder in (self._workshop.directory / TASKS_FOLDER).glob("*"):
+            job = self._trial_job(source, number)
+            if job is not None:
+                self._settle(job, outcomes.get(number, []), source.endings.get(number))
+        for folder in (self._context.directory / JOBS_FOLDER).glob("*"):
             Checkpoints(folder).attempts.forget()
 
-    def _settle(self, task: Task, outcomes: Sequence[Outcome], ending: Ending | None) -> None:
-        """Tell the record how a task of an earlier process ended, unless that process did."""
-        if not self._workshop.checkpoints(task.key).exists:
+    def _settle(self, job: Job, outcomes: Sequence[Outcome], ending: Ending | None) -> None:
+        """Tell the record how a job of an earlier process ended, unless that process did."""
+        if not self._context.checkpoints(job.key).exists:
             self._recording.known(outcomes)
             return
-        told = Observers([self._feed, self._recording])
-        told.started(task)
+        told = Observers([self._event_log, self._recording])
+        told.started(job)
         if ending is None:
-            told.finished(task, outcomes)
+            told.finished(job, outcomes)
         else:
-            told.ended(task, ending)
-        self._workshop.checkpoints(task.key).clear()
+            told.ended(job, ending)
+        self._context.checkpoints(job.key).clear()
 
     # ---- what there is, and what it will take
 
-    def _trial_task(self, source: StudySource, number: int) -> TrialTask | None:
-        proposal = trial_space(self._workshop, self._data).proposal(source.params(number))
-        return None if proposal is None else TrialTask(number, proposal)
+    def _trial_job(self, source: StudySource, number: int) -> TrialJob | None:
+        proposal = trial_space(self._context, self._data).proposal(source.params(number))
+        return None if proposal is None else TrialJob(number, proposal)
 
-    def _stored(self, task: Task) -> list[Outcome]:
-        """What an earlier process made of the task and told of; the folder is the record."""
-        if self._workshop.checkpoints(task.key).exists:
+    def _stored(self, job: Job) -> list[Outcome]:
+        """What an earlier process made of the job and told of; the folder is the record."""
+        if self._context.checkpoints(job.key).exists:
             return []
-        keys = [task.key] if isinstance(task, MemberTask) else self._product_keys(task)
+        keys = [job.key] if isinstance(job, FromScratchJob) else self._product_keys(job)
         found = []
         for key in keys:
             try:
-                outcome = stored_outcome(self._workshop, f"{ARCHITECTURES_FOLDER}/{key}")
+                outcome = stored_outcome(self._context, f"{ARCHITECTURES_FOLDER}/{key}")
             except ArchitectureError:
                 continue
-            if isinstance(task, TrialTask) or outcome.profile == task.profile.digest:
+            if isinstance(job, TrialJob) or outcome.profile == job.profile.digest:
                 found.append(outcome)
         return found
 
-    def _product_keys(self, task: TrialTask) -> list[str]:
-        return [task.product_key(percent) for percent in product_percents(self._config)]
+    def _product_keys(self, job: TrialJob) -> list[str]:
+        return [job.product_key(percent) for percent in product_percents(self._config)]
 
     @property
     def _num_products(self) -> int:
@@ -304,13 +304,13 @@ class Session:
         after = self._images_after_trials // self._images_per_epoch
         return num_trials * self._epochs_per_trial + after
 
-    def _epochs_of(self, task: Task) -> int:
-        if isinstance(task, MemberTask):
-            return member_epochs(task, self._workshop)
+    def _epochs_of(self, job: Job) -> int:
+        if isinstance(job, FromScratchJob):
+            return member_epochs(job, self._context)
         return self._epochs_per_trial
 
-    def _images_of(self, task: Task) -> int:
-        return self._epochs_of(task) * self._images_per_epoch
+    def _images_of(self, job: Job) -> int:
+        return self._epochs_of(job) * self._images_per_epoch
 
     # ---- the end
 
@@ -351,14 +351,14 @@ class Session:
     def _is_certified(self, outcome: Outcome, notes: list[str]) -> bool:
         """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
         try:
-            verify(self._workshop.directory / outcome.path, trust=self._preflight.builder.modules)
+            verify(self._context.directory / outcome.path, trust=self._preflight.builder.modules)
         except ArchitectureError as error:
             notes.append(f"{outcome.key} is left out: {error}")
             return False
         return True
 
     def _conclude(self, results: Results) -> None:
-        directory = self._workshop.directory
+        directory = self._context.directory
         text = json.dumps(results.to_mapping(), indent=2)
         write_durably(directory / RESULTS_FILE, text.encode())
         plot_front(results, directory / PLOT_FILE)
@@ -369,9 +369,9 @@ class Session:
         self._recording.conclude(results, files)
 
 
-def trial_space(workshop: Workshop, data: ImageData) -> SearchSpace:
+def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
     """What the trials of a search may be."""
-    config, preflight = workshop.config, workshop.preflight
+    config, preflight = context.config, context.preflight
     steps = steps_per_epoch(len(data.train), config.training.batch_size)
     push = total_push(config.training, config.training.epochs, steps)
     high = float(preflight.flops_limit)
@@ -380,30 +380,30 @@ def trial_space(workshop: Workshop, data: ImageData) -> SearchSpace:
     return SearchSpace(push, (low, high), config.criterion, config.granularity)
 
 
-def trial_source(workshop: Workshop, data: ImageData, storage: BaseStorage) -> StudySource:
+def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> StudySource:
     """The study that proposes the trials of a search."""
-    config, space = workshop.config, trial_space(workshop, data)
+    config, space = context.config, trial_space(context, data)
     low, high = space.target_flops
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
         open_study(storage, config.name),
-        lambda trial: TrialTask(trial_number(trial), space.propose(trial)),
+        lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
             config.study.sampler, seed, config.trials, is_conditional=space.is_conditional
         ),
-        workshop.preflight.limits,
+        context.preflight.limits,
         config.trials,
         seed=config.seed,
         openings=space.openings(targets),
     )
 
 
-class _Endings(Bystander):
+class _Endings(NullObserver):
     """Keeps why members of families came to nothing; the study does so for trials."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        if isinstance(task, MemberTask) or task.repeat:
-            self.reasons[task.key] = ending.why
+    def ended(self, job: Job, ending: Ending) -> None:
+        if isinstance(job, FromScratchJob) or job.repeat:
+            self.reasons[job.key] = ending.why

@@ -12,42 +12,42 @@ from typing import Any, Self
 from mlflow_server.append_log import AppendLog
 from mlflow_server.errors import MlflowServerError
 from pruning.errors import EspalierError
-from search.storage.layout import FEED_FILE
+from search.storage.layout import EVENTS_FILE
 from search.system.exit_status import EXIT_NOT_NOW, exit_status
 from search.tracking.search_state import Event
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,
     EpochRecord,
+    Job,
     Observer,
     Outcome,
-    Task,
-    task_from_mapping,
-    task_to_mapping,
+    job_from_mapping,
+    job_to_mapping,
 )
 
 
-class Feed:
+class EventLog:
     """Appends to the file; an observer of the search. Used by the process that holds the search.
 
     A line that a killed process left unfinished is cut off. The `with` block ends with the event
     that says how it went; an error that is not for people, like a kill, leaves it out.
     """
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._file, self._workshop = workshop.directory / FEED_FILE, workshop
+    def __init__(self, context: JobContext) -> None:
+        self._file, self._context = context.directory / EVENTS_FILE, context
         self._descriptor = -1
         self._log: AppendLog | None = None
 
     def __enter__(self) -> Self:
         self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._log = AppendLog(self._descriptor)
-        preflight = self._workshop.preflight
+        preflight = self._context.preflight
         self._say(
             "launched",
             pid=os.getpid(),
             lines=preflight.describe(),
-            trials=self._workshop.config.trials,
+            trials=self._context.config.trials,
             base={"flops": preflight.base.flops, "params": preflight.base.params},
             limits={bound.quantity: bound.value for bound in preflight.limits.bounds},
         )
@@ -74,17 +74,17 @@ class Feed:
         """Tell how many epochs are still to come."""
         self._say("expected", epochs=epochs)
 
-    def started(self, task: Task) -> None:
-        self._say("started", key=task.key, task=task_to_mapping(task))
+    def started(self, job: Job) -> None:
+        self._say("started", key=job.key, job=job_to_mapping(job))
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
-        self._say("epochs", key=task.key, records=[dataclasses.asdict(r) for r in records])
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
+        self._say("epochs", key=job.key, records=[dataclasses.asdict(r) for r in records])
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        self._say("finished", key=task.key, outcomes=[o.to_mapping() for o in outcomes])
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self._say("finished", key=job.key, outcomes=[o.to_mapping() for o in outcomes])
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        self._say("ended", key=task.key, state=ending.state, reason=ending.reason)
+    def ended(self, job: Job, ending: Ending) -> None:
+        self._say("ended", key=job.key, state=ending.state, reason=ending.reason)
 
     def _say(self, event: str, **content: Any) -> None:
         assert self._log is not None
@@ -96,24 +96,24 @@ class Replay:
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._tasks: dict[str, Task] = {}
+        self._jobs: dict[str, Job] = {}
 
     def take(self, event: Event) -> None:
-        """Pass an event on, if it is one of a task as this version knows them."""
+        """Pass an event on, if it is one of a job as this version knows them."""
         with suppress(KeyError, TypeError, ValueError):
             self._take(event)
 
     def _take(self, event: Event) -> None:
         kind, key = event["event"], event.get("key", "")
         if kind == "started":
-            self._tasks[key] = task_from_mapping(event["task"])
-            self._observer.started(self._tasks[key])
-        elif key in self._tasks:
-            task = self._tasks[key]
+            self._jobs[key] = job_from_mapping(event["job"])
+            self._observer.started(self._jobs[key])
+        elif key in self._jobs:
+            job = self._jobs[key]
             if kind == "epochs":
-                self._observer.epochs(task, [EpochRecord(**r) for r in event["records"]])
+                self._observer.epochs(job, [EpochRecord(**r) for r in event["records"]])
             elif kind == "finished":
                 outcomes = [Outcome.from_mapping(o) for o in event["outcomes"]]
-                self._observer.finished(task, outcomes)
+                self._observer.finished(job, outcomes)
             elif kind == "ended":
-                self._observer.ended(task, Ending(event["state"], event["reason"]))
+                self._observer.ended(job, Ending(event["state"], event["reason"]))

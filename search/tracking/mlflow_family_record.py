@@ -1,4 +1,4 @@
-"""Writes a family study to MLflow: an observer of its tasks."""
+"""Writes a family study to MLflow: an observer of its jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.cost import Cost
 from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.results.family_results import FamilyRun
 from search.tracking.mlflow_record import base_measurements, log_epochs, measurements, shape_tags
-from search.trials.jobs import Ending, EpochRecord, MemberTask, Outcome, Task
+from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Outcome
 
 FAMILY = "family"
 """Key of the parent run, and name of the files in the folder of a study."""
@@ -54,32 +54,32 @@ class FamilyRecording:
         )
         recorder.log_metrics(FAMILY, base_measurements(base))
 
-    def started(self, task: Task) -> None:
-        assert isinstance(task, MemberTask)
+    def started(self, job: Job) -> None:
+        assert isinstance(job, FromScratchJob)
         self._start(
-            _key(task.key),
+            _key(job.key),
             kind="architecture",
-            name=task.key,
+            name=job.key,
             parent=FAMILY,
-            params={schema.PARAM_ALPHA: task.alpha, schema.PARAM_SEED: task.seed or 0},
+            params={schema.PARAM_ALPHA: job.alpha, schema.PARAM_SEED: job.seed or 0},
             tags={
-                schema.TAG_ORIGIN: task.origin,
-                schema.TAG_ARCHITECTURE: task.key,
-                schema.TAG_BUDGET: task.budget,
+                schema.TAG_ORIGIN: job.origin,
+                schema.TAG_ARCHITECTURE: job.key,
+                schema.TAG_BUDGET: job.budget,
             },
             description="A network of the ladder, trained from scratch with one seed.",
         )
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
-        log_epochs(self._recorder, _key(task.key), records)
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
+        log_epochs(self._recorder, _key(job.key), records)
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
         for outcome in outcomes:
             self._measured(outcome.key, outcome)
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        self.failures[task.key] = ending.reason
-        self._end(_key(task.key), "failed", ending.reason)
+    def ended(self, job: Job, ending: Ending) -> None:
+        self.failures[job.key] = ending.reason
+        self._end(_key(job.key), "failed", ending.reason)
 
     def tuned(self, run: FamilyRun) -> None:
         """Record a fine-tuned network of a search, beside those of its shape from scratch."""

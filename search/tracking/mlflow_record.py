@@ -13,8 +13,8 @@ from pruning.cost import Cost
 from search.results.front import hypervolume
 from search.results.report import Results
 from search.trials.artifacts import stored_curve
-from search.trials.job_context import Workshop
-from search.trials.jobs import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
+from search.trials.job_context import JobContext
+from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Outcome, TrialJob
 from search.trials.search_space import Proposal
 
 SEARCH = "search"
@@ -34,19 +34,19 @@ class Recording:
     def __init__(
         self,
         recorder: RunRecorder,
-        workshop: Workshop,
+        context: JobContext,
         *,
         links: str = "",
         begun_ms: int | None = None,
     ) -> None:
-        config, preflight = workshop.config, workshop.preflight
+        config, preflight = context.config, context.preflight
         self._name = config.name
         self._description = (
             f"Search for smaller networks than {config.model} on {config.data.source} "
             f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
             f"target), and every architecture that came of it.{_lacking(preflight.base)}{links}"
         )
-        self._recorder, self._workshop = recorder, workshop
+        self._recorder, self._context = recorder, context
         self._base = preflight.base
         self._budget = {schema.TAG_BUDGET: str(preflight.budget)}
         self._open = [SEARCH]
@@ -75,37 +75,37 @@ class Recording:
             time_ms=begun_ms,
         )
 
-    def started(self, task: Task) -> None:
-        if isinstance(task, TrialTask):
-            again = f", again with other seeds ({task.repeat})" if task.repeat else ""
-            self._open.append(_run_key(task))
+    def started(self, job: Job) -> None:
+        if isinstance(job, TrialJob):
+            again = f", again with other seeds ({job.repeat})" if job.repeat else ""
+            self._open.append(_run_key(job))
             self._recorder.open_run(
-                _run_key(task),
+                _run_key(job),
                 kind="trial",
-                name=_run_key(task).replace("/", " "),
+                name=_run_key(job).replace("/", " "),
                 parent=SEARCH,
                 tags=self._budget,
-                params=_params(task.proposal),
+                params=_params(job.proposal),
                 description=(
                     f"Training with the method's penalty, pruning to the target, fine-tuning"
                     f"{again}. Steps of the curves are epochs."
                 ),
             )
         else:
-            self._open_architecture(task.key, task.origin, task.alpha)
+            self._open_architecture(job.key, job.origin, job.alpha)
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
-        log_epochs(self._recorder, _run_key(task), records)
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
+        log_epochs(self._recorder, _run_key(job), records)
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        if isinstance(task, TrialTask):
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        if isinstance(job, TrialJob):
             metrics = {**measurements(outcomes[0], self._base), **_details(outcomes[0])}
-            self._recorder.log_metrics(_run_key(task), metrics, time_ms=self._time(outcomes[0]))
-            self._recorder.set_tags(_run_key(task), _tags(outcomes[0]))
-            self._end(_run_key(task), "finished")
+            self._recorder.log_metrics(_run_key(job), metrics, time_ms=self._time(outcomes[0]))
+            self._recorder.set_tags(_run_key(job), _tags(outcomes[0]))
+            self._end(_run_key(job), "finished")
             for outcome in outcomes:
                 self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
-                curve = stored_curve(self._workshop.directory / outcome.path)
+                curve = stored_curve(self._context.directory / outcome.path)
                 log_epochs(self._recorder, architecture_key(outcome.key), curve)
         for outcome in outcomes:
             key = architecture_key(outcome.key)
@@ -117,7 +117,7 @@ class Recording:
 
     def _time(self, outcome: Outcome) -> int | None:
         """When its last epoch ended."""
-        curve = stored_curve(self._workshop.directory / outcome.path)
+        curve = stored_curve(self._context.directory / outcome.path)
         return curve[-1].time_ms if curve else None
 
     def _grown(self, outcome: Outcome) -> None:
@@ -133,10 +133,10 @@ class Recording:
         """Networks that an earlier process found, and told of."""
         self._found |= {outcome.key: outcome for outcome in outcomes}
 
-    def ended(self, task: Task, ending: Ending) -> None:
+    def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
-        self._recorder.set_tags(_run_key(task), {schema.TAG_STATE: ending.state})
-        self._end(_run_key(task), status, ending.why)
+        self._recorder.set_tags(_run_key(job), {schema.TAG_STATE: ending.state})
+        self._end(_run_key(job), status, ending.why)
 
     def conclude(self, results: Results, files: Sequence[Path]) -> None:
         """Mark the front, attach plots and tables, close the parent run."""
@@ -200,10 +200,10 @@ def _lacking(base: Cost) -> str:
     return "".join(f"\n\nNote: {note}." for note in base.notes)
 
 
-def _run_key(task: Task) -> str:
-    if isinstance(task, MemberTask):
-        return architecture_key(task.key)
-    return f"trial/{task.number}" + (f"-s{task.repeat}" if task.repeat else "")
+def _run_key(job: Job) -> str:
+    if isinstance(job, FromScratchJob):
+        return architecture_key(job.key)
+    return f"trial/{job.number}" + (f"-s{job.repeat}" if job.repeat else "")
 
 
 def architecture_key(key: str) -> str:

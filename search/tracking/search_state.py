@@ -1,6 +1,6 @@
 """How a search stands, told from the events in its folder while it runs or afterwards.
 
-The process of a search appends a line of JSON to FEED_FILE for everything that happens
+The process of a search appends a line of JSON to EVENTS_FILE for everything that happens
 (event_log.py). Whoever reads them, the service or a terminal, needs neither torch nor Ray.
 """
 
@@ -60,7 +60,7 @@ class _Expected(_Event):
 class _Started(_Event):
     event: Literal["started"]
     key: str
-    task: dict[str, Any]
+    job: dict[str, Any]
 
 
 class _Record(_Checked):
@@ -174,7 +174,7 @@ class EventFile:
 
 
 @dataclass(frozen=True)
-class Found:
+class NetworkSummary:
     """A network that was found, as far as a front needs it."""
 
     key: str
@@ -186,7 +186,7 @@ class Found:
 
 @dataclass
 class _Work:
-    """One task that is under way, or was."""
+    """One job that is under way, or was."""
 
     is_trial: bool
     state: str = "running"
@@ -198,14 +198,14 @@ class _Work:
 
 
 @dataclass
-class Standing:
+class SearchState:
     """Everything the events told so far."""
 
     num_trials: int = 0
     base_flops: int = 0
     lines: list[str] = field(default_factory=list)
     end: Event | None = None
-    found: dict[str, Found] = field(default_factory=dict)
+    found: dict[str, NetworkSummary] = field(default_factory=dict)
     _work: dict[str, _Work] = field(default_factory=dict)
     _launched_ms: int = 0
     _spent_ms: int = 0
@@ -229,7 +229,7 @@ class Standing:
             case "expected":
                 self._expected = self._new_epochs + event["epochs"]
             case "started":
-                self._work.setdefault(event["key"], _Work("proposal" in event["task"]))
+                self._work.setdefault(event["key"], _Work("proposal" in event["job"]))
                 self._of(event).state = "running"
             case "epochs":
                 self._epochs(event)
@@ -269,12 +269,12 @@ class Standing:
         work.state, work.step = "finished", work.num_steps
         for outcome in event["outcomes"]:
             names = ("key", "origin", "flops", "params", "validation_accuracy")
-            self.found[outcome["key"]] = Found(**{name: outcome[name] for name in names})
+            self.found[outcome["key"]] = NetworkSummary(**{name: outcome[name] for name in names})
         self._best_volume = hypervolume(list(self.found.values()), self.base_flops or 1)
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that are done, over all tasks."""
+        """Epochs that are done, over all jobs."""
         return sum(work.step for work in self._work.values())
 
     @property

@@ -16,16 +16,16 @@ from pruning.cost import format_count
 from pruning.scaling_factors.scaling_factors import GRANULARITIES
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
-from search.trials.jobs import Ending, EpochRecord, MemberTask, Outcome, Task, TrialTask
+from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Outcome, TrialJob
 
 _SHOWN_ROWS = 24
 
 
 @dataclass
 class _Row:
-    """One task as it stands."""
+    """One job as it stands."""
 
-    task: Task
+    job: Job
     state: str = "starting"
     step: int = 0
     num_steps: int = 1
@@ -55,7 +55,7 @@ class _Clock:
 
 
 class Progress:
-    """Shows every task; an observer of the search.
+    """Shows every job; an observer of the search.
 
     expected_steps: epochs that the whole search will probably take, for the time left.
     now: seconds since some moment, by default of this machine's clock; who passes on what another
@@ -95,12 +95,12 @@ class Progress:
         """Correct the number of epochs that are still to come."""
         self._clock.expected_steps = self._clock.steps + steps
 
-    def started(self, task: Task) -> None:
-        self._rows[task.key] = _Row(task)
-        self._changed(f"{_title(task)}: started, {_what(task)}")
+    def started(self, job: Job) -> None:
+        self._rows[job.key] = _Row(job)
+        self._changed(f"{_title(job)}: started, {_what(job)}")
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
-        row, record = self._rows.setdefault(task.key, _Row(task)), records[-1]
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
+        row, record = self._rows.setdefault(job.key, _Row(job)), records[-1]
         changed_stage = row.state != record.stage
         new = max(0, record.step - row.step)
         if len(records) == 1:
@@ -109,10 +109,10 @@ class Progress:
             self._clock.expected_steps -= new
         row.state, row.step, row.num_steps = record.stage, record.step, record.num_steps
         row.accuracy = record.validation_accuracy
-        self._changed(f"{_title(task)}: {record.stage}" if changed_stage else None)
+        self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        row, outcome = self._rows.setdefault(task.key, _Row(task)), outcomes[0]
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
         row.state, row.outcome, row.step = "done", outcome, row.num_steps
         row.accuracy = outcome.validation_accuracy
         pruned = outcome.details.get("accuracy_after_pruning")
@@ -121,15 +121,15 @@ class Progress:
         how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
         further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
         self._changed(
-            f"{_title(task)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
+            f"{_title(job)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
             f"{format_count(outcome.flops)} FLOPs{further}; {self._clock.left}"
         )
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        row = self._rows.setdefault(task.key, _Row(task))
+    def ended(self, job: Job, ending: Ending) -> None:
+        row = self._rows.setdefault(job.key, _Row(job))
         self._clock.expected_steps -= max(0, row.num_steps - row.step)
         row.state = str(ending)
-        self._changed(f"{_title(task)}: {ending}")
+        self._changed(f"{_title(job)}: {ending}")
 
     def _changed(self, line: str | None) -> None:
         if self._live is not None:
@@ -139,11 +139,11 @@ class Progress:
 
     def _render(self) -> RenderableType:
         numbers = ("validation", "FLOPs")
-        table = text_table("task", "what", "stage", "progress", *numbers, numbers=numbers)
+        table = text_table("job", "what", "stage", "progress", *numbers, numbers=numbers)
         for row in list(self._rows.values())[-_SHOWN_ROWS:]:
             table.add_row(
-                _title(row.task),
-                _what(row.task),
+                _title(row.job),
+                _what(row.job),
                 Text(row.state, style=_style(row.state)),
                 ProgressBar(total=row.num_steps, completed=row.step, width=18),
                 "" if row.accuracy is None else f"{row.accuracy:.1%}",
@@ -154,31 +154,31 @@ class Progress:
         return Group(table, footer)
 
 
-def _title(task: Task) -> str:
-    if isinstance(task, MemberTask):
-        return task.key
-    return f"trial {task.number}" + (f", seed {task.repeat}" if task.repeat else "")
+def _title(job: Job) -> str:
+    if isinstance(job, FromScratchJob):
+        return job.key
+    return f"trial {job.number}" + (f", seed {job.repeat}" if job.repeat else "")
 
 
 def _found(outcome: Outcome) -> str:
     return f"{outcome.validation_accuracy:.1%} at {format_count(outcome.flops)}"
 
 
-def _what(task: Task) -> str:
-    if isinstance(task, TrialTask):
-        proposal = task.proposal
+def _what(job: Job) -> str:
+    if isinstance(job, TrialJob):
+        proposal = job.proposal
         target = format_count(proposal.target_flops)
         settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
         parts = (proposal.criterion, settings, f"target {target}")
         return "  ".join(part for part in parts if part)
-    if task.budget:
-        return f"{task.budget}  seed {task.seed}"
-    if task.rung is None:
-        longer = ", for longer" if task.equal_compute else ""
-        return f"shape of trial {task.trial}{longer}"
-    if task.rho is not None:
-        return f"ρ {task.rho:.2f} of trial {task.trial}  {task.rung:.0%} of the budget"
-    return f"α {task.alpha:.3f}  {task.rung:.0%} of the budget"
+    if job.budget:
+        return f"{job.budget}  seed {job.seed}"
+    if job.rung is None:
+        longer = ", for longer" if job.equal_compute else ""
+        return f"shape of trial {job.trial}{longer}"
+    if job.rho is not None:
+        return f"ρ {job.rho:.2f} of trial {job.trial}  {job.rung:.0%} of the budget"
+    return f"α {job.alpha:.3f}  {job.rung:.0%} of the budget"
 
 
 def _symbol(setting: str) -> str:

@@ -1,4 +1,4 @@
-"""Where a task goes on after its process has died."""
+"""Where a job goes on after its process has died."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from pruning.errors import TaskGivenUpError
+from pruning.errors import JobGivenUpError
 from search.storage.durable import disk_full_told, write_durably
 
 _KEPT = 2
 _MOST_ATTEMPTS = 3
-"""So often may a task's process die before it has got any further."""
+"""So often may a job's process die before it has got any further."""
 
 _LOCK_SECONDS = 60.0
 
 
 class Checkpoints:
-    """The states of one task in a folder of its own, of which the newest two are kept.
+    """The states of one job in a folder of its own, of which the newest two are kept.
 
     A state is a mapping of tensors, numbers, strings and containers of those; it is read back
     without running code (torch.load, weights_only). A file has the digest of its content in its
@@ -61,16 +61,16 @@ class Checkpoints:
 
     @property
     def exists(self) -> bool:
-        """Whether the task was begun and is not settled."""
+        """Whether the job was begun and is not settled."""
         return self._folder.exists()
 
     def clear(self) -> None:
-        """Remove the folder: the task is settled."""
+        """Remove the folder: the job is settled."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def attempts(self) -> Attempts:
-        """How often the task was tried."""
+        """How often the job was tried."""
         return Attempts(self._folder)
 
     @contextmanager
@@ -85,7 +85,7 @@ class Checkpoints:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise TaskGivenUpError(
+                        raise JobGivenUpError(
                             f"another process works on {self._folder.name}"
                         ) from None
                     time.sleep(0.1)
@@ -97,24 +97,24 @@ class Checkpoints:
 
 
 class Attempts:
-    """Counts how often a task was begun without getting any further."""
+    """Counts how often a job was begun without getting any further."""
 
     def __init__(self, folder: Path) -> None:
         self._file, self._words = folder / "attempts.json", folder / "last-words.txt"
 
     def begin(self, step: int) -> None:
-        """Count one attempt at `step`; TaskGivenUpError if there were too many."""
+        """Count one attempt at `step`; JobGivenUpError if there were too many."""
         before = self._read()
         count = before["count"] + 1 if before["step"] == step else 1
         if count > _MOST_ATTEMPTS:
-            raise TaskGivenUpError(
+            raise JobGivenUpError(
                 f"{self._last_words()}, {_MOST_ATTEMPTS} times in epoch {step + 1}"
             )
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(json.dumps({"step": step, "count": count}), encoding="utf-8")
 
     def forget(self) -> None:
-        """Start counting anew: the search itself was stopped, and its tasks with it."""
+        """Start counting anew: the search itself was stopped, and its jobs with it."""
         self._file.unlink(missing_ok=True)
 
     def say(self, words: str) -> None:

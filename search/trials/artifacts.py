@@ -21,7 +21,7 @@ from pruning.errors import ArchitectureError
 from search.data.datasets import ImageData
 from search.storage.durable import disk_full_told, write_durably
 from search.storage.layout import ARCHITECTURES_FOLDER, CURVE_FILE
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, Origin, Outcome
 
 _SHARING_SECONDS = 10.0
@@ -50,12 +50,12 @@ class Finished:
     files: Mapping[str, Any] = field(default_factory=dict)
 
 
-def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageData) -> Outcome:
+def store(result: Finished, model: nn.Module, context: JobContext, data: ImageData) -> Outcome:
     """Measure, certify and write the architecture; the test split is used here, once.
 
     Raises DiskFullError where there is no room for it.
     """
-    preflight, config = workshop.preflight, workshop.config
+    preflight, config = context.preflight, context.config
     graph, widths = preflight.graph_of(result.profile), result.profile.widths
     provenance = {
         "search": config.name,
@@ -70,13 +70,13 @@ def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDat
         "equal_compute": result.equal_compute,
         "images": result.images,
         "compute": result.compute,
-        "validation_accuracy": workshop.accuracy(model, data.validation, data),
-        "test_accuracy": workshop.accuracy(model, data.test, data),
+        "validation_accuracy": context.accuracy(model, data.validation, data),
+        "test_accuracy": context.accuracy(model, data.test, data),
         "details": dict(result.details),
         **result.record,
         "mean": list(data.mean),
         "std": list(data.std),
-        **surroundings(workshop.device),
+        **surroundings(context.device),
     }
     architecture = Architecture(
         preflight.builder,
@@ -88,13 +88,13 @@ def store(result: Finished, model: nn.Module, workshop: Workshop, data: ImageDat
         inexact=graph.narrowed_inexactly(widths),
     )
     path = f"{ARCHITECTURES_FOLDER}/{result.key}"
-    folder = workshop.directory / path
-    with disk_full_told(workshop.directory):
+    folder = context.directory / path
+    with disk_full_told(context.directory):
         save(folder, architecture, model.cpu())
         curve = [dataclasses.asdict(record) for record in result.curve]
         for name, content in {**result.files, CURVE_FILE: curve}.items():
             write_durably(folder / name, json.dumps(content).encode())
-    return stored_outcome(workshop, path)
+    return stored_outcome(context, path)
 
 
 def surroundings(device: str) -> dict[str, Any]:
@@ -108,9 +108,9 @@ def surroundings(device: str) -> dict[str, Any]:
     }
 
 
-def stored_outcome(workshop: Workshop, path: str) -> Outcome:
+def stored_outcome(context: JobContext, path: str) -> Outcome:
     """What an architecture folder of the search records; ArchitectureError if none is there."""
-    architecture = read(workshop.directory / path)
+    architecture = read(context.directory / path)
     record = architecture.provenance
     cost = architecture.cost
     return Outcome(
@@ -138,13 +138,13 @@ def stored_outcome(workshop: Workshop, path: str) -> Outcome:
     )
 
 
-def not_stored(workshop: Workshop, outcomes: Sequence[Outcome]) -> str:
+def not_stored(context: JobContext, outcomes: Sequence[Outcome]) -> str:
     """Why what was stored elsewhere is not to be found here; empty if all of it is.
 
     A shared file system may take some seconds to show what another machine has written.
     """
     deadline = time.monotonic() + _SHARING_SECONDS
-    while (missing := [o.path for o in outcomes if not _is_stored(workshop, o)]) and (
+    while (missing := [o.path for o in outcomes if not _is_stored(context, o)]) and (
         time.monotonic() < deadline
     ):
         time.sleep(0.1)
@@ -152,13 +152,13 @@ def not_stored(workshop: Workshop, outcomes: Sequence[Outcome]) -> str:
         return ""
     return (
         f"its worker says that it stored {', '.join(missing)}, but there is none in "
-        f"{workshop.directory}: workers need that folder under the same path"
+        f"{context.directory}: workers need that folder under the same path"
     )
 
 
-def _is_stored(workshop: Workshop, outcome: Outcome) -> bool:
+def _is_stored(context: JobContext, outcome: Outcome) -> bool:
     try:
-        return stored_outcome(workshop, outcome.path).profile == outcome.profile
+        return stored_outcome(context, outcome.path).profile == outcome.profile
     except ArchitectureError:
         return False
 

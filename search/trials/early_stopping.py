@@ -24,7 +24,7 @@ _SHARES = (1 / 8, 1 / 4, 1 / 2)
 
 
 @dataclass(frozen=True)
-class Standing:
+class RungResult:
     """What a trial was worth on a rung, and what was decided.
 
     accuracy: in [0, 1], on validation images, of the network pruned to its target then.
@@ -39,7 +39,7 @@ class Standing:
     seen: int = 1
     goes_on: bool = True
 
-    def beats(self, other: Standing) -> bool:
+    def beats(self, other: RungResult) -> bool:
         """Pareto domination: no worse in accuracy and FLOPs, better in one of them."""
         return (
             self.accuracy >= other.accuracy
@@ -59,22 +59,22 @@ class Halving:
         rungs = {max(1, round(epochs * share)) for share in _SHARES}
         self.rungs = tuple(sorted(rung for rung in rungs if rung < epochs))
 
-    def require_worth(self, key: str, epoch: int, accuracy: float, flops: int) -> Standing:
+    def require_worth(self, key: str, epoch: int, accuracy: float, flops: int) -> RungResult:
         """Record what trial `key` is worth; StoppedEarlyError if it is in the worse half.
 
         A trial that nobody dominates always goes on. Asked again, as after a restart, the
         answer is that of the first time.
         """
-        standing = self._standing(Standing(key, epoch, accuracy, flops))
-        if not standing.goes_on:
+        rung_result = self._rung_result(RungResult(key, epoch, accuracy, flops))
+        if not rung_result.goes_on:
             raise StoppedEarlyError(
-                f"after epoch {epoch} {standing.dominated_by} of the other {standing.seen - 1} "
-                "trials dominated it in accuracy and FLOPs "
-                f"({standing.accuracy:.1%} when pruned to its target)"
+                f"after epoch {epoch} {rung_result.dominated_by} of the other "
+                f"{rung_result.seen - 1} trials dominated it in accuracy and FLOPs "
+                f"({rung_result.accuracy:.1%} when pruned to its target)"
             )
-        return standing
+        return rung_result
 
-    def _standing(self, new: Standing) -> Standing:
+    def _rung_result(self, new: RungResult) -> RungResult:
         seen = self._seen(new.epoch)
         for before in seen:
             if before.key == new.key:
@@ -85,18 +85,18 @@ class Halving:
         write_durably(file, json.dumps(asdict(decided)).encode())
         return decided
 
-    def _seen(self, epoch: int) -> list[Standing]:
+    def _seen(self, epoch: int) -> list[RungResult]:
         files = sorted(self._rung(epoch).glob("[!.]*.json"))
-        return [Standing(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        return [RungResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
 
     def _rung(self, epoch: int) -> Path:
         return self._folder / f"epoch-{epoch:05d}"
 
 
-def _decided(new: Standing, others: Sequence[Standing]) -> Standing:
+def _decided(new: RungResult, others: Sequence[RungResult]) -> RungResult:
     everybody = [*others, new]
     worse_off = [sum(other.beats(one) for other in everybody) for one in everybody]
     mine = worse_off[-1]
     before_me = sum(count < mine for count in worse_off)
     goes_on = mine == 0 or len(everybody) < _LEAST_SEEN or before_me < len(everybody) / _FACTOR
-    return Standing(new.key, new.epoch, new.accuracy, new.flops, mine, len(everybody), goes_on)
+    return RungResult(new.key, new.epoch, new.accuracy, new.flops, mine, len(everybody), goes_on)

@@ -13,82 +13,84 @@ from search.data.datasets import ImageData
 from search.training.distillation import distillation
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
-from search.trials.job_context import Report, Workshop, fresh_base
-from search.trials.jobs import MemberTask, Outcome
-from search.trials.staged_training import Course
+from search.trials.job_context import JobContext, Report, fresh_base
+from search.trials.jobs import FromScratchJob, Outcome
+from search.trials.staged_training import StagedTraining
 
 
-def train_member(task: MemberTask, workshop: Workshop, data: ImageData, report: Report) -> Outcome:
+def train_from_scratch(
+    job: FromScratchJob, context: JobContext, data: ImageData, report: Report
+) -> Outcome:
     """Build the member's shape with fresh weights, train it from scratch, store it."""
-    workshop = _workshop_of(task, workshop)
-    config, preflight = workshop.config, workshop.preflight
-    profile, epochs = task.profile, member_epochs(task, workshop)
-    number = task.trial if task.trial is not None else 0
-    seed = config.seed_of(number) if task.seed is None else task.seed
+    context = _context_of(job, context)
+    config, preflight = context.config, context.preflight
+    profile, epochs = job.profile, member_epochs(job, context)
+    number = job.trial if job.trial is not None else 0
+    seed = config.seed_of(number) if job.seed is None else job.seed
     base, recipe = fresh_base(preflight, seed)
     model = build(
         base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
     )
-    course = Course(workshop.checkpoints(task.key), epochs, report)
+    staged = StagedTraining(context.checkpoints(job.key), epochs, report)
     trainer = Trainer(
         model,
         data,
         epochs=epochs,
         config=config.training,
         seed=seed,
-        device=workshop.torch_device,
+        device=context.torch_device,
         objective=distillation(
-            replace(config.training, distill_from=workshop.teacher),
-            workshop.torch_device,
+            replace(config.training, distill_from=context.teacher),
+            context.torch_device,
             input_shape=preflight.input_shape,
             classes=preflight.classes,
             trust=preflight.builder.modules,
         ),
     )
-    trained = course.train("from scratch", trainer)
+    trained = staged.train("from scratch", trainer)
     record: dict[str, object] = {"epochs": epochs}
-    if task.seed is not None:
-        record["seed"] = task.seed
-    if task.budget:
-        record["budget"] = task.budget
+    if job.seed is not None:
+        record["seed"] = job.seed
+    if job.budget:
+        record["budget"] = job.budget
     if config.training.distill_from:
         record["distill_from"] = config.training.distill_from
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     result = Finished(
-        task.key,
-        task.origin,
-        task.trial,
-        task.rung,
-        task.alpha,
+        job.key,
+        job.origin,
+        job.trial,
+        job.rung,
+        job.alpha,
         profile,
         seed=seed,
         images=trained.images_seen,
         compute=float(trained.images_seen * flops),
-        equal_compute=config.training.equal_compute or task.equal_compute,
-        details={} if task.rho is None else {"rho": task.rho},
+        equal_compute=config.training.equal_compute or job.equal_compute,
+        details={} if job.rho is None else {"rho": job.rho},
         record=record,
-        curve=course.records,
+        curve=staged.records,
     )
-    return store(result, model, workshop, data)
+    return store(result, model, context, data)
 
 
-def _workshop_of(task: MemberTask, workshop: Workshop) -> Workshop:
-    """The workshop, with another base network if the member has one of its own."""
-    if task.builder is None:
-        return workshop
-    preflight, builder = workshop.preflight, Builder(*task.builder)
+def _context_of(job: FromScratchJob, context: JobContext) -> JobContext:
+    """The context, with another base network if the member has one of its own."""
+    if job.builder is None:
+        return context
+    preflight, builder = context.preflight, Builder(*job.builder)
     with torch.random.fork_rng(devices=[]):  # weights do not matter here
         graph = trace(builder(), preflight.example_input)
-    return replace(workshop, preflight=replace(preflight, builder=builder, graph=graph))
+    return replace(context, preflight=replace(preflight, builder=builder, graph=graph))
 
 
-def member_epochs(task: MemberTask, workshop: Workshop) -> int:
+def member_epochs(job: FromScratchJob, context: JobContext) -> int:
     """How long the member trains: as many epochs as all, or more at equal compute."""
-    training, preflight = workshop.config.training, workshop.preflight
-    if task.equal_compute:
+    training, preflight = context.config.training, context.preflight
+    if job.equal_compute:
         training = replace(training, equal_compute=True)
     if not training.equal_compute:  # saves tracing shapes that lack structures
         return training.epochs_from_scratch(preflight.base.flops, preflight.base.flops)
-    profile = task.profile
+    profile = job.profile
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     return training.epochs_from_scratch(flops, preflight.base.flops)

@@ -1,4 +1,4 @@
-"""What every task of a search or study shares, wherever it is performed."""
+"""What every job of a search or study shares, wherever it is performed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageSource
-from search.storage.layout import TASKS_FOLDER
+from search.storage.layout import JOBS_FOLDER
 from search.training.checkpoints import Checkpoints
 from search.training.trainer import evaluate
-from search.trials.jobs import Bystander, Ending, EpochRecord, Outcome, Task
+from search.trials.jobs import Ending, EpochRecord, Job, NullObserver, Outcome
 from search.trials.preflight import Preflight
 
 Report = Callable[[Sequence[EpochRecord]], None]
@@ -25,8 +25,8 @@ Report = Callable[[Sequence[EpochRecord]], None]
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Everything a task needs besides itself and the data; it can be sent anywhere.
+class JobContext:
+    """Everything a job needs besides itself and the data; it can be sent anywhere.
 
     start: the folder that relative paths of the settings are meant from; empty for the current one.
     """
@@ -52,13 +52,13 @@ class Workshop:
         given = self.config.training.distill_from
         return os.path.join(self.start, given) if given else ""
 
-    def sent(self) -> Workshop:
+    def sent(self) -> JobContext:
         """The same for processes that may have another current folder."""
         return replace(self, start=os.path.abspath(self.start))
 
     def checkpoints(self, key: str) -> Checkpoints:
-        """Those of the task of this key."""
-        return Checkpoints(self.directory / TASKS_FOLDER / key)
+        """Those of the job of this key."""
+        return Checkpoints(self.directory / JOBS_FOLDER / key)
 
     def accuracy(self, model: nn.Module, split: ImageSource, data: ImageData) -> float:
         """Of `model`, in [0, 1]; it is moved to the device."""
@@ -76,14 +76,14 @@ def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
         return recorded(preflight.builder)
 
 
-class Tidy(Bystander):
-    """The last observer of all: it removes the states of tasks that the others know to be over."""
+class CheckpointCleaner(NullObserver):
+    """The last observer of all: it removes the states of jobs that the others know to be over."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
-        self._workshop.checkpoints(task.key).clear()
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
+        self._context.checkpoints(job.key).clear()
 
-    def ended(self, task: Task, ending: Ending) -> None:  # noqa: ARG002
-        self._workshop.checkpoints(task.key).clear()
+    def ended(self, job: Job, ending: Ending) -> None:  # noqa: ARG002
+        self._context.checkpoints(job.key).clear()

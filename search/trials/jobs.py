@@ -41,7 +41,7 @@ ORIGINS: tuple[Origin, ...] = (
 
 
 @dataclass(frozen=True)
-class TrialTask:
+class TrialJob:
     """Train sparsely, prune, fine-tune: one proposal.
 
     repeat: 0 for the trial itself; from 1 the same proposal again, with other seeds.
@@ -63,7 +63,7 @@ class TrialTask:
 
 
 @dataclass(frozen=True)
-class MemberTask:
+class FromScratchJob:
     """Train one member of a family from scratch.
 
     key: name of the architecture.  trial: whose shape it is; None for a uniform network.
@@ -97,20 +97,20 @@ class MemberTask:
         return WidthProfile(self.widths, tuple(Structure(*pair) for pair in self.removed))
 
 
-Task = TrialTask | MemberTask
+Job = TrialJob | FromScratchJob
 
 
-def task_to_mapping(task: Task) -> dict[str, Any]:
+def job_to_mapping(job: Job) -> dict[str, Any]:
     """JSON-able."""
-    return dataclasses.asdict(task)
+    return dataclasses.asdict(job)
 
 
-def task_from_mapping(content: Mapping[str, Any]) -> Task:
-    """The inverse of `task_to_mapping`."""
+def job_from_mapping(content: Mapping[str, Any]) -> Job:
+    """The inverse of `job_to_mapping`."""
     if "proposal" in content:
         proposal = Proposal(**content["proposal"])
-        return TrialTask(content["number"], proposal, content["repeat"])
-    return MemberTask(**content)
+        return TrialJob(content["number"], proposal, content["repeat"])
+    return FromScratchJob(**content)
 
 
 def _suffix(repeat: int) -> str:
@@ -186,10 +186,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of one task.
+    """One epoch of one job.
 
-    stage: what the task is doing.  step: epochs since the task began, from 1, of `num_steps`.
-    images: training images that the task has processed so far, repetitions counted.
+    stage: what the job is doing.  step: epochs since the job began, from 1, of `num_steps`.
+    images: training images that the job has processed so far, repetitions counted.
     time_ms: when the epoch ended, since 1970; the same whenever the record is passed on again.
     """
 
@@ -209,7 +209,7 @@ State = Literal["failed", "stopped early", "infeasible"]
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a task ended without a network, in one line.
+    """Why a job ended without a network, in one line.
 
     is_final: whether it would end so again, as a training that diverges does.
     """
@@ -228,34 +228,34 @@ class Ending:
 
 
 class Observer(Protocol):
-    """Hears of everything that happens to tasks, in the process that drives the search.
+    """Hears of everything that happens to jobs, in the process that drives the search.
 
-    After a restart a task is started again, and its first epochs are all those that it has
+    After a restart a job is started again, and its first epochs are all those that it has
     behind it, which may have been heard of before. finished: what came of it, at least one.
     """
 
-    def started(self, task: Task) -> None: ...
+    def started(self, job: Job) -> None: ...
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None: ...
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None: ...
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None: ...
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None: ...
 
-    def ended(self, task: Task, ending: Ending) -> None: ...
+    def ended(self, job: Job, ending: Ending) -> None: ...
 
 
-class Bystander:
+class NullObserver:
     """An observer that does nothing about anything; others say what they do about what."""
 
-    def started(self, task: Task) -> None:
+    def started(self, job: Job) -> None:
         """Nothing."""
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         """Nothing."""
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """Nothing."""
 
-    def ended(self, task: Task, ending: Ending) -> None:
+    def ended(self, job: Job, ending: Ending) -> None:
         """Nothing."""
 
 
@@ -265,53 +265,53 @@ class Observers:
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
 
-    def started(self, task: Task) -> None:
+    def started(self, job: Job) -> None:
         for observer in self._observers:
-            observer.started(task)
+            observer.started(job)
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         for observer in self._observers:
-            observer.epochs(task, records)
+            observer.epochs(job, records)
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         for observer in self._observers:
-            observer.finished(task, outcomes)
+            observer.finished(job, outcomes)
 
-    def ended(self, task: Task, ending: Ending) -> None:
+    def ended(self, job: Job, ending: Ending) -> None:
         for observer in self._observers:
-            observer.ended(task, ending)
+            observer.ended(job, ending)
 
 
-class TaskSource(Protocol):
-    """Hands out tasks and takes back what came of them."""
+class JobSource(Protocol):
+    """Hands out jobs and takes back what came of them."""
 
     def __len__(self) -> int:
-        """How many tasks are still to come."""
+        """How many jobs are still to come."""
 
-    def next(self) -> Task | None:
-        """The next task, or None when there is none left."""
+    def next(self) -> Job | None:
+        """The next job, or None when there is none left."""
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """Take a result."""
 
-    def ended(self, task: Task, ending: Ending) -> None:
+    def ended(self, job: Job, ending: Ending) -> None:
         """Take why there is none."""
 
 
-class TaskList:
-    """A source of tasks that are known beforehand."""
+class JobList:
+    """A source of jobs that are known beforehand."""
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self._waiting = list(tasks)
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._waiting = list(jobs)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def next(self) -> Task | None:
+    def next(self) -> Job | None:
         return self._waiting.pop(0) if self._waiting else None
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """Nothing waits for the results."""
 
-    def ended(self, task: Task, ending: Ending) -> None:
+    def ended(self, job: Job, ending: Ending) -> None:
         """Nothing waits for the results."""

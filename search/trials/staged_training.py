@@ -1,4 +1,4 @@
-"""The course of one task: its epochs one after the other, over any number of processes."""
+"""The course of one job: its epochs one after the other, over any number of processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.trials.jobs import EpochRecord, Stage
 Sparsity = Callable[[], float | None]
 
 
-class Course:
+class StagedTraining:
     """Trains stage after stage, and stores after every epoch how to go on from there.
 
     num_steps: epochs of all stages together.

@@ -29,29 +29,29 @@ from search.training.minibatches import scoring_batches
 from search.training.trainer import EpochReport, Trainer, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
-from search.trials.from_scratch import train_member
-from search.trials.job_context import Report, Workshop, fresh_base
-from search.trials.jobs import Ending, Outcome, Stage, Task, TrialTask
+from search.trials.from_scratch import train_from_scratch
+from search.trials.job_context import JobContext, Report, fresh_base
+from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
 from search.trials.sparse_training import Pruning, SparseNetwork
-from search.trials.staged_training import Course
+from search.trials.staged_training import StagedTraining
 
 _STATISTICS_BATCHES = 8
 """Minibatches from which batch-norm statistics are estimated again after a trial pruning."""
 
 
-def perform(task: Task, workshop: Workshop, data: ImageData, report: Report) -> tuple[Outcome, ...]:
-    """Do a task, or go on with it, and store what comes of it; `ending_of` reads what it raises.
+def perform(job: Job, context: JobContext, data: ImageData, report: Report) -> tuple[Outcome, ...]:
+    """Do a job, or go on with it, and store what comes of it; `ending_of` reads what it raises.
 
-    Only one process at a time performs a task of one key.
+    Only one process at a time performs a job of one key.
     """
-    with disk_full_told(workshop.directory), workshop.checkpoints(task.key).locked():
-        if isinstance(task, TrialTask):
-            return run_trial(task, workshop, data, report)
-        return (train_member(task, workshop, data, report),)
+    with disk_full_told(context.directory), context.checkpoints(job.key).locked():
+        if isinstance(job, TrialJob):
+            return run_trial(job, context, data, report)
+        return (train_from_scratch(job, context, data, report),)
 
 
 def ending_of(error: Exception) -> Ending:
-    """What an error of `perform` means for its task; DiskFullError, for the search, is raised."""
+    """What an error of `perform` means for its job; DiskFullError, for the search, is raised."""
     if isinstance(error, DiskFullError):
         raise error
     known = isinstance(error, EspalierError)
@@ -64,7 +64,7 @@ def ending_of(error: Exception) -> Ending:
 
 
 def run_trial(
-    task: TrialTask, workshop: Workshop, data: ImageData, report: Report
+    job: TrialJob, context: JobContext, data: ImageData, report: Report
 ) -> tuple[Outcome, ...]:
     """Train with gates and the method's penalty → prune → fine-tune → store.
 
@@ -73,7 +73,7 @@ def run_trial(
     that prunes at initialisation does so first, and the smaller network has all the epochs.
     Raises StoppedEarlyError where other trials have left this one behind.
     """
-    return _Trial(task, workshop, data, report).run()
+    return _Trial(job, context, data, report).run()
 
 
 def product_percents(config: SearchConfig) -> list[int]:
@@ -105,57 +105,55 @@ class _Product:
 
 
 class _Trial:
-    def __init__(
-        self, task: TrialTask, workshop: Workshop, data: ImageData, report: Report
-    ) -> None:
-        self._task, self._workshop, self._data = task, workshop, data
-        self._config, self._preflight = workshop.config, workshop.preflight
+    def __init__(self, job: TrialJob, context: JobContext, data: ImageData, report: Report) -> None:
+        self._job, self._context, self._data = job, context, data
+        self._config, self._preflight = context.config, context.preflight
         self._training = self._config.training
-        self._seed = self._config.seed_of(task.number, task.repeat)
-        self._seed_after = self._config.fine_tuning_seed_of(task.number, task.repeat)
-        self._prunes_first = method(task.proposal.criterion).prunes_untrained
+        self._seed = self._config.seed_of(job.number, job.repeat)
+        self._seed_after = self._config.fine_tuning_seed_of(job.number, job.repeat)
+        self._prunes_first = method(job.proposal.criterion).prunes_untrained
         self._targets = self._own_and_further_targets()
         self._sparse = SparseNetwork(
-            fresh_base(workshop.preflight, self._seed)[0],
-            task.proposal,
-            workshop.config,
-            workshop.preflight,
+            fresh_base(context.preflight, self._seed)[0],
+            job.proposal,
+            context.config,
+            context.preflight,
             seed=self._seed,
-            device=workshop.torch_device,
+            device=context.torch_device,
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
-        self._course = Course(workshop.checkpoints(task.key), num_steps, report)
-        is_judged = self._config.study.early_stopping and not task.repeat
-        folder = workshop.directory / RUNGS_FOLDER
+        self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
+        is_judged = self._config.study.early_stopping and not job.repeat
+        folder = context.directory / RUNGS_FOLDER
         self._halving = Halving(folder, self._training.epochs) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
-        course = self._course
-        if course.stage == 0:
+        staged = self._staged
+        if staged.stage == 0:
             products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
             states = [product.to_state() for product in products]
-            course.advance({"products": states, "images": course.records[-1].images})
-        outcomes = [Outcome.from_mapping(found) for found in course.notes.get("outcomes", [])]
-        for state in course.notes["products"][len(outcomes) :]:
+            staged.advance({"products": states, "images": staged.records[-1].images})
+        outcomes = [Outcome.from_mapping(found) for found in staged.notes.get("outcomes", [])]
+        for state in staged.notes["products"][len(outcomes) :]:
             outcomes.append(self._fine_tuned(_Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use
             done = [outcome.to_mapping() for outcome in outcomes]
-            course.advance({"outcomes": done, "images": course.records[-1].images})
+            staged.advance({"outcomes": done, "images": staged.records[-1].images})
         return tuple(outcomes)
 
     def _own_and_further_targets(self) -> list[int]:
         """Target FLOPs: the proposal's, then those of its by-products, by halves."""
-        own, least = self._task.proposal.target_flops, self._preflight.floor.flops
+        own, least = self._job.proposal.target_flops, self._preflight.floor.flops
         if self._prunes_first:
             return [own]
         parts = [own * percent // 100 for percent in product_percents(self._config)]
         return [own, *(target for target in parts[1:] if target >= least)]
 
     def _pruned_and_trained(self) -> list[_Product]:
-        notes = self._course.notes
+        notes = self._staged.notes
         if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
-            first = _Product(self._task.key, self._pruning(self._targets[0]), {}, {})
+            first = _Product(self._job.key, self._pruning(self._targets[0]), {}, {})
             notes["pruned first"] = first.to_state()
         pruning = _Product.from_state(notes["pruned first"]).pruning
         model = self._sparse.without(pruning)
@@ -165,7 +163,7 @@ class _Trial:
             model,
             after_epoch=lambda epoch: self._judge(epoch, epoch.validation_accuracy, flops),
         )
-        return [_Product(self._task.key, pruning, {}, model.state_dict())]
+        return [_Product(self._job.key, pruning, {}, model.state_dict())]
 
     def _sparse_trained(self) -> list[_Product]:
         sparse = self._train(
@@ -186,8 +184,8 @@ class _Trial:
     def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
-        accuracy = self._workshop.accuracy(model, self._data.validation, self._data)
-        key = self._task.product_key(percent)
+        accuracy = self._context.accuracy(model, self._data.validation, self._data)
+        key = self._job.product_key(percent)
         details = {**before, "accuracy_after_pruning": accuracy}
         return _Product(key, pruning, details, model.state_dict())
 
@@ -201,7 +199,7 @@ class _Trial:
             count or self._config.scoring_batches,
             batch_size=self._training.batch_size,
             seed=self._seed,
-            device=self._workshop.torch_device,
+            device=self._context.torch_device,
         )
 
     def _flops(self, pruning: Pruning) -> int:
@@ -217,14 +215,14 @@ class _Trial:
         except UnreachableBudgetError:
             return  # gates may still close
         model = self._sparse.without(pruning)
-        with torch.random.fork_rng(devices=_generators(self._workshop.torch_device)):
+        with torch.random.fork_rng(devices=_generators(self._context.torch_device)):
             update_bn(self._batches(_STATISTICS_BATCHES), model)
-        accuracy = self._workshop.accuracy(model, self._data.validation, self._data)
+        accuracy = self._context.accuracy(model, self._data.validation, self._data)
         self._judge(epoch, accuracy, self._flops(pruning))
 
     def _judge(self, epoch: EpochReport, accuracy: float, flops: int) -> None:
         if self._halving is not None and epoch.epoch in self._halving.rungs:
-            self._halving.require_worth(self._task.key, epoch.epoch, accuracy, flops)
+            self._halving.require_worth(self._job.key, epoch.epoch, accuracy, flops)
 
     def _train(
         self,
@@ -243,26 +241,26 @@ class _Trial:
             epochs=config.epochs if is_first else config.fine_tune_epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
-            device=self._workshop.torch_device,
+            device=self._context.torch_device,
             penalty=None if sparse is None else sparse.penalty,
             after_step=None if sparse is None else sparse.after_step,
         )
         sparsity = None if sparse is None else lambda: sparse.sparsity
-        return self._course.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
+        return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
     def _fine_tuned(self, product: _Product) -> Outcome:
         model = self._sparse.without(product.pruning)
         model.load_state_dict(product.weights)
         tuned = self._train("fine-tuning", model)
         flops, training = self._flops(product.pruning), self._training
-        before = self._course.records[training.epochs - 1].images
+        before = self._staged.records[training.epochs - 1].images
         before_flops = flops if self._prunes_first else self._preflight.base.flops
         scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
-        judged = {"criterion": self._task.proposal.criterion, "scores": scores}
+        judged = {"criterion": self._job.proposal.criterion, "scores": scores}
         result = Finished(
             product.key,
             "fine-tuned",
-            self._task.number,
+            self._job.number,
             None,
             1.0,
             product.pruning.profile,
@@ -270,10 +268,10 @@ class _Trial:
             images=before + tuned.images_seen,
             compute=float(before * before_flops + tuned.images_seen * flops),
             details=product.details,
-            curve=self._course.curve(training.fine_tune_epochs, training.epochs),
+            curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
             files={SCORES_FILE: judged} if scores else {},
         )
-        return store(result, fold(model), self._workshop, self._data)
+        return store(result, fold(model), self._context, self._data)
 
 
 def _with_target(limits: Budget, target_flops: int) -> Budget:

@@ -17,7 +17,7 @@ from search.data import datasets
 from search.data.datasets import ImageData
 from search.results.report import open_results
 from search.training.trainer import EpochReport, Trainer
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.preflight import Preflight, check
 
 
@@ -81,9 +81,9 @@ def preflight(digits: ImageData) -> Preflight:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, preflight: Preflight) -> Workshop:
+def context(tmp_path: Path, preflight: Preflight) -> JobContext:
     """A small search in a folder of its own."""
-    return Workshop(samples.small_config(tmp_path), preflight, "cpu")
+    return JobContext(samples.small_config(tmp_path), preflight, "cpu")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
-    """What performs the tasks of a search, in this process; see samples.Workers."""
+    """What performs the jobs of a search, in this process; see samples.Workers."""
     stand_in = samples.Workers()
     monkeypatch.setattr("search.studies.session.cluster", stand_in.cluster)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Tasks, outcomes and small searches that the tests of search/ share."""
+"""Jobs, outcomes and small searches that the tests of search/ share."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from search.config.resources_config import StudyConfig
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.jobs import (
     EpochRecord,
-    MemberTask,
+    FromScratchJob,
+    Job,
+    JobSource,
     Observer,
     Outcome,
-    Task,
-    TaskSource,
-    TrialTask,
+    TrialJob,
 )
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal
@@ -102,14 +102,14 @@ def with_bare_parameter() -> nn.Module:
     return WithBareParameter()
 
 
-def trial_task(
+def trial_job(
     number: int = 0, target_flops: int = 200_000, strength: float = 1.0, shift: float = 1.5
-) -> TrialTask:
+) -> TrialJob:
     settings = {"rni.strength": strength, "rni.shift": shift}
-    return TrialTask(number, Proposal("rni", "filter", settings, target_flops))
+    return TrialJob(number, Proposal("rni", "filter", settings, target_flops))
 
 
-def member_task(key: str = "uniform-b100", **changes: object) -> MemberTask:
+def from_scratch_job(key: str = "uniform-b100", **changes: object) -> FromScratchJob:
     settings: dict[str, object] = {
         "key": key,
         "origin": "uniform",
@@ -118,7 +118,7 @@ def member_task(key: str = "uniform-b100", **changes: object) -> MemberTask:
         "alpha": 0.5,
         "widths": {"conv": 3},
     }
-    return MemberTask(**(settings | changes))
+    return FromScratchJob(**(settings | changes))
 
 
 def outcome(key: str = "fine-tuned-0", **changes: object) -> Outcome:
@@ -176,45 +176,45 @@ def stored_outcome(
 
 
 def run_in_process(
-    source: TaskSource,
-    workshop: Workshop,
+    source: JobSource,
+    context: JobContext,
     data: ImageData,
     observer: Observer,
-    perform_task: Perform = perform,
+    perform_job: Perform = perform,
 ) -> None:
-    """What search.scheduling.ray_executor.cluster gives, one task after the other, without Ray."""
-    while (task := source.next()) is not None:
-        observer.started(task)
+    """What search.scheduling.ray_executor.cluster gives, one job after the other, without Ray."""
+    while (job := source.next()) is not None:
+        observer.started(job)
 
-        def report(records: Sequence[EpochRecord], task: Task = task) -> None:
-            observer.epochs(task, records)
+        def report(records: Sequence[EpochRecord], job: Job = job) -> None:
+            observer.epochs(job, records)
 
         try:
-            result = perform_task(task, workshop, data, report)
+            result = perform_job(job, context, data, report)
         except EspalierError as error:
-            source.ended(task, ending_of(error))
-            observer.ended(task, ending_of(error))
+            source.ended(job, ending_of(error))
+            observer.ended(job, ending_of(error))
         else:
-            source.finished(task, result)
-            observer.finished(task, result)
+            source.finished(job, result)
+            observer.finished(job, result)
 
 
 class Workers:
-    """Stands in for Ray: performs tasks here, one by one, and counts them."""
+    """Stands in for Ray: performs jobs here, one by one, and counts them."""
 
     def __init__(self) -> None:
         self.perform: Perform = perform
         self.performed: list[str] = []
 
     @contextmanager
-    def cluster(self, workshop, data, share) -> Iterator[Callable[..., None]]:
-        def counted(task: Task, *rest: object) -> tuple[Outcome, ...]:
-            found = self.perform(task, *rest)
-            self.performed.append(task.key)
+    def cluster(self, context, data, share) -> Iterator[Callable[..., None]]:
+        def counted(job: Job, *rest: object) -> tuple[Outcome, ...]:
+            found = self.perform(job, *rest)
+            self.performed.append(job.key)
             return found
 
         def perform_all(source, observer) -> None:
-            run_in_process(source, workshop, data, observer, perform_task=counted)
+            run_in_process(source, context, data, observer, perform_job=counted)
 
         yield perform_all
 

@@ -21,7 +21,7 @@ from search.config.methods import METHODS
 from search.config.resources_config import ResourcesConfig, StudyConfig
 from search.config.search_config import TrainingConfig
 from search.tracking.mlflow_record import Recording
-from search.trials.jobs import EpochRecord, Task, TrialTask
+from search.trials.jobs import EpochRecord, Job, TrialJob
 
 pytestmark = [
     pytest.mark.slow,
@@ -149,10 +149,10 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
     begun: set[int] = set()
     epochs = Recording.epochs
 
-    def interrupted(self: Recording, task: Task, records: Sequence[EpochRecord]) -> None:
-        epochs(self, task, records)
-        assert isinstance(task, TrialTask)
-        begun.add(task.number)
+    def interrupted(self: Recording, job: Job, records: Sequence[EpochRecord]) -> None:
+        epochs(self, job, records)
+        assert isinstance(job, TrialJob)
+        begun.add(job.number)
         if len(begun) == 2:
             raise KeyboardInterrupt
 

@@ -32,8 +32,8 @@ from search.scheduling.ray_executor import Perform, Share
 from search.studies import family_study
 from search.studies.family_ladder import stored_subject
 from search.tracking.mlflow_family_record import FAMILY
-from search.trials.job_context import Report, Workshop
-from search.trials.jobs import EpochRecord, MemberTask, Observer, Outcome, TaskSource
+from search.trials.job_context import JobContext, Report
+from search.trials.jobs import EpochRecord, FromScratchJob, JobSource, Observer, Outcome
 from search.trials.preflight import Preflight
 from search.trials.trial import perform
 
@@ -209,21 +209,21 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
 
 @pytest.fixture
 def performed(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> list[str]:
-    """Keys of the tasks that were performed, in this process; one that is called stop stops."""
+    """Keys of the jobs that were performed, in this process; one that is called stop stops."""
     keys: list[str] = []
 
     def one(
-        task: MemberTask, workshop: Workshop, data: ImageData, report: Report
+        job: FromScratchJob, context: JobContext, data: ImageData, report: Report
     ) -> tuple[Outcome, ...]:
         if (stop := Path("stop")).exists() and len(keys) == int(stop.read_text()):
             raise KeyboardInterrupt
-        keys.append(task.key)
-        return perform(task, workshop, data, report)
+        keys.append(job.key)
+        return perform(job, context, data, report)
 
     @contextmanager
-    def cluster(workshop: Workshop, data: ImageData, share: Share) -> Iterator[Perform]:
-        def perform_all(source: TaskSource, observer: Observer) -> None:
-            run_in_process(source, workshop, data, observer, perform_task=one)
+    def cluster(context: JobContext, data: ImageData, share: Share) -> Iterator[Perform]:
+        def perform_all(source: JobSource, observer: Observer) -> None:
+            run_in_process(source, context, data, observer, perform_job=one)
 
         yield perform_all
 
@@ -366,13 +366,13 @@ def test_members_of_another_builder_are_trained_too(
 ):
     """A kind may change the base network: digits-resnet, in a study of digits-vgg."""
     builder = ("search.models:digits_resnet", {"num_classes": 10, "in_channels": 1})
-    task = MemberTask(
+    job = FromScratchJob(
         "depth-s0", "depth", None, None, 1.0, {}, seed=5, budget="params=1k", builder=builder
     )
     training = TrainingConfig(1, 1, 1, batch_size=32, equal_compute=True)
     config = SearchConfig(name="other", runs=str(tmp_path), training=training)
     records: list[EpochRecord] = []
-    (found,) = perform(task, Workshop(config, preflight, "cpu"), digits, records.extend)
+    (found,) = perform(job, JobContext(config, preflight, "cpu"), digits, records.extend)
     stored = copycat.verify(config.directory / found.path)
     assert stored.builder == copycat.Builder(*builder)
     assert stored.cost == Cost(found.flops, found.params) != preflight.base

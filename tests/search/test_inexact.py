@@ -23,7 +23,7 @@ from search.results.html_report import report_page
 from search.service.torch_worker import tasks as workbench
 from search.storage.layout import CONFIG_FILE
 from search.studies import family_study
-from search.studies.search_study import open_workshop
+from search.studies.search_study import open_context
 from search.trials.job_context import fresh_base
 from search.trials.search_space import Proposal
 from search.trials.sparse_training import SparseNetwork
@@ -93,8 +93,8 @@ def test_exactly_only_the_rest_is_pruned_and_nothing_is_marked(
 
 def test_gates_reach_it_too(tmp_path: Path):
     config = config_of(tmp_path, criterion=("scaling-factors",))
-    workshop, _ = open_workshop(config, Console(quiet=True))
-    preflight = workshop.preflight
+    context, _ = open_context(config, Console(quiet=True))
+    preflight = context.preflight
     proposal = Proposal("scaling-factors", "filter", {"scaling-factors.strength": 1.0}, 1)
     base, _ = fresh_base(preflight, 0)
     sparse = SparseNetwork(base, proposal, config, preflight, seed=0, device=torch.device("cpu"))
@@ -103,9 +103,9 @@ def test_gates_reach_it_too(tmp_path: Path):
 
 
 def test_shapes_that_lack_a_structure_are_priced_alike(tmp_path: Path):
-    workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
+    context, _ = open_context(config_of(tmp_path), Console(quiet=True))
     profile = copycat.WidthProfile({"embed": 4}, (Structure("branch", "block"),))
-    preflight = workshop.preflight
+    preflight = context.preflight
     base = BaseNetwork.of(preflight.builder, preflight.example_input, exact=False)
     for graph in (preflight.graph_of(profile), base.graph_of(profile)):
         assert graph.narrowed_inexactly(profile.widths) == {"embed": WHY}
@@ -113,11 +113,11 @@ def test_shapes_that_lack_a_structure_are_priced_alike(tmp_path: Path):
 
 
 def test_the_preflight_says_so(tmp_path: Path):
-    workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
+    context, _ = open_context(config_of(tmp_path), Console(quiet=True))
     assert (
         "inexact       1 of the 2 groups only inexactly: the smaller networks are trained anyway"
-    ) in workshop.preflight.describe()
-    exact, _ = open_workshop(
+    ) in context.preflight.describe()
+    exact, _ = open_context(
         config_of(tmp_path, exact=True, budget=("flops=80%",)), Console(quiet=True)
     )
     assert not any("inexact" in line for line in exact.preflight.describe())
@@ -128,7 +128,7 @@ def test_a_network_without_anything_exact_is_told_what_it_takes(tmp_path: Path, 
     config = config_of(tmp_path, model=f"{MODEL}Alone", exact=True, prune_residual=residual)
     flags = "--no-exact prunes" if residual else "--no-exact --prune-residual prunes"
     with pytest.raises(CriterionError, match=f"no channels that could go without .*: {flags}"):
-        open_workshop(config, Console(quiet=True))
+        open_context(config, Console(quiet=True))
 
 
 def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):

@@ -20,8 +20,8 @@ from mlflow_server import RunRecorder, connect, running_server, schema
 from search.config.search_config import TrainingConfig
 from search.studies import session
 from search.trials.artifacts import stored_curve
-from search.trials.job_context import Workshop
-from search.trials.jobs import Bystander, Observers
+from search.trials.job_context import JobContext
+from search.trials.jobs import NullObserver, Observers
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Outage(Bystander):
+class Outage(NullObserver):
     """Kills the server at a third of the epochs and has it back at two thirds."""
 
     def __init__(self, store: Path, num_epochs: int) -> None:
@@ -44,7 +44,7 @@ class Outage(Bystander):
         self._starting: threading.Thread | None = None
         self._server = self._stack.enter_context(running_server(store, port=self._port))
 
-    def epochs(self, task, records) -> None:
+    def epochs(self, job, records) -> None:
         self.epochs_heard += len(records)
         if self.epochs_heard == self._num_epochs // 3:
             os.killpg(self._server.process.pid, signal.SIGKILL)
@@ -77,16 +77,16 @@ def seconds_recording(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-def perform_with(observer: Bystander):
-    """What performs the tasks of a search in this process, heard by one more."""
+def perform_with(observer: NullObserver):
+    """What performs the jobs of a search in this process, heard by one more."""
 
     class Cluster:
-        def __init__(self, workshop, data, share) -> None:
-            self._workshop, self._data = workshop, data
+        def __init__(self, context, data, share) -> None:
+            self._context, self._data = context, data
 
         def __enter__(self):
             def perform_all(source, told) -> None:
-                run_in_process(source, self._workshop, self._data, Observers([told, observer]))
+                run_in_process(source, self._context, self._data, Observers([told, observer]))
 
             return perform_all
 
@@ -126,10 +126,10 @@ def test_it_is_not_slowed_down_and_every_metric_is_there(
     assert max(seconds_recording) < 1.0
 
     recorder = connect(outage.url, config.name)
-    workshop = Workshop(config, None, "cpu")  # type: ignore[arg-type]
+    context = JobContext(config, None, "cpu")  # type: ignore[arg-type]
     for outcome in results.everything:
         run = recorder.read(f"architecture/{outcome.key}")
-        curve = stored_curve(workshop.directory / outcome.path)
+        curve = stored_curve(context.directory / outcome.path)
         expected = tuple((record.step, record.train_loss) for record in curve)
         assert run.metrics[schema.METRIC_TRAIN_LOSS] == expected, outcome.key
         assert run.metrics[schema.METRIC_TEST_ACCURACY] == ((0, outcome.test_accuracy),)

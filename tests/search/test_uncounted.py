@@ -24,7 +24,7 @@ from search.config.family_config import FamilyConfig
 from search.config.resources_config import StudyConfig
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
 from search.results.html_report import report_page
-from search.studies.search_study import open_workshop
+from search.studies.search_study import open_context
 
 PRODUCTS = 2 * 64 * 64 * 8
 LAYERS = 64 * 9 * 8 + 3 * 64 * 8 * 8 + 8 * 10
@@ -97,8 +97,8 @@ def test_what_a_file_says_of_it_is_verified(tmp_path: Path):
 
 
 def test_the_preflight_and_inspect_say_so(tmp_path: Path):
-    workshop, _ = open_workshop(config_of(tmp_path), Console(quiet=True))
-    assert f"note          {TOLD}" in workshop.preflight.describe()
+    context, _ = open_context(config_of(tmp_path), Console(quiet=True))
+    assert f"note          {TOLD}" in context.preflight.describe()
     done = espalier("inspect", "nets_of_users:Attending", "--input=1x8x8")
     assert f"note: {TOLD}" in done.out
 

@@ -61,12 +61,12 @@ def trial_records(events: Iterable[Event]) -> list[TrialRecord]:
 
 
 def _begun(event: Event) -> TrialRecord:
-    task = event["task"]
-    proposal = task["proposal"]
+    job = event["job"]
+    proposal = job["proposal"]
     names = ("criterion", "granularity", "settings", "target_flops")
     return TrialRecord(
-        number=task["number"],
-        repeat=task["repeat"],
+        number=job["number"],
+        repeat=job["repeat"],
         started_ms=event["time_ms"],
         **{name: proposal[name] for name in names},
     )

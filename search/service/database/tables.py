@@ -21,7 +21,7 @@ class SearchRow(Table):
     handle: of the launcher, for the process that performs it; empty when there is none.
     launches: processes so far.  losses: how many of them died in a row without getting on.
     epochs: that were done when the last process began.
-    progress: see search.tracking.search_state.Standing.progress.
+    progress: see search.tracking.search_state.SearchState.progress.
     frame: base cost, limits of the budget and the preflight's lines, once it has begun.
     priority: what is higher comes first in the queue.
     told_ms: the `ended_ms` of the end that webhooks were told last.

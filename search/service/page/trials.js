@@ -63,7 +63,7 @@ export class Trials {
     }
   }
 
-  start({ key, task }) {
+  start({ key, job: task }) {
     if (!task.proposal) return;
     const { criterion, granularity, settings, target_flops: target } = task.proposal;
     const known = this.tasks.get(key) ?? {

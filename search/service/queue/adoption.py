@@ -27,8 +27,8 @@ from search.service.database.searches import Searches, now_ms
 from search.service.database.tables import ArchitectureRow, SearchRow
 from search.service.problem_details import ProblemError
 from search.service.queue.dispatcher import architecture_row, finished_rows, frame_of
-from search.storage.layout import CONFIG_FILE, FEED_FILE, RESULTS_FILE
-from search.tracking.search_state import Event, EventFile, Standing
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
+from search.tracking.search_state import Event, EventFile, SearchState
 
 _MOST_BYTES = 1 << 20
 """Of a file of settings."""
@@ -74,10 +74,10 @@ def _adopt(searches: Searches, folder: Path, rules: Rules, device: str) -> None:
 def adopted(folder: Path, rules: Rules, device: str) -> Adopted:
     """The rows of a search that was made without the service; raises whatever its files cause."""
     content = require_shape(json.loads(_plain(folder / CONFIG_FILE)))
-    standing, events = Standing(), []
-    file = EventFile(folder / FEED_FILE)
-    for event in file.read() if _is_there(folder / FEED_FILE) else ():
-        standing.take(event)
+    search_state, events = SearchState(), []
+    file = EventFile(folder / EVENTS_FILE)
+    for event in file.read() if _is_there(folder / EVENTS_FILE) else ():
+        search_state.take(event)
         events.append(event)
     is_finished = _is_there(folder / RESULTS_FILE)
     found = (
@@ -91,7 +91,7 @@ def adopted(folder: Path, rules: Rules, device: str) -> Adopted:
         if not is_finished:
             state, reason = "failed", f"it cannot go on here: {error.detail}"
     settings = {**content, "name": folder.name, "runs": str(folder.parent)}
-    row = _row(folder, settings, state, reason, standing=standing, events=events)
+    row = _row(folder, settings, state, reason, search_state=search_state, events=events)
     _require_shown(row, found)
     return row, found
 
@@ -111,7 +111,7 @@ def _row(
     state: str,
     reason: str,
     *,
-    standing: Standing | None = None,
+    search_state: SearchState | None = None,
     events: Sequence[Event] = (),
 ) -> SearchRow:
     frames = [frame_of(event) for event in events if event["event"] == "launched"]
@@ -124,12 +124,12 @@ def _row(
         wish="",
         owner="",
         settings=dict(settings),
-        progress={} if standing is None else standing.progress(),
+        progress={} if search_state is None else search_state.progress(),
         frame=frames[-1] if frames else {},
         handle="",
         launches=0,
         losses=0,
-        epochs=0 if standing is None else standing.num_epochs,
+        epochs=0 if search_state is None else search_state.num_epochs,
         priority=0,
         created_ms=at,
         started_ms=at,

@@ -20,8 +20,8 @@ from search.service.database.tables import ArchitectureRow, SearchRow
 from search.service.queue.launcher import Gone, Launcher
 from search.service.throttled_log import Announcements
 from search.storage.durable import write_durably
-from search.storage.layout import CONFIG_FILE, FEED_FILE, RESULTS_FILE, SPOOL_FILE
-from search.tracking.search_state import Event, EventFile, Standing
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE, SPOOL_FILE
+from search.tracking.search_state import Event, EventFile, SearchState
 
 MOST_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""
@@ -48,7 +48,7 @@ class _Followed:
     """A search as far as its events were read."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.standing = EventFile(file), Standing()
+        self.file, self.search_state = EventFile(file), SearchState()
         self.asked_at: float | None = None
         self.is_kept = False
         self.on_front: set[str] = set()
@@ -58,10 +58,10 @@ class _Followed:
     def read(self) -> list[Event]:
         """The events that came since."""
         if self.file.is_another():
-            self.standing, self.on_front = Standing(), set()
+            self.search_state, self.on_front = SearchState(), set()
         damaged, events = self.file.num_damaged, []
         for event in self.file.read():
-            self.standing.take(event)
+            self.search_state.take(event)
             events.append(event)
         if self.file.num_damaged > damaged:
             _log.warning("%s: %s", self.file.path.parent.name, self.file.damage)
@@ -199,7 +199,7 @@ class Dispatcher:
         gone = self._launcher.poll(row.handle)
         events = followed.read()
         if events or not followed.is_kept:
-            self._keep(row, followed.standing, events)
+            self._keep(row, followed.search_state, events)
             followed.is_kept = True
         if gone is not None:
             self._bury(row, followed, gone)
@@ -215,13 +215,15 @@ class Dispatcher:
         write_durably(folder / CONFIG_FILE, json.dumps(row.settings, indent=2).encode())
         followed = self._follow(row)
         followed.read()
-        self._searches.note(row.id, launches=row.launches + 1, epochs=followed.standing.num_epochs)
+        self._searches.note(
+            row.id, launches=row.launches + 1, epochs=followed.search_state.num_epochs
+        )
         handle = self._launcher.launch(row.id, row.launches + 1)
         followed.asked_at = None
         self._searches.note(row.id, handle=handle)
 
     def _follow(self, row: SearchRow) -> _Followed:
-        return self._followed.setdefault(row.id, _Followed(self._runs / row.id / FEED_FILE))
+        return self._followed.setdefault(row.id, _Followed(self._runs / row.id / EVENTS_FILE))
 
     def _ask_to_stop(self, row: SearchRow, followed: _Followed) -> None:
         now = time.monotonic()
@@ -233,7 +235,7 @@ class Dispatcher:
 
     def _bury(self, row: SearchRow, followed: _Followed, gone: Gone) -> None:
         """Its process is no more: it is over, or begins again."""
-        end = followed.standing.end
+        end = followed.search_state.end
         how = end["event"] if end else ""
         is_refused = bool(gone.refusal) and not gone.is_passing
         lacks_record = (self._runs / row.id / SPOOL_FILE).exists()
@@ -251,15 +253,15 @@ class Dispatcher:
         elif gone.refusal:
             self._end(row, "failed", gone.refusal)
         else:
-            self._bring_back(row, followed.standing, gone)
+            self._bring_back(row, followed.search_state, gone)
 
     def _put_off(self, row: SearchRow, followed: _Followed, why: str) -> None:
         """Start it again after a pause: what it lacks may be there by then."""
         followed.wait()
         self._searches.note(row.id, handle="", reason=f"waits: {why}")
 
-    def _bring_back(self, row: SearchRow, standing: Standing, gone: Gone) -> None:
-        has_got_on = standing.num_epochs > row.epochs
+    def _bring_back(self, row: SearchRow, search_state: SearchState, gone: Gone) -> None:
+        has_got_on = search_state.num_epochs > row.epochs
         losses = 1 if has_got_on else row.losses + 1
         if losses > MOST_LOSSES:
             reason = f"{gone.why}, {losses} times without getting any further"
@@ -276,10 +278,10 @@ class Dispatcher:
 
     # ---- what is kept of it
 
-    def _keep(self, row: SearchRow, standing: Standing, events: Sequence[Event]) -> None:
+    def _keep(self, row: SearchRow, search_state: SearchState, events: Sequence[Event]) -> None:
         frames = [event for event in events if event["event"] == "launched"]
         frame = {"frame": frame_of(frames[-1])} if frames else {}
-        self._searches.note(row.id, progress=standing.progress(), reason="", **frame)
+        self._searches.note(row.id, progress=search_state.progress(), reason="", **frame)
         outcomes = {
             outcome["key"]: outcome
             for event in events
@@ -289,7 +291,7 @@ class Dispatcher:
         if outcomes:
             rows = [architecture_row(row.id, outcome) for outcome in outcomes.values()]
             self._searches.put_architectures(row.id, rows)
-            best = {found.key for found in front(list(standing.found.values()))}
+            best = {found.key for found in front(list(search_state.found.values()))}
             before = self._follow(row).on_front - outcomes.keys()
             self._searches.mark_front(row.id, sorted(best - before), sorted(before - best))
             self._follow(row).on_front = best

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from samples import another_process, espalier, outcome, trial_task
+from samples import another_process, espalier, outcome, trial_job
 
 from search.commands import runs_folder
 from search.storage.durable import FolderLock
-from search.trials.jobs import task_to_mapping
+from search.trials.jobs import job_to_mapping
 
 START = 1_700_000_000_000
 HOLD = """
@@ -47,10 +47,10 @@ def launched() -> dict[str, object]:
 
 def trial(number: int, accuracy: float | None, flops: int = 1000) -> list[dict[str, object]]:
     """Begun and, with an accuracy, finished."""
-    task = trial_task(number)
-    begun = {"event": "started", "key": task.key, "task": task_to_mapping(task)}
-    found = outcome(task.key, flops=flops, validation_accuracy=accuracy or 0.0)
-    done = {"event": "finished", "key": task.key, "outcomes": [found.to_mapping()]}
+    job = trial_job(number)
+    begun = {"event": "started", "key": job.key, "job": job_to_mapping(job)}
+    found = outcome(job.key, flops=flops, validation_accuracy=accuracy or 0.0)
+    done = {"event": "finished", "key": job.key, "outcomes": [found.to_mapping()]}
     return [begun] if accuracy is None else [begun, done]
 
 

@@ -44,9 +44,9 @@ def test_a_search_that_goes_on_is_followed_to_its_end(
 ):
     """Its lines arrive in two halves, the second one torn at first, while it is locked."""
     monkeypatch.setattr(runs_folder, "_POLL_SECONDS", 0.01)
-    feed, results = copy / "events.jsonl", copy / "results.json"
-    whole, found = feed.read_bytes(), results.read_bytes()
-    feed.write_bytes(whole[: len(whole) // 2])
+    event_log, results = copy / "events.jsonl", copy / "results.json"
+    whole, found = event_log.read_bytes(), results.read_bytes()
+    event_log.write_bytes(whole[: len(whole) // 2])
     results.unlink()
     lock = FolderLock(copy, "search")
     lock.acquire()
@@ -61,7 +61,7 @@ def test_a_search_that_goes_on_is_followed_to_its_end(
 
     def work() -> None:
         assert shown.wait(30)
-        feed.write_bytes(whole)
+        event_log.write_bytes(whole)
         results.write_bytes(found)
         lock.close()
 

@@ -23,9 +23,9 @@ from search.config.search_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.scheduling.from_scratch_jobs import members
 from search.storage.layout import SCORES_FILE
-from search.trials.from_scratch import train_member
-from search.trials.job_context import Workshop
-from search.trials.jobs import EpochRecord, Outcome, TrialTask
+from search.trials.from_scratch import train_from_scratch
+from search.trials.job_context import JobContext
+from search.trials.jobs import EpochRecord, Outcome, TrialJob
 from search.trials.preflight import Preflight, check
 from search.trials.search_space import Proposal
 from search.trials.trial import run_trial
@@ -34,48 +34,48 @@ VALUES = {"strength": 0.01, "shift": 1.0, "t": 1.2}
 TRUST = ("samples",)
 
 
-def prepared(folder: Path, digits: ImageData, network: str, **changes: Any) -> Workshop:
+def prepared(folder: Path, digits: ImageData, network: str, **changes: Any) -> JobContext:
     config = small_config(
         folder,
         **({"model": f"samples:{network}", "scoring_batches": 2, "ladder": (1.0,)} | changes),
     )
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
     preflight = check(config, builder, digits.train.image_shape, digits.classes)
-    return Workshop(config, preflight, "cpu")
+    return JobContext(config, preflight, "cpu")
 
 
-def proposal(workshop: Workshop, gate_strength: float = 0.3) -> Proposal:
-    (name,), (parts,) = workshop.config.criterion, workshop.config.granularity
+def proposal(context: JobContext, gate_strength: float = 0.3) -> Proposal:
+    (name,), (parts,) = context.config.criterion, context.config.granularity
     settings = {f"{name}.{setting}": VALUES[setting] for setting in METHODS[name].settings}
     gates = {f"{part}.strength": gate_strength for part in parts.split("+") if part != "filter"}
-    return Proposal(name, parts, settings | gates, workshop.preflight.flops_limit)
+    return Proposal(name, parts, settings | gates, context.preflight.flops_limit)
 
 
 def all_performed(
-    workshop: Workshop, digits: ImageData, **settings: float
+    context: JobContext, digits: ImageData, **settings: float
 ) -> tuple[tuple[Outcome, ...], list[EpochRecord]]:
     records: list[EpochRecord] = []
-    task = TrialTask(0, proposal(workshop, **settings))
-    workshop.checkpoints(task.key).clear()  # another call does it again
-    return run_trial(task, workshop, digits, records.extend), records
+    job = TrialJob(0, proposal(context, **settings))
+    context.checkpoints(job.key).clear()  # another call does it again
+    return run_trial(job, context, digits, records.extend), records
 
 
-def performed(workshop: Workshop, digits: ImageData, **settings: float) -> Outcome:
+def performed(context: JobContext, digits: ImageData, **settings: float) -> Outcome:
     """The trial's own outcome; by-products come after it."""
-    return all_performed(workshop, digits, **settings)[0][0]
+    return all_performed(context, digits, **settings)[0][0]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_prunes_to_the_target(tmp_path: Path, digits: ImageData, name: str) -> None:
-    workshop = prepared(tmp_path, digits, "small_network", criterion=(name,), budget=("flops=60%",))
-    outcomes, records = all_performed(workshop, digits)
+    context = prepared(tmp_path, digits, "small_network", criterion=(name,), budget=("flops=60%",))
+    outcomes, records = all_performed(context, digits)
     keys = ["fine-tuned-0"] if name == "snip" else ["fine-tuned-0", "fine-tuned-0-t50"]
     assert [outcome.key for outcome in outcomes] == keys
     first = "training" if name == "snip" else "sparse training"
     assert [record.stage for record in records] == [first, *["fine-tuning"] * len(keys)]
     for outcome, share in zip(outcomes, (1, 0.5), strict=False):
-        path = workshop.config.directory / outcome.path
-        limit = share * workshop.preflight.flops_limit
+        path = context.config.directory / outcome.path
+        limit = share * context.preflight.flops_limit
         assert 0.7 * limit < outcome.flops <= limit
         copycat.verify(path, trust=TRUST)
         assert ("sparsity" in outcome.details) == (name == "rni")
@@ -85,8 +85,7 @@ def test_every_method_prunes_to_the_target(tmp_path: Path, digits: ImageData, na
         kept = json.loads((path / SCORES_FILE).read_text())
         assert kept["criterion"] == name
         assert {group: len(scores) for group, scores in kept["scores"].items()} == {
-            group: workshop.preflight.graph.group(group).width
-            for group in workshop.preflight.groups
+            group: context.preflight.graph.group(group).width for group in context.preflight.groups
         }
 
 
@@ -97,7 +96,7 @@ def test_every_method_prunes_to_the_target(tmp_path: Path, digits: ImageData, na
 def test_structures_go_and_their_shape_is_stored_and_trained_from_scratch(
     tmp_path: Path, digits: ImageData, name: str, parts: str
 ) -> None:
-    workshop = prepared(
+    context = prepared(
         tmp_path,
         digits,
         "small_residual",
@@ -106,20 +105,20 @@ def test_structures_go_and_their_shape_is_stored_and_trained_from_scratch(
         budget=("flops=70%",),
         profiles=1,
     )
-    outcome = performed(workshop, digits)
-    assert outcome.flops <= workshop.preflight.flops_limit
-    architecture = copycat.verify(workshop.config.directory / outcome.path, trust=TRUST)
+    outcome = performed(context, digits)
+    assert outcome.flops <= context.preflight.flops_limit
+    architecture = copycat.verify(context.config.directory / outcome.path, trust=TRUST)
     kinds = {structure.kind for structure in architecture.profile.removed}
     assert kinds <= set(parts.split("+"))
     if "filter" not in parts:
         assert kinds
-    tasks, notes = members(workshop.config, workshop.preflight, [outcome])
+    jobs, notes = members(context.config, context.preflight, [outcome])
     assert notes == []
-    pair = next(task for task in tasks if task.origin == "from-scratch")
+    pair = next(job for job in jobs if job.origin == "from-scratch")
     assert pair.profile == architecture.profile
-    twin = train_member(pair, workshop, digits, lambda records: None)
+    twin = train_from_scratch(pair, context, digits, lambda records: None)
     assert (twin.flops, twin.params) == (outcome.flops, outcome.params)
-    copycat.verify(workshop.config.directory / twin.path, trust=TRUST)
+    copycat.verify(context.config.directory / twin.path, trust=TRUST)
 
 
 def test_closed_gates_go_and_no_more_of_them_than_the_target_needs(
@@ -136,9 +135,9 @@ def test_closed_gates_go_and_no_more_of_them_than_the_target_needs(
     )  # fmt: skip
     removed = [
         copycat.read(
-            workshop.config.directory / performed(workshop, digits, gate_strength=strength).path
+            context.config.directory / performed(context, digits, gate_strength=strength).path
         ).profile.removed
-        for workshop, strength in ((tight, 3.0), (loose, 3.0), (loose, 0.0))
+        for context, strength in ((tight, 3.0), (loose, 3.0), (loose, 0.0))
     ]
     assert [len(structures) for structures in removed] == [2, 1, 0]
 
@@ -147,7 +146,7 @@ def test_where_gates_leave_nothing_to_judge_the_target_must_hold_without(
     tmp_path: Path, digits: ImageData
 ) -> None:
     """With both branches gone only the stream is left, which is not to be pruned."""
-    workshop = prepared(
+    context = prepared(
         tmp_path,
         digits,
         "small_residual",
@@ -156,8 +155,8 @@ def test_where_gates_leave_nothing_to_judge_the_target_must_hold_without(
         budget=("flops=42%",),
         training=TrainingConfig(6, 1, 1, batch_size=16),
     )
-    outcome = performed(workshop, digits, gate_strength=3.0)
-    graph = workshop.preflight.graph_of(
+    outcome = performed(context, digits, gate_strength=3.0)
+    graph = context.preflight.graph_of(
         WidthProfile({}, tuple(Structure("branch", f"blocks.{n}") for n in (0, 1)))
     )
     assert outcome.flops == graph.cost().flops
@@ -166,7 +165,7 @@ def test_where_gates_leave_nothing_to_judge_the_target_must_hold_without(
 def test_a_trial_of_a_method_is_the_same_again(tmp_path: Path, digits: ImageData) -> None:
     found = []
     for folder in ("a", "b"):
-        workshop = prepared(
+        context = prepared(
             tmp_path / folder,
             digits,
             "small_residual",
@@ -174,8 +173,8 @@ def test_a_trial_of_a_method_is_the_same_again(tmp_path: Path, digits: ImageData
             granularity=("filter+layer",),
             budget=("flops=50%",),
         )
-        outcome = performed(workshop, digits)
-        found.append(copycat.load(workshop.config.directory / outcome.path, trust=TRUST))
+        outcome = performed(context, digits)
+        found.append(copycat.load(context.config.directory / outcome.path, trust=TRUST))
     states = [network.state_dict() for network in found]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -183,17 +182,17 @@ def test_a_trial_of_a_method_is_the_same_again(tmp_path: Path, digits: ImageData
 
 def test_scoring_looks_at_training_images_alone(tmp_path: Path, digits: ImageData) -> None:
     """The labels of the other two parts may be anything while channels are judged."""
-    workshop = prepared(
+    context = prepared(
         tmp_path, digits, "small_network", criterion=("taylor",), budget=("flops=60%",)
     )
-    first = performed(workshop, digits)
-    profile = copycat.read(workshop.config.directory / first.path).profile
+    first = performed(context, digits)
+    profile = copycat.read(context.config.directory / first.path).profile
     others = {
         name: dataclasses.replace(part, labels=torch.zeros_like(part.labels))
         for name, part in (("validation", digits.validation), ("test", digits.test))
     }
-    second = performed(workshop, dataclasses.replace(digits, **others))
-    assert copycat.read(workshop.config.directory / second.path).profile == profile
+    second = performed(context, dataclasses.replace(digits, **others))
+    assert copycat.read(context.config.directory / second.path).profile == profile
 
 
 def test_polarization_keeps_its_scales_between_zero_and_one() -> None:
@@ -253,10 +252,10 @@ def test_names_are_looked_up_and_mixtures_put_in_order() -> None:
 
 
 def test_a_removed_structure_costs_what_fvcore_counts(tmp_path: Path, digits: ImageData) -> None:
-    workshop = prepared(
+    context = prepared(
         tmp_path, digits, "small_residual", granularity=("block",), budget=("flops=70%",)
     )
-    outcome = performed(workshop, digits)
-    network = copycat.load(workshop.config.directory / outcome.path, trust=TRUST)
-    cost = measure_cost(network, workshop.preflight.example_input)
+    outcome = performed(context, digits)
+    network = copycat.load(context.config.directory / outcome.path, trust=TRUST)
+    cost = measure_cost(network, context.preflight.example_input)
     assert (cost.flops, cost.params) == (outcome.flops, outcome.params)

@@ -37,7 +37,7 @@ class Page(HTMLParser):
         self.scripts: dict[str, str] = {}
         self.text: list[str] = []
         self._script: str | None = None
-        self.feed(text)
+        self.event_log(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

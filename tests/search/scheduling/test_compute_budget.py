@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from samples import Workers, epoch_record, member_task, quick_config, trial_task
+from samples import Workers, epoch_record, from_scratch_job, quick_config, trial_job
 
 import search
 from search.config.resources_config import ResourcesConfig, StudyConfig
 from search.config.search_config import SearchConfig, TrainingConfig
 from search.results.front import front
 from search.scheduling import compute_budget
-from search.scheduling.compute_budget import Allowance, Rationed, RationedList
-from search.storage.layout import LEDGER_FILE
-from search.trials.jobs import Ending, MemberTask, Outcome, Task, TaskList
+from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
+from search.storage.layout import SPENT_FILE
+from search.trials.jobs import Ending, FromScratchJob, Job, JobList, Outcome
 from search.trials.trial import perform
 
 ENDED = Ending("failed", "no luck")
@@ -50,37 +50,37 @@ def opened(
     seconds: float | None = None,
     *,
     num_workers: int = 1,
-) -> Allowance:
-    """That of a search, as each of its processes opens it; a task takes 100 images."""
-    return Allowance(
-        folder / LEDGER_FILE,
-        lambda task: 100,
+) -> ComputeBudget:
+    """That of a search, as each of its processes opens it; a job takes 100 images."""
+    return ComputeBudget(
+        folder / SPENT_FILE,
+        lambda job: 100,
         seconds=seconds,
         images=images,
         num_workers=num_workers,
     )
 
 
-def tell(found: Allowance, task: Task, *images: int) -> None:
-    """Epochs that end with so many images seen by the task, told together."""
-    found.epochs(task, [epoch_record(n, images=seen) for n, seen in enumerate(images, 1)])
+def tell(found: ComputeBudget, job: Job, *images: int) -> None:
+    """Epochs that end with so many images seen by the job, told together."""
+    found.epochs(job, [epoch_record(n, images=seen) for n, seen in enumerate(images, 1)])
 
 
-ONE, TWO, THREE = (member_task(key) for key in ("one", "two", "three"))
+ONE, TWO, THREE = (from_scratch_job(key) for key in ("one", "two", "three"))
 
 
 # ---- counting
 
 
-def test_images_are_those_of_all_tasks(tmp_path: Path, clock: Clock):
+def test_images_are_those_of_all_jobs(tmp_path: Path, clock: Clock):
     found = opened(tmp_path)
     assert found.images_spent == 0
-    for task in (ONE, TWO):
-        found.started(task)
-        tell(found, task, 30)
-        tell(found, task, 60)
+    for job in (ONE, TWO):
+        found.started(job)
+        tell(found, job, 30)
+        tell(found, job, 60)
     assert found.images_spent == 120
-    assert [found.images_left(task) for task in (ONE, THREE)] == [40, 100]
+    assert [found.images_left(job) for job in (ONE, THREE)] == [40, 100]
 
 
 def test_images_are_counted_over_restarts_and_once(tmp_path: Path, clock: Clock):
@@ -106,7 +106,7 @@ def test_an_epoch_that_is_repeated_alone_is_not_counted_twice(tmp_path: Path, cl
 
 
 @pytest.mark.parametrize("how", ["finished", "ended"])
-def test_what_a_settled_task_spent_is_kept_at_once(tmp_path: Path, clock: Clock, how: str):
+def test_what_a_settled_job_spent_is_kept_at_once(tmp_path: Path, clock: Clock, how: str):
     found = opened(tmp_path)
     found.started(ONE)
     tell(found, ONE, 30)
@@ -143,7 +143,7 @@ def test_seconds_are_those_of_working_on_it(tmp_path: Path, clock: Clock):
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "3"])
 def test_without_a_ledger_nothing_was_spent(tmp_path: Path, clock: Clock, content: str | None):
     if content is not None:
-        (tmp_path / LEDGER_FILE).write_text(content)
+        (tmp_path / SPENT_FILE).write_text(content)
     found = opened(tmp_path)
     assert (found.images_spent, found.seconds_spent) == (0, 0)
 
@@ -160,7 +160,7 @@ def test_images_are_afforded_up_to_the_last_one(tmp_path: Path, clock: Clock):
     assert not found.affords(150, reserve=51)
 
 
-def test_tasks_under_way_are_reckoned_with_to_their_end(tmp_path: Path, clock: Clock):
+def test_jobs_under_way_are_reckoned_with_to_their_end(tmp_path: Path, clock: Clock):
     found = opened(tmp_path, images=300)
     found.started(ONE)
     found.started(TWO)
@@ -210,7 +210,7 @@ def test_time_is_foretold_from_epochs(tmp_path: Path, clock: Clock):
 
 
 def test_workers_share_the_time(tmp_path: Path, clock: Clock):
-    """Two tasks at once: 50 images in 5 s each."""
+    """Two jobs at once: 50 images in 5 s each."""
     found = opened(tmp_path, seconds=50, num_workers=2)
     found.started(ONE)
     found.started(TWO)
@@ -243,11 +243,9 @@ def test_what_is_told_again_took_no_time(tmp_path: Path, clock: Clock):
 # ---- sources
 
 
-def test_a_rationed_source_stops_when_the_next_task_cannot_be_afforded(
-    tmp_path: Path, clock: Clock
-):
+def test_a_rationed_source_stops_when_the_next_job_cannot_be_afforded(tmp_path: Path, clock: Clock):
     found = opened(tmp_path, images=250)
-    source = Rationed(TaskList([ONE, TWO, THREE]), found, 100)
+    source = Rationed(JobList([ONE, TWO, THREE]), found, 100)
     for expected in (ONE, TWO):
         assert (len(source) > 0, source.next()) == (True, expected)
         found.started(expected)
@@ -255,13 +253,13 @@ def test_a_rationed_source_stops_when_the_next_task_cannot_be_afforded(
     assert source.next() is None
     assert source.is_cut_short
     assert (len(source), source.next()) == (0, None)
-    for task in (ONE, TWO):  # it stays cut short, though they took less than was thought
-        found.ended(task, ENDED)
+    for job in (ONE, TWO):  # it stays cut short, though they took less than was thought
+        found.ended(job, ENDED)
     assert source.next() is None
 
 
 def test_a_source_that_runs_out_is_not_cut_short(tmp_path: Path, clock: Clock):
-    source = Rationed(TaskList([ONE]), opened(tmp_path, images=100), 100)
+    source = Rationed(JobList([ONE]), opened(tmp_path, images=100), 100)
     assert source.next() is ONE
     assert (len(source), source.next()) == (0, None)
     assert not source.is_cut_short
@@ -269,7 +267,7 @@ def test_a_source_that_runs_out_is_not_cut_short(tmp_path: Path, clock: Clock):
 
 def test_a_reserve_is_left_to_others(tmp_path: Path, clock: Clock):
     found = opened(tmp_path, images=250)
-    source = Rationed(TaskList([ONE, TWO]), found, 100, reserve=100)
+    source = Rationed(JobList([ONE, TWO]), found, 100, reserve=100)
     assert source.next() is ONE
     found.started(ONE)
     assert source.next() is None
@@ -279,7 +277,7 @@ def test_a_reserve_is_left_to_others(tmp_path: Path, clock: Clock):
 def test_what_is_needed_is_handed_out_whatever_it_costs(tmp_path: Path, clock: Clock):
     needed = [True, True, False]
     source = Rationed(
-        TaskList([ONE, TWO, THREE]),
+        JobList([ONE, TWO, THREE]),
         opened(tmp_path, images=1),
         100,
         is_needed=lambda: needed.pop(0),
@@ -287,18 +285,18 @@ def test_what_is_needed_is_handed_out_whatever_it_costs(tmp_path: Path, clock: C
     assert [source.next() for _ in range(3)] == [ONE, TWO, None]
 
 
-class Told(TaskList):
+class Told(JobList):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
         super().__init__([ONE, TWO])
         self.told: list[object] = []
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        self.told += [task, outcomes]
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self.told += [job, outcomes]
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        self.told += [task, ending]
+    def ended(self, job: Job, ending: Ending) -> None:
+        self.told += [job, ending]
 
 
 def test_results_reach_the_source_behind(tmp_path: Path):
@@ -311,23 +309,23 @@ def test_results_reach_the_source_behind(tmp_path: Path):
 
 def test_a_list_passes_over_what_is_too_long(tmp_path: Path, clock: Clock):
     lengths = {"one": 100, "two": 300, "three": 50}
-    found = Allowance(
-        tmp_path / LEDGER_FILE,
-        lambda task: lengths[task.key],
+    found = ComputeBudget(
+        tmp_path / SPENT_FILE,
+        lambda job: lengths[job.key],
         seconds=None,
         images=200,
         num_workers=1,
     )
     source = RationedList([ONE, TWO, THREE], found)
     handed_out = []
-    while (task := source.next()) is not None:
-        found.started(task)
-        handed_out.append(task)
+    while (job := source.next()) is not None:
+        found.started(job)
+        handed_out.append(job)
     assert handed_out == [ONE, THREE]
     assert source.left_out == [TWO]
 
 
-def test_a_task_that_is_nearly_done_is_cheap(tmp_path: Path, clock: Clock):
+def test_a_job_that_is_nearly_done_is_cheap(tmp_path: Path, clock: Clock):
     found = opened(tmp_path, images=130)
     tell(found, ONE, 90)
     source = RationedList([TWO, ONE], found)
@@ -348,7 +346,7 @@ def limited(folder: Path, epochs: int, **changes: object) -> SearchConfig:
 
 
 def ledger(config: SearchConfig) -> int:
-    return sum(json.loads((config.directory / LEDGER_FILE).read_text())["images"].values())
+    return sum(json.loads((config.directory / SPENT_FILE).read_text())["images"].values())
 
 
 @pytest.mark.parametrize("epochs", [3, 12, 17, 23])
@@ -409,10 +407,10 @@ def test_too_few_images_for_one_trial_still_make_one(tmp_path: Path, workers: Wo
 def test_a_trial_that_fails_is_followed_by_another_whatever_it_costs(
     tmp_path: Path, workers: Workers
 ):
-    def unlucky(task: Task, workshop, data, report) -> tuple[Outcome, ...]:
-        if task.key == "fine-tuned-0":
-            task = MemberTask("broken", "uniform", None, 1.0, 1.0, {"no such group": 3})
-        return perform(task, workshop, data, report)
+    def unlucky(job: Job, context, data, report) -> tuple[Outcome, ...]:
+        if job.key == "fine-tuned-0":
+            job = FromScratchJob("broken", "uniform", None, 1.0, 1.0, {"no such group": 3})
+        return perform(job, context, data, report)
 
     workers.perform = unlucky
     search.run(limited(tmp_path, 1))
@@ -424,14 +422,14 @@ def test_interruptions_spend_nothing_twice(tmp_path: Path, workers: Workers):
     config = limited(tmp_path, 12)
     told: list[object] = []
 
-    def stop(task: Task, workshop, data, report) -> tuple[Outcome, ...]:
+    def stop(job: Job, context, data, report) -> tuple[Outcome, ...]:
         def then_stop(records: Sequence[object]) -> None:
             report(records)
             if records[-1] not in told:
                 told.append(records[-1])
                 raise KeyboardInterrupt
 
-        return perform(task, workshop, data, then_stop)
+        return perform(job, context, data, then_stop)
 
     workers.perform = stop
     for _ in range(5):
@@ -466,11 +464,11 @@ def test_a_time_budget_ends_the_search_with_what_it_has(
     assert result.front
     is_short = any(re.match(r"[1-3] of 4 trials were made", n) for n in result.results.notes)
     assert is_short == (budget == "1s")
-    assert json.loads((config.directory / LEDGER_FILE).read_text())["seconds"] > 0.4
+    assert json.loads((config.directory / SPENT_FILE).read_text())["seconds"] > 0.4
 
 
-def test_a_trial_of_another_number_is_another_task(tmp_path: Path, clock: Clock):
+def test_a_trial_of_another_number_is_another_job(tmp_path: Path, clock: Clock):
     found = opened(tmp_path)
-    tell(found, trial_task(1), 30)
-    tell(found, trial_task(2), 40)
+    tell(found, trial_job(1), 30)
+    tell(found, trial_job(2), 40)
     assert found.images_spent == 70

@@ -12,7 +12,7 @@ from copycat import WidthProfile
 from pruning import Budget, Cost
 from search.config.search_config import SearchConfig, TrainingConfig
 from search.scheduling.from_scratch_jobs import compared, members, num_members
-from search.trials.jobs import MemberTask, Outcome
+from search.trials.jobs import FromScratchJob, Outcome
 from search.trials.preflight import Preflight, check
 
 LADDER = (1.0, 0.5, 0.25)
@@ -47,60 +47,60 @@ def narrowed(widths: dict[str, int], alpha: float) -> dict[str, int]:
     return {name: max(1, math.floor(alpha * w + 0.5 + 1e-9)) for name, w in widths.items()}
 
 
-def by_origin(tasks: list[MemberTask], origin: str) -> list[MemberTask]:
-    return [task for task in tasks if task.origin == origin]
+def by_origin(jobs: list[FromScratchJob], origin: str) -> list[FromScratchJob]:
+    return [job for job in jobs if job.origin == origin]
 
 
 def test_both_ends_of_the_front_are_rescaled_over_the_ladder(config, preflight, trials):
-    tasks, notes = members(config, preflight, trials)
+    jobs, notes = members(config, preflight, trials)
     assert notes == []
-    assert {task.trial for task in tasks} == {0, 2, None}
+    assert {job.trial for job in jobs} == {0, 2, None}
     for origin, expected in (("copycat", [0, 2]), ("uniform", [None])):
-        found = [(task.trial, task.rung) for task in by_origin(tasks, origin)]
+        found = [(job.trial, job.rung) for job in by_origin(jobs, origin)]
         assert sorted(found, key=str) == sorted(
             ((trial, rung) for trial in expected for rung in LADDER), key=str
         )
 
 
 def test_every_rung_is_met_by_the_closed_form_and_hardly_missed(config, preflight, trials):
-    tasks, _ = members(config, preflight, trials)
-    for task in tasks:
-        if task.rung is None:
+    jobs, _ = members(config, preflight, trials)
+    for job in jobs:
+        if job.rung is None:
             continue
-        limits = preflight.limits.scaled(task.rung)
-        assert limits.allows(preflight.graph.cost(task.widths)), task.key
+        limits = preflight.limits.scaled(job.rung)
+        assert limits.allows(preflight.graph.cost(job.widths)), job.key
         start = WidthProfile.of(preflight.graph, preflight.groups).widths
-        if task.trial is not None:
-            start = widths_of(preflight, SHAPES[task.trial])
-        wider = narrowed(dict(start), task.alpha * 1.02 + 0.5 / min(start.values()))
-        assert not limits.allows(preflight.graph.cost(wider)), task.key
+        if job.trial is not None:
+            start = widths_of(preflight, SHAPES[job.trial])
+        wider = narrowed(dict(start), job.alpha * 1.02 + 0.5 / min(start.values()))
+        assert not limits.allows(preflight.graph.cost(wider)), job.key
 
 
 def test_a_pair_has_the_very_widths_of_its_trial(config, preflight, trials):
     """Trained for as many epochs as all, and for longer at equal compute."""
-    tasks, _ = members(config, preflight, trials)
-    pairs = by_origin(tasks, "from-scratch")
-    assert [(task.trial, task.equal_compute) for task in pairs] == [
+    jobs, _ = members(config, preflight, trials)
+    pairs = by_origin(jobs, "from-scratch")
+    assert [(job.trial, job.equal_compute) for job in pairs] == [
         *((2, False), (2, True), (0, False), (0, True)),
     ]
-    for task in pairs:
-        assert (task.alpha, task.rung, task.seed) == (1.0, None, None)
-        assert task.widths == widths_of(preflight, SHAPES[task.trial])
-        longer = "-longer" if task.equal_compute else ""
-        assert task.key == f"from-scratch-{task.trial}{longer}"
+    for job in pairs:
+        assert (job.alpha, job.rung, job.seed) == (1.0, None, None)
+        assert job.widths == widths_of(preflight, SHAPES[job.trial])
+        longer = "-longer" if job.equal_compute else ""
+        assert job.key == f"from-scratch-{job.trial}{longer}"
 
 
 def test_equal_compute_can_be_left_out(tmp_path, preflight, trials):
     config = small_config(tmp_path, equal_compute_pairs=False)
-    tasks, _ = members(config, preflight, trials)
-    assert not any(task.equal_compute for task in tasks)
+    jobs, _ = members(config, preflight, trials)
+    assert not any(job.equal_compute for job in jobs)
 
 
 @pytest.mark.parametrize("settings", [{"compute_limit": 1.0}, {"equal_compute": True}])
 def test_what_is_no_longer_training_is_not_done_twice(tmp_path, preflight, trials, settings):
     training = TrainingConfig(1, 1, 1, **settings)
-    tasks, _ = members(small_config(tmp_path, training=training), preflight, trials)
-    assert not any(task.key.endswith("-longer") for task in tasks)
+    jobs, _ = members(small_config(tmp_path, training=training), preflight, trials)
+    assert not any(job.key.endswith("-longer") for job in jobs)
 
 
 def test_every_rung_has_the_pair_of_its_most_accurate_trial(tmp_path, preflight, trials):
@@ -109,9 +109,9 @@ def test_every_rung_has_the_pair_of_its_most_accurate_trial(tmp_path, preflight,
     share = middle.flops / preflight.limits.limit("flops")
     config = small_config(tmp_path, profiles=1, ladder=(1.0, share * 1.001))
     assert [o.key for o in compared(config, preflight, trials)] == ["fine-tuned-0", "fine-tuned-1"]
-    tasks, _ = members(config, preflight, trials)
-    assert {task.trial for task in by_origin(tasks, "from-scratch")} == {0, 1}
-    assert {task.trial for task in by_origin(tasks, "copycat")} == {0}
+    jobs, _ = members(config, preflight, trials)
+    assert {job.trial for job in by_origin(jobs, "from-scratch")} == {0, 1}
+    assert {job.trial for job in by_origin(jobs, "copycat")} == {0}
 
 
 def test_pairs_of_by_products_have_names_of_their_own(config, preflight, trials):
@@ -125,7 +125,7 @@ def test_pairs_of_by_products_have_names_of_their_own(config, preflight, trials)
         path="architectures/fine-tuned-0-t50",
         validation_accuracy=0.95,
     )
-    keys = [task.key for task in members(config, preflight, [first, product])[0]]
+    keys = [job.key for job in members(config, preflight, [first, product])[0]]
     assert {"from-scratch-0-t50", "from-scratch-0-t50-longer", "copycat-0-t50-b50"} <= set(keys)
     assert len(set(keys)) == len(keys)
 
@@ -133,29 +133,29 @@ def test_pairs_of_by_products_have_names_of_their_own(config, preflight, trials)
 def test_seeds_repeat_every_network_after_the_first_of_all(tmp_path, preflight, trials):
     config = small_config(tmp_path, ladder=LADDER, seeds=3)
     once, _ = members(small_config(tmp_path, ladder=LADDER), preflight, trials)
-    tasks, _ = members(config, preflight, trials)
-    assert tasks[: len(once)] == once
-    assert len(tasks) == 3 * len(once)
+    jobs, _ = members(config, preflight, trials)
+    assert jobs[: len(once)] == once
+    assert len(jobs) == 3 * len(once)
     for repeat in (1, 2):
-        again = tasks[repeat * len(once) : (repeat + 1) * len(once)]
+        again = jobs[repeat * len(once) : (repeat + 1) * len(once)]
         for first, other in zip(once, again, strict=True):
             seed = config.seed_of(first.trial or 0, repeat)
             assert other == dataclasses.replace(first, key=f"{first.key}-s{repeat}", seed=seed)
-    assert len({task.key for task in tasks}) == len(tasks)
+    assert len({job.key for job in jobs}) == len(jobs)
 
 
 def test_random_widths_fill_the_rungs_anew_with_each_seed(tmp_path, preflight, trials):
     config = small_config(tmp_path, ladder=LADDER, seeds=2, random_widths=True)
-    tasks, notes = members(config, preflight, trials)
+    jobs, notes = members(config, preflight, trials)
     assert notes == []
-    found = by_origin(tasks, "random")
-    assert [task.key for task in found] == [
+    found = by_origin(jobs, "random")
+    assert [job.key for job in found] == [
         *("random-b100", "random-b50", "random-b25"),
         *("random-b100-s1", "random-b50-s1", "random-b25-s1"),
     ]
-    for task in found:
-        limit = preflight.limits.scaled(task.rung).limit("flops")
-        assert 0.9 * limit < preflight.graph.cost(task.widths).flops <= limit
+    for job in found:
+        limit = preflight.limits.scaled(job.rung).limit("flops")
+        assert 0.9 * limit < preflight.graph.cost(job.widths).flops <= limit
     shares = [
         tuple(
             round(width / preflight.graph.group(name).width, 1) for name, width in t.widths.items()
@@ -164,44 +164,44 @@ def test_random_widths_fill_the_rungs_anew_with_each_seed(tmp_path, preflight, t
     ]
     assert shares[0] != shares[1]
     assert all(len(set(share)) > 1 for share in shares)
-    assert members(config, preflight, trials)[0] == tasks
+    assert members(config, preflight, trials)[0] == jobs
 
 
 @pytest.mark.parametrize("changes", [{}, {"seeds": 2, "random_widths": True}, {"profiles": 3}])
 def test_no_more_is_trained_than_was_estimated(tmp_path, preflight, trials, changes):
     config = small_config(tmp_path, ladder=LADDER, trials=4, **changes)
-    tasks, _ = members(config, preflight, trials)
-    spent = sum(2 if task.equal_compute else 1 for task in tasks)
+    jobs, _ = members(config, preflight, trials)
+    spent = sum(2 if job.equal_compute else 1 for job in jobs)
     assert 0.5 * num_members(config) < spent <= num_members(config)
 
 
 def test_one_factor_rescales_every_group(config, preflight, trials):
     """To the nearest width, or to the next wider one where the budget holds that as well."""
     full = dict(WidthProfile.of(preflight.graph, preflight.groups).widths)
-    for task in members(config, preflight, trials)[0]:
-        start = full if task.trial is None else widths_of(preflight, SHAPES[task.trial])
-        nearest = narrowed(start, task.alpha)
-        assert task.widths.keys() == nearest.keys()
-        extra = {name: width - nearest[name] for name, width in task.widths.items()}
-        assert set(extra.values()) <= {0, 1}, task.key
-        if task.rung is None:
+    for job in members(config, preflight, trials)[0]:
+        start = full if job.trial is None else widths_of(preflight, SHAPES[job.trial])
+        nearest = narrowed(start, job.alpha)
+        assert job.widths.keys() == nearest.keys()
+        extra = {name: width - nearest[name] for name, width in job.widths.items()}
+        assert set(extra.values()) <= {0, 1}, job.key
+        if job.rung is None:
             assert not any(extra.values())
             continue
-        limits = preflight.limits.scaled(task.rung)
-        for name, width in task.widths.items():
-            if width < task.alpha * start[name]:  # rounded down
-                wider = {**task.widths, name: width + 1}
-                assert not limits.allows(preflight.graph.cost(wider)), (task.key, name)
+        limits = preflight.limits.scaled(job.rung)
+        for name, width in job.widths.items():
+            if width < job.alpha * start[name]:  # rounded down
+                wider = {**job.widths, name: width + 1}
+                assert not limits.allows(preflight.graph.cost(wider)), (job.key, name)
 
 
 def test_a_divisor_holds_in_every_member(tmp_path, preflight, trials):
     config = small_config(tmp_path, ladder=(1.0, 0.5), divisor=8)
-    tasks, notes = members(config, preflight, trials)
+    jobs, notes = members(config, preflight, trials)
     assert notes == []
-    rescaled = [task for task in tasks if task.rung is not None]
-    assert {task.origin for task in rescaled} == {"uniform", "copycat"}
-    for task in rescaled:
-        assert all(width % 8 == 0 for width in task.widths.values()), task.key
+    rescaled = [job for job in jobs if job.rung is not None]
+    assert {job.origin for job in rescaled} == {"uniform", "copycat"}
+    for job in rescaled:
+        assert all(width % 8 == 0 for width in job.widths.values()), job.key
 
 
 def test_a_shape_without_channels_left_to_scale_has_no_copycat(tmp_path, preflight):
@@ -210,42 +210,42 @@ def test_a_shape_without_channels_left_to_scale_has_no_copycat(tmp_path, preflig
     limits = Budget.parse(f"flops={4 * preflight.base.flops}")
     dear = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
     trial = stored_outcome(config, preflight, 0, {}, 0.9)
-    tasks, notes = members(config, dear, [trial])
-    assert [task.key for task in tasks] == ["from-scratch-0", "uniform-b50"]
+    jobs, notes = members(config, dear, [trial])
+    assert [job.key for job in jobs] == ["from-scratch-0", "uniform-b50"]
     (note,) = notes
     assert note.startswith("rung 0.5 of the ladder has no copycat: the budget flops=")
     assert "is above the largest copycat" in note
 
 
 def test_keys_name_origin_trial_and_percent_of_the_budget(config, preflight, trials):
-    keys = [task.key for task in members(config, preflight, trials)[0]]
+    keys = [job.key for job in members(config, preflight, trials)[0]]
     assert len(set(keys)) == len(keys)
     assert {"uniform-b100", "uniform-b25", "copycat-2-b50", "from-scratch-0"} <= set(keys)
 
 
 def test_a_percentage_with_a_fraction_makes_a_plain_key(tmp_path, preflight):
     config = small_config(tmp_path, ladder=(0.125,))
-    tasks, _ = members(config, preflight, [])
-    assert [task.key for task in tasks] == ["uniform-b12_5"]
+    jobs, _ = members(config, preflight, [])
+    assert [job.key for job in jobs] == ["uniform-b12_5"]
 
 
 def test_without_trials_there_is_the_baseline_alone(config, preflight):
-    tasks, notes = members(config, preflight, [])
-    assert [task.origin for task in tasks] == ["uniform"] * 3
+    jobs, notes = members(config, preflight, [])
+    assert [job.origin for job in jobs] == ["uniform"] * 3
     assert notes == []
 
 
 @pytest.mark.parametrize(("profiles", "chosen"), [(1, {0}), (2, {0, 2}), (3, {0, 1, 2})])
 def test_so_many_shapes_are_chosen(tmp_path, preflight, trials, profiles, chosen):
     config = small_config(tmp_path, profiles=profiles)
-    tasks, _ = members(config, preflight, trials)
-    assert {task.trial for task in by_origin(tasks, "from-scratch")} == chosen
+    jobs, _ = members(config, preflight, trials)
+    assert {job.trial for job in by_origin(jobs, "from-scratch")} == chosen
 
 
 def test_a_rung_out_of_reach_becomes_a_note(tmp_path, preflight, trials):
     config = small_config(tmp_path, ladder=(1.0, 0.001))
-    tasks, notes = members(config, preflight, trials)
-    assert {task.rung for task in tasks} == {1.0, None}
+    jobs, notes = members(config, preflight, trials)
+    assert {job.rung for job in jobs} == {1.0, None}
     (note,) = notes
     floor = preflight.graph.cost(dict.fromkeys(preflight.groups, 1)).flops
     assert note.startswith("rung 0.001 of the ladder is left out: the budget cannot be reached")
@@ -255,8 +255,8 @@ def test_a_rung_out_of_reach_becomes_a_note(tmp_path, preflight, trials):
 def test_a_network_is_not_trained_twice(tmp_path, preflight, trials):
     """The second rung is filled by the same widths, so by the same weights from the same seed."""
     config = small_config(tmp_path, ladder=(0.5, 0.500001))
-    tasks, _ = members(config, preflight, trials)
-    assert {task.rung for task in tasks} == {0.5, None}
+    jobs, _ = members(config, preflight, trials)
+    assert {job.rung for job in jobs} == {0.5, None}
 
 
 def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
@@ -266,8 +266,8 @@ def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
     limits = Budget.parse(f"flops={cost.flops}")
     exact = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
     trial = stored_outcome(config, preflight, 0, dict(shape.widths), 0.9)
-    tasks, _ = members(config, exact, [trial])
-    assert [task.key for task in tasks] == [
+    jobs, _ = members(config, exact, [trial])
+    assert [job.key for job in jobs] == [
         *("from-scratch-0", "from-scratch-0-longer", "uniform-b100"),
     ]
 
@@ -275,8 +275,8 @@ def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
 def test_several_budgets_hold_together(tmp_path, preflight, digits, trials):
     config = small_config(tmp_path, budget=("flops=10%", "params=5k"), ladder=LADDER)
     both = check(config, preflight.builder, preflight.input_shape, preflight.classes)
-    for task in members(config, both, trials)[0]:
-        if task.rung is not None:
-            cost: Cost = both.graph.cost(task.widths)
-            assert cost.flops <= both.base.flops * 0.1 * task.rung
-            assert cost.params <= 5000 * task.rung
+    for job in members(config, both, trials)[0]:
+        if job.rung is not None:
+            cost: Cost = both.graph.cost(job.widths)
+            assert cost.flops <= both.base.flops * 0.1 * job.rung
+            assert cost.params <= 5000 * job.rung

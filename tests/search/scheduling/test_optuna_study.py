@@ -22,7 +22,7 @@ from search.scheduling.optuna_study import (
     study_storage,
     trial_number,
 )
-from search.trials.jobs import Ending, TrialTask
+from search.trials.jobs import Ending, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 SPACE = SearchSpace(1000.0, (200.0, 1000.0))
@@ -56,7 +56,7 @@ def opened(
     """The study of the search in `folder`, as a new process opens it."""
     return StudySource(
         open_study(study_storage(folder, url), "a-search"),
-        lambda trial: TrialTask(trial_number(trial), SPACE.propose(trial)),
+        lambda trial: TrialJob(trial_number(trial), SPACE.propose(trial)),
         lambda number: sampler(sampler_name, number, num_trials),
         LIMITS,
         num_trials,
@@ -71,40 +71,40 @@ def plain(tmp_path: Path) -> optuna.Study:
     return optuna.load_study(study_name="a-search", storage=JournalStorage(backend))
 
 
-def started(source: StudySource) -> TrialTask:
-    task = source.next()
-    assert isinstance(task, TrialTask)
-    return task
+def started(source: StudySource) -> TrialJob:
+    job = source.next()
+    assert isinstance(job, TrialJob)
+    return job
 
 
-def finish(source: StudySource, task: TrialTask, **changes: object) -> None:
-    source.finished(task, [outcome(f"fine-tuned-{task.number}", trial=task.number, **changes)])
+def finish(source: StudySource, job: TrialJob, **changes: object) -> None:
+    source.finished(job, [outcome(f"fine-tuned-{job.number}", trial=job.number, **changes)])
 
 
 def test_proposals_lie_in_the_ranges_until_there_are_enough(reopen: Open):
     source = reopen(num_trials=12)
-    tasks = []
+    jobs = []
     while len(source):
-        assert len(source) == 12 - len(tasks)
-        task = started(source)
-        tasks.append(task)
-        finish(source, task, validation_accuracy=task.number / 12, flops=1000 - task.number)
+        assert len(source) == 12 - len(jobs)
+        job = started(source)
+        jobs.append(job)
+        finish(source, job, validation_accuracy=job.number / 12, flops=1000 - job.number)
     assert source.next() is None
-    assert [task.number for task in tasks] == list(range(12))
-    for proposal in (task.proposal for task in tasks):
+    assert [job.number for job in jobs] == list(range(12))
+    for proposal in (job.proposal for job in jobs):
         assert 0.01 <= proposal.settings["rni.strength"] <= 1
         assert 0 <= proposal.settings["rni.shift"] <= 3
         assert 200 <= proposal.target_flops <= 1000
-    assert len({str(task.proposal) for task in tasks}) == 12
+    assert len({str(job.proposal) for job in jobs}) == 12
 
 
-def test_tasks_that_are_under_way_are_not_handed_out_twice(reopen: Open):
+def test_jobs_that_are_under_way_are_not_handed_out_twice(reopen: Open):
     source = reopen(num_trials=3)
     first, second, third = started(source), started(source), started(source)
     assert len({first.number, second.number, third.number}) == 3
     assert (len(source), source.next()) == (0, None)
-    for task in (third, first, second):
-        finish(source, task)
+    for job in (third, first, second):
+        finish(source, job)
     assert (len(source), source.next()) == (0, None)
 
 
@@ -126,9 +126,9 @@ def test_equal_seeds_propose_equally(reopen: Open, tmp_path: Path):
         source = opened(folder, 6, seed=seed)
         found: list[object] = []
         while len(source):
-            task = started(source)
-            found.append(task.proposal)
-            finish(source, task, validation_accuracy=task.number / 6)
+            job = started(source)
+            found.append(job.proposal)
+            finish(source, job, validation_accuracy=job.number / 6)
         return found
 
     assert proposals("one", 3) == proposals("two", 3) != proposals("three", 4)
@@ -136,8 +136,8 @@ def test_equal_seeds_propose_equally(reopen: Open, tmp_path: Path):
 
 def test_a_finished_trial_is_complete_with_both_objectives(reopen: Open, tmp_path: Path):
     source = reopen()
-    task = started(source)
-    finish(source, task, validation_accuracy=0.75, flops=900, details={"sparsity": 0.5})
+    job = started(source)
+    finish(source, job, validation_accuracy=0.75, flops=900, details={"sparsity": 0.5})
     (trial,) = plain(tmp_path).trials
     assert trial.state is TrialState.COMPLETE
     assert trial.values == [0.75, 900.0]
@@ -222,7 +222,7 @@ def test_a_failure_is_tried_again_under_its_number(reopen: Open, tmp_path: Path)
     assert len(reopen(num_trials=3)) == 2  # one that was killed before it began
     finish(source, started(source))
     third = started(source)
-    assert isinstance(third, TrialTask)
+    assert isinstance(third, TrialJob)
     assert third.number not in (0, 1)
     finish(source, third)
     assert source.endings == {}
@@ -243,8 +243,8 @@ def test_what_was_under_way_is_handed_out_again_under_its_number(reopen: Open, t
     assert len(again) == 4
     repeated = [started(again) for _ in range(2)]
     assert repeated == lost
-    for task in repeated:
-        finish(again, task)
+    for job in repeated:
+        finish(again, job)
     new = started(again)
     assert new.number == 3
     finish(again, new)
@@ -272,10 +272,10 @@ def test_restarts_change_no_proposal(tmp_path: Path, sampler_name: str):
             if restarted:
                 opened(folder, 12, sampler_name=sampler_name).next()
                 source = opened(folder, 12, sampler_name=sampler_name)
-            task = started(source)
-            found.append(task.proposal)
-            flops = task.proposal.target_flops
-            finish(source, task, validation_accuracy=flops / 2000, flops=flops)
+            job = started(source)
+            found.append(job.proposal)
+            flops = job.proposal.target_flops
+            finish(source, job, validation_accuracy=flops / 2000, flops=flops)
         return found
 
     kept, restarted = (proposals(name, restarted=name == "two") for name in ("one", "two"))
@@ -286,14 +286,14 @@ def test_restarts_change_no_proposal(tmp_path: Path, sampler_name: str):
 def test_a_line_that_a_killed_process_left_unfinished_is_cut_off(reopen: Open, tmp_path: Path):
     source = reopen()
     finish(source, started(source))
-    task = started(source)
+    job = started(source)
     journal = tmp_path / "a-search" / JOURNAL
     with journal.open("ab") as stream:
         stream.write(b'{"op_code": 6, "trial_i')
     journal.with_name(f"{JOURNAL}.lock").symlink_to(journal)
     again = reopen()
-    assert started(again) == task
-    finish(again, task)
+    assert started(again) == job
+    finish(again, job)
     assert len(reopen().outcomes) == 2
 
 
@@ -331,10 +331,10 @@ def test_a_damaged_journal_costs_at_most_what_the_line_told(tmp_path: Path, dama
         if is_lossless:
             assert (len(again.outcomes), again.endings) == (2, source.endings)
         assert set(again.endings) <= set(source.endings)
-        while task := again.next():
-            finish(again, task)
+        while job := again.next():
+            finish(again, job)
         assert len(again) == 0
-        settled = {task.number for task, _ in again.settled()}
+        settled = {job.number for job, _ in again.settled()}
         assert settled == set(range(5)), number
         assert (
             len(again.outcomes) == len({o.trial for o in again.outcomes}) == 5 - len(again.endings)
@@ -364,9 +364,9 @@ def test_by_products_follow_the_trial_that_they_came_of(reopen: Open):
 def test_a_study_of_another_format_is_refused(reopen: Open, tmp_path: Path):
     reopen()
     plain(tmp_path).set_user_attr("espalier.format", 99)
-    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 1"):
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 2"):
         reopen()
-    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 1"):
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 2"):
         recorded_study(tmp_path / "a-search", "a-search")
 
 
@@ -391,12 +391,12 @@ def test_what_became_of_the_trials_is_read_without_a_trace(reopen: Open, tmp_pat
 def test_a_study_lives_in_a_database_as_well(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     source = opened(tmp_path, url=url)
-    task = started(source)
-    finish(source, task)
+    job = started(source)
+    finish(source, job)
     lost = started(source)
     again = opened(tmp_path, url=url)
     assert started(again) == lost
-    assert [o.trial for o in again.outcomes] == [task.number]
+    assert [o.trial for o in again.outcomes] == [job.number]
     assert not (tmp_path / JOURNAL).exists()
 
 
@@ -407,10 +407,10 @@ def test_a_database_that_cannot_be_used_is_refused(tmp_path: Path, url: str):
 
 
 def test_a_proposal_that_nothing_can_be_made_of_is_infeasible(tmp_path: Path):
-    def propose(trial: optuna.Trial) -> TrialTask:
+    def propose(trial: optuna.Trial) -> TrialJob:
         if trial.number < 2:
             raise UnreachableBudgetError("too small")
-        return TrialTask(trial.number, SPACE.propose(trial))
+        return TrialJob(trial.number, SPACE.propose(trial))
 
     study = open_study(study_storage(tmp_path), "a-search")
     source = StudySource(study, propose, lambda seed: sampler("tpe", seed, 3), LIMITS, 3, seed=0)
@@ -420,8 +420,8 @@ def test_a_proposal_that_nothing_can_be_made_of_is_infeasible(tmp_path: Path):
 
 def test_what_a_trial_drew_can_be_asked_for(reopen: Open):
     source = reopen()
-    task = started(source)
-    assert SPACE.proposal(source.params(0)) == task.proposal
+    job = started(source)
+    assert SPACE.proposal(source.params(0)) == job.proposal
     for number in (-1, 1):
         with pytest.raises(SearchStateError, match=f"no trial {number}: it has 0 to 0"):
             source.params(number)
@@ -448,9 +448,9 @@ def test_trials_are_counted_over_restarts(reopen: Open):
     for _ in range(5):
         source = reopen()
         assert len(source) == 5 - len(numbers)
-        task = started(source)
-        numbers.append(task.number)
-        finish(source, task)
+        job = started(source)
+        numbers.append(job.number)
+        finish(source, job)
     assert len(reopen()) == 0
     assert reopen().next() is None
     assert [o.trial for o in reopen().outcomes] == numbers == list(range(5))
@@ -460,9 +460,9 @@ def test_a_restart_does_not_propose_the_same_again(reopen: Open):
     proposals = []
     for _ in range(5):
         source = reopen()
-        task = started(source)
-        proposals.append(task.proposal)
-        finish(source, task)
+        job = started(source)
+        proposals.append(job.proposal)
+        finish(source, job)
     assert len(set(map(str, proposals))) == 5
 
 

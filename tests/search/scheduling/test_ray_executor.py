@@ -1,4 +1,4 @@
-"""Tasks performed by a real Ray."""
+"""Jobs performed by a real Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from samples import member_task, outcome, small_config, trial_task
+from samples import from_scratch_job, outcome, small_config, trial_job
 
 import copycat
 from pruning import measure_cost
@@ -25,11 +25,11 @@ from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig, TrainingConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageFiles
-from search.scheduling.ray_executor import Share, _TaskSearcher, check_resources, cluster
+from search.scheduling.ray_executor import Share, _JobSearcher, check_resources, cluster
 from search.studies.search_study import run
 from search.trials import artifacts
-from search.trials.job_context import Workshop
-from search.trials.jobs import Ending, EpochRecord, Outcome, Task, TaskList
+from search.trials.job_context import JobContext
+from search.trials.jobs import Ending, EpochRecord, Job, JobList, Outcome
 from search.trials.preflight import Preflight, check
 from search.trials.trial import perform
 
@@ -44,51 +44,51 @@ class Log:
         self.outcomes: dict[str, list[Outcome]] = {}
         self.endings: dict[str, Ending] = {}
 
-    def started(self, task: Task) -> None:
-        self.running.add(task.key)
+    def started(self, job: Job) -> None:
+        self.running.add(job.key)
         self.most_at_once = max(self.most_at_once, len(self.running))
-        self.records[task.key] = []
+        self.records[job.key] = []
 
-    def epochs(self, task: Task, records: Sequence[EpochRecord]) -> None:
-        assert task.key in self.running
-        self.records[task.key] += records
+    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
+        assert job.key in self.running
+        self.records[job.key] += records
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        self.running.remove(task.key)
-        self.outcomes[task.key] = list(outcomes)
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self.running.remove(job.key)
+        self.outcomes[job.key] = list(outcomes)
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        self.running.remove(task.key)
-        self.endings[task.key] = ending
+    def ended(self, job: Job, ending: Ending) -> None:
+        self.running.remove(job.key)
+        self.endings[job.key] = ending
 
 
-class Told(TaskList):
+class Told(JobList):
     """A source that remembers what it was told."""
 
-    def __init__(self, tasks: list[Task]) -> None:
-        super().__init__(tasks)
+    def __init__(self, jobs: list[Job]) -> None:
+        super().__init__(jobs)
         self.outcomes: dict[str, list[Outcome]] = {}
         self.endings: dict[str, Ending] = {}
 
-    def finished(self, task: Task, outcomes: Sequence[Outcome]) -> None:
-        self.outcomes[task.key] = list(outcomes)
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes[job.key] = list(outcomes)
 
-    def ended(self, task: Task, ending: Ending) -> None:
-        self.endings[task.key] = ending
+    def ended(self, job: Job, ending: Ending) -> None:
+        self.endings[job.key] = ending
 
 
 @dataclass(frozen=True)
 class Launched:
-    """What was heard of the tasks, by the observer and by the source.
+    """What was heard of the jobs, by the observer and by the source.
 
-    before: what the observer had heard once a source without tasks had been performed.
+    before: what the observer had heard once a source without jobs had been performed.
     addresses: on which this process and Ray's listened meanwhile.
     """
 
     before: Log
     log: Log
     source: Told
-    workshop: Workshop
+    context: JobContext
     addresses: set[str]
 
 
@@ -110,7 +110,7 @@ def listening() -> set[str]:
 def launched(
     at_desk: Callable[[], AbstractContextManager[None]], desk: Path, digits: ImageData
 ) -> Launched:
-    """Tasks of every kind and fate, two at a time, on the network of conftest.py."""
+    """Jobs of every kind and fate, two at a time, on the network of conftest.py."""
     config = small_config(
         desk,
         model="nets:troubled",
@@ -121,19 +121,19 @@ def launched(
     with at_desk():
         builder = models.resolve(config.model, num_classes=10, in_channels=1)
         preflight = check(config, builder, digits.train.image_shape, digits.classes)
-        fine = member_task(widths=dict.fromkeys(preflight.groups, 5))
-        broken = member_task("broken", widths={"no such group": 3})
-        source, before, log = Told([*map(trial_task, range(4)), broken, fine]), Log(), Log()
-        workshop = Workshop(config, preflight, "cpu")
-        with cluster(workshop, digits, Share(2, 1, 0.0)) as perform_all:
-            perform_all(TaskList([]), before)
+        fine = from_scratch_job(widths=dict.fromkeys(preflight.groups, 5))
+        broken = from_scratch_job("broken", widths={"no such group": 3})
+        source, before, log = Told([*map(trial_job, range(4)), broken, fine]), Log(), Log()
+        context = JobContext(config, preflight, "cpu")
+        with cluster(context, digits, Share(2, 1, 0.0)) as perform_all:
+            perform_all(JobList([]), before)
             assert not config.directory.exists()
             addresses = listening()
             perform_all(source, log)
-    return Launched(before, log, source, workshop, addresses)
+    return Launched(before, log, source, context, addresses)
 
 
-def test_source_and_observer_hear_of_every_task(launched: Launched):
+def test_source_and_observer_hear_of_every_job(launched: Launched):
     log, source = launched.log, launched.source
     assert len(source) == 0
     assert log.running == set()
@@ -157,15 +157,15 @@ def test_a_trial_comes_with_its_by_products(launched: Launched):
     assert len(outcomes["uniform-b100"]) == 1
 
 
-def test_no_more_tasks_run_than_there_are_workers(launched: Launched):
+def test_no_more_jobs_run_than_there_are_workers(launched: Launched):
     assert launched.log.most_at_once == 2
 
 
 def test_outcomes_are_those_of_the_stored_networks(launched: Launched):
-    workshop = launched.workshop
+    context = launched.context
     for stored in chain(*launched.log.outcomes.values()):
-        network = copycat.load(workshop.config.directory / stored.path, trust=["nets"])
-        cost = measure_cost(network, workshop.preflight.example_input)
+        network = copycat.load(context.config.directory / stored.path, trust=["nets"])
+        cost = measure_cost(network, context.preflight.example_input)
         assert (cost.flops, cost.params) == (stored.flops, stored.params)
 
 
@@ -173,10 +173,10 @@ def test_a_worker_does_what_this_process_would_do(
     launched: Launched, digits: ImageData, desk: Path, tmp_path: Path, monkeypatch
 ):
     monkeypatch.chdir(desk)
-    config = dataclasses.replace(launched.workshop.config, runs=str(tmp_path))
-    here = dataclasses.replace(launched.workshop, config=config)
+    config = dataclasses.replace(launched.context.config, runs=str(tmp_path))
+    here = dataclasses.replace(launched.context, config=config)
     records: list[EpochRecord] = []
-    stored, *_ = perform(trial_task(0), here, digits, records.extend)
+    stored, *_ = perform(trial_job(0), here, digits, records.extend)
     there, *_ = launched.log.outcomes["fine-tuned-0"]
     assert stored.profile == there.profile
     assert stored.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
@@ -208,38 +208,38 @@ def test_a_failure_has_its_reason_on_one_line(launched: Launched):
     assert not any(launched.log.records[key] for key in reasons)
 
 
-def test_a_task_whose_process_ended_is_tried_again(launched: Launched, desk: Path):
+def test_a_job_whose_process_ended_is_tried_again(launched: Launched, desk: Path):
     assert (desk / "died").exists()
     assert "fine-tuned-3" in launched.log.outcomes
 
 
-def test_a_task_whose_process_ends_again_and_again_has_failed(workshop: Workshop):
-    source, log = Told([trial_task(4)]), Log()
-    searcher = _TaskSearcher(source, log, workshop)
+def test_a_job_whose_process_ends_again_and_again_has_failed(context: JobContext):
+    source, log = Told([trial_job(4)]), Log()
+    searcher = _JobSearcher(source, log, context)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", None, error=True)
     died = Ending("failed", "its worker process died")
     assert source.endings == log.endings == {"fine-tuned-4": died}
-    assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
+    assert searcher.suggest("c3d4") == _JobSearcher.FINISHED
 
 
-def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out(workshop: Workshop):
-    source, log = Told([trial_task(4), trial_task(5)]), Log()
-    searcher = _TaskSearcher(source, log, workshop)
+def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out(context: JobContext):
+    source, log = Told([trial_job(4), trial_job(5)]), Log()
+    searcher = _JobSearcher(source, log, context)
     searcher.suggest("a1b2")
     searcher.on_trial_complete("a1b2", {"disk full": "make room"})
     assert searcher.disk_full == "make room"
-    assert searcher.suggest("c3d4") == _TaskSearcher.FINISHED
+    assert searcher.suggest("c3d4") == _JobSearcher.FINISHED
     assert source.outcomes == source.endings == log.outcomes == log.endings == {}
     assert len(source) == 1
 
 
 def test_what_a_worker_stored_elsewhere_is_not_counted_as_done(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(artifacts, "_SHARING_SECONDS", 0.3)
-    source, log = Told([trial_task(4), trial_task(5)]), Log()
-    searcher = _TaskSearcher(source, log, workshop)
+    source, log = Told([trial_job(4), trial_job(5)]), Log()
+    searcher = _JobSearcher(source, log, context)
     for number in (4, 5):
         searcher.suggest(f"id {number}")
     here, elsewhere = (
@@ -257,7 +257,7 @@ def test_what_a_worker_stored_elsewhere_is_not_counted_as_done(
     assert source.endings == log.endings
     assert source.endings["fine-tuned-5"].reason == (
         "its worker says that it stored architectures/fine-tuned-5, but there is none in "
-        f"{workshop.directory}: workers need that folder under the same path"
+        f"{context.directory}: workers need that folder under the same path"
     )
 
 
@@ -270,23 +270,23 @@ def test_relative_paths_mean_the_same_in_another_folder(
     files = ImageFiles(("a.png", "b/c.png"), torch.zeros(2).long(), (8, 8), "a.png")
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path)
-    workshop, images = Workshop(config, preflight, "cpu").sent(), files.sent()
+    context, images = JobContext(config, preflight, "cpu").sent(), files.sent()
     monkeypatch.chdir(tmp_path / "there")
-    assert workshop.directory == tmp_path / "runs" / "small"
-    assert workshop.teacher == str(tmp_path / "teacher")
-    assert workshop.config == config
+    assert context.directory == tmp_path / "runs" / "small"
+    assert context.teacher == str(tmp_path / "teacher")
+    assert context.config == config
     assert images.paths == (str(tmp_path / "a.png"), str(tmp_path / "b" / "c.png"))
 
 
-def test_without_tasks_nothing_is_started(launched: Launched):
+def test_without_jobs_nothing_is_started(launched: Launched):
     assert launched.before.records == {}
 
 
-# ---- what each task may use
+# ---- what each job may use
 
 
 def shared(tmp_path: Path, device: str = "cpu", concurrency: int | None = None, **wanted: object):
-    """The share of each task on a machine of 12 cores."""
+    """The share of each job on a machine of 12 cores."""
     resources = ResourcesConfig(**wanted)
     config = small_config(tmp_path, concurrency=concurrency, resources=resources)
     return dataclasses.astuple(Share.of(config, device))

@@ -20,7 +20,7 @@ from search.config.search_config import SearchConfig
 from search.scheduling.from_scratch_jobs import members
 from search.scheduling.optuna_study import open_study
 from search.scheduling.width_interpolation import tempered_source
-from search.trials.jobs import MemberTask, Outcome, Task
+from search.trials.jobs import FromScratchJob, Job, Outcome
 from search.trials.preflight import Preflight
 from search.trials.trial import perform
 
@@ -42,18 +42,18 @@ def trials(config: SearchConfig, preflight: Preflight) -> list[Outcome]:
     return found
 
 
-def trained(tasks: Sequence[MemberTask]) -> list[Outcome]:
+def trained(jobs: Sequence[FromScratchJob]) -> list[Outcome]:
     """As if these members had been trained, each a bit better than the one before."""
     return [
         outcome(
-            task.key,
-            origin=task.origin,
-            trial=task.trial,
-            rung=task.rung,
+            job.key,
+            origin=job.origin,
+            trial=job.trial,
+            rung=job.rung,
             validation_accuracy=0.5 + n / 100,
             flops=1000 + n,
         )
-        for n, task in enumerate(tasks)
+        for n, job in enumerate(jobs)
     ]
 
 
@@ -68,18 +68,18 @@ def test_the_ends_are_copycat_and_uniform(
     config: SearchConfig, preflight: Preflight, trials: list[Outcome]
 ):
     """With ρ = 1 the member of the copycat family, with ρ = 0 the uniform one, on every rung."""
-    tasks, _ = members(config, preflight, trials)
-    by_key = {task.key: task for task in tasks}
+    jobs, _ = members(config, preflight, trials)
+    by_key = {job.key: job for job in jobs}
     study = in_memory()
     source = tempered_source(study, config, preflight, trials, [])
     for rung, percent in ((1.0, 100), (0.5, 50)):
         for rho, origin in ((1.0, "copycat-0"), (0.0, "uniform")):
             study.enqueue_trial({"shape": "fine-tuned-0", "rung": rung, "rho": rho})
-            task = source.next()
-            assert isinstance(task, MemberTask)
-            assert task.widths == by_key[f"{origin}-b{percent}"].widths
-            assert (task.origin, task.trial, task.rung, task.rho) == ("tempered", 0, rung, rho)
-            source.finished(task, [outcome(task.key)])
+            job = source.next()
+            assert isinstance(job, FromScratchJob)
+            assert job.widths == by_key[f"{origin}-b{percent}"].widths
+            assert (job.origin, job.trial, job.rung, job.rho) == ("tempered", 0, rung, rho)
+            source.finished(job, [outcome(job.key)])
             if len(source) == 0:
                 break
 
@@ -89,13 +89,13 @@ def test_what_is_proposed_is_within_its_rung(
 ):
     source = tempered_source(in_memory(), config, preflight, trials, [])
     rhos = []
-    while (task := source.next()) is not None:
-        assert isinstance(task, MemberTask)
-        cost = preflight.graph.cost(task.widths)
-        assert preflight.limits.scaled(task.rung or 0).allows(cost)
-        assert task.rung in config.ladder
-        rhos.append(task.rho)
-        source.finished(task, [outcome(task.key, rung=task.rung)])
+    while (job := source.next()) is not None:
+        assert isinstance(job, FromScratchJob)
+        cost = preflight.graph.cost(job.widths)
+        assert preflight.limits.scaled(job.rung or 0).allows(cost)
+        assert job.rung in config.ladder
+        rhos.append(job.rho)
+        source.finished(job, [outcome(job.key, rung=job.rung)])
     assert len({*rhos}) == 3
     assert all(0 <= rho <= 1 for rho in rhos)
 
@@ -109,15 +109,15 @@ def test_a_shape_that_was_trained_before_is_not_trained_again(
         study.enqueue_trial({"shape": "fine-tuned-0", "rung": 1.0, "rho": rho})
     source = tempered_source(study, config, preflight, trials, [])
     first = source.next()
-    assert isinstance(first, MemberTask)
+    assert isinstance(first, FromScratchJob)
     source.finished(first, [outcome(first.key, profile=first.profile.digest, flops=77)])
     last = source.next()
-    assert isinstance(last, MemberTask)
+    assert isinstance(last, FromScratchJob)
     assert (last.key, last.rho, len(source)) == ("tempered-2", 0.0, 0)
     again = study.trials[1]
     assert (again.state, again.values[1]) == (TrialState.COMPLETE, 77)
     assert [o.key for o in source.outcomes] == ["tempered-0"]
-    assert [task.key for task, _ in source.settled()] == ["tempered-0"]
+    assert [job.key for job, _ in source.settled()] == ["tempered-0"]
 
     digest = last.profile.digest
     for changes, is_known in (
@@ -129,9 +129,9 @@ def test_a_shape_that_was_trained_before_is_not_trained_again(
         study.enqueue_trial({"shape": "fine-tuned-0", "rung": 1.0, "rho": 0.0})
         member = outcome(origin="from-scratch", profile=digest, **changes)
         source = tempered_source(study, config, preflight, trials, [member])
-        task = source.next()
-        assert isinstance(task, MemberTask)
-        assert (task.profile.digest != digest) == is_known
+        job = source.next()
+        assert isinstance(job, FromScratchJob)
+        assert (job.profile.digest != digest) == is_known
 
 
 # ---- what it learns from
@@ -140,8 +140,8 @@ def test_a_shape_that_was_trained_before_is_not_trained_again(
 def test_it_learns_from_copycats_and_uniform_networks_once(
     config: SearchConfig, preflight: Preflight, trials: list[Outcome]
 ):
-    tasks, _ = members(config, preflight, trials)
-    family = trained(tasks)
+    jobs, _ = members(config, preflight, trials)
+    family = trained(jobs)
     study = in_memory()
     for _ in range(2):  # the second time as after a restart
         source = tempered_source(study, config, preflight, trials, family)
@@ -167,14 +167,14 @@ def test_it_keeps_to_the_shapes_that_it_began_with(
     """Though a larger allowance has led to further trials since, with better shapes."""
     study = in_memory()
     first = tempered_source(study, config, preflight, trials[:1], [])
-    task = first.next()
-    assert isinstance(task, MemberTask)
-    first.finished(task, [outcome(task.key)])
+    job = first.next()
+    assert isinstance(job, FromScratchJob)
+    first.finished(job, [outcome(job.key)])
     source = tempered_source(study, config, preflight, trials, [])
-    while (task := source.next()) is not None:
-        assert isinstance(task, MemberTask)
-        assert task.trial == 0
-        source.finished(task, [outcome(task.key)])
+    while (job := source.next()) is not None:
+        assert isinstance(job, FromScratchJob)
+        assert job.trial == 0
+        source.finished(job, [outcome(job.key)])
     assert len(source.outcomes) == 3
 
 
@@ -224,11 +224,11 @@ def test_a_stopped_search_goes_on_with_the_shape_it_was_at(tmp_path: Path, worke
     whole = search.run(quick(tmp_path / "whole"))
     stopped: list[str] = []
 
-    def stop(task: Task, *rest: object) -> tuple[Outcome, ...]:
-        if task.key.startswith("tempered-") and len(stopped) < 2:
-            stopped.append(task.key)
+    def stop(job: Job, *rest: object) -> tuple[Outcome, ...]:
+        if job.key.startswith("tempered-") and len(stopped) < 2:
+            stopped.append(job.key)
             raise KeyboardInterrupt
-        return perform(task, *rest)
+        return perform(job, *rest)
 
     config = quick(tmp_path / "pieces")
     workers.perform = stop

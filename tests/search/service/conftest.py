@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from samples import outcome, trial_task
+from samples import outcome, trial_job
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
@@ -39,9 +39,9 @@ from search.service.problem_details import ProblemError
 from search.service.queue.dispatcher import Dispatcher, architecture_row
 from search.service.queue.launcher import Gone, Launcher
 from search.service.torch_worker.worker import Refused, Worker
-from search.storage.layout import FEED_FILE
-from search.tracking.search_state import Standing
-from search.trials.jobs import task_to_mapping
+from search.storage.layout import EVENTS_FILE
+from search.tracking.search_state import SearchState
+from search.trials.jobs import job_to_mapping
 
 
 def _share(name: str) -> None:
@@ -240,7 +240,7 @@ class Service:
             ended_ms=3,
             **dict.fromkeys(("reason", "wish", "owner", "handle"), ""),
             **dict.fromkeys(("launches", "losses", "epochs"), 0),
-            progress=Standing().progress(),
+            progress=SearchState().progress(),
         )
         found = [architecture_row(name, content, on_front=True) for content in outcomes]
         self.parts.searches.adopt(row, found)
@@ -258,13 +258,13 @@ class Service:
         (folder / "results.json").write_text(
             json.dumps({**results, "front": outcomes, "everything": outcomes})
         )
-        task = trial_task(0)
+        job = trial_job(0)
         events = [
             {"event": "launched", "time_ms": 1, **FRAME, "trials": 2, "pid": 1},
-            {"event": "started", "time_ms": 1, "key": task.key, "task": task_to_mapping(task)},
+            {"event": "started", "time_ms": 1, "key": job.key, "job": job_to_mapping(job)},
         ]
         lines = [*events, {"event": "concluded", "time_ms": 2}]
-        (folder / FEED_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / EVENTS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return row
 
     def routes(self) -> list[tuple[str, str]]:

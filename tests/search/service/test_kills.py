@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from serving import Service, eventually, mlflow_processes, search_processes, service
 
-from search.storage.layout import FEED_FILE, LOG_FILE
+from search.storage.layout import EVENTS_FILE, LOG_FILE
 from search.tracking.search_state import EventFile
 
 pytestmark = pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_search_that_runs_is_not_started_a_second_time(tmp_path: Path) -> None
         assert answer.json()["is_stopping"]
         running.wait_for(search_id, "stopped", 60)
         assert search_processes(running.runs) == []
-        *_, last = EventFile(running.runs / search_id / FEED_FILE).read()
+        *_, last = EventFile(running.runs / search_id / EVENTS_FILE).read()
         assert last["event"] == "interrupted"
         said = (running.runs / search_id / LOG_FILE).read_text()
         assert "Stopped. What was finished is kept" in said

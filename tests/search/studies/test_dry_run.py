@@ -16,9 +16,9 @@ from search.config.methods import METHODS
 from search.config.search_config import SearchConfig
 from search.studies import dry_run
 from search.studies.dry_run import dry_run_of_search
-from search.studies.search_study import open_workshop
+from search.studies.search_study import open_context
 from search.studies.session import trial_space
-from search.trials.jobs import Outcome, Task, TrialTask
+from search.trials.jobs import Job, Outcome, TrialJob
 from search.trials.trial import perform
 
 
@@ -69,27 +69,27 @@ def test_the_command_line_prints_that_line(tmp_path: Path):
 )
 def test_what_works_passes_by_every_method(tmp_path: Path, network: str):
     config = config_of(tmp_path, network, criterion=tuple(METHODS))
-    workshop, data = open_workshop(config, Console(quiet=True))
+    context, data = open_context(config, Console(quiet=True))
     before = torch.get_rng_state()
-    dry_run_of_search(workshop, data, trial_space(workshop, data))
+    dry_run_of_search(context, data, trial_space(context, data))
     assert torch.equal(torch.get_rng_state(), before)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
-def performed(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+def performed(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """What dry runs do."""
-    tasks: list[Task] = []
+    jobs: list[Job] = []
 
-    def noted(task: Task, *rest: object) -> tuple[Outcome, ...]:
-        tasks.append(task)
-        return perform(task, *rest)
+    def noted(job: Job, *rest: object) -> tuple[Outcome, ...]:
+        jobs.append(job)
+        return perform(job, *rest)
 
     monkeypatch.setattr(dry_run, "perform", noted)
-    return tasks
+    return jobs
 
 
-def test_every_method_and_every_granularity_is_tried(tmp_path: Path, performed: list[Task]):
+def test_every_method_and_every_granularity_is_tried(tmp_path: Path, performed: list[Job]):
     mixtures = ("filter", "branch", "filter+block")
     config = small_config(
         tmp_path,
@@ -98,9 +98,9 @@ def test_every_method_and_every_granularity_is_tried(tmp_path: Path, performed: 
         criterion=("rni", "oracle", "scaling-factors"),
         granularity=mixtures,
     )
-    workshop, data = open_workshop(config, Console(quiet=True))
-    dry_run_of_search(workshop, data, trial_space(workshop, data))
-    trials = [task.proposal for task in performed if isinstance(task, TrialTask)]
+    context, data = open_context(config, Console(quiet=True))
+    dry_run_of_search(context, data, trial_space(context, data))
+    trials = [job.proposal for job in performed if isinstance(job, TrialJob)]
     assert [(trial.criterion, trial.granularity) for trial in trials] == [
         ("rni", "filter"),
         ("oracle", "filter"),
@@ -108,18 +108,18 @@ def test_every_method_and_every_granularity_is_tried(tmp_path: Path, performed: 
         ("rni", "branch"),
         ("rni", "filter+block"),
     ]
-    assert [task.key for task in performed[len(trials) :]] == ["narrowed"]
+    assert [job.key for job in performed[len(trials) :]] == ["narrowed"]
 
 
 def test_a_trial_that_diverges_or_cannot_meet_the_budget_need_not_be_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = config_of(tmp_path, "Plain")
-    workshop, data = open_workshop(config, Console(quiet=True))
+    context, data = open_context(config, Console(quiet=True))
     for error in (TrainingDivergedError("nan"), UnreachableBudgetError("too small")):
         raised: list[Exception] = []
         monkeypatch.setattr(dry_run, "perform", failing(error, raised))
-        dry_run_of_search(workshop, data, trial_space(workshop, data))
+        dry_run_of_search(context, data, trial_space(context, data))
         assert set(raised) == {error}
 
 

@@ -35,7 +35,7 @@ from search.results.figures import draw_all
 from search.results.front import front
 from search.results.report import Results, open_results
 from search.studies import search_study, session
-from search.trials.jobs import Outcome, Task
+from search.trials.jobs import Job, Outcome
 from search.trials.trial import perform
 
 
@@ -55,19 +55,19 @@ def statuses(memory: MemoryRecorder) -> dict[str, str]:
 
 
 def own_keys(results: Results) -> list[str]:
-    """Of the networks that are no by-products, which have the names of their tasks."""
+    """Of the networks that are no by-products, which have the names of their jobs."""
     networks = [o for o in results.everything if not o.key.startswith("fine-tuned")]
     trials = [f"fine-tuned-{o.trial}" for o in results.everything if o.origin == "fine-tuned"]
     return sorted({*trials, *(o.key for o in networks)})
 
 
 def failing(*keys: str, error: BaseException | None = None) -> Perform:
-    """Performs tasks, but raises for these."""
+    """Performs jobs, but raises for these."""
 
-    def perform_or_raise(task: Task, *rest: object) -> tuple[Outcome, ...]:
-        if task.key in keys:
-            raise error or TrainingDivergedError(f"{task.key} had no luck")
-        return perform(task, *rest)
+    def perform_or_raise(job: Job, *rest: object) -> tuple[Outcome, ...]:
+        if job.key in keys:
+            raise error or TrainingDivergedError(f"{job.key} had no luck")
+        return perform(job, *rest)
 
     return perform_or_raise
 
@@ -235,9 +235,9 @@ def test_divergence_of_every_trial_is_such_a_failure(tmp_path: Path, workers: Wo
 def test_an_accuracy_that_is_no_number_never_reaches_the_front(
     config: SearchConfig, workers: Workers
 ):
-    def lost(task: Task, *rest: object) -> tuple[Outcome, ...]:
-        own, *others = perform(task, *rest)
-        if task.key == "fine-tuned-0":
+    def lost(job: Job, *rest: object) -> tuple[Outcome, ...]:
+        own, *others = perform(job, *rest)
+        if job.key == "fine-tuned-0":
             own = dataclasses.replace(own, validation_accuracy=math.nan)
         return (own, *others)
 
@@ -256,14 +256,14 @@ class Stop:
     def __init__(self, at: int) -> None:
         self.left = at
 
-    def __call__(self, task: Task, workshop, data, report) -> tuple[Outcome, ...]:
+    def __call__(self, job: Job, context, data, report) -> tuple[Outcome, ...]:
         def counted(records: Sequence[object]) -> None:
             self.left -= len(records) == 1  # more are those of an earlier process
             if self.left == 0:
                 raise KeyboardInterrupt
             report(records)
 
-        return perform(task, workshop, data, counted)
+        return perform(job, context, data, counted)
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 4, 6])
@@ -447,13 +447,13 @@ def test_the_folder_says_what_was_asked_for(
         "architectures",
         "events.jsonl",
         "front.png",
+        "jobs",
         "pictures",
         "report.html",
         "results.json",
         "search.json",
         "spent.json",
         "study.journal",
-        "tasks",
     ]
 
 

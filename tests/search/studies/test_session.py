@@ -17,7 +17,7 @@ from search.results.front import hypervolume
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
 from search.studies import session
-from search.trials.jobs import EpochRecord, Outcome, Task
+from search.trials.jobs import EpochRecord, Job, Outcome
 from search.trials.trial import perform
 
 
@@ -64,7 +64,7 @@ def test_compared_trials_and_all_members_are_repeated_with_other_seeds(
         assert f"fine-tuned-{trial}-s2" in workers.performed
         folder = config.directory / "architectures" / f"fine-tuned-{trial}-s1"
         assert (folder / "architecture.json").exists()
-    assert not [*(config.directory / "tasks").iterdir()]
+    assert not [*(config.directory / "jobs").iterdir()]
 
 
 def test_a_repetition_ends_elsewhere_than_its_trial(tmp_path: Path, workers: Workers):
@@ -88,13 +88,13 @@ def test_stopped_among_the_repetitions_none_is_made_twice(
     whole = search.run(repeated(tmp_path / "whole")).results
     seeds, trained[:], workers.performed = sorted(trained), [], []
 
-    def stop(task: Task, workshop, data, report) -> tuple[Outcome, ...]:
+    def stop(job: Job, context, data, report) -> tuple[Outcome, ...]:
         def then_stop(records: Sequence[EpochRecord]) -> None:
             report(records)
-            if task.key.startswith(part) and task.key.endswith("-s1"):
+            if job.key.startswith(part) and job.key.endswith("-s1"):
                 raise KeyboardInterrupt
 
-        return perform(task, workshop, data, then_stop)
+        return perform(job, context, data, then_stop)
 
     config = repeated(tmp_path / "pieces")
     workers.perform = stop
@@ -135,13 +135,13 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     seeds, trained[:] = sorted(trained), []
     told = session.Recording.finished
 
-    def dying(self: session.Recording, task: Task, outcomes: Sequence[Outcome]) -> None:
+    def dying(self: session.Recording, job: Job, outcomes: Sequence[Outcome]) -> None:
         if when == "after":
-            told(self, task, outcomes)
-        if task.key.startswith(key):
+            told(self, job, outcomes)
+        if job.key.startswith(key):
             raise KeyboardInterrupt
         if when == "before":
-            told(self, task, outcomes)
+            told(self, job, outcomes)
 
     config = quick_config(tmp_path / "pieces")
     with monkeypatch.context() as patch:
@@ -156,27 +156,27 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     for outcome in result.everything:
         run = memory.read(f"architecture/{outcome.key}")
         assert run.metrics[schema.METRIC_FLOPS][-1][1] == outcome.flops
-    assert not [*(config.directory / "tasks").iterdir()]
+    assert not [*(config.directory / "jobs").iterdir()]
 
 
 def test_why_a_trial_ended_is_told_by_the_next_process_too(
     tmp_path: Path, workers: Workers, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
 ):
-    def dying(self: session.Recording, task: Task, ending: object) -> None:
+    def dying(self: session.Recording, job: Job, ending: object) -> None:
         raise KeyboardInterrupt
 
     wild = TrainingConfig(1, 1, 1, batch_size=32)
     config = quick_config(tmp_path, training=wild)
 
-    def diverging(task: Task, workshop, data, report) -> tuple[Outcome, ...]:
-        if task.key != "fine-tuned-0":
-            return perform(task, workshop, data, report)
+    def diverging(job: Job, context, data, report) -> tuple[Outcome, ...]:
+        if job.key != "fine-tuned-0":
+            return perform(job, context, data, report)
 
         def nowhere(records: Sequence[EpochRecord]) -> None:
             report(records)
             raise EspalierError("no luck")
 
-        return perform(task, workshop, data, nowhere)
+        return perform(job, context, data, nowhere)
 
     workers.perform = diverging
     with monkeypatch.context() as patch:
@@ -188,7 +188,7 @@ def test_why_a_trial_ended_is_told_by_the_next_process_too(
     search.run(config)
     run = memory.read("trial/0")
     assert (run.status, run.tags[schema.TAG_FAILURE]) == ("failed", "no luck")
-    assert not (config.directory / "tasks" / "fine-tuned-0").exists()
+    assert not (config.directory / "jobs" / "fine-tuned-0").exists()
 
 
 def test_the_hypervolume_goes_on_where_it_was(
@@ -198,11 +198,11 @@ def test_the_hypervolume_goes_on_where_it_was(
     config = quick_config(tmp_path)
     left = [4]
 
-    def stop(task: Task, *rest: object) -> tuple[Outcome, ...]:
+    def stop(job: Job, *rest: object) -> tuple[Outcome, ...]:
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
-        return perform(task, *rest)
+        return perform(job, *rest)
 
     workers.perform = stop
     with pytest.raises(KeyboardInterrupt):

@@ -5,74 +5,82 @@ import os
 from pathlib import Path
 
 import pytest
-from samples import epoch_record, member_task, outcome, quick_config, trial_task
+from samples import epoch_record, from_scratch_job, outcome, quick_config, trial_job
 
 from pruning.errors import DiskFullError, SearchFailedError
 from search.results.front import hypervolume
-from search.storage.layout import FEED_FILE
+from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
-from search.tracking.event_log import Feed, Replay
-from search.tracking.search_state import EventFile, Standing
-from search.trials.job_context import Workshop
-from search.trials.jobs import Bystander, Ending, MemberTask, task_from_mapping, task_to_mapping
+from search.tracking.event_log import EventLog, Replay
+from search.tracking.search_state import EventFile, SearchState
+from search.trials.job_context import JobContext
+from search.trials.jobs import (
+    Ending,
+    FromScratchJob,
+    NullObserver,
+    job_from_mapping,
+    job_to_mapping,
+)
 
 
 @pytest.fixture
-def feed(workshop: Workshop) -> Feed:
-    workshop.directory.mkdir(parents=True)
-    return Feed(workshop)
+def event_log(context: JobContext) -> EventLog:
+    context.directory.mkdir(parents=True)
+    return EventLog(context)
 
 
 @pytest.fixture
-def file(workshop: Workshop) -> Path:
-    return workshop.directory / FEED_FILE
+def file(context: JobContext) -> Path:
+    return context.directory / EVENTS_FILE
 
 
-def standing_of(file: Path) -> Standing:
-    standing = Standing()
+def search_state_of(file: Path) -> SearchState:
+    search_state = SearchState()
     for event in EventFile(file).read():
-        standing.take(event)
-    return standing
+        search_state.take(event)
+    return search_state
 
 
 def kinds(file: Path) -> list[str]:
     return [event["event"] for event in EventFile(file).read()]
 
 
-@pytest.mark.parametrize("task", [trial_task(3), member_task(removed=(("block", "x"),))])
-def test_a_task_survives_json(task) -> None:
-    again = task_from_mapping(json.loads(json.dumps(task_to_mapping(task))))
-    assert again.key == task.key
-    if isinstance(task, MemberTask):
-        assert again.profile.digest == task.profile.digest
+@pytest.mark.parametrize("job", [trial_job(3), from_scratch_job(removed=(("block", "x"),))])
+def test_a_job_survives_json(job) -> None:
+    again = job_from_mapping(json.loads(json.dumps(job_to_mapping(job))))
+    assert again.key == job.key
+    if isinstance(job, FromScratchJob):
+        assert again.profile.digest == job.profile.digest
     else:
-        assert again == task
+        assert again == job
 
 
-def test_every_event_of_a_search_can_be_followed(feed: Feed, file: Path, workshop) -> None:
-    with feed:
-        feed.expect(10)
-        feed.started(trial_task())
-        feed.epochs(trial_task(), [epoch_record(1)])
-        feed.epochs(trial_task(), [epoch_record(2)])
-        feed.finished(trial_task(), [outcome(validation_accuracy=0.8), outcome("half", flops=500)])
-        feed.started(member_task())
-        feed.ended(member_task(), Ending("failed", "no luck"))
+def test_every_event_of_a_search_can_be_followed(event_log: EventLog, file: Path, context) -> None:
+    with event_log:
+        event_log.expect(10)
+        event_log.started(trial_job())
+        event_log.epochs(trial_job(), [epoch_record(1)])
+        event_log.epochs(trial_job(), [epoch_record(2)])
+        event_log.finished(
+            trial_job(), [outcome(validation_accuracy=0.8), outcome("half", flops=500)]
+        )
+        event_log.started(from_scratch_job())
+        event_log.ended(from_scratch_job(), Ending("failed", "no luck"))
     assert kinds(file) == [
         *("launched", "expected", "started", "epochs", "epochs", "finished", "started", "ended"),
         "concluded",
     ]
     first = next(EventFile(file).read())
-    assert first["lines"] == workshop.preflight.describe()
-    assert first["base"]["flops"] == workshop.preflight.base.flops
-    progress = standing_of(file).progress()
+    assert first["lines"] == context.preflight.describe()
+    assert first["base"]["flops"] == context.preflight.base.flops
+    progress = search_state_of(file).progress()
     assert progress["trials"]["finished"] == 1
-    assert progress["trials"]["planned"] == workshop.config.trials
+    assert progress["trials"]["planned"] == context.config.trials
     assert progress["networks"] == 2
     assert progress["best"]["validation_accuracy"] == 0.8
     assert progress["hypervolume"] == hypervolume(
         [outcome(validation_accuracy=0.8), outcome("half", flops=500)],
-        workshop.preflight.base.flops,
+        context.preflight.base.flops,
     )
     assert progress["epochs"] == progress["expected_epochs"] == 2
     assert progress["seconds_left"] is None
@@ -88,36 +96,36 @@ def test_every_event_of_a_search_can_be_followed(feed: Feed, file: Path, worksho
     ],
 )
 def test_the_last_event_says_how_it_ended(
-    feed: Feed, file: Path, error: BaseException, end: str
+    event_log: EventLog, file: Path, error: BaseException, end: str
 ) -> None:
-    with pytest.raises(type(error)), feed:
+    with pytest.raises(type(error)), event_log:
         raise error
     assert kinds(file)[-1] == end
-    found = standing_of(file).end
+    found = search_state_of(file).end
     assert (found is None) == (end == "launched")
     if end == "failed":
         assert found is not None
         assert found["reason"] == "all 2 trials failed"
 
 
-def test_a_torn_line_is_not_read_and_cut_off(feed: Feed, file: Path) -> None:
-    with feed:
-        feed.expect(1)
+def test_a_torn_line_is_not_read_and_cut_off(event_log: EventLog, file: Path) -> None:
+    with event_log:
+        event_log.expect(1)
     content = file.read_bytes()
     file.write_bytes(content + b'{"event":"expec')
     assert len(kinds(file)) == 3
-    with feed:
+    with event_log:
         pass
     assert kinds(file) == ["launched", "expected", "concluded", "launched", "concluded"]
     assert file.read_bytes().startswith(content)
 
 
-def test_reading_goes_on_where_it_was(feed: Feed, file: Path) -> None:
+def test_reading_goes_on_where_it_was(event_log: EventLog, file: Path) -> None:
     reader = EventFile(file)
     assert (list(reader.read()), reader.offset) == ([], 0)  # there is no file yet
-    with feed:
+    with event_log:
         assert [event["event"] for event in reader.read()] == ["launched"]
-        feed.expect(1)
+        event_log.expect(1)
         assert [event["event"] for event in reader.read()] == ["expected"]
     assert reader.offset < os.path.getsize(file)
     assert not reader.is_another()
@@ -144,24 +152,24 @@ NO_EVENTS = {
 
 @pytest.mark.parametrize("damage", NO_EVENTS)
 def test_whatever_is_no_event_is_passed_over_and_counted(
-    feed: Feed, file: Path, damage: str
+    event_log: EventLog, file: Path, damage: str
 ) -> None:
-    with feed:
+    with event_log:
         with file.open("ab") as stream:
             stream.write(NO_EVENTS[damage] + b"\n")
-        feed.expect(1)
+        event_log.expect(1)
     reader = EventFile(file)
     assert [event["event"] for event in reader.read()] == ["launched", "expected", "concluded"]
     assert (reader.num_damaged, reader.damage) == (1, "1 line of events.jsonl cannot be read")
-    standing_of(file).progress()
+    search_state_of(file).progress()
 
 
 @pytest.mark.parametrize("how", ["replaced", "cut short"])
 def test_a_file_that_became_another_is_read_from_its_beginning(
-    feed: Feed, file: Path, how: str
+    event_log: EventLog, file: Path, how: str
 ) -> None:
-    with feed:
-        feed.expect(1)
+    with event_log:
+        event_log.expect(1)
     reader = EventFile(file)
     assert not reader.is_another()
     assert len(list(reader.read())) == 3
@@ -176,54 +184,54 @@ def test_a_file_that_became_another_is_read_from_its_beginning(
 
 
 def test_epochs_of_an_earlier_process_count_once_and_are_no_measure_of_pace(
-    feed: Feed, file: Path
+    event_log: EventLog, file: Path
 ) -> None:
-    with feed:
-        feed.expect(20)
-        feed.started(trial_task())
-        feed.epochs(trial_task(), [epoch_record(1, 10)])
-    with feed:
-        standing = standing_of(file)
-        assert standing.progress()["trials"]["waiting"] == 1
-        feed.expect(20)
-        feed.started(trial_task())
-        feed.epochs(trial_task(), [epoch_record(step, 10) for step in (1, 2, 3)])
-        standing = standing_of(file)
-        assert standing.num_epochs == 3
-        assert standing.seconds_left is None  # nothing was done in this process's time
-        feed.epochs(trial_task(), [epoch_record(4, 10)])
-        standing = standing_of(file)
-        assert standing.num_epochs == 4
-        assert standing.seconds_left is not None
-        assert standing.progress()["running"][0]["step"] == 4
+    with event_log:
+        event_log.expect(20)
+        event_log.started(trial_job())
+        event_log.epochs(trial_job(), [epoch_record(1, 10)])
+    with event_log:
+        search_state = search_state_of(file)
+        assert search_state.progress()["trials"]["waiting"] == 1
+        event_log.expect(20)
+        event_log.started(trial_job())
+        event_log.epochs(trial_job(), [epoch_record(step, 10) for step in (1, 2, 3)])
+        search_state = search_state_of(file)
+        assert search_state.num_epochs == 3
+        assert search_state.seconds_left is None  # nothing was done in this process's time
+        event_log.epochs(trial_job(), [epoch_record(4, 10)])
+        search_state = search_state_of(file)
+        assert search_state.num_epochs == 4
+        assert search_state.seconds_left is not None
+        assert search_state.progress()["running"][0]["step"] == 4
 
 
-def test_a_replay_tells_what_an_observer_was_told(feed: Feed, file: Path) -> None:
+def test_a_replay_tells_what_an_observer_was_told(event_log: EventLog, file: Path) -> None:
     told: list[tuple[str, str]] = []
 
-    class Listener(Bystander):
-        def started(self, task) -> None:
-            told.append(("started", task.key))
+    class Listener(NullObserver):
+        def started(self, job) -> None:
+            told.append(("started", job.key))
 
-        def epochs(self, task, records) -> None:
-            told.append((f"epoch {records[-1].step}", task.key))
+        def epochs(self, job, records) -> None:
+            told.append((f"epoch {records[-1].step}", job.key))
 
-        def finished(self, task, outcomes) -> None:
-            told.append((outcomes[0].key, task.key))
+        def finished(self, job, outcomes) -> None:
+            told.append((outcomes[0].key, job.key))
 
-        def ended(self, task, ending) -> None:
-            told.append((str(ending), task.key))
+        def ended(self, job, ending) -> None:
+            told.append((str(ending), job.key))
 
-    with feed:
-        feed.started(trial_task())
-        feed.epochs(trial_task(), [epoch_record(1)])
-        feed.finished(trial_task(), [outcome("x")])
-        feed.started(member_task())
-        feed.ended(member_task(), Ending("infeasible", "too large"))
+    with event_log:
+        event_log.started(trial_job())
+        event_log.epochs(trial_job(), [epoch_record(1)])
+        event_log.finished(trial_job(), [outcome("x")])
+        event_log.started(from_scratch_job())
+        event_log.ended(from_scratch_job(), Ending("infeasible", "too large"))
     replay = Replay(Listener())
     for event in EventFile(file).read():
         replay.take(event)
-    key = trial_task().key
+    key = trial_job().key
     assert told == [
         *(("started", key), ("epoch 1", key), ("x", key)),
         *(("started", "uniform-b100"), ("infeasible: too large", "uniform-b100")),
@@ -234,10 +242,10 @@ def test_a_search_feeds_all_that_happens(workers, tmp_path: Path) -> None:
 
     config = quick_config(tmp_path)
     found = run(config)
-    file = config.directory / FEED_FILE
+    file = config.directory / EVENTS_FILE
     assert kinds(file)[0] == "launched"
     assert kinds(file)[-1] == "concluded"
-    standing = standing_of(file)
-    assert standing.found.keys() == {o.key for o in found.results.everything}
+    search_state = search_state_of(file)
+    assert search_state.found.keys() == {o.key for o in found.results.everything}
     run(config)  # again: everything is there
-    assert standing_of(file).progress()["networks"] == len(found.results.everything)
+    assert search_state_of(file).progress()["networks"] == len(found.results.everything)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from samples import epoch_record, member_task, outcome, trial_task
+from samples import epoch_record, from_scratch_job, outcome, trial_job
 
 from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
 from mlflow_server.runs import Entry, LogMetrics
@@ -17,8 +17,8 @@ from pruning.cost import Cost
 from search.results.report import Results
 from search.storage.layout import CURVE_FILE
 from search.tracking.mlflow_record import SEARCH, Recording
-from search.trials.job_context import Workshop
-from search.trials.jobs import Ending, EpochRecord, Outcome, State, Task
+from search.trials.job_context import JobContext
+from search.trials.jobs import Ending, EpochRecord, Job, Outcome, State
 from search.trials.preflight import Preflight
 
 
@@ -28,11 +28,11 @@ def memory() -> MemoryRecorder:
 
 
 @pytest.fixture
-def recording(memory: MemoryRecorder, workshop: Workshop) -> Recording:
-    return Recording(memory, workshop)
+def recording(memory: MemoryRecorder, context: JobContext) -> Recording:
+    return Recording(memory, context)
 
 
-TRIAL = trial_task(4, target_flops=123_456, strength=0.25)
+TRIAL = trial_job(4, target_flops=123_456, strength=0.25)
 TUNED = outcome(
     "fine-tuned-4",
     trial=4,
@@ -47,7 +47,7 @@ TUNED = outcome(
         "sparsity": 0.5,
     },
 )
-PAIR = member_task("from-scratch-4", origin="from-scratch", trial=4, rung=None, alpha=1.0)
+PAIR = from_scratch_job("from-scratch-4", origin="from-scratch", trial=4, rung=None, alpha=1.0)
 SCRATCH = outcome("from-scratch-4", origin="from-scratch", trial=4, profile="abcdef01")
 
 
@@ -62,17 +62,17 @@ def made(*sparsities: float | None) -> list[EpochRecord]:
     ]
 
 
-def epochs(recording: Recording, task: Task, *sparsities: float | None) -> list[EpochRecord]:
+def epochs(recording: Recording, job: Job, *sparsities: float | None) -> list[EpochRecord]:
     """Told of one by one."""
     records = made(*sparsities)
     for record in records:
-        recording.epochs(task, [record])
+        recording.epochs(job, [record])
     return records
 
 
-def store_curve(workshop: Workshop, stored: Outcome, records: list[EpochRecord]) -> None:
-    """As a task leaves it beside its network."""
-    folder = workshop.directory / stored.path
+def store_curve(context: JobContext, stored: Outcome, records: list[EpochRecord]) -> None:
+    """As a job leaves it beside its network."""
+    folder = context.directory / stored.path
     folder.mkdir(parents=True)
     (folder / CURVE_FILE).write_text(json.dumps([dataclasses.asdict(r) for r in records]))
 
@@ -142,10 +142,10 @@ def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: Recordi
 
 
 def test_a_finished_trial_leaves_an_architecture_beside_it(
-    memory: MemoryRecorder, recording: Recording, workshop: Workshop, preflight: Preflight
+    memory: MemoryRecorder, recording: Recording, context: JobContext, preflight: Preflight
 ):
     recording.started(TRIAL)
-    store_curve(workshop, TUNED, epochs(recording, TRIAL, 0.5, None))
+    store_curve(context, TUNED, epochs(recording, TRIAL, 0.5, None))
     recording.finished(TRIAL, [TUNED])
     trial, architecture = memory.read("trial/4"), memory.read("architecture/fine-tuned-4")
     assert (trial.status, architecture.status) == ("finished", "finished")
@@ -193,10 +193,10 @@ def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: Recording):
 
 
 def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: Recording):
-    task = member_task(alpha=0.375)
-    recording.started(task)
-    epochs(recording, task, None, None)
-    recording.finished(task, [outcome("uniform-b100", origin="uniform", trial=None)])
+    job = from_scratch_job(alpha=0.375)
+    recording.started(job)
+    epochs(recording, job, None, None)
+    recording.finished(job, [outcome("uniform-b100", origin="uniform", trial=None)])
     run = memory.read("architecture/uniform-b100")
     assert memory.keys() == (SEARCH, "architecture/uniform-b100")
     assert (run.kind, run.parent, run.status) == ("architecture", SEARCH, "finished")
@@ -206,14 +206,14 @@ def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: 
 
 
 @pytest.mark.parametrize(
-    ("task", "key"), [(TRIAL, "trial/4"), (PAIR, "architecture/from-scratch-4")]
+    ("job", "key"), [(TRIAL, "trial/4"), (PAIR, "architecture/from-scratch-4")]
 )
 def test_a_failure_is_recorded_with_its_reason(
-    memory: MemoryRecorder, recording: Recording, task: Task, key: str
+    memory: MemoryRecorder, recording: Recording, job: Job, key: str
 ):
-    recording.started(task)
-    epochs(recording, task, None)
-    recording.ended(task, Ending("failed", "training diverged"))
+    recording.started(job)
+    epochs(recording, job, None)
+    recording.ended(job, Ending("failed", "training diverged"))
     run = memory.read(key)
     assert run.status == "failed"
     assert run.tags[schema.TAG_FAILURE] == "training diverged"
@@ -267,11 +267,11 @@ def test_the_end_marks_the_front_and_attaches_files(
 
 
 def test_an_architecture_of_an_earlier_process_gets_its_mark(
-    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+    memory: MemoryRecorder, recording: Recording, context: JobContext
 ):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
-    Recording(memory, workshop).conclude(results(TUNED, front=(TUNED,)), [])
+    Recording(memory, context).conclude(results(TUNED, front=(TUNED,)), [])
     run = memory.read("architecture/fine-tuned-4")
     assert (run.tags[schema.TAG_ON_FRONT], run.status) == ("true", "finished")
 
@@ -279,7 +279,7 @@ def test_an_architecture_of_an_earlier_process_gets_its_mark(
 def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recording: Recording):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
-    recording.started(other := trial_task(5))
+    recording.started(other := trial_job(5))
     epochs(recording, other, None)
     recording.started(PAIR)
     recording.interrupted()
@@ -320,11 +320,11 @@ class Interrupted(RunRecorder):
 
 
 @pytest.mark.parametrize("entry", range(1, 13))
-def test_not_even_halfway_through_a_result(memory: MemoryRecorder, workshop: Workshop, entry: int):
+def test_not_even_halfway_through_a_result(memory: MemoryRecorder, context: JobContext, entry: int):
     interrupted = Interrupted(memory)
-    recording = Recording(interrupted, workshop)
+    recording = Recording(interrupted, context)
     recording.started(TRIAL)
-    store_curve(workshop, TUNED, epochs(recording, TRIAL, None))
+    store_curve(context, TUNED, epochs(recording, TRIAL, None))
     interrupted.left = entry
 
     def finish() -> None:
@@ -338,14 +338,14 @@ def test_not_even_halfway_through_a_result(memory: MemoryRecorder, workshop: Wor
 
 
 def test_what_an_earlier_process_left_running_goes_on_under_its_key(
-    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+    memory: MemoryRecorder, recording: Recording, context: JobContext
 ):
     """Its first epochs are told again, with the times that they had."""
     records = made(0.5, 0.5, None)
     recording.started(TRIAL)
     for record in records[:2]:
         recording.epochs(TRIAL, [record])
-    again = Recording(memory, workshop)
+    again = Recording(memory, context)
     again.started(TRIAL)
     again.epochs(TRIAL, records[:2])
     again.epochs(TRIAL, records[2:])
@@ -358,9 +358,9 @@ def test_what_an_earlier_process_left_running_goes_on_under_its_key(
     ]
 
 
-def test_points_have_the_time_at_which_their_epochs_ended(workshop: Workshop):
+def test_points_have_the_time_at_which_their_epochs_ended(context: JobContext):
     written = Written()
-    recording = Recording(written, workshop)
+    recording = Recording(written, context)
     recording.started(TRIAL)
     records = made(0.5, None)
     for _ in range(2):  # the second time after a restart
@@ -368,7 +368,7 @@ def test_points_have_the_time_at_which_their_epochs_ended(workshop: Workshop):
     written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
     points = [e for e in written_points if e.key == "trial/4"]
     assert {(e.step, e.time_ms) for e in points} == {(1, 1000), (2, 2000)}
-    store_curve(workshop, TUNED, records)
+    store_curve(context, TUNED, records)
     recording.finished(TRIAL, [TUNED])
     written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
     final = [e for e in written_points if schema.METRIC_TEST_ACCURACY in e.metrics]
@@ -379,14 +379,14 @@ def test_points_have_the_time_at_which_their_epochs_ended(workshop: Workshop):
 
 
 def test_by_products_are_architectures_with_curves_of_their_own(
-    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+    memory: MemoryRecorder, recording: Recording, context: JobContext
 ):
     half = dataclasses.replace(
         TUNED, key="fine-tuned-4-t50", flops=60_000, path="architectures/fine-tuned-4-t50"
     )
     records = made(0.5, None, None)
-    store_curve(workshop, TUNED, records[:2])
-    store_curve(workshop, half, [records[0], dataclasses.replace(records[2], step=2)])
+    store_curve(context, TUNED, records[:2])
+    store_curve(context, half, [records[0], dataclasses.replace(records[2], step=2)])
     recording.started(TRIAL)
     recording.epochs(TRIAL, records)
     recording.finished(TRIAL, [TUNED, half])
@@ -400,7 +400,7 @@ def test_by_products_are_architectures_with_curves_of_their_own(
 
 
 def test_the_hypervolume_grows_with_every_network_over_restarts(
-    memory: MemoryRecorder, recording: Recording, workshop: Workshop, preflight: Preflight
+    memory: MemoryRecorder, recording: Recording, context: JobContext, preflight: Preflight
 ):
     """A rectangle of accuracy × spared FLOPs; a dominated network adds nothing."""
     base = preflight.base.flops
@@ -408,12 +408,12 @@ def test_the_hypervolume_grows_with_every_network_over_restarts(
     def volumes() -> list[tuple[int, float]]:
         return [*memory.read(SEARCH).metrics[schema.METRIC_HYPERVOLUME]]
 
-    one, two, three = (member_task(key) for key in "abc")
+    one, two, three = (from_scratch_job(key) for key in "abc")
     recording.started(one)
     recording.finished(one, [found := outcome("a", flops=base // 2, validation_accuracy=0.5)])
     expected = [(1, pytest.approx(0.25))]
     assert volumes() == expected
-    again = Recording(memory, workshop)
+    again = Recording(memory, context)
     again.known([found])
     again.started(two)
     again.finished(two, [outcome("b", flops=base // 2, validation_accuracy=0.25)])
@@ -441,11 +441,11 @@ def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recordin
 
 
 def test_a_search_that_goes_on_is_the_same_run(
-    memory: MemoryRecorder, recording: Recording, workshop: Workshop
+    memory: MemoryRecorder, recording: Recording, context: JobContext
 ):
     recording.started(TRIAL)
     recording.interrupted()
-    Recording(memory, workshop)
+    Recording(memory, context)
     assert memory.keys() == (SEARCH, "trial/4")
     run = memory.read(SEARCH)
     assert run.status == "running"

@@ -8,13 +8,13 @@ import time
 
 import pytest
 from rich.console import Console
-from samples import epoch_record, member_task, outcome, trial_task
+from samples import epoch_record, from_scratch_job, outcome, trial_job
 
 from search.tracking import terminal_progress
 from search.tracking.terminal_progress import Progress
 from search.trials.jobs import Ending, State
 
-TASK = trial_task(3, target_flops=123_456, strength=0.0123)
+JOB = trial_job(3, target_flops=123_456, strength=0.0123)
 DETAILS = {"accuracy_before_pruning": 0.5, "accuracy_after_pruning": 0.25}
 DONE = outcome("fine-tuned-3", trial=3, flops=120_000, validation_accuracy=0.75, details=DETAILS)
 
@@ -54,8 +54,8 @@ def text(on: Console) -> str:
 
 def test_a_member_of_a_family_study_is_told_by_its_budget_and_seed():
     screen = console()
-    task = dataclasses.replace(member_task("uniform-s1"), budget="params=3k", seed=1)
-    Progress(screen, 1).started(task)
+    job = dataclasses.replace(from_scratch_job("uniform-s1"), budget="params=3k", seed=1)
+    Progress(screen, 1).started(job)
     assert text(screen) == "uniform-s1: started, params=3k  seed 1\n"
 
 
@@ -63,11 +63,11 @@ def test_lines_tell_the_story_of_a_trial():
     screen = console()
     shown = Progress(screen, 4)
     with shown.showing():
-        shown.started(TASK)
-        shown.epochs(TASK, [epoch_record(1, 3)])
-        shown.epochs(TASK, [epoch_record(2, 3)])
-        shown.epochs(TASK, [epoch_record(3, 3, stage="fine-tuning")])
-        shown.finished(TASK, [DONE])
+        shown.started(JOB)
+        shown.epochs(JOB, [epoch_record(1, 3)])
+        shown.epochs(JOB, [epoch_record(2, 3)])
+        shown.epochs(JOB, [epoch_record(3, 3, stage="fine-tuning")])
+        shown.finished(JOB, [DONE])
     lines = text(screen).splitlines()
     assert lines[:3] == [
         "trial 3: started, rni  λ_S 0.012  b 1.5  target 123k",
@@ -83,7 +83,7 @@ def test_lines_tell_the_story_of_a_trial():
 def test_lines_tell_the_story_of_a_member():
     screen = console()
     shown = Progress(screen, 4)
-    member, pair = member_task(), member_task("from-scratch-3", trial=3, rung=None)
+    member, pair = from_scratch_job(), from_scratch_job("from-scratch-3", trial=3, rung=None)
     shown.started(member)
     shown.started(pair)
     shown.epochs(member, [epoch_record(stage="from scratch")])
@@ -100,9 +100,9 @@ def test_lines_tell_the_story_of_a_member():
 def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
     screen = console()
     shown = Progress(screen, 4)
-    shown.started(TASK)
+    shown.started(JOB)
     details = DETAILS | {"accuracy_after_pruning": 0.0}
-    shown.finished(TASK, [outcome("fine-tuned-3", details=details)])
+    shown.finished(JOB, [outcome("fine-tuned-3", details=details)])
     assert "(before pruning 50.0%, just after 0.0%)" in text(screen)
 
 
@@ -110,15 +110,15 @@ def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
 def test_an_ending_is_one_line_with_its_reason(state: State):
     screen = console()
     shown = Progress(screen, 4)
-    shown.started(TASK)
-    shown.ended(TASK, Ending(state, "the loss is [nan]"))
+    shown.started(JOB)
+    shown.ended(JOB, Ending(state, "the loss is [nan]"))
     assert text(screen).splitlines()[-1] == f"trial 3: {state}: the loss is [nan]"
 
 
 def test_by_products_are_told_beside_the_trials_own_network():
     screen = console()
     half = outcome("fine-tuned-3-t50", trial=3, flops=60_000, validation_accuracy=0.5)
-    Progress(screen, 4).finished(TASK, [DONE, half])
+    Progress(screen, 4).finished(JOB, [DONE, half])
     (line,) = text(screen).splitlines()
     assert "validation accuracy 75.0%" in line
     assert "120k FLOPs; and 50.0% at 60k; " in line
@@ -126,20 +126,20 @@ def test_by_products_are_told_beside_the_trials_own_network():
 
 def test_a_repetition_is_told_from_its_trial():
     screen = console()
-    Progress(screen, 4).started(dataclasses.replace(TASK, repeat=2))
+    Progress(screen, 4).started(dataclasses.replace(JOB, repeat=2))
     assert text(screen).startswith("trial 3, seed 2: started, ")
 
 
 def test_a_tempered_shape_is_told_by_how_much_it_keeps():
     screen = console()
-    task = member_task("tempered-0", origin="tempered", trial=3, rung=0.5, rho=0.25)
-    Progress(screen, 4).started(task)
+    job = from_scratch_job("tempered-0", origin="tempered", trial=3, rung=0.5, rho=0.25)
+    Progress(screen, 4).started(job)
     assert text(screen) == "tempered-0: started, ρ 0.25 of trial 3  50% of the budget\n"
 
 
 def test_a_long_line_is_not_broken():
     screen = console()
-    Progress(screen, 4).ended(TASK, Ending("failed", "because " * 60))
+    Progress(screen, 4).ended(JOB, Ending("failed", "because " * 60))
     assert len(text(screen).splitlines()) == 1
 
 
@@ -147,10 +147,10 @@ def test_a_terminal_shows_what_is_going_on():
     screen = console(is_terminal=True)
     shown = Progress(screen, 4)
     with shown.showing():
-        shown.started(TASK)
-        shown.epochs(TASK, [epoch_record(1, 2, validation_accuracy=0.625)])
+        shown.started(JOB)
+        shown.epochs(JOB, [epoch_record(1, 2, validation_accuracy=0.625)])
     whole = text(screen)
-    for heading in ("task", "what", "stage", "progress", "validation", "FLOPs"):
+    for heading in ("job", "what", "stage", "progress", "validation", "FLOPs"):
         assert heading in whole
     for word in ("trial 3", "λ_S 0.012", "target 123k", "sparse training", "━", "62.5%", "left"):
         assert word in whole
@@ -160,22 +160,22 @@ def test_a_terminal_shows_what_is_done_and_no_lines():
     screen = console(is_terminal=True)
     shown = Progress(screen, 4)
     with shown.showing():
-        shown.started(TASK)
-        shown.finished(TASK, [DONE])
-        shown.started(member_task())
-        shown.ended(member_task(), Ending("failed", "no [luck]"))
+        shown.started(JOB)
+        shown.finished(JOB, [DONE])
+        shown.started(from_scratch_job())
+        shown.ended(from_scratch_job(), Ending("failed", "no [luck]"))
     whole = text(screen)
     for word in ("75.0%", "120k", "uniform-b100", "failed: no [luck]", "1 done"):
         assert word in whole
     assert "started" not in whole
 
 
-def test_more_tasks_than_fit_show_the_latest():
+def test_more_jobs_than_fit_show_the_latest():
     screen = console(is_terminal=True)
     shown = Progress(screen, 4)
     with shown.showing():
         for number in range(40):
-            shown.started(trial_task(number))
+            shown.started(trial_job(number))
     whole = text(screen)
     assert "trial 39" in whole
     assert "trial 16" in whole
@@ -185,19 +185,19 @@ def test_more_tasks_than_fit_show_the_latest():
 def test_the_time_left_is_that_of_the_epochs_left(clock: Clock):
     screen = console()
     shown = Progress(screen, 10)
-    shown.finished(trial_task(2), [outcome("fine-tuned-2")])
+    shown.finished(trial_job(2), [outcome("fine-tuned-2")])
     assert text(screen).splitlines()[-1].endswith("; ")
-    shown.started(TASK)
+    shown.started(JOB)
     for step in (1, 2):
         clock.ahead += 5
-        shown.epochs(TASK, [epoch_record(step, 2)])
-    shown.finished(TASK, [DONE])
+        shown.epochs(JOB, [epoch_record(step, 2)])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("; about 40 s left")
     shown.expect(60)
-    shown.finished(TASK, [DONE])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("; about 5 min left")
     shown.expect(3600)
-    shown.finished(TASK, [DONE])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("; about 5.0 h left")
 
 
@@ -206,8 +206,8 @@ def test_no_time_is_left_when_more_epochs_ran_than_expected(clock: Clock):
     shown = Progress(screen, 1)
     for step in (1, 2, 3):
         clock.ahead += 5
-        shown.epochs(TASK, [epoch_record(step, 3)])
-    shown.finished(TASK, [DONE])
+        shown.epochs(JOB, [epoch_record(step, 3)])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("about 0 s left")
 
 
@@ -215,12 +215,12 @@ def test_epochs_of_an_earlier_process_take_no_time_of_this_one(clock: Clock):
     """Eight of ten epochs are over when this process begins; the ninth takes 5 s."""
     screen = console()
     shown = Progress(screen, 10)
-    shown.started(TASK)
-    shown.epochs(TASK, [epoch_record(step, 10) for step in range(1, 9)])
-    shown.finished(TASK, [DONE])
+    shown.started(JOB)
+    shown.epochs(JOB, [epoch_record(step, 10) for step in range(1, 9)])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("; ")
     clock.ahead += 5
-    shown.started(other := trial_task(4))
+    shown.started(other := trial_job(4))
     shown.epochs(other, [epoch_record(1, 2)])
     shown.finished(other, [DONE])
     assert text(screen).splitlines()[-1].endswith("; about 5 s left")
@@ -229,11 +229,11 @@ def test_epochs_of_an_earlier_process_take_no_time_of_this_one(clock: Clock):
 def test_what_ended_before_its_last_epoch_is_expected_no_more(clock: Clock):
     screen = console()
     shown = Progress(screen, 10)
-    shown.started(TASK)
+    shown.started(JOB)
     clock.ahead += 5
-    shown.epochs(TASK, [epoch_record(1, 8)])
-    shown.ended(TASK, Ending("stopped early", "others were better"))
-    shown.finished(member_task(), [outcome("uniform-b100")])
+    shown.epochs(JOB, [epoch_record(1, 8)])
+    shown.ended(JOB, Ending("stopped early", "others were better"))
+    shown.finished(from_scratch_job(), [outcome("uniform-b100")])
     assert text(screen).splitlines()[-1].endswith("; about 10 s left")
 
 
@@ -241,22 +241,22 @@ def test_time_goes_by_the_clock_that_is_given():
     """What another process did is shown as late as one likes: its own times count."""
     screen, seconds = console(), 1000.0
     shown = Progress(screen, 4, now=lambda: seconds)
-    shown.started(TASK)
+    shown.started(JOB)
     seconds += 5
-    shown.epochs(TASK, [epoch_record(1, 4)])
-    shown.finished(TASK, [DONE])
+    shown.epochs(JOB, [epoch_record(1, 4)])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("; about 15 s left")
 
 
 def test_time_counts_anew_when_another_process_goes_on(clock: Clock):
     screen = console()
     shown = Progress(screen, 4)
-    shown.started(TASK)
+    shown.started(JOB)
     clock.ahead += 1000
-    shown.epochs(TASK, [epoch_record(1, 4)])
+    shown.epochs(JOB, [epoch_record(1, 4)])
     shown.begun()
     shown.expect(3)
     clock.ahead += 5
-    shown.epochs(TASK, [epoch_record(2, 4)])
-    shown.finished(TASK, [DONE])
+    shown.epochs(JOB, [epoch_record(2, 4)])
+    shown.finished(JOB, [DONE])
     assert text(screen).splitlines()[-1].endswith("; about 10 s left")

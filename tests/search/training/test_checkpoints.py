@@ -1,4 +1,4 @@
-"""States of tasks on disk: what survives, what is passed over, and when a task is given up."""
+"""States of jobs on disk: what survives, what is passed over, and when a job is given up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from samples import another_process
 from torch import Tensor
 
-from pruning.errors import DiskFullError, TaskGivenUpError
+from pruning.errors import DiskFullError, JobGivenUpError
 from search.storage import durable
 from search.storage.durable import disk_full_told, is_disk_full, write_durably
 from search.training import checkpoints
@@ -22,7 +22,7 @@ from search.training.checkpoints import Attempts, Checkpoints
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tasks" / "fine-tuned-3"
+    return tmp_path / "jobs" / "fine-tuned-3"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def bits(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
     return tensor.dtype, tensor.shape, bytes(tensor.flatten().view(torch.uint8).tolist())
 
 
-def test_of_a_task_that_was_never_begun_there_is_nothing(states: Checkpoints, folder: Path):
+def test_of_a_job_that_was_never_begun_there_is_nothing(states: Checkpoints, folder: Path):
     assert states.load() is None
     assert not states.exists
     assert not folder.exists()
@@ -86,7 +86,7 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(states: Checkpoints, fol
     assert numbers(folder) == [99, 100]
 
 
-def test_a_settled_task_leaves_nothing(states: Checkpoints, folder: Path):
+def test_a_settled_job_leaves_nothing(states: Checkpoints, folder: Path):
     states.save(1, {"number": 1})
     assert states.exists
     states.clear()
@@ -96,7 +96,7 @@ def test_a_settled_task_leaves_nothing(states: Checkpoints, folder: Path):
     states.clear()  # again is no error
 
 
-def test_tasks_do_not_read_each_others_states(tmp_path: Path):
+def test_jobs_do_not_read_each_others_states(tmp_path: Path):
     one, two = Checkpoints(tmp_path / "one"), Checkpoints(tmp_path / "two")
     one.save(1, {"of": "one"})
     assert two.load() is None
@@ -146,7 +146,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_where_all_are_damaged_the_task_begins_anew(
+def test_where_all_are_damaged_the_job_begins_anew(
     states: Checkpoints, folder: Path, damage: Damage
 ):
     for number in (1, 2):
@@ -273,23 +273,21 @@ def test_three_attempts_at_one_epoch_are_enough(folder: Path):
     for _ in range(3):
         Attempts(folder).begin(4)
     for _ in range(2):
-        with pytest.raises(
-            TaskGivenUpError, match=r"^its worker process died, 3 times in epoch 5$"
-        ):
+        with pytest.raises(JobGivenUpError, match=r"^its worker process died, 3 times in epoch 5$"):
             Attempts(folder).begin(4)
 
 
 def test_progress_counts_from_the_beginning(folder: Path):
     for step in (0, 0, 1, 1, 2, 2, 2, 3, 3, 3):
         Attempts(folder).begin(step)
-    with pytest.raises(TaskGivenUpError, match="3 times in epoch 4"):
+    with pytest.raises(JobGivenUpError, match="3 times in epoch 4"):
         Attempts(folder).begin(3)
 
 
-def test_a_task_that_loses_a_damaged_state_goes_back_without_being_given_up(folder: Path):
+def test_a_job_that_loses_a_damaged_state_goes_back_without_being_given_up(folder: Path):
     for step in (4, 4, 4, 3, 3, 3):
         Attempts(folder).begin(step)
-    with pytest.raises(TaskGivenUpError, match="3 times in epoch 4"):
+    with pytest.raises(JobGivenUpError, match="3 times in epoch 4"):
         Attempts(folder).begin(3)
 
 
@@ -299,7 +297,7 @@ def test_a_search_that_was_stopped_itself_starts_counting_anew(folder: Path):
     Attempts(folder).forget()
     for _ in range(3):
         Attempts(folder).begin(0)
-    with pytest.raises(TaskGivenUpError):
+    with pytest.raises(JobGivenUpError):
         Attempts(folder).begin(0)
 
 
@@ -307,7 +305,7 @@ def test_last_words_are_the_reason(folder: Path):
     for _ in range(3):
         Attempts(folder).begin(0)
     Attempts(folder).say("no epoch ended within 30 s")
-    with pytest.raises(TaskGivenUpError, match=r"^no epoch ended within 30 s, 3 times in epoch 1$"):
+    with pytest.raises(JobGivenUpError, match=r"^no epoch ended within 30 s, 3 times in epoch 1$"):
         Attempts(folder).begin(0)
 
 
@@ -318,7 +316,7 @@ def test_a_damaged_count_is_none(folder: Path, content: str):
     file.write_text(content)
     for _ in range(3):
         Attempts(folder).begin(1)
-    with pytest.raises(TaskGivenUpError, match="3 times in epoch 2"):
+    with pytest.raises(JobGivenUpError, match="3 times in epoch 2"):
         Attempts(folder).begin(1)
 
 
@@ -346,7 +344,7 @@ with Checkpoints(Path(sys.argv[1])).locked():
 
 @pytest.fixture
 def holder(folder: Path):
-    """Another process that works on the task."""
+    """Another process that works on the job."""
     with another_process(HOLD, folder) as process:
         yield process
 
@@ -357,7 +355,7 @@ def test_another_process_is_kept_out_until_the_first_one_dies(
     monkeypatch.setattr(checkpoints, "_LOCK_SECONDS", 0.3)
     entered = []
     with (
-        pytest.raises(TaskGivenUpError, match="another process works on fine-tuned-3"),
+        pytest.raises(JobGivenUpError, match="another process works on fine-tuned-3"),
         states.locked(),
     ):
         entered.append("while it was held")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from samples import member_task, small_config, stored_outcome
+from samples import from_scratch_job, small_config, stored_outcome
 from torch import Tensor, nn
 
 import copycat
@@ -17,7 +17,7 @@ from pruning.errors import ArchitectureError, ConfigError
 from search.config.search_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.training.distillation import Distillation, distillation
-from search.trials.job_context import Workshop
+from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord
 from search.trials.preflight import Preflight
 from search.trials.trial import perform
@@ -89,12 +89,10 @@ def known_to(preflight: Preflight) -> dict[str, Any]:
 
 
 @pytest.fixture
-def teacher(workshop: Workshop, preflight: Preflight) -> Path:
+def teacher(context: JobContext, preflight: Preflight) -> Path:
     """An architecture in the folder of the small search."""
     widths = dict.fromkeys(preflight.groups, 6)
-    return (
-        workshop.config.directory / stored_outcome(workshop.config, preflight, 0, widths, 0.5).path
-    )
+    return context.config.directory / stored_outcome(context.config, preflight, 0, widths, 0.5).path
 
 
 def test_a_teacher_is_loaded_as_it_was_stored(teacher: Path, preflight: Preflight):
@@ -126,19 +124,19 @@ def test_a_member_learns_from_the_teacher(
     tmp_path: Path, teacher: Path, preflight: Preflight, digits: ImageData
 ):
     """With labels ignored, a member ends elsewhere than by itself; its file says from whom."""
-    task = member_task(widths=dict.fromkeys(preflight.groups, 6))
+    job = from_scratch_job(widths=dict.fromkeys(preflight.groups, 6))
     weights = {}
     for name, weight in (("alone", 0.0), ("taught", 1.0)):
         training = TrainingConfig(
             1, 1, 1, batch_size=32, distill_from=str(teacher), distill_weight=weight
         )
         config = small_config(tmp_path, name=name, training=training)
-        (outcome,) = perform(task, Workshop(config, preflight, "cpu"), digits, _ignored)
+        (outcome,) = perform(job, JobContext(config, preflight, "cpu"), digits, _ignored)
         stored = config.directory / outcome.path
         assert copycat.read(stored).provenance["distill_from"] == str(teacher)
         weights[name] = next(copycat.load(stored).parameters())
-    plain = Workshop(small_config(tmp_path, name="plain"), preflight, "cpu")
-    (outcome,) = perform(task, plain, digits, _ignored)
+    plain = JobContext(small_config(tmp_path, name="plain"), preflight, "cpu")
+    (outcome,) = perform(job, plain, digits, _ignored)
     without = next(copycat.load(plain.config.directory / outcome.path).parameters())
     assert torch.equal(weights["alone"], without)
     assert not torch.equal(weights["taught"], without)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import Workers, quick_config, trial_task
+from samples import Workers, quick_config, trial_job
 
 import search
 from mlflow_server import MemoryRecorder, schema
@@ -24,17 +24,17 @@ from search.config.resources_config import StudyConfig
 from search.config.search_config import SearchConfig, TrainingConfig
 from search.data.datasets import ImageData
 from search.storage.layout import RUNGS_FOLDER
-from search.trials.early_stopping import Halving, Standing
-from search.trials.job_context import Workshop
-from search.trials.jobs import Outcome, Task
+from search.trials.early_stopping import Halving, RungResult
+from search.trials.job_context import JobContext
+from search.trials.jobs import Job, Outcome
 from search.trials.preflight import check
 from search.trials.trial import perform
 
 
-def standings(folder: Path, key: str) -> list[Standing]:
+def rung_results(folder: Path, key: str) -> list[RungResult]:
     """What is kept of a trial on each rung that it has come to, in order."""
     files = sorted(folder.glob(f"*/{key}.json"))
-    return [Standing(**json.loads(file.read_text())) for file in files]
+    return [RungResult(**json.loads(file.read_text())) for file in files]
 
 
 Point = tuple[float, int]
@@ -90,7 +90,7 @@ def test_rungs_are_halves_of_halves_and_none_is_the_end(
 def test_one_beats_another_if_no_worse_and_somewhere_better(
     one: Point, other: Point, expected: bool
 ):
-    assert Standing("a", 20, *one).beats(Standing("b", 20, *other)) == expected
+    assert RungResult("a", 20, *one).beats(RungResult("b", 20, *other)) == expected
 
 
 # ---- who is stopped
@@ -149,16 +149,16 @@ def test_asked_again_the_answer_is_that_of_the_first_time(halving: Halving, tmp_
         ("fine-tuned-3", (0.9, 10), False),
     ):
         assert goes_on(again, key, point) == expected
-    assert len(standings(tmp_path / "rungs", "fine-tuned-0")) == 1
+    assert len(rung_results(tmp_path / "rungs", "fine-tuned-0")) == 1
 
 
 def test_rungs_survive_the_process(tmp_path: Path):
     for n, point in enumerate([(0.9, 10), (0.8, 20), (0.7, 30)]):
         Halving(tmp_path, 160).require_worth(f"fine-tuned-{n}", 20, *point)
     assert not goes_on(Halving(tmp_path, 160), "fine-tuned-3", (0.6, 40))
-    (standing,) = standings(tmp_path, "fine-tuned-3")
-    expected = Standing("fine-tuned-3", 20, 0.6, 40, dominated_by=3, seen=4, goes_on=False)
-    assert standing == expected
+    (rung_result,) = rung_results(tmp_path, "fine-tuned-3")
+    expected = RungResult("fine-tuned-3", 20, 0.6, 40, dominated_by=3, seen=4, goes_on=False)
+    assert rung_result == expected
 
 
 def test_a_file_that_was_never_finished_is_no_standing(halving: Halving, tmp_path: Path):
@@ -213,18 +213,18 @@ def test_being_judged_changes_nothing_else(
     found = []
     for is_judged in (True, False):
         study = StudyConfig(early_stopping=is_judged)
-        workshop = prepared(
+        context = prepared(
             tmp_path / str(is_judged), digits, network, study=study, **{"profiles": 1} | changes
         )
-        task = proposed(workshop)
-        outcomes = perform(task, workshop, digits, lambda records: None)
-        weights = [workshop.directory / o.path / "weights.safetensors" for o in outcomes]
+        job = proposed(context)
+        outcomes = perform(job, context, digits, lambda records: None)
+        weights = [context.directory / o.path / "weights.safetensors" for o in outcomes]
         found.append((outcomes, [file.read_bytes() for file in weights]))
-        assert (workshop.directory / RUNGS_FOLDER).exists() == is_judged
+        assert (context.directory / RUNGS_FOLDER).exists() == is_judged
     assert found[0] == found[1]
 
 
-def prepared(folder: Path, digits: ImageData, network: str, **changes: object) -> Workshop:
+def prepared(folder: Path, digits: ImageData, network: str, **changes: object) -> JobContext:
     settings: dict[str, object] = {
         "model": f"samples:{network}",
         "training": TrainingConfig(4, 1, 1, batch_size=32),
@@ -233,54 +233,56 @@ def prepared(folder: Path, digits: ImageData, network: str, **changes: object) -
     }
     config = quick_config(folder, **(settings | changes))
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
-    return Workshop(config, check(config, builder, digits.train.image_shape, digits.classes), "cpu")
+    return JobContext(
+        config, check(config, builder, digits.train.image_shape, digits.classes), "cpu"
+    )
 
 
-def proposed(workshop: Workshop, number: int = 0, repeat: int = 0) -> Task:
-    (name,), (parts,) = workshop.config.criterion, workshop.config.granularity
-    task = trial_task(number, workshop.preflight.flops_limit)
-    settings = {"rni": dict(task.proposal.settings)}.get(name, {})
+def proposed(context: JobContext, number: int = 0, repeat: int = 0) -> Job:
+    (name,), (parts,) = context.config.criterion, context.config.granularity
+    job = trial_job(number, context.preflight.flops_limit)
+    settings = {"rni": dict(job.proposal.settings)}.get(name, {})
     settings |= {"branch.strength": 0.3} if "branch" in parts else {}
     proposal = dataclasses.replace(
-        task.proposal, criterion=name, granularity=parts, settings=settings
+        job.proposal, criterion=name, granularity=parts, settings=settings
     )
-    return dataclasses.replace(task, proposal=proposal, repeat=repeat)
+    return dataclasses.replace(job, proposal=proposal, repeat=repeat)
 
 
 def test_a_trial_is_worth_on_a_rung_what_it_would_be_pruned(tmp_path: Path, digits: ImageData):
-    workshop = prepared(tmp_path, digits, "small_network")
-    task = proposed(workshop)
-    perform(task, workshop, digits, lambda records: None)
-    first, second = standings(workshop.directory / RUNGS_FOLDER, task.key)
+    context = prepared(tmp_path, digits, "small_network")
+    job = proposed(context)
+    perform(job, context, digits, lambda records: None)
+    first, second = rung_results(context.directory / RUNGS_FOLDER, job.key)
     assert (first.epoch, second.epoch) == (1, 2)
-    for standing in (first, second):
-        assert standing.goes_on
-        assert 0 < standing.accuracy < 1
-        assert standing.flops <= workshop.preflight.flops_limit < workshop.preflight.base.flops
+    for rung_result in (first, second):
+        assert rung_result.goes_on
+        assert 0 < rung_result.accuracy < 1
+        assert rung_result.flops <= context.preflight.flops_limit < context.preflight.base.flops
 
 
 def test_a_repetition_is_not_judged(tmp_path: Path, digits: ImageData):
     """The trial that it repeats was found worth comparing."""
-    workshop = prepared(tmp_path, digits, "small_network")
-    crowd(workshop, flops=1)
+    context = prepared(tmp_path, digits, "small_network")
+    crowd(context, flops=1)
     with pytest.raises(StoppedEarlyError):
-        perform(proposed(workshop), workshop, digits, lambda records: None)
-    again = proposed(workshop, repeat=1)
-    assert perform(again, workshop, digits, lambda records: None)[0].key == "fine-tuned-0-s1"
+        perform(proposed(context), context, digits, lambda records: None)
+    again = proposed(context, repeat=1)
+    assert perform(again, context, digits, lambda records: None)[0].key == "fine-tuned-0-s1"
 
 
 def test_a_stopped_trial_that_is_asked_for_again_is_stopped_again_at_once(
     tmp_path: Path, digits: ImageData
 ):
     """As when the process died before anybody heard of its end."""
-    workshop = prepared(tmp_path, digits, "small_network")
-    crowd(workshop, flops=1)
+    context = prepared(tmp_path, digits, "small_network")
+    crowd(context, flops=1)
     heard: list[int] = []
     for _ in range(2):
         with pytest.raises(StoppedEarlyError, match="after epoch 1 5 of the other 5 trials"):
             perform(
-                proposed(workshop),
-                workshop,
+                proposed(context),
+                context,
                 digits,
                 lambda records: heard.extend(record.step for record in records),
             )
@@ -290,18 +292,18 @@ def test_a_stopped_trial_that_is_asked_for_again_is_stopped_again_at_once(
 # ---- in a search
 
 
-def crowd(workshop: Workshop, flops: int) -> None:
+def crowd(context: JobContext, flops: int) -> None:
     """Five others were on every rung before, perfect at so many FLOPs."""
-    halving = Halving(workshop.directory / RUNGS_FOLDER, workshop.config.training.epochs)
+    halving = Halving(context.directory / RUNGS_FOLDER, context.config.training.epochs)
     for n in range(5):
         for rung in halving.rungs:
             halving.require_worth(f"other-{n}", rung, 1.0, flops)
 
 
-def crowded(task: Task, workshop: Workshop, *rest: object) -> tuple[Outcome, ...]:
+def crowded(job: Job, context: JobContext, *rest: object) -> tuple[Outcome, ...]:
     """A trial that finds rungs on which it is dominated down to three quarters of the budget."""
-    crowd(workshop, round(0.75 * workshop.preflight.flops_limit))
-    return perform(task, workshop, *rest)
+    crowd(context, round(0.75 * context.preflight.flops_limit))
+    return perform(job, context, *rest)
 
 
 def with_rungs(folder: Path, *, early_stopping: bool = True) -> SearchConfig:
@@ -330,7 +332,7 @@ def test_a_dominated_trial_is_pruned_and_the_search_goes_on(
     assert len(run.metrics[schema.METRIC_TRAIN_LOSS]) == 1
     assert memory.read("search").status == "finished"
     assert {o.trial for o in result.results.everything if o.origin == "fine-tuned"} == {1}
-    assert not (config.directory / "tasks" / "fine-tuned-0").exists()
+    assert not (config.directory / "jobs" / "fine-tuned-0").exists()
     workers.performed = []
     assert search.run(config).results == result.results
     assert workers.performed == []
@@ -347,9 +349,9 @@ def test_without_early_stopping_it_is_not(tmp_path: Path, workers: Workers):
 
 
 def test_a_search_of_which_all_trials_were_stopped_says_so(tmp_path: Path, workers: Workers):
-    def hopeless(task: Task, workshop: Workshop, *rest: object) -> tuple[Outcome, ...]:
-        crowd(workshop, 1)
-        return perform(task, workshop, *rest)
+    def hopeless(job: Job, context: JobContext, *rest: object) -> tuple[Outcome, ...]:
+        crowd(context, 1)
+        return perform(job, context, *rest)
 
     workers.perform = hopeless
     with pytest.raises(SearchFailedError, match="the first of them because: after epoch 1 5 of"):

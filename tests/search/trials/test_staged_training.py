@@ -1,4 +1,4 @@
-"""A task that was stopped, wherever that was, ends as if it had not been."""
+"""A job that was stopped, wherever that was, ends as if it had not been."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from samples import member_task, small_config
+from samples import from_scratch_job, small_config
 
 import copycat
-from pruning.errors import TaskGivenUpError
+from pruning.errors import JobGivenUpError
 from search import models
 from search.config.search_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.training.trainer import EpochReport, Trainer
 from search.trials import trial
 from search.trials.artifacts import stored_curve
-from search.trials.job_context import Workshop
-from search.trials.jobs import EpochRecord, Outcome, Task, TrialTask
+from search.trials.job_context import JobContext
+from search.trials.jobs import EpochRecord, Job, Outcome, TrialJob
 from search.trials.preflight import check
 from search.trials.search_space import Proposal
-from search.trials.staged_training import Course
+from search.trials.staged_training import StagedTraining
 from search.trials.trial import perform
 
 TRAINING = TrainingConfig(3, 2, 3, batch_size=32)
 NUM_EPOCHS = {"snip": 5, "member": 3, "longer member": 6}
-"""Of the tasks below; of the others 3 + 2 + 2."""
+"""Of the jobs below; of the others 3 + 2 + 2."""
 
 
 @dataclass
 class Heard:
-    """What came of a task, in one process or in several, and what they reported.
+    """What came of a job, in one process or in several, and what they reported.
 
     calls: what each call of the report was given.  trained: epochs that were gone through.
     """
@@ -51,34 +51,34 @@ class Heard:
 
 @dataclass(frozen=True)
 class Case:
-    """A task and how to set up the search that it belongs to."""
+    """A job and how to set up the search that it belongs to."""
 
-    task: Callable[[Workshop], Task]
+    job: Callable[[JobContext], Job]
     network: str = "small_network"
     changes: tuple[tuple[str, object], ...] = ()
 
-    def prepared(self, folder: Path, digits: ImageData) -> Workshop:
+    def prepared(self, folder: Path, digits: ImageData) -> JobContext:
         settings = {"model": f"samples:{self.network}", "budget": ("flops=60%",)}
         settings |= {"training": TRAINING, "scoring_batches": 2, "ladder": (1.0,)}
         config = small_config(folder, **(settings | dict(self.changes)))
         builder = models.resolve(config.model, num_classes=10, in_channels=1)
         preflight = check(config, builder, digits.train.image_shape, digits.classes)
-        return Workshop(config, preflight, "cpu")
+        return JobContext(config, preflight, "cpu")
 
 
-def proposed(name: str, parts: str, settings: dict[str, float]) -> Callable[[Workshop], Task]:
-    def task(workshop: Workshop) -> Task:
-        return TrialTask(3, Proposal(name, parts, settings, workshop.preflight.flops_limit))
+def proposed(name: str, parts: str, settings: dict[str, float]) -> Callable[[JobContext], Job]:
+    def job(context: JobContext) -> Job:
+        return TrialJob(3, Proposal(name, parts, settings, context.preflight.flops_limit))
 
-    return task
+    return job
 
 
-def member(equal_compute: bool = False) -> Callable[[Workshop], Task]:
-    def task(workshop: Workshop) -> Task:
-        widths = dict.fromkeys(workshop.preflight.groups, 4)
-        return member_task(widths=widths, equal_compute=equal_compute)
+def member(equal_compute: bool = False) -> Callable[[JobContext], Job]:
+    def job(context: JobContext) -> Job:
+        widths = dict.fromkeys(context.preflight.groups, 4)
+        return from_scratch_job(widths=widths, equal_compute=equal_compute)
 
-    return task
+    return job
 
 
 def residual(name: str, parts: str) -> tuple[tuple[str, object], ...]:
@@ -106,12 +106,12 @@ CASES = {
 
 
 def done(
-    task: Task,
-    workshop: Workshop,
+    job: Job,
+    context: JobContext,
     digits: ImageData,
     stops: Callable[[int], bool] = lambda step: False,
 ) -> Heard:
-    """The task performed by as many processes as it takes.
+    """The job performed by as many processes as it takes.
 
     stops: whether the process ends, when it is about to report this epoch for the first time.
     """
@@ -128,20 +128,20 @@ def done(
         heard.processes += 1
         assert heard.processes < 20
         try:
-            heard.outcomes = perform(task, workshop, digits, report)
+            heard.outcomes = perform(job, context, digits, report)
         except KeyboardInterrupt:
             continue
     return heard
 
 
-def stored(workshop: Workshop, heard: Heard) -> dict[str, object]:
+def stored(context: JobContext, heard: Heard) -> dict[str, object]:
     """Everything in the folders of the networks, but for the time."""
     content: dict[str, object] = {}
     for outcome in heard.outcomes:
-        folder = workshop.directory / outcome.path
+        folder = context.directory / outcome.path
         for file in sorted(folder.iterdir()):
             content[f"{outcome.key}/{file.name}"] = file.read_bytes()
-        curve = stored_curve(workshop.directory / outcome.path)
+        curve = stored_curve(context.directory / outcome.path)
         content[f"{outcome.key}/curve.json"] = timeless(curve)
     return content
 
@@ -159,7 +159,7 @@ def new(heard: Heard) -> Iterator[EpochRecord]:
             yield record
 
 
-def require_equal(one: Workshop, whole: Heard, two: Workshop, pieces: Heard) -> None:
+def require_equal(one: JobContext, whole: Heard, two: JobContext, pieces: Heard) -> None:
     assert pieces.outcomes == whole.outcomes
     assert stored(two, pieces) == stored(one, whole)
     assert timeless([*new(pieces)]) == timeless(whole.told)
@@ -171,18 +171,18 @@ def require_equal(one: Workshop, whole: Heard, two: Workshop, pieces: Heard) -> 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_task_that_is_stopped_after_every_epoch_ends_as_if_it_were_not(
+def test_a_job_that_is_stopped_after_every_epoch_ends_as_if_it_were_not(
     tmp_path: Path, digits: ImageData, trained: list[int], name: str
 ):
     case = CASES[name]
-    workshops = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
-    whole = done(case.task(workshops[0]), workshops[0], digits)
+    contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
+    whole = done(case.job(contexts[0]), contexts[0], digits)
     num_epochs = NUM_EPOCHS.get(name, 7)
     seeds, trained[:] = list(trained), []
     assert len(whole.told) == len(seeds) == num_epochs
     assert len(whole.outcomes) == (1 if name in NUM_EPOCHS else 2)
-    pieces = done(case.task(workshops[1]), workshops[1], digits, lambda step: True)
-    require_equal(workshops[0], whole, workshops[1], pieces)
+    pieces = done(case.job(contexts[1]), contexts[1], digits, lambda step: True)
+    require_equal(contexts[0], whole, contexts[1], pieces)
     assert pieces.processes == num_epochs + 1
     assert trained == seeds  # no epoch was gone through twice
 
@@ -191,10 +191,10 @@ def test_a_task_that_is_stopped_after_every_epoch_ends_as_if_it_were_not(
 def test_once_is_enough(tmp_path: Path, digits: ImageData, trained: list[int], epoch: int):
     """In sparse training (3), in fine-tuning (2) and in that of the by-product (2)."""
     case = CASES["rni"]
-    workshops = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
-    whole = done(case.task(workshops[0]), workshops[0], digits)
-    pieces = done(case.task(workshops[1]), workshops[1], digits, lambda step: step == epoch)
-    require_equal(workshops[0], whole, workshops[1], pieces)
+    contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
+    whole = done(case.job(contexts[0]), contexts[0], digits)
+    pieces = done(case.job(contexts[1]), contexts[1], digits, lambda step: step == epoch)
+    require_equal(contexts[0], whole, contexts[1], pieces)
     assert pieces.processes == 2
     assert len(trained) == 14
 
@@ -204,8 +204,8 @@ def test_epochs_are_told_again_as_they_were_told_before(
     tmp_path: Path, digits: ImageData, name: str
 ):
     """All that are done, by the first call of every process, with the time they had."""
-    workshop = CASES[name].prepared(tmp_path, digits)
-    heard = done(CASES[name].task(workshop), workshop, digits, lambda step: True)
+    context = CASES[name].prepared(tmp_path, digits)
+    heard = done(CASES[name].job(context), context, digits, lambda step: True)
     known: list[EpochRecord] = []
     for records in heard.calls:
         if len(records) > 1 or records[0].step == 1:
@@ -217,7 +217,7 @@ def test_epochs_are_told_again_as_they_were_told_before(
     times = [record.time_ms for record in known]
     assert times == sorted(times)
     assert times[0] > 1_700_000_000_000
-    curve = [r.time_ms for r in stored_curve(workshop.directory / heard.outcomes[0].path)]
+    curve = [r.time_ms for r in stored_curve(context.directory / heard.outcomes[0].path)]
     assert set(curve) <= set(times)
 
 
@@ -234,8 +234,8 @@ def test_an_epoch_that_was_not_finished_is_gone_through_again(
 ):
     """That one only; its process died before it could store what it had learned."""
     case = CASES["rni"]
-    workshops = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
-    whole = done(case.task(workshops[0]), workshops[0], digits)
+    contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
+    whole = done(case.job(contexts[0]), contexts[0], digits)
     trained.clear()
     counted = Trainer.run_epoch
 
@@ -246,8 +246,8 @@ def test_an_epoch_that_was_not_finished_is_gone_through_again(
         return report
 
     monkeypatch.setattr(Trainer, "run_epoch", dying)
-    pieces = done(case.task(workshops[1]), workshops[1], digits)
-    require_equal(workshops[0], whole, workshops[1], pieces)
+    pieces = done(case.job(contexts[1]), contexts[1], digits)
+    require_equal(contexts[0], whole, contexts[1], pieces)
     assert (pieces.processes, len(trained)) == (2, 8)
 
 
@@ -263,8 +263,8 @@ def test_a_network_that_was_trained_but_not_settled_costs_no_training(
     is_written: bool,
 ):
     case = CASES["rni"]
-    workshops = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
-    whole = done(case.task(workshops[0]), workshops[0], digits)
+    contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
+    whole = done(case.job(contexts[0]), contexts[0], digits)
     store, calls = trial.store, []
 
     def dying(*arguments: object) -> Outcome:
@@ -277,60 +277,60 @@ def test_a_network_that_was_trained_but_not_settled_costs_no_training(
         return outcome
 
     monkeypatch.setattr(trial, "store", dying)
-    pieces = done(case.task(workshops[1]), workshops[1], digits)
-    require_equal(workshops[0], whole, workshops[1], pieces)
+    pieces = done(case.job(contexts[1]), contexts[1], digits)
+    require_equal(contexts[0], whole, contexts[1], pieces)
     assert (pieces.processes, len(trained), len(calls)) == (2, 14, 3)
 
 
 def test_a_damaged_state_costs_one_epoch(tmp_path: Path, digits: ImageData, trained: list[int]):
     case = CASES["rni"]
-    workshops = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
-    whole = done(case.task(workshops[0]), workshops[0], digits)
-    task = case.task(workshops[1])
+    contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
+    whole = done(case.job(contexts[0]), contexts[0], digits)
+    job = case.job(contexts[1])
 
     def stop(records: Sequence[EpochRecord]) -> None:
         if records[-1].step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        perform(task, workshops[1], digits, stop)
-    newest = max((workshops[1].directory / "tasks" / task.key).glob("*.pt"))
+        perform(job, contexts[1], digits, stop)
+    newest = max((contexts[1].directory / "jobs" / job.key).glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:-1])
     trained.clear()
-    pieces = done(task, workshops[1], digits)
-    require_equal(workshops[0], whole, workshops[1], pieces)
+    pieces = done(job, contexts[1], digits)
+    require_equal(contexts[0], whole, contexts[1], pieces)
     assert len(trained) == 5
 
 
 def test_what_is_finished_is_not_done_again(tmp_path: Path, digits: ImageData, trained: list[int]):
     """As when the driver died before it heard of it."""
-    workshop = CASES["rni"].prepared(tmp_path, digits)
-    task = CASES["rni"].task(workshop)
-    first = done(task, workshop, digits)
-    files = {file: file.stat().st_mtime_ns for file in workshop.directory.rglob("weights.*")}
+    context = CASES["rni"].prepared(tmp_path, digits)
+    job = CASES["rni"].job(context)
+    first = done(job, context, digits)
+    files = {file: file.stat().st_mtime_ns for file in context.directory.rglob("weights.*")}
     trained.clear()
-    second = done(task, workshop, digits)
+    second = done(job, context, digits)
     assert second.outcomes == first.outcomes
     assert second.calls == [first.told]
     assert trained == []
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
-def test_a_task_that_never_gets_any_further_is_given_up(tmp_path: Path, digits: ImageData):
-    workshop = CASES["member"].prepared(tmp_path, digits)
-    task = CASES["member"].task(workshop)
+def test_a_job_that_never_gets_any_further_is_given_up(tmp_path: Path, digits: ImageData):
+    context = CASES["member"].prepared(tmp_path, digits)
+    job = CASES["member"].job(context)
 
     def stop(records: Sequence[EpochRecord]) -> None:
         raise KeyboardInterrupt
 
     for _ in range(4):  # the first gets an epoch further, three others do not
         with pytest.raises(KeyboardInterrupt):
-            perform(task, workshop, digits, stop)
-    with pytest.raises(TaskGivenUpError, match="its worker process died, 3 times in epoch 2"):
-        perform(task, workshop, digits, stop)
-    workshop.checkpoints(task.key).attempts.forget()
-    (outcome,) = done(task, workshop, digits).outcomes
-    copycat.verify(workshop.directory / outcome.path, trust=("samples",))
+            perform(job, context, digits, stop)
+    with pytest.raises(JobGivenUpError, match="its worker process died, 3 times in epoch 2"):
+        perform(job, context, digits, stop)
+    context.checkpoints(job.key).attempts.forget()
+    (outcome,) = done(job, context, digits).outcomes
+    copycat.verify(context.directory / outcome.path, trust=("samples",))
 
 
 # ---- curves
@@ -338,51 +338,51 @@ def test_a_task_that_never_gets_any_further_is_given_up(tmp_path: Path, digits: 
 
 def test_each_network_has_a_curve_without_a_gap(tmp_path: Path, digits: ImageData):
     """That of a by-product leaves out the fine-tuning of the trial's own network."""
-    workshop = CASES["rni"].prepared(tmp_path, digits)
-    heard = done(CASES["rni"].task(workshop), workshop, digits, lambda step: step in (2, 6))
+    context = CASES["rni"].prepared(tmp_path, digits)
+    heard = done(CASES["rni"].job(context), context, digits, lambda step: step in (2, 6))
     epochs = [*new(heard)]
     for outcome, of in zip(heard.outcomes, ((0, 1, 2, 3, 4), (0, 1, 2, 5, 6)), strict=True):
-        curve = stored_curve(workshop.directory / outcome.path)
+        curve = stored_curve(context.directory / outcome.path)
         assert [(r.step, r.num_steps) for r in curve] == [(n, 5) for n in range(1, 6)]
         assert [r.stage for r in curve] == ["sparse training"] * 3 + ["fine-tuning"] * 2
         assert curve == [
             dataclasses.replace(epochs[i], step=step, num_steps=5) for step, i in enumerate(of, 1)
         ]
         assert curve[-1].validation_accuracy == outcome.validation_accuracy
-        raw = json.loads((workshop.directory / outcome.path / "curve.json").read_text())
+        raw = json.loads((context.directory / outcome.path / "curve.json").read_text())
         assert [EpochRecord(**record) for record in raw] == curve
 
 
 @pytest.mark.parametrize("name", ["snip", "member", "longer member"])
-def test_a_single_network_has_all_epochs_of_its_task(tmp_path: Path, digits: ImageData, name: str):
-    workshop = CASES[name].prepared(tmp_path, digits)
-    heard = done(CASES[name].task(workshop), workshop, digits)
-    assert stored_curve(workshop.directory / heard.outcomes[0].path) == heard.told
+def test_a_single_network_has_all_epochs_of_its_job(tmp_path: Path, digits: ImageData, name: str):
+    context = CASES[name].prepared(tmp_path, digits)
+    heard = done(CASES[name].job(context), context, digits)
+    assert stored_curve(context.directory / heard.outcomes[0].path) == heard.told
 
 
 def test_images_and_compute_are_those_of_the_way_to_each_network(tmp_path: Path, digits: ImageData):
     """192 images an epoch; before pruning at the price of the base network."""
-    workshop = CASES["rni"].prepared(tmp_path, digits)
-    heard = done(CASES["rni"].task(workshop), workshop, digits, lambda step: True)
+    context = CASES["rni"].prepared(tmp_path, digits)
+    heard = done(CASES["rni"].job(context), context, digits, lambda step: True)
     assert [r.images for r in new(heard)] == [192 * step for step in range(1, 8)]
-    base = workshop.preflight.base.flops
+    base = context.preflight.base.flops
     for outcome in heard.outcomes:
         assert outcome.images == 192 * 5
         assert outcome.compute == 192 * (3 * base + 2 * outcome.flops)
     snip = CASES["snip"].prepared(tmp_path / "snip", digits)
-    (pruned_first,) = done(CASES["snip"].task(snip), snip, digits).outcomes
+    (pruned_first,) = done(CASES["snip"].job(snip), snip, digits).outcomes
     assert pruned_first.images == 192 * 5
     assert pruned_first.compute == 192 * 5 * pruned_first.flops
 
 
-def test_a_course_that_is_over_knows_its_notes(tmp_path: Path, workshop: Workshop):
+def test_a_course_that_is_over_knows_its_notes(tmp_path: Path, context: JobContext):
     """What a stage leaves is there for the next one, in this process and in others."""
 
-    def course() -> Course:
-        return Course(workshop.checkpoints("a"), 1, lambda records: None)
+    def staged() -> StagedTraining:
+        return StagedTraining(context.checkpoints("a"), 1, lambda records: None)
 
-    first = course()
+    first = staged()
     first.advance({"images": 3, "found": ["a"]})
     first.advance({"images": 5})
-    for each in (first, course()):
+    for each in (first, staged()):
         assert (each.stage, each.notes) == (2, {"images": 5, "found": ["a"]})

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from samples import NUM_IMAGES, member_task, small_config, trial_task
+from samples import NUM_IMAGES, from_scratch_job, small_config, trial_job
 from torch import Tensor, nn
 
 import copycat
@@ -17,9 +17,9 @@ from search import models
 from search.config.search_config import TrainingConfig
 from search.data.datasets import ImageData, ImageSource
 from search.training.trainer import evaluate
-from search.trials.from_scratch import train_member
-from search.trials.job_context import Workshop
-from search.trials.jobs import EpochRecord, MemberTask, Outcome, Task
+from search.trials.from_scratch import train_from_scratch
+from search.trials.job_context import JobContext
+from search.trials.jobs import EpochRecord, FromScratchJob, Job, Outcome
 from search.trials.preflight import Preflight, check
 from search.trials.trial import perform, run_trial
 
@@ -27,13 +27,13 @@ CPU = torch.device("cpu")
 
 
 def performed(
-    task: Task, workshop: Workshop, data: ImageData
+    job: Job, context: JobContext, data: ImageData
 ) -> tuple[Outcome, list[EpochRecord], nn.Module]:
-    """A task's own outcome, what it reported, and the network that it stored."""
+    """A job's own outcome, what it reported, and the network that it stored."""
     records: list[EpochRecord] = []
-    outcome, *_ = perform(task, workshop, data, records.extend)
-    workshop.checkpoints(task.key).clear()  # another call does it again
-    return outcome, records, copycat.load(workshop.config.directory / outcome.path)
+    outcome, *_ = perform(job, context, data, records.extend)
+    context.checkpoints(job.key).clear()  # another call does it again
+    return outcome, records, copycat.load(context.config.directory / outcome.path)
 
 
 def timeless(records: Sequence[EpochRecord]) -> list[EpochRecord]:
@@ -41,27 +41,27 @@ def timeless(records: Sequence[EpochRecord]) -> list[EpochRecord]:
     return [dataclasses.replace(record, time_ms=0) for record in records]
 
 
-def elsewhere(workshop: Workshop, folder: str, **changes: object) -> Workshop:
+def elsewhere(context: JobContext, folder: str, **changes: object) -> JobContext:
     """The same search in another folder, and with other settings."""
-    runs = str(workshop.config.directory.parent / folder)
-    config = dataclasses.replace(workshop.config, runs=runs, **changes)
-    return dataclasses.replace(workshop, config=config)
+    runs = str(context.config.directory.parent / folder)
+    config = dataclasses.replace(context.config, runs=runs, **changes)
+    return dataclasses.replace(context, config=config)
 
 
-def uniform(preflight: Preflight, width: int = 6) -> MemberTask:
-    return member_task(widths=dict.fromkeys(preflight.groups, width))
+def uniform(preflight: Preflight, width: int = 6) -> FromScratchJob:
+    return from_scratch_job(widths=dict.fromkeys(preflight.groups, width))
 
 
 @pytest.fixture(scope="module")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, preflight: Preflight, digits: ImageData
-) -> tuple[Workshop, Outcome, list[EpochRecord], nn.Module]:
+) -> tuple[JobContext, Outcome, list[EpochRecord], nn.Module]:
     """One trial of two epochs sparse and one epoch of fine-tuning each of its two networks."""
     config = small_config(
         tmp_path_factory.mktemp("trained"), training=TrainingConfig(2, 1, 1, batch_size=32)
     )
-    workshop = Workshop(config, preflight, "cpu")
-    return (workshop, *performed(trial_task(3), workshop, digits))
+    context = JobContext(config, preflight, "cpu")
+    return (context, *performed(trial_job(3), context, digits))
 
 
 def test_a_trial_meets_its_target_by_fvcores_count(trained, digits: ImageData):
@@ -79,11 +79,11 @@ def test_a_trial_stores_stock_layers_only(trained):
 
 
 def test_accuracies_are_those_of_the_stored_network(trained, digits: ImageData):
-    workshop, outcome, _, network = trained
+    context, outcome, _, network = trained
     statistics = {"mean": digits.mean, "std": digits.std, "device": CPU}
     assert outcome.validation_accuracy == evaluate(network, digits.validation, **statistics)
     assert outcome.test_accuracy == evaluate(network, digits.test, **statistics)
-    record = copycat.read(workshop.config.directory / outcome.path).provenance
+    record = copycat.read(context.config.directory / outcome.path).provenance
     assert record["validation_accuracy"] == outcome.validation_accuracy
     assert record["test_accuracy"] == outcome.test_accuracy
     assert (record["search"], record["data"], record["origin"]) == ("small", "digits", "fine-tuned")
@@ -92,13 +92,13 @@ def test_accuracies_are_those_of_the_stored_network(trained, digits: ImageData):
 
 
 def test_accuracy_is_told_before_and_after_pruning(trained):
-    workshop, outcome, records, _ = trained
+    context, outcome, records, _ = trained
     details = dict(outcome.details)
     assert set(details) == {"accuracy_before_pruning", "accuracy_after_pruning", "sparsity"}
     assert details["accuracy_before_pruning"] == records[1].validation_accuracy
     assert outcome.validation_accuracy == records[2].validation_accuracy
     assert details["sparsity"] == records[1].sparsity
-    stored = copycat.read(workshop.config.directory / outcome.path).provenance
+    stored = copycat.read(context.config.directory / outcome.path).provenance
     assert stored["details"] == details
 
 
@@ -123,25 +123,25 @@ def test_fine_tuning_can_have_a_learning_rate_of_its_own(
     )
     config = small_config(tmp_path, training=training)
     records: list[EpochRecord] = []
-    run_trial(trial_task(), Workshop(config, preflight, "cpu"), digits, records.extend)
+    run_trial(trial_job(), JobContext(config, preflight, "cpu"), digits, records.extend)
     rates = [record.learning_rate for record in records]
     assert rates == [0.1, pytest.approx(0.01), *[0.004] * 6]
 
 
 def test_the_outcome_says_where_it_belongs(trained):
-    workshop, outcome, *_ = trained
+    context, outcome, *_ = trained
     assert (outcome.key, outcome.trial, outcome.origin) == ("fine-tuned-3", 3, "fine-tuned")
     assert outcome.path == "architectures/fine-tuned-3"
-    stored = copycat.read(workshop.config.directory / outcome.path)
+    stored = copycat.read(context.config.directory / outcome.path)
     assert outcome.profile == stored.profile.digest
-    assert set(stored.profile.widths) == set(workshop.preflight.groups)
-    assert min(stored.profile.widths.values()) >= workshop.config.min_channels
+    assert set(stored.profile.widths) == set(context.preflight.groups)
+    assert min(stored.profile.widths.values()) >= context.config.min_channels
 
 
 def test_the_budget_holds_beside_the_target(tmp_path, preflight: Preflight, digits: ImageData):
     config = small_config(tmp_path, budget=("flops=10%", "params=3k"))
     tight = check(config, preflight.builder, preflight.input_shape, preflight.classes)
-    found = run_trial(trial_task(), Workshop(config, tight, "cpu"), digits, _ignored)
+    found = run_trial(trial_job(), JobContext(config, tight, "cpu"), digits, _ignored)
     for product, flops in zip(found, (200_000, 100_000), strict=True):
         assert product.flops <= flops
         assert product.params <= 3000
@@ -152,19 +152,19 @@ def test_without_a_budget_on_flops_the_target_holds_all_the_same(
 ):
     config = small_config(tmp_path, budget=("params=90%",))
     loose = check(config, preflight.builder, preflight.input_shape, preflight.classes)
-    task = trial_task(target_flops=90_000)
-    found, *_ = run_trial(task, Workshop(config, loose, "cpu"), digits, _ignored)
+    job = trial_job(target_flops=90_000)
+    found, *_ = run_trial(job, JobContext(config, loose, "cpu"), digits, _ignored)
     assert 0.9 * 90_000 < found.flops <= 90_000
 
 
-def test_a_stronger_penalty_makes_more_channels_recede(workshop: Workshop, digits: ImageData):
+def test_a_stronger_penalty_makes_more_channels_recede(context: JobContext, digits: ImageData):
     """Pushes of 10 and 1,000, the two ends of the range."""
     settings = TrainingConfig(3, 1, 1, batch_size=16)
     sparsities = []
     for strength in (0.01, 1.0):
-        task = trial_task(0, 200_000, strength, shift=0.0)
+        job = trial_job(0, 200_000, strength, shift=0.0)
         found, *_ = run_trial(
-            task, elsewhere(workshop, f"at-{strength}", training=settings), digits, _ignored
+            job, elsewhere(context, f"at-{strength}", training=settings), digits, _ignored
         )
         sparsities.append(found.details["sparsity"])
     weak, strong = sparsities
@@ -172,14 +172,14 @@ def test_a_stronger_penalty_makes_more_channels_recede(workshop: Workshop, digit
     assert strong > 0.7
 
 
-def test_a_member_has_its_widths_and_cost(workshop: Workshop, digits: ImageData):
-    task = uniform(workshop.preflight)
-    outcome, records, network = performed(task, workshop, digits)
-    cost = workshop.preflight.graph.cost(task.widths)
+def test_a_member_has_its_widths_and_cost(context: JobContext, digits: ImageData):
+    job = uniform(context.preflight)
+    outcome, records, network = performed(job, context, digits)
+    cost = context.preflight.graph.cost(job.widths)
     assert (outcome.flops, outcome.params) == (cost.flops, cost.params)
-    assert measure_cost(network, workshop.preflight.example_input) == cost
-    assert dict(copycat.read(workshop.config.directory / outcome.path).profile.widths) == (
-        task.widths
+    assert measure_cost(network, context.preflight.example_input) == cost
+    assert dict(copycat.read(context.config.directory / outcome.path).profile.widths) == (
+        job.widths
     )
     assert (outcome.key, outcome.origin, outcome.rung, outcome.alpha) == (
         "uniform-b100",
@@ -191,39 +191,39 @@ def test_a_member_has_its_widths_and_cost(workshop: Workshop, digits: ImageData)
     assert outcome.validation_accuracy == records[-1].validation_accuracy
 
 
-def test_a_member_at_equal_compute_trains_longer(workshop: Workshop, digits: ImageData):
-    task = uniform(workshop.preflight)
+def test_a_member_at_equal_compute_trains_longer(context: JobContext, digits: ImageData):
+    job = uniform(context.preflight)
     training = TrainingConfig(1, 1, 2, batch_size=32, equal_compute=True, compute_limit=3)
-    longer = elsewhere(workshop, "longer", training=training)
-    outcome, records, _ = performed(task, longer, digits)
+    longer = elsewhere(context, "longer", training=training)
+    outcome, records, _ = performed(job, longer, digits)
     assert [(r.step, r.num_steps) for r in records] == [(n, 6) for n in range(1, 7)]
     assert [r.learning_rate for r in records] == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001])
     stored = copycat.read(longer.config.directory / outcome.path)
     assert stored.provenance["epochs"] == 6
 
 
-def test_a_member_can_have_a_seed_of_its_own(workshop: Workshop, digits: ImageData):
+def test_a_member_can_have_a_seed_of_its_own(context: JobContext, digits: ImageData):
     """The seed of a trial, given by name, ends in equal weights; another one does not."""
-    task = dataclasses.replace(uniform(workshop.preflight), trial=3)
+    job = dataclasses.replace(uniform(context.preflight), trial=3)
     weights = {}
     for seed in (None, 6, 7):
-        own = dataclasses.replace(task, key=f"seed-{seed}", seed=seed)
-        outcome, _, network = performed(own, workshop, digits)
+        own = dataclasses.replace(job, key=f"seed-{seed}", seed=seed)
+        outcome, _, network = performed(own, context, digits)
         weights[seed] = next(network.parameters())
-        stored = copycat.read(workshop.config.directory / outcome.path).provenance
+        stored = copycat.read(context.config.directory / outcome.path).provenance
         assert stored["seed"] == (seed or 0)
     assert torch.equal(weights[None], weights[6])
     assert not torch.equal(weights[7], weights[6])
 
 
 @pytest.mark.parametrize("kind", ["trial", "member"])
-def test_equal_seeds_end_in_equal_weights(workshop: Workshop, digits: ImageData, kind: str):
-    task: Task = trial_task() if kind == "trial" else uniform(workshop.preflight)
+def test_equal_seeds_end_in_equal_weights(context: JobContext, digits: ImageData, kind: str):
+    job: Job = trial_job() if kind == "trial" else uniform(context.preflight)
     torch.manual_seed(1)
-    first = performed(task, elsewhere(workshop, "one"), digits)
+    first = performed(job, elsewhere(context, "one"), digits)
     torch.manual_seed(2)
-    second = performed(task, elsewhere(workshop, "two"), digits)
-    other = performed(task, elsewhere(workshop, "three", seed=1), digits)
+    second = performed(job, elsewhere(context, "two"), digits)
+    other = performed(job, elsewhere(context, "three", seed=1), digits)
     assert (first[0], timeless(first[1])) == (second[0], timeless(second[1]))
     assert first[0] != other[0]
     assert timeless(first[1]) != timeless(other[1])
@@ -233,8 +233,8 @@ def test_equal_seeds_end_in_equal_weights(workshop: Workshop, digits: ImageData,
         assert torch.equal(one, two)
 
 
-def test_trials_have_seeds_of_their_own(workshop: Workshop, digits: ImageData):
-    first, second = (performed(trial_task(number), workshop, digits)[2] for number in (0, 1))
+def test_trials_have_seeds_of_their_own(context: JobContext, digits: ImageData):
+    first, second = (performed(trial_job(number), context, digits)[2] for number in (0, 1))
     assert not torch.equal(next(first.parameters()).mean(), next(second.parameters()).mean())
 
 
@@ -246,28 +246,28 @@ def test_the_global_generator_neither_matters_nor_moves(
     config = small_config(tmp_path, model="samples:with_bare_parameter", budget=("flops=50%",))
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
     own = check(config, builder, digits.train.image_shape, digits.classes)
-    task = trial_task(target_flops=own.flops_limit) if kind == "trial" else uniform(own)
+    job = trial_job(target_flops=own.flops_limit) if kind == "trial" else uniform(own)
     weights = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        workshop = elsewhere(Workshop(config, own, "cpu"), f"at-{seed}")
-        outcome, *_ = perform(task, workshop, digits, _ignored)
+        context = elsewhere(JobContext(config, own, "cpu"), f"at-{seed}")
+        outcome, *_ = perform(job, context, digits, _ignored)
         assert torch.equal(torch.get_rng_state(), before)
-        stored = workshop.config.directory / outcome.path
+        stored = context.config.directory / outcome.path
         weights.append(copycat.load(stored, trust=["samples"]).bare)
     assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("kind", ["trial", "member"])
 def test_divergence_is_raised_and_nothing_is_stored(
-    workshop: Workshop, digits: ImageData, kind: str
+    context: JobContext, digits: ImageData, kind: str
 ):
-    task: Task = trial_task() if kind == "trial" else uniform(workshop.preflight)
+    job: Job = trial_job() if kind == "trial" else uniform(context.preflight)
     wild = TrainingConfig(1, 1, 1, batch_size=32, learning_rate=1e30)
-    diverging = elsewhere(workshop, "wild", training=wild)
+    diverging = elsewhere(context, "wild", training=wild)
     with pytest.raises(TrainingDivergedError, match="training diverged in epoch 1 of 1"):
-        perform(task, diverging, digits, _ignored)
+        perform(job, diverging, digits, _ignored)
     files = [file.name for file in diverging.directory.rglob("*") if file.is_file()]
     assert sorted(files) == ["attempts.json", "lock"]
 
@@ -301,46 +301,46 @@ class Watched(ImageSource):
 
 @pytest.mark.parametrize("kind", ["trial", "member"])
 def test_test_images_are_read_once_after_the_last_epoch_of_each_network(
-    workshop: Workshop, digits: ImageData, kind: str
+    context: JobContext, digits: ImageData, kind: str
 ):
-    task: Task = trial_task() if kind == "trial" else uniform(workshop.preflight)
+    job: Job = trial_job() if kind == "trial" else uniform(context.preflight)
     records: list[EpochRecord] = []
     watched = Watched(digits.test, records)
-    perform(task, workshop, dataclasses.replace(digits, test=watched), records.extend)
+    perform(job, context, dataclasses.replace(digits, test=watched), records.extend)
     assert watched.read_after == ([2, 3] if kind == "trial" else [1])
     assert len(records) == records[-1].num_steps == watched.read_after[-1]
 
 
 @pytest.mark.parametrize("kind", ["trial", "member"])
 def test_wrong_test_labels_change_nothing_but_the_test_accuracy(
-    workshop: Workshop, digits: ImageData, kind: str
+    context: JobContext, digits: ImageData, kind: str
 ):
-    task: Task = trial_task() if kind == "trial" else uniform(workshop.preflight, width=20)
+    job: Job = trial_job() if kind == "trial" else uniform(context.preflight, width=20)
     labels = (digits.test.labels + 1) % 10
     poisoned = dataclasses.replace(digits, test=dataclasses.replace(digits.test, labels=labels))
     longer = TrainingConfig(4, 4, 4, batch_size=16)
-    honest = performed(task, elsewhere(workshop, "honest", training=longer), digits)
-    fooled = performed(task, elsewhere(workshop, "fooled", training=longer), poisoned)
+    honest = performed(job, elsewhere(context, "honest", training=longer), digits)
+    fooled = performed(job, elsewhere(context, "fooled", training=longer), poisoned)
     assert honest[0].test_accuracy > 0.2 + fooled[0].test_accuracy
     accuracy = honest[0].test_accuracy
     assert dataclasses.replace(fooled[0], test_accuracy=accuracy) == honest[0]
     assert timeless(fooled[1]) == timeless(honest[1])
 
 
-def test_a_pair_shares_its_shape_and_its_seed(workshop: Workshop, digits: ImageData):
-    tuned, *_ = run_trial(trial_task(2), workshop, digits, _ignored)
-    profile = copycat.read(workshop.config.directory / tuned.path).profile
-    task = MemberTask("from-scratch-2", "from-scratch", 2, None, 1.0, dict(profile.widths))
-    scratch = train_member(task, workshop, digits, _ignored)
+def test_a_pair_shares_its_shape_and_its_seed(context: JobContext, digits: ImageData):
+    tuned, *_ = run_trial(trial_job(2), context, digits, _ignored)
+    profile = copycat.read(context.config.directory / tuned.path).profile
+    job = FromScratchJob("from-scratch-2", "from-scratch", 2, None, 1.0, dict(profile.widths))
+    scratch = train_from_scratch(job, context, digits, _ignored)
     assert (scratch.profile, scratch.flops, scratch.params) == (
         tuned.profile,
         tuned.flops,
         tuned.params,
     )
-    other = dataclasses.replace(task, key="from-scratch-3", trial=3)
-    train_member(other, workshop, digits, _ignored)
+    other = dataclasses.replace(job, key="from-scratch-3", trial=3)
+    train_from_scratch(other, context, digits, _ignored)
     networks = [
-        copycat.load(workshop.config.directory / "architectures" / key)
+        copycat.load(context.config.directory / "architectures" / key)
         for key in ("from-scratch-2", "from-scratch-3")
     ]
     assert not torch.equal(*(next(network.parameters()) for network in networks))
@@ -350,8 +350,8 @@ def test_residual_networks_are_pruned_inside_their_blocks(tmp_path, digits: Imag
     config = small_config(tmp_path, model="digits-resnet", budget=("flops=40%",))
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
     preflight = check(config, builder, digits.train.image_shape, digits.classes)
-    task = trial_task(target_flops=preflight.flops_limit)
-    outcome, _, network = performed(task, Workshop(config, preflight, "cpu"), digits)
+    job = trial_job(target_flops=preflight.flops_limit)
+    outcome, _, network = performed(job, JobContext(config, preflight, "cpu"), digits)
     cost = measure_cost(network, preflight.example_input)
     assert cost.flops == outcome.flops <= 0.4 * preflight.base.flops
 

@@ -23,7 +23,7 @@ from search.service.api.components import InParts, Parts, Reader, SearchId
 from search.service.database.searches import OVER
 from search.service.database.tables import SearchRow
 from search.service.problem_details import ProblemError, documented
-from search.storage.layout import FEED_FILE
+from search.storage.layout import EVENTS_FILE
 from search.tracking.search_state import EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
@@ -82,7 +82,7 @@ async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[b
     """What has happened, and nothing at every look; threads and the database are used only when
     something has changed: streams are many.
     """
-    file, size, beat = parts.runs / row.id / FEED_FILE, -1, 0
+    file, size, beat = parts.runs / row.id / EVENTS_FILE, -1, 0
     version, told = parts.searches.version(row.id), (row.state, row.wish)
     yield _state(row)
     while not parts.is_closing.is_set():
@@ -121,7 +121,7 @@ def _size(file: Path) -> int:
 async def _blocks(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[tuple[bytes, int]]:
     """The events behind the offset, many at a time; all of them if no line ends there."""
     try:
-        path = parts.file(row.id, FEED_FILE)
+        path = parts.file(row.id, EVENTS_FILE)
         file = EventFile(path, offset if _ends_line(path, offset) else 0)
     except (ProblemError, OSError):  # it has not begun, or cannot be read
         return

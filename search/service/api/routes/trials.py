@@ -13,7 +13,7 @@ from search.service.api.components import InParts, PageLimit, PageOffset, Parts,
 from search.service.api.trial_state import TrialRecord, trial_records
 from search.service.database.searches import OVER
 from search.service.problem_details import ProblemError, documented
-from search.storage.layout import FEED_FILE, LOG_FILE
+from search.storage.layout import EVENTS_FILE, LOG_FILE
 from search.tracking.process_log import read_log
 from search.tracking.search_state import EventFile
 
@@ -69,7 +69,7 @@ async def trial(
 def _records(parts: Parts, search_id: str) -> list[TrialRecord]:
     parts.searches.get(search_id)
     try:
-        file = parts.file(search_id, FEED_FILE)
+        file = parts.file(search_id, EVENTS_FILE)
     except ProblemError:  # it has not begun
         return []
     return trial_records(EventFile(file).read())

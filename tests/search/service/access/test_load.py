@@ -25,7 +25,7 @@ from search.service.api.routes.events import _block_by_block
 from search.service.problem_details import ProblemError
 from search.service.server import _listening
 from search.service.service_config import ServiceConfig
-from search.storage.layout import FEED_FILE
+from search.storage.layout import EVENTS_FILE
 from search.tracking.search_state import EventFile
 
 # ---- connections
@@ -173,7 +173,7 @@ def events(number: int) -> bytes:
 
 def test_events_are_passed_on_in_blocks(tmp_path: Path) -> None:
     """So that neither their file nor its events are ever in memory as a whole."""
-    file = tmp_path / FEED_FILE
+    file = tmp_path / EVENTS_FILE
     file.write_bytes(events(20_000))
     blocks = [(len(block), end) for block, end in _block_by_block(EventFile(file), is_final=True)]
     assert len(blocks) > 5
@@ -197,7 +197,7 @@ def test_test_accuracy_is_hidden_until_the_search_is_over(service: Any, state: s
     service.finish(state, ["a-1"])
     found = outcome("a-1", test_accuracy=0.123456).to_mapping()
     event = {"event": "finished", "time_ms": 1, "key": "t", "outcomes": [found]}
-    (service.runs / state / FEED_FILE).write_text(json.dumps(event) + "\n")
+    (service.runs / state / EVENTS_FILE).write_text(json.dumps(event) + "\n")
     content = {"widths": {}, "provenance": {"test_accuracy": 0.123456, "seed": 0}}
     home = service.runs / state / "architectures" / "a-1"
     (home / "architecture.json").write_text(json.dumps(content))

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from refusals import check_refused
-from samples import epoch_record, outcome, trial_task
+from samples import epoch_record, outcome, trial_job
 
-from search.storage.layout import FEED_FILE, LOG_FILE
-from search.trials.jobs import task_to_mapping
+from search.storage.layout import EVENTS_FILE, LOG_FILE
+from search.trials.jobs import job_to_mapping
 
 BASE = {"flops": 2000, "params": 200}
 PATH = "/v1/searches/trials/trials"
@@ -17,20 +17,20 @@ PATH = "/v1/searches/trials/trials"
 @pytest.fixture(scope="module")
 def told(service: Any) -> Any:
     """A service with a search of three trials: one finished, one failed, one under way."""
-    tasks = [trial_task(number) for number in range(3)]
+    tasks = [trial_job(number) for number in range(3)]
     records = [vars(epoch_record(step, 2)) for step in (1, 2)]
     events: list[dict[str, Any]] = [
         {"event": "launched", "pid": 1, "lines": [], "trials": 3, "base": BASE, "limits": {}},
-        *({"event": "started", "key": t.key, "task": task_to_mapping(t)} for t in tasks),
+        *({"event": "started", "key": t.key, "job": job_to_mapping(t)} for t in tasks),
         {"event": "epochs", "key": tasks[0].key, "records": records[:1]},
         {"event": "epochs", "key": tasks[0].key, "records": records},  # told again
         {"event": "finished", "key": tasks[0].key, "outcomes": [outcome("x").to_mapping()]},
         {"event": "ended", "key": tasks[1].key, "state": "failed", "reason": "no luck"},
-        {"event": "started", "key": "other", "task": {"proposal": {"of": "another version"}}},
+        {"event": "started", "key": "other", "job": {"proposal": {"of": "another version"}}},
     ]
     service.finish("trials", [])
     lines = [json.dumps({"time_ms": time, **event}) for time, event in enumerate(events)]
-    (service.runs / "trials" / FEED_FILE).write_text("\n".join(lines) + "\n")
+    (service.runs / "trials" / EVENTS_FILE).write_text("\n".join(lines) + "\n")
     return service
 
 
@@ -38,7 +38,7 @@ def test_every_trial_is_told_as_it_stands(told: Any) -> None:
     page = told.ask("GET", PATH).json
     assert (page["total"], page["next_offset"]) == (3, None)
     first, second, third = page["items"]
-    proposal = trial_task(0).proposal
+    proposal = trial_job(0).proposal
     assert (first["number"], first["state"], first["architectures"]) == (0, "finished", ["x"])
     assert (first["settings"], first["target_flops"]) == (proposal.settings, proposal.target_flops)
     assert (first["step"], first["num_steps"], first["started_ms"], first["ended_ms"]) == (
@@ -70,7 +70,7 @@ def test_one_trial_comes_with_its_epochs(told: Any) -> None:
 
 def test_a_search_that_has_not_begun_has_no_trials_and_no_log(told: Any) -> None:
     told.finish("fresh", [])
-    (told.runs / "fresh" / FEED_FILE).unlink()
+    (told.runs / "fresh" / EVENTS_FILE).unlink()
     assert told.ask("GET", "/v1/searches/fresh/trials").json["items"] == []
     assert told.ask("GET", "/v1/searches/fresh/log").body == b""
 

@@ -17,7 +17,7 @@ from search.service.access.settings_policy import Rules
 from search.service.api.components import EXPORTS
 from search.service.database.tables import SearchRow
 from search.service.queue.adoption import adopt_searches
-from search.storage.layout import CONFIG_FILE, FEED_FILE, RESULTS_FILE
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 
 BASE = {"flops": 2000, "params": 200}
 LAUNCHED = {"event": "launched", "time_ms": 5, "pid": 1, "lines": ["base"], "trials": 2}
@@ -42,7 +42,7 @@ def put(service: Any, name: str, content: object = None, *events: Mapping[str, A
     text = content if isinstance(content, str) else json.dumps(content or settings())
     (folder / CONFIG_FILE).write_text(text)
     if events:
-        (folder / FEED_FILE).write_text("".join(json.dumps(event) + "\n" for event in events))
+        (folder / EVENTS_FILE).write_text("".join(json.dumps(event) + "\n" for event in events))
     return folder
 
 
@@ -231,15 +231,15 @@ DAMAGED: dict[str, Callable[[Any], None]] = {
     "no text": _content("\0\ud83d".encode("utf-8", "replace").decode()),
     "far too much": _content(json.dumps(settings()) + " " * (2 << 20)),
     "a pipe of settings": _pipe(CONFIG_FILE),
-    "a pipe of events": _pipe(FEED_FILE),
+    "a pipe of events": _pipe(EVENTS_FILE),
     "a pipe of results": _pipe(RESULTS_FILE),
     "a broken link": _link(CONFIG_FILE, "/none/such"),
     "a link out": _link(CONFIG_FILE, "/etc/passwd"),
     "a link to itself": _link(CONFIG_FILE, CONFIG_FILE),
-    "events behind a link": _link(FEED_FILE, "/etc/passwd"),
+    "events behind a link": _link(EVENTS_FILE, "/etc/passwd"),
     "an endless file": _link(RESULTS_FILE, "/dev/zero"),
     "a folder of settings": _folder(CONFIG_FILE),
-    "a folder of events": _folder(FEED_FILE),
+    "a folder of events": _folder(EVENTS_FILE),
     "a time too late": _content(settings(), LAUNCHED | {"time_ms": 10**30}),
     "a limit that is no number": _content(settings(), LAUNCHED | {"limits": {"flops": 1e999}}),
     "no origin": _results(origin=None),

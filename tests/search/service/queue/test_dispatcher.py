@@ -14,7 +14,7 @@ from search.service.database.connection import open_database
 from search.service.database.searches import Claim, Searches
 from search.service.queue.dispatcher import MOST_LOSSES, Dispatcher
 from search.service.queue.launcher import Gone, Launcher
-from search.storage.layout import FEED_FILE, SPOOL_FILE
+from search.storage.layout import EVENTS_FILE, SPOOL_FILE
 
 BASE = {"flops": 2000, "params": 200}
 
@@ -68,7 +68,7 @@ def say(tmp_path: Path) -> Callable[..., None]:
 
     def say(search_id: str, event: str, **content: Any) -> None:
         line = {"event": event, "time_ms": time.time_ns() // 1_000_000, **content}
-        with (tmp_path / "runs" / search_id / FEED_FILE).open("a") as stream:
+        with (tmp_path / "runs" / search_id / EVENTS_FILE).open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
     return say
@@ -123,7 +123,7 @@ def test_progress_and_the_front_are_kept_while_it_runs(
     add(searches, "a")
     dispatcher.step()
     begin(say, "a")
-    say("a", "started", key="t", task={"proposal": {}})
+    say("a", "started", key="t", job={"proposal": {}})
     epoch(say, "a", 3)
     first = outcome("x", flops=1000, validation_accuracy=0.7).to_mapping()
     worse = outcome("y", flops=1200, validation_accuracy=0.6).to_mapping()
@@ -241,7 +241,7 @@ def test_a_damaged_line_of_events_is_nobodys_end(
     add(searches, "a")
     dispatcher.step()
     begin(say, "a")
-    with (tmp_path / "runs" / "a" / FEED_FILE).open("ab") as stream:
+    with (tmp_path / "runs" / "a" / EVENTS_FILE).open("ab") as stream:
         stream.write(damage)
     epoch(say, "a", 4)
     dispatcher.step()
@@ -256,7 +256,7 @@ def test_events_that_were_replaced_are_read_anew(
     begin(say, "a")
     epoch(say, "a", 4)
     dispatcher.step()
-    (tmp_path / "runs" / "a" / FEED_FILE).unlink()
+    (tmp_path / "runs" / "a" / EVENTS_FILE).unlink()
     begin(say, "a")
     epoch(say, "a", 2)
     dispatcher.step()
