@@ -132,7 +132,9 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
         both, ("per_layer", "all"), ("mean over layers", "all layers together"), strict=True
     ):
         for name, (colour, marker, offset) in _COEFFICIENTS.items():
-            values = [found.get(f"{name}_{suffix}", math.nan) for found in metrics.values()]
+            values = [
+                coefficients.get(f"{name}_{suffix}", math.nan) for coefficients in metrics.values()
+            ]
             places = np.arange(len(values)) + offset
             axes.plot(values, places, marker, color=colour, label=name.capitalize())
         axes.axvline(0, color="#888888", linewidth=0.8, zorder=0)
@@ -142,7 +144,9 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
         for line in np.arange(len(metrics) - 1) + 0.5:
             axes.axhline(line, color=_GREY, linewidth=0.8, zorder=0)
         axes.tick_params(axis="y", length=0)
-    lowest = min((value for found in metrics.values() for value in found.values()), default=0.0)
+    lowest = min(
+        (value for coefficients in metrics.values() for value in coefficients.values()), default=0.0
+    )
     both[0].set_xlim(min(0.0, lowest) - 0.05, 1.05)
     both[0].set_yticks(range(len(metrics)), list(metrics))
     both[0].set_ylim(len(metrics) - 0.5, -0.5)

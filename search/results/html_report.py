@@ -146,8 +146,8 @@ class _Page:
     @cached_property
     def networks(self) -> list[_Network]:
         """All architectures, by rising FLOPs."""
-        found = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
-        return list(map(self._network, found))
+        by_flops = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
+        return list(map(self._network, by_flops))
 
     @cached_property
     def front(self) -> list[_Network]:
@@ -202,8 +202,8 @@ class _Page:
         }
         keys = [*compared, *(network.outcome.key for network in reversed(self.front))]
         paths = {outcome.key: outcome.path for outcome in self.results.everything}
-        found = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
-        return {key: found[key] for key in list(found)[:_MOST_CURVES] if found[key]}
+        curves = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
+        return {key: curves[key] for key in list(curves)[:_MOST_CURVES] if curves[key]}
 
     @property
     def data(self) -> dict[str, Any]:
@@ -279,13 +279,13 @@ class _Page:
     @property
     def environment(self) -> dict[str, str]:
         """Where the networks were trained, as far as they say so."""
-        found: dict[str, dict[str, None]] = {}
+        values_of: dict[str, dict[str, None]] = {}
         for network in self.networks:
             record = read(self._directory / network.outcome.path).provenance
             for name in _RECORDED:
                 if name in record:
-                    found.setdefault(name, {})[str(record[name])] = None
-        return {name: ", ".join(values) for name, values in found.items()}
+                    values_of.setdefault(name, {})[str(record[name])] = None
+        return {name: ", ".join(values) for name, values in values_of.items()}
 
     @property
     def commands(self) -> dict[str, str]:

@@ -97,10 +97,10 @@ def deviation(values: Sequence[float]) -> float:
 
 def contestants(outcomes: Iterable[Outcome]) -> list[Contestant]:
     """Outcomes gathered by network, in their order: those that differ in seeds alone are one."""
-    found: dict[str, list[Outcome]] = {}
+    runs_of: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        found.setdefault(outcome.network, []).append(outcome)
-    return [Contestant(tuple(runs)) for runs in found.values()]
+        runs_of.setdefault(outcome.network, []).append(outcome)
+    return [Contestant(tuple(runs)) for runs in runs_of.values()]
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ def contests(
     everything: Sequence[Outcome], rungs: Sequence[tuple[str, Budget]]
 ) -> tuple[Contest, ...]:
     """For each rung, a label and an absolute budget, the best of each kind by validation."""
-    found = contestants(everything)
-    return tuple(Contest(label, budget, _best_within(found, budget)) for label, budget in rungs)
+    networks = contestants(everything)
+    return tuple(Contest(label, budget, _best_within(networks, budget)) for label, budget in rungs)
 
 
 def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, Contestant]:
@@ -161,10 +161,10 @@ def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, 
     return best
 
 
-def kinds(found: Iterable[Contestant]) -> list[str]:
+def kinds(networks: Iterable[Contestant]) -> list[str]:
     """The kinds among them, in the order of the origins, at equal epochs first."""
     order = {origin: place for place, origin in enumerate(ORIGINS)}
-    keys = {(order.get(c.origin, len(order)), c.equal_compute, c.kind) for c in found}
+    keys = {(order.get(c.origin, len(order)), c.equal_compute, c.kind) for c in networks}
     return [kind for *_, kind in sorted(keys)]
 
 
@@ -257,10 +257,10 @@ class Comparison:
         if self.p_value is None:
             ahead += f" ± {100 * self.margin:.1f}"
         if self.is_clear:
-            said = f"{first} won, {ahead} points ahead of {second}"
+            answer = f"{first} won, {ahead} points ahead of {second}"
         else:
-            said = f"no difference beyond chance; {first} is {ahead} points ahead of {second}"
-        return f"{said}{self._compute()} ({self.test})"
+            answer = f"no difference beyond chance; {first} is {ahead} points ahead of {second}"
+        return f"{answer}{self._compute()} ({self.test})"
 
     def _compute(self) -> str:
         if not self.first.compute or not self.second.compute:
@@ -299,12 +299,12 @@ def _contest_line(contest: Contest, num_test: int) -> str:
 
 def _pair_lines(everything: Sequence[Outcome], num_test: int) -> list[str]:
     """Fine-tuned against the very same shape from scratch."""
-    found = contestants(everything)
+    networks = contestants(everything)
     return [
         f"Shape of {tuned.key}, {format_count(tuned.flops)} FLOPs: "
         f"{Comparison.of(tuned, other, num_test).text(short_name)}."
-        for tuned in found
-        for other in found
+        for tuned in networks
+        for other in networks
         if tuned.origin == "fine-tuned" and other.key in _keys_of_pairs(tuned)
     ]
 

@@ -46,7 +46,7 @@ from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
 from search.trials.trial import ending_of
 
-_BASE = FromScratchJob("base", "base", trial=None, rung=None, alpha=1.0, widths={})
+_BASE = FromScratchJob("base", "base", widths={})
 """The training of the network itself."""
 
 _MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download")
@@ -264,13 +264,13 @@ def _each_second(tell: Callable[[int, int], None]) -> Callable[[int, int], None]
     """Passes on how many parts are done, of how many: the last, and others once a second."""
     last = -math.inf
 
-    def told(done: int, total: int) -> None:
+    def throttled(done: int, total: int) -> None:
         nonlocal last
         if done == total or time.monotonic() - last >= 1:
             last = time.monotonic()
             tell(done, total)
 
-    return told
+    return throttled
 
 
 def _judged(
@@ -297,17 +297,17 @@ def _comparable(criterion: Criterion, scores: UnitScores) -> UnitScores:
 
 def _record(record: MlflowRecord, study: CorrelationResults) -> None:
     """A run for every criterion, and the end of the study's."""
-    for found in study.agreements:
-        key = f"criterion/{found.criterion}"
+    for row in study.agreements:
+        key = f"criterion/{row.criterion}"
         record.open_child(
             key,
             "criterion",
-            found.criterion,
-            params={schema.PARAM_CRITERION: found.criterion},
+            row.criterion,
+            params={schema.PARAM_CRITERION: row.criterion},
             description="Correlation of this criterion's scores with the oracle's.",
         )
-        left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(found.num_left_out)}
-        record.log_child(key, {**found.metrics, **left_out})
+        left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
+        record.log_child(key, {**row.metrics, **left_out})
         record.end_child(key)
     record.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
     record.conclude(study.files)

@@ -180,10 +180,10 @@ def _included(
         if outcome.origin != "fine-tuned":
             continue
         stored = read(folder / outcome.path)
-        found = stored.provenance.get("data")
-        if stored.builder != subject.base.builder or found != config.data.source:
+        data = stored.provenance.get("data")
+        if stored.builder != subject.base.builder or data != config.data.source:
             raise ConfigError(
-                f"{folder} cannot be included: it searched {stored.builder.target} on {found}, "
+                f"{folder} cannot be included: it searched {stored.builder.target} on {data}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
             )
         if stored.inexact and subject.base.graph.exact:
@@ -221,14 +221,14 @@ def _preflight(subject: Subject) -> Preflight:
 
 
 def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None:
-    for what, own, found in (
+    for what, own, present in (
         ("images of", subject.input_shape, data.train.image_shape),
         ("classes", subject.classes, tuple(data.classes)),
     ):
-        if tuple(own) != tuple(found):
+        if tuple(own) != tuple(present):
             raise ConfigError(
                 f"{config.source} is for {what} {', '.join(map(str, own))[:60]}, but "
-                f"{config.data.source} has {', '.join(map(str, found))[:60]}"
+                f"{config.data.source} has {', '.join(map(str, present))[:60]}"
             )
 
 

@@ -365,9 +365,7 @@ def test_members_of_another_builder_are_trained_too(
 ):
     """A kind may change the base network: digits-resnet, in a study of digits-vgg."""
     builder = ("search.models:digits_resnet", {"num_classes": 10, "in_channels": 1})
-    job = FromScratchJob(
-        "depth-s0", "depth", None, None, 1.0, {}, seed=5, budget="params=1k", builder=builder
-    )
+    job = FromScratchJob("depth-s0", "depth", {}, seed=5, budget="params=1k", builder=builder)
     training = TrainingConfig(1, 1, 1, batch_size=32, equal_compute=True)
     config = SearchConfig(name="other", runs=str(tmp_path), training=training)
     records: list[EpochRecord] = []

@@ -291,7 +291,7 @@ class Dispatcher:
         if outcomes:
             rows = [architecture_row(row.id, outcome) for outcome in outcomes.values()]
             self._searches.put_architectures(row.id, rows)
-            best = {found.key for found in front(list(search_state.found.values()))}
+            best = {found.key for found in front(list(search_state.networks.values()))}
             before = self._follow(row).on_front - outcomes.keys()
             self._searches.mark_front(row.id, sorted(best - before), sorted(before - best))
             self._follow(row).on_front = best

@@ -409,7 +409,7 @@ def test_a_trial_that_fails_is_followed_by_another_whatever_it_costs(
 ):
     def unlucky(job: Job, context, data, report) -> tuple[Outcome, ...]:
         if job.key == "fine-tuned-0":
-            job = FromScratchJob("broken", "uniform", None, 1.0, 1.0, {"no such group": 3})
+            job = FromScratchJob("broken", "uniform", {"no such group": 3}, rung=1.0)
         return perform(job, context, data, report)
 
     workers.perform = unlucky
