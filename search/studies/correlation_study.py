@@ -35,7 +35,7 @@ from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
-from search.tracking.mlflow_record import MlflowRecord, StudyRun
+from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.minibatches import scoring_batches
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
@@ -140,7 +140,7 @@ class _Correlation(Study[CorrelationResults]):
                 observer.ended(job, ending_of(error))
                 raise
             observer.finished(job, [outcome])
-        _record(session.record, study)
+        _record(session.runs, study)
         return study
 
     def _compared(self, model: nn.Module, outcome: Outcome, session: Session) -> CorrelationResults:
@@ -295,11 +295,11 @@ def _comparable(criterion: Criterion, scores: UnitScores) -> UnitScores:
     return scores
 
 
-def _record(record: MlflowRecord, study: CorrelationResults) -> None:
+def _record(runs: StudyRuns, study: CorrelationResults) -> None:
     """A run for every criterion, and the end of the study's."""
     for row in study.agreements:
         key = f"criterion/{row.criterion}"
-        record.open_child(
+        runs.open(
             key,
             "criterion",
             row.criterion,
@@ -307,10 +307,10 @@ def _record(record: MlflowRecord, study: CorrelationResults) -> None:
             description="Correlation of this criterion's scores with the oracle's.",
         )
         left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
-        record.log_child(key, {**row.metrics, **left_out})
-        record.end_child(key)
-    record.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
-    record.conclude(study.files)
+        runs.log({**row.metrics, **left_out}, key)
+        runs.end(key)
+    runs.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
+    runs.conclude(study.files)
 
 
 def _settings_file(config: CorrelationConfig) -> SettingsFile:

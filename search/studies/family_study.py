@@ -30,7 +30,7 @@ from search.studies.family_ladder import Rung, Subject, from_scratch_job, from_s
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device
 from search.system.memory_limit import memory_limited
-from search.tracking.mlflow_record import StudyRun
+from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob
@@ -152,7 +152,7 @@ class _Family(Study[FamilyStudy]):
             reasons = "; ".join(dict.fromkeys([*session.failures.values(), *session.notes]))
             raise SearchFailedError(f"no network could be trained: {reasons}")
         study = self._published([*self._tuned, *trained], session)
-        session.record.conclude(study.files)
+        session.runs.conclude(study.files)
         return study
 
     def _published(self, runs: Sequence[FamilyRun], session: Session) -> FamilyStudy:

@@ -62,7 +62,7 @@ def publish(session: Session, results: Results) -> None:
     write_durably(folder / REPORT_FILE, report_page(folder).encode())
     files: list[Path] = [folder / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
     session.record.mark_front(results)
-    session.record.conclude([*files, *pictures], verdict=results.verdict)
+    session.runs.conclude([*files, *pictures], verdict=results.verdict)
 
 
 def _base_widths(preflight: Preflight) -> dict[str, int]:

@@ -303,7 +303,7 @@ def test_what_a_killed_process_left_running_is_put_in_order(
 ):
     workers.perform = Stop(epoch)
     with monkeypatch.context() as patch:
-        patch.setattr(session.MlflowRecord, "interrupted", lambda self: None)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     assert "running" in statuses(memory).values()
