@@ -94,6 +94,10 @@ def test_private_names_of_others_are_imported_in_one_place_each() -> None:
 
 
 ROOMS = {
+    "copycat": (
+        *("width_profile", "builder", "recipes", "build", "latency", "export", "profile_chart"),
+        *("families", "architecture", "python_source"),
+    ),
     "pruning": (
         *(
             "errors",
@@ -132,7 +136,7 @@ def test_no_room_imports_a_higher_one(package: str) -> None:
     assert climbs == []
 
 
-@pytest.mark.parametrize("package", ["pruning", "search"])
+@pytest.mark.parametrize("package", ROOMS)
 def test_every_room_says_what_it_is_for(package: str) -> None:
     for name, file in files(package).items():
         if file.name == "__init__.py":
@@ -187,7 +191,7 @@ HELP = (
     [
         "import pruning.errors, pruning.cost",
         "import search.tracking.search_state, search.storage.atomic_files",
-        "import search.service.server, search.service.workbench",
+        "import search.service.server, search.service.torch_worker.tasks",
         "import search.cli as c; [c.cli.get_command(None, name) for name in c.SUMMARIES]",
         "from search import Client",
         HELP.format(""),

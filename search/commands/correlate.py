@@ -31,7 +31,9 @@ def correlate(**flags: Any) -> None:
     """
     config = from_mapping(CorrelationConfig, overridden({}, flags), "the command line")
     console = Console(highlight=False)
-    with ending_on_interrupt("Stopped before there was a result; the same command begins again."):
+    with ending_on_interrupt(
+        "Stopped. The training is kept up to its last epoch: the same command goes on from there."
+    ):
         study = correlation_study.run(config, console=console)
     console.print("\nCorrelation with the oracle", style="bold")
     console.print(correlation_report.study_table(study))

@@ -30,15 +30,20 @@ from search.tracking.process_log import LogPart, log_parts, read_log
 from search.tracking.search_state import Event, EventFile, SearchState
 
 if TYPE_CHECKING:
-    from copycat import architecture, export, python_module, whole_folder
+    from copycat import architecture, export, python_source
+    from copycat.architecture import whole_folder
     from search.results import html_report, report
     from search.results.report import Results
     from search.tracking import model_registry
 else:
-    architecture, export, python_module, whole_folder, html_report, report, model_registry = (
+    architecture, export, python_source, whole_folder, html_report, report, model_registry = (
         lazy_modules(
-            *("copycat.architecture", "copycat.export", "copycat.python_module"),
-            *("copycat.whole_folder", "search.results.html_report", "search.results.report"),
+            *("copycat.architecture", "copycat.export", "copycat.python_source"),
+            *(
+                "copycat.architecture.whole_folder",
+                "search.results.html_report",
+                "search.results.report",
+            ),
             "search.tracking.model_registry",
         )
     )
@@ -240,7 +245,7 @@ class _NetworkInFolder(StoredNetwork):
 
     def source_code(self) -> str:
         model = architecture.load(self._source, trust=self._trust)
-        return python_module.to_python(architecture.read(self._source), model)
+        return python_source.to_python(architecture.read(self._source), model)
 
     def write(self, form: str, target: Path) -> None:
         if form == "safetensors":

@@ -10,9 +10,9 @@ import click
 from sqlalchemy import Engine
 
 from search.commands.flags import some_options
-from search.service.database import open_records
+from search.service.access.tokens import ROLES, Role, create, is_over, listed, revoke
+from search.service.database.connection import open_records
 from search.service.service_config import ServiceConfig
-from search.service.tokens import ROLES, Role, create, is_over, listed, revoke
 
 _RECORDS = some_options(ServiceConfig, ("runs", "database"))
 """How `espalier serve` is told where its records are."""

@@ -20,7 +20,7 @@ class WatchDisplay:
     def __init__(self, console: Console, shown: Sequence[str] = ()) -> None:
         self._console, self._shown = console, list(shown)
         self._seconds = 0.0
-        self.progress = Progress(console, 0, now=lambda: self._seconds)
+        self.progress = Progress(console, now=lambda: self._seconds)
         self._replay = Replay(self.progress)
 
     def take(self, event: Event) -> None:

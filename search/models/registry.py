@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from copycat.architecture.trust import is_within
 from copycat.builder import Builder
-from copycat.trust import is_within
 from pruning.errors import ModelError
 from pruning.lazy_imports import lazy_modules
 

@@ -21,7 +21,7 @@ from search.config.methods import METHODS
 from search.config.resources_config import ResourcesConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
-from search.tracking.mlflow_record import Recording
+from search.tracking.mlflow_record import MlflowRecord
 from search.trials.jobs import EpochRecord, Job, TrialJob
 
 pytestmark = [
@@ -148,9 +148,9 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
         runs=str(desk / "ranges"),
     )
     begun: set[int] = set()
-    epochs = Recording.epochs
+    epochs = MlflowRecord.epochs
 
-    def interrupted(self: Recording, job: Job, records: Sequence[EpochRecord]) -> None:
+    def interrupted(self: MlflowRecord, job: Job, records: Sequence[EpochRecord]) -> None:
         epochs(self, job, records)
         assert isinstance(job, TrialJob)
         begun.add(job.number)
@@ -158,7 +158,7 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
             raise KeyboardInterrupt
 
     with at_desk(), monkeypatch.context() as patch:
-        patch.setattr(Recording, "epochs", interrupted)
+        patch.setattr(MlflowRecord, "epochs", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     before = {t.number: t.params["rni.strength"] for t in study_of(config).trials if t.params}

@@ -23,9 +23,9 @@ from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
-from search.service import workbench
+from search.service.torch_worker import tasks as workbench
 from search.storage.layout import CONFIG_FILE
-from search.studies import family_study
+from search.studies import session
 from search.studies.search_study import open_context
 from search.trials.job_context import fresh_base
 from search.trials.search_space import Proposal
@@ -148,7 +148,9 @@ def test_the_service_offers_it_and_answers_alike():
     """The form of its page is made from the schema."""
     option = workbench.offered()["schema"]["properties"]["exact"]
     assert (option["type"], option["default"]) == ("boolean", True)
-    assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
+    assert (
+        option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["description"]
+    )
     asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
     answer = workbench.checked({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
     assert isinstance(answer, dict), answer
@@ -183,10 +185,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(family_study, "cluster", InProcess)
-    monkeypatch.setattr(family_study, "run_recorder", lambda *_: MemoryRecorder("family"))
+    monkeypatch.setattr(session, "cluster", InProcess)
+    monkeypatch.setattr(session, "run_recorder", lambda *_: MemoryRecorder("family"))
     monkeypatch.setattr(
-        "search.studies.correlation_study.run_recorder", lambda *_: MemoryRecorder("correlation")
+        "search.studies.session.run_recorder", lambda *_: MemoryRecorder("correlation")
     )
     return tmp_path
 

@@ -10,12 +10,12 @@ import pytest
 from samples import espalier, stored_outcome
 
 import copycat
-from copycat.architecture_json import to_json
+from copycat.architecture.document import to_json
 from pruning.errors import ArchitectureError, ModelError
 from search.config.search_config import SearchConfig
 from search.models import own_module, require_trusted
 from search.results.report import Results
-from search.service.workbench import Refused, exported
+from search.service.torch_worker.tasks import Refused, exported
 from search.trials.preflight import Preflight
 
 

@@ -15,15 +15,12 @@ import pytest
 from samples import espalier, small_config, stored_outcome
 
 from pruning.errors import SearchStateError
-from search.commands.flags import overridden
-from search.commands.search import search
 from search.config.search_config import SearchConfig
-from search.config.settings import from_mapping
-from search.results.front import front
 from search.results.html_report import report_page
 from search.results.report import Results
 from search.results.verdict import contests
 from search.trials.jobs import EpochRecord, Outcome
+from search.trials.pareto import front
 from search.trials.preflight import Preflight
 
 EVIL = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -232,6 +229,10 @@ def test_learning_curves_are_shown_where_there_are_some(config: SearchConfig, re
 
 def test_the_commands_of_the_page_repeat_the_search(config: SearchConfig, page: Page):
     (command,) = re.findall(r"espalier search (.*?) take the most", page.words)
+    from search.commands.flags import overridden  # noqa: PLC0415
+    from search.commands.search import search  # noqa: PLC0415
+    from search.config.settings import from_mapping  # noqa: PLC0415
+
     context = search.make_context("search", command.split())
     given = {name: value for name, value in context.params.items() if name != "config_file"}
     assert from_mapping(SearchConfig, overridden({}, given)) == config

@@ -1,0 +1,71 @@
+"""The network that the members of families are made of."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from copycat.build import build, without_removed
+from copycat.builder import Builder
+from copycat.families.series import Shape
+from copycat.recipes import Recipe, recorded
+from copycat.width_profile import WidthProfile
+from pruning.cost import ExampleInput
+from pruning.graph.channel_graph import ChannelGraph
+from pruning.tracing import whole_trace
+
+
+@dataclass(frozen=True)
+class BaseNetwork:
+    """A network that others are derived from.
+
+    builder: makes it.  graph: its trace.
+    """
+
+    builder: Builder
+    graph: ChannelGraph
+    example_input: ExampleInput
+
+    @classmethod
+    def of(
+        cls, builder: Builder, example_input: ExampleInput, *, exact: bool = True
+    ) -> BaseNetwork:
+        """Build the network once and trace it; `exact` as for `trace`."""
+        made = _fresh(builder)
+        base = cls(builder, whole_trace(made[0], example_input, exact=exact), example_input)
+        base.__dict__["made"] = made
+        return base
+
+    @functools.cached_property
+    def made(self) -> tuple[nn.Module, Recipe]:
+        """The network and its constructor's recipe, made when they are first asked for."""
+        return _fresh(self.builder)
+
+    def graph_of(self, profile: WidthProfile) -> ChannelGraph:
+        """The graph that prices this shape: without the structures that it lacks."""
+        if not profile.removed:
+            return self.graph
+        left = without_removed(self.made[0], profile, self.example_input)
+        return whole_trace(left, self.example_input, exact=self.graph.exact)
+
+    def build(self, shape: Shape, seed: int = 0) -> nn.Module:
+        """The network of this shape with fresh weights drawn from `seed`.
+
+        torch's own random generators are left as they were.
+        """
+        if shape.builder is None:
+            model, recipe = self.made
+            return build(
+                model, shape.profile, self.example_input, seed, graph=self.graph, recipe=recipe
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return shape.builder()
+
+
+def _fresh(builder: Builder) -> tuple[nn.Module, Recipe]:
+    with torch.random.fork_rng(devices=[]):  # weights do not matter here
+        return recorded(builder)
