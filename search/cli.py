@@ -34,11 +34,11 @@ from search.terminal.plain_text import make_printable
 
 SUMMARIES = {
     "search": "Search for smaller networks within a budget; run it again to continue it.",
-    "list": "List all searches, the newest first, and how far each of them is.",
+    "list": "List all searches and other studies, the newest first, and how far each of them is.",
     "watch": "Show SEARCH as the terminal that performs it does, from its beginning to its end.",
     "log": "Print what the processes of SEARCH printed.",
     "stop": "End SEARCH, whoever performs it, as Ctrl-C would; it can be continued.",
-    "resume": "Continue SEARCH, whatever ended it.",
+    "resume": "Continue STUDY, a search or another, whatever ended it.",
     "trial": "Make trial NUMBER of SEARCH again and say whether its numbers come out the same.",
     "family": "Show the ladder of networks that PROFILE_OR_ARCH gives rise to.",
     "correlate": "Show how well criteria predict what removing a channel does to the loss.",

@@ -9,21 +9,23 @@ from rich.console import Console
 
 from pruning.lazy_imports import lazy_modules
 from search.commands.flags import options, overridden
-from search.commands.interrupts import ending_on_interrupt
-from search.config.correlation_config import UNUSED_TRAINING, CorrelationConfig
+from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
+from search.commands.result_summary import print_correlation
+from search.config.correlation_config import (
+    UNUSED_RESOURCES,
+    UNUSED_TRAINING,
+    CorrelationConfig,
+)
 from search.config.settings import from_mapping
 
 if TYPE_CHECKING:
-    from search.results import correlation_report
     from search.studies import correlation_study
 else:
-    correlation_report, correlation_study = lazy_modules(
-        "search.results.correlation_report", "search.studies.correlation_study"
-    )
+    (correlation_study,) = lazy_modules("search.studies.correlation_study")
 
 
 @click.command()
-@options(CorrelationConfig, without=UNUSED_TRAINING)
+@options(CorrelationConfig, without=(*UNUSED_TRAINING, *UNUSED_RESOURCES))
 def correlate(**flags: Any) -> None:
     """Show how well criteria predict what removing a channel does to the loss.
 
@@ -31,12 +33,9 @@ def correlate(**flags: Any) -> None:
     """
     config = from_mapping(CorrelationConfig, overridden({}, flags), "the command line")
     console = Console(highlight=False)
+    interrupt_on_signals()
     with ending_on_interrupt(
         "Stopped. The training is kept up to its last epoch: the same command goes on from there."
     ):
         study = correlation_study.run(config, console=console)
-    console.print("\nCorrelation with the oracle", style="bold")
-    console.print(correlation_report.study_table(study))
-    for note in correlation_report.study_notes(study):
-        console.print(note, style="dim", markup=False)
-    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)
+    print_correlation(study, config.directory, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,10 @@ from rich.console import Console
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import TRUST, image_shape
 from search.commands.flags import options, overridden, refuse_without_effect
-from search.commands.interrupts import ending_on_interrupt
+from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
+from search.commands.result_summary import print_family
 from search.config.family_config import (
     UNUSED_TRAINING,
-    WITHOUT_RESOURCES,
     FamilyConfig,
     recipe_of_family,
 )
@@ -24,16 +25,14 @@ from search.config.training_config import TrainingConfig
 if TYPE_CHECKING:
     from copycat import architecture
     from search.data import datasets
-    from search.results import family_results, report
+    from search.results import report
     from search.studies import family_ladder, family_study, setup
 else:
-    architecture, datasets, family_results, report, family_ladder, family_study, setup = (
-        lazy_modules(
-            *("copycat.architecture", "search.data.datasets"),
-            *("search.results.family_results", "search.results.report"),
-            *("search.studies.family_ladder", "search.studies.family_study"),
-            "search.studies.setup",
-        )
+    architecture, datasets, report, family_ladder, family_study, setup = lazy_modules(
+        *("copycat.architecture", "search.data.datasets"),
+        "search.results.report",
+        *("search.studies.family_ladder", "search.studies.family_study"),
+        "search.studies.setup",
     )
 
 
@@ -50,7 +49,7 @@ else:
 @click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
-@options(FamilyConfig, without=("source", "trust", *UNUSED_TRAINING, *WITHOUT_RESOURCES))
+@options(FamilyConfig, without=("source", "trust", *UNUSED_TRAINING))
 @TRUST
 def family(
     *,
@@ -119,13 +118,11 @@ def _opened(
 def _train(
     console: Any, config: FamilyConfig, subject: Any, rungs: Any, *, data: Any, notes: list[str]
 ) -> None:
+    interrupt_on_signals()
     with ending_on_interrupt(
         f"Stopped. What was finished is kept in {config.directory}; "
         "the same command goes on from there."
     ):
         study = family_study.run(config, subject, rungs, data, notes=notes, console=console)
-    console.print("\nTest error, mean ± deviation over runs", style="bold")
-    console.print(family_results.study_table(study))
-    for key, reason in study.failures.items():
-        console.print(f"{key} failed: {reason}", style="yellow", markup=False)
-    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)
+    later = dataclasses.replace(study, notes=study.notes[len(notes) :])
+    print_family(later, config.directory, console)

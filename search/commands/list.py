@@ -1,4 +1,4 @@
-"""`espalier list`: the searches there are."""
+"""`espalier list`: the searches and other studies there are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @RUNS
 def list(*, as_json: bool, runs: str) -> None:
-    """List all searches, the newest first, and how far each of them is."""
+    """List all searches and other studies, the newest first, and how far each of them is."""
     entries = location_of(runs).searches()
     if as_json:
         click.echo(json.dumps([entry.to_mapping() for entry in entries], indent=2))
@@ -41,13 +41,15 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(entries: Sequence[SearchEntry]) -> Table:
-    numbers = ("trials", "best", "FLOPs")
-    table = text_table("search", "state", *numbers, "time", numbers=numbers)
+    numbers = ("trials", "networks", "best", "FLOPs")
+    table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
     for entry in entries:
         table.add_row(
             Text(entry.name),
+            entry.kind,
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
+            str(entry.num_networks) if entry.progress else "–",
             f"{entry.best['validation_accuracy']:.1%}" if entry.best else "–",
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),

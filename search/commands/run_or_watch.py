@@ -89,9 +89,7 @@ def watch(
         entry = location.search(name)
         if entry.state != "finished":
             raise _not_finished(location, name, entry)
-        results = location.results(name)
-        next_steps = location.next_steps(name, results)
-    print_results(results, next_steps, console)
+    location.print_results(name, console)
 
 
 def _not_finished(

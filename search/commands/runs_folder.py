@@ -12,19 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from rich.console import Console
 
 from pruning.errors import SearchStateError
 from pruning.lazy_imports import lazy_modules
+from search.commands import result_summary
 from search.commands.common_options import DEFAULT_RUNS
 from search.commands.search_location import SearchEntry, SearchLocation, StoredNetwork
 from search.config.search_config import SearchConfig
 from search.storage.folder_lock import is_held, lock_holder
 from search.storage.layout import (
     ARCHITECTURES_FOLDER,
-    CONFIG_FILE,
+    CORRELATION_RESULTS,
     EVENTS_FILE,
+    FAMILY_RESULTS,
     LOG_FILE,
-    RESULTS_FILE,
+    RESULTS_FILES,
+    SETTINGS_FILES,
+    study_kind,
 )
 from search.tracking.process_log import LogPart, log_parts, read_log
 from search.tracking.search_state import Event, EventFile, SearchState
@@ -32,20 +37,17 @@ from search.tracking.search_state import Event, EventFile, SearchState
 if TYPE_CHECKING:
     from copycat import architecture, export, python_source
     from copycat.architecture import whole_folder
-    from search.results import html_report, report
+    from search.results import correlation_report, family_results, html_report, report
     from search.results.report import Results
     from search.tracking import model_registry
 else:
-    architecture, export, python_source, whole_folder, html_report, report, model_registry = (
-        lazy_modules(
-            *("copycat.architecture", "copycat.export", "copycat.python_source"),
-            *(
-                "copycat.architecture.whole_folder",
-                "search.results.html_report",
-                "search.results.report",
-            ),
-            "search.tracking.model_registry",
-        )
+    architecture, whole_folder, export, python_source = lazy_modules(
+        *("copycat.architecture", "copycat.architecture.whole_folder", "copycat.export"),
+        "copycat.python_source",
+    )
+    correlation_report, family_results, html_report, report, model_registry = lazy_modules(
+        *("search.results.correlation_report", "search.results.family_results"),
+        *("search.results.html_report", "search.results.report", "search.tracking.model_registry"),
     )
 
 _POLL_SECONDS = 0.5
@@ -78,9 +80,10 @@ class RunsFolder(SearchLocation):
 
     def searches(self) -> list[SearchEntry]:
         entries = []
-        for file in Path(self._runs).glob(f"*/{CONFIG_FILE}"):
-            if not file.parent.name.startswith("."):
-                entries.append((file.stat().st_mtime, _entry(file.parent)))
+        for settings in SETTINGS_FILES.values():
+            for file in Path(self._runs).glob(f"*/{settings}"):
+                if not file.parent.name.startswith("."):
+                    entries.append((file.stat().st_mtime, _entry(file.parent)))
         return [entry for _, entry in sorted(entries, key=lambda pair: pair[0], reverse=True)]
 
     def search(self, name: str) -> SearchEntry:
@@ -88,12 +91,13 @@ class RunsFolder(SearchLocation):
 
     def _folder(self, name: str) -> Path:
         folder = search_folder(name, self._runs)
-        if not (folder / CONFIG_FILE).exists():
+        if study_kind(folder) is None:
             raise report.no_search(folder)
         return folder
 
     def follow(self, name: str) -> Iterator[Event]:
         folder = self._folder(name)
+        results = folder / RESULTS_FILES[study_kind(folder) or "search"]
         file, last = EventFile(folder / EVENTS_FILE), ""
         while True:
             was_held = is_held(folder)  # before reading: nothing is written after its release
@@ -101,7 +105,7 @@ class RunsFolder(SearchLocation):
             for event in _events(file):
                 last = event["event"]
                 yield event
-            if not was_held or (last == "concluded" and (folder / RESULTS_FILE).exists()):
+            if not was_held or (last == "concluded" and results.exists()):
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -155,6 +159,18 @@ class RunsFolder(SearchLocation):
     def results(self, name: str) -> Results:
         return report.open_results(search_folder(name, self._runs))
 
+    def print_results(self, name: str, console: Console) -> None:
+        folder = self._folder(name)
+        match study_kind(folder):
+            case "family":
+                study = family_results.FamilyStudy.read(folder / FAMILY_RESULTS)
+                result_summary.print_family(study, folder, console)
+            case "correlation":
+                results = correlation_report.read_results(folder / CORRELATION_RESULTS)
+                result_summary.print_correlation(results, folder, console)
+            case _:
+                super().print_results(name, console)
+
     def report(self, name: str) -> tuple[bytes, Path]:
         folder = search_folder(name, self._runs)
         return html_report.report_page(folder).encode(), folder / html_report.REPORT_FILE
@@ -179,7 +195,7 @@ class RunsFolder(SearchLocation):
 
 def search_folder(name: str, runs: str) -> Path:
     """The folder of a search, given by name or path."""
-    is_path = os.sep in name or (Path(name) / CONFIG_FILE).exists()
+    is_path = os.sep in name or study_kind(Path(name)) is not None
     return Path(name) if is_path else Path(runs) / name
 
 
@@ -206,7 +222,8 @@ def _events(file: EventFile) -> Iterator[Event]:
 
 
 def _entry(folder: Path) -> SearchEntry:
-    """How the search stands, by its lock, its results and its last event."""
+    """How the study stands, by its lock, its results and its last event."""
+    kind = study_kind(folder) or "search"
     search_state, last, file = SearchState(), None, EventFile(folder / EVENTS_FILE)
     was_held, state, reason = is_held(folder), "stopped", ""
     try:
@@ -217,13 +234,13 @@ def _entry(folder: Path) -> SearchEntry:
         reason = str(error)
     if was_held:
         state = "running"
-    elif (folder / RESULTS_FILE).exists():
+    elif (folder / RESULTS_FILES[kind]).exists():
         state = "finished"
     elif last is not None and last["event"] == "failed":
         state, reason = "failed", last["reason"]
     progress = None if last is None else search_state.progress()
     ended = None if state == "running" or last is None else int(last["time_ms"])
-    return SearchEntry(folder.name, state, reason or file.damage, progress, ended)
+    return SearchEntry(folder.name, state, reason or file.damage, progress, ended, kind)
 
 
 class _NetworkInFolder(StoredNetwork):

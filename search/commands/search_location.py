@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from search.commands import result_summary
+
 if TYPE_CHECKING:
     from search.results.report import Results
     from search.tracking.search_state import Event
@@ -18,8 +22,9 @@ _DONE = ("finished", "failed", "stopped early", "infeasible")
 
 @dataclass(frozen=True)
 class SearchEntry:
-    """A search in a list: how it stands.
+    """A search, or another study, in a list: how it stands.
 
+    kind: search, family or correlation.
     state: queued, running, finished, failed or stopped.  reason: why it failed.
     progress: see search.tracking.search_state.SearchState.progress; None before anything happened.
     ended_ms: since 1970; None until it is over.
@@ -30,6 +35,7 @@ class SearchEntry:
     reason: str
     progress: Mapping[str, Any] | None
     ended_ms: int | None
+    kind: str = "search"
 
     @property
     def is_over(self) -> bool:
@@ -41,6 +47,11 @@ class SearchEntry:
         """However they ended."""
         trials = self.progress["trials"] if self.progress else {}
         return sum(trials.get(end, 0) for end in _DONE)
+
+    @property
+    def num_networks(self) -> int:
+        """Networks that are trained and stored."""
+        return int(self.progress["networks"]) if self.progress else 0
 
     @property
     def trials_planned(self) -> int:
@@ -65,6 +76,7 @@ class SearchEntry:
         """JSON-able."""
         return {
             "name": self.name,
+            "kind": self.kind,
             "state": self.state,
             "reason": self.reason,
             "trials_done": self.trials_done,
@@ -141,6 +153,11 @@ class SearchLocation(ABC):
     @abstractmethod
     def results(self, name: str) -> Results:
         """What a finished search found."""
+
+    def print_results(self, name: str, console: Console) -> None:
+        """Show people what a finished study came to, and what they can do with it."""
+        results = self.results(name)
+        result_summary.print_results(results, self.next_steps(name, results), console)
 
     @abstractmethod
     def report(self, name: str) -> tuple[bytes, Path]:

@@ -21,9 +21,11 @@ def stop(search_name: str, runs: str) -> None:
     if entry.state != "stopped":
         click.echo(f"{entry.name} has come to its end meanwhile: it is {entry.state}")
         return
-    networks = entry.progress["networks"] if entry.progress else 0
+    trials = ""
+    if entry.kind == "search":
+        trials = f"{entry.trials_done} of {entry.trials_planned} trials, "
+    resume = location.command(search_name, "resume")
     click.echo(
-        f"{entry.name} is stopped. Kept are {entry.trials_done} of {entry.trials_planned} trials, "
-        f"{networks} networks, and what was under way up to its last epoch: "
-        f"go on with  {location.command(search_name, 'resume')}"
+        f"{entry.name} is stopped. Kept are {trials}{entry.num_networks} networks, and "
+        f"what was under way up to its last epoch: go on with  {resume}"
     )

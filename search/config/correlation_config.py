@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pruning.errors import ConfigError
 from search.config.data_config import DataConfig
 from search.config.methods import METHODS
+from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig, folder_name
 from search.config.settings import Device, listed, option, require_defaults, same_option, settings
 from search.config.training_config import TrainingConfig
@@ -27,6 +28,9 @@ UNUSED_TRAINING = (
 )
 """Settings of training that a study, which trains one network once, has no use for."""
 
+UNUSED_RESOURCES = ("cpus_per_trial", "gpus_per_trial", "ray_address", "trial_timeout")
+"""Settings of resources that a study, which runs in its own process, has no use for."""
+
 
 @settings
 class CorrelationConfig:
@@ -38,6 +42,7 @@ class CorrelationConfig:
     model: str = same_option(SearchConfig, "model")
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = option(
         (),
         "criteria to hold against the oracle, joined by commas, such as taylor,fisher; by default "
@@ -63,6 +68,9 @@ class CorrelationConfig:
     def __post_init__(self) -> None:
         why = "in a correlation study, which trains one network once"
         require_defaults(self.training, UNUSED_TRAINING, why)
+        require_defaults(
+            self.resources, UNUSED_RESOURCES, "in a correlation study, which runs here"
+        )
         self.as_search()
         for name in self.criteria:
             if name == ORACLE:
@@ -91,7 +99,9 @@ class CorrelationConfig:
     def as_search(self) -> SearchConfig:
         """A search with these settings whose budget is no bound."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        training = dataclasses.replace(self.training, scratch_epochs=self.training.epochs)
         shared |= {"criterion": self.criterion or (ORACLE,), "name": self.study_name}
+        shared |= {"training": training}
         return SearchConfig(budget=("flops=100%",), **shared)
 
     def resolved(self) -> CorrelationConfig:

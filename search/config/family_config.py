@@ -30,9 +30,6 @@ UNUSED_TRAINING = (
 )
 """Settings of training that a family study, which trains from scratch, has no use for."""
 
-WITHOUT_RESOURCES = ("time_budget", "max_train_images")
-"""Settings of resources that no family study has."""
-
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
     *("mobilenetv2", "from-scratch"),
@@ -88,7 +85,6 @@ class FamilyConfig:
         require_defaults(self.training, UNUSED_TRAINING, why)
         if not self.training.equal_compute:
             require_defaults(self.training, ("compute_limit",), "without equal_compute")
-        require_defaults(self.resources, WITHOUT_RESOURCES, why)
         self.ladder()
         self.as_search()
 

@@ -21,7 +21,6 @@ from pruning.cost import Cost, measure_cost
 from pruning.errors import ArchitectureError, BudgetError, ConfigError
 from pruning.tracing import trace
 from search.config.family_config import FamilyConfig, kind_and_number
-from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
@@ -87,14 +86,6 @@ def test_kinds_are_listed_by_commas_and_checked():
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         ({"device": "tpu"}, "device must be one of"),
-        (
-            {"resources": ResourcesConfig(time_budget="2h")},
-            "^time_budget has no effect",
-        ),
-        (
-            {"resources": ResourcesConfig(max_train_images=9)},
-            "^max_train_images has no",
-        ),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str):
@@ -315,6 +306,42 @@ def test_a_stopped_study_goes_on_where_it_was(
     _, larger = trained("--seeds=3")  # the later flag wins: only what is new is trained
     assert [key[-1] for key in performed] == ["2"] * 4
     assert [run for run in larger["runs"] if run["seed"] < 2] == found["runs"]
+
+
+def test_a_study_is_listed_resumed_and_watched_as_a_search_is(
+    search_folder: Path, here: Path, performed: list[str], memory: MemoryRecorder
+):
+    def row() -> list[str]:
+        _, first, *_ = espalier("list").out.splitlines()  # the newest first
+        return first.split()
+
+    (here / "stop").write_text("2")
+    assert espalier("family", *FLAGS).status == 130
+    assert row()[:5] == ["study", "family", "stopped", "–", "2"]
+    watched = espalier("watch", "study")
+    assert watched.status == 2
+    assert "go on with espalier resume study" in watched.err
+    (here / "stop").unlink()
+    resumed = espalier("resume", "study", "--device=cpu")
+    assert resumed.status == 0, resumed.err
+    assert len(performed) == len({*performed}) == 8
+    assert row()[:5] == ["study", "family", "finished", "–", "8"]
+    table = resumed.out[resumed.out.index("Test error") :]
+    assert table in espalier("watch", "study").out
+    assert "holds a family study" in espalier("pareto", "study").err
+    assert espalier("resume", "study", "--register=name").status == 2
+
+
+def test_what_the_budget_cannot_afford_is_left_out_and_said(
+    search_folder: Path, performed: list[str]
+):
+    epoch = NUM_IMAGES * 8 // 10 // 32 * 32
+    completed, found = trained(f"--max-train-images={2 * epoch}")
+    assert len(performed) == 2
+    assert "Note: not trained, for want of time or images: copycat-params-5000-s0" in completed.out
+    assert len(found["runs"]) == 2
+    trained(f"--max-train-images={8 * epoch}")
+    assert len(performed) == 8
 
 
 def test_a_stored_network_of_another_shape_is_trained_again(
