@@ -192,6 +192,11 @@ def test_bad_input_is_one_line(search_folder: Path, here: Path):
         "found/fine-tuned-0", "--kinds=bottleneck", "--budgets=flops=5%"
     )
     assert "there is nothing to train" in bad("found/fine-tuned-0", "--train")
+    assert "--input has no effect on a stored" in bad("found/fine-tuned-0", "--input=1x8x8")
+    assert "--classes has no effect beside" in bad("p.json", "--model=digits-vgg", "--classes=3")
+    stored = espalier("inspect", "found/fine-tuned-0", "--classes=3")
+    assert (stored.status, stored.out) == (2, "")
+    assert "--classes has no effect on a stored" in stored.err
 
 
 # ---- training it
