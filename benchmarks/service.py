@@ -32,9 +32,9 @@ import httpx
 import psutil
 from sqlalchemy.orm import Session
 
-from search.service.database import open_database
-from search.service.searches import now_ms
-from search.service.tables import ArchitectureRow, SearchRow
+from search.service.database.connection import open_database
+from search.service.database.searches import now_ms
+from search.service.database.tables import ArchitectureRow, SearchRow
 from search.storage.layout import EVENTS_FILE
 
 RESULTS = Path(__file__).parent / "results" / "service.md"

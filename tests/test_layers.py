@@ -173,7 +173,7 @@ def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
     [
         "import pruning.errors, pruning.cost",
         "import search.tracking.search_state, search.storage.durable",
-        "import search.service.server, search.service.workbench",
+        "import search.service.server, search.service.torch_worker.tasks",
         "import search.cli, search.commands.serve, search.commands.token, search.commands.list",
         "from search import Client",
     ],

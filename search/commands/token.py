@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from search.commands.flags import some_options
+from search.service.access.tokens import ROLES, Role
 from search.service.service_config import ServiceConfig
-from search.service.tokens import ROLES, Role
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -48,7 +48,7 @@ def create_token(
     database: str | None,
 ) -> None:
     """Print a new token for NAME, a person or a machine, once; only its hash is kept."""
-    from search.service.tokens import create  # noqa: PLC0415 - startup stays light
+    from search.service.access.tokens import create  # noqa: PLC0415 - startup stays light
 
     with _records(runs, database, may_be_new=True) as engine:
         click.echo(create(engine, name, role, owner=owner, days=days))
@@ -59,7 +59,7 @@ def create_token(
 @_RECORDS
 def list_tokens(*, runs: str | None, database: str | None) -> None:
     """List all tokens there ever were: name, role, owner, and until when they are good."""
-    from search.service.tokens import is_over, listed  # noqa: PLC0415 - startup stays light
+    from search.service.access.tokens import is_over, listed  # noqa: PLC0415 - startup stays light
 
     with _records(runs, database) as engine:
         rows = listed(engine)
@@ -80,7 +80,7 @@ def list_tokens(*, runs: str | None, database: str | None) -> None:
 @_RECORDS
 def revoke_token(*, name: str, runs: str | None, database: str | None) -> None:
     """Let the token called NAME open nothing from now on; what it follows ends within a second."""
-    from search.service.tokens import revoke  # noqa: PLC0415 - startup stays light
+    from search.service.access.tokens import revoke  # noqa: PLC0415 - startup stays light
 
     with _records(runs, database) as engine:
         revoke(engine, name)
@@ -96,7 +96,7 @@ def _records(
     runs: str | None, database: str | None, *, may_be_new: bool = False
 ) -> Iterator[Engine]:
     """The database of the service."""
-    from search.service.database import open_records  # noqa: PLC0415 - startup stays light
+    from search.service.database.connection import open_records  # noqa: PLC0415 - startup stays light
 
     config = ServiceConfig(runs=runs or ServiceConfig.runs, database=database or "")
     engine = open_records(config, may_be_new=may_be_new)

@@ -39,13 +39,13 @@ def study_table(study: CorrelationResults) -> Table:
         for name in COEFFICIENTS
     ]
     table = text_table("criterion", *headings, numbers=headings)
-    for found in study.agreements:
+    for agreement in study.agreements:
         cells = [
             getattr(part, name)
-            for part in (found.per_layer, found.all_layers)
+            for part in (agreement.per_layer, agreement.all_layers)
             for name in COEFFICIENTS
         ]
-        table.add_row(found.criterion, *("–" if c is None else f"{c:.3f}" for c in cells))
+        table.add_row(agreement.criterion, *("–" if c is None else f"{c:.3f}" for c in cells))
     return table
 
 
@@ -78,14 +78,14 @@ def content(
         "num_images": study.num_images,
         "validation_accuracy": study.validation_accuracy,
         "criteria": {
-            found.criterion: {
-                "per_layer": dataclasses.asdict(found.per_layer),
-                "all_layers": dataclasses.asdict(found.all_layers),
-                "layers_left_out": found.num_left_out,
-                "layers": {n: dataclasses.asdict(c) for n, c in found.layers.items()},
-                "scores": _as_lists(scores[found.criterion]),
+            agreement.criterion: {
+                "per_layer": dataclasses.asdict(agreement.per_layer),
+                "all_layers": dataclasses.asdict(agreement.all_layers),
+                "layers_left_out": agreement.num_left_out,
+                "layers": {n: dataclasses.asdict(c) for n, c in agreement.layers.items()},
+                "scores": _as_lists(scores[agreement.criterion]),
             }
-            for found in study.agreements
+            for agreement in study.agreements
         },
         "oracle": _as_lists(oracle),
     }

@@ -13,25 +13,25 @@ import uvicorn
 
 from mlflow_server.serve import signals_as_interrupt
 from pruning.errors import ServiceError
-from search.service import removal
-from search.service.adoption import adopt_searches
-from search.service.app import create_app
-from search.service.connections import PatientProtocol, most_connections
-from search.service.database import SoleUse, has_records, open_records
-from search.service.dispatcher import Dispatcher
-from search.service.guards import is_loopback
-from search.service.launchers import Launcher
-from search.service.mlflow_child import MlflowChild, require_mlflow
-from search.service.mlflow_login import Login
-from search.service.parts import Parts
-from search.service.ray_jobs import RayJobsLauncher
-from search.service.rules import Rules
-from search.service.searches import Searches
+from search.service import runs_folder as removal
+from search.service.access.connection_limits import PatientProtocol, most_connections
+from search.service.access.request_guard import is_loopback
+from search.service.access.settings_policy import Rules
+from search.service.access.tokens import Tokens, are_asked_for
+from search.service.api.app import create_app
+from search.service.api.components import Parts
+from search.service.database.connection import SoleUse, has_records, open_records
+from search.service.database.searches import Searches
+from search.service.mlflow.credentials import Login
+from search.service.mlflow.server_process import MlflowChild, require_mlflow
+from search.service.queue.adoption import adopt_searches
+from search.service.queue.dispatcher import Dispatcher
+from search.service.queue.launcher import Launcher
+from search.service.queue.ray_job_launcher import RayJobsLauncher
+from search.service.queue.subprocess_launcher import SubprocessLauncher
+from search.service.queue.webhooks import Webhooks
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
-from search.service.subprocesses import SubprocessLauncher
-from search.service.tokens import Tokens, are_asked_for
-from search.service.webhooks import Webhooks
-from search.service.worker import Worker
+from search.service.torch_worker.worker import Worker
 from search.storage.durable import FolderLock
 
 _GRACE_SECONDS = 2

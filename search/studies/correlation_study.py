@@ -29,13 +29,13 @@ from search.config.methods import method
 from search.data.datasets import ImageData
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
-from search.results.figures import correlation_chart
+from search.results.figures import correlation_figure, saved
 from search.storage.durable import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
-from search.tracking.mlflow_record import MlflowRecord, StudyRun
+from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.minibatches import scoring_batches
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
@@ -46,7 +46,7 @@ from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
 from search.trials.trial import ending_of
 
-_BASE = FromScratchJob("base", "base", trial=None, rung=None, alpha=1.0, widths={})
+_BASE = FromScratchJob("base", "base", widths={})
 """The training of the network itself."""
 
 _MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download")
@@ -140,7 +140,7 @@ class _Correlation(Study[CorrelationResults]):
                 observer.ended(job, ending_of(error))
                 raise
             observer.finished(job, [outcome])
-        _record(session.record, study)
+        _record(session.runs, study)
         return study
 
     def _compared(self, model: nn.Module, outcome: Outcome, session: Session) -> CorrelationResults:
@@ -163,7 +163,10 @@ class _Correlation(Study[CorrelationResults]):
         study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
         text = json.dumps(content(study, config, scores, oracle), indent=2)
         write_durably(results, text.encode())
-        correlation_chart({a.criterion: a.metrics for a in agreements}, results.with_suffix(""))
+        saved(
+            correlation_figure({a.criterion: a.metrics for a in agreements}),
+            results.with_suffix(""),
+        )
         return study
 
 
@@ -261,13 +264,13 @@ def _each_second(tell: Callable[[int, int], None]) -> Callable[[int, int], None]
     """Passes on how many parts are done, of how many: the last, and others once a second."""
     last = -math.inf
 
-    def told(done: int, total: int) -> None:
+    def throttled(done: int, total: int) -> None:
         nonlocal last
         if done == total or time.monotonic() - last >= 1:
             last = time.monotonic()
             tell(done, total)
 
-    return told
+    return throttled
 
 
 def _judged(
@@ -292,22 +295,22 @@ def _comparable(criterion: Criterion, scores: UnitScores) -> UnitScores:
     return scores
 
 
-def _record(record: MlflowRecord, study: CorrelationResults) -> None:
+def _record(runs: StudyRuns, study: CorrelationResults) -> None:
     """A run for every criterion, and the end of the study's."""
-    for found in study.agreements:
-        key = f"criterion/{found.criterion}"
-        record.open_child(
+    for row in study.agreements:
+        key = f"criterion/{row.criterion}"
+        runs.open(
             key,
             "criterion",
-            found.criterion,
-            params={schema.PARAM_CRITERION: found.criterion},
+            row.criterion,
+            params={schema.PARAM_CRITERION: row.criterion},
             description="Correlation of this criterion's scores with the oracle's.",
         )
-        left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(found.num_left_out)}
-        record.log_child(key, {**found.metrics, **left_out})
-        record.end_child(key)
-    record.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
-    record.conclude(study.files)
+        left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
+        runs.log({**row.metrics, **left_out}, key)
+        runs.end(key)
+    runs.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
+    runs.conclude(study.files)
 
 
 def _settings_file(config: CorrelationConfig) -> SettingsFile:

@@ -20,7 +20,7 @@ from pruning.errors import ConfigError, SearchFailedError
 from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.data.datasets import ImageData
 from search.results.family_results import FamilyRun, FamilyStudy
-from search.results.figures import family_curves
+from search.results.figures import family_figure, saved
 from search.results.report import open_results
 from search.scheduling.ray_executor import check_resources
 from search.storage.durable import write_durably
@@ -30,7 +30,7 @@ from search.studies.family_ladder import Rung, Subject, from_scratch_job, from_s
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device
 from search.system.memory_limit import memory_limited
-from search.tracking.mlflow_record import StudyRun
+from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob
@@ -152,7 +152,7 @@ class _Family(Study[FamilyStudy]):
             reasons = "; ".join(dict.fromkeys([*session.failures.values(), *session.notes]))
             raise SearchFailedError(f"no network could be trained: {reasons}")
         study = self._published([*self._tuned, *trained], session)
-        session.record.conclude(study.files)
+        session.runs.conclude(study.files)
         return study
 
     def _published(self, runs: Sequence[FamilyRun], session: Session) -> FamilyStudy:
@@ -166,7 +166,7 @@ class _Family(Study[FamilyStudy]):
             f"{self._config.data.source}: mean and deviation over runs, each measured once on "
             f"{study.num_test:,} test images"
         )
-        family_curves(study.curves, results.with_suffix(""), note=note)
+        saved(family_figure(study.curves, note=note), results.with_suffix(""))
         return study
 
 
@@ -180,10 +180,10 @@ def _included(
         if outcome.origin != "fine-tuned":
             continue
         stored = read(folder / outcome.path)
-        found = stored.provenance.get("data")
-        if stored.builder != subject.base.builder or found != config.data.source:
+        data = stored.provenance.get("data")
+        if stored.builder != subject.base.builder or data != config.data.source:
             raise ConfigError(
-                f"{folder} cannot be included: it searched {stored.builder.target} on {found}, "
+                f"{folder} cannot be included: it searched {stored.builder.target} on {data}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
             )
         if stored.inexact and subject.base.graph.exact:
@@ -221,14 +221,14 @@ def _preflight(subject: Subject) -> Preflight:
 
 
 def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None:
-    for what, own, found in (
+    for what, own, present in (
         ("images of", subject.input_shape, data.train.image_shape),
         ("classes", subject.classes, tuple(data.classes)),
     ):
-        if tuple(own) != tuple(found):
+        if tuple(own) != tuple(present):
             raise ConfigError(
                 f"{config.source} is for {what} {', '.join(map(str, own))[:60]}, but "
-                f"{config.data.source} has {', '.join(map(str, found))[:60]}"
+                f"{config.data.source} has {', '.join(map(str, present))[:60]}"
             )
 
 

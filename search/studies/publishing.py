@@ -9,16 +9,17 @@ from pathlib import Path
 from copycat.architecture import verify
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
-from search.results.figures import draw_all
-from search.results.front import front
+from search.results.figures import front_figure
 from search.results.html_report import REPORT_FILE, report_page
-from search.results.report import Results, plot_front
+from search.results.pictures import draw_all
+from search.results.report import Results
 from search.results.verdict import contests
 from search.storage.durable import write_durably
 from search.storage.layout import RESULTS_FILE
 from search.studies.session import Session
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
+from search.trials.pareto import front
 from search.trials.preflight import Preflight
 
 PLOT_FILE = "front.png"
@@ -56,12 +57,12 @@ def publish(session: Session, results: Results) -> None:
     """Write results, plots and report into the folder of the search, and hand them to MLflow."""
     folder = session.context.directory
     write_durably(folder / RESULTS_FILE, json.dumps(results.to_mapping(), indent=2).encode())
-    plot_front(results, folder / PLOT_FILE)
+    front_figure(results).savefig(folder / PLOT_FILE, dpi=150)
     pictures = draw_all(folder, results, _base_widths(session.context.preflight))
     write_durably(folder / REPORT_FILE, report_page(folder).encode())
     files: list[Path] = [folder / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
     session.record.mark_front(results)
-    session.record.conclude([*files, *pictures], verdict=results.verdict)
+    session.runs.conclude([*files, *pictures], verdict=results.verdict)
 
 
 def _base_widths(preflight: Preflight) -> dict[str, int]:

@@ -23,7 +23,7 @@ from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
-from search.tracking.mlflow_record import StudyRun
+from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext

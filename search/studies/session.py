@@ -20,7 +20,8 @@ from search.studies.epoch_plan import EpochPlan
 from search.studies.setup import SettingsFile, close_recorder, run_recorder
 from search.system.exit_status import EXIT_NOT_NOW, exit_status
 from search.tracking.event_log import EventLog
-from search.tracking.mlflow_record import MlflowRecord, StudyRun
+from search.tracking.mlflow_record import MlflowRecord
+from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.tracking.terminal_progress import Progress
 from search.training.checkpoints import Checkpoints
 from search.trials.artifacts import stored_outcome
@@ -95,7 +96,7 @@ class Session:
     """One process's work on a study: performs its jobs, or finds them performed.
 
     notes: what people should know of the result.  failures: why jobs came to nothing, by key.
-    record: in MLflow.  observer: everyone who hears of the jobs.
+    runs, record: in MLflow.  observer: everyone who hears of the jobs.
     """
 
     def __init__(
@@ -120,12 +121,9 @@ class Session:
             images=resources.max_train_images,
             num_workers=self._share.num_workers,
         )
-        self.record = MlflowRecord(
-            recorder,
-            study.study_run(context),
-            context.directory,
-            begun_ms=self.compute_budget.begun_ms,
-        )
+        begun_ms = self.compute_budget.begun_ms
+        self.runs = StudyRuns(recorder, study.study_run(context), begun_ms=begun_ms)
+        self.record = MlflowRecord(self.runs, context.directory)
         self._failures = _Failures()
         self.failures = self._failures.reasons
         self._progress, self._event_log = Progress(console), event_log
@@ -141,17 +139,17 @@ class Session:
     def run(self, study: Study[Result]) -> Result:
         """The work of the study; the record and the budget learn how it ends."""
         self.compute_budget.write()
-        self.record.begin()
+        self.runs.begin()
         try:
             return study.work(self)
         except EspalierError as error:
             if exit_status(error) == EXIT_NOT_NOW:
-                self.record.interrupted()
+                self.runs.interrupted()
             else:
-                self.record.failed(str(error))
+                self.runs.failed(str(error))
             raise
         except BaseException:
-            self.record.interrupted()
+            self.runs.interrupted()
             raise
         finally:
             self.compute_budget.write()

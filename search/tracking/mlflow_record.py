@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_server import schema
-from mlflow_server.runs import EndStatus, RunKind, RunRecorder
+from mlflow_server.runs import EndStatus
 from pruning.cost import Cost
-from search.results.front import hypervolume
 from search.results.report import Results
-from search.storage.layout import StudyKind
+from search.tracking.mlflow_runs import StudyRuns
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import (
     Ending,
@@ -23,66 +21,21 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
+from search.trials.pareto import hypervolume
 from search.trials.search_space import Proposal
-
-_STOPPED = "stopped before its end"
-
-
-@dataclass(frozen=True)
-class StudyRun:
-    """The parent run of a study, whose key is its kind.
-
-    base: cost of the base network.  budget: in words, a tag of the study and of its networks.
-    """
-
-    kind: StudyKind
-    name: str
-    params: Mapping[str, str | float]
-    description: str
-    base: Cost
-    budget: str = ""
 
 
 class MlflowRecord(Observer):
-    """One run for a study, one below it for every trial, every architecture, every criterion.
+    """A run for every trial and every architecture, below that of the study.
 
-    directory: the folder of the study.  begun_ms: when the study began, since 1970.
+    directory: the folder of the study.
     What is told again after a restart is recorded again with the time it had, so that it stays
     one point of its curve.
     """
 
-    def __init__(
-        self,
-        recorder: RunRecorder,
-        study: StudyRun,
-        directory: Path,
-        *,
-        begun_ms: int | None = None,
-    ) -> None:
-        self._recorder, self._study, self._directory = recorder, study, directory
-        self._begun_ms = begun_ms
-        self._open: list[str] = []
+    def __init__(self, runs: StudyRuns, directory: Path) -> None:
+        self._runs, self._base, self._directory = runs, runs.study.base, directory
         self._networks: dict[str, Outcome] = {}
-
-    def begin(self) -> None:
-        """Open the run of the study, or go on with it."""
-        self._open_study(self._study.description)
-        self._recorder.log_metrics(
-            self._study.kind, _base_metrics(self._study.base), time_ms=self._begun_ms
-        )
-
-    def _open_study(self, description: str) -> None:
-        study = self._study
-        if study.kind not in self._open:
-            self._open.append(study.kind)
-        self._recorder.open_run(
-            study.kind,
-            kind=study.kind,
-            name=study.name,
-            params=study.params,
-            tags=self._budget_tag(study.budget),
-            description=description,
-        )
 
     def started(self, job: Job) -> None:
         if isinstance(job, FromScratchJob):
@@ -92,12 +45,11 @@ class MlflowRecord(Observer):
             self._open_architecture(job.key, job.origin, params, job.budget)
             return
         again = f", again with other seeds ({job.repeat})" if job.repeat else ""
-        self.open_child(
+        self._runs.open(
             _run_key(job),
             "trial",
             _run_key(job).replace("/", " "),
             params=_params(job.proposal),
-            tags=self._budget_tag(self._study.budget),
             description=(
                 f"Training with the method's penalty, pruning to the target, fine-tuning{again}. "
                 "Steps of the curves are epochs."
@@ -110,10 +62,10 @@ class MlflowRecord(Observer):
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         if isinstance(job, TrialJob):
             key, first = _run_key(job), outcomes[0]
-            metrics = {**_metrics(first, self._study.base), **_details(first)}
-            self._recorder.log_metrics(key, metrics, time_ms=self._time(first))
-            self._recorder.set_tags(key, _tags(first))
-            self.end_child(key)
+            metrics = {**_metrics(first, self._base), **_details(first)}
+            self._runs.log(metrics, key, time_ms=self._time(first))
+            self._runs.tag(key, _tags(first))
+            self._runs.end(key)
             for outcome in outcomes:
                 params = {schema.PARAM_ALPHA: outcome.alpha}
                 self._open_architecture(outcome.key, outcome.origin, params)
@@ -126,7 +78,7 @@ class MlflowRecord(Observer):
     def include(self, name: str, outcome: Outcome, *, source: str) -> None:
         """A network of the search `source`, beside those of the study; called `name` here."""
         key = architecture_key(name)
-        self.open_child(
+        self._runs.open(
             key,
             "architecture",
             name,
@@ -136,11 +88,11 @@ class MlflowRecord(Observer):
         self._measured(key, outcome, name=f"{source}/{outcome.key}")
 
     def _measured(self, key: str, outcome: Outcome, *, name: str = "") -> None:
-        metrics = _metrics(outcome, self._study.base)
-        self._recorder.log_metrics(key, metrics, time_ms=self._time(outcome))
+        metrics = _metrics(outcome, self._base)
+        self._runs.log(metrics, key, time_ms=self._time(outcome))
         tags = _tags(outcome)
-        self._recorder.set_tags(key, {**tags, schema.TAG_ARCHITECTURE: name or outcome.key})
-        self.end_child(key)
+        self._runs.tag(key, {**tags, schema.TAG_ARCHITECTURE: name or outcome.key})
+        self._runs.end(key)
 
     def _time(self, outcome: Outcome) -> int | None:
         """When its last epoch ended."""
@@ -150,13 +102,9 @@ class MlflowRecord(Observer):
     def _log_hypervolume(self, outcome: Outcome) -> None:
         """Of all networks so far; a step is a network."""
         self._networks[outcome.key] = outcome
-        volume = hypervolume(list(self._networks.values()), self._study.base.flops)
-        self._recorder.log_metrics(
-            self._study.kind,
-            {schema.METRIC_HYPERVOLUME: volume},
-            step=len(self._networks),
-            time_ms=self._time(outcome),
-        )
+        volume = hypervolume(list(self._networks.values()), self._base.flops)
+        metrics = {schema.METRIC_HYPERVOLUME: volume}
+        self._runs.log(metrics, step=len(self._networks), time_ms=self._time(outcome))
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
@@ -164,88 +112,32 @@ class MlflowRecord(Observer):
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
-        self._recorder.set_tags(_run_key(job), {schema.TAG_STATE: ending.state})
-        self.end_child(_run_key(job), status, ending.why)
+        self._runs.tag(_run_key(job), {schema.TAG_STATE: ending.state})
+        self._runs.end(_run_key(job), status, ending.why)
 
     def mark_front(self, results: Results) -> None:
         """Say of every network whether it is on the front, and how many are."""
         on_front = {outcome.key for outcome in results.front}
         for outcome in results.everything:
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
-            self._recorder.set_tags(architecture_key(outcome.key), tags)
+            self._runs.tag(architecture_key(outcome.key), tags)
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
-        self.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
-
-    def log(self, metrics: Mapping[str, float], *, time_ms: int | None = None) -> None:
-        """Metrics of the study itself."""
-        self._recorder.log_metrics(self._study.kind, metrics, time_ms=time_ms)
-
-    def conclude(self, files: Sequence[Path], *, verdict: str = "") -> None:
-        """Attach files, add the verdict to the description, and end the run of the study."""
-        for file in files:
-            self._recorder.log_file(self._study.kind, file)
-        if verdict:
-            text = verdict.replace("\n", "\n\n")
-            self._open_study(f"{self._study.description}\n\n## Verdict\n\n{text}")
-        self.end_child(self._study.kind)
-
-    def failed(self, reason: str) -> None:
-        """End the run of a study that came to nothing."""
-        self.end_child(self._study.kind, "failed", reason)
-
-    def interrupted(self) -> None:
-        """End the runs of a study that was stopped, maybe halfway through another method."""
-        for key in reversed(self._open):
-            self._recorder.end_run(key, "killed", _STOPPED)
-
-    def open_child(
-        self,
-        key: str,
-        kind: RunKind,
-        name: str,
-        *,
-        params: Mapping[str, str | float] | None = None,
-        tags: Mapping[str, str] | None = None,
-        description: str,
-    ) -> None:
-        """Open a run below that of the study."""
-        self._open.append(key)
-        self._recorder.open_run(
-            key,
-            kind=kind,
-            name=name,
-            parent=self._study.kind,
-            params=params or {},
-            tags=tags or {},
-            description=description,
-        )
-
-    def log_child(self, key: str, metrics: Mapping[str, float]) -> None:
-        """Metrics of a run below that of the study."""
-        self._recorder.log_metrics(key, metrics)
-
-    def end_child(
-        self, key: str, status: EndStatus = "finished", reason: str | None = None
-    ) -> None:
-        """End a run."""
-        self._recorder.end_run(key, status, reason)
-        self._open.remove(key)
+        self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
 
     def _open_architecture(
         self, key: str, origin: Origin, params: Mapping[str, float], budget: str = ""
     ) -> None:
         tags = {schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key}
-        self.open_child(
+        if budget:
+            tags[schema.TAG_BUDGET] = budget
+        self._runs.open(
             architecture_key(key),
             "architecture",
             key,
             params=params,
-            tags={**tags, **self._budget_tag(budget or self._study.budget)},
+            tags=tags,
             description=_DESCRIPTIONS.get(origin, _OF_THE_LADDER),
         )
-
-    def _budget_tag(self, budget: str) -> dict[str, str]:
-        return {schema.TAG_BUDGET: budget} if budget else {}
 
     def _log_epochs(self, key: str, records: Sequence[EpochRecord]) -> None:
         """Add epochs to the curves of a run, at the time they ended."""
@@ -258,7 +150,7 @@ class MlflowRecord(Observer):
             if record.sparsity is not None:
                 metrics[schema.METRIC_SPARSITY] = record.sparsity
             time_ms = record.time_ms or None
-            self._recorder.log_metrics(key, metrics, step=record.step, time_ms=time_ms)
+            self._runs.log(metrics, key, step=record.step, time_ms=time_ms)
 
 
 _OF_THE_LADDER = "A network of the ladder, trained from scratch with one seed."
@@ -282,14 +174,6 @@ def _run_key(job: Job) -> str:
 def architecture_key(key: str) -> str:
     """Key of the run of an architecture."""
     return f"architecture/{key}"
-
-
-def _base_metrics(base: Cost) -> dict[str, float]:
-    return {
-        schema.METRIC_BASE_FLOPS: base.flops,
-        schema.METRIC_BASE_NUM_PARAMS: base.params,
-        **({schema.METRIC_BASE_UNCOUNTED: base.uncounted} if base.uncounted else {}),
-    }
 
 
 def _metrics(outcome: Outcome, base: Cost) -> dict[str, float]:

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
-from search.results.front import hypervolume
 from search.tracking.epoch_count import EpochCount
+from search.trials.pareto import hypervolume
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -216,7 +216,7 @@ class SearchState:
     base_flops: int = 0
     lines: list[str] = field(default_factory=list)
     end: Event | None = None
-    found: dict[str, NetworkSummary] = field(default_factory=dict)
+    networks: dict[str, NetworkSummary] = field(default_factory=dict)
     _work: dict[str, _Work] = field(default_factory=dict)
     _launched_ms: int = 0
     _spent_ms: int = 0
@@ -277,8 +277,10 @@ class SearchState:
         self._epochs.settle(event["key"], is_finished=True)
         for outcome in event["outcomes"]:
             names = ("key", "origin", "flops", "params", "validation_accuracy")
-            self.found[outcome["key"]] = NetworkSummary(**{name: outcome[name] for name in names})
-        self._best_volume = hypervolume(list(self.found.values()), self.base_flops or 1)
+            self.networks[outcome["key"]] = NetworkSummary(
+                **{name: outcome[name] for name in names}
+            )
+        self._best_volume = hypervolume(list(self.networks.values()), self.base_flops or 1)
 
     @property
     def num_epochs(self) -> int:
@@ -297,10 +299,10 @@ class SearchState:
         for work in self._work.values():
             if work.is_trial:
                 trials[work.state] += 1
-        best = max(self.found.values(), key=lambda f: f.validation_accuracy, default=None)
+        best = max(self.networks.values(), key=lambda f: f.validation_accuracy, default=None)
         return {
             "trials": trials,
-            "networks": len(self.found),
+            "networks": len(self.networks),
             "epochs": self.num_epochs,
             "expected_epochs": self.num_epochs + (0 if self.end else self._epochs.remaining),
             "best": None if best is None else vars(best),

@@ -49,8 +49,8 @@ class JobContext:
     @property
     def teacher(self) -> str:
         """The folder of the network that is to be imitated; empty for none."""
-        given = self.config.training.distill_from
-        return os.path.join(self.start, given) if given else ""
+        folder = self.config.training.distill_from
+        return os.path.join(self.start, folder) if folder else ""
 
     def sent(self) -> JobContext:
         """The same for processes that may have another current folder."""

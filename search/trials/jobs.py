@@ -82,16 +82,22 @@ class FromScratchJob:
 
     key: str
     origin: Origin
-    trial: int | None
-    rung: float | None
-    alpha: float
     widths: Mapping[str, int]
     removed: Sequence[tuple[Kind, str]] = ()
+    trial: int | None = None
+    rung: float | None = None
+    alpha: float = 1.0
     seed: int | None = None
     budget: str = ""
     equal_compute: bool = False
     rho: float | None = None
     builder: tuple[str, Mapping[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, profile: WidthProfile, key: str, origin: Origin, **settings: Any) -> FromScratchJob:
+        """The training of this shape; settings: any of the other fields."""
+        removed = tuple((structure.kind, structure.name) for structure in profile.removed)
+        return cls(key, origin, dict(profile.widths), removed, **settings)
 
     @property
     def profile(self) -> WidthProfile:

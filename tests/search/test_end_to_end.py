@@ -24,10 +24,10 @@ from mlflow_server.runs import RecordedRun
 from pruning import Budget, measure_cost
 from search.config.search_config import DataConfig
 from search.data import datasets
-from search.results.front import dominates
 from search.results.report import Results, open_results
 from search.training.trainer import evaluate
 from search.trials.jobs import Outcome
+from search.trials.pareto import dominates
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

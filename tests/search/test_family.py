@@ -365,9 +365,7 @@ def test_members_of_another_builder_are_trained_too(
 ):
     """A kind may change the base network: digits-resnet, in a study of digits-vgg."""
     builder = ("search.models:digits_resnet", {"num_classes": 10, "in_channels": 1})
-    job = FromScratchJob(
-        "depth-s0", "depth", None, None, 1.0, {}, seed=5, budget="params=1k", builder=builder
-    )
+    job = FromScratchJob("depth-s0", "depth", {}, seed=5, budget="params=1k", builder=builder)
     training = TrainingConfig(1, 1, 1, batch_size=32, equal_compute=True)
     config = SearchConfig(name="other", runs=str(tmp_path), training=training)
     records: list[EpochRecord] = []
@@ -413,7 +411,7 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
         for segment, (params, error, deviation) in zip(spread.get_segments(), points, strict=True):
             ends = [[params, error - deviation], [params, error + deviation]]
             assert segment.tolist() == ends
-    files = figures.family_curves(curves, tmp_path / "family")
+    files = figures.saved(figures.family_figure(curves), tmp_path / "family")
     assert [file.name for file in files] == ["family.png", "family.svg"]
     assert all(file.stat().st_size > 1000 for file in files)
 

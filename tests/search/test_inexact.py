@@ -20,7 +20,7 @@ from pruning.structure_removal.structures import Structure
 from search.config.resources_config import StudyConfig
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig, to_mapping
 from search.results.html_report import report_page
-from search.service import workbench
+from search.service.torch_worker import tasks as workbench
 from search.storage.layout import CONFIG_FILE
 from search.studies import session
 from search.studies.search_study import open_context

@@ -15,7 +15,7 @@ from pruning.errors import ArchitectureError, ModelError
 from search.config.search_config import SearchConfig, to_mapping
 from search.models import own_module, require_trusted
 from search.results.report import Results
-from search.service.workbench import Refused, exported
+from search.service.torch_worker.tasks import Refused, exported
 from search.trials.preflight import Preflight
 
 

@@ -26,19 +26,19 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from starlette.routing import BaseRoute
 
-from search.service import guards
-from search.service.app import create_app
-from search.service.audit import AUDIT_FILE
-from search.service.database import open_database
-from search.service.dispatcher import Dispatcher, architecture_row
-from search.service.launchers import Gone, Launcher
-from search.service.parts import Parts
-from search.service.problems import ProblemError
-from search.service.rules import Rules
-from search.service.searches import Searches
-from search.service.tables import ArchitectureRow, KeyRow, SearchRow
-from search.service.tokens import Role, Tokens, create
-from search.service.worker import Refused, Worker
+from search.service.access import request_guard as guards
+from search.service.access.audit_log import AUDIT_FILE
+from search.service.access.settings_policy import Rules
+from search.service.access.tokens import Role, Tokens, create
+from search.service.api.app import create_app
+from search.service.api.components import Parts
+from search.service.database.connection import open_database
+from search.service.database.searches import Searches
+from search.service.database.tables import ArchitectureRow, KeyRow, SearchRow
+from search.service.problem_details import ProblemError
+from search.service.queue.dispatcher import Dispatcher, architecture_row
+from search.service.queue.launcher import Gone, Launcher
+from search.service.torch_worker.worker import Refused, Worker
 from search.storage.layout import EVENTS_FILE
 from search.tracking.search_state import SearchState
 from search.trials.jobs import job_to_mapping

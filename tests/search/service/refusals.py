@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from search.service.problems import MEDIA_TYPE
+from search.service.problem_details import MEDIA_TYPE
 
 ID, ARCHITECTURE = "done", "done:a-1"
 """What the service of conftest.py has finished."""

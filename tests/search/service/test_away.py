@@ -12,8 +12,8 @@ from refusals import check_refused, every_route
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from search.service import announcements
-from search.service.announcements import Announcements
+from search.service import throttled_log as announcements
+from search.service.throttled_log import Announcements
 
 NEEDS_NO_DATABASE = {"/", "/assets/style.css", "/openapi.json", "/livez", "/healthz", "/readyz"}
 NEEDS_NO_DATABASE |= {"/v1/models", "/v1/datasets", "/v1/criteria", "/v1/preflight"}
@@ -72,7 +72,7 @@ def test_what_cannot_be_written_is_told_as_such(
     def fail(*_: object) -> None:
         raise OSError(number, "no")
 
-    monkeypatch.setattr("search.service.routes_searches.remove_folder", fail)
+    monkeypatch.setattr("search.service.api.routes.searches.remove_folder", fail)
     monkeypatch.setattr(service.parts.searches, "remove", lambda _: None)
     check_refused(service.ask("DELETE", "/v1/searches/done"), status)
 

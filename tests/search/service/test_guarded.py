@@ -14,12 +14,12 @@ import psutil
 import pytest
 from serving import SETTINGS, eventually, service
 
-from search.service.audit import AUDIT_FILE
-from search.service.database import open_records
-from search.service.mlflow_login import PASSWORD_FILE
+from search.service.access.audit_log import AUDIT_FILE
+from search.service.access.tokens import create, revoke
+from search.service.database.connection import open_records
+from search.service.mlflow.credentials import PASSWORD_FILE
+from search.service.queue.webhooks import SIGNATURE_HEADER
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
-from search.service.tokens import create, revoke
-from search.service.webhooks import SIGNATURE_HEADER
 
 pytestmark = pytest.mark.slow
 

@@ -31,11 +31,11 @@ from pruning.errors import (
 )
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
 from search.data import datasets
-from search.results.figures import draw_all
-from search.results.front import front
+from search.results.pictures import draw_all
 from search.results.report import Results, open_results
 from search.studies import publishing, search_study, session
 from search.trials.jobs import Job, Outcome
+from search.trials.pareto import front
 from search.trials.trial import perform
 
 
@@ -303,7 +303,7 @@ def test_what_a_killed_process_left_running_is_put_in_order(
 ):
     workers.perform = Stop(epoch)
     with monkeypatch.context() as patch:
-        patch.setattr(session.MlflowRecord, "interrupted", lambda self: None)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     assert "running" in statuses(memory).values()
@@ -319,7 +319,7 @@ def test_an_interruption_at_the_very_end_costs_no_training(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "plot_front", stop)
+        patch.setattr(publishing, "front_figure", stop)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     workers.performed = []

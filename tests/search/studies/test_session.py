@@ -13,11 +13,11 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig, TrainingConfig
-from search.results.front import hypervolume
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
 from search.studies import search_stages, session
 from search.trials.jobs import EpochRecord, Job, Outcome
+from search.trials.pareto import hypervolume
 from search.trials.trial import perform
 
 
@@ -146,7 +146,7 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     config = quick_config(tmp_path / "pieces")
     with monkeypatch.context() as patch:
         patch.setattr(session.MlflowRecord, "finished", dying)
-        patch.setattr(session.MlflowRecord, "interrupted", lambda self: None)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     result = search.run(config).results
@@ -181,7 +181,7 @@ def test_why_a_trial_ended_is_told_by_the_next_process_too(
     workers.perform = diverging
     with monkeypatch.context() as patch:
         patch.setattr(session.MlflowRecord, "ended", dying)
-        patch.setattr(session.MlflowRecord, "interrupted", lambda self: None)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     assert memory.read("trial/0").status == "running"

@@ -8,7 +8,6 @@ import pytest
 from samples import epoch_record, from_scratch_job, outcome, quick_config, trial_job
 
 from pruning.errors import DiskFullError, SearchFailedError
-from search.results.front import hypervolume
 from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
 from search.tracking.event_log import EventLog, Replay
@@ -21,6 +20,7 @@ from search.trials.jobs import (
     job_from_mapping,
     job_to_mapping,
 )
+from search.trials.pareto import hypervolume
 
 
 @pytest.fixture
@@ -246,6 +246,6 @@ def test_a_search_feeds_all_that_happens(workers, tmp_path: Path) -> None:
     assert kinds(file)[0] == "launched"
     assert kinds(file)[-1] == "concluded"
     search_state = search_state_of(file)
-    assert search_state.found.keys() == {o.key for o in found.results.everything}
+    assert search_state.networks.keys() == {o.key for o in found.results.everything}
     run(config)  # again: everything is there
     assert search_state_of(file).progress()["networks"] == len(found.results.everything)

@@ -18,6 +18,7 @@ from search.results.report import Results
 from search.storage.layout import CURVE_FILE
 from search.studies.search_study import search_run
 from search.tracking.mlflow_record import MlflowRecord
+from search.tracking.mlflow_runs import StudyRuns
 from search.trials.job_context import JobContext
 from search.trials.jobs import Ending, EpochRecord, Job, Outcome, State
 from search.trials.preflight import Preflight
@@ -30,15 +31,15 @@ def memory() -> MemoryRecorder:
 
 def record_of(recorder: RunRecorder, context: JobContext) -> MlflowRecord:
     """As the session of a search begins it."""
-    record = MlflowRecord(recorder, search_run(context), context.directory)
-    record.begin()
-    return record
+    runs = StudyRuns(recorder, search_run(context))
+    runs.begin()
+    return MlflowRecord(runs, context.directory)
 
 
 def concluded(record: MlflowRecord, results: Results, files: list[Path]) -> None:
     """As the session of a search ends it."""
     record.mark_front(results)
-    record.conclude(files, verdict=results.verdict)
+    record._runs.conclude(files, verdict=results.verdict)
 
 
 @pytest.fixture
@@ -298,7 +299,7 @@ def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recordin
     recording.started(other := trial_job(5))
     epochs(recording, other, None)
     recording.started(PAIR)
-    recording.interrupted()
+    recording._runs.interrupted()
     assert statuses(memory) == {
         "search": "killed",
         "trial/4": "finished",
@@ -349,7 +350,7 @@ def test_not_even_halfway_through_a_result(memory: MemoryRecorder, context: JobC
 
     with pytest.raises(KeyboardInterrupt):
         finish()
-    recording.interrupted()
+    recording._runs.interrupted()
     assert "running" not in statuses(memory).values()
 
 
@@ -451,7 +452,7 @@ def test_a_repetition_is_a_run_of_its_own(memory: MemoryRecorder, recording: Mlf
 def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     recording.ended(TRIAL, Ending("failed", "no luck"))
-    recording.failed("all 1 trials failed")
+    recording._runs.failed("all 1 trials failed")
     run = memory.read("search")
     assert (run.status, run.tags[schema.TAG_FAILURE]) == ("failed", "all 1 trials failed")
 
@@ -460,7 +461,7 @@ def test_a_search_that_goes_on_is_the_same_run(
     memory: MemoryRecorder, recording: MlflowRecord, context: JobContext
 ):
     recording.started(TRIAL)
-    recording.interrupted()
+    recording._runs.interrupted()
     record_of(memory, context)
     assert memory.keys() == ("search", "trial/4")
     run = memory.read("search")

@@ -1,0 +1,4 @@
+"""Who may do what: tokens, checks of every request, limits on connections and settings, audit.
+
+May import `database` and the files beside the rooms; knows no route.
+"""

@@ -1,0 +1,191 @@
+"""Taking in the searches that lie in the folder of runs and that the database does not know.
+
+A folder may have been copied in, shared or restored from an archive: nothing in it is trusted.
+What a search asks for passes the rules of what clients may ask for, and what cannot be read is
+set aside by itself, as a failed search that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import first_line
+from search.service import schemas as d
+from search.service.access.settings_policy import Rules, require_shape
+from search.service.api.components import EXPORTS, SEARCH_ID
+from search.service.database.searches import Searches, now_ms
+from search.service.database.tables import ArchitectureRow, SearchRow
+from search.service.problem_details import ProblemError
+from search.service.queue.dispatcher import architecture_row, finished_rows, frame_of
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
+from search.tracking.search_state import Event, EventFile, SearchState
+from search.trials.pareto import front
+
+_MOST_BYTES = 1 << 20
+"""Of a file of settings."""
+
+_MOST_NAME = 100
+_log = logging.getLogger(__name__)
+
+Adopted = tuple[SearchRow, Sequence[ArchitectureRow]]
+
+
+def adopt_searches(searches: Searches, runs: Path, rules: Rules, device: str) -> None:
+    """Take in the searches of the folder that the database does not know, or could not read.
+
+    device: what they go on with.
+    """
+    for folder in sorted(runs.iterdir()):
+        if folder.is_symlink() or not os.path.lexists(folder / CONFIG_FILE):
+            continue  # what is written behind a link would be written elsewhere
+        if re.fullmatch(SEARCH_ID, folder.name) is None:
+            _log.warning("%r in the folder of runs is left out: no search has that name", folder)
+            continue
+        try:
+            row = searches.get(folder.name)
+        except ProblemError:
+            pass
+        else:
+            if row.settings.get("model"):
+                continue
+            searches.remove(folder.name)  # it was set aside: it may have been mended since
+        _adopt(searches, folder, rules, device)
+
+
+def _adopt(searches: Searches, folder: Path, rules: Rules, device: str) -> None:
+    try:
+        searches.adopt(*adopted(folder, rules, device))
+    except Exception as error:  # whatever may lie there, the other searches are not to suffer
+        reason = f"its folder cannot be read: {_told(error)}"
+        _log.warning("%s is set aside: %s", folder.name, reason)
+        searches.adopt(_row(folder, {}, "failed", reason), ())
+    _forget_exports(folder)
+
+
+def adopted(folder: Path, rules: Rules, device: str) -> Adopted:
+    """The rows of a search that was made without the service; raises whatever its files cause."""
+    content = require_shape(json.loads(_plain(folder / CONFIG_FILE)))
+    search_state, events = SearchState(), []
+    file = EventFile(folder / EVENTS_FILE)
+    for event in file.read() if _is_there(folder / EVENTS_FILE) else ():
+        search_state.take(event)
+        events.append(event)
+    is_finished = _is_there(folder / RESULTS_FILE)
+    found = (
+        finished_rows(folder.name, folder) if is_finished else _found_so_far(folder.name, events)
+    )
+    state, reason = "finished" if is_finished else "stopped", file.damage
+    try:
+        allowed = rules.stored({**content, "name": folder.name})
+        content = {**allowed, "device": device, "mlflow_url": ""}
+    except ProblemError as error:
+        if not is_finished:
+            state, reason = "failed", f"it cannot go on here: {error.detail}"
+    settings = {**content, "name": folder.name, "runs": str(folder.parent)}
+    row = _row(folder, settings, state, reason, search_state=search_state, events=events)
+    _require_shown(row, found)
+    return row, found
+
+
+def _found_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureRow]:
+    told = [event["outcomes"] for event in events if event["event"] == "finished"]
+    outcomes = {outcome["key"]: outcome for outcomes in told for outcome in outcomes}
+    rows = [architecture_row(search_id, outcome) for outcome in outcomes.values()]
+    for row in front(rows):
+        row.on_front = True
+    return rows
+
+
+def _row(
+    folder: Path,
+    settings: Mapping[str, Any],
+    state: str,
+    reason: str,
+    *,
+    search_state: SearchState | None = None,
+    events: Sequence[Event] = (),
+) -> SearchRow:
+    frames = [frame_of(event) for event in events if event["event"] == "launched"]
+    at = int(events[0]["time_ms"]) if events else now_ms()
+    return SearchRow(
+        id=folder.name,
+        name=folder.name[:_MOST_NAME],
+        state=state,
+        reason=reason,
+        wish="",
+        owner="",
+        settings=dict(settings),
+        progress={} if search_state is None else search_state.progress(),
+        frame=frames[-1] if frames else {},
+        handle="",
+        launches=0,
+        losses=0,
+        epochs=0 if search_state is None else search_state.num_epochs,
+        priority=0,
+        created_ms=at,
+        started_ms=at,
+        ended_ms=int(events[-1]["time_ms"]) if events else at,
+    )
+
+
+def _require_shown(row: SearchRow, found: Sequence[ArchitectureRow]) -> None:
+    """ValueError unless it can be shown as the API's description says."""
+    search = d.SearchDetails.of(row)
+    architectures = [d.Architecture.of(one, row) for one in found]
+    json.dumps([search, architectures], allow_nan=False)
+    d.SearchDetails.model_validate(search)
+    for one in architectures:
+        d.Architecture.model_validate(one)
+
+
+def _is_there(file: Path) -> bool:
+    """Whether it is a file; ValueError if something else has its name."""
+    try:
+        mode = file.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{file.name} is no plain file")
+    return True
+
+
+def _plain(file: Path) -> bytes:
+    """The content of a file that is no link, and no pipe that may never end."""
+    if not _is_there(file):
+        raise ValueError(f"{file.name} is missing")
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{file.name} has more than {_MOST_BYTES:,} bytes")
+    return content
+
+
+def _told(error: Exception) -> str:
+    """In one line, without a path of this machine."""
+    if isinstance(error, ProblemError):
+        text = error.detail
+    elif isinstance(error, OSError):
+        text = error.strerror or type(error).__name__
+    else:
+        text = f"{type(error).__name__}: {first_line(error)}"
+    return "".join(character if character.isprintable() else "�" for character in text)[:300]
+
+
+def _forget_exports(folder: Path) -> None:
+    """Exports are a service's own to make: a module found there may be anybody's code."""
+    exports = folder / EXPORTS
+    with suppress(OSError):
+        if exports.is_symlink() or exports.is_file():
+            exports.unlink()
+        else:
+            shutil.rmtree(exports, ignore_errors=True)

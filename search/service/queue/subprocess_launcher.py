@@ -1,0 +1,116 @@
+"""Searches as processes of this machine, which outlive the service."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from pruning.errors import ServiceError
+from search.service.queue.launcher import Gone, Launcher, arguments, gone
+from search.service.service_config import SECRET_VARIABLES
+from search.storage.durable import lock_holder
+from search.storage.layout import LOG_FILE
+from search.system.process_identity import alive, tag
+
+_LAST_BYTES = 8192
+
+
+class SubprocessLauncher(Launcher):
+    """One process each, in a session of its own; a handle is its number and when it began.
+
+    runs: folder of all searches.  further: flags for every one.  environment: over this one's.
+    """
+
+    def __init__(
+        self,
+        runs: Path,
+        mlflow_url: str,
+        *,
+        further: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._runs, self._mlflow_url, self._further = runs, mlflow_url, tuple(further)
+        self._environment = dict(environment or {})
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._logs: dict[str, Path] = {}
+
+    def launch(self, search_id: str, attempt: int) -> str:  # noqa: ARG002 - one runs, or none
+        log = self._runs / search_id / LOG_FILE
+        handle = self._running(search_id) or self._start(search_id, log)
+        self._logs[handle] = log
+        return handle
+
+    def _start(self, search_id: str, log: Path) -> str:
+        command = arguments(search_id, self._runs, self._mlflow_url, self._further)
+        own = {name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES}
+        try:
+            with log.open("ab") as output:
+                child = subprocess.Popen(
+                    [sys.executable, *command],
+                    env=own | self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ServiceError(f"cannot start a process: {error}") from error
+        self._children[child.pid] = child
+        return tag(child.pid)  # a child that has ended is there until it is asked for
+
+    def _running(self, search_id: str) -> str:
+        """A process of an earlier service that is at work on it, or is about to be."""
+        holder = lock_holder(self._runs / search_id)
+        if holder is not None:
+            return tag(holder.pid)
+        wanted = arguments(search_id, self._runs, "", ())
+        for process in psutil.process_iter(["cmdline"]):
+            found = process.info["cmdline"] or []
+            if found[1 : 1 + len(wanted)] == wanted:
+                return tag(process.pid)
+        return ""
+
+    def poll(self, handle: str) -> Gone | None:
+        pid = int(handle.partition(":")[0])
+        child = self._children.get(pid)
+        status = None if child is None else child.poll()
+        is_running = alive(handle) is not None if child is None else status is None
+        if is_running:
+            return None
+        self._children.pop(pid, None)
+        return gone(_how(status), self._last_words(handle), status)
+
+    def _last_words(self, handle: str) -> str:
+        log = self._logs.get(handle)
+        try:
+            content = log.read_bytes() if log else b""
+        except OSError:
+            return ""
+        return content[-_LAST_BYTES:].decode(errors="replace")
+
+    def interrupt(self, handle: str) -> None:
+        process = alive(handle)
+        if process is not None:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGTERM)
+
+    def kill(self, handle: str) -> None:
+        process = alive(handle)
+        if process is not None:
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "its process ended while nobody looked"
+    if status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    return f"its process ended with status {status}"

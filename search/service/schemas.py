@@ -1,0 +1,340 @@
+"""What the API gives back, as its OpenAPI description says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from search.service.database.tables import ArchitectureRow, SearchRow
+
+FLOPS = "fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
+StateName = Literal["queued", "running", "finished", "failed", "stopped"]
+SEPARATOR = ":"
+"""Between a search and the name of its architecture in an architecture's id."""
+
+
+class Counts(BaseModel):
+    """What a network costs."""
+
+    flops: int = Field(description=FLOPS)
+    params: int
+
+
+class Best(BaseModel):
+    """The most accurate network so far, by validation accuracy."""
+
+    key: str
+    origin: str
+    flops: int
+    params: int
+    validation_accuracy: float
+
+
+class Work(BaseModel):
+    """What is being trained."""
+
+    key: str
+    stage: str
+    step: int = Field(description="epochs done")
+    num_steps: int = Field(description="epochs in all")
+    validation_accuracy: float | None
+
+
+class Progress(BaseModel):
+    """How far a search is."""
+
+    trials: dict[str, int] = Field(
+        description="planned, finished, running, waiting, failed, stopped early, infeasible"
+    )
+    networks: int = Field(description="stored so far")
+    epochs: int
+    expected_epochs: int
+    best: Best | None
+    hypervolume: float = Field(
+        description="0 to 1: the area dominated in validation accuracy and 1 − FLOPs / base"
+    )
+    images: int = Field(description="training images so far, repetitions counted")
+    seconds_spent: float = Field(description="by its processes, up to its last event")
+    seconds_left: float | None
+    running: list[Work]
+
+
+class SearchSummary(BaseModel):
+    """A search in a list."""
+
+    id: str
+    name: str
+    state: StateName
+    reason: str = Field(description="why it failed; empty otherwise")
+    is_stopping: bool
+    owner: str
+    priority: int = Field(description="what is higher comes first in the queue")
+    model: str
+    data: str
+    budget: list[str]
+    created_ms: int = Field(description="since 1970")
+    started_ms: int | None
+    ended_ms: int | None
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, row: SearchRow) -> dict[str, Any]:
+        """From the database."""
+        settings = _shown(row.settings)
+        return {
+            "id": row.id,
+            "name": row.name,
+            "state": row.state,
+            "reason": row.reason,
+            "is_stopping": row.state == "running" and row.wish == "stop",
+            "owner": row.owner,
+            "priority": row.priority,
+            "model": str(settings.get("model", "")),
+            "data": str(settings["data"].get("source", "")),
+            "budget": list(settings.get("budget", [])),
+            "created_ms": row.created_ms,
+            "started_ms": row.started_ms,
+            "ended_ms": row.ended_ms,
+            "progress": row.progress or None,
+        }
+
+
+class Priority(BaseModel):
+    """What comes first in the queue."""
+
+    priority: int = Field(ge=-1000, le=1000, description="what is higher comes first")
+
+
+class SearchDetails(SearchSummary):
+    """One search."""
+
+    settings: dict[str, Any]
+    preflight: list[str] = Field(description="what the network costs and the budget allows")
+    base: Counts | None
+    limits: dict[str, float] = Field(description="of the budget, in absolute numbers")
+    launches: int = Field(description="processes that have worked on it")
+
+    @classmethod
+    def of(cls, row: SearchRow) -> dict[str, Any]:
+        """From the database."""
+        frame = row.frame or {}
+        return {
+            **SearchSummary.of(row),
+            "settings": _shown(row.settings),
+            "preflight": frame.get("lines", []),
+            "base": frame.get("base"),
+            "limits": frame.get("limits", {}),
+            "launches": row.launches,
+        }
+
+
+def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
+    """What a page tells of the others. offset: of its first item."""
+    end = offset + num_items
+    return {"total": total, "next_offset": end if num_items and end < total else None}
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is the server's alone; image folder and teacher as clients name them."""
+    shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
+    data, training = dict(shown.get("data", {})), shown.get("training")
+    root = str(data.pop("root", ""))
+    kind, separator, place = str(data.get("source", "")).partition(":")
+    if separator:
+        data["source"] = f"{kind}:{_below(place, root)}"
+    if isinstance(training, Mapping) and training.get("distill_from"):
+        teacher = _below(str(training["distill_from"]), root)
+        shown["training"] = {**training, "distill_from": teacher}
+    return {**shown, "data": data}
+
+
+def _below(place: str, root: str) -> str:
+    path = Path(place)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+
+class SearchPage(BaseModel):
+    """Some searches, the newest first."""
+
+    items: list[SearchSummary]
+    total: int
+    next_offset: int | None = Field(description="where the next page begins; null on the last")
+
+
+class Trial(BaseModel):
+    """A trial as it stands; what has no epoch yet has no stage."""
+
+    number: int
+    repeat: int = Field(description="from 1 on the same proposal again, with other seeds")
+    state: Literal["running", "waiting", "finished", "failed", "stopped early", "infeasible"]
+    reason: str = Field(description="why nothing came of it")
+    criterion: str
+    granularity: str
+    settings: dict[str, float] = Field(description="of the pruning method")
+    target_flops: float
+    started_ms: int
+    ended_ms: int | None
+    stage: str | None
+    step: int | None = Field(description="epochs so far")
+    num_steps: int | None
+    validation_accuracy: float | None
+    architectures: list[str] = Field(description="keys of what came of it")
+
+
+class TrialPage(BaseModel):
+    """Some trials, in the order of their beginning."""
+
+    items: list[Trial]
+    total: int
+    next_offset: int | None = Field(description="where the next page begins; null on the last")
+
+
+class TrialDetails(Trial):
+    """One trial."""
+
+    curve: list[dict[str, Any]] = Field(description="its epochs, in order")
+
+
+class Architecture(BaseModel):
+    """A network that a search found; test accuracy is told once the search is over."""
+
+    id: str
+    search: str
+    key: str
+    origin: str = Field(description="how its weights came about")
+    flops: int = Field(description=FLOPS)
+    flops_share: float | None = Field(description="of the base network's")
+    params: int
+    slack: dict[str, float] = Field(description="per bound of the budget: (limit − cost) / limit")
+    validation_accuracy: float
+    test_accuracy: float | None
+    on_front: bool
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: ArchitectureRow, search: SearchRow) -> dict[str, Any]:
+        """From the database."""
+        frame, outcome = search.frame or {}, row.outcome
+        base = (frame.get("base") or {}).get("flops")
+        limits = frame.get("limits") or {}
+        identity = f"{row.search_id}{SEPARATOR}{row.key}"
+        here = f"/v1/architectures/{quote(identity)}"
+        return {
+            "id": identity,
+            "search": row.search_id,
+            "key": row.key,
+            "origin": row.origin,
+            "flops": row.flops,
+            "flops_share": row.flops / base if base else None,
+            "params": row.params,
+            "slack": {
+                name: (limit - outcome[name]) / limit
+                for name, limit in limits.items()
+                if outcome.get(name) is not None and limit
+            },
+            "validation_accuracy": row.validation_accuracy,
+            "test_accuracy": outcome["test_accuracy"] if search.state == "finished" else None,
+            "on_front": row.on_front,
+            "links": {
+                part: f"{here}/{part}" for part in ("folder", "weights", "onnx", "python", "run")
+            },
+        }
+
+
+class ArchitectureDetails(Architecture):
+    """One network."""
+
+    widths: dict[str, int] = Field(description="channels per group")
+    removed: list[Any] = Field(description="structures that it lacks")
+    file: dict[str, Any] = Field(description="its architecture.json")
+    outcome: dict[str, Any] = Field(description="how it came about")
+
+
+class RunPlace(BaseModel):
+    """Where the run of an architecture is to be seen."""
+
+    url: str
+
+
+class Front(BaseModel):
+    """The architectures that no other one beats in validation accuracy and FLOPs."""
+
+    search: str
+    state: StateName
+    is_final: bool = Field(description="false while the search may find better ones")
+    convention: str = FLOPS
+    items: list[Architecture]
+
+
+class ArchitecturePage(Front):
+    """Some architectures, on the front or not."""
+
+    total: int
+    next_offset: int | None = Field(description="where the next page begins; null on the last")
+
+
+class Verdict(BaseModel):
+    """Which kind of network won, by how much."""
+
+    search: str
+    lines: list[str]
+    contests: list[dict[str, Any]]
+    notes: list[str]
+    failures: dict[str, str]
+
+
+class Preflight(BaseModel):
+    """What the network costs and the budget allows."""
+
+    lines: list[str]
+    base: Counts
+    floor: Counts = Field(description="the least that can be reached")
+    limits: dict[str, float]
+
+
+class CriterionOption(BaseModel):
+    """The range that a setting of a criterion is searched in."""
+
+    low: float
+    high: float
+    is_log: bool
+
+
+class Criterion(BaseModel):
+    """A pruning method."""
+
+    name: str
+    needs_batchnorm: bool
+    prunes_untrained: bool
+    settings: dict[str, CriterionOption]
+
+
+class Named(BaseModel):
+    """Names of what this server offers."""
+
+    items: list[str]
+
+
+class Criteria(BaseModel):
+    """The pruning methods that this server offers."""
+
+    items: list[Criterion]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Health(BaseModel):
+    """Whether the service works."""
+
+    status: Literal["ok", "starting"]
+    version: str
+    mlflow_url: str
+    parts: dict[str, bool]

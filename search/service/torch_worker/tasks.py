@@ -1,0 +1,182 @@
+"""What needs torch: checking settings, listing what there is, exporting.
+
+The functions here are called in a process that imports torch once and stays, see
+search.service.torch_worker.worker; the service itself never does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.service.torch_worker.worker import Refused
+
+
+def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[str, Any] | Refused:
+    """All settings, defaults among them, and what the preflight says: `settings` and `frame`.
+
+    most_params: of a network; one that has more is refused before it takes any memory.
+    """
+    from pruning import errors  # noqa: PLC0415 - as above
+    from search.config.search_config import from_mapping, to_mapping  # noqa: PLC0415
+
+    fields = {
+        errors.ModelError: "model",
+        errors.TraceError: "model",
+        errors.BudgetError: "budget",
+        errors.DataError: "data.source",
+        errors.CriterionError: "criterion",
+        errors.ArchitectureError: "training.distill_from",
+    }
+    try:
+        config = from_mapping({**settings, "device": device}, "the request")
+        preflight = _preflight(config, most_params)
+    except errors.EspalierError as error:
+        field = getattr(error, "field", "") or next(
+            (name for kind, name in fields.items() if isinstance(error, kind)), None
+        )
+        return Refused(" ".join(str(error).split()), field)
+    return {
+        "settings": to_mapping(config),
+        "frame": {
+            "base": _counts(preflight.base),
+            "floor": _counts(preflight.floor),
+            "limits": {bound.quantity: bound.value for bound in preflight.limits.bounds},
+            "lines": preflight.describe(),
+        },
+    }
+
+
+def _counts(cost: Any) -> dict[str, int]:
+    return {"flops": cost.flops, "params": cost.params}
+
+
+def _preflight(config: Any, most_params: int) -> Any:
+    from search.scheduling.ray_executor import check_resources  # noqa: PLC0415
+    from search.studies.search_study import preflight_of  # noqa: PLC0415
+    from search.studies.setup import chosen_device  # noqa: PLC0415 - as above
+
+    check_resources(config, chosen_device(config.device, config.resources))
+    shape, classes = _shape(config.data, config.model, config.seed)
+    _require_params(config.model, shape[0], len(classes), most_params)
+    return preflight_of(config, shape, classes)
+
+
+def _require_params(model: str, in_channels: int, num_classes: int, most: int) -> None:
+    """ModelError for a network of more parameters, counted on tensors without memory."""
+    import torch  # noqa: PLC0415 - as above
+
+    from pruning.errors import ModelError  # noqa: PLC0415
+    from search import models  # noqa: PLC0415
+
+    builder = models.resolve(model, num_classes=num_classes, in_channels=in_channels)
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in builder().parameters())
+    except (ModelError, ValueError):
+        return  # it is built from values, which such tensors lack; memory is limited anyway
+    if count > most:
+        raise ModelError(f"{model} has {count:,} parameters; this server allows {most:,}")
+
+
+@functools.lru_cache(maxsize=8)
+def _shape(data: Any, model: str, seed: int) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Of an image, and the names of the classes."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    from search.studies.setup import read_images  # noqa: PLC0415
+
+    images = read_images(data, model, seed, Console(quiet=True))
+    return images.train.image_shape, tuple(images.classes)
+
+
+def offered() -> dict[str, Any]:
+    """Networks, data sets and criteria by name, and the schema of the settings."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - as above
+
+    from search import models  # noqa: PLC0415
+    from search.config.methods import METHODS  # noqa: PLC0415
+    from search.config.search_config import SearchConfig  # noqa: PLC0415
+    from search.data.datasets import names as datasets  # noqa: PLC0415
+
+    return {
+        "models": list(models.names()),
+        "datasets": list(datasets()),
+        "criteria": [
+            {
+                "name": method.name,
+                "needs_batchnorm": method.reads_batchnorm,
+                "prunes_untrained": method.prunes_untrained,
+                "settings": {
+                    name: {"low": span.low, "high": span.high, "is_log": span.is_log}
+                    for name, span in method.settings.items()
+                },
+            }
+            for method in METHODS.values()
+        ],
+        "schema": _described(SearchConfig, TypeAdapter(SearchConfig).json_schema()),
+    }
+
+
+def _described(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with the help texts, without what only the server decides."""
+    from search.config.options import tables  # noqa: PLC0415 - as above
+    from search.service.access.settings_policy import OF_THE_SERVER  # noqa: PLC0415
+
+    found: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
+    definitions = schema.get("$defs", {})
+    inner = tables(cls)
+    properties = {}
+    for name, part in schema["properties"].items():
+        if name in inner:
+            properties[name] = _table(inner[name], definitions[inner[name].__name__], f"{name}.")
+        elif name not in OF_THE_SERVER:
+            properties[name] = _option(cls, name, part)
+    return found | {"properties": properties}
+
+
+def _table(cls: type[Any], schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    from search.service.access.settings_policy import OF_THE_SERVER  # noqa: PLC0415 - as above
+
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            name: _option(cls, name, part)
+            for name, part in schema["properties"].items()
+            if prefix + name not in OF_THE_SERVER
+        },
+    }
+
+
+def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    option = {**part, "description": cls.__dataclass_fields__[name].metadata["help"]}
+    if option.get("default", "") is None and "anyOf" not in option:
+        del option["default"]  # made from other settings
+    return option
+
+
+def exported(folder: Path, form: str, target: Path, trust: Sequence[str]) -> Refused | None:
+    """Write an architecture as onnx or python.
+
+    trust: builders that may run beside the zoo's and torchvision's: nothing in the folder of runs
+    is trusted.
+    """
+    from copycat.architecture import load, read  # noqa: PLC0415 - as above
+    from copycat.export import to_onnx, written_whole  # noqa: PLC0415
+    from copycat.python_source import to_python  # noqa: PLC0415
+    from pruning.errors import EspalierError  # noqa: PLC0415
+
+    try:
+        stored = read(folder)
+        model = load(folder, trust=trust)
+        if form == "onnx":
+            to_onnx(model, stored.example_input, target)
+        else:
+            with written_whole(target) as temporary:
+                temporary.write_text(to_python(stored, model), encoding="utf-8")
+    except EspalierError as error:
+        return Refused(" ".join(str(error).split()), None)
+    return None

@@ -1,0 +1,195 @@
+"""Searches as jobs of a real Ray cluster of two nodes on this machine."""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import SETTINGS, eventually, free_port, service
+
+from pruning.errors import ServiceError
+from search.scheduling.ray_environment import cluster_token
+from search.service.queue.launcher import Gone
+from search.service.queue.ray_job_launcher import RayJobsLauncher
+from search.storage.layout import LOG_FILE
+
+ADDRESS = "http://jobs.test:8265"
+
+
+class JobServer:
+    """Answers as the job server of a cluster does."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.logs = ""
+        self.stopped: list[str] = []
+        self.trouble = ""
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.trouble:
+            return httpx.Response(500, text=f"Traceback:\n  File\n{self.trouble}\n")
+        return self._answer(request)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/api/jobs/")
+        if request.method == "POST" and not path:
+            job = json.loads(request.content)
+            self.jobs[job["submission_id"]] = {**job, "status": "PENDING"}
+            return httpx.Response(200, json={"submission_id": job["submission_id"]})
+        if not path:
+            return httpx.Response(200, json=[])
+        submission, _, verb = path.partition("/")
+        if submission not in self.jobs:
+            return httpx.Response(404, text="no such job")
+        if verb == "logs":
+            return httpx.Response(200, json={"logs": self.logs})
+        if verb == "stop":
+            self.stopped.append(submission)
+            return httpx.Response(200, json={"stopped": True})
+        return httpx.Response(200, json=self.jobs[submission])
+
+
+@pytest.fixture
+def jobs() -> JobServer:
+    return JobServer()
+
+
+@pytest.fixture
+def launcher(jobs: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RayJobsLauncher:
+    client = httpx.Client
+    monkeypatch.setattr(
+        "search.service.queue.ray_job_launcher.httpx.Client",
+        lambda **given: client(**given, transport=httpx.MockTransport(jobs)),
+    )
+    return RayJobsLauncher(ADDRESS, tmp_path / "my runs", "http://mlflow:5000")
+
+
+def test_a_job_resumes_the_search_and_is_submitted_once(
+    launcher: RayJobsLauncher, jobs: JobServer, tmp_path: Path
+) -> None:
+    handle = launcher.launch("s", 1)
+    assert launcher.launch("s", 1) == handle  # after a service that was killed in between
+    assert len(jobs.jobs) == 1
+    runs = tmp_path / "my runs"
+    assert jobs.jobs[handle]["entrypoint"] == (
+        f"exec python -m search.cli resume s --runs '{runs}' --mlflow-url http://mlflow:5000 "
+        "--ray-address auto"
+    )
+    assert launcher.launch("s", 2) != handle
+
+
+def test_a_job_that_is_over_says_how(launcher: RayJobsLauncher, jobs: JobServer) -> None:
+    handle = launcher.launch("s", 1)
+    for status in ("PENDING", "RUNNING"):
+        jobs.jobs[handle]["status"] = status
+        assert launcher.poll(handle) is None
+    jobs.jobs[handle]["status"] = "FAILED"
+    jobs.logs = "base network 2M\nespalier: all 2 trials failed\n"
+    assert launcher.poll(handle) == Gone("its job is failed", "all 2 trials failed")
+    jobs.logs = "Killed\n"
+    assert launcher.poll(handle) == Gone("its job is failed", "")
+    assert launcher.poll("another") == Gone("the cluster knows its job no more")
+
+
+def test_stopping_a_job(launcher: RayJobsLauncher, jobs: JobServer) -> None:
+    handle = launcher.launch("s", 1)
+    launcher.interrupt(handle)
+    launcher.interrupt("unknown")
+    assert jobs.stopped == [handle]
+
+
+def test_a_job_server_in_trouble_is_told_in_one_line(
+    launcher: RayJobsLauncher, jobs: JobServer
+) -> None:
+    jobs.trouble = "No available agent"
+    with pytest.raises(ServiceError) as caught:
+        launcher.launch("s", 1)
+    assert str(caught.value) == (
+        f"the Ray job server at {ADDRESS} fails: status 500: No available agent"
+    )
+
+
+def test_a_job_server_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceError, match=f"the Ray job server at {address} fails") as caught:
+        RayJobsLauncher(address, tmp_path, "")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ServiceError):
+        RayJobsLauncher("nonsense", tmp_path, "")
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[tuple[str, Any]]:
+    """The address of the job server, and a function that kills the second node and adds another."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        from ray.cluster_utils import Cluster  # noqa: PLC0415 - takes seconds
+
+        port = free_port()
+        head = {
+            "num_cpus": 1,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": port,
+            # the default is one for all: a Ray that runs beside this one may have it
+            "dashboard_agent_listen_port": free_port(),
+        }
+        cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+
+        def add() -> Any:
+            return cluster.add_node(num_cpus=1, dashboard_agent_listen_port=free_port())
+
+        nodes = [add()]
+
+        def replace() -> None:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            time.sleep(1)
+            nodes.append(add())
+
+        try:
+            yield f"http://127.0.0.1:{port}", replace
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_node_that_dies_twice_in_a_search_loses_nothing(
+    two_nodes: tuple[str, Any], tmp_path: Path
+) -> None:
+    address, kill_node = two_nodes
+    further = ("--ray-address", address, "--ray-python", sys.executable)
+    with service(tmp_path, *further) as running:
+        training = {**SETTINGS["training"], "epochs": 12}
+        search_id = running.launch(name="on-a-cluster", concurrency=2, trials=6, training=training)
+        for _ in range(2):
+            running.get_on(search_id, 4)
+            assert running.search(search_id)["state"] == "running"
+            kill_node()
+        found = running.wait_for(search_id, "finished")
+        assert found["progress"]["trials"]["finished"] == 6
+        assert not (running.runs / search_id / LOG_FILE).exists()  # it is no process of ours
+        # a Ray that was started by an earlier test has left a token to this process
+        token = cluster_token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        listed = httpx.get(f"{address}/api/jobs/", headers=headers).json()
+        ours = [job for job in listed if job["metadata"].get("espalier.search") == search_id]
+        assert len(ours) == found["launches"]
+        assert ours[0]["status"] == "SUCCEEDED"
+        again = running.launch(name="stopped")
+        running.get_on(again, 1)
+        httpx.post(f"{running.url}/v1/searches/{again}/stop").raise_for_status()
+        running.wait_for(again, "stopped", 90)
+        eventually(
+            lambda: all(
+                job["status"] in ("STOPPED", "SUCCEEDED")
+                for job in httpx.get(f"{address}/api/jobs/", headers=headers).json()
+            ),
+            what="the job has ended",
+        )
