@@ -59,17 +59,17 @@ def create_token(
 @_RECORDS
 def list_tokens(*, runs: str | None, database: str | None) -> None:
     """List all tokens there ever were: name, role, owner, and until when they are good."""
-    from search.service.access.tokens import is_over, listed  # noqa: PLC0415 - startup stays light
+    from search.service.access.tokens import all_tokens, is_inactive  # noqa: PLC0415 - startup stays light
 
     with _records(runs, database) as engine:
-        rows = listed(engine)
+        rows = all_tokens(engine)
     for row in rows:
         if row.revoked_ms is not None:
             until = f"revoked {_day(row.revoked_ms)}"
         elif row.expires_ms is None:
             until = "for good"
         else:
-            until = f"{'expired' if is_over(row) else 'until'} {_day(row.expires_ms)}"
+            until = f"{'expired' if is_inactive(row) else 'until'} {_day(row.expires_ms)}"
         click.echo(f"{row.name}  {row.role}  {row.owner}  {until}")
     if not rows:
         click.echo("There are no tokens.", err=True)
@@ -96,10 +96,10 @@ def _records(
     runs: str | None, database: str | None, *, may_be_new: bool = False
 ) -> Iterator[Engine]:
     """The database of the service."""
-    from search.service.database.connection import open_records  # noqa: PLC0415 - startup stays light
+    from search.service.database.connection import open_service_database  # noqa: PLC0415 - startup stays light
 
     config = ServiceConfig(runs=runs or ServiceConfig.runs, database=database or "")
-    engine = open_records(config, may_be_new=may_be_new)
+    engine = open_service_database(config, may_be_new=may_be_new)
     try:
         yield engine
     finally:

@@ -20,7 +20,7 @@ from pruning.structure_removal.structures import Structure
 from search.config.resources_config import StudyConfig
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig, to_mapping
 from search.results.html_report import report_page
-from search.service.torch_worker import tasks as workbench
+from search.service.torch_worker.tasks import catalogue, check_settings
 from search.storage.layout import CONFIG_FILE
 from search.studies import family_study
 from search.studies.search_study import open_context
@@ -143,15 +143,15 @@ def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
 
 def test_the_service_offers_it_and_answers_alike():
     """The form of its page is made from the schema."""
-    option = workbench.offered()["schema"]["properties"]["exact"]
+    option = catalogue()["schema"]["properties"]["exact"]
     assert (option["type"], option["default"]) == ("boolean", True)
     assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
     asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
-    answer = workbench.checked({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
+    answer = check_settings({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
     assert isinstance(answer, dict), answer
     assert answer["settings"]["exact"] is False
     assert any(line.startswith("inexact       1 of the 2") for line in answer["frame"]["lines"])
-    refused = workbench.checked({**asked, "exact": "no"}, "cpu", MOST_PARAMS)
+    refused = check_settings({**asked, "exact": "no"}, "cpu", MOST_PARAMS)
     assert (refused.field, "true or false" in refused.detail) == ("exact", True)
 
 
