@@ -9,6 +9,11 @@ branch_labels = None
 depends_on = None
 
 
+def _search_id(**options: bool) -> sa.Column[str]:
+    reference = sa.ForeignKey("searches.id", ondelete="CASCADE")
+    return sa.Column("search_id", sa.String(120), reference, **options)
+
+
 def upgrade() -> None:
     """Make the tables."""
     op.create_table(
@@ -33,12 +38,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "architectures",
-        sa.Column(
-            "search_id",
-            sa.String(120),
-            sa.ForeignKey("searches.id", ondelete="CASCADE"),
-            primary_key=True,
-        ),
+        _search_id(primary_key=True),
         sa.Column("key", sa.String(120), primary_key=True),
         sa.Column("origin", sa.String(30), nullable=False),
         sa.Column("flops", sa.BigInteger, nullable=False),
@@ -53,13 +53,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(100), primary_key=True),
         sa.Column("key", sa.String(200), primary_key=True),
         sa.Column("digest", sa.String(64), nullable=False),
-        sa.Column(
-            "search_id",
-            sa.String(120),
-            sa.ForeignKey("searches.id", ondelete="CASCADE"),
-            nullable=False,
-            index=True,
-        ),
+        _search_id(nullable=False, index=True),
     )
 
 
