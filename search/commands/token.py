@@ -10,8 +10,8 @@ import click
 from sqlalchemy import Engine
 
 from search.commands.flags import some_options
-from search.service.access.tokens import ROLES, Role, create, is_over, listed, revoke
-from search.service.database.connection import open_records
+from search.service.access.tokens import ROLES, Role, all_tokens, create, is_inactive, revoke
+from search.service.database.connection import open_service_database
 from search.service.service_config import ServiceConfig
 
 _RECORDS = some_options(ServiceConfig, ("runs", "database"))
@@ -56,14 +56,14 @@ def create_token(
 def list_tokens(*, runs: str | None, database: str | None) -> None:
     """List all tokens there ever were: name, role, owner, and until when they are good."""
     with _records(runs, database) as engine:
-        rows = listed(engine)
+        rows = all_tokens(engine)
     for row in rows:
         if row.revoked_ms is not None:
             until = f"revoked {_day(row.revoked_ms)}"
         elif row.expires_ms is None:
             until = "for good"
         else:
-            until = f"{'expired' if is_over(row) else 'until'} {_day(row.expires_ms)}"
+            until = f"{'expired' if is_inactive(row) else 'until'} {_day(row.expires_ms)}"
         click.echo(f"{row.name}  {row.role}  {row.owner}  {until}")
     if not rows:
         click.echo("There are no tokens.", err=True)
@@ -89,7 +89,7 @@ def _records(
 ) -> Iterator[Engine]:
     """The database of the service."""
     config = ServiceConfig(runs=runs or ServiceConfig.runs, database=database or "")
-    engine = open_records(config, may_be_new=may_be_new)
+    engine = open_service_database(config, may_be_new=may_be_new)
     try:
         yield engine
     finally:

@@ -15,7 +15,7 @@ from pruning.errors import ArchitectureError, ModelError
 from search.config.search_config import SearchConfig
 from search.models import own_module, require_trusted
 from search.results.report import Results
-from search.service.torch_worker.tasks import Refused, exported
+from search.service.torch_worker.tasks import Refusal, export_architecture
 from search.trials.preflight import Preflight
 
 
@@ -77,8 +77,8 @@ def test_a_service_exports_nothing_by_code_of_the_folder(
 ) -> None:
     (network,) = (hostile / "architectures").iterdir()
     for trust in ((), ("samples:small_network",), ("os:getcwd",)):
-        found = exported(network, form, here / "net", trust)
-        assert isinstance(found, Refused)
+        found = export_architecture(network, form, here / "net", trust)
+        assert isinstance(found, Refusal)
         assert "not trusted" in found.detail
     assert not (here / "ran").exists()
     assert not (here / "net").exists()

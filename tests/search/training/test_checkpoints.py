@@ -14,7 +14,7 @@ from samples import another_process
 from torch import Tensor
 
 from pruning.errors import DiskFullError, JobGivenUpError
-from search.storage import durable
+from search.storage import atomic_files
 from search.storage.atomic_files import disk_full_as_error, is_disk_full, write_durably
 from search.training import checkpoints
 from search.training.checkpoints import Attempts, Checkpoints
@@ -194,7 +194,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
             monkeypatch.setattr(Path, "open", open_full)
         else:
-            monkeypatch.setattr(durable.os, request.param, no_room)
+            monkeypatch.setattr(atomic_files.os, request.param, no_room)
 
     return fill
 
