@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pruning.cost import ExampleInput
+from pruning.cost import Cost, ExampleInput
 from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.copies import copied, doubled, moved, shapes
@@ -31,6 +32,8 @@ from pruning.tracer.network_runs import follow
 from pruning.tracer.recorded_values import RecordedValues, record
 from pruning.tracer.trace_records import Course, ReshapeKey
 from pruning.tracer.tracer import Tracer
+
+T = TypeVar("T")
 
 _MOST_TRACES = 8
 """How often a network is followed, to learn along which axes its reshapes take the channels on."""
@@ -66,7 +69,7 @@ def trace(
     traces = _Traces(unwrapped(model), example_input, exact, time_limit, progress)
     with torch.inference_mode(False):  # inside of it, operators are not taken apart
         try:
-            return traces.on_meta_or_real()
+            return traces.on_meta_or_real(traces.graph_on)
         except ModelError as error:
             raise TraceError(str(error)) from error
 
@@ -76,6 +79,13 @@ def whole_trace(
 ) -> ChannelGraph:
     """`trace` without a limit in time, for what must come out alike on a slow or busy machine."""
     return trace(model, example_input, exact=exact, time_limit=math.inf)
+
+
+def traced_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
+    """What one run of `model` costs in eval mode: `trace(…).cost()`, without its further runs."""
+    traces = _Traces(unwrapped(model), example_input, True, math.inf, to_terminal)
+    with torch.inference_mode(False):  # as for `trace`
+        return traces.on_meta_or_real(traces.cost_on)
 
 
 @dataclass(frozen=True)
@@ -110,19 +120,26 @@ class _Traces:
     time_limit: float
     progress: Progress
 
-    def on_meta_or_real(self) -> ChannelGraph:
-        """The graph, from runs on meta tensors if the network can make them, or else on its own."""
+    def on_meta_or_real(self, run_on: Callable[[torch.device | None, _Values | None], T]) -> T:
+        """What comes of runs on meta tensors if the network can make them, or else on its own."""
         meta = torch.device("meta")
         try:
-            return self.on(meta, None)
+            return run_on(meta, None)
         except TraceError:
             values = self.values()
         try:
-            return self.on(meta, values)
+            return run_on(meta, values)
         except TraceError:
-            return self.on(None, values)
+            return run_on(None, values)
 
-    def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
+    def cost_on(self, device: torch.device | None, values: _Values | None) -> Cost:
+        """The cost, from a run in eval mode on a device, or on that of the network's tensors."""
+        skeleton = copied(self.model, device).eval()
+        tracer, _ = self._evaluated(skeleton, device, values, {})
+        graph, _ = build_graph(tracer)
+        return graph.cost()
+
+    def graph_on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
         with closing(Clock(self.time_limit, self.progress)) as clock:
             prediction = self._best_prediction(device, values, clock)
@@ -152,6 +169,21 @@ class _Traces:
                 prediction = self._predicted(skeleton, device, values, courses, clock)
         return prediction
 
+    def _evaluated(
+        self,
+        skeleton: nn.Module,
+        device: torch.device | None,
+        values: _Values | None,
+        courses: Mapping[ReshapeKey, Course],
+    ) -> tuple[Tracer, TracedRun]:
+        """A run in eval mode, and what has followed it."""
+        network, inputs = copied(skeleton), moved(self.example_input, device)
+        tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
+        read = values.evaluating if values else None
+        with _as_trace_error(network, inputs):
+            follow(tracer, network, inputs, device=device, values=read)
+        return tracer, TracedRun(inputs, tracer.steps, read)
+
     def _predicted(
         self,
         skeleton: nn.Module,
@@ -160,12 +192,8 @@ class _Traces:
         courses: Mapping[ReshapeKey, Course],
         clock: Clock,
     ) -> _Prediction:
-        network, inputs = copied(skeleton), moved(self.example_input, device)
-        tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
-        read = values.evaluating if values else None
-        with _as_trace_error(network, inputs):
-            follow(tracer, network, inputs, device=device, values=read)
-        runs = [TracedRun(inputs, tracer.steps, read)]
+        tracer, run = self._evaluated(skeleton, device, values, courses)
+        runs, inputs = [run], run.inputs
         if values is None or values.training is not None:
             read = values.training if values else None
             runs += _followed_training(tracer, copied(skeleton), doubled(inputs), device, read)

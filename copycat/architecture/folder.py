@@ -21,8 +21,9 @@ from copycat.architecture.whole_folder import folder_written_whole, opened_folde
 from copycat.build import graph_for, shaped, without_removed
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError, first_line
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
-from pruning.tracing import trace
+from pruning.tracing import traced_cost
 
 _JSON, _WEIGHTS = "architecture.json", "weights.safetensors"
 _MOST_JSON_BYTES = 2**26
@@ -80,18 +81,22 @@ def read(path: str | Path) -> Architecture:
         raise ArchitectureError(f"{file} {error}") from error
 
 
-def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
+def load(
+    path: str | Path, *, trust: Sequence[str] = (), graph: ChannelGraph | None = None
+) -> nn.Module:
     """The trained network, in eval mode on the CPU, in the dtypes in which it was saved.
 
     Its cost and its probe output are compared with what the file says.
     trust: further modules whose builders may run, beside TRUSTED_BUILDERS.
+    graph: of the builder's network, where that is known: it saves a trace, unless structures are
+        removed.
     Raises ArchitectureError for a builder that is not trusted, gone or fails, and for files
     that are missing, damaged or do not fit each other.
     """
     architecture, folder = read(path), opened_folder(path)
     try:
         check_trust(path, architecture.builder, trust)
-        model = _rebuilt(path, architecture)
+        model = _rebuilt(path, architecture, graph)
         _fill(model, folder, architecture)
     except ArchitectureError:
         raise
@@ -103,12 +108,15 @@ def load(path: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     return model
 
 
-def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
+def verify(
+    path: str | Path, *, trust: Sequence[str] = (), graph: ChannelGraph | None = None
+) -> Architecture:
     """Loads `path`, which compares cost and probe, and has fvcore count the cost once more.
 
+    trust, graph: as for `load`.
     Returns what was stored; raises ArchitectureError, saying what differs.
     """
-    architecture, model = read(path), load(path, trust=trust)
+    architecture, model = read(path), load(path, trust=trust, graph=graph)
     measured = measure_cost(model, architecture.example_input)
     _check_cost(path, architecture.cost, measured)
     counted = _with_bytes(architecture.cost, measured, model, architecture.example_input)
@@ -136,14 +144,15 @@ def _plain_file(folder: Path, name: str) -> Path:
     return file
 
 
-def _rebuilt(path: str | Path, architecture: Architecture) -> nn.Module:
+def _rebuilt(path: str | Path, architecture: Architecture, graph: ChannelGraph | None) -> nn.Module:
     """The network with weights of the right shapes, at the cost that the file says."""
     profile, example_input = architecture.profile, architecture.example_input
     base = architecture.builder()
     if _dtype_of(base) != example_input.dtype:
         base = base.to(example_input.dtype)
-    base = without_removed(base, profile, example_input)
-    graph = graph_for(base, profile, example_input)
+    if profile.removed or graph is None or not profile.fits(graph):
+        base = without_removed(base, profile, example_input)
+        graph = graph_for(base, profile, example_input)
     priced = graph.cost(profile.widths)
     if priced.params != architecture.cost.params:  # found out before the memory is taken
         _check_cost(path, architecture.cost, priced)
@@ -166,7 +175,7 @@ def _with_bytes(cost: Cost, measured: Cost, model: nn.Module, example_input: Ten
     cost = dataclasses.replace(cost, weight_bytes=measured.weight_bytes)
     if cost.peak_activation_bytes is None and cost.uncounted is None:
         return cost
-    traced = trace(model, example_input.to(_device_of(model))).cost()
+    traced = traced_cost(model, example_input.to(_device_of(model)))
     known = {name: getattr(cost, name) for name in ("peak_activation_bytes", "uncounted")}
     return dataclasses.replace(
         cost, **{n: getattr(traced, n) for n, value in known.items() if value is not None}

@@ -157,7 +157,9 @@ def _verify(outcomes: Iterable[Outcome], context: JobContext, data: ImageData) -
     with _in_one_line(context, data):
         for outcome in outcomes:
             folder = context.directory / outcome.path
-            verify(folder, trust=read(folder).builder.modules)
+            builder, preflight = read(folder).builder, context.preflight
+            graph = preflight.graph if builder == preflight.builder else None
+            verify(folder, trust=builder.modules, graph=graph)
 
 
 @contextmanager

@@ -81,7 +81,11 @@ def _rung_label(rung: Budget, preflight: Preflight) -> str:
 def _is_certified(outcome: Outcome, context: JobContext, notes: list[str]) -> bool:
     """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
     try:
-        verify(context.directory / outcome.path, trust=context.preflight.builder.modules)
+        verify(
+            context.directory / outcome.path,
+            trust=context.preflight.builder.modules,
+            graph=context.preflight.graph,
+        )
     except ArchitectureError as error:
         notes.append(f"{outcome.key} is left out: {error}")
         return False

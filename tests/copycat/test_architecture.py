@@ -23,6 +23,7 @@ from stored_architectures import JSON, TRUST, WEIGHTS, edit, pruned_network, sta
 from torch import nn
 
 from copycat import Architecture, Builder, WidthProfile, build, load, read, save, verify
+from copycat.architecture import folder as architecture_folder
 from copycat.architecture.whole_folder import folder_written_whole, stored_names
 from pruning import KeepPlan, remove_channels, trace
 from pruning.errors import ArchitectureError
@@ -209,6 +210,20 @@ def test_loading_compares_the_cost(copied: Path, field: str) -> None:
     edit(copied, lambda content: content["cost"].update({field: wrong}))
     with pytest.raises(ArchitectureError, match=f"says .*{wrong:,}.*, its widths make"):
         load(copied, trust=TRUST)
+
+
+def test_a_graph_that_is_known_saves_the_trace(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is loaded by it is held against the file all the same."""
+    architecture = read(stored)
+    graph = trace(architecture.builder(), architecture.example_input)
+    expected = load(stored, trust=TRUST).state_dict()
+    monkeypatch.setattr(architecture_folder, "graph_for", None)
+    found = load(stored, trust=TRUST, graph=graph).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert verify(stored, trust=TRUST, graph=graph) == architecture
 
 
 # Dtypes.

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from pruning import ChannelGraph, KeepPlan, measure_cost, remove_channels, trace
 from pruning.errors import TraceError
 from pruning.tracer.nested_tensors import numbers_in
+from pruning.tracing import traced_cost
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 OUTPUT = "the network's output"
@@ -60,6 +61,12 @@ def test_other_groups_are_pinned_for_the_expected_reason(architecture: Architect
 def test_residual_groups_are_marked(architecture: Architecture) -> None:
     found = {group.name for group in architecture.graph.groups if group.residual}
     assert found == architecture.residual
+
+
+@every_architecture
+def test_the_cost_alone_is_that_of_the_graph(architecture: Architecture) -> None:
+    model, model_input = architecture.network(), architecture.example()
+    assert traced_cost(model, model_input) == architecture.graph.cost()
 
 
 @every_architecture
