@@ -30,7 +30,7 @@ import torchvision
 
 from copycat import Builder, WidthProfile
 from copycat.families import BaseNetwork, Copycat, Member, UniformWidth, members
-from copycat.rescale import WidthSeries
+from copycat.families.width_series import WidthSeries
 from pruning import Bound, Budget, measure_cost
 
 PERCENT = range(24, 101, 4)

@@ -4,10 +4,10 @@ from copycat import families
 from copycat.architecture import Architecture, load, read, save, verify
 from copycat.build import build
 from copycat.builder import Builder
+from copycat.families.width_series import rescale, uniform_profile
 from copycat.latency import Latency, measured_latency
 from copycat.profile_chart import text_chart
 from copycat.recipes import Recipe, recorded
-from copycat.rescale import rescale, uniform_profile
 from copycat.width_profile import WidthProfile
 
 __all__ = [

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pruning.iterative import FISHER_PACE, IterativePruner, Pace
     from pruning.optimizer_state import carry_over
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
-    from pruning.selection import KeepPlan, least_widths, removal_order, select, select_fraction
+    from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
         SigmoidBatchNorm1d,
         SigmoidBatchNorm2d,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     )
     from pruning.structure_removal.residual_blocks import (
         ResidualBlock,
-        remove_blocks,
         residual_blocks,
     )
     from pruning.structure_removal.structures import Structure, remove_structures, structures
@@ -43,6 +42,7 @@ _HOMES = {
     "Cost": "pruning.cost",
     "Decision": "pruning.scaling_factors.scaling_factors",
     "FISHER_PACE": "pruning.iterative",
+    "FilterShare": "pruning.selection",
     "GateProbe": "pruning.gates.channel_gates",
     "Gated": "pruning.gates.channel_gates",
     "IterativePruner": "pruning.iterative",
@@ -59,12 +59,10 @@ _HOMES = {
     "least_widths": "pruning.selection",
     "measure_cost": "pruning.cost",
     "removal_order": "pruning.selection",
-    "remove_blocks": "pruning.structure_removal.residual_blocks",
     "remove_channels": "pruning.surgery",
     "remove_structures": "pruning.structure_removal.structures",
     "residual_blocks": "pruning.structure_removal.residual_blocks",
     "select": "pruning.selection",
-    "select_fraction": "pruning.selection",
     "structures": "pruning.structure_removal.structures",
     "to_sigmoid_batchnorm": "pruning.sigmoid_batchnorm",
     "trace": "pruning.tracing",
@@ -80,6 +78,7 @@ __all__ = [
     "ChannelGroup",
     "Cost",
     "Decision",
+    "FilterShare",
     "GateProbe",
     "Gated",
     "IterativePruner",
@@ -98,12 +97,10 @@ __all__ = [
     "measure_cost",
     "regularizers",
     "removal_order",
-    "remove_blocks",
     "remove_channels",
     "remove_structures",
     "residual_blocks",
     "select",
-    "select_fraction",
     "structures",
     "to_sigmoid_batchnorm",
     "trace",

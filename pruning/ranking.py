@@ -69,16 +69,18 @@ class Chunk:
     level: float
 
 
+Step = tuple[Chunk, ...]
+"""Chunks that go together: one, or in "uniform" scope all of the same level."""
+
+
 def removal_steps(
     scores: Mapping[str, Tensor],
     graph: ChannelGraph,
     rules: Rules,
     kept: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> list[tuple[Chunk, ...]]:
-    """All that can go, first things first; what is in one step goes together.
+) -> list[Step]:
+    """All that can go, in the order in which it goes; ties in the order of the network.
 
-    A step is one chunk, or in uniform scope all chunks of the same level. Ties go in the order
-    of the network.
     kept: per group, whether each unit is still there; all are by default.
     """
     chunks = [

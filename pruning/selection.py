@@ -1,7 +1,7 @@
 """Selection: from scores and a target to the channels that stay. Pure functions of numbers.
 
-Channels go in the order of `pruning.ranking` until a budget is met, until a fraction of the
-filters is gone, or as long as the caller likes.
+Channels go in the order of `pruning.ranking` until a budget is met, until a share of the filters
+is gone, or as long as the caller likes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
-from pruning.ranking import MIN_CHANNELS, Chunk, Rules, Scope, removal_steps
+from pruning.ranking import MIN_CHANNELS, Rules, Scope, Step, removal_steps
 
 __all__ = [
     "MIN_CHANNELS",
+    "FilterShare",
     "KeepPlan",
     "Scope",
     "least_widths",
     "removal_order",
     "select",
-    "select_fraction",
     "unreachable",
 ]
 
@@ -61,16 +61,16 @@ class KeepPlan:
 def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool_]:
     if len(channels) == 0:
         raise PlanError(f"the plan empties group {group.name!r}: keep at least 1 channel")
-    strange = [c for c in channels if not _is_whole(c)]
-    if strange:
+    not_whole = [c for c in channels if not _is_whole(c)]
+    if not_whole:
         raise PlanError(
             f"the plan of group {group.name!r} holds channel numbers, whole ones from 0 to "
-            f"{group.width - 1}, got {strange[0]!r}"
+            f"{group.width - 1}, got {not_whole[0]!r}"
         )
-    wrong = [c for c in channels if not 0 <= c < group.width]
-    if wrong:
+    outside = [c for c in channels if not 0 <= c < group.width]
+    if outside:
         raise PlanError(
-            f"the plan keeps channel {wrong[0]} of group {group.name!r}, "
+            f"the plan keeps channel {outside[0]} of group {group.name!r}, "
             f"which has channels 0 to {group.width - 1}"
         )
     mask = np.zeros(group.width, dtype=bool)
@@ -95,21 +95,44 @@ def _is_whole(number: object) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
+@dataclass(frozen=True)
+class FilterShare:
+    """A target of `select`: the share of filters to remove, in [0, 1); no more than it goes.
+
+    Counted are the filters of the groups that are pruned, as the papers do: RNI's 90 % of
+    ResNet-56 are of the filters off its residual streams. Where streams are pruned, each of the
+    layers that produce them counts: all filters are then all output channels of the network's
+    convolutions and hidden layers. In "uniform" scope the share is each group's own, and a floor
+    that forbids it makes the group lose less. So counted and rounded, the FLOPs that the RNI paper
+    reports for UCS (Tables 2 and 3: 25.19, 1.13, 50.39 and 14.79 %) come out exactly.
+
+    Raises BudgetError for a share outside [0, 1).
+    """
+
+    removed: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.removed < 1:
+            raise BudgetError(
+                f"the share of filters to remove must be in [0, 1), got {self.removed}"
+            )
+
+
 def select(
     scores: Mapping[str, Tensor],
     graph: ChannelGraph,
-    budget: Budget,
+    target: Budget | FilterShare,
     *,
     min_channels: int = MIN_CHANNELS,
     divisor: int = 1,
     scope: Scope = "global",
     residual: bool = True,
 ) -> KeepPlan:
-    """Removes the lowest scores until the budget is met, and no further.
+    """Removes the lowest scores until the target is met, and no further.
 
     scores: one score per channel, shape (width,), for each group that may lose channels; the
         channels of a unit are judged by their mean. NaN is refused. Ties are broken by order.
-    budget: bounds as shares refer to the traced network.
+    target: a budget, whose shares refer to the traced network, or a share of the filters.
     min_channels: channels that stay in each group (3: RNI, §5.1), or its width if it has fewer;
         more where the network needs more.
     divisor: a group that loses channels is left with a multiple of this (8, 16, 32 …) and of
@@ -123,11 +146,24 @@ def select(
         leave them whole, the Taylor paper (§4.2) prunes them. If not, nobody looks at their
         scores.
 
-    Raises PlanError for scores or rules that do not fit the graph, UnreachableBudgetError,
-    naming the nearest reachable cost, if the floor of every scored group is still over budget.
+    Raises PlanError for scores or rules that do not fit the graph, and UnreachableBudgetError,
+    naming the nearest reachable cost or share, if the floors of all scored groups forbid the
+    target (a share in "uniform" scope is always met as far as they allow).
     """
     rules = Rules(min_channels, divisor, scope, residual)
     steps = removal_steps(scores, graph, rules)
+    groups = rules.prunable(graph, scores)
+    if isinstance(target, Budget):
+        count = _fewest_steps_within(target, graph, steps)
+    elif scope == "uniform":
+        count = bisect_right(steps, target.removed + _ROUNDING, key=lambda step: step[0].level)
+    else:
+        count = _most_steps_of(target, graph, groups, steps, min_channels)
+    return _plan_without(graph, groups, steps[:count])
+
+
+def _fewest_steps_within(budget: Budget, graph: ChannelGraph, steps: Sequence[Step]) -> int:
+    """How many steps meet the budget; UnreachableBudgetError if not even all of them do."""
     limits = budget.absolute(graph.cost())
 
     def is_met(num_steps: int) -> bool:
@@ -135,54 +171,28 @@ def select(
 
     if not is_met(len(steps)):
         raise unreachable(limits, graph.cost(_widths_without(graph, steps)))
-    least = bisect_left(range(len(steps)), True, key=is_met)
-    return _plan_without(graph, rules.prunable(graph, scores), steps[:least])
+    return bisect_left(range(len(steps)), True, key=is_met)
 
 
-def select_fraction(
-    scores: Mapping[str, Tensor],
+def _most_steps_of(
+    share: FilterShare,
     graph: ChannelGraph,
-    fraction: float,
-    *,
-    min_channels: int = MIN_CHANNELS,
-    divisor: int = 1,
-    scope: Scope = "global",
-    residual: bool = True,
-) -> KeepPlan:
-    """Removes the lowest scores as long as no more than a fraction of the filters is gone.
-
-    fraction: of filters to remove, in [0, 1). Counted are the filters of the groups that are
-        pruned, as the papers do: RNI's 90 % of ResNet-56 are of the filters off its residual
-        streams. Where streams are pruned, each of the layers that produce them counts: all
-        filters are then all output channels of the network's convolutions and hidden layers.
-        In "uniform" scope the fraction is each group's own, and a floor that forbids it makes
-        the group lose less. So counted and rounded, the FLOPs that the RNI paper reports for
-        UCS (Tables 2 and 3: 25.19, 1.13, 50.39 and 14.79 %) come out exactly.
-
-    Everything else is as for `select`. Raises BudgetError for a fraction outside [0, 1), and
-    UnreachableBudgetError, naming what can be removed, if the floors of all groups forbid it
-    (not in "uniform" scope).
-    """
-    if not 0 <= fraction < 1:
-        raise BudgetError(f"the fraction of filters to remove must be in [0, 1), got {fraction}")
-    rules = Rules(min_channels, divisor, scope, residual)
-    steps = removal_steps(scores, graph, rules)
-    groups = rules.prunable(graph, scores)
-    if scope == "uniform":
-        most = bisect_right(steps, fraction + _ROUNDING, key=lambda step: step[0].level)
-        return _plan_without(graph, groups, steps[:most])
+    groups: Sequence[ChannelGroup],
+    steps: Sequence[Step],
+    min_channels: int,
+) -> int:
+    """How many steps remove no more than the share; UnreachableBudgetError if all remove less."""
     total = sum(_num_filters(group, group.num_units) for group in groups)
-    target = int(fraction * total + _ROUNDING * total)
+    most = int(share.removed * total + _ROUNDING * total)
     removed = np.cumsum([_num_filters(graph.groups[c.group], len(c.units)) for (c,) in steps])
     reachable = int(removed[-1]) if steps else 0
-    if reachable < target:
+    if reachable < most:
         raise UnreachableBudgetError(
-            f"a fraction of {fraction:g} of {total:,} filters cannot be removed: with at least "
+            f"a share of {share.removed:g} of {total:,} filters cannot be removed: with at least "
             f"{min_channels} channels in each group at most {reachable:,} can (nearest "
             f"reachable: {reachable / total:.4f})"
         )
-    most = int(np.searchsorted(removed, target, side="right"))
-    return _plan_without(graph, groups, steps[:most])
+    return int(np.searchsorted(removed, most, side="right"))
 
 
 def removal_order(
@@ -252,7 +262,7 @@ def _num_filters(group: ChannelGroup, num_units: int) -> int:
     return num_units * group.unit * max(1, len(group.producers))
 
 
-def _widths_without(graph: ChannelGraph, steps: Sequence[tuple[Chunk, ...]]) -> dict[str, int]:
+def _widths_without(graph: ChannelGraph, steps: Sequence[Step]) -> dict[str, int]:
     """The widths of the groups that lose something in these steps."""
     removed: Counter[int] = Counter()
     for chunk in (chunk for step in steps for chunk in step):
@@ -262,7 +272,7 @@ def _widths_without(graph: ChannelGraph, steps: Sequence[tuple[Chunk, ...]]) -> 
 
 
 def _plan_without(
-    graph: ChannelGraph, groups: Iterable[ChannelGroup], steps: Sequence[tuple[Chunk, ...]]
+    graph: ChannelGraph, groups: Iterable[ChannelGroup], steps: Sequence[Step]
 ) -> KeepPlan:
     """What is left of `groups` after these steps."""
     removed: dict[str, list[int]] = {group.name: [] for group in groups}

@@ -92,6 +92,10 @@ def test_private_names_of_others_are_imported_in_one_place_each() -> None:
 
 
 ROOMS = {
+    "copycat": (
+        *("width_profile", "builder", "recipes", "build", "latency", "export", "profile_chart"),
+        *("families", "architecture", "python_source"),
+    ),
     "pruning": (
         *("errors", "einsum_products", "networks", "cost", "graph", "ranking", "selection"),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),
@@ -130,7 +134,7 @@ def test_no_room_imports_a_higher_one(package: str) -> None:
     assert climbs == []
 
 
-@pytest.mark.parametrize("package", ["pruning", "search"])
+@pytest.mark.parametrize("package", ROOMS)
 def test_every_room_says_what_it_is_for(package: str) -> None:
     for name, file in files(package).items():
         if file.name == "__init__.py":

@@ -1,16 +1,20 @@
-"""Criteria from gradients of the gates: one pass over the data gives all of them together."""
+"""Criteria from gradients of the gates: one pass over the data gives all of them together.
+
+Source of the Taylor criteria: Molchanov et al., "Importance Estimation for Neural Network Pruning".
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
-from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
+from pruning.criteria.gradient_moments import GradientMoments, GradientObserver, flops_saved
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph
@@ -34,6 +38,84 @@ class FirstOrderCriterion(Criterion):
     ) -> dict[str, Tensor]:
         name = type(self).__name__
         return score_together({name: self}, model, graph, batches)[name]
+
+
+@final
+class Taylor(FirstOrderCriterion):
+    """(∂E/∂z)² of a minibatch's mean loss, averaged over minibatches; ≥ 0.
+
+    Right behind a batch normalisation this is (γ·∂E/∂γ + β·∂E/∂β)². It depends on the size of
+    the minibatches: in larger ones the samples' gradients cancel.
+    Source: Molchanov et al., eq. 7 and 9, and §3.2, "Gate placement".
+    """
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        return moments.batch_squares / moments.num_batches
+
+
+@final
+class TaylorFullGradient(FirstOrderCriterion):
+    """(∂L_n/∂z)² of a sample's loss, averaged over samples; ≥ 0. Twice Fisher without penalty.
+
+    Source: Molchanov et al., §4.1.2, "full grad".
+    """
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        return moments.sample_squares / moments.num_samples
+
+
+@final
+class TaylorWeights(FirstOrderCriterion):
+    """Σ_s (g_s w_s)² over a unit's filters and their biases, averaged over minibatches; ≥ 0.
+
+    Coupled channels add up over all of their producers.
+    Source: Molchanov et al., eq. 8, and §3.2, "Importance score aggregation".
+    """
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        return moments.weight_squares / moments.num_batches
+
+
+@final
+class Fisher(FirstOrderCriterion):
+    """Δ = ½ · mean_n (∂L_n/∂z)², less `flops_penalty` times the FLOPs that removal saves.
+
+    ∂L_n/∂z is the sum over positions of activation · gradient. Without a penalty scores are ≥ 0;
+    with one, channels that are cheap to lose and expensive to run go first.
+    flops_penalty: β ≥ 0, loss per FLOP (one multiply-add, batch 1); reasonable values are of
+        the size of the loss over the network's FLOPs. FLOPs are saved at the widths that are
+        left, see GradientMoments.widths.
+    Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", §2;
+        Turner et al., "Pruning neural networks: is it time to nip it in the bud?".
+    """
+
+    def __init__(self, flops_penalty: float = 0.0, *, loss: Loss = F.cross_entropy) -> None:
+        if not 0 <= flops_penalty < float("inf"):
+            raise CriterionError(
+                f"flops_penalty must be finite and at least 0, got {flops_penalty}"
+            )
+        super().__init__(loss)
+        self.flops_penalty = flops_penalty
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        delta = moments.sample_squares / (2 * moments.num_samples)
+        if not self.flops_penalty:
+            return delta
+        return delta - self.flops_penalty * flops_saved(moments)
+
+
+@final
+class Snip(FirstOrderCriterion):
+    """|∂E/∂z| of the mean loss over all the data, as a share of the sum over all units; in [0, 1].
+
+    Pass a freshly initialised network. All zeros if no gate matters.
+    Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
+        eq. 6, with a gate per channel in place of one per weight.
+    """
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        sensitivity = moments.sample_sums.abs()
+        return sensitivity / sensitivity.sum().clamp(min=torch.finfo(sensitivity.dtype).tiny)
 
 
 def score_together(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +109,36 @@ class SecondOrderCriterion(Criterion):
             vector = signs.to(like)
             total += vector * product(vector)
         return total / self.probes
+
+
+@final
+class Obd(SecondOrderCriterion):
+    """½H of a minibatch's mean loss, averaged over minibatches, with its sign.
+
+    The rise of the loss without a channel, if the gradient is zero: the network is trained. It
+    may be negative, for channels whose removal would lower the loss; they go first.
+    Source: LeCun et al., "Optimal Brain Damage", eq. 5, on gates of one instead of weights;
+        signed as in Molchanov et al., §4.1.2.
+    """
+
+    def of(
+        self,
+        gradient: Tensor,  # noqa: ARG002 - taken as zero
+        curvature: Tensor,
+    ) -> Tensor:
+        return curvature / 2
+
+
+@final
+class TaylorSecondOrder(SecondOrderCriterion):
+    """(g − ½H)² of a minibatch's mean loss, averaged over minibatches; ≥ 0.
+
+    To second order the loss changes by −g + ½H when one gate goes from one to zero.
+    Source: Molchanov et al., eq. 4 on gates, with the diagonal of the Hessian alone as in §3.2.
+    """
+
+    def of(self, gradient: Tensor, curvature: Tensor) -> Tensor:
+        return (gradient - curvature / 2) ** 2
 
 
 def _check_twice_differentiable(gradient: Tensor) -> None:

@@ -19,7 +19,7 @@ Penalty = Callable[[Tensor], Tensor]
 def l1(x: Tensor) -> Tensor:
     """Σ|x| ≥ 0 (Liu et al., "Learning Efficient Convolutional Networks through Network
     Slimming", 2017, eq. 1)."""
-    return _exact(x).abs().sum()
+    return in_single(x).abs().sum()
 
 
 def polarization(x: Tensor, t: float) -> Tensor:
@@ -29,7 +29,7 @@ def polarization(x: Tensor, t: float) -> Tensor:
     the larger t, the more of x goes to 0. Source: Zhuang et al., "Neuron-level Structured
     Pruning using Polarization Regularizer", 2020, eq. 2.
     """
-    x = _exact(x)
+    x = in_single(x)
     return t * x.abs().sum() - (x - x.mean()).abs().sum()
 
 
@@ -40,7 +40,7 @@ def hoyer_square(x: Tensor) -> Tensor:
     Source: Yang et al., "DeepHoyer: Learning Sparser Neural Network with Differentiable
     Scale-Invariant Sparsity Measures", 2020 (Hoyer-Square).
     """
-    x = _exact(x)
+    x = in_single(x)
     # Dividing by the largest element, taken as a constant, changes neither value nor gradient,
     # and keeps squares from overflowing and vanishing.
     peak = x.detach().abs().amax()
@@ -55,15 +55,16 @@ def receding(s: Tensor) -> Tensor:
     At s = 0 it is 0, with a finite gradient in place of ∞. Source: Suteu and Guo, "Receding
     Neuron Importances for Structured Pruning", eq. 4.
     """
-    s = _exact(s)
+    s = in_single(s)
     return (s * (1 - s.clamp(min=torch.finfo(s.dtype).tiny).log())).sum()
 
 
 def receding_from_log(log_s: Tensor) -> Tensor:
     """`receding(s)` of log s ≤ 0, exact where s is too small for its type or rounds to 1."""
-    log_s = _exact(log_s)
+    log_s = in_single(log_s)
     return (log_s.exp() * (1 - log_s)).sum()
 
 
-def _exact(x: Tensor) -> Tensor:
+def in_single(x: Tensor) -> Tensor:
+    """`x`, in single precision where it is in half."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from pruning.errors import CriterionError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.torch_interior import BatchNorm, Convolution
 from pruning.networks.wrappers import unwrapped
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 @dataclass(frozen=True)
@@ -62,23 +59,26 @@ class Scope:
         """
         model = unwrapped(model)
         self._check_graph(model)
-        read = {name: target.read(layer) for name, layer in model.named_modules()}
-        found = {name: values for name, values in read.items() if values is not None}
-        if not found:
+        values_by_layer = {
+            name: values
+            for name, layer in model.named_modules()
+            if (values := target.read(layer)) is not None
+        }
+        if not values_by_layer:
             raise CriterionError(f"{type(model).__name__} has no {target.name}: {target.remedy}")
-        chosen = [
-            self._chosen(values, f"{name}.weight", output_axis(model.get_submodule(name)))
-            for name, values in found.items()
+        in_scope = [
+            self._in_scope(values, f"{name}.weight", _output_axis(model.get_submodule(name)))
+            for name, values in values_by_layer.items()
         ]
-        chosen = [values for values in chosen if len(values)]
-        if not chosen:
+        in_scope = [values for values in in_scope if len(values)]
+        if not in_scope:
             raise CriterionError(
                 f"{type(model).__name__} has no {target.name} along a prunable group: "
                 "penalise all of it, without a graph, or see graph.describe() for what is pinned"
             )
-        return chosen
+        return in_scope
 
-    def _chosen(self, values: Tensor, tensor: str, axis: int) -> Tensor:
+    def _in_scope(self, values: Tensor, tensor: str, axis: int) -> Tensor:
         if self._is_whole:
             return values
         positions = self._prunable.get((tensor, axis))
@@ -109,18 +109,52 @@ class Scope:
                 )
 
 
-def output_axis(layer: nn.Module) -> int:
+def _output_axis(layer: nn.Module) -> int:
     """The axis of a layer's weight along which its output channels lie."""
-    return 1 if isinstance(layer, TRANSPOSED) else 0
+    return 1 if isinstance(layer, Convolution) and layer.transposed else 0
 
 
 def _scale(layer: nn.Module) -> Tensor | None:
     if isinstance(layer, SigmoidBatchNorm):
         return layer.importance
-    return layer.weight if isinstance(layer, BATCH_NORMS) else None
+    return layer.weight if isinstance(layer, BatchNorm) else None
+
+
+def _sigmoid_gamma(layer: nn.Module) -> Tensor | None:
+    return layer.weight if isinstance(layer, SigmoidBatchNorm) else None
+
+
+def _norms_of_outputs(layer: nn.Module) -> Tensor | None:
+    """‖w_g‖₂ per output channel; in single precision where the weight is in half."""
+    if not isinstance(layer, Convolution | nn.Linear):
+        return None
+    weight = layer.weight
+    others = [axis for axis in range(weight.dim()) if axis != _output_axis(layer)]
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=others, dtype=exact)
+    return norms
+
+
+def _norms_of_filters(layer: nn.Module) -> Tensor | None:
+    return None if isinstance(layer, nn.Linear) else _norms_of_outputs(layer)
 
 
 CHANNEL_SCALES = Target(
     "batch normalisation with a scale", "choose a network with batch normalisation", _scale
 )
 """What a batch normalisation multiplies its channels by: γ, or σ(γ) of σBN."""
+
+SIGMOID_GAMMA = Target(
+    "sigmoid batch normalisation",
+    "convert it with pruning.to_sigmoid_batchnorm",
+    _sigmoid_gamma,
+)
+"""γ of σBN itself."""
+
+FILTERS = Target("convolution", "choose a convolutional network", _norms_of_filters)
+"""The L2 norm of each filter of a convolution."""
+
+FILTERS_AND_UNITS = Target(
+    "convolution or linear layer", "choose a convolutional network", _norms_of_outputs
+)
+"""The same, and that of the weights of each output of a linear layer."""

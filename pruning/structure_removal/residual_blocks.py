@@ -1,4 +1,4 @@
-"""Removing residual branches: the shortcut stays, the branch is gone. And gating them.
+"""Residual blocks, and what becomes of their branches: removed or gated.
 
 A block is a module whose own forward adds a branch to a shortcut. Its code is rewritten by
 torch.fx: the addition becomes the shortcut, and whatever only fed the branch disappears. Or
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MethodType
 
 import torch
 from torch import fx, nn
 
-from pruning.errors import PlanError
-from pruning.networks.copies import deep_copy
 from pruning.networks.wrappers import unwrapped
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -51,42 +49,18 @@ def residual_blocks(model: nn.Module) -> tuple[ResidualBlock, ...]:
     )
 
 
-def remove_blocks(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """A new model without the residual branches of these blocks; `model` is untouched.
+def without_branch(module: nn.Module) -> nn.Module:
+    """What a block without an obstacle is when its branch gives zero: its shortcut alone.
 
-    Its output equals that of `model` with the output of each of these branches set to zero.
-    What remains of a block keeps its parameter names. Raises PlanError for a name that is no
-    block, or a block whose shortcut does not stand on its own, with the reason.
+    module: left untouched, but for sharing its parts with the result, under their names.
     """
-    result = deep_copy(unwrapped(model))
-    for name in names:
-        _replace(result, name, _shortcut_of(result, name))
-    return result
-
-
-def _shortcut_of(model: nn.Module, name: str) -> nn.Module:
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        raise PlanError(f"this network has no module {name!r}") from None
-    graph = own_graph(module)
-    if not name or graph is None or not _additions(graph):
-        raise PlanError(f"{name!r} adds no branch to a shortcut: there is nothing to remove")
-    obstacle = _obstacle(module, graph)
-    if obstacle is not None:
-        raise PlanError(f"the branch of {name!r} cannot be removed: {obstacle}")
-    (addition,) = _additions(graph)
+    graph, addition = _own_addition(module)
     shortcut, _ = _sides(module, addition)
     with graph.inserting_before(addition):
         # what follows may work in place, on what was the sum and not the block's input
         alone = graph.call_method("clone", (shortcut,))
     addition.replace_all_uses_with(alone)
     graph.erase_node(addition)
-    return _module_of(module, graph)
-
-
-def _module_of(module: nn.Module, graph: fx.Graph) -> nn.Module:
-    """`graph` as a module that holds just the parts of `module` that it still uses."""
     rewritten = fx.GraphModule(module, graph, class_name=type(module).__name__)
     rewritten.graph.eliminate_dead_code()
     rewritten.recompile()
@@ -95,20 +69,13 @@ def _module_of(module: nn.Module, graph: fx.Graph) -> nn.Module:
     return rewritten
 
 
-def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
-
-
 def gate_branch(module: nn.Module, gate: nn.Module) -> None:
     """Make `module`, in place, pass what its branch computes through `gate` before adding it.
 
     module: of a block without an obstacle (see `residual_blocks`). Its class, attributes and
         parameter names stay; `gate` becomes a child. Copies of it are gated by their copies.
     """
-    graph = own_graph(module)
-    assert graph is not None
-    (addition,) = _additions(graph)
+    graph, addition = _own_addition(module)
     _, branch = _sides(module, addition)
     module.add_module(_GATE, gate)
     with graph.inserting_before(addition):
@@ -148,6 +115,14 @@ def own_graph(module: nn.Module) -> fx.Graph | None:
         return _ChildrenAreLeaves().trace(module)
     except Exception:
         return None
+
+
+def _own_addition(module: nn.Module) -> tuple[fx.Graph, fx.Node]:
+    """The graph of a block without an obstacle, and its addition."""
+    graph = own_graph(module)
+    assert graph is not None
+    (addition,) = _additions(graph)
+    return graph, addition
 
 
 def _depends_on_mode(module: nn.Module, graph: fx.Graph) -> bool:

@@ -22,7 +22,7 @@ from pruning.errors import PlanError, TraceError, first_line
 from pruning.networks.copies import deep_copy
 from pruning.networks.torch_interior import Convolution, tree_leaves, tree_map_only
 from pruning.networks.wrappers import unwrapped
-from pruning.structure_removal.residual_blocks import joins_paths, remove_blocks, residual_blocks
+from pruning.structure_removal.residual_blocks import joins_paths, residual_blocks, without_branch
 from pruning.structure_removal.shortcuts import Shortcut, around_block, around_layer
 
 Kind = Literal["layer", "branch", "block"]
@@ -42,7 +42,7 @@ class Structure:
     name: str
 
 
-Found = Mapping[Structure, Shortcut | None]
+Removable = Mapping[Structure, Shortcut | None]
 """Structures and the shortcuts that they need; None for branches, which have one."""
 
 
@@ -71,20 +71,20 @@ def find(
     model = deep_copy(unwrapped(model)).eval()
     inputs = _placed(example_input, model)
     names = [name for name, module in _single_modules(model) if _is_candidate(module, wanted)]
-    seen = _watch(model, inputs, names)
-    found: dict[Structure, Shortcut | None] = {}
+    runs = _watch(model, inputs, names)
+    removable: dict[Structure, Shortcut | None] = {}
     if "layer" in wanted:
-        found |= _working(model, inputs, _layers(model, seen))
+        removable |= _working(model, inputs, _layers(model, runs))
     if "branch" in wanted:
-        found |= {
+        removable |= {
             Structure("branch", block.name): None
             for block in residual_blocks(model)
             if block.obstacle is None
             and not isinstance(model.get_submodule(block.name), fx.GraphModule)
         }
     if "block" in wanted:
-        found |= _working(model, inputs, _blocks(model, seen))
-    return found
+        removable |= _working(model, inputs, _blocks(model, runs))
+    return removable
 
 
 def remove_structures(
@@ -99,15 +99,21 @@ def remove_structures(
     seed: of the weights of the 1×1 convolutions.
     """
     model = unwrapped(model)
-    found = find(model, example_input, {structure.kind for structure in removed})
+    removable = find(model, example_input, {structure.kind for structure in removed})
     for structure in removed:
-        if structure not in found:
-            raise PlanError(
-                f"this network has no {structure.kind} {structure.name!r} that can be removed: "
-                f"see pruning.structure_removal.structures for those it has"
-            )
-    gone = {structure: found[structure] for structure in found if structure in set(removed)}
+        if structure not in removable:
+            raise _not_removable(model, structure)
+    gone = {s: shortcut for s, shortcut in removable.items() if s in set(removed)}
     return replaced(model, example_input, fresh_shortcuts(model, gone, seed))
+
+
+def _not_removable(model: nn.Module, structure: Structure) -> PlanError:
+    obstacles = {block.name: block.obstacle for block in residual_blocks(model)}
+    obstacle = obstacles.get(structure.name) if structure.kind == "branch" else None
+    return PlanError(
+        f"this network has no {structure.kind} {structure.name!r} that can be removed: "
+        + (obstacle or "pruning.structures lists those that can")
+    )
 
 
 def replaced(
@@ -118,11 +124,13 @@ def replaced(
     return _with_identities_kept_apart(result, _placed(example_input, result))
 
 
-def fresh_shortcuts(model: nn.Module, found: Found, seed: int) -> dict[Structure, nn.Module | None]:
-    """Fresh shortcuts, drawn in the order of `found`."""
+def fresh_shortcuts(
+    model: nn.Module, removable: Removable, seed: int
+) -> dict[Structure, nn.Module | None]:
+    """Fresh shortcuts, drawn in the order of `removable`."""
     generator = torch.Generator().manual_seed(seed)
-    made: dict[Structure, nn.Module | None] = dict.fromkeys(found)
-    for structure, shortcut in found.items():
+    made: dict[Structure, nn.Module | None] = dict.fromkeys(removable)
+    for structure, shortcut in removable.items():
         if shortcut is not None:
             like = next(model.get_submodule(structure.name).parameters())
             made[structure] = shortcut.make(like, generator)
@@ -131,13 +139,19 @@ def fresh_shortcuts(model: nn.Module, found: Found, seed: int) -> dict[Structure
 
 def _without(model: nn.Module, gone: Mapping[Structure, nn.Module | None]) -> nn.Module:
     """Branches go first, while the sides of their additions are as they were."""
-    result = remove_blocks(model, [s.name for s in gone if s.kind == "branch"])
-    for structure in sorted(gone, key=lambda s: KINDS.index(s.kind)):
-        shortcut = gone[structure]
-        if shortcut is None or not _has(result, structure.name):  # it went with its branch
+    result = deep_copy(unwrapped(model))
+    for structure in sorted(gone, key=_order):
+        if not _has(result, structure.name):  # it went with what it is inside of
             continue
+        shortcut = gone[structure]
+        if shortcut is None:
+            shortcut = without_branch(result.get_submodule(structure.name))
         _exchange(result, structure.name, shortcut)
     return result
+
+
+def _order(structure: Structure) -> tuple[bool, int]:
+    return structure.kind != "branch", KINDS.index(structure.kind)
 
 
 def _exchange(model: nn.Module, name: str, new: nn.Module) -> None:
@@ -184,7 +198,7 @@ def _copying() -> nn.Module:
 
 
 @dataclass
-class _Seen:
+class _ModuleRun:
     """What one run showed of a module.
 
     calls: how often it ran.
@@ -199,10 +213,10 @@ class _Seen:
     writes_input: bool = False
 
 
-def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict[str, _Seen]:
+def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict[str, _ModuleRun]:
     """Runs `model`, which keeps the hooks, and tells what the modules of these names did."""
-    seen = {name: _Seen() for name in names}
-    given = {id(tensor) for tensor in tree_leaves(inputs)}
+    runs = {name: _ModuleRun() for name in names}
+    input_ids = {id(tensor) for tensor in tree_leaves(inputs)}
     num_weighted = 0
     entered: dict[str, tuple[Tensor, int] | None] = {}
 
@@ -210,17 +224,17 @@ def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if len(args) == 1 and not kwargs else None
             entered[name] = (x, x._version) if isinstance(x, Tensor) else None
-            seen[name].calls += 1
-            seen[name].reads_input = num_weighted == 0 or id(x) in given
+            runs[name].calls += 1
+            runs[name].reads_input = num_weighted == 0 or id(x) in input_ids
 
         return hook
 
     def after(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            if (found := entered[name]) is not None and isinstance(output, Tensor):
-                x, version = found
-                seen[name].shapes = (x.shape, output.shape)
-                seen[name].writes_input = x._version != version
+            if (entry := entered[name]) is not None and isinstance(output, Tensor):
+                x, version = entry
+                runs[name].shapes = (x.shape, output.shape)
+                runs[name].writes_input = x._version != version
 
         return hook
 
@@ -245,7 +259,7 @@ def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return runs
 
 
 def _is_candidate(module: nn.Module, kinds: set[Kind]) -> bool:
@@ -261,46 +275,46 @@ def _single_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in named if name and counts[id(module)] == 1)
 
 
-def _layers(model: nn.Module, seen: Mapping[str, _Seen]) -> Found:
-    found = {}
-    for name, what in seen.items():
+def _layers(model: nn.Module, runs: Mapping[str, _ModuleRun]) -> Removable:
+    removable = {}
+    for name, run in runs.items():
         layer = model.get_submodule(name)
-        if isinstance(layer, Convolution) and _fits(what) and not what.reads_input:
+        if isinstance(layer, Convolution) and _fits(run) and not run.reads_input:
             shortcut = around_layer(layer)
             if shortcut is not None and shortcut.num_params < layer.weight.numel():
-                found[Structure("layer", name)] = shortcut
-    return found
+                removable[Structure("layer", name)] = shortcut
+    return removable
 
 
-def _blocks(model: nn.Module, seen: Mapping[str, _Seen]) -> Found:
-    found: dict[Structure, Shortcut | None] = {}
+def _blocks(model: nn.Module, runs: Mapping[str, _ModuleRun]) -> Removable:
+    removable: dict[Structure, Shortcut | None] = {}
     outer: tuple[str, ...] = ()
-    for name, what in seen.items():
+    for name, run in runs.items():
         module = model.get_submodule(name)
         if isinstance(module, Convolution) or name.startswith(outer):
             continue
-        if _fits(what) and not what.writes_input and what.shapes is not None:
-            shortcut = around_block(*what.shapes)
+        if _fits(run) and not run.writes_input and run.shapes is not None:
+            shortcut = around_block(*run.shapes)
             num_params = sum(p.numel() for p in module.parameters())
             if shortcut is not None and shortcut.num_params < num_params:
-                found[Structure("block", name)] = shortcut
+                removable[Structure("block", name)] = shortcut
                 outer += (f"{name}.",)
-    return found
+    return removable
 
 
-def _fits(what: _Seen) -> bool:
-    return what.calls == 1 and what.shapes is not None
+def _fits(run: _ModuleRun) -> bool:
+    return run.calls == 1 and run.shapes is not None
 
 
-def _working(model: nn.Module, inputs: ExampleInput, found: Found) -> Found:
+def _working(model: nn.Module, inputs: ExampleInput, removable: Removable) -> Removable:
     """Those without which the network still runs; all together are tried first."""
-    if _runs_without(model, inputs, found):
-        return found
-    return {s: found[s] for s in found if _runs_without(model, inputs, {s: found[s]})}
+    if _runs_without(model, inputs, removable):
+        return removable
+    return {s: removable[s] for s in removable if _runs_without(model, inputs, {s: removable[s]})}
 
 
-def _runs_without(model: nn.Module, inputs: ExampleInput, found: Found) -> bool:
-    shorter = _without(model, fresh_shortcuts(model, found, seed=0))
+def _runs_without(model: nn.Module, inputs: ExampleInput, removable: Removable) -> bool:
+    shorter = _without(model, fresh_shortcuts(model, removable, seed=0))
     try:
         _run(shorter, inputs)
     except Exception:  # the user's code may raise anything

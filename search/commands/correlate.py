@@ -31,7 +31,11 @@ def correlate(**flags: Any) -> None:
     try:
         study = run(config, console=console)
     except KeyboardInterrupt:
-        click.echo("\nStopped before there was a result; the same command begins again.", err=True)
+        click.echo(
+            "\nStopped. The training is kept up to its last epoch: the same command goes on from "
+            "there.",
+            err=True,
+        )
         sys.exit(130)
     console.print("\nCorrelation with the oracle", style="bold")
     console.print(study_table(study))

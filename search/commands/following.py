@@ -56,7 +56,7 @@ class _Display:
     def __init__(self, console: Console, told: Sequence[str]) -> None:
         self._console, self._told = console, list(told)
         self._seconds = 0.0
-        self.progress = Progress(console, 0, now=lambda: self._seconds)
+        self.progress = Progress(console, now=lambda: self._seconds)
         self._replay = Replay(self.progress)
 
     def take(self, event: Event) -> None:

@@ -212,7 +212,7 @@ class _StoredNetwork(Network):
 
     def source_code(self) -> str:
         from copycat.architecture import load, read  # noqa: PLC0415 - imports torch
-        from copycat.python_module import to_python  # noqa: PLC0415
+        from copycat.python_source import to_python  # noqa: PLC0415
 
         return to_python(read(self._source), load(self._source, trust=self._trust))
 

@@ -32,7 +32,7 @@ def search_folder(name: str, runs: str) -> Path:
 
 def stored_architecture(architecture: str, runs: str) -> Path:
     """The folder of SEARCH/NAME; SearchStateError names what there is."""
-    from copycat.whole_folder import stored_names  # noqa: PLC0415 - startup stays light
+    from copycat.architecture.whole_folder import stored_names  # noqa: PLC0415 - startup stays light
 
     name, _, key = architecture.rpartition("/")
     if not name:

@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from copycat.architecture.trust import is_within
 from copycat.builder import Builder
-from copycat.trust import is_within
 from pruning.errors import ModelError
 
 _ZOO: dict[str, tuple[str, dict[str, object]]] = {

@@ -55,10 +55,10 @@ class Agreement:
     @property
     def per_layer(self) -> Correlation:
         """The mean over the layers where it is defined."""
-        found = [layer for layer in self.layers.values() if layer.is_defined]
-        if not found:
+        defined = [layer for layer in self.layers.values() if layer.is_defined]
+        if not defined:
             return Correlation()
-        means = np.array([[getattr(c, name) for name in COEFFICIENTS] for c in found]).mean(0)
+        means = np.array([[getattr(c, name) for name in COEFFICIENTS] for c in defined]).mean(0)
         return Correlation(*means.tolist())
 
     @property
@@ -87,12 +87,12 @@ def correlation(
         return Correlation()
     with warnings.catch_warnings():  # nearly constant: then Pearson's is NaN, or says little
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-        found = (
+        coefficients = (
             stats.pearsonr(first, second).statistic,
             stats.spearmanr(first, second).statistic,
             stats.kendalltau(first, second).statistic,
         )
-    return Correlation(*(float(value) if np.isfinite(value) else None for value in found))
+    return Correlation(*(float(value) if np.isfinite(value) else None for value in coefficients))
 
 
 def agreement(criterion: str, scores: UnitScores, oracle: UnitScores) -> Agreement:
@@ -112,8 +112,8 @@ def agreement(criterion: str, scores: UnitScores, oracle: UnitScores) -> Agreeme
 def ranked(agreements: Sequence[Agreement]) -> tuple[Agreement, ...]:
     """By falling Spearman correlation over all layers, undefined ones last."""
 
-    def order(found: Agreement) -> float:
-        value = found.all_layers.spearman
+    def order(agreement: Agreement) -> float:
+        value = agreement.all_layers.spearman
         return 2.0 if value is None else -value
 
     return tuple(sorted(agreements, key=order))
@@ -123,8 +123,8 @@ def unit_scores(
     scores: Mapping[str, Tensor], graph: ChannelGraph, layers: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
     """One score per unit instead of one per channel: the channels of a unit share theirs."""
-    found = {}
+    by_layer = {}
     for name in layers:
         _, first = np.unique(graph.group(name).unit_of_channel, return_index=True)
-        found[name] = scores[name].detach().double().cpu().numpy()[first]
-    return found
+        by_layer[name] = scores[name].detach().double().cpu().numpy()[first]
+    return by_layer

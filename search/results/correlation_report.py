@@ -16,7 +16,7 @@ from search.terminal.text_table import text_table
 
 
 @dataclass(frozen=True)
-class Study:
+class CorrelationResults:
     """What came of a correlation study.
 
     agreements: one per criterion, best first.  num_units, num_images: over which scores were
@@ -31,7 +31,7 @@ class Study:
     files: tuple[Path, ...]
 
 
-def study_table(study: Study) -> Table:
+def study_table(study: CorrelationResults) -> Table:
     """One row per criterion, the best first; a dash where a coefficient is not defined."""
     headings = [
         f"{name.capitalize()}\n{words}"
@@ -39,17 +39,17 @@ def study_table(study: Study) -> Table:
         for name in COEFFICIENTS
     ]
     table = text_table("criterion", *headings, numbers=headings)
-    for found in study.agreements:
+    for agreement in study.agreements:
         cells = [
             getattr(part, name)
-            for part in (found.per_layer, found.all_layers)
+            for part in (agreement.per_layer, agreement.all_layers)
             for name in COEFFICIENTS
         ]
-        table.add_row(found.criterion, *("–" if c is None else f"{c:.3f}" for c in cells))
+        table.add_row(agreement.criterion, *("–" if c is None else f"{c:.3f}" for c in cells))
     return table
 
 
-def study_notes(study: Study) -> list[str]:
+def study_notes(study: CorrelationResults) -> list[str]:
     """What the table is about, and which layers are not in its means; a line each."""
     lines = [
         f"{study.num_units:,} units, {study.num_images:,} training images, "
@@ -66,7 +66,7 @@ def study_notes(study: Study) -> list[str]:
 
 
 def content(
-    study: Study,
+    study: CorrelationResults,
     config: CorrelationConfig,
     scores: Mapping[str, UnitScores],
     oracle: UnitScores,
@@ -78,14 +78,14 @@ def content(
         "num_images": study.num_images,
         "validation_accuracy": study.validation_accuracy,
         "criteria": {
-            found.criterion: {
-                "per_layer": dataclasses.asdict(found.per_layer),
-                "all_layers": dataclasses.asdict(found.all_layers),
-                "layers_left_out": found.num_left_out,
-                "layers": {n: dataclasses.asdict(c) for n, c in found.layers.items()},
-                "scores": _as_lists(scores[found.criterion]),
+            agreement.criterion: {
+                "per_layer": dataclasses.asdict(agreement.per_layer),
+                "all_layers": dataclasses.asdict(agreement.all_layers),
+                "layers_left_out": agreement.num_left_out,
+                "layers": {n: dataclasses.asdict(c) for n, c in agreement.layers.items()},
+                "scores": _as_lists(scores[agreement.criterion]),
             }
-            for found in study.agreements
+            for agreement in study.agreements
         },
         "oracle": _as_lists(oracle),
     }

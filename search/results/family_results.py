@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from pruning.cost import format_count
+from search.results.verdict import deviation
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -64,18 +65,18 @@ class FamilyStudy:
         groups: dict[tuple[str, str], list[Outcome]] = {}
         for run in self.runs:
             groups.setdefault((run.kind, run.place), []).append(run.outcome)
-        found = [_point(*key, outcomes) for key, outcomes in groups.items()]
-        kinds = list(dict.fromkeys(point.kind for point in found))
-        return tuple(sorted(found, key=lambda p: (kinds.index(p.kind), p.params)))
+        points = [_point(*key, outcomes) for key, outcomes in groups.items()]
+        kinds = list(dict.fromkeys(point.kind for point in points))
+        return tuple(sorted(points, key=lambda p: (kinds.index(p.kind), p.params)))
 
     @property
     def curves(self) -> dict[str, list[tuple[float, float, float]]]:
         """Per kind its points as (parameters, test error in %, deviation in %)."""
-        found: dict[str, list[tuple[float, float, float]]] = {}
+        curves: dict[str, list[tuple[float, float, float]]] = {}
         for point in self.points:
             row = (point.params, 100 * point.test_error, 100 * point.deviation)
-            found.setdefault(point.kind, []).append(row)
-        return found
+            curves.setdefault(point.kind, []).append(row)
+        return curves
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
@@ -97,7 +98,7 @@ def _point(kind: str, place: str, outcomes: Sequence[Outcome]) -> Point:
         params=statistics.mean(outcome.params for outcome in outcomes),
         flops=statistics.mean(outcome.flops for outcome in outcomes),
         test_error=statistics.mean(errors),
-        deviation=statistics.stdev(errors) if len(errors) > 1 else 0.0,
+        deviation=deviation(errors),
     )
 
 

@@ -1,24 +1,18 @@
-"""Pictures of what methods find unimportant, remove and keep; each as PNG and as SVG.
-
-Every picture takes plain results and a path without suffix, and returns the two files.
-"""
+"""The figures of searches and studies, drawn by matplotlib from plain results."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from copycat.architecture import read
-from copycat.width_profile import WidthProfile
 from pruning.cost import format_count
 from search.results.report import Results
-from search.storage.layout import SCORES_FILE
-from search.trials.jobs import Outcome
+from search.results.styles import STYLES, style_of
+from search.trials.pareto import front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,15 +31,6 @@ _COEFFICIENTS = {
     "kendall": (_GREEN, "^", 0.22),
 }
 """Colour, marker and distance from the middle of a row."""
-_OF_KIND = {
-    "fine-tuned": (_ORANGE, "o"),
-    "from-scratch": (_BLUE, "s"),
-    "copycat": ("#cc79a7", "^"),
-    "uniform": ("#e69f00", "x"),
-    "bottleneck": (_GREEN, "D"),
-}
-_FURTHER = (("#56b4e9", "v"), ("#000000", "+"), ("#7f7f7f", "*"), ("#8c564b", "P"))
-"""Colour and marker of each kind of network, and of kinds beyond those."""
 _GREY = "#dddddd"
 _NUM_BINS = 40
 _COMPARABLE = 10.0
@@ -56,115 +41,12 @@ _MOST_NUMBERS = 24
 """Layers up to which the cells of a table of colours have room for numbers."""
 
 
-def importance_histogram(scores: Mapping[str, Sequence[float]], stem: Path) -> tuple[Path, Path]:
-    """How many channels have which importance, a panel per label.
+def histogram_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
+    """How many channels have which importance, a panel per label, in the order of `scores`.
 
     scores: per label (a method, say) one score per channel.
     Source: RNI, "Receding Neuron Importances for Structured Pruning", figures 2 (right) and 4.
     """
-    return _saved(histogram_figure(scores), stem)
-
-
-def removed_share(
-    profiles: Mapping[str, Widths], base_widths: Widths, stem: Path
-) -> tuple[Path, Path]:
-    """The percentage of filters that is removed from each layer, a row per label, in colours.
-
-    profiles: per label (a method, say) the widths that are left; layers left out are whole.
-    Source: RNI, figure 5.
-    """
-    return _saved(removed_figure(profiles, base_widths), stem)
-
-
-def retained_profile(profile: Widths, base_widths: Widths, stem: Path) -> tuple[Path, Path]:
-    """What remains of each layer: the percentage of its channels above, their number below.
-
-    profile: the widths that are left; layers left out are whole.
-    Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 2c.
-    """
-    return _saved(retained_figure(profile, base_widths), stem)
-
-
-def correlation_chart(metrics: Mapping[str, Mapping[str, float]], stem: Path) -> tuple[Path, Path]:
-    """Correlations with the oracle, per layer and over all layers, a row per label.
-
-    metrics: per label the coefficients by names such as pearson_per_layer and pearson_all.
-    """
-    return _saved(correlation_figure(metrics), stem)
-
-
-def family_curves(
-    curves: Mapping[str, Sequence[CurvePoint]], stem: Path, *, note: str = ""
-) -> tuple[Path, Path]:
-    """Test error against parameters, a line per label with bars for the deviation over runs.
-
-    curves: per label (kind of network) its points.  note: below the title's place, in small.
-    Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
-    """
-    return _saved(family_figure(curves, note=note), stem)
-
-
-def draw_all(directory: Path, results: Results, base_widths: Widths) -> list[Path]:
-    """Every picture that a search has data for; the files, in the folder `pictures`.
-
-    directory: of the search. Each method is shown by its trial of highest validation accuracy
-    among those that stored their scores.
-    """
-    best = _best_trials(directory, results)
-    folder = directory / "pictures"
-    files: list[Path] = []
-    if best:
-        scores = {name: _flat(stored["scores"]) for name, (_, stored) in best.items()}
-        widths = {
-            name: widths_left(_profile(directory, outcome), base_widths)
-            for name, (outcome, _) in best.items()
-        }
-        files += importance_histogram(scores, folder / "importances")
-        files += removed_share(widths, base_widths, folder / "removed")
-    tuned = [outcome for outcome in results.front if outcome.origin == "fine-tuned"]
-    if tuned:
-        chosen = _profile(directory, max(tuned, key=_quality))
-        files += retained_profile(
-            widths_left(chosen, base_widths), base_widths, folder / "retained"
-        )
-    return files
-
-
-def widths_left(profile: WidthProfile, base_widths: Widths) -> dict[str, int]:
-    """Channels that `profile` leaves in each layer: none in layers of what is removed."""
-    gone = tuple(f"{structure.name}." for structure in profile.removed)
-    return {
-        name: profile.widths.get(name, 0 if f"{name}.".startswith(gone) else width)
-        for name, width in base_widths.items()
-    }
-
-
-def _best_trials(directory: Path, results: Results) -> dict[str, tuple[Outcome, Mapping[str, Any]]]:
-    """Per method its best trial and what that one stored of its scores."""
-    found: dict[str, tuple[Outcome, Mapping[str, Any]]] = {}
-    tuned = (outcome for outcome in results.everything if outcome.origin == "fine-tuned")
-    for outcome in sorted(tuned, key=_quality, reverse=True):
-        file = directory / outcome.path / SCORES_FILE
-        if file.exists():
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            found.setdefault(stored["criterion"], (outcome, stored))
-    return dict(sorted(found.items()))
-
-
-def _quality(outcome: Outcome) -> tuple[float, int]:
-    return outcome.validation_accuracy, -outcome.flops
-
-
-def _profile(directory: Path, outcome: Outcome) -> WidthProfile:
-    return read(directory / outcome.path).profile
-
-
-def _flat(scores: Mapping[str, Sequence[float]]) -> list[float]:
-    return [value for values in scores.values() for value in values]
-
-
-def histogram_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
-    """The figure of `importance_histogram`; panels in the order of `scores`."""
     shared = _is_comparable(scores)
     figure = _figure(7.5, 0.9 + 1.5 * len(scores))
     panels = figure.subplots(len(scores), 1, sharex=shared, squeeze=False)[:, 0]
@@ -183,7 +65,11 @@ def histogram_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def removed_figure(profiles: Mapping[str, Widths], base_widths: Widths) -> Figure:
-    """The figure of `removed_share`: rows in the order of `profiles`, layers in the network's."""
+    """The percentage of filters that is removed from each layer, a row per label, in colours.
+
+    profiles: per label (a method, say) the widths that are left; layers left out are whole.
+    Source: RNI, figure 5.
+    """
     shares = np.array(
         [
             [100 * (1 - widths.get(name, base) / base) for name, base in base_widths.items()]
@@ -207,7 +93,11 @@ def removed_figure(profiles: Mapping[str, Widths], base_widths: Widths) -> Figur
 
 
 def retained_figure(profile: Widths, base_widths: Widths) -> Figure:
-    """The figure of `retained_profile`: percentages in the first axes, numbers in the second."""
+    """What remains of each layer: the percentage of its channels above, their number below.
+
+    profile: the widths that are left; layers left out are whole.
+    Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 2c.
+    """
     names, base = list(base_widths), np.array(list(base_widths.values()))
     left = np.array([profile.get(name, width) for name, width in base_widths.items()])
     figure = _figure(_width_for(len(names)), 4.6 + _height_of(names))
@@ -232,14 +122,19 @@ def retained_figure(profile: Widths, base_widths: Widths) -> Figure:
 
 
 def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
-    """The figure of `correlation_chart`: per layer in the first axes, all layers in the second."""
+    """Correlations with the oracle, per layer and over all layers, a row per label.
+
+    metrics: per label the coefficients by names such as pearson_per_layer and pearson_all.
+    """
     figure = _figure(8.5, 1.7 + 0.36 * len(metrics))
     both = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, suffix, title in zip(
         both, ("per_layer", "all"), ("mean over layers", "all layers together"), strict=True
     ):
         for name, (colour, marker, offset) in _COEFFICIENTS.items():
-            values = [found.get(f"{name}_{suffix}", math.nan) for found in metrics.values()]
+            values = [
+                coefficients.get(f"{name}_{suffix}", math.nan) for coefficients in metrics.values()
+            ]
             places = np.arange(len(values)) + offset
             axes.plot(values, places, marker, color=colour, label=name.capitalize())
         axes.axvline(0, color="#888888", linewidth=0.8, zorder=0)
@@ -249,7 +144,9 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
         for line in np.arange(len(metrics) - 1) + 0.5:
             axes.axhline(line, color=_GREY, linewidth=0.8, zorder=0)
         axes.tick_params(axis="y", length=0)
-    lowest = min((value for found in metrics.values() for value in found.values()), default=0.0)
+    lowest = min(
+        (value for coefficients in metrics.values() for value in coefficients.values()), default=0.0
+    )
     both[0].set_xlim(min(0.0, lowest) - 0.05, 1.05)
     both[0].set_yticks(range(len(metrics)), list(metrics))
     both[0].set_ylim(len(metrics) - 0.5, -0.5)
@@ -259,21 +156,28 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "") -> Figure:
-    """The figure of `family_curves`; lines in the order of `curves`, points as they are given."""
+    """Test error against parameters, a line per label with bars for the deviation over runs.
+
+    curves: per label (kind of network) its points.  note: in the title's place, in small.
+    Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator  # noqa: PLC0415 - used once
 
     figure = _figure(7.5, 5.0)
     axes = figure.subplots()
     for number, (label, points) in enumerate(curves.items()):
-        rest = _FURTHER[number % len(_FURTHER)]
-        colour, marker = _OF_KIND.get(label, rest)
+        style = style_of(label, number)
         params, errors, deviations = zip(*points, strict=True)
         axes.errorbar(
-            params, errors, yerr=deviations, color=colour, marker=marker, label=label, capsize=3
+            params,
+            errors,
+            yerr=deviations,
+            color=style.colour,
+            marker=style.marker,
+            label=label,
+            capsize=3,
         )
-    axes.set_xscale("log")
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(FuncFormatter(lambda value, _: format_count(value)))
+    _count_along(axes)
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # more labels would overlap
     axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)  # labels on one line
     axes.set_xlabel("parameters")
@@ -290,6 +194,49 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return figure
+
+
+def front_figure(results: Results) -> Figure:
+    """Validation accuracy against FLOPs, origins in colours, the front as a line."""
+    figure = _figure(7.5, 4.8)
+    axes = figure.subplots()
+    points = front(results.everything)
+    axes.step(
+        [o.flops for o in points],
+        [100 * o.validation_accuracy for o in points],
+        where="post",
+        color="#bbbbbb",
+        linewidth=1.5,
+        label="front",
+        zorder=1,
+    )
+    for origin, style in STYLES.items():
+        same = [o for o in results.everything if o.origin == origin]
+        if same:
+            axes.scatter(
+                [o.flops for o in same],
+                [100 * o.validation_accuracy for o in same],
+                color=style.colour,
+                marker=style.marker,
+                label=origin,
+                zorder=2,
+            )
+    _count_along(axes)
+    axes.set_xlabel("FLOPs (fvcore, eval mode, batch 1; 1 multiply-add = 1 FLOP)")
+    axes.set_ylabel("validation accuracy (%)")
+    axes.set_title(f"Budget {results.budget} of {format_count(results.base.flops)} FLOPs")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _count_along(axes: Axes) -> None:
+    """A logarithmic horizontal axis of counts such as 30k."""
+    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 - used once
+
+    axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(FuncFormatter(lambda value, _: format_count(value)))
 
 
 def _is_comparable(scores: Mapping[str, Sequence[float]]) -> bool:
@@ -329,7 +276,8 @@ def _shortened(name: str) -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
-def _saved(figure: Figure, stem: Path) -> tuple[Path, Path]:
+def saved(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Writes the figure as PNG and as SVG; stem: their path without suffix."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg"))
     figure.savefig(png, dpi=150)

@@ -19,15 +19,15 @@ from pruning.errors import ConfigError, SearchStateError
 from search.config.arguments import as_arguments
 from search.config.search_config import SearchConfig, from_mapping
 from search.models import own_module
-from search.results.figures import widths_left
+from search.results.pictures import widths_left
 from search.results.report import (
-    COLOURS,
     COMPUTE_NOTE,
     Results,
     flops_note,
     open_results,
     slack,
 )
+from search.results.styles import STYLES, style_of
 from search.results.verdict import contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
 from search.trials.artifacts import stored_curve
@@ -36,15 +36,6 @@ from search.trials.jobs import Outcome
 REPORT_FILE = "report.html"
 """In the folder of a search, unless another place is asked for."""
 
-_FURTHER_COLOUR = "#8c564b"
-_SYMBOLS = {
-    "fine-tuned": "circle",
-    "from-scratch": "square",
-    "copycat": "triangle-up",
-    "tempered": "triangle-down",
-    "uniform": "x",
-    "random": "diamond",
-}
 _MOST_POINTS = 200
 """Epochs of a curve beyond which some are left out."""
 
@@ -155,8 +146,8 @@ class _Page:
     @cached_property
     def networks(self) -> list[_Network]:
         """All architectures, by rising FLOPs."""
-        found = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
-        return list(map(self._network, found))
+        by_flops = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
+        return list(map(self._network, by_flops))
 
     @cached_property
     def front(self) -> list[_Network]:
@@ -196,9 +187,9 @@ class _Page:
     @cached_property
     def origins(self) -> dict[str, str]:
         """Colours of the origins that there are, in their order."""
-        present: dict[str, str] = {o.origin: _FURTHER_COLOUR for o in self.results.everything}
-        ordered = {name: colour for name, colour in COLOURS.items() if name in present}
-        return ordered | {name: colour for name, colour in present.items() if name not in ordered}
+        present = {o.origin: None for o in self.results.everything}
+        ordered = [*(name for name in STYLES if name in present), *present]
+        return {name: style_of(name).colour for name in ordered}
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
@@ -211,8 +202,8 @@ class _Page:
         }
         keys = [*compared, *(network.outcome.key for network in reversed(self.front))]
         paths = {outcome.key: outcome.path for outcome in self.results.everything}
-        found = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
-        return {key: found[key] for key in list(found)[:_MOST_CURVES] if found[key]}
+        curves = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
+        return {key: curves[key] for key in list(curves)[:_MOST_CURVES] if curves[key]}
 
     @property
     def data(self) -> dict[str, Any]:
@@ -238,7 +229,7 @@ class _Page:
         )
         for origin, colour in self.origins.items():
             same = [n for n in self.networks if n.outcome.origin == origin]
-            symbols = _SYMBOLS.get(origin, "star")
+            symbol = style_of(origin).symbol
             figure.add_trace(
                 Scatter(
                     x=[n.outcome.flops for n in same],
@@ -248,7 +239,7 @@ class _Page:
                     marker={
                         "color": colour,
                         "symbol": [
-                            f"{symbols}-open" if n.outcome.equal_compute else symbols for n in same
+                            f"{symbol}-open" if n.outcome.equal_compute else symbol for n in same
                         ],
                         "size": 10,
                     },
@@ -288,13 +279,13 @@ class _Page:
     @property
     def environment(self) -> dict[str, str]:
         """Where the networks were trained, as far as they say so."""
-        found: dict[str, dict[str, None]] = {}
+        values_of: dict[str, dict[str, None]] = {}
         for network in self.networks:
             record = read(self._directory / network.outcome.path).provenance
             for name in _RECORDED:
                 if name in record:
-                    found.setdefault(name, {})[str(record[name])] = None
-        return {name: ", ".join(values) for name, values in found.items()}
+                    values_of.setdefault(name, {})[str(record[name])] = None
+        return {name: ", ".join(values) for name, values in values_of.items()}
 
     @property
     def commands(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The result of a search in words, tables and a picture."""
+"""The result of a search in tables, for people and for machines."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mlflow_server import schema
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
-from search.results.front import front
 from search.results.verdict import Contest, short_name, verdict
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE
 from search.terminal.text_table import text_table
-from search.trials.jobs import ORIGINS, Outcome
+from search.trials.jobs import Outcome
 
 FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
 
@@ -35,16 +33,6 @@ COMPUTE_NOTE = (
     "compute: training images × FLOPs of one forward run, on the way to one such network; the "
     "search for its shape is not in it"
 )
-COLOURS = {origin: schema.COLOURS[origin] for origin in ORIGINS}
-"""The same as in MLflow's charts and in search.results.figures."""
-_MARKERS = {
-    "fine-tuned": "o",
-    "from-scratch": "s",
-    "copycat": "^",
-    "tempered": "v",
-    "uniform": "x",
-    "random": "D",
-}
 
 
 @dataclass(frozen=True)
@@ -224,43 +212,3 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
     """A JSON array."""
     return json.dumps(list(rows), indent=2)
-
-
-def plot_front(results: Results, path: Path) -> None:
-    """Validation accuracy against FLOPs, origins in colours, the front as a line."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, used once
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415
-
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
-    axes = figure.subplots()
-    steps = front(results.everything)
-    axes.step(
-        [o.flops for o in steps],
-        [100 * o.validation_accuracy for o in steps],
-        where="post",
-        color="#bbbbbb",
-        linewidth=1.5,
-        label="front",
-        zorder=1,
-    )
-    for origin in ORIGINS:
-        points = [o for o in results.everything if o.origin == origin]
-        if not points:
-            continue
-        axes.scatter(
-            [o.flops for o in points],
-            [100 * o.validation_accuracy for o in points],
-            color=COLOURS[origin],
-            marker=_MARKERS[origin],
-            label=origin,
-            zorder=2,
-        )
-    axes.set_xscale("log")
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(FuncFormatter(lambda value, _: format_count(value)))
-    axes.set_xlabel("FLOPs (fvcore, eval mode, batch 1; 1 multiply-add = 1 FLOP)")
-    axes.set_ylabel("validation accuracy (%)")
-    axes.set_title(f"Budget {results.budget} of {format_count(results.base.flops)} FLOPs")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.cost import Bound, Budget, format_count
+from search.results.styles import style_of
 from search.trials.jobs import ORIGINS, Origin, Outcome
 
 SIGNIFICANCE = 0.05
@@ -19,23 +20,6 @@ SIGNIFICANCE = 0.05
 
 _NOTABLE = 0.05
 """Share by which the compute or images of two networks may differ without it being told."""
-
-_SHORT = {
-    "fine-tuned": "fine-tuned",
-    "from-scratch": "from scratch",
-    "copycat": "copycat",
-    "tempered": "tempered copycat",
-    "uniform": "uniformly narrowed",
-    "random": "random widths",
-}
-_WORDS = {
-    "fine-tuned": "pruned and fine-tuned",
-    "from-scratch": "a pruned shape from scratch",
-    "copycat": "a rescaled shape from scratch (copycat)",
-    "tempered": "a shape between a pruned and the uniform one, from scratch (tempered)",
-    "uniform": "the uniformly narrowed network",
-    "random": "a shape of random widths",
-}
 
 
 @dataclass(frozen=True)
@@ -85,8 +69,7 @@ class Contestant:
     @property
     def deviation(self) -> float:
         """Of test accuracy over the seeds (of a sample); 0 of a single run."""
-        found = [run.test_accuracy for run in self.runs]
-        return statistics.stdev(found) if len(found) > 1 else 0.0
+        return deviation([run.test_accuracy for run in self.runs])
 
     @property
     def flops(self) -> float:
@@ -107,12 +90,17 @@ class Contestant:
         return statistics.fmean(map(value, self.runs))
 
 
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; 0 of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def contestants(outcomes: Iterable[Outcome]) -> list[Contestant]:
     """Outcomes gathered by network, in their order: those that differ in seeds alone are one."""
-    found: dict[str, list[Outcome]] = {}
+    runs_of: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        found.setdefault(outcome.network, []).append(outcome)
-    return [Contestant(tuple(runs)) for runs in found.values()]
+        runs_of.setdefault(outcome.network, []).append(outcome)
+    return [Contestant(tuple(runs)) for runs in runs_of.values()]
 
 
 @dataclass(frozen=True)
@@ -154,8 +142,8 @@ def contests(
     everything: Sequence[Outcome], rungs: Sequence[tuple[str, Budget]]
 ) -> tuple[Contest, ...]:
     """For each rung, a label and an absolute budget, the best of each kind by validation."""
-    found = contestants(everything)
-    return tuple(Contest(label, budget, _best_within(found, budget)) for label, budget in rungs)
+    networks = contestants(everything)
+    return tuple(Contest(label, budget, _best_within(networks, budget)) for label, budget in rungs)
 
 
 def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, Contestant]:
@@ -173,21 +161,21 @@ def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, 
     return best
 
 
-def kinds(found: Iterable[Contestant]) -> list[str]:
+def kinds(networks: Iterable[Contestant]) -> list[str]:
     """The kinds among them, in the order of the origins, at equal epochs first."""
     order = {origin: place for place, origin in enumerate(ORIGINS)}
-    keys = {(order.get(c.origin, len(order)), c.equal_compute, c.kind) for c in found}
+    keys = {(order.get(c.origin, len(order)), c.equal_compute, c.kind) for c in networks}
     return [kind for *_, kind in sorted(keys)]
 
 
 def short_name(entry: Contestant) -> str:
     """What a contestant is called in tables."""
-    name, length = _SHORT.get(entry.origin, entry.origin), _length(entry)
+    name, length = style_of(entry.origin).name, _length(entry)
     return f"{name}, {length}" if length else name
 
 
 def _words(entry: Contestant) -> str:
-    name, length = _WORDS.get(entry.origin, f"a {entry.origin} shape"), _length(entry)
+    name, length = style_of(entry.origin).words, _length(entry)
     return f"{name} at {length}" if length else name
 
 
@@ -269,10 +257,10 @@ class Comparison:
         if self.p_value is None:
             ahead += f" ± {100 * self.margin:.1f}"
         if self.is_clear:
-            said = f"{first} won, {ahead} points ahead of {second}"
+            answer = f"{first} won, {ahead} points ahead of {second}"
         else:
-            said = f"no difference beyond chance; {first} is {ahead} points ahead of {second}"
-        return f"{said}{self._compute()} ({self.test})"
+            answer = f"no difference beyond chance; {first} is {ahead} points ahead of {second}"
+        return f"{answer}{self._compute()} ({self.test})"
 
     def _compute(self) -> str:
         if not self.first.compute or not self.second.compute:
@@ -311,12 +299,12 @@ def _contest_line(contest: Contest, num_test: int) -> str:
 
 def _pair_lines(everything: Sequence[Outcome], num_test: int) -> list[str]:
     """Fine-tuned against the very same shape from scratch."""
-    found = contestants(everything)
+    networks = contestants(everything)
     return [
         f"Shape of {tuned.key}, {format_count(tuned.flops)} FLOPs: "
         f"{Comparison.of(tuned, other, num_test).text(short_name)}."
-        for tuned in found
-        for other in found
+        for tuned in networks
+        for other in networks
         if tuned.origin == "fine-tuned" and other.key in _keys_of_pairs(tuned)
     ]
 

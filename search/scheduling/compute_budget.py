@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from search.storage.durable import write_durably
-from search.trials.jobs import Ending, EpochRecord, Job, JobList, JobSource, Outcome
+from search.trials.jobs import Ending, EpochRecord, Job, JobList, JobSource, Observer, Outcome
 
 _WRITE_EVERY_SECONDS = 5.0
 
 
-class ComputeBudget:
+class ComputeBudget(Observer):
     """Counts what is spent, as an observer, and says whether one more job can be afforded.
 
     file: where it is kept over restarts.

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from copycat.architecture import read
-from copycat.base_network import BaseNetwork
-from copycat.families import Copycat, FamilyKind, Member, UniformWidth
-from copycat.families import members as family_members
+from copycat.families import Copycat, Family, FamilyKind, Member, UniformWidth
+from copycat.families.base_network import BaseNetwork
 from copycat.width_profile import WidthProfile
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
-from search.results.front import front, spread
 from search.trials.jobs import FromScratchJob, Origin, Outcome
+from search.trials.pareto import front, spread
 from search.trials.preflight import Preflight
 
 
@@ -43,12 +42,12 @@ def compared(
     The most accurate in validation within each rung of the ladder, so that a budget is judged by
     the best that was found for it, and the chosen shapes of the front.
     """
-    found = _chosen(config, trials)
+    trials_compared = _chosen(config, trials)
     for rung in config.ladder:
         limits = preflight.limits.scaled(rung)
         within = [outcome for outcome in trials if limits.allows(outcome.cost)]
-        found += front(within)[-1:]
-    return list({outcome.key: outcome for outcome in found}.values())
+        trials_compared += front(within)[-1:]
+    return list({outcome.key: outcome for outcome in trials_compared}.values())
 
 
 def num_members(config: SearchConfig) -> int:
@@ -107,15 +106,22 @@ class _Plan:
         for line, rung, member in [*self._rungs, *self._random(repeat)]:
             percent = f"{100 * rung:g}".replace(".", "_")
             key = f"{line.name}-b{percent}"
-            job = _job(key, line.origin, line.trial, member.profile)
-            yield self._at(replace(job, rung=rung, alpha=member.parameter), repeat)
+            job = FromScratchJob.of(
+                member.profile,
+                key,
+                line.origin,
+                trial=line.trial,
+                rung=rung,
+                alpha=member.parameter,
+            )
+            yield self._at(job, repeat)
 
     def _pair(
         self, outcome: Outcome, profile: WidthProfile, repeat: int
     ) -> Iterator[FromScratchJob]:
         """The shape of a trial from scratch, and longer if that is asked for and is longer."""
         key, training = _renamed(outcome, "from-scratch"), self._config.training
-        job = _job(key, "from-scratch", outcome.trial, profile)
+        job = FromScratchJob.of(profile, key, "from-scratch", trial=outcome.trial)
         yield self._at(job, repeat)
         flops = self._preflight.graph_of(profile).cost(profile.widths).flops
         longer = replace(training, equal_compute=True)
@@ -148,13 +154,13 @@ class _Plan:
         self, rungs: Iterable[float], lines: Sequence[_Line]
     ) -> Iterator[tuple[_Line, float, Member]]:
         """The largest member of each line within each rung."""
+        divisor = self._config.divisor
+        families = [Family(self._base, line.kind, divisor=divisor) for line in lines]
         for rung in rungs:
             budget = self._preflight.limits.scaled(rung)
-            for line in lines:
+            for line, family in zip(lines, families, strict=True):
                 try:
-                    (member,) = family_members(
-                        self._base, line.kind, [budget], divisor=self._config.divisor
-                    )
+                    member = family.member(budget)
                 except UnreachableBudgetError as error:
                     self._note(f"rung {rung:g} of the ladder is left out: {error}")
                     break
@@ -180,15 +186,10 @@ def _renamed(outcome: Outcome, origin: Origin) -> str:
     return origin + outcome.network.removeprefix(outcome.origin)
 
 
-def _job(key: str, origin: Origin, trial: int | None, profile: WidthProfile) -> FromScratchJob:
-    removed = tuple((structure.kind, structure.name) for structure in profile.removed)
-    return FromScratchJob(key, origin, trial, None, 1.0, dict(profile.widths), removed)
-
-
 def _without_twins(jobs: Sequence[FromScratchJob]) -> list[FromScratchJob]:
     """Of jobs with equal widths, seeds and epochs, which would end in equal weights, the first."""
-    seen: dict[tuple[int | None, int | None, bool, str], FromScratchJob] = {}
+    first_of: dict[tuple[int | None, int | None, bool, str], FromScratchJob] = {}
     for job in jobs:
         twin = job.trial, job.seed, job.equal_compute, job.profile.digest
-        seen.setdefault(twin, job)
-    return list(seen.values())
+        first_of.setdefault(twin, job)
+    return list(first_of.values())

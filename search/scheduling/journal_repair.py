@@ -54,12 +54,12 @@ def _operations(file: Path, lost: list[bytes]) -> Iterator[dict[str, Any] | None
     """Those of all lines; None, and the line in `lost`, where a part of one is none."""
     for line, _ in whole_lines(file):
         try:
-            found = list(_in_line(line.decode()))
+            operations = list(_in_line(line.decode()))
         except ValueError:
             lost.append(line)
             yield None
         else:
-            yield from found
+            yield from operations
 
 
 def _in_line(text: str) -> Iterator[dict[str, Any]]:
@@ -73,21 +73,21 @@ def _in_line(text: str) -> Iterator[dict[str, Any]]:
         rest = rest[end:].lstrip()
 
 
-def _is_operation(found: Any) -> bool:
-    if not (isinstance(found, dict) and {"op_code", "worker_id"} <= found.keys()):
+def _is_operation(value: Any) -> bool:
+    if not (isinstance(value, dict) and {"op_code", "worker_id"} <= value.keys()):
         return False
-    wanted = {_CREATE_TRIAL: "study_id", _SET_STATE: "state"}.get(found["op_code"], "op_code")
-    numbers = [found[name] for name in ("op_code", wanted, "trial_id") if name in found]
-    return wanted in found and all(isinstance(number, int) for number in numbers)
+    wanted = {_CREATE_TRIAL: "study_id", _SET_STATE: "state"}.get(value["op_code"], "op_code")
+    numbers = [value[name] for name in ("op_code", wanted, "trial_id") if name in value]
+    return wanted in value and all(isinstance(number, int) for number in numbers)
 
 
-def _complete(found: Iterable[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+def _complete(records: Iterable[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
     """The operations, with all trials that they take for granted; doubtful ones do not end."""
     operations: list[dict[str, Any]] = []
     doubtful: set[int] = set()
     under_way: set[int] = set()
     num_studies, num_trials, study_id = 0, 0, 0
-    for operation in found:
+    for operation in records:
         if operation is None:
             doubtful |= under_way
             continue

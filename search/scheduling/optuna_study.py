@@ -95,10 +95,10 @@ class StudyRecord:
     def outcomes(self) -> list[Outcome]:
         """Of the finished trials, in order, each followed by its by-products."""
         return [
-            Outcome.from_mapping(found)
+            Outcome.from_mapping(stored)
             for trial in self._settled()
             if trial.state is TrialState.COMPLETE
-            for found in trial.user_attrs[_OUTCOMES]
+            for stored in trial.user_attrs[_OUTCOMES]
         ]
 
     @property
@@ -303,10 +303,10 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
 
 
 def _check_format(study: optuna.Study) -> None:
-    found = study.user_attrs.get(_FORMAT)
-    if found != _FORMAT_NOW:
+    version = study.user_attrs.get(_FORMAT)
+    if version != _FORMAT_NOW:
         raise SearchStateError(
-            f"the study {study.study_name!r} is of format {found}, this Espalier reads "
+            f"the study {study.study_name!r} is of format {version}, this Espalier reads "
             f"{_FORMAT_NOW}: continue it with the version that began it"
         )
 

@@ -301,20 +301,20 @@ class _JobSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         job = self._jobs.pop(trial_id)
-        found = result or {}
-        if _DISK_FULL in found:
-            self.disk_full = found[_DISK_FULL]
+        report = result or {}
+        if _DISK_FULL in report:
+            self.disk_full = report[_DISK_FULL]
             return
-        if _OUTCOMES in found and not error:
-            outcomes = [Outcome.from_mapping(each) for each in json.loads(found[_OUTCOMES])]
+        if _OUTCOMES in report and not error:
+            outcomes = [Outcome.from_mapping(each) for each in json.loads(report[_OUTCOMES])]
             missing = not_stored(self._context, outcomes)
             if not missing:
                 self._source.finished(job, outcomes)
                 self._observer.finished(job, outcomes)
                 return
             ending = Ending("failed", missing)
-        elif _ENDING in found and not error:
-            ending = Ending(**json.loads(found[_ENDING]))
+        elif _ENDING in report and not error:
+            ending = Ending(**json.loads(report[_ENDING]))
         else:
             ending = Ending("failed", "its worker process died")
         self._source.ended(job, ending)

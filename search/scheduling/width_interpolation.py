@@ -12,9 +12,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from copycat.architecture import read
-from copycat.base_network import BaseNetwork
-from copycat.families import TemperedCopycat
-from copycat.families import members as family_members
+from copycat.families import Family, TemperedCopycat
+from copycat.families.base_network import BaseNetwork
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
 from search.scheduling.from_scratch_jobs import compared
@@ -92,22 +91,17 @@ class _Points:
         profile = read(self._config.directory / shape.path).profile
         budget = self._preflight.limits.scaled(rung)
         try:
-            (member,) = family_members(
-                self._base,
-                TemperedCopycat(profile, rho),
-                [budget],
-                divisor=self._config.divisor,
-            )
+            kind = TemperedCopycat(profile, rho)
+            member = Family(self._base, kind, divisor=self._config.divisor).member(budget)
         except BudgetError as error:
             raise UnreachableBudgetError(str(error)) from error
-        return FromScratchJob(
+        return FromScratchJob.of(
+            member.profile,
             f"tempered-{trial_number(trial)}",
             "tempered",
-            shape.trial,
-            rung,
-            member.parameter,
-            dict(member.profile.widths),
-            tuple((structure.kind, structure.name) for structure in member.profile.removed),
+            trial=shape.trial,
+            rung=rung,
+            alpha=member.parameter,
             rho=rho,
         )
 

@@ -8,54 +8,49 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from copycat.width_profile import WidthProfile
 from mlflow_server import schema
-from mlflow_server.runs import RunRecorder
 from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
-from pruning.errors import CriterionError
+from pruning.errors import CriterionError, TrainingDivergedError
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
+from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
 from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
 from search.config.methods import method
 from search.data.datasets import ImageData
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
-from search.results.correlation_report import Study, content
-from search.results.figures import correlation_chart
+from search.results.correlation_report import CorrelationResults, content
+from search.results.figures import correlation_figure, saved
 from search.storage.durable import write_durably
+from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
-from search.studies.setup import (
-    SettingsFile,
-    chosen_device,
-    close_recorder,
-    read_images,
-    run_recorder,
-)
+from search.studies.session import Session, Study, run_study
+from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.minibatches import scoring_batches
-from search.training.trainer import EpochReport, train
+from search.training.trainer import Trainer
+from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
+from search.trials.jobs import FromScratchJob, Observer, Outcome
 from search.trials.preflight import Preflight, check, judged_groups
 from search.trials.search_space import SearchSpace
+from search.trials.staged_training import StagedTraining
+from search.trials.trial import ending_of
 
-STUDY = "correlation"
-"""Key of the parent run, and name of the files in the folder of a study."""
+_BASE = FromScratchJob("base", "base", widths={})
+"""The training of the network itself."""
 
-_SETTINGS_FILE = f"{STUDY}-settings.json"
-_STOPPED = "stopped before its end"
 _MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download")
 """Settings of the machine, not of the study."""
-
-Advance = Callable[[str, int, int], None]
-"""Called with the name of a stage, the steps of it that are done and how many there will be."""
 
 
 @dataclass(frozen=True)
@@ -74,56 +69,105 @@ class _Subject:
         return sum(self.preflight.graph.group(name).num_units for name in self.layers)
 
 
-def run(config: CorrelationConfig, *, console: Console | None = None) -> Study:
+def run(config: CorrelationConfig, *, console: Console | None = None) -> CorrelationResults:
     """Trains the network, scores it by every criterion and the oracle, and compares them.
 
     Everything is checked before anything is trained or written: EspalierError says what is
-    wrong. console: where progress is shown; none by default.
+    wrong. KeyboardInterrupt leaves the training in place; the same call continues it.
+    console: where progress is shown; none by default.
     """
-    console = console or Console(quiet=True)
-    device = torch.device(chosen_device(config.device))
-    settings = _settings_file(config)
-    settings.require_same()
-    data = read_images(config.data, config.model, config.seed, console)
-    subject = _subject(config, data, device)
-    _try_out(subject, data)
-    console.print(
-        f"{subject.num_units:,} units in {len(subject.layers)} layers; "
-        f"criteria: {', '.join(subject.criteria)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-    try:
-        settings.write()
-        with _recorded(recorder, subject), _bars(console) as advance:
-            return _studied(subject, data, recorder, advance)
-    finally:
-        close_recorder(recorder, console)
+    return run_study(_Correlation(config), console or Console(quiet=True))
 
 
-def _studied(subject: _Subject, data: ImageData, recorder: RunRecorder, advance: Advance) -> Study:
-    config = subject.config
-    model, accuracy = _trained(subject, data, recorder, advance)
-    batches = list(
-        scoring_batches(
-            data,
-            config.scoring_batches,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            device=subject.device,
+class _Correlation(Study[CorrelationResults]):
+    """One training of the network, and what criteria and oracle make of it."""
+
+    kind: StudyKind = "correlation"
+
+    def __init__(self, config: CorrelationConfig) -> None:
+        self._config, self.settings = config, _settings_file(config)
+        self._subject: _Subject
+
+    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:
+        config = self._config
+        device = chosen_device(config.device)
+        data = read_images(config.data, config.model, config.seed, console)
+        self._subject = subject = _subject(config, data, torch.device(device))
+        _try_out(subject, data)
+        console.print(
+            f"{subject.num_units:,} units in {len(subject.layers)} layers; "
+            f"criteria: {', '.join(subject.criteria)}",
+            highlight=False,
+            soft_wrap=True,
         )
-    )
-    scores, oracle = _scores(subject, model, batches, advance)
-    agreements = ranked([agreement(name, found, oracle) for name, found in scores.items()])
-    num_images = sum(len(targets) for _, targets in batches)
-    files = tuple(config.directory / f"{STUDY}.{suffix}" for suffix in ("json", "png", "svg"))
-    study = Study(agreements, subject.num_units, num_images, accuracy, files)
-    text = json.dumps(content(study, config, scores, oracle), indent=2)
-    write_durably(files[0], text.encode())
-    correlation_chart({a.criterion: a.metrics for a in agreements}, config.directory / STUDY)
-    _log_result(recorder, study)
-    return study
+        return JobContext(config.as_search(), subject.preflight, device), data
+
+    def study_run(self, context: JobContext) -> StudyRun:
+        config, training = self._config, self._config.training
+        return StudyRun(
+            "correlation",
+            config.name,
+            params={
+                schema.PARAM_MODEL: config.model,
+                schema.PARAM_DATA: config.data.source,
+                schema.PARAM_CRITERION: ",".join(self._subject.criteria),
+                schema.PARAM_SEED: config.seed,
+                schema.PARAM_SCORING_BATCHES: config.scoring_batches,
+                schema.PARAM_EPOCHS: training.epochs,
+                schema.PARAM_BATCH_SIZE: training.batch_size,
+                schema.PARAM_LEARNING_RATE: training.learning_rate,
+                schema.PARAM_WEIGHT_DECAY: training.weight_decay,
+                schema.PARAM_SCHEDULE: training.schedule,
+                schema.PARAM_NESTEROV: training.nesterov,
+            },
+            description=(
+                f"How well criteria predict what removing a channel of {config.model}, trained on "
+                f"{config.data.source}, does to the loss. Its runs: one per criterion."
+            ),
+            base=context.preflight.base,
+        )
+
+    def work(self, session: Session) -> CorrelationResults:
+        session.forget_attempts()
+        with session.showing():
+            job, observer = _BASE, session.observer
+            observer.started(job)
+            session.expect(self._config.training.epochs)
+            try:
+                model, outcome = _trained(self._subject, session)
+                study = self._compared(model, outcome, session)
+            except TrainingDivergedError as error:
+                observer.ended(job, ending_of(error))
+                raise
+            observer.finished(job, [outcome])
+        _record(session.runs, study)
+        return study
+
+    def _compared(self, model: nn.Module, outcome: Outcome, session: Session) -> CorrelationResults:
+        config, subject = self._config, self._subject
+        batches = list(
+            scoring_batches(
+                session.data,
+                config.scoring_batches,
+                batch_size=config.training.batch_size,
+                seed=config.seed,
+                device=subject.device,
+            )
+        )
+        scores, oracle = _scores(subject, model, batches, session.observer)
+        agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
+        num_images = sum(len(targets) for _, targets in batches)
+        results = config.directory / CORRELATION_RESULTS
+        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
+        accuracy = outcome.validation_accuracy
+        study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
+        text = json.dumps(content(study, config, scores, oracle), indent=2)
+        write_durably(results, text.encode())
+        saved(
+            correlation_figure({a.criterion: a.metrics for a in agreements}),
+            results.with_suffix(""),
+        )
+        return study
 
 
 def _subject(config: CorrelationConfig, data: ImageData, device: torch.device) -> _Subject:
@@ -154,57 +198,79 @@ def _try_out(subject: _Subject, data: ImageData) -> None:
     dry_run_of_search(context, data, SearchSpace(1.0, targets))
 
 
-def _trained(
-    subject: _Subject, data: ImageData, recorder: RunRecorder, advance: Advance
-) -> tuple[nn.Module, float]:
-    """The base network, trained without penalty, and its validation accuracy."""
-    config, seed = subject.config, subject.config.seed
-    model, _ = fresh_base(subject.preflight, seed)
+def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
+    """The base network, trained without penalty, and what is stored of it."""
+    config, context, data = subject.config, session.context, session.data
+    model, _ = fresh_base(subject.preflight, config.seed)
     if any(method(name).uses_sigmoid for name in subject.criteria):
-        model = to_sigmoid_batchnorm(model, seed=seed)
+        model = to_sigmoid_batchnorm(model, seed=config.seed)
     epochs = config.training.epochs
-
-    def on_epoch(epoch: EpochReport) -> None:
-        advance("training", epoch.epoch, epochs)
-        metrics = {
-            schema.METRIC_TRAIN_LOSS: epoch.train_loss,
-            schema.METRIC_EPOCH_VALIDATION_ACCURACY: epoch.validation_accuracy,
-            schema.METRIC_LEARNING_RATE_NOW: epoch.learning_rate,
-        }
-        recorder.log_metrics(STUDY, metrics, step=epoch.epoch)
-
-    advance("training", 0, epochs)
-    trained = train(
-        model.to(subject.device),
-        data,
-        epochs=epochs,
-        config=config.training,
-        seed=seed,
-        device=subject.device,
-        on_epoch=on_epoch,
+    staged = StagedTraining(
+        context.checkpoints(_BASE.key),
+        epochs,
+        lambda records: session.observer.epochs(_BASE, records),
     )
-    return model, trained.validation_accuracy
+    if staged.stage == 0:
+        trainer = Trainer(
+            model,
+            data,
+            epochs=epochs,
+            config=config.training,
+            seed=config.seed,
+            device=subject.device,
+        )
+        staged.train("training", trainer)
+        staged.advance({"weights": model.state_dict(), "images": staged.records[-1].images})
+    else:
+        model.load_state_dict(staged.notes["weights"])
+    images = int(staged.notes["images"])
+    result = Finished(
+        _BASE.key,
+        _BASE.origin,
+        trial=None,
+        rung=None,
+        alpha=1.0,
+        profile=WidthProfile({}),
+        seed=config.seed,
+        images=images,
+        compute=float(images * subject.preflight.base.flops),
+        record={"epochs": epochs},
+        curve=staged.records,
+    )
+    outcome = store(result, fold(model), context, data)
+    return model.to(subject.device), outcome
 
 
 def _scores(
     subject: _Subject,
     model: nn.Module,
     batches: Sequence[tuple[Tensor, Tensor]],
-    advance: Advance,
+    observer: Observer,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
-    graph, layers = subject.preflight.graph, subject.layers
-    chosen = subject.criteria
+    graph, layers, criteria = subject.preflight.graph, subject.layers, subject.criteria
     scores: dict[str, UnitScores] = {}
-    advance("criteria", 0, len(chosen))
-    for found in _judged(chosen, model, graph, batches):
-        for name, values in found.items():
-            units = unit_scores(values, graph, layers)
-            scores[name] = _comparable(chosen[name], units)
-        advance("criteria", len(scores), len(chosen))
-    oracle = Oracle(on_unit=lambda done, total: advance("oracle", done, total))
+    observer.scored(_BASE, "criteria", 0, len(criteria))
+    for judged in _judged(criteria, model, graph, batches):
+        for name, values in judged.items():
+            scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
+        observer.scored(_BASE, "criteria", len(scores), len(criteria))
+    oracle = Oracle(on_unit=_each_second(lambda *parts: observer.scored(_BASE, "oracle", *parts)))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
-    return {name: scores[name] for name in chosen}, expected
+    return {name: scores[name] for name in criteria}, expected
+
+
+def _each_second(tell: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Passes on how many parts are done, of how many: the last, and others once a second."""
+    last = -math.inf
+
+    def throttled(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= 1:
+            last = time.monotonic()
+            tell(done, total)
+
+    return throttled
 
 
 def _judged(
@@ -229,87 +295,27 @@ def _comparable(criterion: Criterion, scores: UnitScores) -> UnitScores:
     return scores
 
 
-@contextmanager
-def _recorded(recorder: RunRecorder, subject: _Subject) -> Iterator[None]:
-    """The parent run, which ends as the block ends."""
-    config = subject.config
-    recorder.open_run(
-        STUDY,
-        kind="correlation",
-        name=config.name,
-        params={
-            schema.PARAM_MODEL: config.model,
-            schema.PARAM_DATA: config.data.source,
-            schema.PARAM_CRITERION: ",".join(subject.criteria),
-            schema.PARAM_SEED: config.seed,
-            schema.PARAM_SCORING_BATCHES: config.scoring_batches,
-            schema.PARAM_EPOCHS: config.training.epochs,
-            schema.PARAM_BATCH_SIZE: config.training.batch_size,
-            schema.PARAM_LEARNING_RATE: config.training.learning_rate,
-            schema.PARAM_WEIGHT_DECAY: config.training.weight_decay,
-            schema.PARAM_SCHEDULE: config.training.schedule,
-            schema.PARAM_NESTEROV: config.training.nesterov,
-        },
-        description=(
-            f"How well criteria predict what removing a channel of {config.model}, trained on "
-            f"{config.data.source}, does to the loss. Its runs: one per criterion."
-        ),
-    )
-    try:
-        yield
-    except KeyboardInterrupt:
-        recorder.end_run(STUDY, "killed", _STOPPED)
-        raise
-    except BaseException as error:
-        recorder.end_run(STUDY, "failed", str(error))
-        raise
-    recorder.end_run(STUDY, "finished")
-
-
-def _log_result(recorder: RunRecorder, study: Study) -> None:
-    for found in study.agreements:
-        key = f"criterion/{found.criterion}"
-        recorder.open_run(
+def _record(runs: StudyRuns, study: CorrelationResults) -> None:
+    """A run for every criterion, and the end of the study's."""
+    for row in study.agreements:
+        key = f"criterion/{row.criterion}"
+        runs.open(
             key,
-            kind="criterion",
-            name=found.criterion,
-            parent=STUDY,
-            params={schema.PARAM_CRITERION: found.criterion},
+            "criterion",
+            row.criterion,
+            params={schema.PARAM_CRITERION: row.criterion},
             description="Correlation of this criterion's scores with the oracle's.",
         )
-        metrics = {**found.metrics, schema.METRIC_LAYERS_LEFT_OUT: float(found.num_left_out)}
-        recorder.log_metrics(key, metrics)
-        recorder.end_run(key, "finished")
-    recorder.log_metrics(STUDY, {schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
-    for file in study.files:
-        recorder.log_file(STUDY, file)
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Advance]:
-    """A bar per stage inside the block, if the console is a terminal."""
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn())
-    bars = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    stages: dict[str, Any] = {}
-
-    def advance(stage: str, done: int, total: int) -> None:
-        if stage not in stages:
-            stages[stage] = bars.add_task(stage)
-        bars.update(stages[stage], completed=done, total=total)
-
-    with bars:
-        yield advance
+        left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
+        runs.log({**row.metrics, **left_out}, key)
+        runs.end(key)
+    runs.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
+    runs.conclude(study.files)
 
 
 def _settings_file(config: CorrelationConfig) -> SettingsFile:
     return SettingsFile(
-        config.directory / _SETTINGS_FILE,
+        config.directory / SETTINGS_FILES["correlation"],
         "correlation study",
         dataclasses.asdict(config),
         dataclasses.asdict(CorrelationConfig()),

@@ -138,7 +138,7 @@ def _narrowed(preflight: Preflight) -> FromScratchJob:
     """A family's network with a channel less in every group that can do without one."""
     groups = map(preflight.graph.group, preflight.groups)
     widths = {g.name: g.width - g.unit for g in groups if g.num_units > g.min_units}
-    return FromScratchJob("narrowed", "uniform", None, None, 1.0, widths)
+    return FromScratchJob("narrowed", "uniform", widths)
 
 
 def _perform(job: Job, context: JobContext, data: ImageData, how: str = "") -> tuple[Outcome, ...]:

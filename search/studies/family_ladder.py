@@ -12,12 +12,12 @@ from rich.table import Table
 
 from copycat import families
 from copycat.architecture import read
-from copycat.base_network import BaseNetwork
+from copycat.architecture.trust import check_trust
+from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
+from copycat.families.base_network import BaseNetwork
 from copycat.latency import measured_latency
-from copycat.trust import check_trust
-from copycat.whole_folder import opened_folder
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
@@ -225,14 +225,11 @@ def from_scratch_job(
 ) -> FromScratchJob:
     """One training run of one shape; its key says which."""
     origin: Origin = kind_and_number(kind)[0]  # type: ignore[assignment]
-    return FromScratchJob(
-        key=re.sub(r"[^A-Za-z0-9_.]+", "-", f"{name}-s{seed}"),
-        origin=origin,
-        trial=None,
-        rung=None,
+    return FromScratchJob.of(
+        profile,
+        re.sub(r"[^A-Za-z0-9_.]+", "-", f"{name}-s{seed}"),
+        origin,
         alpha=alpha,
-        widths=dict(profile.widths),
-        removed=tuple((structure.kind, structure.name) for structure in profile.removed),
         seed=seed,
         budget=budget,
         builder=None if builder is None else (builder.target, dict(builder.arguments)),

@@ -14,35 +14,28 @@ from pathlib import Path
 from rich.console import Console
 
 from copycat.architecture import read
-from mlflow_server.runs import RunRecorder
+from mlflow_server import schema
 from pruning.cost import Budget
-from pruning.errors import ArchitectureError, ConfigError, SearchFailedError
-from search.config.family_config import FamilyConfig
+from pruning.errors import ConfigError, SearchFailedError
+from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.data.datasets import ImageData
 from search.results.family_results import FamilyRun, FamilyStudy
-from search.results.figures import family_curves
+from search.results.figures import family_figure, saved
 from search.results.report import open_results
-from search.scheduling.ray_executor import Share, check_resources, cluster
-from search.storage.durable import FolderLock, write_durably
-from search.storage.layout import ARCHITECTURES_FOLDER
+from search.scheduling.ray_executor import check_resources
+from search.storage.durable import write_durably
+from search.storage.layout import FAMILY_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_family
 from search.studies.family_ladder import Rung, Subject, from_scratch_job, from_scratch_jobs
-from search.studies.setup import (
-    SettingsFile,
-    chosen_device,
-    close_recorder,
-    run_recorder,
-)
-from search.tracking.mlflow_family_record import FAMILY, FamilyRecording
-from search.tracking.terminal_progress import Progress
+from search.studies.session import Session, Study, run_study
+from search.studies.setup import SettingsFile, chosen_device
+from search.system.memory_limit import memory_limited
+from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
-from search.trials.artifacts import stored_outcome
-from search.trials.from_scratch import member_epochs
-from search.trials.job_context import CheckpointCleaner, JobContext
-from search.trials.jobs import FromScratchJob, JobList, Observers, Outcome
+from search.trials.job_context import JobContext
+from search.trials.jobs import FromScratchJob
 from search.trials.preflight import Preflight
 
-_SETTINGS_FILE = f"{FAMILY}-settings.json"
 _IDENTITY = ("source", "model", "exact", "divisor", "data", "training", "seed")
 """Settings that stored networks depend on; a ladder may grow, and more seeds be asked for."""
 _OF_THE_MACHINE = ("data.root", "data.download")
@@ -72,110 +65,108 @@ def run(
     wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
     notes: on what the ladder lacks.  console: where progress is shown; none by default.
     """
-    console = console or Console(quiet=True)
-    device = chosen_device(config.device, config.resources)
-    check_resources(config.as_search(), device)
-    _check_data(config, subject, data)
-    if config.training.distill_from:
-        check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
-    planned = [
-        _Planned(rung.kind, str(rung.member.limits), job)
-        for rung in rungs
-        for job in from_scratch_jobs([rung], config.seeds)
-    ]
-    tuned: list[FamilyRun] = []
-    for search in config.include:
-        found, shapes = _included(config, subject, search)
-        tuned += found
-        planned += shapes
-    if not planned:
-        raise ConfigError("there is nothing to train: give --budgets, or --include a search")
-    settings = _settings_file(config)
-    settings.require_same()
-    context = JobContext(config.as_search(), _preflight(subject), device)
-    dry_run_of_family(context, data, [plan.job for plan in planned])
-    with FolderLock(config.directory, "family study") as lock:
-        lock.acquire(only_if_there=True)
-        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-        try:
-            settings.write()
-            lock.acquire()
-            return _Session(config, context, data, recorder, console).run(planned, tuned, notes)
-        finally:
-            close_recorder(recorder, console)
+    study = _Family(config, subject, rungs, data, notes)
+    return run_study(study, console or Console(quiet=True))
 
 
-class _Session:
-    """One process's work on a study."""
+class _Family(Study[FamilyStudy]):
+    """The training of a ladder, and of the shapes of the searches that are included."""
+
+    kind: StudyKind = "family"
 
     def __init__(
         self,
         config: FamilyConfig,
-        context: JobContext,
+        subject: Subject,
+        rungs: Sequence[Rung],
         data: ImageData,
-        recorder: RunRecorder,
-        console: Console,
+        notes: Sequence[str],
     ) -> None:
-        self._config, self._context, self._data = config, context, data
-        self._console = console
-        model = config.model or context.preflight.builder.target
-        self._recording = FamilyRecording(recorder, config, model, context.preflight.base)
+        self._config, self._subject, self._data, self._notes = config, subject, data, notes
+        self.settings = _settings_file(config)
+        self._planned = [
+            _Planned(rung.kind, str(rung.member.limits), job)
+            for rung in rungs
+            for job in from_scratch_jobs([rung], config.seeds)
+        ]
+        self._tuned: list[FamilyRun] = []
 
-    def run(
-        self, planned: Sequence[_Planned], tuned: Sequence[FamilyRun], notes: Sequence[str]
-    ) -> FamilyStudy:
-        try:
-            for fine_tuned in tuned:
-                self._recording.tuned(fine_tuned)
-            self._train([plan.job for plan in planned if self._stored(plan.job) is None])
-            study = self._study(planned, tuned, notes)
-            self._recording.conclude(study.files)
-        except BaseException:
-            self._recording.interrupted()
-            raise
+    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:  # noqa: ARG002
+        config, subject, data = self._config, self._subject, self._data
+        device = chosen_device(config.device, config.resources)
+        check_resources(config.as_search(), device)
+        _check_data(config, subject, data)
+        if config.training.distill_from:
+            check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
+        for search in config.include:
+            tuned, planned = _included(config, subject, search)
+            self._tuned += tuned
+            self._planned += planned
+        if not self._planned:
+            raise ConfigError("there is nothing to train: give --budgets, or --include a search")
+        context = JobContext(config.as_search(), _preflight(subject), device)
+        with memory_limited(config.resources.memory_gb):
+            dry_run_of_family(context, data, [plan.job for plan in self._planned])
+        return context, data
+
+    def study_run(self, context: JobContext) -> StudyRun:
+        config = self._config
+        training = dataclasses.asdict(config.training)
+        # The ladder is no param: a study may be continued with a longer one, which params forbid.
+        return StudyRun(
+            "family",
+            config.name,
+            params={
+                schema.PARAM_MODEL: config.model or context.preflight.builder.target,
+                schema.PARAM_DATA: config.data.source,
+                schema.PARAM_SEED: config.seed,
+                **{
+                    name: value
+                    for name, value in training.items()
+                    if value not in ("", None) and name not in UNUSED_TRAINING
+                },
+            },
+            description=(
+                f"Test error against parameters of families of {config.source}: "
+                f"{', '.join(config.kinds)}. Its runs: every network with {config.seeds} seeds."
+            ),
+            base=context.preflight.base,
+            budget=" ".join(config.budgets),
+        )
+
+    def work(self, session: Session) -> FamilyStudy:
+        session.notes += self._notes
+        for run in self._tuned:
+            name = f"{run.search}-{run.outcome.key}"
+            session.record.include(name, run.outcome, source=run.search)
+        session.forget_attempts()
+        with session.showing():
+            outcomes = session.trained([plan.job for plan in self._planned])
+        by_key = {outcome.key: outcome for outcome in outcomes}
+        trained = [
+            FamilyRun(plan.kind, plan.place, plan.job.seed or 0, by_key[plan.job.key])
+            for plan in self._planned
+            if plan.job.key in by_key
+        ]
+        if not trained:
+            reasons = "; ".join(dict.fromkeys([*session.failures.values(), *session.notes]))
+            raise SearchFailedError(f"no network could be trained: {reasons}")
+        study = self._published([*self._tuned, *trained], session)
+        session.runs.conclude(study.files)
         return study
 
-    def _train(self, jobs: list[FromScratchJob]) -> None:
-        if not jobs:
-            return
-        steps = sum(member_epochs(job, self._context) for job in jobs)
-        progress = Progress(self._console, steps)
-        share = Share.of(self._context.config, self._context.device)
-        observer = Observers([progress, self._recording, CheckpointCleaner(self._context)])
-        with progress.showing(), cluster(self._context, self._data, share) as perform_all:
-            perform_all(JobList(jobs), observer)
-
-    def _stored(self, job: FromScratchJob) -> Outcome | None:
-        """What an earlier process made of the job, if it had the same shape."""
-        if self._context.checkpoints(job.key).exists:
-            return None
-        try:
-            found = stored_outcome(self._context, f"{ARCHITECTURES_FOLDER}/{job.key}")
-        except ArchitectureError:
-            return None
-        return found if found.profile == job.profile.digest else None
-
-    def _study(
-        self, planned: Sequence[_Planned], tuned: Sequence[FamilyRun], notes: Sequence[str]
-    ) -> FamilyStudy:
-        runs = [*tuned]
-        for plan in planned:
-            outcome = self._stored(plan.job)
-            if outcome is not None:
-                runs.append(FamilyRun(plan.kind, plan.place, plan.job.seed or 0, outcome))
-        failures = self._recording.failures
-        if len(runs) == len(tuned):
-            reasons = "; ".join(dict.fromkeys(failures.values()))
-            raise SearchFailedError(f"no network could be trained: {reasons}")
-        stem = self._config.directory / FAMILY
-        files = tuple(stem.with_suffix(f".{suffix}") for suffix in ("json", "png", "svg"))
-        study = FamilyStudy(tuple(runs), len(self._data.test), failures, tuple(notes), files)
-        write_durably(files[0], json.dumps(study.to_mapping(), indent=2).encode())
+    def _published(self, runs: Sequence[FamilyRun], session: Session) -> FamilyStudy:
+        results = self._config.directory / FAMILY_RESULTS
+        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
+        study = FamilyStudy(
+            tuple(runs), len(self._data.test), session.failures, tuple(session.notes), files
+        )
+        write_durably(results, json.dumps(study.to_mapping(), indent=2).encode())
         note = (
             f"{self._config.data.source}: mean and deviation over runs, each measured once on "
             f"{study.num_test:,} test images"
         )
-        family_curves(study.curves, stem, note=note)
+        saved(family_figure(study.curves, note=note), results.with_suffix(""))
         return study
 
 
@@ -189,10 +180,10 @@ def _included(
         if outcome.origin != "fine-tuned":
             continue
         stored = read(folder / outcome.path)
-        found = stored.provenance.get("data")
-        if stored.builder != subject.base.builder or found != config.data.source:
+        data = stored.provenance.get("data")
+        if stored.builder != subject.base.builder or data != config.data.source:
             raise ConfigError(
-                f"{folder} cannot be included: it searched {stored.builder.target} on {found}, "
+                f"{folder} cannot be included: it searched {stored.builder.target} on {data}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
             )
         if stored.inexact and subject.base.graph.exact:
@@ -230,20 +221,20 @@ def _preflight(subject: Subject) -> Preflight:
 
 
 def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None:
-    for what, own, found in (
+    for what, own, present in (
         ("images of", subject.input_shape, data.train.image_shape),
         ("classes", subject.classes, tuple(data.classes)),
     ):
-        if tuple(own) != tuple(found):
+        if tuple(own) != tuple(present):
             raise ConfigError(
                 f"{config.source} is for {what} {', '.join(map(str, own))[:60]}, but "
-                f"{config.data.source} has {', '.join(map(str, found))[:60]}"
+                f"{config.data.source} has {', '.join(map(str, present))[:60]}"
             )
 
 
 def _settings_file(config: FamilyConfig) -> SettingsFile:
     return SettingsFile(
-        config.directory / _SETTINGS_FILE,
+        config.directory / SETTINGS_FILES["family"],
         "family study",
         dataclasses.asdict(config),
         dataclasses.asdict(FamilyConfig(config.source)),

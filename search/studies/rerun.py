@@ -16,8 +16,8 @@ from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
 from search.scheduling.optuna_study import recorded_study
 from search.storage.durable import require_free
+from search.studies.search_stages import trial_space
 from search.studies.search_study import open_context
-from search.studies.session import trial_space
 from search.terminal.text_table import text_table
 from search.tracking.terminal_progress import Progress
 from search.trials.artifacts import surroundings
@@ -70,7 +70,7 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     study = dataclasses.replace(elsewhere.study, early_stopping=False)
     context = dataclasses.replace(stored, config=dataclasses.replace(elsewhere, study=study))
     job = TrialJob(number, proposal)
-    progress = Progress(console, 0)
+    progress = Progress(console)
 
     def report(records: Sequence[EpochRecord]) -> None:
         progress.epochs(job, records)

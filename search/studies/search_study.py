@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 import mlflow_server
+from mlflow_server import schema
 from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig, to_mapping
 from search.data.datasets import ImageData
 from search.results.report import Results
-from search.scheduling.ray_executor import Share, check_resources
-from search.storage.durable import FolderLock, disk_full_told
-from search.storage.layout import CONFIG_FILE
+from search.scheduling.ray_executor import check_resources
+from search.storage.layout import CONFIG_FILE, StudyKind
 from search.studies.dry_run import dry_run_of_search
-from search.studies.session import Session, trial_space
-from search.studies.setup import (
-    SettingsFile,
-    chosen_device,
-    close_recorder,
-    read_images,
-    run_recorder,
-)
+from search.studies.publishing import certified_results, publish
+from search.studies.search_stages import SearchStages, trial_space
+from search.studies.session import Session, Study, run_study
+from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
-from search.tracking.event_log import EventLog
+from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
@@ -58,31 +54,68 @@ def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult
     console: where progress is shown; none by default.
     """
     console = console or Console(quiet=True)
-    settings = settings_file(config)
-    settings.require_same()
-    with FolderLock(config.directory, "search") as lock:
-        lock.acquire(only_if_there=True)
-        with memory_limited(config.resources.memory_gb):
-            context, data = open_context(config, console)
-            dry_run_of_search(context, data, trial_space(context, data))
-        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-        with ExitStack() as stack:
-            stack.enter_context(disk_full_told(config.directory))
-            try:
-                settings.write()
-                lock.acquire()
-                event_log = stack.enter_context(EventLog(context))
-            finally:  # the record is delivered before the event log says how it ended
-                stack.callback(close_recorder, recorder, console)
-            share, links = Share.of(config, context.device), _links(config)
-            session = Session(context, data, console, recorder, event_log, share=share, links=links)
-            with disk_full_told(config.directory):  # so that the event log hears of it
-                results = session.run()
+    study = SearchStudy(config)
+    results = run_study(study, console)
     _links(config)  # now that its architectures are there
     if config.register:
-        for done in register_front(config, results.front, context.preflight.builder.modules):
+        for done in register_front(config, results.front, study.modules):
             console.print(f"registered {done.uri}", highlight=False, markup=False)
     return SearchResult(results.front, results.verdict, config.directory, results)
+
+
+class SearchStudy(Study[Results]):
+    """A budget-constrained search."""
+
+    kind: StudyKind = "search"
+
+    def __init__(self, config: SearchConfig) -> None:
+        self._config, self.settings = config, settings_file(config)
+        self.num_trials = config.trials
+        self.modules: tuple[str, ...] = ()
+
+    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:
+        with memory_limited(self._config.resources.memory_gb):
+            context, data = open_context(self._config, console)
+            dry_run_of_search(context, data, trial_space(context, data))
+        self.modules = context.preflight.builder.modules
+        return context, data
+
+    def study_run(self, context: JobContext) -> StudyRun:
+        return search_run(context, _links(self._config))
+
+    def work(self, session: Session) -> Results:
+        outcomes = SearchStages(session).run()
+        results = certified_results(session, outcomes)
+        publish(session, results)
+        return results
+
+
+def search_run(context: JobContext, links: str = "") -> StudyRun:
+    """The run of a search in MLflow; links: Markdown that its description ends in."""
+    config, preflight = context.config, context.preflight
+    training = dataclasses.asdict(config.training)
+    notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
+    return StudyRun(
+        "search",
+        config.name,
+        params={
+            schema.PARAM_CRITERION: ",".join(config.criterion),
+            schema.PARAM_GRANULARITY: ",".join(config.granularity),
+            schema.PARAM_MODEL: config.model,
+            schema.PARAM_DATA: config.data.source,
+            schema.PARAM_BUDGET: str(preflight.budget),
+            schema.PARAM_SEED: config.seed,
+            schema.PARAM_TRIALS: config.trials,
+            **{name: value for name, value in training.items() if value not in ("", None)},
+        },
+        description=(
+            f"Search for smaller networks than {config.model} on {config.data.source} "
+            f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
+            f"target), and every architecture that came of it.{notes}{links}"
+        ),
+        base=preflight.base,
+        budget=str(preflight.budget),
+    )
 
 
 def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, ImageData]:

@@ -1,405 +1,238 @@
-"""One process's work on a search: its stages, one after the other, and what came of them."""
+"""The one session of every kind of study: one process's work, locked, recorded, told and shared."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Generic, TypeVar
 
-from optuna.storages import BaseStorage
 from rich.console import Console
 
-from copycat.architecture import verify
 from mlflow_server.runs import RunRecorder
-from pruning.cost import Budget, format_count
-from pruning.errors import ArchitectureError, SearchFailedError
+from pruning.errors import ArchitectureError, EspalierError
 from search.data.datasets import ImageData
-from search.results.figures import draw_all
-from search.results.front import front
-from search.results.html_report import REPORT_FILE, report_page
-from search.results.report import Results, plot_front
-from search.results.verdict import contests
-from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
-from search.scheduling.from_scratch_jobs import compared, members, num_members
-from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
+from search.scheduling.compute_budget import ComputeBudget, RationedList
 from search.scheduling.ray_executor import Perform, Share, cluster
-from search.scheduling.width_interpolation import tempered_source
-from search.storage.durable import write_durably
-from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, RESULTS_FILE, SPENT_FILE
+from search.storage.durable import FolderLock, disk_full_told
+from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, SPENT_FILE, StudyKind
+from search.studies.epoch_plan import EpochPlan
+from search.studies.setup import SettingsFile, close_recorder, run_recorder
+from search.system.exit_status import EXIT_NOT_NOW, exit_status
 from search.tracking.event_log import EventLog
-from search.tracking.mlflow_record import Recording
+from search.tracking.mlflow_record import MlflowRecord
+from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.tracking.terminal_progress import Progress
 from search.training.checkpoints import Checkpoints
-from search.training.minibatches import images_trained_on, steps_per_epoch
-from search.training.trainer import total_push
 from search.trials.artifacts import stored_outcome
-from search.trials.from_scratch import member_epochs
 from search.trials.job_context import CheckpointCleaner, JobContext
 from search.trials.jobs import (
     Ending,
     FromScratchJob,
     Job,
     JobSource,
-    NullObserver,
+    Observer,
     Observers,
     Outcome,
-    TrialJob,
 )
-from search.trials.search_space import SearchSpace, sampler
 from search.trials.trial import product_percents
 
-PLOT_FILE = "front.png"
+Result = TypeVar("Result")
 
-_LEAST_TARGET = 0.25
-"""Share of the budget that trials aim down to where the ladder has no rung below the whole."""
+
+class Study(ABC, Generic[Result]):
+    """A kind of study: what is its own in the work that `run_study` does.
+
+    kind: which one it is.  settings: the file that says what was asked for.
+    """
+
+    kind: StudyKind
+    settings: SettingsFile
+    num_trials: int = 0
+
+    @abstractmethod
+    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:
+        """What its jobs need, once everything was tried; EspalierError says what is wrong."""
+
+    @abstractmethod
+    def study_run(self, context: JobContext) -> StudyRun:
+        """Its run in MLflow."""
+
+    @abstractmethod
+    def work(self, session: Session) -> Result:
+        """Everything that is left of it, to its end; what is finished stays as it is."""
+
+
+def run_study(study: Study[Result], console: Console) -> Result:
+    """Runs a study, or continues one that was stopped, and returns what `Study.work` does.
+
+    Everything is checked before anything is trained or written: EspalierError says what is
+    wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
+    """
+    settings = study.settings
+    settings.require_same()
+    folder = settings.path.parent
+    with FolderLock(folder, settings.kind) as lock, ExitStack() as stack:
+        lock.acquire(only_if_there=True)
+        context, data = study.prepare(console)
+        config = context.config
+        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
+        stack.enter_context(disk_full_told(folder))
+        try:
+            settings.write()
+            lock.acquire()
+            event_log = EventLog(context, study.kind, study.num_trials)
+            stack.enter_context(event_log)
+        finally:  # the record is delivered before the event log says how it ended
+            stack.callback(close_recorder, recorder, console)
+        session = Session(
+            study, context, data, console=console, recorder=recorder, event_log=event_log
+        )
+        with disk_full_told(folder):  # so that the event log hears of it
+            return session.run(study)
 
 
 class Session:
-    """Continues a search from whatever is in its folder, to its end."""
+    """One process's work on a study: performs its jobs, or finds them performed.
+
+    notes: what people should know of the result.  failures: why jobs came to nothing, by key.
+    runs, record: in MLflow.  observer: everyone who hears of the jobs.
+    """
 
     def __init__(
         self,
+        study: Study[Result],
         context: JobContext,
         data: ImageData,
+        *,
         console: Console,
         recorder: RunRecorder,
         event_log: EventLog,
-        *,
-        share: Share,
-        links: str = "",
     ) -> None:
-        self._context, self._data, self._share = context, data, share
-        self._config, self._preflight = context.config, context.preflight
-        self._progress = Progress(console, 0)
-        self._event_log = event_log
-        self._endings = _Endings()
-        resources = self._config.resources
-        self._compute_budget = ComputeBudget(
+        self.context, self.data, self.console = context, data, console
+        self.plan = EpochPlan(context, len(data.train))
+        self.notes: list[str] = []
+        self._share = Share.of(context.config, context.device)
+        resources = context.config.resources
+        self.compute_budget = ComputeBudget(
             context.directory / SPENT_FILE,
-            self._images_of,
+            self.plan.images_of,
             seconds=resources.budget_seconds,
             images=resources.max_train_images,
-            num_workers=share.num_workers,
+            num_workers=self._share.num_workers,
         )
-        self._compute_budget.write()
-        begun = self._compute_budget.begun_ms
-        self._recording = Recording(recorder, context, links=links, begun_ms=begun)
-        self._storage = study_storage(
-            context.directory,
-            self._config.study.storage,
-            lambda note: console.print(note, style="yellow", highlight=False, markup=False),
+        begun_ms = self.compute_budget.begun_ms
+        self.runs = StudyRuns(recorder, study.study_run(context), begun_ms=begun_ms)
+        self.record = MlflowRecord(self.runs, context.directory)
+        self._failures = _Failures()
+        self.failures = self._failures.reasons
+        self._progress, self._event_log = Progress(console), event_log
+        self.observer = Observers(
+            [
+                *(self.compute_budget, self._progress, event_log, self.record, self._failures),
+                CheckpointCleaner(context),  # the last one: the others know what it forgets
+            ]
         )
         self._stack = ExitStack()
         self._perform_all: Perform | None = None
 
-    def run(self) -> Results:
-        """Every stage that is left, then the front; what was finished before stays as it is."""
+    def run(self, study: Study[Result]) -> Result:
+        """The work of the study; the record and the budget learn how it ends."""
+        self.compute_budget.write()
+        self.runs.begin()
         try:
-            results = self._stages()
-            self._conclude(results)
-        except SearchFailedError as error:
-            self._recording.found_nothing(str(error))
+            return study.work(self)
+        except EspalierError as error:
+            if exit_status(error) == EXIT_NOT_NOW:
+                self.runs.interrupted()
+            else:
+                self.runs.failed(str(error))
             raise
         except BaseException:
-            self._recording.interrupted()
+            self.runs.interrupted()
             raise
         finally:
-            self._compute_budget.write()
-        return results
+            self.compute_budget.write()
 
-    def _stages(self) -> Results:
-        source = trial_source(self._context, self._data, self._storage)
-        self._settle_leftovers(source)
-        notes: list[str] = []
-        self._expect(self._expected_epochs(len(source)))
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Progress is shown inside the block, and workers end with it."""
         with ExitStack() as self._stack:
             self._stack.enter_context(self._progress.showing())
-            trials = self._trials(source, notes)
-            repeats = self._repeats(trials, source, notes)
-            jobs, left_out = members(self._config, self._preflight, trials)
-            notes += left_out
-            family = self._trained(jobs, notes)
-            family += self._tempered(trials, family, notes)
-        for number, ending in source.endings.items():
-            self._endings.reasons[f"trial {number}"] = ending.why
-        return self._results([*trials, *repeats, *family], notes)
+            yield
 
-    def _trials(self, source: StudySource, notes: list[str]) -> list[Outcome]:
-        rationed = Rationed(
-            source,
-            self._compute_budget,
-            self._epochs_per_trial * self._images_per_epoch,
-            reserve=self._images_after_trials,
-            is_needed=lambda: not source.outcomes,
-        )
-        self._perform(rationed)
-        if rationed.is_cut_short:
-            done = len(source.endings) + len({o.trial for o in source.outcomes})
-            notes.append(
-                f"{done} of {self._config.trials} trials were made: more would not have left "
-                "what the families need of the time or images that the search may use"
-            )
-        if not source.outcomes:
-            endings = source.endings.values()
-            can_change = any(e.state == "failed" and not e.is_final for e in endings)
-            hint = "; the same command tries them again" if can_change else ""
-            raise SearchFailedError(
-                f"all {len(endings)} trials failed, the first of them because: "
-                f"{next(iter(endings)).reason}{hint}"
-            )
-        return source.outcomes
-
-    def _repeats(
-        self, trials: Sequence[Outcome], source: StudySource, notes: list[str]
-    ) -> list[Outcome]:
-        """The trials that the verdict compares, again with further seeds."""
-        numbers = dict.fromkeys(o.trial for o in compared(self._config, self._preflight, trials))
-        own = [self._trial_job(source, number) for number in numbers if number is not None]
-        jobs = [
-            dataclasses.replace(job, repeat=repeat)
-            for repeat in range(1, self._config.seeds)
-            for job in own
-            if job is not None
-        ]
-        return self._trained(jobs, notes)
-
-    def _trained(self, jobs: Sequence[Job], notes: list[str]) -> list[Outcome]:
-        """What comes of these jobs, by this process or an earlier one, in their order."""
-        stored = {job.key: self._stored(job) for job in jobs}
-        missing = [job for job in jobs if not stored[job.key]]
-        self._recording.known([outcome for found in stored.values() for outcome in found])
-        if missing:
-            config = self._config
-            later = config.study.tempered_trials * config.training.scratch_epochs
-            self._expect(sum(map(self._epochs_of, missing)) + later)
-        rationed = RationedList(missing, self._compute_budget)
-        self._perform(rationed)
-        if rationed.left_out:
-            names = ", ".join(job.key for job in rationed.left_out)
-            notes.append(f"not trained, for want of time or images: {names}")
-        stored |= {job.key: self._stored(job) for job in missing}
-        return [outcome for job in jobs for outcome in stored[job.key]]
-
-    def _tempered(
-        self, trials: Sequence[Outcome], family: Sequence[Outcome], notes: list[str]
-    ) -> list[Outcome]:
-        """Shapes between the found ones and the uniformly narrowed network."""
-        if not self._config.study.tempered_trials:
-            return []
-        study = open_study(self._storage, f"{self._config.name}/tempered")
-        source = tempered_source(study, self._config, self._preflight, trials, family)
-        found = {outcome.key: outcome for outcome in source.outcomes}
-        for job, ending in source.settled():
-            self._settle(job, [] if ending else [found[job.key]], ending)
-        self._expect(len(source) * self._config.training.scratch_epochs)
-        images = self._config.training.scratch_epochs * self._images_per_epoch
-        rationed = Rationed(source, self._compute_budget, images)
-        self._perform(rationed)
-        if rationed.is_cut_short:
-            notes.append("fewer tempered shapes were tried, for want of time or images")
-        for number, ending in source.endings.items():
-            self._endings.reasons[f"tempered-{number}"] = ending.why
-        return source.outcomes
-
-    def _expect(self, epochs: int) -> None:
+    def expect(self, epochs: int) -> None:
         """Tell everyone who waits how many epochs are still to come."""
         self._progress.expect(epochs)
         self._event_log.expect(epochs)
 
-    def _perform(self, source: JobSource) -> None:
+    def perform(self, source: JobSource) -> None:
+        """Perform every job of a source by workers, which start with the first."""
         if len(source) == 0:
             return
         if self._perform_all is None:
             self._perform_all = self._stack.enter_context(
-                cluster(self._context, self._data, self._share)
+                cluster(self.context, self.data, self._share)
             )
-        self._perform_all(
-            source,
-            Observers(
-                [
-                    self._compute_budget,
-                    self._progress,
-                    self._event_log,
-                    self._recording,
-                    self._endings,
-                    CheckpointCleaner(self._context),
-                ]
-            ),
-        )
+        self._perform_all(source, self.observer)
 
-    def _settle_leftovers(self, source: StudySource) -> None:
-        """Tell the record of trials whose end a killed process could not tell it of."""
-        outcomes: dict[int, list[Outcome]] = {}
-        for outcome in source.outcomes:
-            outcomes.setdefault(outcome.trial or 0, []).append(outcome)
-        for number in sorted({*outcomes, *source.endings}):
-            job = self._trial_job(source, number)
-            if job is not None:
-                self._settle(job, outcomes.get(number, []), source.endings.get(number))
-        for folder in (self._context.directory / JOBS_FOLDER).glob("*"):
-            Checkpoints(folder).attempts.forget()
+    def trained(self, jobs: Sequence[Job], *, epochs_later: int = 0) -> list[Outcome]:
+        """What comes of these jobs, by this process or an earlier one, in their order.
 
-    def _settle(self, job: Job, outcomes: Sequence[Outcome], ending: Ending | None) -> None:
-        """Tell the record how a job of an earlier process ended, unless that process did."""
-        if not self._context.checkpoints(job.key).exists:
-            self._recording.known(outcomes)
-            return
-        told = Observers([self._event_log, self._recording])
-        told.started(job)
-        if ending is None:
-            told.finished(job, outcomes)
-        else:
-            told.ended(job, ending)
-        self._context.checkpoints(job.key).clear()
+        epochs_later: of what comes after them.
+        """
+        stored = {job.key: self.stored(job) for job in jobs}
+        missing = [job for job in jobs if not stored[job.key]]
+        self.record.known([outcome for outcomes in stored.values() for outcome in outcomes])
+        if missing:
+            self.expect(sum(map(self.plan.epochs_of, missing)) + epochs_later)
+        rationed = RationedList(missing, self.compute_budget)
+        self.perform(rationed)
+        if rationed.left_out:
+            names = ", ".join(job.key for job in rationed.left_out)
+            self.notes.append(f"not trained, for want of time or images: {names}")
+        stored |= {job.key: self.stored(job) for job in missing}
+        return [outcome for job in jobs for outcome in stored[job.key]]
 
-    # ---- what there is, and what it will take
-
-    def _trial_job(self, source: StudySource, number: int) -> TrialJob | None:
-        proposal = trial_space(self._context, self._data).proposal(source.params(number))
-        return None if proposal is None else TrialJob(number, proposal)
-
-    def _stored(self, job: Job) -> list[Outcome]:
+    def stored(self, job: Job) -> list[Outcome]:
         """What an earlier process made of the job and told of; the folder is the record."""
-        if self._context.checkpoints(job.key).exists:
+        if self.context.checkpoints(job.key).exists:
             return []
-        keys = [job.key] if isinstance(job, FromScratchJob) else self._product_keys(job)
-        found = []
+        if isinstance(job, FromScratchJob):
+            keys = [job.key]
+        else:
+            keys = [job.product_key(percent) for percent in product_percents(self.context.config)]
+        outcomes = []
         for key in keys:
             try:
-                outcome = stored_outcome(self._context, f"{ARCHITECTURES_FOLDER}/{key}")
+                outcome = stored_outcome(self.context, f"{ARCHITECTURES_FOLDER}/{key}")
             except ArchitectureError:
                 continue
-            if isinstance(job, TrialJob) or outcome.profile == job.profile.digest:
-                found.append(outcome)
-        return found
+            if not isinstance(job, FromScratchJob) or outcome.profile == job.profile.digest:
+                outcomes.append(outcome)
+        return outcomes
 
-    def _product_keys(self, job: TrialJob) -> list[str]:
-        return [job.product_key(percent) for percent in product_percents(self._config)]
+    def settle(self, job: Job, outcomes: Sequence[Outcome], ending: Ending | None) -> None:
+        """Tell the record how a job of an earlier process ended, unless that process did."""
+        if not self.context.checkpoints(job.key).exists:
+            self.record.known(outcomes)
+            return
+        observers = Observers([self._event_log, self.record])
+        observers.started(job)
+        if ending is None:
+            observers.finished(job, outcomes)
+        else:
+            observers.ended(job, ending)
+        self.context.checkpoints(job.key).clear()
 
-    @property
-    def _num_products(self) -> int:
-        return len(product_percents(self._config))
-
-    @property
-    def _images_per_epoch(self) -> int:
-        return images_trained_on(len(self._data.train), self._config.training.batch_size)
-
-    @property
-    def _images_after_trials(self) -> int:
-        """Training images to be kept for what comes after the trials, generously."""
-        config = self._config
-        epochs = num_members(config) * config.training.scratch_epochs
-        epochs += config.study.tempered_trials * config.training.scratch_epochs
-        repeats = (config.seeds - 1) * (config.profiles + len(config.ladder))
-        epochs += min(repeats, (config.seeds - 1) * config.trials) * self._epochs_per_trial
-        return epochs * self._images_per_epoch
-
-    @property
-    def _epochs_per_trial(self) -> int:
-        training = self._config.training
-        return training.epochs + self._num_products * training.fine_tune_epochs
-
-    def _expected_epochs(self, num_trials: int) -> int:
-        after = self._images_after_trials // self._images_per_epoch
-        return num_trials * self._epochs_per_trial + after
-
-    def _epochs_of(self, job: Job) -> int:
-        if isinstance(job, FromScratchJob):
-            return member_epochs(job, self._context)
-        return self._epochs_per_trial
-
-    def _images_of(self, job: Job) -> int:
-        return self._epochs_of(job) * self._images_per_epoch
-
-    # ---- the end
-
-    def _results(self, everything: list[Outcome], notes: list[str]) -> Results:
-        certified = [o for o in everything if self._is_certified(o, notes)]
-        preflight = self._preflight
-        within = [o for o in certified if preflight.limits.allows(o.cost)]
-        if not within:
-            raise SearchFailedError(f"no architecture could be certified: {'; '.join(notes[:1])}")
-        first_runs = [o for o in within if o.key == o.network]  # a lucky seed is no better network
-        rungs = [preflight.limits.scaled(rung) for rung in self._config.ladder]
-        return Results(
-            base=preflight.base,
-            budget=str(preflight.budget),
-            num_test=len(self._data.test),
-            everything=tuple(within),
-            front=tuple(front(first_runs)),
-            contests=contests(within, [(self._rung_label(rung), rung) for rung in rungs]),
-            failures=dict(self._endings.reasons),
-            notes=tuple(notes),
-            limits=preflight.limits,
-            base_widths=self._base_widths,
-        )
-
-    @property
-    def _base_widths(self) -> dict[str, int]:
-        graph = self._preflight.graph
-        return {name: graph.group(name).width for name in self._preflight.groups}
-
-    def _rung_label(self, rung: Budget) -> str:
-        parts = [
-            f"{b.quantity} ≤ {format_count(b.value)} "
-            f"({100 * b.value / self._preflight.base.of(b.quantity):.3g} % of base)"
-            for b in rung.bounds
-        ]
-        return ", ".join(parts)
-
-    def _is_certified(self, outcome: Outcome, notes: list[str]) -> bool:
-        """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
-        try:
-            verify(self._context.directory / outcome.path, trust=self._preflight.builder.modules)
-        except ArchitectureError as error:
-            notes.append(f"{outcome.key} is left out: {error}")
-            return False
-        return True
-
-    def _conclude(self, results: Results) -> None:
-        directory = self._context.directory
-        text = json.dumps(results.to_mapping(), indent=2)
-        write_durably(directory / RESULTS_FILE, text.encode())
-        plot_front(results, directory / PLOT_FILE)
-        pictures = draw_all(directory, results, self._base_widths)
-        write_durably(directory / REPORT_FILE, report_page(directory).encode())
-        files = [directory / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
-        files += pictures
-        self._recording.conclude(results, files)
+    def forget_attempts(self) -> None:
+        """Let every job that was under way be tried as often as if it were new."""
+        for folder in (self.context.directory / JOBS_FOLDER).glob("*"):
+            Checkpoints(folder).attempts.forget()
 
 
-def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
-    """What the trials of a search may be."""
-    config, preflight = context.config, context.preflight
-    steps = steps_per_epoch(len(data.train), config.training.batch_size)
-    push = total_push(config.training, config.training.epochs, steps)
-    high = float(preflight.flops_limit)
-    least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
-    low = max(float(preflight.floor.flops), high * least)
-    return SearchSpace(push, (low, high), config.criterion, config.granularity)
-
-
-def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> StudySource:
-    """The study that proposes the trials of a search."""
-    config, space = context.config, trial_space(context, data)
-    low, high = space.target_flops
-    targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
-    return StudySource(
-        open_study(storage, config.name),
-        lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
-        lambda seed: sampler(
-            config.study.sampler, seed, config.trials, is_conditional=space.is_conditional
-        ),
-        context.preflight.limits,
-        config.trials,
-        seed=config.seed,
-        openings=space.openings(targets),
-    )
-
-
-class _Endings(NullObserver):
-    """Keeps why members of families came to nothing; the study does so for trials."""
+class _Failures(Observer):
+    """Keeps why networks came to nothing; the Optuna study does so for trials."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}

@@ -12,7 +12,7 @@ from typing import Any, Self
 from mlflow_server.append_log import AppendLog
 from mlflow_server.errors import MlflowServerError
 from pruning.errors import EspalierError
-from search.storage.layout import EVENTS_FILE
+from search.storage.layout import EVENTS_FILE, StudyKind
 from search.system.exit_status import EXIT_NOT_NOW, exit_status
 from search.tracking.search_state import Event
 from search.trials.job_context import JobContext
@@ -27,14 +27,19 @@ from search.trials.jobs import (
 )
 
 
-class EventLog:
-    """Appends to the file; an observer of the search. Used by the process that holds the search.
+class EventLog(Observer):
+    """Appends to the file of a study. Used by the process that holds the study.
+
+    kind: of the study.  num_trials: how many it will make.
 
     A line that a killed process left unfinished is cut off. The `with` block ends with the event
     that says how it went; an error that is not for people, like a kill, leaves it out.
     """
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(
+        self, context: JobContext, kind: StudyKind = "search", num_trials: int = 0
+    ) -> None:
+        self._kind, self._num_trials = kind, num_trials
         self._file, self._context = context.directory / EVENTS_FILE, context
         self._descriptor = -1
         self._log: AppendLog | None = None
@@ -45,9 +50,10 @@ class EventLog:
         preflight = self._context.preflight
         self._say(
             "launched",
+            kind=self._kind,
             pid=os.getpid(),
             lines=preflight.describe(),
-            trials=self._context.config.trials,
+            trials=self._num_trials,
             base={"flops": preflight.base.flops, "params": preflight.base.params},
             limits={bound.quantity: bound.value for bound in preflight.limits.bounds},
         )
@@ -79,6 +85,9 @@ class EventLog:
 
     def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         self._say("epochs", key=job.key, records=[dataclasses.asdict(r) for r in records])
+
+    def scored(self, job: Job, stage: str, done: int, total: int) -> None:
+        self._say("scored", key=job.key, stage=stage, done=done, total=total)
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         self._say("finished", key=job.key, outcomes=[o.to_mapping() for o in outcomes])
@@ -112,6 +121,8 @@ class Replay:
             job = self._jobs[key]
             if kind == "epochs":
                 self._observer.epochs(job, [EpochRecord(**r) for r in event["records"]])
+            elif kind == "scored":
+                self._observer.scored(job, event["stage"], event["done"], event["total"])
             elif kind == "finished":
                 outcomes = [Outcome.from_mapping(o) for o in event["outcomes"]]
                 self._observer.finished(job, outcomes)

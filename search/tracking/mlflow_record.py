@@ -1,191 +1,161 @@
-"""Writes what happens to MLflow: an observer of the search."""
+"""Writes what happens in a study to MLflow: an observer of its jobs."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow_server import schema
-from mlflow_server.runs import EndStatus, RunRecorder
+from mlflow_server.runs import EndStatus
 from pruning.cost import Cost
-from search.results.front import hypervolume
 from search.results.report import Results
+from search.tracking.mlflow_runs import StudyRuns
 from search.trials.artifacts import stored_curve
-from search.trials.job_context import JobContext
-from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Outcome, TrialJob
+from search.trials.jobs import (
+    Ending,
+    EpochRecord,
+    FromScratchJob,
+    Job,
+    Observer,
+    Origin,
+    Outcome,
+    TrialJob,
+)
+from search.trials.pareto import hypervolume
 from search.trials.search_space import Proposal
 
-SEARCH = "search"
-"""Key of the parent run."""
 
-_STOPPED = "stopped before its end"
+class MlflowRecord(Observer):
+    """A run for every trial and every architecture, below that of the study.
 
-
-class Recording:
-    """One run for the search, one below it for every trial and every architecture.
-
-    links: Markdown that the description of the search ends in.  begun_ms: when the search began.
+    directory: the folder of the study.
     What is told again after a restart is recorded again with the time it had, so that it stays
     one point of its curve.
     """
 
-    def __init__(
-        self,
-        recorder: RunRecorder,
-        context: JobContext,
-        *,
-        links: str = "",
-        begun_ms: int | None = None,
-    ) -> None:
-        config, preflight = context.config, context.preflight
-        self._name = config.name
-        self._description = (
-            f"Search for smaller networks than {config.model} on {config.data.source} "
-            f"within {preflight.budget}. Its runs: every trial (one method, its settings and "
-            f"target), and every architecture that came of it.{_lacking(preflight.base)}{links}"
-        )
-        self._recorder, self._context = recorder, context
-        self._base = preflight.base
-        self._budget = {schema.TAG_BUDGET: str(preflight.budget)}
-        self._open = [SEARCH]
-        self._found: dict[str, Outcome] = {}
-        training = dataclasses.asdict(config.training)
-        recorder.open_run(
-            SEARCH,
-            kind="search",
-            name=config.name,
-            params={
-                schema.PARAM_CRITERION: ",".join(config.criterion),
-                schema.PARAM_GRANULARITY: ",".join(config.granularity),
-                schema.PARAM_MODEL: config.model,
-                schema.PARAM_DATA: config.data.source,
-                schema.PARAM_BUDGET: str(preflight.budget),
-                schema.PARAM_SEED: config.seed,
-                schema.PARAM_TRIALS: config.trials,
-                **{name: value for name, value in training.items() if value not in ("", None)},
-            },
-            tags=self._budget,
-            description=self._description,
-        )
-        recorder.log_metrics(
-            SEARCH,
-            base_measurements(preflight.base),
-            time_ms=begun_ms,
-        )
+    def __init__(self, runs: StudyRuns, directory: Path) -> None:
+        self._runs, self._base, self._directory = runs, runs.study.base, directory
+        self._networks: dict[str, Outcome] = {}
 
     def started(self, job: Job) -> None:
-        if isinstance(job, TrialJob):
-            again = f", again with other seeds ({job.repeat})" if job.repeat else ""
-            self._open.append(_run_key(job))
-            self._recorder.open_run(
-                _run_key(job),
-                kind="trial",
-                name=_run_key(job).replace("/", " "),
-                parent=SEARCH,
-                tags=self._budget,
-                params=_params(job.proposal),
-                description=(
-                    f"Training with the method's penalty, pruning to the target, fine-tuning"
-                    f"{again}. Steps of the curves are epochs."
-                ),
-            )
-        else:
-            self._open_architecture(job.key, job.origin, job.alpha)
+        if isinstance(job, FromScratchJob):
+            params = {schema.PARAM_ALPHA: job.alpha}
+            if job.seed is not None:
+                params[schema.PARAM_SEED] = job.seed
+            self._open_architecture(job.key, job.origin, params, job.budget)
+            return
+        again = f", again with other seeds ({job.repeat})" if job.repeat else ""
+        self._runs.open(
+            _run_key(job),
+            "trial",
+            _run_key(job).replace("/", " "),
+            params=_params(job.proposal),
+            description=(
+                f"Training with the method's penalty, pruning to the target, fine-tuning{again}. "
+                "Steps of the curves are epochs."
+            ),
+        )
 
     def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
-        log_epochs(self._recorder, _run_key(job), records)
+        self._log_epochs(_run_key(job), records)
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         if isinstance(job, TrialJob):
-            metrics = {**measurements(outcomes[0], self._base), **_details(outcomes[0])}
-            self._recorder.log_metrics(_run_key(job), metrics, time_ms=self._time(outcomes[0]))
-            self._recorder.set_tags(_run_key(job), _tags(outcomes[0]))
-            self._end(_run_key(job), "finished")
+            key, first = _run_key(job), outcomes[0]
+            metrics = {**_metrics(first, self._base), **_details(first)}
+            self._runs.log(metrics, key, time_ms=self._time(first))
+            self._runs.tag(key, _tags(first))
+            self._runs.end(key)
             for outcome in outcomes:
-                self._open_architecture(outcome.key, outcome.origin, outcome.alpha)
-                curve = stored_curve(self._context.directory / outcome.path)
-                log_epochs(self._recorder, architecture_key(outcome.key), curve)
+                params = {schema.PARAM_ALPHA: outcome.alpha}
+                self._open_architecture(outcome.key, outcome.origin, params)
+                curve = stored_curve(self._directory / outcome.path)
+                self._log_epochs(architecture_key(outcome.key), curve)
         for outcome in outcomes:
-            key = architecture_key(outcome.key)
-            metrics = measurements(outcome, self._base)
-            self._recorder.log_metrics(key, metrics, time_ms=self._time(outcome))
-            self._recorder.set_tags(key, _tags(outcome))
-            self._end(key, "finished")
-            self._grown(outcome)
+            self._measured(architecture_key(outcome.key), outcome)
+            self._log_hypervolume(outcome)
+
+    def include(self, name: str, outcome: Outcome, *, source: str) -> None:
+        """A network of the search `source`, beside those of the study; called `name` here."""
+        key = architecture_key(name)
+        self._runs.open(
+            key,
+            "architecture",
+            name,
+            tags={schema.TAG_ORIGIN: outcome.origin},
+            description=f"A network that {source} pruned and fine-tuned.",
+        )
+        self._measured(key, outcome, name=f"{source}/{outcome.key}")
+
+    def _measured(self, key: str, outcome: Outcome, *, name: str = "") -> None:
+        metrics = _metrics(outcome, self._base)
+        self._runs.log(metrics, key, time_ms=self._time(outcome))
+        tags = _tags(outcome)
+        self._runs.tag(key, {**tags, schema.TAG_ARCHITECTURE: name or outcome.key})
+        self._runs.end(key)
 
     def _time(self, outcome: Outcome) -> int | None:
         """When its last epoch ended."""
-        curve = stored_curve(self._context.directory / outcome.path)
+        curve = stored_curve(self._directory / outcome.path)
         return curve[-1].time_ms if curve else None
 
-    def _grown(self, outcome: Outcome) -> None:
-        """The hypervolume of all that was found so far; a step is a network."""
-        self._found[outcome.key] = outcome
-        volume = hypervolume(list(self._found.values()), self._base.flops)
+    def _log_hypervolume(self, outcome: Outcome) -> None:
+        """Of all networks so far; a step is a network."""
+        self._networks[outcome.key] = outcome
+        volume = hypervolume(list(self._networks.values()), self._base.flops)
         metrics = {schema.METRIC_HYPERVOLUME: volume}
-        self._recorder.log_metrics(
-            SEARCH, metrics, step=len(self._found), time_ms=self._time(outcome)
-        )
+        self._runs.log(metrics, step=len(self._networks), time_ms=self._time(outcome))
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._found |= {outcome.key: outcome for outcome in outcomes}
+        self._networks |= {outcome.key: outcome for outcome in outcomes}
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
-        self._recorder.set_tags(_run_key(job), {schema.TAG_STATE: ending.state})
-        self._end(_run_key(job), status, ending.why)
+        self._runs.tag(_run_key(job), {schema.TAG_STATE: ending.state})
+        self._runs.end(_run_key(job), status, ending.why)
 
-    def conclude(self, results: Results, files: Sequence[Path]) -> None:
-        """Mark the front, attach plots and tables, close the parent run."""
+    def mark_front(self, results: Results) -> None:
+        """Say of every network whether it is on the front, and how many are."""
         on_front = {outcome.key for outcome in results.front}
         for outcome in results.everything:
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
-            self._recorder.set_tags(architecture_key(outcome.key), tags)
+            self._runs.tag(architecture_key(outcome.key), tags)
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
-        metrics = {schema.METRIC_FRONT_SIZE: len(on_front)}
-        self._recorder.log_metrics(SEARCH, metrics, time_ms=last or None)
-        for file in files:
-            self._recorder.log_file(SEARCH, file)
-        verdict = results.verdict.replace("\n", "\n\n")
-        self._recorder.open_run(
-            SEARCH,
-            kind="search",
-            name=self._name,
-            tags=self._budget,
-            description=f"{self._description}\n\n## Verdict\n\n{verdict}",
-        )
-        self._end(SEARCH, "finished")
+        self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
 
-    def found_nothing(self, reason: str) -> None:
-        """Close the parent run of a search that failed."""
-        self._end(SEARCH, "failed", reason)
-
-    def interrupted(self) -> None:
-        """Close the runs of a search that was stopped, maybe halfway through another method."""
-        for key in reversed(self._open):
-            self._recorder.end_run(key, "killed", _STOPPED)
-
-    def _end(self, key: str, status: EndStatus, reason: str | None = None) -> None:
-        self._recorder.end_run(key, status, reason)
-        self._open.remove(key)
-
-    def _open_architecture(self, key: str, origin: str, alpha: float) -> None:
-        self._open.append(architecture_key(key))
-        self._recorder.open_run(
+    def _open_architecture(
+        self, key: str, origin: Origin, params: Mapping[str, float], budget: str = ""
+    ) -> None:
+        tags = {schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key}
+        if budget:
+            tags[schema.TAG_BUDGET] = budget
+        self._runs.open(
             architecture_key(key),
-            kind="architecture",
-            name=key,
-            parent=SEARCH,
-            params={schema.PARAM_ALPHA: alpha},
-            tags={schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key, **self._budget},
-            description=_DESCRIPTIONS[origin],
+            "architecture",
+            key,
+            params=params,
+            tags=tags,
+            description=_DESCRIPTIONS.get(origin, _OF_THE_LADDER),
         )
 
+    def _log_epochs(self, key: str, records: Sequence[EpochRecord]) -> None:
+        """Add epochs to the curves of a run, at the time they ended."""
+        for record in records:
+            metrics = {
+                schema.METRIC_TRAIN_LOSS: record.train_loss,
+                schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
+                schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
+            }
+            if record.sparsity is not None:
+                metrics[schema.METRIC_SPARSITY] = record.sparsity
+            time_ms = record.time_ms or None
+            self._runs.log(metrics, key, step=record.step, time_ms=time_ms)
 
-_DESCRIPTIONS = {
+
+_OF_THE_LADDER = "A network of the ladder, trained from scratch with one seed."
+_DESCRIPTIONS: Mapping[Origin, str] = {
+    "base": "The network itself, trained without a penalty.",
     "fine-tuned": "The network a trial pruned, with the weights it was fine-tuned to.",
     "from-scratch": "The shape a trial found, trained from scratch with fresh weights.",
     "copycat": "The shape a trial found, rescaled by one factor to a budget, from scratch.",
@@ -193,11 +163,6 @@ _DESCRIPTIONS = {
     "random": "Widths drawn at random, scaled to a budget, trained from scratch.",
     "uniform": "The base network narrowed by one factor to a budget, from scratch.",
 }
-
-
-def _lacking(base: Cost) -> str:
-    """Markdown on what the FLOPs of the base network leave out."""
-    return "".join(f"\n\nNote: {note}." for note in base.notes)
 
 
 def _run_key(job: Job) -> str:
@@ -211,30 +176,7 @@ def architecture_key(key: str) -> str:
     return f"architecture/{key}"
 
 
-def log_epochs(recorder: RunRecorder, key: str, records: Sequence[EpochRecord]) -> None:
-    """Add epochs to the curves of a run, at the time they ended."""
-    for record in records:
-        metrics = {
-            schema.METRIC_TRAIN_LOSS: record.train_loss,
-            schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
-            schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
-        }
-        if record.sparsity is not None:
-            metrics[schema.METRIC_SPARSITY] = record.sparsity
-        recorder.log_metrics(key, metrics, step=record.step, time_ms=record.time_ms or None)
-
-
-def base_measurements(base: Cost) -> dict[str, float]:
-    """What is recorded of every base network."""
-    return {
-        schema.METRIC_BASE_FLOPS: base.flops,
-        schema.METRIC_BASE_NUM_PARAMS: base.params,
-        **({schema.METRIC_BASE_UNCOUNTED: base.uncounted} if base.uncounted else {}),
-    }
-
-
-def measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
-    """What is recorded of every trained network."""
+def _metrics(outcome: Outcome, base: Cost) -> dict[str, float]:
     return {
         schema.METRIC_VALIDATION_ACCURACY: outcome.validation_accuracy,
         schema.METRIC_TEST_ACCURACY: outcome.test_accuracy,
@@ -244,12 +186,6 @@ def measurements(outcome: Outcome, base: Cost) -> dict[str, float]:
         schema.METRIC_COMPUTE: outcome.compute,
         **({schema.METRIC_UNCOUNTED: outcome.uncounted} if outcome.uncounted else {}),
     }
-
-
-def shape_tags(outcome: Outcome) -> dict[str, str]:
-    """What is recorded of the shape of every trained network."""
-    inexact = {schema.TAG_INEXACT: ", ".join(outcome.inexact)} if outcome.inexact else {}
-    return {schema.TAG_PROFILE: outcome.profile, **inexact}
 
 
 def _details(outcome: Outcome) -> dict[str, float]:
@@ -279,14 +215,16 @@ def _params(proposal: Proposal) -> dict[str, str | float]:
         schema.PARAM_CRITERION: proposal.criterion,
         schema.PARAM_GRANULARITY: proposal.granularity,
         **{_SETTINGS[name]: value for name, value in own.items()},
-        **{_STRENGTHS[name]: found["strength"] for name, found in gates.items() if found},
+        **{_STRENGTHS[name]: own["strength"] for name, own in gates.items() if own},
         schema.PARAM_TARGET_FLOPS: proposal.target_flops,
     }
 
 
-def _tags(outcome: Outcome) -> dict[str, Any]:
+def _tags(outcome: Outcome) -> dict[str, str]:
+    inexact = {schema.TAG_INEXACT: ", ".join(outcome.inexact)} if outcome.inexact else {}
     return {
-        **shape_tags(outcome),
+        schema.TAG_PROFILE: outcome.profile,
         schema.TAG_ORIGIN: outcome.origin,
         schema.TAG_ARCHITECTURE: outcome.key,
+        **inexact,
     }

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
-from search.results.front import hypervolume
+from search.tracking.epoch_count import EpochCount
+from search.trials.pareto import hypervolume
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -43,6 +44,7 @@ class _Launched(_Event):
     """A process has begun or continued the search."""
 
     event: Literal["launched"]
+    kind: Literal["search", "family", "correlation"] = "search"
     pid: int
     lines: list[str]
     trials: int
@@ -77,6 +79,16 @@ class _Epochs(_Event):
     event: Literal["epochs"]
     key: str
     records: Annotated[list[_Record], Field(min_length=1)]
+
+
+class _Scored(_Event):
+    """So many parts of a stage without epochs are done."""
+
+    event: Literal["scored"]
+    key: str
+    stage: str
+    done: int
+    total: int
 
 
 class _Outcome(_Costs):
@@ -117,7 +129,7 @@ class _Failed(_Event):
 
 _EVENT: TypeAdapter[_Event] = TypeAdapter(
     Annotated[
-        _Launched | _Expected | _Started | _Epochs | _Finished | _Ended | _Over | _Failed,
+        _Launched | _Expected | _Started | _Epochs | _Scored | _Finished | _Ended | _Over | _Failed,
         Field(discriminator="event"),
     ]
 )
@@ -191,8 +203,6 @@ class _Work:
     is_trial: bool
     state: str = "running"
     stage: str = "starting"
-    step: int = 0
-    num_steps: int = 1
     images: int = 0
     validation_accuracy: float | None = None
 
@@ -201,17 +211,17 @@ class _Work:
 class SearchState:
     """Everything the events told so far."""
 
+    kind: str = "search"
     num_trials: int = 0
     base_flops: int = 0
     lines: list[str] = field(default_factory=list)
     end: Event | None = None
-    found: dict[str, NetworkSummary] = field(default_factory=dict)
+    networks: dict[str, NetworkSummary] = field(default_factory=dict)
     _work: dict[str, _Work] = field(default_factory=dict)
     _launched_ms: int = 0
     _spent_ms: int = 0
     _now_ms: int = 0
-    _new_epochs: int = 0
-    _expected: int = 0
+    _epochs: EpochCount = field(default_factory=EpochCount)
     _best_volume: float = 0.0
 
     def take(self, event: Event) -> None:
@@ -227,18 +237,19 @@ class SearchState:
             case "launched":
                 self._launch(event)
             case "expected":
-                self._expected = self._new_epochs + event["epochs"]
+                self._epochs.expect(event["epochs"])
             case "started":
                 self._work.setdefault(event["key"], _Work("proposal" in event["job"]))
                 self._of(event).state = "running"
             case "epochs":
-                self._epochs(event)
+                self._count(event)
+            case "scored":
+                self._of(event).stage = f"{event['stage']} {event['done']} of {event['total']}"
             case "finished":
                 self._finish(event)
             case "ended":
-                work = self._of(event)
-                work.state = event["state"]
-                self._expected -= max(0, work.num_steps - work.step)
+                self._of(event).state = event["state"]
+                self._epochs.settle(event["key"], is_finished=False)
 
     def _of(self, event: Event) -> _Work:
         return self._work.setdefault(event["key"], _Work(is_trial=False))
@@ -247,43 +258,39 @@ class SearchState:
         self.end = None
         self.lines = list(event["lines"])
         self.num_trials, self.base_flops = event["trials"], event["base"]["flops"]
-        self._launched_ms, self._new_epochs, self._expected = self._now_ms, 0, 0
+        self.kind, self._launched_ms = event.get("kind", "search"), self._now_ms
+        self._epochs.begin(self._now_ms / 1000)
         for work in self._work.values():
             if work.state == "running":
                 work.state = "waiting"
 
-    def _epochs(self, event: Event) -> None:
+    def _count(self, event: Event) -> None:
         work, records = self._of(event), event["records"]
         record = records[-1]
-        new = max(0, record["step"] - work.step)
-        if len(records) == 1:
-            self._new_epochs += new
-        else:  # those of an earlier process, which took no time of this one
-            self._expected -= new
-        work.stage, work.step, work.num_steps = record["stage"], record["step"], record["num_steps"]
-        work.validation_accuracy = record["validation_accuracy"]
+        is_replay = len(records) > 1
+        self._epochs.count(event["key"], record["step"], record["num_steps"], is_replay=is_replay)
+        work.stage, work.validation_accuracy = record["stage"], record["validation_accuracy"]
         work.images = max(work.images, record.get("images", 0))
 
     def _finish(self, event: Event) -> None:
-        work = self._of(event)
-        work.state, work.step = "finished", work.num_steps
+        self._of(event).state = "finished"
+        self._epochs.settle(event["key"], is_finished=True)
         for outcome in event["outcomes"]:
             names = ("key", "origin", "flops", "params", "validation_accuracy")
-            self.found[outcome["key"]] = NetworkSummary(**{name: outcome[name] for name in names})
-        self._best_volume = hypervolume(list(self.found.values()), self.base_flops or 1)
+            self.networks[outcome["key"]] = NetworkSummary(
+                **{name: outcome[name] for name in names}
+            )
+        self._best_volume = hypervolume(list(self.networks.values()), self.base_flops or 1)
 
     @property
     def num_epochs(self) -> int:
         """Epochs that are done, over all jobs."""
-        return sum(work.step for work in self._work.values())
+        return self._epochs.done
 
     @property
     def seconds_left(self) -> float | None:
         """By the pace since the last launch; None before there is anything to go by."""
-        if not self._new_epochs or self.end is not None:
-            return None
-        elapsed = (self._now_ms - self._launched_ms) / 1000
-        return elapsed / self._new_epochs * max(0, self._expected - self._new_epochs)
+        return None if self.end is not None else self._epochs.seconds_left(self._now_ms / 1000)
 
     def progress(self) -> dict[str, Any]:
         """JSON-able, for people who wait: see the service's description of `Progress`."""
@@ -292,13 +299,12 @@ class SearchState:
         for work in self._work.values():
             if work.is_trial:
                 trials[work.state] += 1
-        best = max(self.found.values(), key=lambda f: f.validation_accuracy, default=None)
-        remaining = max(0, self._expected - self._new_epochs)
+        best = max(self.networks.values(), key=lambda f: f.validation_accuracy, default=None)
         return {
             "trials": trials,
-            "networks": len(self.found),
+            "networks": len(self.networks),
             "epochs": self.num_epochs,
-            "expected_epochs": self.num_epochs + (0 if self.end else remaining),
+            "expected_epochs": self.num_epochs + (0 if self.end else self._epochs.remaining),
             "best": None if best is None else vars(best),
             "hypervolume": self._best_volume,
             "images": sum(work.images for work in self._work.values()),
@@ -308,8 +314,8 @@ class SearchState:
                 {
                     "key": key,
                     "stage": work.stage,
-                    "step": work.step,
-                    "num_steps": work.num_steps,
+                    "step": self._epochs.steps(key)[0],
+                    "num_steps": self._epochs.steps(key)[1],
                     "validation_accuracy": work.validation_accuracy,
                 }
                 for key, work in self._work.items()

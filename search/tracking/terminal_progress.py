@@ -16,7 +16,8 @@ from pruning.cost import format_count
 from pruning.scaling_factors.scaling_factors import GRANULARITIES
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
-from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Outcome, TrialJob
+from search.tracking.epoch_count import EpochCount
+from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Observer, Outcome, TrialJob
 
 _SHOWN_ROWS = 24
 
@@ -27,37 +28,13 @@ class _Row:
 
     job: Job
     state: str = "starting"
-    step: int = 0
-    num_steps: int = 1
     accuracy: float | None = None
     outcome: Outcome | None = None
 
 
-@dataclass
-class _Clock:
-    """Guesses the time left from the epochs done so far; `now` gives seconds."""
+class Progress(Observer):
+    """Shows every job.
 
-    expected_steps: int
-    now: Callable[[], float]
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        self.begun = self.now()
-
-    @property
-    def left(self) -> str:
-        """Such as "about 3 min left"; empty before there is anything to go by."""
-        if not self.steps:
-            return ""
-        elapsed = self.now() - self.begun
-        seconds = elapsed / self.steps * max(0, self.expected_steps - self.steps)
-        return f"about {duration_text(seconds)} left"
-
-
-class Progress:
-    """Shows every job; an observer of the search.
-
-    expected_steps: epochs that the whole search will probably take, for the time left.
     now: seconds since some moment, by default of this machine's clock; who passes on what another
     process did, or does, gives the time at which it happened.
     """
@@ -65,11 +42,11 @@ class Progress:
     def __init__(
         self,
         console: Console,
-        expected_steps: int,
         now: Callable[[], float] | None = None,
     ) -> None:
-        self._console = console
-        self._clock = _Clock(expected_steps, now or time.monotonic)
+        self._console, self._now = console, now or time.monotonic
+        self._epochs = EpochCount()
+        self.begun()
         self._rows: dict[str, _Row] = {}
         self._live: Live | None = None
 
@@ -89,11 +66,11 @@ class Progress:
 
     def begun(self) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
-        self._clock = _Clock(0, self._clock.now)
+        self._epochs.begin(self._now())
 
-    def expect(self, steps: int) -> None:
+    def expect(self, epochs: int) -> None:
         """Correct the number of epochs that are still to come."""
-        self._clock.expected_steps = self._clock.steps + steps
+        self._epochs.expect(epochs)
 
     def started(self, job: Job) -> None:
         self._rows[job.key] = _Row(job)
@@ -102,18 +79,22 @@ class Progress:
     def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         row, record = self._rows.setdefault(job.key, _Row(job)), records[-1]
         changed_stage = row.state != record.stage
-        new = max(0, record.step - row.step)
-        if len(records) == 1:
-            self._clock.steps += new
-        else:  # those of an earlier process, which took no time of this one
-            self._clock.expected_steps -= new
-        row.state, row.step, row.num_steps = record.stage, record.step, record.num_steps
+        is_replay = len(records) > 1
+        self._epochs.count(job.key, record.step, record.num_steps, is_replay=is_replay)
+        row.state = record.stage
         row.accuracy = record.validation_accuracy
         self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
 
+    def scored(self, job: Job, stage: str, done: int, total: int) -> None:
+        row = self._rows.setdefault(job.key, _Row(job))
+        is_new = not row.state.startswith(stage)
+        row.state = f"{stage} {done:,} of {total:,}"
+        self._changed(f"{_title(job)}: {stage}" if is_new else None)
+
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
-        row.state, row.outcome, row.step = "done", outcome, row.num_steps
+        self._epochs.settle(job.key, is_finished=True)
+        row.state, row.outcome = "done", outcome
         row.accuracy = outcome.validation_accuracy
         pruned = outcome.details.get("accuracy_after_pruning")
         before = outcome.details.get("accuracy_before_pruning")
@@ -122,14 +103,20 @@ class Progress:
         further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
         self._changed(
             f"{_title(job)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
-            f"{format_count(outcome.flops)} FLOPs{further}; {self._clock.left}"
+            f"{format_count(outcome.flops)} FLOPs{further}; {self._time_left}"
         )
 
     def ended(self, job: Job, ending: Ending) -> None:
         row = self._rows.setdefault(job.key, _Row(job))
-        self._clock.expected_steps -= max(0, row.num_steps - row.step)
+        self._epochs.settle(job.key, is_finished=False)
         row.state = str(ending)
         self._changed(f"{_title(job)}: {ending}")
+
+    @property
+    def _time_left(self) -> str:
+        """Such as "about 3 min left"; empty before there is anything to go by."""
+        seconds = self._epochs.seconds_left(self._now())
+        return "" if seconds is None else f"about {duration_text(seconds)} left"
 
     def _changed(self, line: str | None) -> None:
         if self._live is not None:
@@ -141,16 +128,17 @@ class Progress:
         numbers = ("validation", "FLOPs")
         table = text_table("job", "what", "stage", "progress", *numbers, numbers=numbers)
         for row in list(self._rows.values())[-_SHOWN_ROWS:]:
+            step, num_steps = self._epochs.steps(row.job.key)
             table.add_row(
                 _title(row.job),
                 _what(row.job),
                 Text(row.state, style=_style(row.state)),
-                ProgressBar(total=row.num_steps, completed=row.step, width=18),
+                ProgressBar(total=num_steps, completed=step, width=18),
                 "" if row.accuracy is None else f"{row.accuracy:.1%}",
                 "" if row.outcome is None else format_count(row.outcome.flops),
             )
         done = sum(row.outcome is not None for row in self._rows.values())
-        footer = Text(f"\n{done} done   {self._clock.left}", style="dim")
+        footer = Text(f"\n{done} done   {self._time_left}", style="dim")
         return Group(table, footer)
 
 
@@ -171,6 +159,8 @@ def _what(job: Job) -> str:
         settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
         parts = (proposal.criterion, settings, f"target {target}")
         return "  ".join(part for part in parts if part)
+    if job.origin == "base":
+        return "the network itself"
     if job.budget:
         return f"{job.budget}  seed {job.seed}"
     if job.rung is None:

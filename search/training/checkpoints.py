@@ -124,8 +124,8 @@ class Attempts:
 
     def _read(self) -> dict[str, int]:
         try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-            return {"step": int(found["step"]), "count": int(found["count"])}
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            return {"step": int(content["step"]), "count": int(content["count"])}
         except (OSError, ValueError, KeyError, TypeError):
             return {"step": -1, "count": 0}
 

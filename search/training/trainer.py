@@ -240,7 +240,7 @@ class Trainer:
     def _steps(self, generator: torch.Generator) -> tuple[int, float, float]:
         """One epoch of steps: images seen, mean objective, mean penalty."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        seen = 0
+        num_images = 0
         for images, labels in self._train.shuffled(self._augmentation, generator):
             with torch.autocast(
                 self._device.type, self._precision, enabled=self._precision != torch.float32
@@ -263,12 +263,12 @@ class Trainer:
             self._optimizer.step()
             if self._after_step is not None:
                 self._after_step(self._model)
-            seen += len(labels)
+            num_images += len(labels)
             # Summed on the device: reading a number back would stall the accelerator.
             sums += torch.stack([loss, penalty]).detach() * len(labels)
         self._optimizer.zero_grad()
         loss_sum, penalty_sum = sums.tolist()
-        return seen, loss_sum / seen, penalty_sum / seen
+        return num_images, loss_sum / num_images, penalty_sum / num_images
 
 
 def train(

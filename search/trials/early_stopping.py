@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pruning.errors import StoppedEarlyError
 from search.storage.durable import write_durably
+from search.trials.pareto import dominates
 
 _FACTOR = 2
 _LEAST_SEEN = 2 * _FACTOR
@@ -27,25 +28,17 @@ _SHARES = (1 / 8, 1 / 4, 1 / 2)
 class RungResult:
     """What a trial was worth on a rung, and what was decided.
 
-    accuracy: in [0, 1], on validation images, of the network pruned to its target then.
+    validation_accuracy: in [0, 1], of the network pruned to its target then.
     dominated_by: how many of the `seen` trials, itself among them, were better there.
     """
 
     key: str
     epoch: int
-    accuracy: float
+    validation_accuracy: float
     flops: int
     dominated_by: int = 0
     seen: int = 1
     goes_on: bool = True
-
-    def beats(self, other: RungResult) -> bool:
-        """Pareto domination: no worse in accuracy and FLOPs, better in one of them."""
-        return (
-            self.accuracy >= other.accuracy
-            and self.flops <= other.flops
-            and (self.accuracy, self.flops) != (other.accuracy, other.flops)
-        )
 
 
 class Halving:
@@ -70,7 +63,7 @@ class Halving:
             raise StoppedEarlyError(
                 f"after epoch {epoch} {rung_result.dominated_by} of the other "
                 f"{rung_result.seen - 1} trials dominated it in accuracy and FLOPs "
-                f"({rung_result.accuracy:.1%} when pruned to its target)"
+                f"({rung_result.validation_accuracy:.1%} when pruned to its target)"
             )
         return rung_result
 
@@ -94,9 +87,9 @@ class Halving:
 
 
 def _decided(new: RungResult, others: Sequence[RungResult]) -> RungResult:
-    everybody = [*others, new]
-    worse_off = [sum(other.beats(one) for other in everybody) for one in everybody]
-    mine = worse_off[-1]
-    before_me = sum(count < mine for count in worse_off)
-    goes_on = mine == 0 or len(everybody) < _LEAST_SEEN or before_me < len(everybody) / _FACTOR
-    return RungResult(new.key, new.epoch, new.accuracy, new.flops, mine, len(everybody), goes_on)
+    everyone = [*others, new]
+    dominated_by = [sum(dominates(other, one) for other in everyone) for one in everyone]
+    own_count = dominated_by[-1]
+    num_better = sum(count < own_count for count in dominated_by)
+    goes_on = own_count == 0 or len(everyone) < _LEAST_SEEN or num_better < len(everyone) / _FACTOR
+    return replace(new, dominated_by=own_count, seen=len(everyone), goes_on=goes_on)

@@ -48,13 +48,6 @@ def train_from_scratch(
         ),
     )
     trained = staged.train("from scratch", trainer)
-    record: dict[str, object] = {"epochs": epochs}
-    if job.seed is not None:
-        record["seed"] = job.seed
-    if job.budget:
-        record["budget"] = job.budget
-    if config.training.distill_from:
-        record["distill_from"] = config.training.distill_from
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     result = Finished(
         job.key,
@@ -68,10 +61,16 @@ def train_from_scratch(
         compute=float(trained.images_seen * flops),
         equal_compute=config.training.equal_compute or job.equal_compute,
         details={} if job.rho is None else {"rho": job.rho},
-        record=record,
+        record=_record(job, epochs, config.training.distill_from),
         curve=staged.records,
     )
     return store(result, model, context, data)
+
+
+def _record(job: FromScratchJob, epochs: int, teacher: str) -> dict[str, object]:
+    """What its provenance says of its training alone."""
+    optional = {"seed": job.seed, "budget": job.budget, "distill_from": teacher}
+    return {"epochs": epochs} | {n: v for n, v in optional.items() if v not in (None, "")}
 
 
 def _context_of(job: FromScratchJob, context: JobContext) -> JobContext:

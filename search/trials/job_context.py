@@ -17,7 +17,7 @@ from search.data.image_sources import ImageSource
 from search.storage.layout import JOBS_FOLDER
 from search.training.checkpoints import Checkpoints
 from search.training.trainer import evaluate
-from search.trials.jobs import Ending, EpochRecord, Job, NullObserver, Outcome
+from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
 
 Report = Callable[[Sequence[EpochRecord]], None]
@@ -49,8 +49,8 @@ class JobContext:
     @property
     def teacher(self) -> str:
         """The folder of the network that is to be imitated; empty for none."""
-        given = self.config.training.distill_from
-        return os.path.join(self.start, given) if given else ""
+        folder = self.config.training.distill_from
+        return os.path.join(self.start, folder) if folder else ""
 
     def sent(self) -> JobContext:
         """The same for processes that may have another current folder."""
@@ -76,7 +76,7 @@ def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
         return recorded(preflight.builder)
 
 
-class CheckpointCleaner(NullObserver):
+class CheckpointCleaner(Observer):
     """The last observer of all: it removes the states of jobs that the others know to be over."""
 
     def __init__(self, context: JobContext) -> None:

@@ -14,6 +14,7 @@ from pruning.structure_removal.structures import Kind, Structure
 from search.trials.search_space import Proposal
 
 Origin = Literal[
+    "base",
     "fine-tuned",
     "from-scratch",
     "copycat",
@@ -27,9 +28,10 @@ Origin = Literal[
     "depth",
     "mobilenetv2",
 ]
-"""How weights came about: pruned and fine-tuned; the same shape from scratch; a rescaled shape
-from scratch; the base network narrowed by one factor, from scratch; widths drawn at random, from
-scratch; after them the further kinds of family studies, all from scratch (see copycat.families)."""
+"""How weights came about: the base network as it is; pruned and fine-tuned; the same shape from
+scratch; a rescaled shape from scratch; the base network narrowed by one factor, from scratch;
+widths drawn at random, from scratch; after them the further kinds of family studies, all from
+scratch (see copycat.families)."""
 
 Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
 """What a network goes through; plain training is that of one pruned at initialisation."""
@@ -80,16 +82,22 @@ class FromScratchJob:
 
     key: str
     origin: Origin
-    trial: int | None
-    rung: float | None
-    alpha: float
     widths: Mapping[str, int]
     removed: Sequence[tuple[Kind, str]] = ()
+    trial: int | None = None
+    rung: float | None = None
+    alpha: float = 1.0
     seed: int | None = None
     budget: str = ""
     equal_compute: bool = False
     rho: float | None = None
     builder: tuple[str, Mapping[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, profile: WidthProfile, key: str, origin: Origin, **settings: Any) -> FromScratchJob:
+        """The training of this shape; settings: any of the other fields."""
+        removed = tuple((structure.kind, structure.name) for structure in profile.removed)
+        return cls(key, origin, dict(profile.widths), removed, **settings)
 
     @property
     def profile(self) -> WidthProfile:
@@ -227,40 +235,33 @@ class Ending:
         return self.reason if self.state == "failed" else str(self)
 
 
-class Observer(Protocol):
-    """Hears of everything that happens to jobs, in the process that drives the search.
+class Observer:
+    """Hears of everything that happens to jobs, in the process that drives the study.
 
-    After a restart a job is started again, and its first epochs are all those that it has
-    behind it, which may have been heard of before. finished: what came of it, at least one.
+    What a subclass does not override, it does nothing about. After a restart a job is started
+    again, and its first epochs are all those that it has behind it, which may have been heard of
+    before. finished: what came of it, at least one.  scored: so many of `total` parts of a stage
+    without epochs, such as the units that an oracle removes, are done.
     """
 
-    def started(self, job: Job) -> None: ...
-
-    def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None: ...
-
-    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None: ...
-
-    def ended(self, job: Job, ending: Ending) -> None: ...
-
-
-class NullObserver:
-    """An observer that does nothing about anything; others say what they do about what."""
-
     def started(self, job: Job) -> None:
-        """Nothing."""
+        """The job is under way."""
 
     def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
-        """Nothing."""
+        """One epoch has ended, or after a restart all that had."""
+
+    def scored(self, job: Job, stage: str, done: int, total: int) -> None:
+        """A part of a stage without epochs is done."""
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        """Nothing."""
+        """The job has come to these networks."""
 
     def ended(self, job: Job, ending: Ending) -> None:
-        """Nothing."""
+        """The job has come to nothing."""
 
 
-class Observers:
-    """Passes everything on to several observers."""
+class Observers(Observer):
+    """Passes everything on to several observers, in their order."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
@@ -272,6 +273,10 @@ class Observers:
     def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         for observer in self._observers:
             observer.epochs(job, records)
+
+    def scored(self, job: Job, stage: str, done: int, total: int) -> None:
+        for observer in self._observers:
+            observer.scored(job, stage, done, total)
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         for observer in self._observers:

@@ -184,14 +184,14 @@ def _floor(
     """
     parts = parts_of(granularity)
     kinds = [part for part in KINDS if part in parts]
-    found = structures(model, example_input, kinds) if kinds else ()
+    removable = structures(model, example_input, kinds) if kinds else ()
     for kind in kinds:
-        if not any(structure.kind == kind for structure in found):
+        if not any(structure.kind == kind for structure in removable):
             raise CriterionError(
                 f"{config.model} has no {kind} that could go: leave {kind} out of --granularity"
             )
     if "filter" not in parts:
-        return trace(remove_structures(model, example_input, found), example_input).cost()
+        return trace(remove_structures(model, example_input, removable), example_input).cost()
     groups = judged_groups(config, model, graph, config.criterion)
     if not groups:
         raise _nothing_to_prune(config, model, graph, example_input)
@@ -228,10 +228,12 @@ def _check_output(
             f"float32: {type(error).__name__}: {first_line(error)}"
         ) from error
     if not isinstance(output, torch.Tensor) or tuple(output.shape) != (1, num_classes):
-        found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        returned = (
+            tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        )
         raise ModelError(
             f"{config.model} must return logits of shape (batch, {num_classes}) in eval mode, "
-            f"got {found} for one image"
+            f"got {returned} for one image"
         )
 
 

@@ -182,9 +182,9 @@ class SparseNetwork:
 
     def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
         """The widths that gates have left, under the names of the network without structures."""
-        found = self._traced(plain)
-        groups = judged_groups(self._config, plain, found, [self._method.name])
-        return WidthProfile({n: found.group(n).width for n in groups}, decision.removed)
+        graph = self._traced(plain)
+        groups = judged_groups(self._config, plain, graph, [self._method.name])
+        return WidthProfile({n: graph.group(n).width for n in groups}, decision.removed)
 
     def _traced(self, model: nn.Module) -> ChannelGraph:
         """The graph of what is left of the network, as that of the search was made."""

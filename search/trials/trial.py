@@ -134,7 +134,7 @@ class _Trial:
             products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
             states = [product.to_state() for product in products]
             staged.advance({"products": states, "images": staged.records[-1].images})
-        outcomes = [Outcome.from_mapping(found) for found in staged.notes.get("outcomes", [])]
+        outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
         for state in staged.notes["products"][len(outcomes) :]:
             outcomes.append(self._fine_tuned(_Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use

@@ -7,7 +7,6 @@ import importlib.resources
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from stored_architectures import JSON, TRUST, WEIGHTS, edit, pruned_network, sta
 from torch import nn
 
 from copycat import Architecture, Builder, WidthProfile, build, load, read, save, verify
-from copycat.whole_folder import folder_written_whole, stored_names
+from copycat.architecture.whole_folder import folder_written_whole, stored_names
 from pruning import KeepPlan, remove_channels, trace
 from pruning.errors import ArchitectureError
 from pruning.structure_removal.structures import Structure, remove_structures
@@ -496,39 +495,3 @@ def test_editors_may_be_pointed_at_the_schema(copied: Path) -> None:
     jsonschema.validate(content, schema())
     (copied / JSON).write_text(json.dumps(content, indent=1))
     assert verify(copied, trust=TRUST)
-
-
-FORMAT_1 = Path(__file__).parent / "format1"
-"""Written by the code of format 1, branch removed, and never to be rewritten."""
-
-
-@pytest.mark.parametrize("key", ["removed", "removed_blocks"])
-def test_format_1_is_read(tmp_path: Path, key: str) -> None:
-    """It called removed branches `removed_blocks` before it knew other structures."""
-    old = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
-    if key == "removed_blocks":
-        content = json.loads((old / JSON).read_text())
-        content["removed_blocks"] = content.pop("removed")["branch"]
-        (old / JSON).write_text(json.dumps(content))
-    found = verify(old)
-    assert found.profile.removed == (Structure("branch", "stage1.block0"),)
-    assert (found.dtype, found.weights_sha256) == ("float32", "")
-    assert found.provenance == {"origin": "fine-tuned", "trial": 3, "validation_accuracy": 0.5}
-    again = save(tmp_path / "new", found, load(old))
-    assert dataclasses.replace(again, weights_sha256="", probe=found.probe) == found
-    # that of `found` was recorded on another machine, whose last digits may be others
-    assert again.probe == pytest.approx(found.probe, rel=1e-4)
-    assert state_hash(load(tmp_path / "new")) == state_hash(load(old))
-    assert json.loads((tmp_path / "new" / JSON).read_text())["format_version"] == 2
-
-
-def test_format_1_knew_no_keys_of_format_2(copied: Path, tmp_path: Path) -> None:
-    """Nobody gets rid of the checksums by changing one number."""
-    edit(copied, lambda content: content.update(format_version=1))
-    with pytest.raises(ArchitectureError, match="must not hold dtype, weights, checksum"):
-        read(copied)
-    both = Path(shutil.copytree(FORMAT_1, tmp_path / "old"))
-    content = json.loads((both / JSON).read_text()) | {"removed_blocks": []}
-    (both / JSON).write_text(json.dumps(content))
-    with pytest.raises(ArchitectureError, match='both "removed" and "removed_blocks"'):
-        read(both)

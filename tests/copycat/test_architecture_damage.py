@@ -41,13 +41,13 @@ def test_a_folder_without_an_architecture(tmp_path: Path) -> None:
         ("{", "is not readable"),
         ("[" * 100_000, "is not readable"),
         ("[]", "is damaged: it must hold one JSON object"),
-        ("{}", "has format version None; this Espalier reads 1 to 2"),
-        ('{"format_version": "2"}', "has format version '2'; this Espalier reads 1 to 2"),
-        ('{"format_version": true}', "has format version True; this Espalier reads 1 to 2"),
-        ('{"format_version": 0}', "has format version 0; this Espalier reads 1 to 2"),
-        ('{"format_version": 2.0}', "has format version 2.0; this Espalier reads 1 to 2"),
-        ('{"format_version": 3}', "has format version 3, .* written by a newer one, update yours"),
-        ('{"format_version": 1}', "is damaged: the file lacks builder, widths, input_shape"),
+        ("{}", "has format version None, this Espalier reads 2: export"),
+        ('{"format_version": "2"}', "has format version '2', this Espalier reads 2: export"),
+        ('{"format_version": true}', "has format version True, this Espalier reads 2: export"),
+        ('{"format_version": 0}', "has format version 0, this Espalier reads 2: export"),
+        ('{"format_version": 2.0}', "has format version 2.0, this Espalier reads 2: export"),
+        ('{"format_version": 3}', "has format version 3, this Espalier reads 2: export"),
+        ('{"format_version": 1}', "has format version 1, this Espalier reads 2: export"),
         ('{"format_version": 2}', "is damaged: the file lacks builder, .*, checksum"),
         ('{"format_version": NaN}', "is not readable as JSON: NaN is no number in JSON"),
     ],
@@ -242,8 +242,8 @@ def test_a_wrong_count_does_not_pass_verification(
     flops = read(copied).cost.flops
     wrong = dataclasses.replace(read(copied), cost=dataclasses.replace(read(copied).cost, flops=1))
     model = load(copied, trust=TRUST)
-    monkeypatch.setattr("copycat.architecture.read", lambda _: wrong)
-    monkeypatch.setattr("copycat.architecture.load", lambda *_, **__: model)
+    monkeypatch.setattr("copycat.architecture.folder.read", lambda _: wrong)
+    monkeypatch.setattr("copycat.architecture.folder.load", lambda *_, **__: model)
     with pytest.raises(ArchitectureError, match=f"says 1 FLOPs .* make {flops:,} and"):
         verify(copied, trust=TRUST)
 

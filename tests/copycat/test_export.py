@@ -6,6 +6,7 @@ import ast
 import copy
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from copycat import Architecture, Builder, WidthProfile, build
 from copycat.build import without_removed
 from copycat.export import TOLERANCE, to_onnx, to_pt2, written_whole
-from copycat.python_module import to_python
+from copycat.python_source import to_python
 from pruning import Structure, fold, measure_cost, to_sigmoid_batchnorm, trace
 from pruning.errors import ArchitectureError
 
@@ -322,15 +323,15 @@ def test_the_module_is_short_and_says_what_it_is(written: Path) -> None:
     assert docstring.startswith(f"VGG: {architecture.cost.params:,} parameters")
     assert "images N×1×8×8 and gives N×5 logits" in docstring
     assert "conv1=nn.Conv2d(1, 12, 3, padding=1, bias=False)," in text
-    assert "self.classifier(self.features(images).mean((2, 3)))" in text
+    assert "        mean = features.mean((2, 3))\n" in text
 
 
 def test_what_was_removed_is_not_in_the_module(written: Path) -> None:
     no_branch = (written / "no branch" / "network.py").read_text()
     assert "block1=Rewritten(shortcut=ZeroPadShortcut(stride=1))," in no_branch
-    assert no_branch.count("=BasicBlock(") == 8
+    assert len(re.findall(r"=BasicBlock\d?\(", no_branch)) == 8
     no_block = (written / "no block" / "network.py").read_text()
-    assert no_block.count("=BasicBlock(") == 8
+    assert len(re.findall(r"=BasicBlock\d?\(", no_block)) == 8
     assert "pool=nn.AvgPool2d((2, 2), ceil_mode=True)," in no_block
     no_layer = (written / "no layer" / "network.py").read_text()
     assert "conv4=nn.Identity()" in no_layer

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from copycat import Builder, WidthProfile, build, mobilenet_series
+from copycat import Builder, WidthProfile, build
 from copycat.families import (
     BaseNetwork,
     Bottleneck,
@@ -30,9 +30,10 @@ from copycat.families import (
     UniformWidth,
     WideResNetWidth,
     members,
+    mobilenet_series,
 )
-from copycat.mobilenet_series import MobileNetSeries, width_multiples
-from copycat.rescale import WidthSeries, scale_of
+from copycat.families.mobilenet_series import MobileNetSeries, width_multiples
+from copycat.families.width_series import WidthSeries, scale_of
 from pruning import Bound, Budget, ChannelGraph, measure_cost, trace
 from pruning.errors import BudgetError, ModelError, ProfileError, UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGroup

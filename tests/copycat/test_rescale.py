@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copycat import WidthProfile, build, rescale, uniform_profile
-from copycat.rescale import find_alpha, scaled
+from copycat.families.width_series import find_alpha, scaled
 from pruning import Bound, Budget, ChannelGraph, measure_cost
 from pruning.errors import UnreachableBudgetError
 

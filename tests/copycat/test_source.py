@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from copycat.bare_syntax import bare
-from copycat.class_source import UnwritableError, seen_by_fx, written
-from copycat.expression import Bracketed, render
-from copycat.layer_source import is_stock, layer_expression
+from copycat.python_source.class_source import UnwritableError, seen_by_fx, written
+from copycat.python_source.expression import Bracketed, render
+from copycat.python_source.layer_source import is_stock, layer_expression
 from pruning.errors import ArchitectureError
 
 LAYERS = [
@@ -82,38 +81,6 @@ def test_a_layer_that_its_arguments_do_not_make_is_refused() -> None:
         layer_expression(nn.Linear(4, 4).double())
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ("x: int = 1\nreturn x", "x = 1\nreturn x"),
-        ("x: int\nreturn 1", "return 1"),
-        ("'''Doc.'''\nreturn 1", "return 1"),
-        ("if torch.jit.is_scripting():\n    return 1\nreturn 2", "return 2"),
-        ("if not torch.jit.is_scripting():\n    return 1\nelse:\n    return 2", "return 1"),
-        ("if not torch.jit.is_scripting() and a:\n    b", "if a:\n    b"),
-        ("if torch.jit.is_scripting() or a:\n    b", "if a:\n    b"),
-        ("if torch.jit.is_scripting() and a:\n    b", "pass"),
-        ("if a and torch.jit.is_scripting():\n    b", "if a and False:\n    b"),
-        ("if a:\n    if b:\n        c", "if a and b:\n    c"),
-        ("if a:\n    if b:\n        c\nelse:\n    d", None),
-        ("if a:\n    _log_api_usage_once(a)\nelse:\n    d", "if a:\n    pass\nelse:\n    d"),
-        ("for k, v in self.items():\n    v()", "for v in self.values():\n    v()"),
-        ("for k, v in self.items():\n    v()\nreturn k", None),
-        ("for k, v in other.items():\n    v()", None),
-    ],
-)
-def test_a_function_is_cut_down(body: str, expected: str | None) -> None:
-    def function(text: str) -> ast.FunctionDef:
-        lines = "\n".join(f"    {line}" for line in text.split("\n"))
-        (tree,) = ast.parse(f"@decorated\ndef f(a: int, *b: str) -> int:\n{lines}").body
-        assert isinstance(tree, ast.FunctionDef)
-        return tree
-
-    found = ast.unparse(bare(function(body)))
-    plain = "\n".join(f"    {line}" for line in (expected or body).split("\n"))
-    assert found == ast.unparse(ast.parse(f"def f(a, *b):\n{plain}"))
-
-
 FACTOR = 2.0
 
 
@@ -133,8 +100,11 @@ class Leaning(nn.Module):
         assert self.training or math.pi > 3
         return self.raised(twice(F.relu(self.layer(x))))
 
+    @torch.jit.export
     def raised(self, x: Tensor) -> Tensor:
-        return x**self.power
+        """To its power."""
+        power: int = self.power
+        return x**power
 
     def reset_parameters(self) -> None:
         """Not needed by forward."""
@@ -143,6 +113,7 @@ class Leaning(nn.Module):
 def test_a_class_brings_all_that_its_forward_needs() -> None:
     source = written(Leaning())
     assert list(source.functions) == ["forward", "raised"]
+    assert source.functions["forward"].startswith("def forward(self, x):\n    assert")
     assert set(source.attributes) == {"layer", "power"}
     assert source.imports == {"import math", "from torch.nn import functional as F"}
     assert list(source.definitions) == ["FACTOR", "twice"]

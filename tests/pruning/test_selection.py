@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pruning import Bound, Budget, ChannelGraph, KeepPlan, select, trace
+from pruning import Bound, Budget, ChannelGraph, FilterShare, KeepPlan, select, trace
 from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
 from pruning.selection import (
     least_widths,
     removal_order,
-    select_fraction,
     unreachable,
 )
 from search import models
@@ -242,9 +241,9 @@ def test_a_fraction_goes_but_for_less_than_one_chunk(
     target = math.floor(fraction * total + 1e-6)
     if removable < target:
         with pytest.raises(UnreachableBudgetError, match=f"at most {removable} can"):
-            select_fraction(scores, graph, fraction, **rules)
+            select(scores, graph, FilterShare(fraction), **rules)
         return
-    plan = select_fraction(scores, graph, fraction, **rules)
+    plan = select(scores, graph, FilterShare(fraction), **rules)
     gone = sum((g.width - plan.widths[g.name]) * layers[g.name] for g in pruned)
     assert gone <= target
     _assert_lowest_went(graph, scores, plan)
@@ -270,7 +269,7 @@ def test_a_uniform_fraction_is_each_groups_own(
     """The narrowest width that still keeps 1 - fraction, or the floor."""
     graph = drawn_graph(data)
     rules["scope"] = "uniform"
-    plan = select_fraction(distinct_scores(graph), graph, fraction, **rules)
+    plan = select(distinct_scores(graph), graph, FilterShare(fraction), **rules)
     for name, width in plan.widths.items():
         group = graph.group(name)
         enough = (1 - fraction) * group.width - 1e-6
@@ -307,7 +306,9 @@ def test_filters_are_counted_as_in_the_rni_paper(
 ) -> None:
     """Remaining FLOPs of UCS in its Table 2 (CIFAR10), for 50 % and 90 % of filters pruned."""
     graph = trace(make(), torch.zeros(1, 3, 32, 32))
-    plan = select_fraction(distinct_scores(graph), graph, fraction, scope="uniform", residual=False)
+    plan = select(
+        distinct_scores(graph), graph, FilterShare(fraction), scope="uniform", residual=False
+    )
     remaining = graph.cost(plan.widths).flops / graph.cost().flops
     assert round(100 * remaining, 2) == flops_percent
 
@@ -322,8 +323,8 @@ def test_filters_of_all_layers_are_counted_where_streams_are_pruned() -> None:
         (5 / 17, {"stem": 4, "a": 5}),
         (11 / 17, {"stem": 1, "a": 4}),
     ]:
-        assert select_fraction(scores, graph, fraction, min_channels=1).widths == widths
-    only = select_fraction(scores, graph, 0.6, min_channels=1, residual=False)
+        assert select(scores, graph, FilterShare(fraction), min_channels=1).widths == widths
+    only = select(scores, graph, FilterShare(0.6), min_channels=1, residual=False)
     assert only.widths == {"a": 2}
 
 
@@ -471,7 +472,7 @@ def test_fractions_forgive_rounding(graph: ChannelGraph) -> None:
     """1 - 0.8 is a little less than 1/5."""
     scores = {"conv2": torch.arange(5.0)}
     for scope in ("global", "uniform"):
-        assert select_fraction(scores, graph, 1 - 0.8, scope=scope).widths == {"conv2": 4}
+        assert select(scores, graph, FilterShare(1 - 0.8), scope=scope).widths == {"conv2": 4}
 
 
 def test_chunks_are_ranked_by_the_mean_of_their_scores(
@@ -620,8 +621,6 @@ def test_rules_that_are_refused(
     with pytest.raises(PlanError, match=message):
         select(scores, graph, Budget.parse("flops=90%"), **rules)
     with pytest.raises(PlanError, match=message):
-        select_fraction(scores, graph, 0.1, **rules)
-    with pytest.raises(PlanError, match=message):
         removal_order(scores, graph, **rules)
     if "scope" not in rules:
         with pytest.raises(PlanError, match=message):
@@ -640,24 +639,22 @@ def test_narrower_groups_than_the_floor_keep_all_of_their_channels(floor: int) -
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, math.nan, math.inf])
-def test_fractions_that_are_refused(
-    graph: ChannelGraph, scores: dict[str, Tensor], fraction: float
-) -> None:
+def test_fractions_that_are_refused(fraction: float) -> None:
     with pytest.raises(BudgetError, match=r"must be in \[0, 1\), got "):
-        select_fraction(scores, graph, fraction)
+        FilterShare(fraction)
 
 
 def test_an_unreachable_fraction_names_the_nearest_one(
     graph: ChannelGraph, scores: dict[str, Tensor]
 ) -> None:
     message = (
-        r"^a fraction of 0\.6 of 11 filters cannot be removed: with at least 3 channels in each "
+        r"^a share of 0\.6 of 11 filters cannot be removed: with at least 3 channels in each "
         r"group at most 5 can \(nearest reachable: 0\.4545\)$"
     )
     with pytest.raises(UnreachableBudgetError, match=message):
-        select_fraction(scores, graph, 0.6)
-    assert select_fraction(scores, graph, 5 / 11).widths == {"conv1": 3, "conv2": 3}
-    assert select_fraction({}, graph, 0.5) == KeepPlan({})
+        select(scores, graph, FilterShare(0.6))
+    assert select(scores, graph, FilterShare(5 / 11)).widths == {"conv1": 3, "conv2": 3}
+    assert select({}, graph, FilterShare(0.5)) == KeepPlan({})
 
 
 def test_an_unreachable_budget_names_what_the_divisor_allows(

@@ -90,7 +90,7 @@ def context(tmp_path: Path, preflight: Preflight) -> JobContext:
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
     """The record of every search of the test, in place of MLflow."""
     recorder = MemoryRecorder("small")
-    monkeypatch.setattr("search.studies.search_study.run_recorder", lambda *_: recorder)
+    monkeypatch.setattr("search.studies.session.run_recorder", lambda *_: recorder)
     return recorder
 
 
@@ -99,10 +99,8 @@ def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
     """What performs the jobs of a search, in this process; see samples.Workers."""
     stand_in = samples.Workers()
     monkeypatch.setattr("search.studies.session.cluster", stand_in.cluster)
-    monkeypatch.setattr(
-        "search.studies.session.plot_front", lambda results, path: path.write_text("a picture")
-    )
-    monkeypatch.setattr("search.studies.session.draw_all", lambda *_: [])  # which takes seconds
+    monkeypatch.setattr("search.studies.publishing.front_figure", lambda _: samples.Picture())
+    monkeypatch.setattr("search.studies.publishing.draw_all", lambda *_: [])  # which takes seconds
     return stand_in
 
 

@@ -199,6 +199,14 @@ def run_in_process(
             observer.finished(job, result)
 
 
+class Picture:
+    """Stands in for a figure, which takes a second to draw."""
+
+    def savefig(self, file: Path, **_: object) -> None:
+        """Something is in the file."""
+        file.write_text("a picture")
+
+
 class Workers:
     """Stands in for Ray: performs jobs here, one by one, and counts them."""
 

@@ -381,7 +381,7 @@ def test_pareto_prints_the_front_as_a_table(finished_search: FinishedSearch):
     assert (by_name.status, by_name.err) == (0, "")
     header, *rows, note = by_name.out.splitlines()
     assert header.split()[:2] == ["architecture", "FLOPs"]
-    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.results.front]
+    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.trials.pareto]
     assert "fvcore" in note
 
 
@@ -395,7 +395,7 @@ def test_a_name_means_a_search_not_any_folder(
 
 
 def test_pareto_speaks_json_and_csv(finished_search: FinishedSearch):
-    front = finished_search.results.front
+    front = finished_search.trials.pareto
     rows = json.loads(espalier("pareto", finished_search.folder, "--json").out)
     assert [row["architecture"] for row in rows] == [o.key for o in front]
     assert [row["flops"] for row in rows] == [o.flops for o in front]
@@ -410,7 +410,7 @@ def test_pareto_speaks_json_and_csv(finished_search: FinishedSearch):
 
 
 def test_pareto_lists_what_costs_at_most_so_much(finished_search: FinishedSearch):
-    front = finished_search.results.front
+    front = finished_search.trials.pareto
     base = finished_search.results.base
     cheapest = front[0]
 
@@ -454,7 +454,7 @@ print(tuple(network(torch.zeros(2, 1, 8, 8)).shape), network.training)
 def test_an_export_is_rebuilt_without_ray_optuna_and_mlflow(
     finished_search: FinishedSearch, here: Path
 ):
-    chosen = finished_search.results.front[0]
+    chosen = finished_search.trials.pareto[0]
     name, runs = f"tiny/{chosen.key}", finished_search.runs
     completed = espalier("export", name, "--out=out", "--runs", runs)
     assert (completed.status, completed.err) == (0, "")
@@ -475,7 +475,7 @@ def test_an_export_is_rebuilt_without_ray_optuna_and_mlflow(
 
 
 def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSearch, here: Path):
-    chosen = finished_search.results.front[-1]
+    chosen = finished_search.trials.pareto[-1]
     source = finished_search.folder / chosen.path
     assert espalier("export", source, "--out", here / "a").status == 0
     assert espalier("export", f"{finished_search.folder}/{chosen.key}", "--out=b").status == 0
@@ -490,7 +490,7 @@ def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path)
 
 
 def test_export_overwrites_nothing(finished_search: FinishedSearch, here: Path):
-    chosen = finished_search.folder / finished_search.results.front[0].path
+    chosen = finished_search.folder / finished_search.trials.pareto[0].path
     (here / "taken").mkdir()
     (here / "file").write_text("precious")
     assert "taken already exists" in one_line(espalier("export", chosen, "--out=taken"))
@@ -499,7 +499,7 @@ def test_export_overwrites_nothing(finished_search: FinishedSearch, here: Path):
 
 
 def test_export_refuses_damaged_weights(finished_search: FinishedSearch, here: Path):
-    chosen = finished_search.results.front[0]
+    chosen = finished_search.trials.pareto[0]
     shutil.copytree(finished_search.folder / chosen.path, here / "copy")
     weights = here / "copy" / "weights.safetensors"
     content = weights.read_bytes()
@@ -565,7 +565,7 @@ def test_what_is_printed_at_the_end_can_be_typed_too(
     folder = tmp_path / "my runs" / "it's mine"
     place = RunsFolder(str(folder.parent))
     steps = place.next_steps(str(folder), finished_search.results)
-    key = finished_search.results.front[0].key
+    key = finished_search.trials.pareto[0].key
     _, pareto, export = (
         shlex.split(line.partition("espalier")[2])
         for line in steps.splitlines()

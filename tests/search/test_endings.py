@@ -20,7 +20,7 @@ from mlflow_server import schema
 from search.config.methods import METHODS
 from search.config.resources_config import ResourcesConfig, StudyConfig
 from search.config.search_config import TrainingConfig
-from search.tracking.mlflow_record import Recording
+from search.tracking.mlflow_record import MlflowRecord
 from search.trials.jobs import EpochRecord, Job, TrialJob
 
 pytestmark = [
@@ -147,9 +147,9 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
         runs=str(desk / "ranges"),
     )
     begun: set[int] = set()
-    epochs = Recording.epochs
+    epochs = MlflowRecord.epochs
 
-    def interrupted(self: Recording, job: Job, records: Sequence[EpochRecord]) -> None:
+    def interrupted(self: MlflowRecord, job: Job, records: Sequence[EpochRecord]) -> None:
         epochs(self, job, records)
         assert isinstance(job, TrialJob)
         begun.add(job.number)
@@ -157,7 +157,7 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
             raise KeyboardInterrupt
 
     with at_desk(), monkeypatch.context() as patch:
-        patch.setattr(Recording, "epochs", interrupted)
+        patch.setattr(MlflowRecord, "epochs", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     before = {t.number: t.params["rni.strength"] for t in study_of(config).trials if t.params}

@@ -29,9 +29,8 @@ from search.results import figures
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.report import Results
 from search.scheduling.ray_executor import Perform, Share
-from search.studies import family_study
+from search.studies import family_study, session
 from search.studies.family_ladder import stored_subject
-from search.tracking.mlflow_family_record import FAMILY
 from search.trials.job_context import JobContext, Report
 from search.trials.jobs import EpochRecord, FromScratchJob, JobSource, Observer, Outcome
 from search.trials.preflight import Preflight
@@ -203,7 +202,7 @@ def test_bad_input_is_one_line(search_folder: Path, here: Path):
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
     recorder = MemoryRecorder("family")
-    monkeypatch.setattr(family_study, "run_recorder", lambda *_: recorder)
+    monkeypatch.setattr(session, "run_recorder", lambda *_: recorder)
     return recorder
 
 
@@ -227,7 +226,7 @@ def performed(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> list[s
 
         yield perform_all
 
-    monkeypatch.setattr(family_study, "cluster", cluster)
+    monkeypatch.setattr(session, "cluster", cluster)
     return keys
 
 
@@ -277,14 +276,14 @@ def test_every_member_is_trained_with_every_seed(
             assert stored.provenance["budget"] == run["place"]
     assert {p.name for p in STUDY.iterdir()} >= {"family.json", "family.png", "family.svg"}
 
-    parent = memory.read(FAMILY)
+    parent = memory.read("family")
     assert (parent.kind, parent.status) == ("family", "finished")
     assert parent.tags[schema.TAG_BUDGET] == "params=3k:5k:2k"
     assert {Path(file).name for file in parent.files} == {"family.json", "family.png", "family.svg"}
     pair = [memory.read(f"architecture/{key}") for key in ("found-fine-tuned-0", performed[-1])]
     assert pair[0].tags[schema.TAG_PROFILE] == pair[1].tags[schema.TAG_PROFILE]
     assert [run.tags[schema.TAG_ORIGIN] for run in pair] == ["fine-tuned", "from-scratch"]
-    assert all(run.status == "finished" and run.parent == FAMILY for run in pair)
+    assert all(run.status == "finished" and run.parent == "family" for run in pair)
 
 
 def test_a_stopped_study_goes_on_where_it_was(
@@ -295,14 +294,14 @@ def test_a_stopped_study_goes_on_where_it_was(
     assert completed.status == 130
     assert "the same command goes on from there" in completed.err
     assert len(performed) == 3
-    assert memory.read(FAMILY).status == "killed"
+    assert memory.read("family").status == "killed"
     before = (STUDY / "architectures" / performed[0] / "architecture.json").stat().st_mtime_ns
     (here / "stop").unlink()
     performed.clear()
     _, found = trained()
     assert len(performed) == 5
     assert len(found["runs"]) == 8
-    assert memory.read(FAMILY).status == "finished"
+    assert memory.read("family").status == "finished"
     again = STUDY / "architectures" / "copycat-params-3000-s0" / "architecture.json"
     assert again.stat().st_mtime_ns == before
     performed.clear()
@@ -366,9 +365,7 @@ def test_members_of_another_builder_are_trained_too(
 ):
     """A kind may change the base network: digits-resnet, in a study of digits-vgg."""
     builder = ("search.models:digits_resnet", {"num_classes": 10, "in_channels": 1})
-    job = FromScratchJob(
-        "depth-s0", "depth", None, None, 1.0, {}, seed=5, budget="params=1k", builder=builder
-    )
+    job = FromScratchJob("depth-s0", "depth", {}, seed=5, budget="params=1k", builder=builder)
     training = TrainingConfig(1, 1, 1, batch_size=32, equal_compute=True)
     config = SearchConfig(name="other", runs=str(tmp_path), training=training)
     records: list[EpochRecord] = []
@@ -414,7 +411,7 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
         for segment, (params, error, deviation) in zip(spread.get_segments(), points, strict=True):
             ends = [[params, error - deviation], [params, error + deviation]]
             assert segment.tolist() == ends
-    files = figures.family_curves(curves, tmp_path / "family")
+    files = figures.saved(figures.family_figure(curves), tmp_path / "family")
     assert [file.name for file in files] == ["family.png", "family.svg"]
     assert all(file.stat().st_size > 1000 for file in files)
 

@@ -22,7 +22,7 @@ from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
 from search.results.html_report import report_page
 from search.service.torch_worker.tasks import catalogue, check_settings
 from search.storage.layout import CONFIG_FILE
-from search.studies import family_study
+from search.studies import session
 from search.studies.search_study import open_context
 from search.trials.job_context import fresh_base
 from search.trials.search_space import Proposal
@@ -180,10 +180,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(family_study, "cluster", InProcess)
-    monkeypatch.setattr(family_study, "run_recorder", lambda *_: MemoryRecorder("family"))
+    monkeypatch.setattr(session, "cluster", InProcess)
+    monkeypatch.setattr(session, "run_recorder", lambda *_: MemoryRecorder("family"))
     monkeypatch.setattr(
-        "search.studies.correlation_study.run_recorder", lambda *_: MemoryRecorder("correlation")
+        "search.studies.session.run_recorder", lambda *_: MemoryRecorder("correlation")
     )
     return tmp_path
 

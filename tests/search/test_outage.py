@@ -21,7 +21,7 @@ from search.config.search_config import TrainingConfig
 from search.studies import session
 from search.trials.artifacts import stored_curve
 from search.trials.job_context import JobContext
-from search.trials.jobs import NullObserver, Observers
+from search.trials.jobs import Observer, Observers
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +34,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Outage(NullObserver):
+class Outage(Observer):
     """Kills the server at a third of the epochs and has it back at two thirds."""
 
     def __init__(self, store: Path, num_epochs: int) -> None:
@@ -77,7 +77,7 @@ def seconds_recording(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-def perform_with(observer: NullObserver):
+def perform_with(observer: Observer):
     """What performs the jobs of a search in this process, heard by one more."""
 
     class Cluster:

@@ -10,7 +10,7 @@ import pytest
 from samples import espalier, stored_outcome
 
 import copycat
-from copycat.architecture_json import to_json
+from copycat.architecture.document import to_json
 from pruning.errors import ArchitectureError, ModelError
 from search.config.search_config import SearchConfig, to_mapping
 from search.models import own_module, require_trusted

@@ -15,7 +15,7 @@ from samples import Workers, espalier, small_config
 import copycat
 import search
 from copycat import Architecture, Builder, WidthProfile, save, verify
-from copycat.architecture_json import to_json
+from copycat.architecture.document import to_json
 from mlflow_server import MemoryRecorder, schema
 from pruning import Budget, trace
 from pruning.cost import format_count

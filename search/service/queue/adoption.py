@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import first_line
-from search.results.front import front
 from search.service.access.settings_policy import SettingsPolicy, require_shape
 from search.service.database.searches import Searches
 from search.service.database.tables import ArchitectureRow, SearchRow, State
@@ -30,6 +29,7 @@ from search.service.runs_folder import EXPORTS_FOLDER, SEARCH_ID
 from search.service.schemas import Architecture, SearchDetails
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 from search.tracking.search_state import Event, EventFile, SearchState
+from search.trials.pareto import front
 
 _MAX_BYTES = 1 << 20
 """Of a file of settings."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.errors import first_line
-from search.results.front import front
 from search.service.database.architectures import Architectures
 from search.service.database.search_queue import SearchQueue
 from search.service.database.tables import SearchRow, State
@@ -20,6 +19,7 @@ from search.service.queue.result_rows import architecture_rows, finished_rows, n
 from search.storage.durable import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, SPOOL_FILE
 from search.tracking.search_state import Event
+from search.trials.pareto import front
 
 MAX_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""
@@ -169,7 +169,8 @@ class Supervisor:
         rows = architecture_rows(row.id, events)
         if rows:
             self._architectures.put(row.id, rows)
-            front_keys = {best.key for best in front(list(followed.search_state.found.values()))}
+            networks = list(followed.search_state.networks.values())
+            front_keys = {network.key for network in front(networks)}
             marked = followed.front_keys - {new.key for new in rows}
             joined, left = sorted(front_keys - marked), sorted(marked - front_keys)
             self._architectures.mark_front(row.id, joined, left)

@@ -170,7 +170,7 @@ def export_architecture(
     """
     from copycat.architecture import load, read  # noqa: PLC0415 - as above
     from copycat.export import to_onnx, written_whole  # noqa: PLC0415
-    from copycat.python_module import to_python  # noqa: PLC0415
+    from copycat.python_source import to_python  # noqa: PLC0415
     from pruning.errors import EspalierError  # noqa: PLC0415
 
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruning import SigmoidBatchNorm2d
 from pruning.errors import ConfigError, CriterionError
-from pruning.regularizers import RNI, Regularizer
+from pruning.regularizers import RNI
 
 
 def model_of(gamma: list[float] | Tensor, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -50,18 +50,6 @@ def test_the_gradient_is_minus_log_s_times_that_of_the_sigmoid() -> None:
             assert found.item() == pytest.approx(-math.log(s) * s * (1 - s), rel=1e-12)
 
 
-def test_the_gradient_by_finite_differences() -> None:
-    gamma = torch.linspace(-4, 4, 17, dtype=torch.float64)
-    regularizer, step = RNI(0.3, shift=0.7), 1e-5
-    numeric = [
-        (regularizer(model_of([value + step])) - regularizer(model_of([value - step]))).item()
-        / (2 * step)
-        for value in gamma.tolist()
-    ]
-    found = gradient(regularizer, model_of(gamma))
-    assert torch.allclose(found, torch.tensor(numeric, dtype=torch.float64), rtol=1e-7)
-
-
 def test_the_pull_recedes_from_important_channels() -> None:
     """The force on s, −log s, is always towards 0 and falls as s grows."""
     gamma = torch.linspace(-6, 6, 25, dtype=torch.float64)
@@ -75,12 +63,6 @@ def test_it_sums_over_every_channel_of_every_layer() -> None:
     two = nn.ModuleList([model_of([0.0, 1.0]), model_of([-1.0])])
     parts = [RNI(1.0)(model_of([gamma])).item() for gamma in (0.0, 1.0, -1.0)]
     assert RNI(1.0)(two).item() == pytest.approx(sum(parts), rel=1e-14)
-
-
-def test_it_is_linear_in_its_strength() -> None:
-    model = model_of([0.3, -0.8])
-    assert RNI(0.25)(model).item() == pytest.approx(RNI(1.0)(model).item() / 4, rel=1e-14)
-    assert RNI(0.0)(model).item() == 0
 
 
 def test_a_shift_is_added_to_gamma() -> None:
@@ -106,27 +88,10 @@ def test_half_precision_is_summed_in_single() -> None:
     assert value.item() == pytest.approx(10_001 * (1 + math.log(2)) / 2, rel=1e-6)
 
 
-def test_doubles_stay_doubles() -> None:
-    assert RNI(1.0)(model_of([0.1])).dtype == torch.float64
-    assert RNI(1.0)(model_of([0.1], torch.float32)).dtype == torch.float32
-
-
-def test_it_is_a_regularizer() -> None:
-    assert isinstance(RNI(1.0), Regularizer)
-
-
 def test_a_network_without_sigmoid_batch_norms_is_refused() -> None:
     message = "Conv2d has no sigmoid batch normalisation.*pruning.to_sigmoid_batchnorm"
     with pytest.raises(CriterionError, match=message):
         RNI(1.0)(nn.Conv2d(3, 4, 1))
-
-
-@pytest.mark.parametrize("strength", [-1e-9, math.inf, math.nan])
-def test_strengths_that_are_refused(strength: float) -> None:
-    with pytest.raises(
-        ConfigError, match=f"the strength of RNI must be at least 0, got {strength}"
-    ):
-        RNI(strength)
 
 
 @pytest.mark.parametrize("shift", [math.inf, -math.inf, math.nan])

@@ -312,7 +312,7 @@ def test_a_report_is_alike(both):
 
 
 def test_exports_are_alike(both, finished_search: FinishedSearch):
-    name = f"tiny/{finished_search.results.front[0].key}"
+    name = f"tiny/{finished_search.trials.pareto[0].key}"
     both("export", name, "--out=net", "--as-python=net.py")
     _, here, there = both("export", name, "--out=net.onnx", "--format=onnx")
     files = ["net.onnx", "net.py", "net/architecture.json", "net/weights.safetensors"]
@@ -340,7 +340,7 @@ def test_python_has_it_all(server: str, finished_search: FinishedSearch, tmp_pat
         assert client.results("tiny") == finished_search.results
         assert client.verdict("tiny") == finished_search.results.verdict
         keys = [found["key"] for found in client.front("tiny")]
-        assert keys == [outcome.key for outcome in finished_search.results.front]
+        assert keys == [outcome.key for outcome in finished_search.trials.pareto]
         copycat.load(client.download(f"tiny:{keys[0]}", tmp_path / "net"))
         assert client.architecture(f"tiny/{keys[0]}")["key"] == keys[0]
 

@@ -28,7 +28,8 @@ from search.results.correlation import (
     ranked,
     unit_scores,
 )
-from search.studies import correlation_study
+from search.studies import correlation_study, session
+from search.training.trainer import EpochReport, Trainer
 
 # ---- coefficients
 
@@ -179,7 +180,7 @@ FLAGS += ("--batch-size=32", "--scoring-batches=2", "--device=cpu", "--name=stud
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
     recorder = MemoryRecorder("study")
-    monkeypatch.setattr(correlation_study, "run_recorder", lambda *_: recorder)
+    monkeypatch.setattr(session, "run_recorder", lambda *_: recorder)
     return recorder
 
 
@@ -227,7 +228,8 @@ def test_a_study_prints_stores_and_records_its_table(
     assert (parent.kind, parent.status) == ("correlation", "finished")
     assert parent.files == ("correlation.json", "correlation.png", "correlation.svg")
     assert parent.params[schema.PARAM_SCORING_BATCHES] == "2"
-    assert len(parent.metrics[schema.METRIC_TRAIN_LOSS]) == 1
+    base = memory.read("architecture/base")
+    assert (base.status, len(base.metrics[schema.METRIC_TRAIN_LOSS])) == ("finished", 1)
     for name, found in content["criteria"].items():
         child = memory.read(f"criterion/{name}")
         assert (child.kind, child.parent, child.status) == ("criterion", "correlation", "finished")
@@ -298,9 +300,10 @@ def test_constant_scores_are_a_dash_and_no_metric(
     assert {*memory.read("criterion/taylor").metrics} == {schema.METRIC_LAYERS_LEFT_OUT}
 
 
-def test_a_terminal_sees_every_stage(here: Path):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_people_see_every_stage(here: Path, *, is_terminal: bool):
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=100)
+    console = Console(file=screen, force_terminal=is_terminal, width=100)
     config = CorrelationConfig(
         model="samples:small_network",
         data=DataConfig(limit_train=NUM_IMAGES),
@@ -311,23 +314,41 @@ def test_a_terminal_sees_every_stage(here: Path):
     )
     study = correlation_study.run(config, console=console)
     assert study.num_images == 64
-    for bar in ("training", "1/1", "criteria", "oracle", "16/16"):
-        assert bar in screen.getvalue()
+    if is_terminal:  # whose table is drawn anew four times a second
+        assert "the network itself" in screen.getvalue()
+        assert "1 done" in screen.getvalue()
+    else:
+        for stage in ("training", "criteria", "oracle"):
+            assert f"base: {stage}" in screen.getvalue()
 
 
 def test_an_interruption_ends_in_one_line(
     here: Path, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
 ):
-    def train(*_: object, **__: object) -> None:
+    """And what was trained is not trained again."""
+    epochs, run_epoch = [], Trainer.run_epoch
+
+    def counted(self: Trainer) -> EpochReport:
+        epochs.append(report := run_epoch(self))
+        return report
+
+    def scores(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(correlation_study, "train", train)
-    completed = correlate()
+    monkeypatch.setattr("search.studies.correlation_study._try_out", lambda *_: None)
+    monkeypatch.setattr(Trainer, "run_epoch", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(correlation_study, "_scores", scores)
+        completed = correlate()
     assert completed.status == 130
-    assert (
-        completed.err.strip() == "Stopped before there was a result; the same command begins again."
+    assert completed.err.strip() == (
+        "Stopped. The training is kept up to its last epoch: the same command goes on from there."
     )
     assert memory.read("correlation").status == "killed"
+    assert correlate().status == 0
+    assert len(epochs) == 1
+    assert memory.read("correlation").status == "finished"
+    assert memory.read("architecture/base").status == "finished"
 
 
 def test_divergence_fails_the_run_and_says_why(here: Path, memory: MemoryRecorder):

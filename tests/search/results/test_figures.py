@@ -16,7 +16,7 @@ from samples import outcome, small_config, stored_outcome
 from copycat import WidthProfile
 from pruning import Cost
 from pruning.structure_removal.structures import Structure
-from search.results import figures
+from search.results import figures, pictures
 from search.results.report import Results
 from search.storage.layout import SCORES_FILE
 from search.trials.jobs import Outcome
@@ -123,12 +123,13 @@ def test_correlations_are_drawn_per_layer_and_over_all():
 @pytest.mark.parametrize("name", ["histogram", "removed", "retained", "correlation"])
 def test_pictures_are_written_in_both_formats(tmp_path: Path, name: str):
     stem = tmp_path / "new" / "a.b"  # a dot does not end the name
-    files = {
-        "histogram": lambda: figures.importance_histogram({"L1": [0.1], "RNI": [0.3]}, stem),
-        "removed": lambda: figures.removed_share({"rni": {"conv1": 3}}, BASE, stem),
-        "retained": lambda: figures.retained_profile({"conv1": 3}, BASE, stem),
-        "correlation": lambda: figures.correlation_chart({"taylor": {"pearson_all": 1.0}}, stem),
+    figure = {
+        "histogram": lambda: figures.histogram_figure({"L1": [0.1], "RNI": [0.3]}),
+        "removed": lambda: figures.removed_figure({"rni": {"conv1": 3}}, BASE),
+        "retained": lambda: figures.retained_figure({"conv1": 3}, BASE),
+        "correlation": lambda: figures.correlation_figure({"taylor": {"pearson_all": 1.0}}),
     }[name]()
+    files = figures.saved(figure, stem)
     assert [file.name for file in files] == ["a.b.png", "a.b.svg"]
     with Image.open(files[0]) as image:
         assert image.width > 1000
@@ -144,13 +145,19 @@ def test_pictures_are_written_in_both_formats(tmp_path: Path, name: str):
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple]:
     """What each picture is drawn of; nothing is written."""
     found: dict[str, tuple] = {}
-    for name in ("importance_histogram", "removed_share", "retained_profile"):
+    for name in ("histogram_figure", "removed_figure", "retained_figure"):
 
-        def draw(*arguments: object, name: str = name) -> tuple[Path, ...]:
+        def draw(*arguments: object, name: str = name) -> str:
             found[name] = arguments
-            return (Path(f"{name}.png"), Path(f"{name}.svg"))
+            return name
 
-        monkeypatch.setattr(figures, name, draw)
+        monkeypatch.setattr(pictures, name, draw)
+
+    def save(name: str, stem: Path) -> tuple[Path, ...]:
+        found[name] += (stem,)
+        return (stem.with_suffix(".png"), stem.with_suffix(".svg"))
+
+    monkeypatch.setattr(pictures, "saved", save)
     return found
 
 
@@ -176,17 +183,17 @@ def test_a_search_shows_the_best_trial_of_each_method(
             file.write_text(json.dumps({"criterion": criterion, "scores": scores}))
     scratch = outcome("from-scratch-3", origin="from-scratch", validation_accuracy=0.99)
 
-    found = figures.draw_all(
+    found = pictures.draw_all(
         config.directory, results([*trials, scratch], [trials[0], trials[2], scratch]), base
     )
     folder = config.directory / "pictures"
-    scores, stem = drawn["importance_histogram"]
+    scores, stem = drawn["histogram_figure"]
     assert scores == {"rni": [1, 0.5, 0.25], "taylor": [2, 0.5, 0.25]}
     assert stem.parent == folder
-    profiles, given, stem = drawn["removed_share"]
+    profiles, given, stem = drawn["removed_figure"]
     assert {name: widths[names[0]] for name, widths in profiles.items()} == {"rni": 4, "taylor": 5}
     assert (given, stem.parent) == (base, folder)
-    profile, given, stem = drawn["retained_profile"]
+    profile, given, stem = drawn["retained_figure"]
     assert (profile, given, stem.parent) == (base | {names[0]: 5}, base, folder)
     assert len(found) == len({*found}) == 6
 
@@ -197,10 +204,10 @@ def test_what_has_no_data_is_left_out(
     config = small_config(tmp_path)
     base = {name: preflight.graph.group(name).width for name in preflight.groups}
     scratch = outcome("from-scratch-0", origin="from-scratch")
-    assert figures.draw_all(config.directory, results([scratch], [scratch]), base) == []
+    assert pictures.draw_all(config.directory, results([scratch], [scratch]), base) == []
     tuned = stored_outcome(config, preflight, 0, base, 0.5)
-    assert len(figures.draw_all(config.directory, results([tuned], [tuned]), base)) == 2
-    assert {*drawn} == {"retained_profile"}
+    assert len(pictures.draw_all(config.directory, results([tuned], [tuned]), base)) == 2
+    assert {*drawn} == {"retained_figure"}
 
 
 def test_nothing_is_left_of_layers_in_what_is_removed():
@@ -208,5 +215,5 @@ def test_nothing_is_left_of_layers_in_what_is_removed():
     profile = WidthProfile(
         {"layer1.short": 6}, (Structure("block", "layer1"), Structure("layer", "last"))
     )
-    left = figures.widths_left(profile, base)
+    left = pictures.widths_left(profile, base)
     assert left == base | {"layer1.conv1": 0, "layer1.short": 6, "last": 0}

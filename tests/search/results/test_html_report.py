@@ -16,11 +16,11 @@ from samples import espalier, small_config, stored_outcome
 
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig, to_mapping
-from search.results.front import front
 from search.results.html_report import report_page
 from search.results.report import Results
 from search.results.verdict import contests
 from search.trials.jobs import EpochRecord, Outcome
+from search.trials.pareto import front
 from search.trials.preflight import Preflight
 
 EVIL = "</script><img src=x onerror=alert(1)> & <b>bold</b>"
@@ -37,7 +37,7 @@ class Page(HTMLParser):
         self.scripts: dict[str, str] = {}
         self.text: list[str] = []
         self._script: str | None = None
-        self.event_log(text)
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

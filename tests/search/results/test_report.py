@@ -18,20 +18,20 @@ from samples import outcome
 
 from pruning import Budget, Cost
 from pruning.errors import SearchStateError
-from search.results.front import front
+from search.results.figures import front_figure
 from search.results.report import (
     Results,
     contest_table,
     front_rows,
     front_table,
     open_results,
-    plot_front,
     slack,
     to_csv,
     to_json,
 )
 from search.results.verdict import contests
 from search.trials.jobs import Outcome
+from search.trials.pareto import front
 
 BASE = Cost(10_000, 1000)
 RUNGS = (("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000")))
@@ -284,7 +284,7 @@ def test_tables_fit_a_terminal_of_80_columns():
 
 @pytest.mark.parametrize("everything", [EVERYTHING, EVERYTHING[:1]], ids=["several", "one"])
 def test_the_plot_is_a_picture(tmp_path: Path, everything: Sequence[Outcome]):
-    plot_front(results(everything), tmp_path / "front.png")
+    front_figure(results(everything)).savefig(tmp_path / "front.png", dpi=150)
     with Image.open(tmp_path / "front.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 400

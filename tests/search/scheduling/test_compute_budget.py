@@ -14,11 +14,11 @@ from samples import Workers, epoch_record, from_scratch_job, quick_config, trial
 import search
 from search.config.resources_config import ResourcesConfig, StudyConfig
 from search.config.search_config import SearchConfig, TrainingConfig
-from search.results.front import front
 from search.scheduling import compute_budget
 from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
 from search.storage.layout import SPENT_FILE
 from search.trials.jobs import Ending, FromScratchJob, Job, JobList, Outcome
+from search.trials.pareto import front
 from search.trials.trial import perform
 
 ENDED = Ending("failed", "no luck")
@@ -409,7 +409,7 @@ def test_a_trial_that_fails_is_followed_by_another_whatever_it_costs(
 ):
     def unlucky(job: Job, context, data, report) -> tuple[Outcome, ...]:
         if job.key == "fine-tuned-0":
-            job = FromScratchJob("broken", "uniform", None, 1.0, 1.0, {"no such group": 3})
+            job = FromScratchJob("broken", "uniform", {"no such group": 3}, rung=1.0)
         return perform(job, context, data, report)
 
     workers.perform = unlucky

@@ -16,8 +16,8 @@ from search.config.methods import METHODS
 from search.config.search_config import SearchConfig
 from search.studies import dry_run
 from search.studies.dry_run import dry_run_of_search
+from search.studies.search_stages import trial_space
 from search.studies.search_study import open_context
-from search.studies.session import trial_space
 from search.trials.jobs import Job, Outcome, TrialJob
 from search.trials.trial import perform
 

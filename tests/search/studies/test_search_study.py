@@ -31,11 +31,11 @@ from pruning.errors import (
 )
 from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
 from search.data import datasets
-from search.results.figures import draw_all
-from search.results.front import front
+from search.results.pictures import draw_all
 from search.results.report import Results, open_results
-from search.studies import search_study, session
+from search.studies import publishing, search_study, session
 from search.trials.jobs import Job, Outcome
+from search.trials.pareto import front
 from search.trials.trial import perform
 
 
@@ -114,7 +114,7 @@ def test_activations_can_be_bounded(tmp_path: Path, workers: Workers):
 def test_equal_settings_give_equal_searches(
     tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(search_study, "run_recorder", lambda *_: MemoryRecorder())
+    monkeypatch.setattr(session, "run_recorder", lambda *_: MemoryRecorder())
     one, two, three = (
         search.run(quick_config(tmp_path / folder, seed=seed))
         for folder, seed in (("one", 0), ("two", 0), ("three", 1))
@@ -303,7 +303,7 @@ def test_what_a_killed_process_left_running_is_put_in_order(
 ):
     workers.perform = Stop(epoch)
     with monkeypatch.context() as patch:
-        patch.setattr(session.Recording, "interrupted", lambda self: None)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     assert "running" in statuses(memory).values()
@@ -319,7 +319,7 @@ def test_an_interruption_at_the_very_end_costs_no_training(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "plot_front", stop)
+        patch.setattr(publishing, "front_figure", stop)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     workers.performed = []
@@ -438,7 +438,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, workers: Workers, level: s
 def test_the_folder_says_what_was_asked_for(
     config: SearchConfig, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(session, "draw_all", draw_all)
+    monkeypatch.setattr(publishing, "draw_all", draw_all)
     search.run(config)
     content = json.loads((config.directory / "search.json").read_text())
     assert search.config.search_config.from_mapping(content) == config

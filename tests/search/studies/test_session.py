@@ -13,11 +13,11 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig, TrainingConfig
-from search.results.front import hypervolume
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
-from search.studies import session
+from search.studies import search_stages, session
 from search.trials.jobs import EpochRecord, Job, Outcome
+from search.trials.pareto import hypervolume
 from search.trials.trial import perform
 
 
@@ -130,12 +130,12 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     when: str,
 ):
     """Killed before the record heard of it, or after that and before its states were removed."""
-    monkeypatch.setattr(session, "tempered_source", knowing_nothing)
+    monkeypatch.setattr(search_stages, "tempered_source", knowing_nothing)
     whole = search.run(quick_config(tmp_path / "whole")).results
     seeds, trained[:] = sorted(trained), []
-    told = session.Recording.finished
+    told = session.MlflowRecord.finished
 
-    def dying(self: session.Recording, job: Job, outcomes: Sequence[Outcome]) -> None:
+    def dying(self: session.MlflowRecord, job: Job, outcomes: Sequence[Outcome]) -> None:
         if when == "after":
             told(self, job, outcomes)
         if job.key.startswith(key):
@@ -145,8 +145,8 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
 
     config = quick_config(tmp_path / "pieces")
     with monkeypatch.context() as patch:
-        patch.setattr(session.Recording, "finished", dying)
-        patch.setattr(session.Recording, "interrupted", lambda self: None)
+        patch.setattr(session.MlflowRecord, "finished", dying)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     result = search.run(config).results
@@ -162,7 +162,7 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
 def test_why_a_trial_ended_is_told_by_the_next_process_too(
     tmp_path: Path, workers: Workers, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
 ):
-    def dying(self: session.Recording, job: Job, ending: object) -> None:
+    def dying(self: session.MlflowRecord, job: Job, ending: object) -> None:
         raise KeyboardInterrupt
 
     wild = TrainingConfig(1, 1, 1, batch_size=32)
@@ -180,8 +180,8 @@ def test_why_a_trial_ended_is_told_by_the_next_process_too(
 
     workers.perform = diverging
     with monkeypatch.context() as patch:
-        patch.setattr(session.Recording, "ended", dying)
-        patch.setattr(session.Recording, "interrupted", lambda self: None)
+        patch.setattr(session.MlflowRecord, "ended", dying)
+        patch.setattr(session.StudyRuns, "interrupted", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             search.run(config)
     assert memory.read("trial/0").status == "running"

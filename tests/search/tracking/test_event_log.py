@@ -8,7 +8,6 @@ import pytest
 from samples import epoch_record, from_scratch_job, outcome, quick_config, trial_job
 
 from pruning.errors import DiskFullError, SearchFailedError
-from search.results.front import hypervolume
 from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
 from search.tracking.event_log import EventLog, Replay
@@ -17,16 +16,17 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,
     FromScratchJob,
-    NullObserver,
+    Observer,
     job_from_mapping,
     job_to_mapping,
 )
+from search.trials.pareto import hypervolume
 
 
 @pytest.fixture
 def event_log(context: JobContext) -> EventLog:
     context.directory.mkdir(parents=True)
-    return EventLog(context)
+    return EventLog(context, "search", context.config.trials)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_epochs_of_an_earlier_process_count_once_and_are_no_measure_of_pace(
 def test_a_replay_tells_what_an_observer_was_told(event_log: EventLog, file: Path) -> None:
     told: list[tuple[str, str]] = []
 
-    class Listener(NullObserver):
+    class Listener(Observer):
         def started(self, job) -> None:
             told.append(("started", job.key))
 
@@ -246,6 +246,6 @@ def test_a_search_feeds_all_that_happens(workers, tmp_path: Path) -> None:
     assert kinds(file)[0] == "launched"
     assert kinds(file)[-1] == "concluded"
     search_state = search_state_of(file)
-    assert search_state.found.keys() == {o.key for o in found.results.everything}
+    assert search_state.networks.keys() == {o.key for o in found.results.everything}
     run(config)  # again: everything is there
     assert search_state_of(file).progress()["networks"] == len(found.results.everything)

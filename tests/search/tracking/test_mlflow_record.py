@@ -16,7 +16,9 @@ from mlflow_server.runs import Entry, LogMetrics
 from pruning.cost import Cost
 from search.results.report import Results
 from search.storage.layout import CURVE_FILE
-from search.tracking.mlflow_record import SEARCH, Recording
+from search.studies.search_study import search_run
+from search.tracking.mlflow_record import MlflowRecord
+from search.tracking.mlflow_runs import StudyRuns
 from search.trials.job_context import JobContext
 from search.trials.jobs import Ending, EpochRecord, Job, Outcome, State
 from search.trials.preflight import Preflight
@@ -27,9 +29,22 @@ def memory() -> MemoryRecorder:
     return MemoryRecorder("small")
 
 
+def record_of(recorder: RunRecorder, context: JobContext) -> MlflowRecord:
+    """As the session of a search begins it."""
+    runs = StudyRuns(recorder, search_run(context))
+    runs.begin()
+    return MlflowRecord(runs, context.directory)
+
+
+def concluded(record: MlflowRecord, results: Results, files: list[Path]) -> None:
+    """As the session of a search ends it."""
+    record.mark_front(results)
+    record._runs.conclude(files, verdict=results.verdict)
+
+
 @pytest.fixture
-def recording(memory: MemoryRecorder, context: JobContext) -> Recording:
-    return Recording(memory, context)
+def recording(memory: MemoryRecorder, context: JobContext) -> MlflowRecord:
+    return record_of(memory, context)
 
 
 TRIAL = trial_job(4, target_flops=123_456, strength=0.25)
@@ -62,7 +77,7 @@ def made(*sparsities: float | None) -> list[EpochRecord]:
     ]
 
 
-def epochs(recording: Recording, job: Job, *sparsities: float | None) -> list[EpochRecord]:
+def epochs(recording: MlflowRecord, job: Job, *sparsities: float | None) -> list[EpochRecord]:
     """Told of one by one."""
     records = made(*sparsities)
     for record in records:
@@ -83,9 +98,9 @@ def results(*everything: Outcome, front: tuple[Outcome, ...]) -> Results:
 
 
 def test_the_search_is_the_parent_and_says_what_was_asked_for(
-    memory: MemoryRecorder, recording: Recording, preflight: Preflight
+    memory: MemoryRecorder, recording: MlflowRecord, preflight: Preflight
 ):
-    run = memory.read(SEARCH)
+    run = memory.read("search")
     assert (run.kind, run.name, run.parent, run.status) == ("search", "small", None, "running")
     assert run.params == {
         "model": "digits-vgg",
@@ -114,10 +129,10 @@ def test_the_search_is_the_parent_and_says_what_was_asked_for(
     }
 
 
-def test_a_trial_is_a_child_with_its_proposal(memory: MemoryRecorder, recording: Recording):
+def test_a_trial_is_a_child_with_its_proposal(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     run = memory.read("trial/4")
-    assert (run.kind, run.name, run.parent, run.status) == ("trial", "trial 4", SEARCH, "running")
+    assert (run.kind, run.name, run.parent, run.status) == ("trial", "trial 4", "search", "running")
     assert run.params == {
         schema.PARAM_CRITERION: "rni",
         schema.PARAM_GRANULARITY: "filter",
@@ -127,7 +142,7 @@ def test_a_trial_is_a_child_with_its_proposal(memory: MemoryRecorder, recording:
     }
 
 
-def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: Recording):
+def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     records = epochs(recording, TRIAL, 0.25, 0.5, None)
     curves = memory.read("trial/4").metrics
@@ -142,7 +157,7 @@ def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: Recordi
 
 
 def test_a_finished_trial_leaves_an_architecture_beside_it(
-    memory: MemoryRecorder, recording: Recording, context: JobContext, preflight: Preflight
+    memory: MemoryRecorder, recording: MlflowRecord, context: JobContext, preflight: Preflight
 ):
     recording.started(TRIAL)
     store_curve(context, TUNED, epochs(recording, TRIAL, 0.5, None))
@@ -150,7 +165,7 @@ def test_a_finished_trial_leaves_an_architecture_beside_it(
     trial, architecture = memory.read("trial/4"), memory.read("architecture/fine-tuned-4")
     assert (trial.status, architecture.status) == ("finished", "finished")
     assert (architecture.kind, architecture.name) == ("architecture", "fine-tuned-4")
-    assert architecture.parent == SEARCH
+    assert architecture.parent == "search"
     for run in (trial, architecture):
         final = {name: curve[-1][1] for name, curve in run.metrics.items()}
         assert final[schema.METRIC_VALIDATION_ACCURACY] == 0.75
@@ -166,7 +181,7 @@ def test_a_finished_trial_leaves_an_architecture_beside_it(
 
 
 def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
-    memory: MemoryRecorder, recording: Recording
+    memory: MemoryRecorder, recording: MlflowRecord
 ):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
@@ -177,7 +192,7 @@ def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
     assert final[schema.METRIC_SPARSITY] == 0.5
 
 
-def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: Recording):
+def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
     recording.started(PAIR)
@@ -192,14 +207,14 @@ def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: Recording):
     assert sorted(tied) == ["fine-tuned", "from-scratch"]
 
 
-def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: Recording):
+def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: MlflowRecord):
     job = from_scratch_job(alpha=0.375)
     recording.started(job)
     epochs(recording, job, None, None)
     recording.finished(job, [outcome("uniform-b100", origin="uniform", trial=None)])
     run = memory.read("architecture/uniform-b100")
-    assert memory.keys() == (SEARCH, "architecture/uniform-b100")
-    assert (run.kind, run.parent, run.status) == ("architecture", SEARCH, "finished")
+    assert memory.keys() == ("search", "architecture/uniform-b100")
+    assert (run.kind, run.parent, run.status) == ("architecture", "search", "finished")
     assert run.params == {schema.PARAM_ALPHA: "0.375"}
     assert [step for step, _ in run.metrics[schema.METRIC_TRAIN_LOSS]] == [1, 2]
     assert run.description
@@ -209,7 +224,7 @@ def test_a_member_is_one_run_with_its_factor(memory: MemoryRecorder, recording: 
     ("job", "key"), [(TRIAL, "trial/4"), (PAIR, "architecture/from-scratch-4")]
 )
 def test_a_failure_is_recorded_with_its_reason(
-    memory: MemoryRecorder, recording: Recording, job: Job, key: str
+    memory: MemoryRecorder, recording: MlflowRecord, job: Job, key: str
 ):
     recording.started(job)
     epochs(recording, job, None)
@@ -223,7 +238,7 @@ def test_a_failure_is_recorded_with_its_reason(
 
 @pytest.mark.parametrize("state", ["stopped early", "infeasible"])
 def test_what_came_to_nothing_is_no_failure(
-    memory: MemoryRecorder, recording: Recording, state: State
+    memory: MemoryRecorder, recording: MlflowRecord, state: State
 ):
     recording.started(TRIAL)
     recording.ended(TRIAL, Ending(state, "others were better"))
@@ -233,7 +248,9 @@ def test_what_came_to_nothing_is_no_failure(
     assert run.tags[schema.TAG_FAILURE] == f"{state}: others were better"
 
 
-def test_a_loss_that_is_no_number_is_recorded_as_such(memory: MemoryRecorder, recording: Recording):
+def test_a_loss_that_is_no_number_is_recorded_as_such(
+    memory: MemoryRecorder, recording: MlflowRecord
+):
     recording.started(TRIAL)
     recording.epochs(TRIAL, [epoch_record(train_loss=math.nan)])
     ((_, loss),) = memory.read("trial/4").metrics[schema.METRIC_TRAIN_LOSS]
@@ -241,7 +258,7 @@ def test_a_loss_that_is_no_number_is_recorded_as_such(memory: MemoryRecorder, re
 
 
 def test_the_end_marks_the_front_and_attaches_files(
-    memory: MemoryRecorder, recording: Recording, tmp_path: Path
+    memory: MemoryRecorder, recording: MlflowRecord, tmp_path: Path
 ):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
@@ -250,7 +267,7 @@ def test_the_end_marks_the_front_and_attaches_files(
     files = [tmp_path / "front.png", tmp_path / "results.json"]
     for file in files:
         file.write_text("content")
-    recording.conclude(results(TUNED, SCRATCH, front=(SCRATCH,)), files)
+    concluded(recording, results(TUNED, SCRATCH, front=(SCRATCH,)), files)
     marks = {
         run.key: run.tags[schema.TAG_ON_FRONT]
         for run in map(memory.read, memory.keys())
@@ -260,31 +277,31 @@ def test_the_end_marks_the_front_and_attaches_files(
         "architecture/fine-tuned-4": "false",
         "architecture/from-scratch-4": "true",
     }
-    parent = memory.read(SEARCH)
+    parent = memory.read("search")
     assert parent.files == ("front.png", "results.json")
     assert parent.metrics[schema.METRIC_FRONT_SIZE] == ((0, 1.0),)
     assert set(statuses(memory).values()) == {"finished"}
 
 
 def test_an_architecture_of_an_earlier_process_gets_its_mark(
-    memory: MemoryRecorder, recording: Recording, context: JobContext
+    memory: MemoryRecorder, recording: MlflowRecord, context: JobContext
 ):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
-    Recording(memory, context).conclude(results(TUNED, front=(TUNED,)), [])
+    concluded(record_of(memory, context), results(TUNED, front=(TUNED,)), [])
     run = memory.read("architecture/fine-tuned-4")
     assert (run.tags[schema.TAG_ON_FRONT], run.status) == ("true", "finished")
 
 
-def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recording: Recording):
+def test_an_interruption_leaves_nothing_running(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
     recording.started(other := trial_job(5))
     epochs(recording, other, None)
     recording.started(PAIR)
-    recording.interrupted()
+    recording._runs.interrupted()
     assert statuses(memory) == {
-        SEARCH: "killed",
+        "search": "killed",
         "trial/4": "finished",
         "architecture/fine-tuned-4": "finished",
         "trial/5": "killed",
@@ -322,35 +339,35 @@ class Interrupted(RunRecorder):
 @pytest.mark.parametrize("entry", range(1, 13))
 def test_not_even_halfway_through_a_result(memory: MemoryRecorder, context: JobContext, entry: int):
     interrupted = Interrupted(memory)
-    recording = Recording(interrupted, context)
+    recording = record_of(interrupted, context)
     recording.started(TRIAL)
     store_curve(context, TUNED, epochs(recording, TRIAL, None))
     interrupted.left = entry
 
     def finish() -> None:
         recording.finished(TRIAL, [TUNED])
-        recording.conclude(results(TUNED, front=(TUNED,)), [])
+        concluded(recording, results(TUNED, front=(TUNED,)), [])
 
     with pytest.raises(KeyboardInterrupt):
         finish()
-    recording.interrupted()
+    recording._runs.interrupted()
     assert "running" not in statuses(memory).values()
 
 
 def test_what_an_earlier_process_left_running_goes_on_under_its_key(
-    memory: MemoryRecorder, recording: Recording, context: JobContext
+    memory: MemoryRecorder, recording: MlflowRecord, context: JobContext
 ):
     """Its first epochs are told again, with the times that they had."""
     records = made(0.5, 0.5, None)
     recording.started(TRIAL)
     for record in records[:2]:
         recording.epochs(TRIAL, [record])
-    again = Recording(memory, context)
+    again = record_of(memory, context)
     again.started(TRIAL)
     again.epochs(TRIAL, records[:2])
     again.epochs(TRIAL, records[2:])
     again.finished(TRIAL, [TUNED])
-    expected = {SEARCH: "running", "trial/4": "finished", "architecture/fine-tuned-4": "finished"}
+    expected = {"search": "running", "trial/4": "finished", "architecture/fine-tuned-4": "finished"}
     assert statuses(memory) == expected
     curve = memory.read("trial/4").metrics[schema.METRIC_TRAIN_LOSS]
     assert [(step, value) for step, value in dict(curve).items()] == [
@@ -360,7 +377,7 @@ def test_what_an_earlier_process_left_running_goes_on_under_its_key(
 
 def test_points_have_the_time_at_which_their_epochs_ended(context: JobContext):
     written = Written()
-    recording = Recording(written, context)
+    recording = record_of(written, context)
     recording.started(TRIAL)
     records = made(0.5, None)
     for _ in range(2):  # the second time after a restart
@@ -379,7 +396,7 @@ def test_points_have_the_time_at_which_their_epochs_ended(context: JobContext):
 
 
 def test_by_products_are_architectures_with_curves_of_their_own(
-    memory: MemoryRecorder, recording: Recording, context: JobContext
+    memory: MemoryRecorder, recording: MlflowRecord, context: JobContext
 ):
     half = dataclasses.replace(
         TUNED, key="fine-tuned-4-t50", flops=60_000, path="architectures/fine-tuned-4-t50"
@@ -400,20 +417,20 @@ def test_by_products_are_architectures_with_curves_of_their_own(
 
 
 def test_the_hypervolume_grows_with_every_network_over_restarts(
-    memory: MemoryRecorder, recording: Recording, context: JobContext, preflight: Preflight
+    memory: MemoryRecorder, recording: MlflowRecord, context: JobContext, preflight: Preflight
 ):
     """A rectangle of accuracy × spared FLOPs; a dominated network adds nothing."""
     base = preflight.base.flops
 
     def volumes() -> list[tuple[int, float]]:
-        return [*memory.read(SEARCH).metrics[schema.METRIC_HYPERVOLUME]]
+        return [*memory.read("search").metrics[schema.METRIC_HYPERVOLUME]]
 
     one, two, three = (from_scratch_job(key) for key in "abc")
     recording.started(one)
     recording.finished(one, [found := outcome("a", flops=base // 2, validation_accuracy=0.5)])
     expected = [(1, pytest.approx(0.25))]
     assert volumes() == expected
-    again = Recording(memory, context)
+    again = record_of(memory, context)
     again.known([found])
     again.started(two)
     again.finished(two, [outcome("b", flops=base // 2, validation_accuracy=0.25)])
@@ -425,29 +442,29 @@ def test_the_hypervolume_grows_with_every_network_over_restarts(
     assert volumes() == expected
 
 
-def test_a_repetition_is_a_run_of_its_own(memory: MemoryRecorder, recording: Recording):
+def test_a_repetition_is_a_run_of_its_own(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     recording.started(dataclasses.replace(TRIAL, repeat=1))
-    assert memory.keys() == (SEARCH, "trial/4", "trial/4-s1")
+    assert memory.keys() == ("search", "trial/4", "trial/4-s1")
     assert memory.read("trial/4-s1").params == memory.read("trial/4").params
 
 
-def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recording: Recording):
+def test_a_search_that_found_nothing_has_failed(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     recording.ended(TRIAL, Ending("failed", "no luck"))
-    recording.found_nothing("all 1 trials failed")
-    run = memory.read(SEARCH)
+    recording._runs.failed("all 1 trials failed")
+    run = memory.read("search")
     assert (run.status, run.tags[schema.TAG_FAILURE]) == ("failed", "all 1 trials failed")
 
 
 def test_a_search_that_goes_on_is_the_same_run(
-    memory: MemoryRecorder, recording: Recording, context: JobContext
+    memory: MemoryRecorder, recording: MlflowRecord, context: JobContext
 ):
     recording.started(TRIAL)
-    recording.interrupted()
-    Recording(memory, context)
-    assert memory.keys() == (SEARCH, "trial/4")
-    run = memory.read(SEARCH)
+    recording._runs.interrupted()
+    record_of(memory, context)
+    assert memory.keys() == ("search", "trial/4")
+    run = memory.read("search")
     assert run.status == "running"
     assert schema.TAG_FAILURE not in run.tags
     assert memory.read("trial/4").status == "killed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,13 @@ from search.trials.jobs import Ending, State
 JOB = trial_job(3, target_flops=123_456, strength=0.0123)
 DETAILS = {"accuracy_before_pruning": 0.5, "accuracy_after_pruning": 0.25}
 DONE = outcome("fine-tuned-3", trial=3, flops=120_000, validation_accuracy=0.75, details=DETAILS)
+
+
+def progress_on(console: Console, epochs: int, **options: Callable[[], float]) -> Progress:
+    """Progress of a search that will take so many epochs."""
+    progress = Progress(console, **options)
+    progress.expect(epochs)
+    return progress
 
 
 class Clock:
@@ -55,13 +63,13 @@ def text(on: Console) -> str:
 def test_a_member_of_a_family_study_is_told_by_its_budget_and_seed():
     screen = console()
     job = dataclasses.replace(from_scratch_job("uniform-s1"), budget="params=3k", seed=1)
-    Progress(screen, 1).started(job)
+    progress_on(screen, 1).started(job)
     assert text(screen) == "uniform-s1: started, params=3k  seed 1\n"
 
 
 def test_lines_tell_the_story_of_a_trial():
     screen = console()
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     with shown.showing():
         shown.started(JOB)
         shown.epochs(JOB, [epoch_record(1, 3)])
@@ -82,7 +90,7 @@ def test_lines_tell_the_story_of_a_trial():
 
 def test_lines_tell_the_story_of_a_member():
     screen = console()
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     member, pair = from_scratch_job(), from_scratch_job("from-scratch-3", trial=3, rung=None)
     shown.started(member)
     shown.started(pair)
@@ -99,7 +107,7 @@ def test_lines_tell_the_story_of_a_member():
 
 def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
     screen = console()
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     shown.started(JOB)
     details = DETAILS | {"accuracy_after_pruning": 0.0}
     shown.finished(JOB, [outcome("fine-tuned-3", details=details)])
@@ -109,7 +117,7 @@ def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
 @pytest.mark.parametrize("state", ["failed", "stopped early", "infeasible"])
 def test_an_ending_is_one_line_with_its_reason(state: State):
     screen = console()
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     shown.started(JOB)
     shown.ended(JOB, Ending(state, "the loss is [nan]"))
     assert text(screen).splitlines()[-1] == f"trial 3: {state}: the loss is [nan]"
@@ -118,7 +126,7 @@ def test_an_ending_is_one_line_with_its_reason(state: State):
 def test_by_products_are_told_beside_the_trials_own_network():
     screen = console()
     half = outcome("fine-tuned-3-t50", trial=3, flops=60_000, validation_accuracy=0.5)
-    Progress(screen, 4).finished(JOB, [DONE, half])
+    progress_on(screen, 4).finished(JOB, [DONE, half])
     (line,) = text(screen).splitlines()
     assert "validation accuracy 75.0%" in line
     assert "120k FLOPs; and 50.0% at 60k; " in line
@@ -126,26 +134,26 @@ def test_by_products_are_told_beside_the_trials_own_network():
 
 def test_a_repetition_is_told_from_its_trial():
     screen = console()
-    Progress(screen, 4).started(dataclasses.replace(JOB, repeat=2))
+    progress_on(screen, 4).started(dataclasses.replace(JOB, repeat=2))
     assert text(screen).startswith("trial 3, seed 2: started, ")
 
 
 def test_a_tempered_shape_is_told_by_how_much_it_keeps():
     screen = console()
     job = from_scratch_job("tempered-0", origin="tempered", trial=3, rung=0.5, rho=0.25)
-    Progress(screen, 4).started(job)
+    progress_on(screen, 4).started(job)
     assert text(screen) == "tempered-0: started, ρ 0.25 of trial 3  50% of the budget\n"
 
 
 def test_a_long_line_is_not_broken():
     screen = console()
-    Progress(screen, 4).ended(JOB, Ending("failed", "because " * 60))
+    progress_on(screen, 4).ended(JOB, Ending("failed", "because " * 60))
     assert len(text(screen).splitlines()) == 1
 
 
 def test_a_terminal_shows_what_is_going_on():
     screen = console(is_terminal=True)
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     with shown.showing():
         shown.started(JOB)
         shown.epochs(JOB, [epoch_record(1, 2, validation_accuracy=0.625)])
@@ -158,7 +166,7 @@ def test_a_terminal_shows_what_is_going_on():
 
 def test_a_terminal_shows_what_is_done_and_no_lines():
     screen = console(is_terminal=True)
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     with shown.showing():
         shown.started(JOB)
         shown.finished(JOB, [DONE])
@@ -172,7 +180,7 @@ def test_a_terminal_shows_what_is_done_and_no_lines():
 
 def test_more_jobs_than_fit_show_the_latest():
     screen = console(is_terminal=True)
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     with shown.showing():
         for number in range(40):
             shown.started(trial_job(number))
@@ -184,7 +192,7 @@ def test_more_jobs_than_fit_show_the_latest():
 
 def test_the_time_left_is_that_of_the_epochs_left(clock: Clock):
     screen = console()
-    shown = Progress(screen, 10)
+    shown = progress_on(screen, 10)
     shown.finished(trial_job(2), [outcome("fine-tuned-2")])
     assert text(screen).splitlines()[-1].endswith("; ")
     shown.started(JOB)
@@ -203,7 +211,7 @@ def test_the_time_left_is_that_of_the_epochs_left(clock: Clock):
 
 def test_no_time_is_left_when_more_epochs_ran_than_expected(clock: Clock):
     screen = console()
-    shown = Progress(screen, 1)
+    shown = progress_on(screen, 1)
     for step in (1, 2, 3):
         clock.ahead += 5
         shown.epochs(JOB, [epoch_record(step, 3)])
@@ -214,7 +222,7 @@ def test_no_time_is_left_when_more_epochs_ran_than_expected(clock: Clock):
 def test_epochs_of_an_earlier_process_take_no_time_of_this_one(clock: Clock):
     """Eight of ten epochs are over when this process begins; the ninth takes 5 s."""
     screen = console()
-    shown = Progress(screen, 10)
+    shown = progress_on(screen, 10)
     shown.started(JOB)
     shown.epochs(JOB, [epoch_record(step, 10) for step in range(1, 9)])
     shown.finished(JOB, [DONE])
@@ -228,7 +236,7 @@ def test_epochs_of_an_earlier_process_take_no_time_of_this_one(clock: Clock):
 
 def test_what_ended_before_its_last_epoch_is_expected_no_more(clock: Clock):
     screen = console()
-    shown = Progress(screen, 10)
+    shown = progress_on(screen, 10)
     shown.started(JOB)
     clock.ahead += 5
     shown.epochs(JOB, [epoch_record(1, 8)])
@@ -240,7 +248,7 @@ def test_what_ended_before_its_last_epoch_is_expected_no_more(clock: Clock):
 def test_time_goes_by_the_clock_that_is_given():
     """What another process did is shown as late as one likes: its own times count."""
     screen, seconds = console(), 1000.0
-    shown = Progress(screen, 4, now=lambda: seconds)
+    shown = progress_on(screen, 4, now=lambda: seconds)
     shown.started(JOB)
     seconds += 5
     shown.epochs(JOB, [epoch_record(1, 4)])
@@ -250,7 +258,7 @@ def test_time_goes_by_the_clock_that_is_given():
 
 def test_time_counts_anew_when_another_process_goes_on(clock: Clock):
     screen = console()
-    shown = Progress(screen, 4)
+    shown = progress_on(screen, 4)
     shown.started(JOB)
     clock.ahead += 1000
     shown.epochs(JOB, [epoch_record(1, 4)])

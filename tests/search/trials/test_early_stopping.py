@@ -72,27 +72,6 @@ def test_rungs_are_halves_of_halves_and_none_is_the_end(
     assert Halving(tmp_path, epochs).rungs == rungs
 
 
-# ---- domination
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ((0.6, 90), (0.5, 100), True),
-        ((0.6, 100), (0.5, 100), True),
-        ((0.5, 90), (0.5, 100), True),
-        ((0.5, 100), (0.5, 100), False),
-        ((0.6, 110), (0.5, 100), False),
-        ((0.4, 90), (0.5, 100), False),
-        ((0.5, 100), (0.6, 90), False),
-    ],
-)
-def test_one_beats_another_if_no_worse_and_somewhere_better(
-    one: Point, other: Point, expected: bool
-):
-    assert RungResult("a", 20, *one).beats(RungResult("b", 20, *other)) == expected
-
-
 # ---- who is stopped
 
 
@@ -257,7 +236,7 @@ def test_a_trial_is_worth_on_a_rung_what_it_would_be_pruned(tmp_path: Path, digi
     assert (first.epoch, second.epoch) == (1, 2)
     for rung_result in (first, second):
         assert rung_result.goes_on
-        assert 0 < rung_result.accuracy < 1
+        assert 0 < rung_result.validation_accuracy < 1
         assert rung_result.flops <= context.preflight.flops_limit < context.preflight.base.flops
 
 

@@ -330,7 +330,7 @@ def test_wrong_test_labels_change_nothing_but_the_test_accuracy(
 def test_a_pair_shares_its_shape_and_its_seed(context: JobContext, digits: ImageData):
     tuned, *_ = run_trial(trial_job(2), context, digits, _ignored)
     profile = copycat.read(context.config.directory / tuned.path).profile
-    job = FromScratchJob("from-scratch-2", "from-scratch", 2, None, 1.0, dict(profile.widths))
+    job = FromScratchJob.of(profile, "from-scratch-2", "from-scratch", trial=2)
     scratch = train_from_scratch(job, context, digits, _ignored)
     assert (scratch.profile, scratch.flops, scratch.params) == (
         tuned.profile,

@@ -44,7 +44,6 @@ _REQUIRED = (
 )
 _OPTIONAL = ("removed", "inexact", "$schema")
 
-
 _MAY_LACK = ("weight_bytes", "peak_activation_bytes", "uncounted")
 """Of a cost, what may be missing: whatever takes a trace, of networks that nobody traced."""
 
@@ -63,7 +62,7 @@ class Architecture:
         ChannelGraph.narrowed_inexactly).
     probe: outputs on a fixed random image, shape (classes,); what `load` compares.
     dtype: of the images and of the network's first parameter; a key of DTYPES.
-    weights_sha256: of weights.safetensors; empty if it was never stored or in format 1.
+    weights_sha256: of weights.safetensors; empty before it is stored.
 
     The probe, dtype and checksum are filled in by `save`.
     """
@@ -120,13 +119,10 @@ def checksum(content: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> Architecture:
-    """Reads what `to_json` writes, in this format version or an older one.
-
-    Raises ArchitectureError, which says what is wrong, for anything else.
-    """
+    """Reads what `to_json` writes; ArchitectureError, which says what is wrong, for all else."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
-        return _from_content(_current(content))
+        return _from_content(_checked(content))
     except ArchitectureError:
         raise
     except (ValueError, RecursionError, OverflowError) as error:
@@ -139,21 +135,15 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _current(content: object) -> Mapping[str, Any]:
-    """The content as this format version would have it."""
+def _checked(content: object) -> Mapping[str, Any]:
+    """The content, if it is of this format version, whole and as it was written."""
     if not isinstance(content, dict):
         raise ArchitectureError("is damaged: it must hold one JSON object")
     version = content.get("format_version")
-    if version == 1 and not isinstance(version, bool | float):
-        return _from_version_1(content)
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ArchitectureError(
-            f"has format version {version}, this Espalier reads up to {FORMAT_VERSION}: "
-            f"it was written by a newer one, update yours"
-        )
-    if version != FORMAT_VERSION or isinstance(version, float):
-        raise ArchitectureError(
-            f"has format version {version!r}; this Espalier reads 1 to {FORMAT_VERSION}"
+            f"has format version {version!r}, this Espalier reads {FORMAT_VERSION}: export the "
+            "architecture anew, or use the Espalier that wrote it"
         )
     _check_keys(content, _REQUIRED, _OPTIONAL, "the file")
     if content["checksum"] != checksum(content):
@@ -164,30 +154,18 @@ def _current(content: object) -> Mapping[str, Any]:
     return content
 
 
-def _from_version_1(content: dict[str, Any]) -> Mapping[str, Any]:
-    """Format 1 had no checksums and no dtype, and at first knew no removals but of branches."""
-    required = tuple(k for k in _REQUIRED if k not in ("dtype", "weights", "checksum"))
-    _check_keys(content, required, ("removed", "removed_blocks"), "the file")
-    upgraded = {"dtype": "float32", **content}
-    if "removed_blocks" in content:
-        if "removed" in content:
-            raise ArchitectureError('is damaged: it holds both "removed" and "removed_blocks"')
-        upgraded["removed"] = {"branch": upgraded.pop("removed_blocks")}
-    return upgraded
-
-
 def _from_content(content: Mapping[str, Any]) -> Architecture:
     builder, cost = _mapping(content, "builder"), _mapping(content, "cost")
     probe = _mapping(content, "probe")
     _check_keys(builder, ("target", "arguments"), (), "builder")
     _check_keys(cost, ("flops", "params", "convention"), _MAY_LACK, "cost")
     _check_keys(probe, ("seed", "output"), (), "probe")
-    for name, found, known in (
+    for name, value, known in (
         ("dtype", content["dtype"], tuple(DTYPES)),
         ("probe.seed", probe["seed"], (PROBE_SEED,)),
         ("cost.convention", cost["convention"], (FLOPS_CONVENTION,)),
     ):
-        _require(found in known, name, f"one of {known}", found)
+        _require(value in known, name, f"one of {known}", value)
     return Architecture(
         builder=Builder(_target(builder["target"]), dict(_mapping(builder, "arguments"))),
         profile=WidthProfile.from_mapping(content),
@@ -228,9 +206,9 @@ def _further(cost: Cost) -> list[tuple[str, int | None]]:
     return [(name, getattr(cost, name)) for name in _MAY_LACK]
 
 
-def _require(condition: bool, name: str, expected: str, found: object) -> None:
+def _require(condition: bool, name: str, expected: str, value: object) -> None:
     if not condition:
-        shown = repr(found)
+        shown = repr(value)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}…"
         raise ArchitectureError(f"is damaged: {name} must be {expected}, got {shown}")
 
@@ -249,8 +227,8 @@ def _check_keys(
 
 def _mapping(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     _require(isinstance(content[name], dict), name, "a JSON object", content[name])
-    found: Mapping[str, Any] = content[name]
-    return found
+    mapping: Mapping[str, Any] = content[name]
+    return mapping
 
 
 def _text(value: object, name: str) -> str:
@@ -296,8 +274,6 @@ def _classes(value: object) -> tuple[str, ...]:
 
 
 def _weights_sha256(content: Mapping[str, Any]) -> str:
-    if content["format_version"] == 1:
-        return ""
     weights = _mapping(content, "weights")
     _check_keys(weights, ("sha256",), (), "weights")
     digest = _text(weights["sha256"], "weights.sha256")

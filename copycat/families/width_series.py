@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from copycat.series import Series, Shape, largest
+from copycat.families.series import Series, Shape, largest
 from copycat.width_profile import MOST_CHANNELS, WidthProfile
 from pruning.cost import Budget, Cost
 from pruning.errors import ProfileError
@@ -185,7 +185,7 @@ def rescale(
     """`profile` times the largest α that meets `budget`; other groups as in the base network.
 
     Where a rounding up of single groups still fits, they are one step wider (see
-    copycat.series.largest). Raises as `find_alpha` does.
+    copycat.families.series.largest). Raises as `find_alpha` does.
     """
     return _filled(profile, graph, budget, divisor)[1].profile
 

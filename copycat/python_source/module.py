@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from copycat.architecture import Architecture
-from copycat.class_source import seen_by_fx, written
 from copycat.export import random_images
-from copycat.expression import Bracketed, render
-from copycat.python_classes import PythonClasses, Way
+from copycat.python_source.classes import PythonClasses
+from copycat.python_source.expression import Bracketed, render
 from pruning.errors import ArchitectureError, first_line
 from pruning.sigmoid_batchnorm import fold
 
@@ -46,14 +45,11 @@ def to_python(architecture: Architecture, model: nn.Module) -> str:
     model = fold(model).cpu().eval()
     _check_nothing_is_shared(model)
     dtype = _dtype_of(model)
-    problem = ""
-    for ways in ((written, seen_by_fx), (seen_by_fx, written)):
-        text = _module_text(architecture, copy.deepcopy(model).float(), dtype, ways)
-        found = _problem(text, model, architecture.example_input)
-        if found is None:
-            return text
-        problem = problem or found
-    raise ArchitectureError(f"this network cannot be written as Python: {problem}")
+    text = _module_text(architecture, copy.deepcopy(model).float(), dtype)
+    problem = _problem(text, model, architecture.example_input)
+    if problem is not None:
+        raise ArchitectureError(f"this network cannot be written as Python: {problem}")
+    return text
 
 
 def _check_nothing_is_shared(model: nn.Module) -> None:
@@ -69,18 +65,16 @@ def _check_nothing_is_shared(model: nn.Module) -> None:
 def _dtype_of(model: nn.Module) -> torch.dtype:
     dtypes = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     if len(dtypes) > 1:
-        found = ", ".join(sorted(map(str, dtypes)))
+        several = ", ".join(sorted(map(str, dtypes)))
         raise ArchitectureError(
-            f"this network cannot be written as Python: its weights are of {found}"
+            f"this network cannot be written as Python: its weights are of {several}"
         )
     return next(iter(dtypes), torch.float32)
 
 
-def _module_text(
-    architecture: Architecture, model: nn.Module, dtype: torch.dtype, ways: tuple[Way, ...]
-) -> str:
+def _module_text(architecture: Architecture, model: nn.Module, dtype: torch.dtype) -> str:
     """model: in float32."""
-    classes = PythonClasses(ways)
+    classes = PythonClasses()
     expression = classes.expression(model, type(model).__name__)
     network = render(expression, 4, len("return "))
     network += "" if dtype == torch.float32 else f".to({dtype})"
@@ -131,8 +125,8 @@ def _problem(text: str, model: nn.Module, example_input: Tensor) -> str | None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network = names["build"]()
             network.load_state_dict(model.state_dict())
-            found, expected = network.eval()(images), model(images)
+            output, expected = network.eval()(images), model(images)
     except Exception as error:  # the user's code may raise anything
         return first_line(error)
-    same = isinstance(found, Tensor) and torch.equal(found, expected)
+    same = isinstance(output, Tensor) and torch.equal(output, expected)
     return None if same else "it gives another output than the stored one"

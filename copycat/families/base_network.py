@@ -10,8 +10,8 @@ from torch import nn
 
 from copycat.build import build, without_removed
 from copycat.builder import Builder
+from copycat.families.series import Shape
 from copycat.recipes import Recipe, recorded
-from copycat.series import Shape
 from copycat.width_profile import WidthProfile
 from pruning.cost import ExampleInput
 from pruning.graph.channel_graph import ChannelGraph

@@ -1,7 +1,9 @@
 """The class of a module, written again as plain source that needs only torch.
 
-Its methods are those that its forward needs, as their author wrote them, or, where the source
-leans on other things, what torch.fx sees of forward.
+Its forward is what torch.fx sees of it in evaluation. Where torch.fx sees nothing, because the
+code decides by the shape of its input (the shortcut of a CIFAR ResNet) or calls a function that
+fx leaves whole (stochastic depth), it is the methods that forward needs, as their author wrote
+them.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ import inspect
 import re
 import sys
 import textwrap
+import types
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import fx, nn
 
-from copycat.bare_syntax import bare
 from pruning.networks.torch_interior import buffer_slots, child_slots, parameter_slots
 from pruning.structure_removal.residual_blocks import own_graph
 
@@ -49,12 +51,38 @@ class Source:
     in_evaluation: bool = False
 
 
+def seen_by_fx(module: nn.Module) -> Source:
+    """The forward of `module` in evaluation as torch.fx sees it. Raises UnwritableError."""
+    graph = module.graph if isinstance(module, fx.GraphModule) else own_graph(module)
+    if graph is None:
+        try:
+            graph = fx.Tracer().trace(module)
+        except Exception as error:  # the user's code may raise anything
+            raise UnwritableError("torch.fx cannot read its forward") from error
+    for node in graph.nodes:
+        node.type = None  # its annotation
+    code = graph.python_code("self")
+    source = Source(in_evaluation=not isinstance(module, fx.GraphModule))
+    text = re.sub(r";  \w+( = \w+)* = None", "", code.src)
+    tree = _bare(ast.parse(text).body[-1])
+    source.functions["forward"] = ast.unparse(tree)
+    for name in sorted(_free_names(tree)):
+        if name in code.globals:
+            _define(name, code.globals[name], source)
+    source.attributes = [
+        name
+        for name in _attributes_of_self(tree)
+        if name in parameter_slots(module) or name in buffer_slots(module)
+    ]
+    return source
+
+
 def written(module: nn.Module) -> Source:
     """The methods of the class of `module` that its forward needs, as they were written.
 
     Annotations, decorators, docstrings and comments are left out. Raises UnwritableError.
     """
-    if isinstance(module, fx.GraphModule) or "forward" in vars(module):
+    if "forward" in vars(module):
         raise UnwritableError("its forward has no source")
     source, waiting = Source(), ["forward"]
     while waiting:
@@ -72,32 +100,6 @@ def written(module: nn.Module) -> Source:
                 source.attributes.append(attribute)
             elif home and attribute not in (*source.functions, *waiting):
                 waiting.append(attribute)
-    return source
-
-
-def seen_by_fx(module: nn.Module) -> Source:
-    """The forward of `module` in evaluation as torch.fx sees it. Raises UnwritableError."""
-    graph = module.graph if isinstance(module, fx.GraphModule) else own_graph(module)
-    if graph is None:
-        try:
-            graph = fx.Tracer().trace(module)
-        except Exception as error:  # the user's code may raise anything
-            raise UnwritableError("torch.fx cannot read its forward") from error
-    code = graph.python_code("self")
-    source = Source(in_evaluation=not isinstance(module, fx.GraphModule))
-    text = re.sub(r";  \w+( = \w+)* = None", "", code.src)
-    tree = ast.parse(text).body[-1]
-    assert isinstance(tree, ast.FunctionDef)
-    tree = bare(tree)
-    source.functions["forward"] = ast.unparse(tree)
-    for name in sorted(_free_names(tree)):
-        if name in code.globals:
-            _define(name, code.globals[name], source)
-    source.attributes = [
-        name
-        for name in _attributes_of_self(tree)
-        if name in parameter_slots(module) or name in buffer_slots(module)
-    ]
     return source
 
 
@@ -119,21 +121,26 @@ def _tree(function: object) -> ast.FunctionDef:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, TypeError, SyntaxError, ValueError) as error:
         raise UnwritableError("its source cannot be found") from error
+    return _bare(tree)
+
+
+def _bare(tree: ast.stmt) -> ast.FunctionDef:
+    """The function without annotations, decorators and docstring."""
     if not isinstance(tree, ast.FunctionDef):
         raise UnwritableError("its source is no function")
-    return bare(tree)
+    tree.decorator_list, tree.returns = [], None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    if ast.get_docstring(tree) is not None and len(tree.body) > 1:
+        del tree.body[0]
+    return tree
 
 
 def _attributes_of_self(tree: ast.AST) -> list[str]:
-    found = [
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-        and node.attr != "training"
-    ]
-    return list(dict.fromkeys(found))
+    attributes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    names = [a.attr for a in attributes if isinstance(a.value, ast.Name) and a.value.id == "self"]
+    return [name for name in dict.fromkeys(names) if name != "training"]
 
 
 def _free_names(tree: ast.AST) -> set[str]:
@@ -178,7 +185,9 @@ def _is_literal(value: object) -> bool:
 
 def _import_line(name: str, value: Any) -> str | None:
     """The import of a module, class or function of torch or Python; None for all others."""
-    if isinstance(value, ModuleType):
+    if getattr(types, name, None) is value:
+        home, leaf = "types", name
+    elif isinstance(value, ModuleType):
         home, _, leaf = value.__name__.rpartition(".")
         if value.__name__.partition(".")[0] not in _STOCK:
             return None

@@ -15,16 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from copycat.architecture_json import DTYPES, PROBE_SEED, Architecture, from_json, to_json
+from copycat.architecture.document import DTYPES, PROBE_SEED, Architecture, from_json, to_json
+from copycat.architecture.trust import check_no_download, check_trust
+from copycat.architecture.whole_folder import folder_written_whole, opened_folder, repair
 from copycat.build import graph_for, shaped, without_removed
-from copycat.trust import TRUSTED_BUILDERS, check_no_download, check_trust
-from copycat.whole_folder import folder_written_whole, opened_folder, repair
 from pruning.cost import Cost, evaluating, measure_cost
 from pruning.errors import ArchitectureError, EspalierError, first_line
 from pruning.networks.wrappers import unwrapped
 from pruning.tracing import trace
-
-__all__ = ["TRUSTED_BUILDERS", "Architecture", "load", "read", "save", "verify"]
 
 _JSON, _WEIGHTS = "architecture.json", "weights.safetensors"
 _MOST_JSON_BYTES = 2**26
@@ -113,8 +111,8 @@ def verify(path: str | Path, *, trust: Sequence[str] = ()) -> Architecture:
     architecture, model = read(path), load(path, trust=trust)
     measured = measure_cost(model, architecture.example_input)
     _check_cost(path, architecture.cost, measured)
-    found = _with_bytes(architecture.cost, measured, model, architecture.example_input)
-    _check_bytes(path, architecture.cost, found)
+    counted = _with_bytes(architecture.cost, measured, model, architecture.example_input)
+    _check_bytes(path, architecture.cost, counted)
     return architecture
 
 
@@ -155,11 +153,11 @@ def _rebuilt(path: str | Path, architecture: Architecture) -> nn.Module:
     return model
 
 
-def _check_cost(path: str | Path, stored: Cost, found: Cost) -> None:
-    if stored != found:
+def _check_cost(path: str | Path, stored: Cost, actual: Cost) -> None:
+    if stored != actual:
         raise ArchitectureError(
             f"{_JSON} in {path} says {stored.flops:,} FLOPs and {stored.params:,} parameters, its "
-            f"widths make {found.flops:,} and {found.params:,}: edited or damaged"
+            f"widths make {actual.flops:,} and {actual.params:,}: edited or damaged"
         )
 
 
@@ -175,9 +173,9 @@ def _with_bytes(cost: Cost, measured: Cost, model: nn.Module, example_input: Ten
     )
 
 
-def _check_bytes(path: str | Path, stored: Cost, found: Cost) -> None:
+def _check_bytes(path: str | Path, stored: Cost, actual: Cost) -> None:
     for name in ("weight_bytes", "peak_activation_bytes", "uncounted"):
-        says, value = getattr(stored, name), getattr(found, name)
+        says, value = getattr(stored, name), getattr(actual, name)
         if says not in (None, value):
             raise ArchitectureError(
                 f"{_JSON} in {path} says {name} = {says:,}, it is {value:,}: edited or damaged"
@@ -188,7 +186,7 @@ def _fill(model: nn.Module, folder: Path, architecture: Architecture) -> None:
     """Copies the weights into `model`, whose tensors take on the file's dtypes."""
     file = _plain_file(folder, _WEIGHTS)
     try:
-        if architecture.weights_sha256 not in ("", _sha256(file)):
+        if architecture.weights_sha256 != _sha256(file):
             raise ArchitectureError(
                 f"{_WEIGHTS} in {folder} was damaged or exchanged: its checksum is not the one "
                 f"in {_JSON}"
@@ -205,17 +203,17 @@ def _match_dtypes(model: nn.Module, stored: dict[str, Tensor]) -> None:
     """ValueError for a tensor that has another shape in the file, or is no longer a fraction."""
     tensors: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
     tensors.update(model.named_parameters(remove_duplicate=False))
-    for name, found in stored.items():
+    for name, tensor in stored.items():
         if name not in tensors:  # load_model lists them
             continue
         expected = tensors[name]
-        if found.shape != expected.shape:
-            shapes = ("×".join(map(str, t.shape)) or "a scalar" for t in (found, expected))
+        if tensor.shape != expected.shape:
+            shapes = ("×".join(map(str, t.shape)) or "a scalar" for t in (tensor, expected))
             raise ValueError("{} is {}, expected {}".format(name, *shapes))
-        if found.dtype != expected.dtype:
-            if not (found.is_floating_point() and expected.is_floating_point()):
-                raise ValueError(f"{name} is {found.dtype}, expected {expected.dtype}")
-            expected.data = expected.data.to(found.dtype)
+        if tensor.dtype != expected.dtype:
+            if not (tensor.is_floating_point() and expected.is_floating_point()):
+                raise ValueError(f"{name} is {tensor.dtype}, expected {expected.dtype}")
+            expected.data = expected.data.to(tensor.dtype)
 
 
 def _sha256(file: Path) -> str:
@@ -271,10 +269,10 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _agree(stored: tuple[float, ...], found: tuple[float, ...], dtype: torch.dtype) -> bool:
-    if len(stored) != len(found) or not stored:
+def _agree(stored: tuple[float, ...], output: tuple[float, ...], dtype: torch.dtype) -> bool:
+    if len(stored) != len(output) or not stored:
         return False
-    expected, actual = (torch.tensor(values, dtype=torch.float64) for values in (stored, found))
+    expected, actual = (torch.tensor(values, dtype=torch.float64) for values in (stored, output))
     tolerance = max(_PROBE_TOLERANCE, 8 * torch.finfo(dtype).eps)
     scale = float(expected.abs().max().clamp(min=1e-6))
     return torch.allclose(expected, actual, rtol=0, atol=tolerance * scale)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 
-from copycat.class_source import Source, UnwritableError
-from copycat.expression import Bracketed, Expression, render
-from copycat.layer_source import is_stock, layer_expression
+from copycat.python_source.class_source import Source, UnwritableError, seen_by_fx, written
+from copycat.python_source.expression import Bracketed, Expression, render
+from copycat.python_source.layer_source import is_stock, layer_expression
 from pruning.errors import ArchitectureError
 from pruning.networks.torch_interior import buffer_slots, child_slots, parameter_slots
 
@@ -19,8 +19,6 @@ RESERVED = ("build", "CLASSES", "OrderedDict", "nn", "torch")
 """Names that classes must not take."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-Way = Callable[[nn.Module], Source]
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,8 @@ class _Class:
 
 @dataclass
 class PythonClasses:
-    """Gathers classes, and the imports and definitions they need, while a network is written.
+    """Gathers classes, and the imports and definitions they need, while a network is written."""
 
-    ways: to find the source of a class, the better one first.
-    """
-
-    ways: tuple[Way, ...]
     imports: dict[str, str] = field(default_factory=dict)
     definitions: dict[str, str] = field(default_factory=dict)
     _classes: dict[object, _Class] = field(default_factory=dict)
@@ -105,9 +99,9 @@ class PythonClasses:
     def _source(self, module: nn.Module, where: str, base: str) -> tuple[Source, tuple[str, ...]]:
         """The first way to write the class that works, and the attributes of an instance."""
         problems = []
-        for way in self.ways:
+        for read in (seen_by_fx, written):
             try:
-                source = way(module)
+                source = read(module)
                 attributes = _attributes(module, source, base)
                 self._gather(source)
             except UnwritableError as error:

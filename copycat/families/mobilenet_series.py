@@ -9,8 +9,8 @@ from typing import Final
 import torch
 
 from copycat.builder import Builder
-from copycat.builder_series import BuilderSeries, changed
-from copycat.series import Shape
+from copycat.families.builder_series import BuilderSeries, changed
+from copycat.families.series import Shape
 from pruning.cost import Cost, ExampleInput
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.tracing import trace

@@ -1,7 +1,7 @@
 """Families: the members of one kind of shape that fill each of several budgets.
 
 A kind makes of a base network a series of shapes in rising order of one parameter; one solver
-finds the largest shape within each budget (see copycat.series.largest).
+finds the largest shape within each budget (see copycat.families.series.largest).
 Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
 """
 
@@ -13,41 +13,12 @@ from typing import final
 
 from torch import nn
 
-from copycat.base_network import BaseNetwork
-from copycat.family_kinds import (
-    Bottleneck,
-    Copycat,
-    CopycatOfAll,
-    Depth,
-    FamilyKind,
-    MobileNetV2,
-    PrunedShape,
-    TemperedCopycat,
-    UniformWidth,
-    WideResNetWidth,
-)
-from copycat.series import Series, Shape, largest
+from copycat.families.base_network import BaseNetwork
+from copycat.families.kinds import FamilyKind
+from copycat.families.series import Series, Shape, largest
 from copycat.width_profile import WidthProfile
 from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, UnreachableBudgetError
-
-__all__ = [
-    "BaseNetwork",
-    "Bottleneck",
-    "Copycat",
-    "CopycatOfAll",
-    "Depth",
-    "Family",
-    "FamilyKind",
-    "Measure",
-    "Member",
-    "MobileNetV2",
-    "PrunedShape",
-    "TemperedCopycat",
-    "UniformWidth",
-    "WideResNetWidth",
-    "members",
-]
 
 Measure = Callable[[nn.Module], float]
 """Milliseconds that one run of a network takes."""
@@ -118,7 +89,7 @@ def members(
     budgets: shares refer to the base network. With a bound on latency_ms candidates are built
         and measured where they meet the other bounds, and rounded to the nearest widths only:
         latency is no closed form, and need not grow with the widths.
-    divisor: of the widths of groups; see copycat.rescale.WidthSeries.
+    divisor: of the widths of groups; see copycat.families.width_series.WidthSeries.
     measure: needed for bounds on latency_ms.
 
     Raises UnreachableBudgetError for a budget below the smallest member, and BudgetError for

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from copycat.base_network import BaseNetwork
-from copycat.builder_series import BuilderSeries, changed, whole_argument
-from copycat.mobilenet_series import MobileNetSeries
-from copycat.rescale import WidthSeries, scale_of
-from copycat.series import Series, Shape
+from copycat.families.base_network import BaseNetwork
+from copycat.families.builder_series import BuilderSeries, changed, whole_argument
+from copycat.families.mobilenet_series import MobileNetSeries
+from copycat.families.series import Series, Shape
+from copycat.families.width_series import WidthSeries, scale_of
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost
 from pruning.errors import ProfileError
@@ -39,8 +39,8 @@ class FamilyKind(ABC):
     def series(self, base: BaseNetwork, *, divisor: int = 1) -> Series:
         """The shapes in rising order; ProfileError or ModelError if the base has none of them.
 
-        divisor: of the widths of groups (see copycat.rescale.WidthSeries); no effect on kinds
-            that change a builder's arguments.
+        divisor: of the widths of groups (see WidthSeries); no effect on kinds that change a
+            builder's arguments.
         """
 
     @final

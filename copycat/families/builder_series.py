@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from copycat.builder import Builder
-from copycat.series import Series, Shape
+from copycat.families.series import Series, Shape
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, ExampleInput
 from pruning.errors import ModelError

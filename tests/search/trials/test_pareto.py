@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.results.front import dominates, front, hypervolume, spread
+from search.trials.pareto import dominates, front, hypervolume, spread
 
 
 @dataclass(frozen=True)

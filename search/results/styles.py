@@ -1,0 +1,53 @@
+"""How the origins of networks are drawn and called: one table for pictures, pages and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlflow_server import schema
+
+
+@dataclass(frozen=True)
+class Style:
+    """How networks of one origin appear.
+
+    colour: as in MLflow's charts.  marker: matplotlib's.  symbol: Plotly's.
+    name: in tables.  words: in sentences.
+    """
+
+    colour: str
+    marker: str
+    symbol: str
+    name: str
+    words: str
+
+
+def _style(origin: str, marker: str, symbol: str, name: str, words: str) -> Style:
+    return Style(schema.COLOURS[origin], marker, symbol, name, words)
+
+
+_TEMPERED = "a shape between a pruned and the uniform one, from scratch (tempered)"
+STYLES: Mapping[str, Style] = {
+    "fine-tuned": _style("fine-tuned", "o", "circle", "fine-tuned", "pruned and fine-tuned"),
+    "from-scratch": _style(
+        "from-scratch", "s", "square", "from scratch", "a pruned shape from scratch"
+    ),
+    "copycat": _style(
+        "copycat", "^", "triangle-up", "copycat", "a rescaled shape from scratch (copycat)"
+    ),
+    "tempered": _style("tempered", "v", "triangle-down", "tempered copycat", _TEMPERED),
+    "uniform": _style("uniform", "x", "x", "uniformly narrowed", "the uniformly narrowed network"),
+    "random": _style("random", "D", "diamond", "random widths", "a shape of random widths"),
+    "bottleneck": _style("bottleneck", "P", "cross", "bottleneck", "a bottleneck shape"),
+}
+_FURTHER = (("#000000", "+"), ("#7f7f7f", "*"), ("#8c564b", "<"), ("#56b4e9", ">"))
+"""Colour and marker of kinds of network beyond those."""
+
+
+def style_of(origin: str, number: int = 0) -> Style:
+    """The style of an origin, or of a kind of network; number: which of the kinds drawn it is."""
+    if origin in STYLES:
+        return STYLES[origin]
+    colour, marker = _FURTHER[number % len(_FURTHER)]
+    return Style(colour, marker, "star", origin, f"a {origin} shape")

@@ -1,0 +1,58 @@
+"""How many epochs, and training images, the jobs of a study take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.scheduling.from_scratch_jobs import num_members
+from search.training.minibatches import images_trained_on
+from search.trials.from_scratch import member_epochs
+from search.trials.job_context import JobContext
+from search.trials.jobs import FromScratchJob, Job
+from search.trials.trial import product_percents
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Counts of epochs, and of the training images that they look at; num_train: images."""
+
+    context: JobContext
+    num_train: int
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images that an epoch looks at."""
+        return images_trained_on(self.num_train, self.context.config.training.batch_size)
+
+    @property
+    def epochs_per_trial(self) -> int:
+        """Epochs of a trial with all the networks that come of it."""
+        config = self.context.config
+        return (
+            config.training.epochs
+            + len(product_percents(config)) * config.training.fine_tune_epochs
+        )
+
+    @property
+    def epochs_interpolated(self) -> int:
+        """Epochs of the shapes between a found and a uniform one."""
+        config = self.context.config
+        return config.study.tempered_trials * config.training.scratch_epochs
+
+    @property
+    def epochs_after_trials(self) -> int:
+        """Epochs of everything that comes after the trials, generously."""
+        config = self.context.config
+        families = num_members(config) * config.training.scratch_epochs
+        repeated = (config.seeds - 1) * min(config.profiles + len(config.ladder), config.trials)
+        return families + self.epochs_interpolated + repeated * self.epochs_per_trial
+
+    def epochs_of(self, job: Job) -> int:
+        """Epochs of a job from its beginning to its end."""
+        if isinstance(job, FromScratchJob):
+            return member_epochs(job, self.context)
+        return self.epochs_per_trial
+
+    def images_of(self, job: Job) -> int:
+        """Training images of a job from its beginning to its end."""
+        return self.epochs_of(job) * self.images_per_epoch

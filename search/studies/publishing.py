@@ -1,0 +1,88 @@
+"""The end of a search: its networks are certified and compared, and its files are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from copycat.architecture import verify
+from pruning.cost import Budget, format_count
+from pruning.errors import ArchitectureError, SearchFailedError
+from search.results.figures import front_figure
+from search.results.html_report import REPORT_FILE, report_page
+from search.results.pictures import draw_all
+from search.results.report import Results
+from search.results.verdict import contests
+from search.storage.durable import write_durably
+from search.storage.layout import RESULTS_FILE
+from search.studies.session import Session
+from search.trials.job_context import JobContext
+from search.trials.jobs import Outcome
+from search.trials.pareto import front
+from search.trials.preflight import Preflight
+
+PLOT_FILE = "front.png"
+
+
+def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
+    """What the search found, of networks whose folders rebuild to the stated cost.
+
+    Raises SearchFailedError if there is none within the budget.
+    """
+    config, preflight = session.context.config, session.context.preflight
+    certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
+    within = [o for o in certified if preflight.limits.allows(o.cost)]
+    if not within:
+        raise SearchFailedError(
+            f"no architecture could be certified: {'; '.join(session.notes[:1])}"
+        )
+    first_runs = [o for o in within if o.key == o.network]  # a lucky seed is no better network
+    rungs = [preflight.limits.scaled(rung) for rung in config.ladder]
+    return Results(
+        base=preflight.base,
+        budget=str(preflight.budget),
+        num_test=len(session.data.test),
+        everything=tuple(within),
+        front=tuple(front(first_runs)),
+        contests=contests(within, [(_rung_label(rung, preflight), rung) for rung in rungs]),
+        failures=dict(session.failures),
+        notes=tuple(session.notes),
+        limits=preflight.limits,
+        base_widths=_base_widths(preflight),
+    )
+
+
+def publish(session: Session, results: Results) -> None:
+    """Write results, plots and report into the folder of the search, and hand them to MLflow."""
+    folder = session.context.directory
+    write_durably(folder / RESULTS_FILE, json.dumps(results.to_mapping(), indent=2).encode())
+    front_figure(results).savefig(folder / PLOT_FILE, dpi=150)
+    pictures = draw_all(folder, results, _base_widths(session.context.preflight))
+    write_durably(folder / REPORT_FILE, report_page(folder).encode())
+    files: list[Path] = [folder / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
+    session.record.mark_front(results)
+    session.runs.conclude([*files, *pictures], verdict=results.verdict)
+
+
+def _base_widths(preflight: Preflight) -> dict[str, int]:
+    return {name: preflight.graph.group(name).width for name in preflight.groups}
+
+
+def _rung_label(rung: Budget, preflight: Preflight) -> str:
+    parts = [
+        f"{b.quantity} ≤ {format_count(b.value)} "
+        f"({100 * b.value / preflight.base.of(b.quantity):.3g} % of base)"
+        for b in rung.bounds
+    ]
+    return ", ".join(parts)
+
+
+def _is_certified(outcome: Outcome, context: JobContext, notes: list[str]) -> bool:
+    """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
+    try:
+        verify(context.directory / outcome.path, trust=context.preflight.builder.modules)
+    except ArchitectureError as error:
+        notes.append(f"{outcome.key} is left out: {error}")
+        return False
+    return True

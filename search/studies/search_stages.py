@@ -1,0 +1,160 @@
+"""The stages of a search: trials, repetitions, families, interpolated shapes, one after another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from optuna.storages import BaseStorage
+
+from pruning.errors import SearchFailedError
+from search.data.datasets import ImageData
+from search.scheduling.compute_budget import Rationed
+from search.scheduling.from_scratch_jobs import compared, members
+from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
+from search.scheduling.width_interpolation import tempered_source
+from search.studies.session import Session
+from search.training.minibatches import steps_per_epoch
+from search.training.trainer import total_push
+from search.trials.job_context import JobContext
+from search.trials.jobs import Outcome, TrialJob
+from search.trials.search_space import SearchSpace, sampler
+
+_LEAST_TARGET = 0.25
+"""Share of the budget that trials aim down to where the ladder has no rung below the whole."""
+
+
+class SearchStages:
+    """Every stage of a search that is left; what was finished before stays as it is."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._plan, self._notes = session, session.plan, session.notes
+        self._context, self._config = session.context, session.context.config
+        self._storage = study_storage(
+            self._context.directory,
+            self._config.study.storage,
+            lambda note: session.console.print(note, style="yellow", highlight=False, markup=False),
+        )
+        self._source = trial_source(self._context, session.data, self._storage)
+
+    def run(self) -> list[Outcome]:
+        """All networks; raises SearchFailedError if no trial came to one."""
+        self._settle_leftovers()
+        self._session.expect(
+            len(self._source) * self._plan.epochs_per_trial + self._plan.epochs_after_trials
+        )
+        with self._session.showing():
+            trials = self._trials()
+            repeats = self._repeats(trials)
+            jobs, notes = members(self._config, self._context.preflight, trials)
+            self._notes += notes
+            family = self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
+            family += self._interpolated(trials, family)
+        for number, ending in self._source.endings.items():
+            self._session.failures[f"trial {number}"] = ending.why
+        return [*trials, *repeats, *family]
+
+    def _trials(self) -> list[Outcome]:
+        source, per_epoch = self._source, self._plan.images_per_epoch
+        rationed = Rationed(
+            source,
+            self._session.compute_budget,
+            self._plan.epochs_per_trial * per_epoch,
+            reserve=self._plan.epochs_after_trials * per_epoch,
+            is_needed=lambda: not source.outcomes,
+        )
+        self._session.perform(rationed)
+        if rationed.is_cut_short:
+            done = len(source.endings) + len({o.trial for o in source.outcomes})
+            self._notes.append(
+                f"{done} of {self._config.trials} trials were made: more would not have left "
+                "what the families need of the time or images that the search may use"
+            )
+        if not source.outcomes:
+            endings = source.endings.values()
+            can_change = any(e.state == "failed" and not e.is_final for e in endings)
+            hint = "; the same command tries them again" if can_change else ""
+            raise SearchFailedError(
+                f"all {len(endings)} trials failed, the first of them because: "
+                f"{next(iter(endings)).reason}{hint}"
+            )
+        return source.outcomes
+
+    def _repeats(self, trials: Sequence[Outcome]) -> list[Outcome]:
+        """The trials that the verdict compares, again with further seeds."""
+        preflight = self._context.preflight
+        numbers = dict.fromkeys(o.trial for o in compared(self._config, preflight, trials))
+        first_runs = [self._trial_job(number) for number in numbers if number is not None]
+        jobs = [
+            dataclasses.replace(job, repeat=repeat)
+            for repeat in range(1, self._config.seeds)
+            for job in first_runs
+            if job is not None
+        ]
+        return self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
+
+    def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
+        """Shapes between the found ones and the uniformly narrowed network."""
+        if not self._config.study.tempered_trials:
+            return []
+        study = open_study(self._storage, f"{self._config.name}/tempered")
+        source = tempered_source(study, self._config, self._context.preflight, trials, family)
+        by_key = {outcome.key: outcome for outcome in source.outcomes}
+        for job, ending in source.settled():
+            self._session.settle(job, [] if ending else [by_key[job.key]], ending)
+        epochs_each = self._config.training.scratch_epochs
+        self._session.expect(len(source) * epochs_each)
+        images = epochs_each * self._plan.images_per_epoch
+        rationed = Rationed(source, self._session.compute_budget, images)
+        self._session.perform(rationed)
+        if rationed.is_cut_short:
+            self._notes.append("fewer tempered shapes were tried, for want of time or images")
+        for number, ending in source.endings.items():
+            self._session.failures[f"tempered-{number}"] = ending.why
+        return source.outcomes
+
+    def _settle_leftovers(self) -> None:
+        """Tell the record of trials whose end a killed process could not tell it of."""
+        outcomes: dict[int, list[Outcome]] = {}
+        for outcome in self._source.outcomes:
+            outcomes.setdefault(outcome.trial or 0, []).append(outcome)
+        for number in sorted({*outcomes, *self._source.endings}):
+            job = self._trial_job(number)
+            if job is not None:
+                ending = self._source.endings.get(number)
+                self._session.settle(job, outcomes.get(number, []), ending)
+        self._session.forget_attempts()
+
+    def _trial_job(self, number: int) -> TrialJob | None:
+        space = trial_space(self._context, self._session.data)
+        proposal = space.proposal(self._source.params(number))
+        return None if proposal is None else TrialJob(number, proposal)
+
+
+def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
+    """What the trials of a search may be."""
+    config, preflight = context.config, context.preflight
+    steps = steps_per_epoch(len(data.train), config.training.batch_size)
+    push = total_push(config.training, config.training.epochs, steps)
+    high = float(preflight.flops_limit)
+    least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
+    low = max(float(preflight.floor.flops), high * least)
+    return SearchSpace(push, (low, high), config.criterion, config.granularity)
+
+
+def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> StudySource:
+    """The study that proposes the trials of a search."""
+    config, space = context.config, trial_space(context, data)
+    low, high = space.target_flops
+    targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
+    return StudySource(
+        open_study(storage, config.name),
+        lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
+        lambda seed: sampler(
+            config.study.sampler, seed, config.trials, is_conditional=space.is_conditional
+        ),
+        context.preflight.limits,
+        config.trials,
+        seed=config.seed,
+        openings=space.openings(targets),
+    )

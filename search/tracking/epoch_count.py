@@ -1,0 +1,62 @@
+"""How many epochs of a study are done, and how long the others will take."""
+
+from __future__ import annotations
+
+
+class EpochCount:
+    """Counts the epochs of all jobs, and tells the time left by the pace of this process.
+
+    Times are in seconds since any moment, the same for all of them. Epochs that an earlier
+    process performed count as done, but not for the pace.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[str, tuple[int, int]] = {}
+        self._begun = 0.0
+        self._new = self._expected = 0
+
+    def begin(self, now: float) -> None:
+        """A process has begun, or continued, the study just now."""
+        self._begun, self._new, self._expected = now, 0, 0
+
+    def expect(self, epochs: int) -> None:
+        """So many epochs are still to come, as far as is known."""
+        self._expected = self._new + epochs
+
+    def count(self, key: str, step: int, num_steps: int, *, is_replay: bool = False) -> None:
+        """Job `key` has `step` of its `num_steps` epochs behind it.
+
+        is_replay: those are an earlier process's, which took no time of this one.
+        """
+        new = max(0, step - self._steps.get(key, (0, num_steps))[0])
+        if is_replay:
+            self._expected -= new
+        else:
+            self._new += new
+        self._steps[key] = step, num_steps
+
+    def settle(self, key: str, *, is_finished: bool) -> None:
+        """Job `key` is over; if it came to nothing, its other epochs will not come."""
+        step, num_steps = self._steps.get(key, (0, 1))
+        if is_finished:
+            self._steps[key] = num_steps, num_steps
+        else:
+            self._expected -= max(0, num_steps - step)
+
+    def steps(self, key: str) -> tuple[int, int]:
+        """The epochs that job `key` has behind it, and those that it takes in all."""
+        return self._steps.get(key, (0, 1))
+
+    @property
+    def done(self) -> int:
+        """Epochs that are done, over all jobs and processes."""
+        return sum(step for step, _ in self._steps.values())
+
+    @property
+    def remaining(self) -> int:
+        """Epochs that are still to come."""
+        return max(0, self._expected - self._new)
+
+    def seconds_left(self, now: float) -> float | None:
+        """None before there is anything to go by."""
+        return (now - self._begun) / self._new * self.remaining if self._new else None
