@@ -169,7 +169,8 @@ class Supervisor:
         rows = architecture_rows(row.id, events)
         if rows:
             self._architectures.put(row.id, rows)
-            front_keys = {best.key for best in front(list(followed.search_state.networks.values()))}
+            networks = list(followed.search_state.networks.values())
+            front_keys = {network.key for network in front(networks)}
             marked = followed.front_keys - {new.key for new in rows}
             joined, left = sorted(front_keys - marked), sorted(marked - front_keys)
             self._architectures.mark_front(row.id, joined, left)

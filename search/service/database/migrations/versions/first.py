@@ -11,9 +11,14 @@ branch_labels = None
 depends_on = None
 
 
-def _search_id(**options: Any) -> sa.Column[str]:
+def _search_id(*, primary_key: bool = False, index: bool = False) -> sa.Column[str]:
     reference = sa.ForeignKey("searches.id", ondelete="CASCADE")
-    return sa.Column("search_id", sa.String(120), reference, **options)
+    return sa.Column(
+        *("search_id", sa.String(120), reference),
+        primary_key=primary_key,
+        index=index,
+        nullable=False,
+    )
 
 
 def upgrade() -> None:
@@ -55,7 +60,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(100), primary_key=True),
         sa.Column("key", sa.String(200), primary_key=True),
         sa.Column("digest", sa.String(64), nullable=False),
-        _search_id(nullable=False, index=True),
+        _search_id(index=True),
     )
 
 
