@@ -33,8 +33,8 @@ import psutil
 from sqlalchemy.orm import Session
 
 from search.service.database.connection import open_database
-from search.service.database.searches import now_ms
 from search.service.database.tables import ArchitectureRow, SearchRow
+from search.service.database.transactions import now_ms
 from search.storage.layout import EVENTS_FILE
 
 RESULTS = Path(__file__).parent / "results" / "service.md"

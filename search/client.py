@@ -20,8 +20,9 @@ from urllib.parse import quote
 import httpx
 
 from pruning.errors import ServiceError
-from search.config.explicit_settings import given_settings, settings_json
+from search.config.explicit_settings import explicit_settings, settings_json
 from search.server_events import ServerEvent, server_events
+from search.system.backoff import Backoff
 from search.tracking.process_log import LogPart, log_parts
 from search.tracking.search_state import Event
 
@@ -43,7 +44,9 @@ _SILENCE = httpx.Timeout(75.0, connect=5.0)
 """The service says something at least every 30 s; after so long the connection is dead."""
 
 _PATIENCE_SECONDS = 60.0
-_PAUSES = (0.2, 1.0, 2.0, 4.0)
+_PAUSES = (0.2, 4.0)
+"""The first and the longest before a stream is opened again."""
+
 _POLL_SECONDS = 0.5
 _LOG_BYTES = 2**20
 _MEMBERS = ("architecture.json", "weights.safetensors")
@@ -99,52 +102,41 @@ class Client:
         defaults is sent.  key: the same settings with the same key begin no second search, see
         search.config.explicit_settings.settings_key; without one every call begins another.
         """
-        content = settings if isinstance(settings, Mapping) else given_settings(settings)
+        content = settings if isinstance(settings, Mapping) else explicit_settings(settings)
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
-        answer = self._asked(
-            "POST",
-            "/v1/searches",
-            content=settings_json(content).encode(),
-            headers=headers,
-            timeout=_SLOW,
-        )
-        return _mapping(answer)
+        body = settings_json(content).encode()
+        return self._json("POST", "/v1/searches", content=body, headers=headers, timeout=_SLOW)
 
     def searches(
         self, *, state: str | None = None, name: str | None = None
     ) -> list[dict[str, Any]]:
         """All searches, the newest first. state: only those in it.  name: a part of theirs."""
-        given = {"state": state, "name": name}
-        query: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        # a search that arrives meanwhile shifts the pages
-        found = {item["id"]: item for item in self._paged("/v1/searches", query)}
-        return list(found.values())
+        return self._pages("/v1/searches", state=state, name=name)
 
     def search(self, search_id: str) -> dict[str, Any]:
         """How a search stands: `state`, `progress`, `settings`; times in ms since 1970."""
-        return self._got(_search_path(search_id))
+        return self._json("GET", _search_path(search_id))
 
     def stop(self, search_id: str) -> dict[str, Any]:
         """Wish that it ends early; what was finished is kept. See `wait`."""
-        return _mapping(self._asked("POST", _search_path(search_id, "stop")))
+        return self._json("POST", _search_path(search_id, "stop"))
 
     def go_on(self, search_id: str) -> dict[str, Any]:
         """Take a `stop` back; ServiceError unless it runs and was asked to end."""
-        return _mapping(self._asked("DELETE", _search_path(search_id, "stop")))
+        return self._json("DELETE", _search_path(search_id, "stop"))
 
     def resume(self, search_id: str) -> dict[str, Any]:
         """Queue it again, where it was; ServiceError unless it was stopped or has failed."""
-        path = _search_path(search_id, "resume")
-        return _mapping(self._asked("POST", path, timeout=_SLOW))
+        return self._json("POST", _search_path(search_id, "resume"), timeout=_SLOW)
 
     def set_priority(self, search_id: str, priority: int) -> dict[str, Any]:
         """Let it come before others of a lower one in the queue; this needs an admin's token."""
         path = _search_path(search_id, "priority")
-        return _mapping(self._asked("PUT", path, json={"priority": priority}))
+        return self._json("PUT", path, json={"priority": priority})
 
     def remove(self, search_id: str) -> None:
         """Remove it with its architectures; ServiceError while it runs."""
-        self._asked("DELETE", _search_path(search_id))
+        self._request("DELETE", _search_path(search_id))
 
     def wait(self, search_id: str, timeout_seconds: float | None = None) -> dict[str, Any]:
         """The search once it is over: `state` is finished, failed or stopped.
@@ -152,13 +144,13 @@ class Client:
         timeout_seconds: ServiceError if it takes longer; forever by default.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while (found := self.search(search_id))["state"] not in OVER:
+        while (search := self.search(search_id))["state"] not in OVER:
             if deadline is not None and time.monotonic() > deadline:
                 raise ServiceError(
-                    f"{search_id} is still {found['state']} after {timeout_seconds:g} s"
+                    f"{search_id} is still {search['state']} after {timeout_seconds:g} s"
                 )
             time.sleep(_POLL_SECONDS)
-        return found
+        return search
 
     def events(self, search_id: str) -> Iterator[Event]:
         """Everything that happens in a search, from its beginning until it is over.
@@ -167,28 +159,28 @@ class Client:
         search as in `searches` whenever its state changes. A connection that breaks is made
         again; ServiceError if that does not succeed within the client's patience.
         """
-        last, told, gone_since, failures = "", ("", False), None, 0
+        last_id, state, lost_at, pauses = "", ("", False), None, Backoff(*_PAUSES)
         while True:
             try:
-                for event in self._streamed(search_id, last):
-                    gone_since = None
+                for event in self._stream_events(search_id, last_id):
+                    lost_at = None
                     if event.id:
-                        last, failures = event.id, 0
+                        last_id = event.id
+                        pauses.reset()
                     content = _event(event)
                     if content["event"] == "state":
-                        before, told = told, (content["state"], content["is_stopping"])
-                        if told == before:
+                        known, state = state, (content["state"], content["is_stopping"])
+                        if state == known:
                             continue
                     yield content
-                if told[0] in OVER:
+                if state[0] in OVER:
                     return
             except (httpx.TransportError, _BusyError) as error:
                 now = time.monotonic()
-                gone_since = gone_since or now
-                if now - gone_since > self._patience:
+                lost_at = lost_at or now
+                if now - lost_at > self._patience:
                     raise self._unreachable(error) from error
-            time.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
-            failures += 1
+            time.sleep(pauses.fail())
 
     def log(self, search_id: str, *, follow: bool = False) -> Iterator[str]:
         """What its processes printed, in parts that are whole lines; nothing if there is no log.
@@ -198,34 +190,33 @@ class Client:
 
         def read(offset: int) -> LogPart:
             query = {"offset": offset, "last": _LOG_BYTES}
-            answer = self._asked("GET", _search_path(search_id, "log"), params=query)
+            response = self._request("GET", _search_path(search_id, "log"), params=query)
             try:
-                return LogPart(answer.text, int(answer.headers["Next-Offset"]))
+                return LogPart(response.text, int(response.headers["Next-Offset"]))
             except (KeyError, ValueError):
-                raise self._refusal(answer) from None
+                raise self._refusal(response) from None
 
         return log_parts(read, lambda: self.search(search_id)["state"] in OVER, follow=follow)
 
-    def _streamed(self, search_id: str, last: str) -> Iterator[ServerEvent]:
-        headers = {"Last-Event-ID": last} if last else {}
+    def _stream_events(self, search_id: str, last_id: str) -> Iterator[ServerEvent]:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
         path = _search_path(search_id, "events")
-        with self._http.stream("GET", path, headers=headers, timeout=_SILENCE) as answer:
-            if answer.is_server_error or answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-                raise _BusyError(f"it answers with status {answer.status_code}")
-            if not answer.is_success:
-                answer.read()
-                raise self._refusal(answer)
-            yield from server_events(answer.iter_bytes())
+        with self._http.stream("GET", path, headers=headers, timeout=_SILENCE) as response:
+            if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+                raise _BusyError(f"it answers with status {response.status_code}")
+            self._require_success(response)
+            yield from server_events(response.iter_bytes())
 
     # ---- what came of them
 
     def trials(self, search_id: str) -> list[dict[str, Any]]:
         """Every trial as it stands: `state`, `settings`, `reason`; in the order of beginning."""
-        return list(self._paged(_search_path(search_id, "trials")))
+        return self._pages(_search_path(search_id, "trials"))
 
     def trial(self, search_id: str, number: int, repeat: int = 0) -> dict[str, Any]:
         """One of them, with its epochs (`curve`). repeat: from 1 on with other seeds."""
-        return self._got(_search_path(search_id, f"trials/{number}"), params={"repeat": repeat})
+        path = _search_path(search_id, f"trials/{number}")
+        return self._json("GET", path, params={"repeat": repeat})
 
     def front(
         self,
@@ -240,28 +231,24 @@ class Client:
         flops_max, params_max: such as 30M, "25%" of the base network, or a count.
         sort: flops, params or validation_accuracy; with - before it falling.
         """
-        given = {"flops_max": flops_max, "params_max": params_max, "sort": sort}
-        query = {name: str(value) for name, value in given.items() if value is not None}
-        found: list[dict[str, Any]] = self._got(_search_path(search_id, "front"), params=query)[
-            "items"
-        ]
-        return found
+        query = _without_none(flops_max=flops_max, params_max=params_max, sort=sort)
+        front = self._json("GET", _search_path(search_id, "front"), params=query)
+        items: list[dict[str, Any]] = front["items"]
+        return items
 
     def architectures(self, search_id: str) -> list[dict[str, Any]]:
         """All that were found so far, on the front or not, by FLOPs."""
-        path = _search_path(search_id, "architectures")
-        # one that is found meanwhile shifts the pages
-        return list({item["id"]: item for item in self._paged(path)}.values())
+        return self._pages(_search_path(search_id, "architectures"))
 
     def verdict(self, search_id: str) -> str:
         """Which kind of network won at which budget, a line each; once it is finished."""
-        return "\n".join(self._got(_search_path(search_id, "verdict"))["lines"])
+        return "\n".join(self._json("GET", _search_path(search_id, "verdict"))["lines"])
 
     def results(self, search_id: str) -> Results:
         """Everything a finished search knows, as `search.run` returns it."""
         from search.results.report import Results  # noqa: PLC0415 - imports torch
 
-        content = self._got(_search_path(search_id, "results"))
+        content = self._json("GET", _search_path(search_id, "results"))
         try:
             return Results.from_mapping(content)
         except (KeyError, TypeError, ValueError) as error:
@@ -271,13 +258,13 @@ class Client:
 
     def report(self, search_id: str) -> bytes:
         """The report of a finished search: one HTML page that opens offline."""
-        return self._asked("GET", _search_path(search_id, "report")).content
+        return self._request("GET", _search_path(search_id, "report")).content
 
     # ---- architectures, by ids such as those of `front`: SEARCH:NAME, or SEARCH/NAME
 
     def architecture(self, architecture_id: str) -> dict[str, Any]:
         """What an architecture costs, how good it is, its widths, and its architecture.json."""
-        return self._got(_architecture_path(architecture_id))
+        return self._json("GET", _architecture_path(architecture_id))
 
     def download(self, architecture_id: str, folder: str | Path) -> Path:
         """Write an architecture as a folder that `copycat.load` opens, and return it.
@@ -287,7 +274,7 @@ class Client:
         from copycat.export import written_whole  # noqa: PLC0415 - imports torch
 
         with tempfile.TemporaryFile() as archive:
-            self._fetch(_architecture_path(architecture_id, "folder"), archive)
+            self._download(_architecture_path(architecture_id, "folder"), archive)
             with written_whole(folder) as temporary:
                 temporary.mkdir()
                 _unpack(archive, temporary)
@@ -302,46 +289,60 @@ class Client:
         from copycat.export import written_whole  # noqa: PLC0415 - imports torch
 
         with written_whole(file) as temporary, temporary.open("wb") as stream:
-            self._fetch(_architecture_path(architecture_id, form), stream)
+            self._download(_architecture_path(architecture_id, form), stream)
         return Path(file)
 
     def source_code(self, architecture_id: str) -> str:
         """A Python module that makes the network with torch alone; weights not included."""
         path = _architecture_path(architecture_id, "python")
-        return self._asked("GET", path, timeout=_SLOW).content.decode()
+        return self._request("GET", path, timeout=_SLOW).content.decode()
 
     def health(self) -> dict[str, Any]:
         """Whether the service works: `status`, `version`, `parts`, and its `mlflow_url`."""
-        return self._got("/healthz")
+        return self._json("GET", "/healthz")
 
     # ---- requests
 
-    def _got(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return _mapping(self._asked("GET", path, params=params))
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """The JSON object in the response."""
+        response = self._request(method, path, **request)
+        try:
+            content = response.json()
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise ServiceError(f"{response.request.url} does not answer like a service of Espalier")
+        return content
 
-    def _paged(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """The items of all pages."""
+    def _pages(self, path: str, **query: str | None) -> list[dict[str, Any]]:
+        """The items of all pages, each once: what is added meanwhile shifts the pages."""
+        items: dict[object, dict[str, Any]] = {}
         offset: int | None = 0
         while offset is not None:
-            page = self._got(path, params={**(query or {}), "limit": 200, "offset": offset})
-            yield from page["items"]
+            params = {**_without_none(**query), "limit": 200, "offset": offset}
+            page = self._json("GET", path, params=params)
+            for item in page["items"]:
+                items[item.get("id", len(items))] = item
             offset = page["next_offset"]
+        return list(items.values())
 
-    def _asked(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
         with self._reached():
-            answer = self._http.request(method, path, **request)
-        if not answer.is_success:
-            raise self._refusal(answer)
-        return answer
+            response = self._http.request(method, path, **request)
+        self._require_success(response)
+        return response
 
-    def _fetch(self, path: str, stream: Any) -> None:
+    def _download(self, path: str, stream: Any) -> None:
         """Write a body, which may be large, to an open file."""
-        with self._reached(), self._http.stream("GET", path, timeout=_SLOW) as answer:
-            if not answer.is_success:
-                answer.read()
-                raise self._refusal(answer)
-            for part in answer.iter_bytes():
+        with self._reached(), self._http.stream("GET", path, timeout=_SLOW) as response:
+            self._require_success(response)
+            for part in response.iter_bytes():
                 stream.write(part)
+
+    def _require_success(self, response: httpx.Response) -> None:
+        if not response.is_success:
+            response.read()
+            raise self._refusal(response)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -354,23 +355,22 @@ class Client:
         cause = str(error) or type(error).__name__
         return ServiceError(f"the service at {self.url} cannot be reached: {cause}")
 
-    def _refusal(self, answer: httpx.Response) -> ServiceError:
+    def _refusal(self, response: httpx.Response) -> ServiceError:
         """The sentence of the problem details, or that this is no such service."""
         try:
-            content = answer.json()
-            detail = content["detail"]
+            detail = response.json()["detail"]
         except (ValueError, KeyError, TypeError):
             detail = None
         if not isinstance(detail, str):
             return ServiceError(
                 f"{self.url} does not answer like a service of Espalier: status "
-                f"{answer.status_code} at {answer.request.url.path}"
+                f"{response.status_code} at {response.request.url.path}"
             )
         return ServiceError(" ".join(detail.split()))
 
 
 class _BusyError(Exception):
-    """The service answers, but not as it will in a while."""
+    """The service answers that it cannot serve the stream for now."""
 
 
 def checked_url(url: str) -> str:
@@ -384,14 +384,8 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _mapping(answer: httpx.Response) -> dict[str, Any]:
-    try:
-        content = answer.json()
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ServiceError(f"{answer.request.url} does not answer like a service of Espalier")
-    return content
+def _without_none(**query: str | int | None) -> dict[str, str]:
+    return {name: str(value) for name, value in query.items() if value is not None}
 
 
 def _event(event: ServerEvent) -> Event:

@@ -39,6 +39,8 @@ def imported_names(file: Path) -> Iterator[str]:
         for node in ast.walk(branch)
     }
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_modules":
+            yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
@@ -52,7 +54,7 @@ def imported_names(file: Path) -> Iterator[str]:
 def files(package: str) -> dict[str, Path]:
     """Every module of `package` by its dotted name."""
     found = {}
-    for file in sorted((ROOT / package).rglob("*.py")):
+    for file in sorted((ROOT / package.replace(".", "/")).rglob("*.py")):
         parts = file.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
     assert found
@@ -97,7 +99,16 @@ ROOMS = {
         *("families", "architecture", "python_source"),
     ),
     "pruning": (
-        *("errors", "einsum_products", "networks", "cost", "graph", "ranking", "selection"),
+        *(
+            "errors",
+            "lazy_imports",
+            "einsum_products",
+            "networks",
+            "cost",
+            "graph",
+            "ranking",
+            "selection",
+        ),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),
         *("structure_removal", "sigmoid_batchnorm", "regularizers", "scaling_factors", "criteria"),
         "iterative",
@@ -107,6 +118,10 @@ ROOMS = {
         *("results", "tracking", "scheduling", "studies", "server_events", "client", "service"),
         *("commands", "cli"),
     ),
+    "search.service": (
+        *("service_config", "throttled_log", "problem_details", "runs_folder", "database"),
+        *("schemas", "access", "torch_worker", "mlflow", "queue", "api", "server"),
+    ),
 }
 """Folders, and files beside them, from the lowest up: each may import those before it."""
 
@@ -114,7 +129,12 @@ ROOMS = {
 @pytest.mark.parametrize("package", ROOMS)
 def test_no_room_imports_a_higher_one(package: str) -> None:
     rank = {room: position for position, room in enumerate(ROOMS[package])}
-    rooms = {name: name.split(".")[1] for name in files(package) if "." in name}
+    prefix = f"{package}."
+    rooms = {
+        name: name.removeprefix(prefix).split(".")[0]
+        for name in files(package)
+        if name.startswith(prefix)
+    }
     assert set(rooms.values()) == set(rank)
     climbs = [
         (name, imported)
@@ -168,14 +188,23 @@ def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
     assert imported_by(every_name, among=("torch", *others)) == ["torch"]
 
 
+HELP = (
+    "import contextlib, io, sys\nfrom search.cli import main\n"
+    "sys.argv = 'espalier {} --help'.split()\n"
+    "with contextlib.redirect_stdout(io.StringIO()): main()"
+)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         "import pruning.errors, pruning.cost",
-        "import search.tracking.search_state, search.storage.durable",
+        "import search.tracking.search_state, search.storage.atomic_files",
         "import search.service.server, search.service.torch_worker.tasks",
-        "import search.cli, search.commands.serve, search.commands.token, search.commands.list",
+        "import search.cli as c; [c.cli.get_command(None, name) for name in c.SUMMARIES]",
         "from search import Client",
+        HELP.format(""),
+        *(HELP.format(command) for command in ("search", "family", "correlate", "serve")),
     ],
 )
 def test_what_waits_or_asks_does_without_the_heavy_packages(statement: str) -> None:

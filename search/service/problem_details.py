@@ -16,14 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pruning.errors import first_line
-from search.service.throttled_log import Announcements
-from search.storage.durable import is_disk_full
+from search.service.throttled_log import ThrottledLog
+from search.storage.atomic_files import is_disk_full
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = {"Retry-After": "10"}
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
-_announcements = Announcements(logging.getLogger(__name__))
+_throttled_log = ThrottledLog(logging.getLogger(__name__))
 
 
 class ProblemDetails(BaseModel):
@@ -77,15 +77,15 @@ def problem_of(error: Exception) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     if is_disk_full(error) or "disk is full" in str(error):  # as SQLite says it
-        _announcements.say("the disk", first_line(error))
+        _throttled_log.warn("the disk", first_line(error))
         return ProblemError(507, "the service's disk is full", **_RETRY_AFTER)
     if isinstance(error, SQLAlchemyError):
-        _announcements.say("the database", first_line(error))
+        _throttled_log.warn("the database", first_line(error))
         return ProblemError(503, "the service's database is away", **_RETRY_AFTER)
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        _announcements.say("the folder of searches", first_line(error))
+        _throttled_log.warn("the folder of searches", first_line(error))
         return ProblemError(503, "the service cannot write to its folder", **_RETRY_AFTER)
-    _announcements.say("a request failed", first_line(error), bug=error)
+    _throttled_log.warn("a request failed", first_line(error), bug=error)
     return ProblemError(500, "the service failed at this request: its log says how")
 
 

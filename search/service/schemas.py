@@ -1,4 +1,4 @@
-"""What the API gives back, as its OpenAPI description says."""
+"""What the API returns, as its OpenAPI description says, made from the rows of the database."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from search.service.database.tables import ArchitectureRow, SearchRow
+from search.service.database.tables import ArchitectureRow, SearchRow, State
 
 FLOPS = "fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
-StateName = Literal["queued", "running", "finished", "failed", "stopped"]
 SEPARATOR = ":"
 """Between a search and the name of its architecture in an architecture's id."""
 
@@ -68,7 +67,7 @@ class SearchSummary(BaseModel):
 
     id: str
     name: str
-    state: StateName
+    state: State
     reason: str = Field(description="why it failed; empty otherwise")
     is_stopping: bool
     owner: str
@@ -83,7 +82,7 @@ class SearchSummary(BaseModel):
 
     @classmethod
     def of(cls, row: SearchRow) -> dict[str, Any]:
-        """From the database."""
+        """As a mapping, from the row of the database."""
         settings = _shown(row.settings)
         return {
             "id": row.id,
@@ -120,7 +119,7 @@ class SearchDetails(SearchSummary):
 
     @classmethod
     def of(cls, row: SearchRow) -> dict[str, Any]:
-        """From the database."""
+        """As a mapping, from the row of the database."""
         frame = row.frame or {}
         return {
             **SearchSummary.of(row),
@@ -133,7 +132,7 @@ class SearchDetails(SearchSummary):
 
 
 def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
-    """What a page tells of the others. offset: of its first item."""
+    """`total` and `next_offset` of a page. offset: of its first item."""
     end = offset + num_items
     return {"total": total, "next_offset": end if num_items and end < total else None}
 
@@ -217,7 +216,7 @@ class Architecture(BaseModel):
 
     @classmethod
     def of(cls, row: ArchitectureRow, search: SearchRow) -> dict[str, Any]:
-        """From the database."""
+        """As a mapping, from the row of the database."""
         frame, outcome = search.frame or {}, row.outcome
         base = (frame.get("base") or {}).get("flops")
         limits = frame.get("limits") or {}
@@ -264,7 +263,7 @@ class Front(BaseModel):
     """The architectures that no other one beats in validation accuracy and FLOPs."""
 
     search: str
-    state: StateName
+    state: State
     is_final: bool = Field(description="false while the search may find better ones")
     convention: str = FLOPS
     items: list[Architecture]

@@ -1,4 +1,4 @@
-"""Bringing a service up, with all that belongs to it, and down again."""
+"""Starts a service with all that belongs to it, and ends it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ import uvicorn
 
 from mlflow_server.serve import signals_as_interrupt
 from pruning.errors import ServiceError
-from search.service import runs_folder as removal
-from search.service.access.connection_limits import PatientProtocol, most_connections
+from search.service.access.connection_limits import HeaderTimeoutProtocol, max_connections
 from search.service.access.request_guard import is_loopback
-from search.service.access.settings_policy import Rules
-from search.service.access.tokens import Tokens, are_asked_for
+from search.service.access.settings_policy import SettingsPolicy
+from search.service.access.tokens import Tokens, are_required
 from search.service.api.app import create_app
-from search.service.api.components import Parts
-from search.service.database.connection import SoleUse, has_records, open_records
+from search.service.api.components import Components
+from search.service.database.connection import has_database, open_service_database
+from search.service.database.lock import DatabaseLock
 from search.service.database.searches import Searches
-from search.service.mlflow.credentials import Login
-from search.service.mlflow.server_process import MlflowChild, require_mlflow
+from search.service.database.transactions import Database
+from search.service.mlflow.connection import MlflowConnection
+from search.service.mlflow.credentials import MlflowCredentials
+from search.service.mlflow.server_process import MlflowProcess, require_mlflow
 from search.service.queue.adoption import adopt_searches
 from search.service.queue.dispatcher import Dispatcher
 from search.service.queue.launcher import Launcher
 from search.service.queue.ray_job_launcher import RayJobsLauncher
 from search.service.queue.subprocess_launcher import SubprocessLauncher
 from search.service.queue.webhooks import Webhooks
+from search.service.runs_folder import RunsFolder
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
-from search.service.torch_worker.worker import Worker
-from search.storage.durable import FolderLock
+from search.service.torch_worker.worker import TorchWorker
+from search.storage.folder_lock import FolderLock
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -46,21 +49,23 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
     """
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         stack.enter_context(signals_as_interrupt())  # uvicorn raises them again when it is done
-        if not has_records(config):
+        if not has_database(config):
             _require_tokens(config, None)
         listener = stack.enter_context(_listening(config))
-        parts = stack.enter_context(_parts(config))
+        components = stack.enter_context(_components(config))
         url = f"http://{_host_in_url(config.host)}:{listener.getsockname()[1]}"
         hosts = (*_LOOPBACK_NAMES, config.host, *config.allowed_hosts)
-        is_any = config.host in ("0.0.0.0", "::") and not config.allowed_hosts
-        app = create_app(parts, hosts=() if is_any else hosts, origins=config.cors_origins)
-        PatientProtocol.most = most_connections()
+        is_wildcard = config.host in ("0.0.0.0", "::") and not config.allowed_hosts
+        app = create_app(
+            components, hosts=() if is_wildcard else hosts, origins=config.cors_origins
+        )
+        HeaderTimeoutProtocol.max_connections = max_connections()
         server = _Server(
             uvicorn.Config(
                 app,
                 log_level="warning",
                 access_log=False,
-                http=PatientProtocol,
+                http=HeaderTimeoutProtocol,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 server_header=False,
             ),
@@ -70,7 +75,7 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Calls `on_ready` once it answers."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
         super().__init__(config)
@@ -78,77 +83,84 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is there now stays: looking through it for garbage takes longer than an answer may.
+        # what exists now stays: collecting it again and again would delay answers
         gc.collect()
         gc.freeze()
         self._on_ready()
 
 
 @contextmanager
-def _parts(config: ServiceConfig) -> Iterator[Parts]:
-    """Everything is looked at before anything is made: what is refused leaves no trace."""
+def _components(config: ServiceConfig) -> Iterator[Components]:
+    """Everything is checked before anything is made: a start that is refused leaves no trace."""
     runs = config.folder
-    rules = Rules(
+    policy = SettingsPolicy(
         Path(config.data_root).absolute(),
         tuple(config.builders),
         tuple(config.register_as),
         config.limits,
     )
-    child = None if config.mlflow_url else MlflowChild(runs, "127.0.0.1", config.mlflow_port)
-    if config.mlflow_url:
-        require_mlflow(config.mlflow_url)
-    mlflow_url = config.mlflow_url if child is None else child.url
+    mlflow_process = _mlflow_process(config)
     with ExitStack() as stack:
         lock = stack.enter_context(FolderLock(runs, "service"))
         lock.acquire(only_if_there=True)
-        engine = open_records(config, may_be_new=False) if has_records(config) else None
-        tokens = Tokens(engine) if engine is not None and are_asked_for(engine) else None
+        engine = open_service_database(config, may_be_new=False) if has_database(config) else None
+        tokens = Tokens(engine) if engine is not None and are_required(engine) else None
         _require_tokens(config, tokens)
-        login = Login.of_environment() if child is None else None
-        if child is not None and tokens is not None:
-            login = Login.kept(runs)
-        launcher = _launcher(config, runs, mlflow_url, login)
-        _make_folders(runs, rules.data_root)
+        mlflow = _mlflow_connection(config, mlflow_process, has_auth=tokens is not None)
+        launcher = _launcher(config, mlflow)
+        _make_folders(runs, policy.data_root)
         lock.acquire()
-        engine = engine or open_records(config, may_be_new=True)
+        engine = engine or open_service_database(config, may_be_new=True)
         stack.callback(engine.dispose)
-        sole_use = SoleUse(engine)
-        stack.callback(sole_use.close)
-        removal.clear(runs)
-        searches = Searches(engine)
-        adopt_searches(searches, runs, rules, config.device)
+        database, database_lock = Database(engine), DatabaseLock(engine)
+        stack.callback(database_lock.close)
+        folder = RunsFolder(runs)
+        folder.finish_removals()
+        adopt_searches(Searches(database), runs, policy, config.device)
         if config.webhooks:
-            secret = os.environ.get(WEBHOOK_SECRET_VARIABLE, "")
-            webhooks = Webhooks(searches, config.webhooks, secret)
-            stack.callback(webhooks.close)
-            webhooks.start()
-        if child is not None:
-            stack.callback(child.close)
-            child.start(login)
-        memory_gb = config.limits.memory_gb
-        worker, exporter = Worker(memory_gb), Worker(memory_gb)
-        stack.callback(worker.close)
-        stack.callback(exporter.close)
-        yield Parts(
-            searches,
-            Dispatcher(
-                searches,
-                launcher,
-                runs,
-                max_running=config.max_running,
-                require_sole_use=sole_use.require,
-            ),
-            worker,
-            exporter,
-            rules,
-            runs,
-            mlflow_url,
-            config.device,
-            tokens,
-            None if child is None else child.answers,
-            login,
-            config.mlflow_public_url,
+            stack.callback(_started_webhooks(config, database).close)
+        if mlflow_process is not None:
+            stack.callback(mlflow_process.close)
+            mlflow_process.start(mlflow.credentials)
+        worker, exporter = (TorchWorker(config.limits.memory_gb) for _ in range(2))
+        for process in (worker, exporter):
+            stack.callback(process.close)
+        dispatcher = Dispatcher(
+            *(database, launcher, runs),
+            max_running=config.max_running,
+            require_lock=database_lock.ensure,
         )
+        yield Components(
+            *(database, dispatcher, worker, exporter, policy, folder, config.device),
+            mlflow=mlflow,
+            tokens=tokens,
+        )
+
+
+def _mlflow_process(config: ServiceConfig) -> MlflowProcess | None:
+    """The service's own server, not started yet; None if it uses another, which answers."""
+    if not config.mlflow_url:
+        return MlflowProcess(config.folder, "127.0.0.1", config.mlflow_port)
+    require_mlflow(config.mlflow_url)
+    return None
+
+
+def _mlflow_connection(
+    config: ServiceConfig, process: MlflowProcess | None, *, has_auth: bool
+) -> MlflowConnection:
+    """has_auth: whether the service's own server asks for a password."""
+    if process is None:
+        credentials = MlflowCredentials.from_environment()
+        return MlflowConnection(config.mlflow_url, config.mlflow_public_url, credentials)
+    own = MlflowCredentials.of_own_server(config.folder) if has_auth else None
+    return MlflowConnection(process.url, config.mlflow_public_url, own, process.answers)
+
+
+def _started_webhooks(config: ServiceConfig, database: Database) -> Webhooks:
+    secret = os.environ.get(WEBHOOK_SECRET_VARIABLE, "")
+    webhooks = Webhooks(database, config.webhooks, secret)
+    webhooks.start()
+    return webhooks
 
 
 def _require_tokens(config: ServiceConfig, tokens: Tokens | None) -> None:
@@ -169,22 +181,20 @@ def _make_folders(*folders: Path) -> None:
             raise ServiceError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _launcher(config: ServiceConfig, runs: Path, mlflow_url: str, login: Login | None) -> Launcher:
+def _launcher(config: ServiceConfig, mlflow: MlflowConnection) -> Launcher:
     # modules of allowed builders are found from where the service was started
     environment = {
         "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
         "ESPALIER_TRUST": " ".join(config.builders),
-        **({} if login is None else login.environment),
+        **({} if mlflow.credentials is None else mlflow.credentials.environment),
     }
     if config.ray_address:
         return RayJobsLauncher(
-            config.ray_address,
-            runs,
-            mlflow_url,
+            *(config.ray_address, config.folder, mlflow.url),
             python=config.ray_python,
             environment=environment,
         )
-    return SubprocessLauncher(runs, mlflow_url, environment=environment)
+    return SubprocessLauncher(config.folder, mlflow.url, environment=environment)
 
 
 @contextmanager

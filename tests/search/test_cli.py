@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from PIL import Image
@@ -22,8 +23,11 @@ from samples import Completed, FinishedSearch, espalier, outcome, small_config
 import copycat
 from pruning import Cost, measure_cost
 from pruning.errors import SearchFailedError
+from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.results.report import Results
 from search.studies.search_study import SearchResult
 
@@ -170,6 +174,13 @@ def test_without_a_command_the_help_is_shown():
     assert (completed.status, completed.err) == (0, "")
     for command in ("search", "family", "pareto", "export", "ui"):
         assert f"\n  {command} " in completed.out
+
+
+def test_the_list_of_commands_says_what_the_help_of_each_says():
+    for name, summary in SUMMARIES.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.get_short_help_str(limit=len(summary) + 1) == summary
 
 
 def test_help_states_every_default():
@@ -324,6 +335,11 @@ def test_a_folder_that_holds_another_search_is_refused(
         (["export", "x", "--out=o"], "an architecture is SEARCH/NAME or a folder, got 'x'"),
         (["export", "none/x", "--out=o"], "none has no architecture 'x'"),
         (["nonsense"], "No such command 'nonsense'"),
+        (["export", "x/y", "--out=o", "--alias=a"], "--alias has no effect without --register"),
+        (["export", "x/y", "--as-python=o", "--format=onnx"], "--format has no effect without --o"),
+        (["serve", "--ray-python=python3"], "ray_python has no effect without a cluster"),
+        (["serve", "--mlflow-url=http://m", "--mlflow-port=1"], "mlflow_port has no effect beside"),
+        (["correlate", "--model=3:4", "--seed=-1"], "seed must be at least 0, got -1"),
     ],
 )
 def test_other_commands_answer_bad_input_in_one_line(

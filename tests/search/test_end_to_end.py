@@ -22,7 +22,7 @@ import copycat
 from mlflow_server import connect, schema, store_uri
 from mlflow_server.runs import RecordedRun
 from pruning import Budget, measure_cost
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data import datasets
 from search.results.report import Results, open_results
 from search.training.trainer import evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from copycat.families import BaseNetwork
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import CriterionError
 from pruning.structure_removal.structures import Structure
-from search.config.resources_config import StudyConfig
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig, to_mapping
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
-from search.service.torch_worker import tasks as workbench
+from search.service.torch_worker.tasks import catalogue, check_settings
 from search.storage.layout import CONFIG_FILE
 from search.studies import session
 from search.studies.search_study import open_context
@@ -134,7 +137,7 @@ def test_a_network_without_anything_exact_is_told_what_it_takes(tmp_path: Path, 
 def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
     config = config_of(tmp_path)
     config.directory.mkdir(parents=True)
-    (config.directory / CONFIG_FILE).write_text(json.dumps(to_mapping(config)))
+    (config.directory / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config)))
     flags = ("--exact", f"--runs={config.runs}", f"--name={config.name}", f"--model={MODEL}")
     done = espalier("search", *flags)
     assert done.status == 2
@@ -143,15 +146,17 @@ def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
 
 def test_the_service_offers_it_and_answers_alike():
     """The form of its page is made from the schema."""
-    option = workbench.offered()["schema"]["properties"]["exact"]
+    option = catalogue()["schema"]["properties"]["exact"]
     assert (option["type"], option["default"]) == ("boolean", True)
-    assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
+    assert (
+        option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["description"]
+    )
     asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
-    answer = workbench.checked({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
+    answer = check_settings({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
     assert isinstance(answer, dict), answer
     assert answer["settings"]["exact"] is False
     assert any(line.startswith("inexact       1 of the 2") for line in answer["frame"]["lines"])
-    refused = workbench.checked({**asked, "exact": "no"}, "cpu", MOST_PARAMS)
+    refused = check_settings({**asked, "exact": "no"}, "cpu", MOST_PARAMS)
     assert (refused.field, "true or false" in refused.detail) == ("exact", True)
 
 

@@ -1,4 +1,4 @@
-"""Who may do what: tokens, checks of every request, limits on connections and settings, audit.
+"""Who may do what: tokens, checks of every request, limits on connections, settings, audit log.
 
 May import `database` and the files beside the rooms; knows no route.
 """

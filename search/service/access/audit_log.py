@@ -1,11 +1,10 @@
-"""Who changed something, or was not let in: a line of JSON each, for the operator."""
+"""The audit log: a line of JSON for every change and every denied request, for the operator."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import time
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,31 +18,32 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlflow_server.append_log import AppendLog
 from pruning.errors import first_line
-from search.service.access.request_guard import known_caller
+from search.service.access.authentication import find_caller
+from search.service.access.request_guard import SAFE_METHODS
 from search.service.access.tokens import PREFIX, Tokens
-from search.service.throttled_log import Announcements
+from search.service.database.transactions import now_ms
+from search.service.throttled_log import ThrottledLog
 
 AUDIT_FILE = "audit.jsonl"
 """In the folder of all searches, for its owner alone to read."""
 
-_READING = ("GET", "HEAD", "OPTIONS")
-_NOTHING_CHANGES = ("/v1/preflight",)
-_NOT_LET_IN = (401, 403)
-_TOO_MANY = 429
-_IN_VAIN = RateLimitItemPerMinute(60)
+_HARMLESS_PATHS = ("/v1/preflight",)
+_DENIED = (401, 403)
+_RATE_LIMITED = 429
+_REFUSED_LINES = RateLimitItemPerMinute(60)
 """Lines about requests of one address that were refused: nobody fills the disk with them."""
 
-_MOST_PATH, _MOST_METHOD = 300, 20
+_MAX_PATH, _MAX_METHOD = 300, 20
 _TOKEN = re.compile(PREFIX + r"[\w-]{43}")
 
-_announcements = Announcements(logging.getLogger(__name__))
+_throttled_log = ThrottledLog(logging.getLogger(__name__))
 
 
-class Audited:
-    """Writes down every request that may change something, and every one that is not let in.
+class AuditMiddleware:
+    """Writes down every request that may change something, and every one that is denied.
 
-    The line is there before the answer goes out. What cannot be written, as on a full disk, is
-    said in the service's log, and the request is served.
+    The line is written before the response is sent. If it cannot be, as on a full disk, the
+    service's log says so and the request is served.
     """
 
     def __init__(self, app: ASGIApp, file: Path, tokens: Tokens | None) -> None:
@@ -67,21 +67,21 @@ class Audited:
         await self._app(scope, receive, send_audited)
 
     def _line(self, request: Request, status: int) -> dict[str, Any] | None:
-        """None for what is of no interest here."""
+        """None for requests that are not written down."""
         path, method = str(request.scope["path"]), request.method
-        is_change = method not in _READING and path not in _NOTHING_CHANGES
-        if status == _TOO_MANY or not (is_change or status in _NOT_LET_IN):
+        is_change = method not in SAFE_METHODS and path not in _HARMLESS_PATHS
+        if status == _RATE_LIMITED or not (is_change or status in _DENIED):
             return None
         address = request.client.host if request.client else ""
-        if status >= 400 and not self._limiter.hit(_IN_VAIN, address):
+        if status >= 400 and not self._limiter.hit(_REFUSED_LINES, address):
             return None
-        caller = None if self._tokens is None else known_caller(request, self._tokens)
+        caller = None if self._tokens is None else find_caller(request, self._tokens)
         return {
-            "time_ms": time.time_ns() // 1_000_000,
+            "time_ms": now_ms(),
             "who": "" if caller is None else caller.name,
             "address": address,
-            "method": method[:_MOST_METHOD],
-            "path": _TOKEN.sub(f"{PREFIX}…", path)[:_MOST_PATH],
+            "method": method[:_MAX_METHOD],
+            "path": _TOKEN.sub(f"{PREFIX}…", path)[:_MAX_PATH],
             "status": status,
         }
 
@@ -96,6 +96,6 @@ class Audited:
                 finally:
                     os.close(descriptor)
         except OSError as error:
-            _announcements.say(AUDIT_FILE, f"lacks lines: {first_line(error)}")
+            _throttled_log.warn(AUDIT_FILE, f"lacks lines: {first_line(error)}")
         else:
-            _announcements.over(AUDIT_FILE)
+            _throttled_log.clear(AUDIT_FILE)

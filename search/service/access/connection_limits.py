@@ -1,4 +1,4 @@
-"""Connections that ask for nothing keep nobody out."""
+"""Limits on connections, so that idle ones keep nobody out."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _HEADER_SECONDS = 15.0
 """From the first byte of a request, or the connection, to the end of its header."""
 
-_MOST = 1000
+_MAX_CONNECTIONS = 1000
 _SHARE = 0.5
-"""Of the files that the process may have open, which connections may be."""
+"""Of the files that the process may have open: how many may be connections."""
 
 
-def most_connections() -> int:
-    """How many there may be at once, once the process may have open what it ever may."""
+def max_connections() -> int:
+    """How many there may be at once; raises the limit on open files as far as it goes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return _MOST if hard == resource.RLIM_INFINITY else min(_MOST, int(_SHARE * hard))
+    if hard == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS
+    return min(_MAX_CONNECTIONS, int(_SHARE * hard))
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP as uvicorn speaks it; closes connections whose request does not come.
+class HeaderTimeoutProtocol(H11Protocol):
+    """uvicorn's HTTP; closes connections whose request does not come in time.
 
-    Where there are too many, the one goes that a request has been expected of for longest.
+    Where there are too many, it closes the one whose request has been due for longest.
     """
 
-    most = _MOST
-    _expecting: dict[PatientProtocol, asyncio.TimerHandle] = {}  # noqa: RUF012 - of all of them
+    max_connections = _MAX_CONNECTIONS
+    _expecting: dict[HeaderTimeoutProtocol, asyncio.TimerHandle] = {}  # noqa: RUF012 - of all of them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.max_connections:
             next(iter(self._expecting), self)._give_up()
         if not transport.is_closing():
             self._expect_header()

@@ -13,8 +13,9 @@ from limits.strategies import FixedWindowRateLimiter
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from search.service.access.settings_policy import MOST_BYTES
-from search.service.access.tokens import EVERYONE, Caller, Tokens
+from search.service.access.authentication import find_caller
+from search.service.access.settings_body import MAX_BYTES
+from search.service.access.tokens import Tokens
 from search.service.problem_details import ProblemError, problem_of
 
 CONTENT_POLICY = (
@@ -30,9 +31,18 @@ _HEADERS = {
 }
 _READS = RateLimitItemPerSecond(1000)
 _CHANGES = RateLimitItemPerSecond(300, 60)
-_SAFE = ("GET", "HEAD", "OPTIONS")
-_ONCE = ("host", "origin", "authorization", "content-type", "content-length", "idempotency-key")
-_MOST_DIGITS = 18
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+"""Of requests that change nothing (RFC 9110)."""
+
+_SINGLE_HEADERS = (
+    "host",
+    "origin",
+    "authorization",
+    "content-type",
+    "content-length",
+    "idempotency-key",
+)
+_MAX_DIGITS = 18
 _BODY_SECONDS = 30.0
 """For the next part of a body."""
 
@@ -48,8 +58,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Gate:
-    """Refuses what no page of this service would send, and what is too much.
+class RequestGuard:
+    """Refuses requests from other sites, malformed ones, and too many or too large ones.
 
     origins: of other sites whose pages may ask as well, such as https://tools.example.
     hosts: names under which the service is reached; the header of a request must name one, so
@@ -73,34 +83,34 @@ class Gate:
             return
         request = Request(scope)
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message["headers"]}
+                present = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
                     *(
                         (name.encode(), value.encode())
                         for name, value in _HEADERS.items()
-                        if name.encode() not in given
+                        if name.encode() not in present
                     ),
                 ]
             await send(message)
 
         try:
-            self._check_now(request)
+            self._check_guarded(request)
             bounded = _bounded(receive, request)
-            await self._app(scope, bounded, send_guarded)
+            await self._app(scope, bounded, send_with_headers)
         except ProblemError as problem:
-            await problem.response()(scope, receive, send_guarded)
+            await problem.response()(scope, receive, send_with_headers)
 
-    def _check_now(self, request: Request) -> None:
+    def _check_guarded(self, request: Request) -> None:
         try:
             self._check(request)
         except SQLAlchemyError as error:  # tokens are asked for there
             raise problem_of(error) from error
 
     def _check(self, request: Request) -> None:
-        for name in _ONCE:
+        for name in _SINGLE_HEADERS:
             if len(request.headers.getlist(name)) > 1:
                 raise ProblemError(400, f"the header {name} is given more than once", name)
         host = request.headers.get("host", "").lower()
@@ -111,18 +121,18 @@ class Gate:
         is_own = bool(host) and (origin or "").lower().partition("://")[2] == host
         if origin is not None and not is_own and origin not in self._origins:
             raise ProblemError(403, "requests of other sites are not served")
-        limit = _READS if request.method in _SAFE else _CHANGES
-        if not self._limiter.hit(limit, *self._who(request)):
+        limit = _READS if request.method in SAFE_METHODS else _CHANGES
+        if not self._limiter.hit(limit, *self._counted_as(request)):
             raise ProblemError(429, "too many requests: wait a little", **{"Retry-After": "1"})
         length = request.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise ProblemError(400, "content-length is a number of bytes", "content-length")
-        if len(length) > _MOST_DIGITS or int(length) > MOST_BYTES:
+        if len(length) > _MAX_DIGITS or int(length) > MAX_BYTES:
             raise _too_large()
 
-    def _who(self, request: Request) -> tuple[str, str]:
+    def _counted_as(self, request: Request) -> tuple[str, str]:
         """Whose requests are counted together: made-up tokens are no way around a limit."""
-        caller = None if self._tokens is None else known_caller(request, self._tokens)
+        caller = None if self._tokens is None else find_caller(request, self._tokens)
         if caller is not None:
             return "token", caller.name
         return "address", request.client.host if request.client else ""
@@ -131,57 +141,32 @@ class Gate:
 def _name_in(host: str) -> str:
     """Of a Host header, without its port; empty if it is malformed."""
     try:
-        found = urlsplit(f"//{host}")
+        address = urlsplit(f"//{host}")
     except ValueError:
         return ""
-    return found.hostname or "" if found.netloc == host and "@" not in host else ""
+    return address.hostname or "" if address.netloc == host and "@" not in host else ""
 
 
 def _too_large() -> ProblemError:
-    return ProblemError(413, f"a request has at most {MOST_BYTES} bytes")
+    return ProblemError(413, f"a request has at most {MAX_BYTES} bytes")
 
 
 def _bounded(receive: Receive, request: Request) -> Receive:
     """The body without more bytes than allowed, whatever its header says, or waiting for ever."""
-    seen, is_whole = 0, False
+    num_bytes, is_whole = 0, False
 
     async def next_part() -> Message:
-        nonlocal seen, is_whole
+        nonlocal num_bytes, is_whole
         if is_whole:  # what comes now is that the client has gone
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), _BODY_SECONDS)
         except TimeoutError:
             raise ProblemError(408, "the rest of the request does not come") from None
-        seen += len(message.get("body", b""))
-        if seen > MOST_BYTES:
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > MAX_BYTES:
             raise _too_large()
         is_whole = not message.get("more_body", False)
         return message
 
-    return receive if request.method in _SAFE else next_part
-
-
-def caller_of(request: Request, tokens: Tokens | None) -> Caller:
-    """Who asks; ProblemError 401 without a token that is known, where there are tokens."""
-    if tokens is None:
-        return EVERYONE
-    caller = known_caller(request, tokens)
-    if caller is None:
-        raise ProblemError(
-            401,
-            "this needs a token: Authorization: Bearer TOKEN",
-            **{"WWW-Authenticate": "Bearer"},
-        )
-    return caller
-
-
-def is_let_in(request: Request, tokens: Tokens | None) -> bool:
-    """Whether whoever asks may read, where no token is needed for the answer itself."""
-    return tokens is None or known_caller(request, tokens) is not None
-
-
-def known_caller(request: Request, tokens: Tokens) -> Caller | None:
-    """Whose token the request carries; None for none, or one that opens nothing."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    return tokens.caller(token.strip()) if kind.lower() == "bearer" else None
+    return receive if request.method in SAFE_METHODS else next_part

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import re
 import secrets
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from pruning.errors import ServiceError
 from search.service.database.tables import TokenRow
+from search.service.database.transactions import now_ms
 
 Role = Literal["reader", "writer", "admin"]
 ROLES: tuple[Role, ...] = ("reader", "writer", "admin")
@@ -33,7 +33,7 @@ PREFIX = "espalier_"
 
 _NAME = re.compile(r"[\w.@-]{1,60}")
 _DAY_MS = 86_400_000
-_LATEST_DAYS = 36_500
+_MAX_DAYS = 36_500
 _REFRESH_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
@@ -66,28 +66,28 @@ class Tokens:
         self.refresh()
 
     def __len__(self) -> int:
-        """How many let somebody in."""
-        return sum(not is_over(row) for row in self._rows.values())
+        """How many are valid."""
+        return sum(not is_inactive(row) for row in self._rows.values())
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token this is; None for a wrong one, one that was revoked or has expired."""
+        """Whose token this is; None for one that is unknown, was revoked or has expired."""
         row = self._rows.get(_hash(token))
-        if row is None or is_over(row):
+        if row is None or is_inactive(row):
             return None
         return Caller(row.owner, _role(row), row.digest)
 
-    def still_lets_in(self, caller: Caller) -> bool:
-        """Whether the token that let this one in would do so again."""
+    def is_still_valid(self, caller: Caller) -> bool:
+        """Whether the token of this caller is neither revoked nor expired."""
         row = self._rows.get(caller.digest)
-        return row is not None and not is_over(row)
+        return row is not None and not is_inactive(row)
 
     def refresh(self) -> None:
         """Read them again. What cannot be read cannot have been changed meanwhile either."""
         with Session(self._engine, expire_on_commit=False) as session:
             self._rows = {row.digest: row for row in session.scalars(select(TokenRow))}
 
-    async def follow(self) -> None:
-        """Read them again and again."""
+    async def refresh_forever(self) -> None:
+        """Read them twice a second, until it is cancelled."""
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)
             try:
@@ -105,20 +105,20 @@ def create(
     it expires; None for never.  Raises ServiceError for a name that is none, or is in use.
     """
     owner = owner or name
-    for word in (name, owner):
-        if not _NAME.fullmatch(word):
-            raise ServiceError(f"a name has up to 60 letters, digits and . _ @ -, got {word!r}")
-    if days is not None and not 0 < days <= _LATEST_DAYS:
-        raise ServiceError(f"a token expires after days, above 0 and at most {_LATEST_DAYS:,}")
+    for text in (name, owner):
+        if not _NAME.fullmatch(text):
+            raise ServiceError(f"a name has up to 60 letters, digits and . _ @ -, got {text!r}")
+    if days is not None and not 0 < days <= _MAX_DAYS:
+        raise ServiceError(f"a token expires after days, above 0 and at most {_MAX_DAYS:,}")
     token = PREFIX + secrets.token_urlsafe(32)
-    now = _now_ms()
+    created_ms = now_ms()
     row = TokenRow(
         name=name,
         digest=_hash(token),
         owner=owner,
         role=role,
-        created_ms=now,
-        expires_ms=None if days is None else now + int(days * _DAY_MS),
+        created_ms=created_ms,
+        expires_ms=None if days is None else created_ms + int(days * _DAY_MS),
         revoked_ms=None,
     )
     try:
@@ -129,42 +129,36 @@ def create(
     return token
 
 
-def listed(engine: Engine) -> list[TokenRow]:
+def all_tokens(engine: Engine) -> list[TokenRow]:
     """All there ever were, the oldest first."""
     with Session(engine, expire_on_commit=False) as session:
         return list(session.scalars(select(TokenRow).order_by(TokenRow.created_ms)))
 
 
 def revoke(engine: Engine, name: str) -> None:
-    """Let it open nothing from now on; ServiceError if there is none."""
+    """Make it invalid from now on; ServiceError if there is none."""
     with Session(engine) as session, session.begin():
         row = session.get(TokenRow, name)
         if row is None or row.revoked_ms is not None:
             raise ServiceError(f"there is no token called {name} (`espalier token list`)")
-        row.revoked_ms = _now_ms()
+        row.revoked_ms = now_ms()
 
 
-def are_asked_for(engine: Engine) -> bool:
+def are_required(engine: Engine) -> bool:
     """Whether a service on this database asks for tokens: it does once there ever was one."""
     with Session(engine) as session:
         return bool(session.scalar(select(func.count()).select_from(TokenRow)))
 
 
-def is_over(row: TokenRow) -> bool:
+def is_inactive(row: TokenRow) -> bool:
     """Whether it was revoked or has expired."""
-    return row.revoked_ms is not None or (
-        row.expires_ms is not None and row.expires_ms <= _now_ms()
-    )
+    return row.revoked_ms is not None or (row.expires_ms is not None and row.expires_ms <= now_ms())
 
 
 def _role(row: TokenRow) -> Role:
-    """The least one, for what a newer version may have written."""
+    """That of the row; reader for one that only a newer version knows."""
     return next((role for role in ROLES if role == row.role), "reader")
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

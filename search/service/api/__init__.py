@@ -1,4 +1,4 @@
-"""The ASGI app: components, dependencies and middlewares that the routes share, and the routes.
+"""The ASGI app: what the routes share, middlewares, and the routes.
 
-May import all other rooms of the service; `server.py` alone imports it.
+May import all other rooms of the service; only `server.py` imports it.
 """

@@ -1,4 +1,4 @@
-"""Files that a client may take along, whole or in part."""
+"""Files that clients download, whole or in part."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from search.service.problem_details import ProblemError, documented
 _MALFORMED, _BEYOND_THE_END = 400, 416
 
 
-class StoredFile(FileResponse):
+class RangeFileResponse(FileResponse):
     """A file; a malformed Range gives all of it (RFC 9110, 14.2), one beyond its end is refused."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def unless_refused(message: Message) -> None:
             if message.get("status") in (_MALFORMED, _BEYOND_THE_END):
-                raise _RangeRefusedError(message)
+                raise _RangeRefusalError(message)
             await send(message)
 
         try:
             await super().__call__(scope, receive, unless_refused)
-        except _RangeRefusedError as refusal:
+        except _RangeRefusalError as refusal:
             if refusal.status == _BEYOND_THE_END:
                 raise refusal.problem() from None
             headers = [header for header in scope["headers"] if header[0] != b"range"]
             await super().__call__({**scope, "headers": headers}, receive, send)
 
 
-class _RangeRefusedError(Exception):
+class _RangeRefusalError(Exception):
     """In place of the answer that Starlette was about to begin."""
 
     def __init__(self, start: Message) -> None:
@@ -40,14 +40,17 @@ class _RangeRefusedError(Exception):
         self._headers = Headers(raw=start["headers"])
 
     def problem(self) -> ProblemError:
-        held = self._headers["content-range"]
-        size = held.rpartition("/")[2]
+        content_range = self._headers["content-range"]
+        size = content_range.rpartition("/")[2]
         return ProblemError(
-            _BEYOND_THE_END, f"the file has {size} bytes", "Range", **{"Content-Range": held}
+            _BEYOND_THE_END,
+            f"the file has {size} bytes",
+            "Range",
+            **{"Content-Range": content_range},
         )
 
 
-def stored_file(media_type: str) -> dict[int | str, dict[str, Any]]:
+def documented_file(media_type: str) -> dict[int | str, dict[str, Any]]:
     """For the API's description."""
     content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
     return {

@@ -1,4 +1,4 @@
-"""Answers without a body: to HEAD, and to those who have the same already (RFC 9110)."""
+"""Responses without a body: to HEAD, and 304 to clients that have it already (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_KEPT = (b"etag", b"cache-control", b"content-location", b"date", b"expires", b"vary")
-"""Headers that a 304 has of the answer it stands for."""
+_HEADERS_OF_304 = (b"etag", b"cache-control", b"content-location", b"date", b"expires", b"vary")
+"""Of the response that a 304 stands for."""
 
 
-class Bodiless:
-    """Lets the app inside answer GET, and keeps the body back where none is wanted.
+class HeadAndETagMiddleware:
+    """Lets the app inside answer GET, and drops the body where none is wanted.
 
-    The app is told then that the client has gone, so that a stream ends.
+    The app is told then that the client has disconnected, so that a stream ends.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -24,7 +24,10 @@ class Bodiless:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        is_head, known = scope["method"] == "HEAD", Headers(scope=scope).get("if-none-match", "")
+        is_head, if_none_match = (
+            scope["method"] == "HEAD",
+            Headers(scope=scope).get("if-none-match", ""),
+        )
         has_answered, is_answered, is_read = asyncio.Event(), False, False
 
         async def send_some(message: Message) -> None:
@@ -32,9 +35,11 @@ class Bodiless:
             if is_answered:
                 return
             if message["type"] == "http.response.start":
-                is_same = message["status"] == 200 and _is_named(_etag(message), known)
+                is_same = message["status"] == 200 and _matches(_etag(message), if_none_match)
                 if is_same:
-                    kept = [pair for pair in message["headers"] if pair[0].lower() in _KEPT]
+                    kept = [
+                        pair for pair in message["headers"] if pair[0].lower() in _HEADERS_OF_304
+                    ]
                     message = {**message, "status": 304, "headers": kept}
                 await send(message)
                 if is_same or is_head:
@@ -57,13 +62,12 @@ class Bodiless:
 
 
 def _etag(message: Message) -> str:
-    found = dict(message["headers"]).get(b"etag", b"")
-    return str(found.decode("latin-1"))
+    return str(dict(message["headers"]).get(b"etag", b"").decode("latin-1"))
 
 
-def _is_named(etag: str, known: str) -> bool:
-    """Whether If-None-Match names it; by the weak comparison."""
-    if not etag or not known:
+def _matches(etag: str, if_none_match: str) -> bool:
+    """Whether the header If-None-Match names the tag, by the weak comparison."""
+    if not etag or not if_none_match:
         return False
-    names = [name.strip().removeprefix("W/") for name in known.split(",")]
+    names = [name.strip().removeprefix("W/") for name in if_none_match.split(",")]
     return "*" in names or etag.removeprefix("W/") in names

@@ -1,4 +1,4 @@
-"""Answers that are given again as long as nothing has changed."""
+"""Responses that are sent again as long as nothing has changed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
-class Remembered:
-    """Bodies of answers by request, each good for one version of what it was made of.
+class ResponseCache:
+    """Bodies of responses by request, each valid for one version of the data behind it.
 
     Used by the event loop alone; the least recently used go first.
     """
@@ -22,16 +22,18 @@ class Remembered:
     def __init__(self) -> None:
         self._bodies: OrderedDict[Hashable, tuple[int, bytes]] = OrderedDict()
         self._size = 0
-        # One after the other they are sooner done: a thread gives the interpreter away at every
-        # row that it reads, and among many gets it back late.
+        # One at a time is faster: a thread releases the interpreter at every row that it reads,
+        # and among many threads gets it back late.
         self._turns = CapacityLimiter(1)
 
-    async def answer(self, request: Hashable, version: int, make: Callable[[], object]) -> Response:
-        """The answer; `make` gives its JSON-able content in a thread, if it has to be made."""
-        found = self._bodies.get(request)
-        if found is not None and found[0] == version:
+    async def respond(
+        self, request: Hashable, version: int, make: Callable[[], object]
+    ) -> Response:
+        """The response; `make` returns its JSON-able content, in a thread, if it is not known."""
+        cached = self._bodies.get(request)
+        if cached is not None and cached[0] == version:
             self._bodies.move_to_end(request)
-            body = found[1]
+            body = cached[1]
         else:
             body = await to_thread.run_sync(
                 lambda: bytes(JSONResponse(make()).body), limiter=self._turns
@@ -41,9 +43,9 @@ class Remembered:
         return Response(body, media_type="application/json", headers={"ETag": tag})
 
     def _put(self, request: Hashable, version: int, body: bytes) -> None:
-        before = self._bodies.pop(request, (0, b""))[1]
+        _, replaced = self._bodies.pop(request, (0, b""))
         self._bodies[request] = version, body
-        self._size += len(body) - len(before)
-        while self._size > _MOST_BYTES:
-            _, (_, gone) = self._bodies.popitem(last=False)
-            self._size -= len(gone)
+        self._size += len(body) - len(replaced)
+        while self._size > _MAX_BYTES:
+            _, (_, dropped) = self._bodies.popitem(last=False)
+            self._size -= len(dropped)

@@ -1,4 +1,4 @@
-"""The trials of a search, told from its events."""
+"""The trials of a search, as its events tell of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search.tracking.search_state import Event
 
 
 @dataclass
-class TrialRecord:
+class TrialState:
     """One trial as it stands; times are milliseconds since 1970.
 
     repeat: from 1 on the same proposal again, with other seeds.  state: running, waiting for a
@@ -33,38 +33,38 @@ class TrialRecord:
     architectures: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able, without the curve but for its end."""
+        """JSON-able, with the last epoch in place of the curve."""
         last = self.curve[max(self.curve)] if self.curve else {}
-        found = {name: value for name, value in vars(self).items() if name != "curve"}
+        fields = {name: value for name, value in vars(self).items() if name != "curve"}
         names = ("stage", "step", "num_steps", "validation_accuracy")
-        return found | {name: last.get(name) for name in names}
+        return fields | {name: last.get(name) for name in names}
 
     def details(self) -> dict[str, Any]:
         """JSON-able, with all epochs in order."""
         return self.summary() | {"curve": [self.curve[step] for step in sorted(self.curve)]}
 
 
-def trial_records(events: Iterable[Event]) -> list[TrialRecord]:
+def trial_states(events: Iterable[Event]) -> list[TrialState]:
     """In the order of their beginning; a trial that this version cannot read is left out."""
-    found: dict[str, TrialRecord] = {}
+    trials: dict[str, TrialState] = {}
     for event in events:
         kind, key = event["event"], event.get("key", "")
         if kind in ("launched", "interrupted"):
-            for record in found.values():
-                record.state = "waiting" if record.state == "running" else record.state
+            for trial in trials.values():
+                trial.state = "waiting" if trial.state == "running" else trial.state
         elif kind == "started":
             with suppress(KeyError, TypeError):
-                found.setdefault(key, _begun(event)).state = "running"
-        elif key in found:
-            _change(found[key], event)
-    return list(found.values())
+                trials.setdefault(key, _started(event)).state = "running"
+        elif key in trials:
+            _update(trials[key], event)
+    return list(trials.values())
 
 
-def _begun(event: Event) -> TrialRecord:
+def _started(event: Event) -> TrialState:
     job = event["job"]
     proposal = job["proposal"]
     names = ("criterion", "granularity", "settings", "target_flops")
-    return TrialRecord(
+    return TrialState(
         number=job["number"],
         repeat=job["repeat"],
         started_ms=event["time_ms"],
@@ -72,13 +72,13 @@ def _begun(event: Event) -> TrialRecord:
     )
 
 
-def _change(record: TrialRecord, event: Event) -> None:
+def _update(trial: TrialState, event: Event) -> None:
     match event["event"]:
         case "epochs":
-            record.curve |= {epoch["step"]: epoch for epoch in event["records"]}
+            trial.curve |= {epoch["step"]: epoch for epoch in event["records"]}
         case "finished":
-            record.state, record.ended_ms = "finished", event["time_ms"]
-            record.architectures = [outcome["key"] for outcome in event["outcomes"]]
+            trial.state, trial.ended_ms = "finished", event["time_ms"]
+            trial.architectures = [outcome["key"] for outcome in event["outcomes"]]
         case "ended":
-            record.state, record.reason = event["state"], event["reason"]
-            record.ended_ms = event["time_ms"]
+            trial.state, trial.reason = event["state"], event["reason"]
+            trial.ended_ms = event["time_ms"]

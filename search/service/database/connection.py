@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import sqlalchemy
 from alembic import command
@@ -16,6 +15,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import ServiceError
+from search.service.database.lock import LOCK_KEY
 from search.service.service_config import ServiceConfig
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -24,14 +24,11 @@ DATABASE_FILE = "service.db"
 
 _CONNECT_SECONDS = 5
 _BUSY_SECONDS = 10
-_LOCK_KEY = 0x4573_7061_6C69_6572
-"""Of the advisory lock: "Espalier"."""
-
-_SCHEMA_LOCK_KEY = _LOCK_KEY + 1
-"""Of the one that is held while tables are made or changed."""
+_SCHEMA_LOCK_KEY = LOCK_KEY + 1
+"""Of the advisory lock that is held while tables are made or changed."""
 
 
-def open_records(config: ServiceConfig, *, may_be_new: bool) -> Engine:
+def open_service_database(config: ServiceConfig, *, may_be_new: bool) -> Engine:
     """The database of the service that `config` describes; ServiceError if it cannot be used.
 
     may_be_new: make the folder's own file, and the folder, where they are not.
@@ -39,14 +36,14 @@ def open_records(config: ServiceConfig, *, may_be_new: bool) -> Engine:
     if config.database_url:
         return open_database(config.database_url)
     file = config.folder / DATABASE_FILE
-    if not may_be_new and not has_records(config):
+    if not may_be_new and not has_database(config):
         raise ServiceError(f"no service has its records in {config.folder}: name its --runs")
     _make_private(file)
     return open_database(f"sqlite:///{file}")
 
 
-def has_records(config: ServiceConfig) -> bool:
-    """Whether there is a database to open: a server's is there, a file may not be yet."""
+def has_database(config: ServiceConfig) -> bool:
+    """Whether there is a database to open: that of a server is there, a file may not be yet."""
     return bool(config.database_url) or (config.folder / DATABASE_FILE).exists()
 
 
@@ -92,69 +89,6 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-class SoleUse:
-    """Keeps every other service away from a database, until it is closed or dies.
-
-    An advisory lock in PostgreSQL, which a connection holds; beside SQLite's file, a lock on one.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        """ServiceError if another service uses the database."""
-        self._engine = engine
-        self._connection: Connection | None = None
-        self._stream: IO[bytes] | None = None
-        if engine.dialect.name == "sqlite":
-            self._lock_file()
-        else:
-            self.require()
-
-    def require(self) -> None:
-        """Hold it still, or again after the server was away; ServiceError if another has it."""
-        if self._stream is not None:
-            return
-        try:
-            if self._connection is not None:
-                self._connection.execute(sqlalchemy.text("SELECT 1"))
-                return
-        except SQLAlchemyError:
-            self._drop()
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        query = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
-        if not connection.scalar(query, {"key": _LOCK_KEY}):
-            connection.close()
-            raise self._refusal()
-        self._connection = connection
-
-    def close(self) -> None:
-        """Let others in."""
-        self._drop()
-        if self._stream is not None:
-            self._stream.close()
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()  # a pool would keep the session, and the lock with it
-            connection.close()
-
-    def _lock_file(self) -> None:
-        file = f"{self._engine.url.database}.lock"
-        try:
-            stream = open(file, "ab")  # noqa: SIM115 - kept until it is closed
-        except OSError as error:
-            raise ServiceError(f"cannot lock the database: {file}: {error.strerror}") from error
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
-            raise self._refusal() from None
-        self._stream = stream
-
-    def _refusal(self) -> ServiceError:
-        place = self._engine.url.render_as_string(hide_password=True)
-        return ServiceError(f"another service uses the database {place}: each has its own")
-
-
 def _options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": _BUSY_SECONDS}}
@@ -177,11 +111,11 @@ def _migrate(connection: Connection) -> None:
     if _schema(connection) == newest:
         return
     _lock_schema(connection)
-    found = _schema(connection)
+    current = _schema(connection)
     known = {revision.revision for revision in script.walk_revisions()}
-    if found is not None and found not in known:
+    if current is not None and current not in known:
         raise ServiceError(
-            f"the service's database has schema {found}, this Espalier knows up to {newest}: "
+            f"the service's database has schema {current}, this Espalier knows up to {newest}: "
             "use the version that made it"
         )
     command.upgrade(config, "head")

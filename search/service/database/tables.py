@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+State = Literal["queued", "running", "finished", "failed", "stopped"]
+STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "stopped")
+FINAL_STATES: tuple[State, ...] = ("finished", "failed", "stopped")
+"""In which no process works on a search, or will."""
 
 
 class Table(DeclarativeBase):
@@ -17,7 +22,7 @@ class SearchRow(Table):
 
     id: also the name of its folder, of its Optuna study and of its MLflow experiment.
     position: order of arrival, and of the queue.
-    state: see search.service.states.  wish: "stop" if it shall end early.
+    state: one of STATES.  wish: "stop" if it shall end early.
     handle: of the launcher, for the process that performs it; empty when there is none.
     launches: processes so far.  losses: how many of them died in a row without getting on.
     epochs: that were done when the last process began.
@@ -68,7 +73,7 @@ class ArchitectureRow(Table):
     outcome: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
-class KeyRow(Table):
+class IdempotencyKeyRow(Table):
     """An Idempotency-Key that was used, by whom and for what.
 
     digest: of the request's settings.

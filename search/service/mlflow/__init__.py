@@ -1,4 +1,4 @@
-"""MLflow's own server as a child of the service, and the credentials to reach any MLflow server.
+"""MLflow's server as a child of the service, and how any MLflow server is reached.
 
-May import the files beside the rooms.
+May import nothing else of the service.
 """

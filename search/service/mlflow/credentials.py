@@ -1,4 +1,4 @@
-"""With which name and password a service and its searches reach MLflow."""
+"""The name and password with which a service and its searches reach MLflow."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _USERS_FILE = "basic_auth.db"
 
 
 @dataclass(frozen=True)
-class Login:
+class MlflowCredentials:
     """A name and its password."""
 
     name: str
     password: str = field(repr=False)
 
     @classmethod
-    def of_environment(cls) -> Login | None:
+    def from_environment(cls) -> MlflowCredentials | None:
         """As MLflow's own clients read it; None if it is not set."""
         name, password = os.environ.get(_USER, ""), os.environ.get(_PASSWORD, "")
         return cls(name, password) if name and password else None
 
     @classmethod
-    def kept(cls, runs: Path) -> Login:
-        """That of the service's own MLflow server, made at its first start, or the operator's.
+    def of_own_server(cls, runs: Path) -> MlflowCredentials:
+        """Those of the service's own MLflow server: the operator's, or made at its first start.
 
-        ServiceError if the server has had another service's, or a person's, password before.
+        ServiceError if the server has users already and nobody has named the password.
         """
-        given = os.environ.get(_ADMIN_PASSWORD, "")
+        password = os.environ.get(_ADMIN_PASSWORD, "")
         file = runs / PASSWORD_FILE
-        if not given and not file.exists() and (runs / _USERS_FILE).exists():
+        if not password and not file.exists() and (runs / _USERS_FILE).exists():
             raise ServiceError(
                 f"the MLflow server of {runs} has users already: set {_ADMIN_PASSWORD} to the "
                 "password of its user admin"
             )
-        return cls("admin", given or _kept(file))
+        return cls("admin", password or _stored_password(file))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,16 +51,16 @@ class Login:
         return {_USER: self.name, _PASSWORD: self.password}
 
     @property
-    def pair(self) -> tuple[str, str]:
+    def basic_auth(self) -> tuple[str, str]:
         """For HTTP's basic authentication."""
         return self.name, self.password
 
-    def admit(self) -> None:
-        """Let a server that this process starts know it as that of its administrator."""
+    def set_admin_password(self) -> None:
+        """Make this the administrator's password of a server that this process starts."""
         os.environ[_ADMIN_PASSWORD] = self.password  # the server takes it from nowhere else
 
 
-def _kept(file: Path) -> str:
+def _stored_password(file: Path) -> str:
     try:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,10 @@ import psutil
 from mlflow_server.errors import MlflowServerError
 from mlflow_server.serve import Server, free_port, running_server
 from pruning.errors import ServiceError, first_line
-from search.service.mlflow.credentials import Login
+from search.service.mlflow.credentials import MlflowCredentials
 
-_MARK = "ESPALIER_MLFLOW_OF"
-"""In the environment of a server, and of what it starts: of which folder a service began it."""
+_FOLDER_VARIABLE = "ESPALIER_MLFLOW_OF"
+"""In the environment of a server and its children: the folder for which a service began it."""
 
 _PAUSE_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
@@ -25,7 +25,7 @@ _UP_SECONDS, _DOWN_SECONDS = 180.0, 15.0
 _log = logging.getLogger(__name__)
 
 
-class MlflowChild:
+class MlflowProcess:
     """Serves the store of `runs` at `host` and `port`, from `start` to `close`; 0 for a free one.
 
     A service that was killed leaves its child behind: the next service of the folder ends it.
@@ -46,13 +46,13 @@ class MlflowChild:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
-    def start(self, login: Login | None = None) -> None:
+    def start(self, credentials: MlflowCredentials | None = None) -> None:
         """Wait until it answers; ServiceError or ServeError if it does not come up.
 
-        login: whom alone it lets in; None for everybody on this machine.
+        credentials: of the only user that it lets in; None for everybody on this machine.
         """
-        if login is not None:
-            login.admit()
+        if credentials is not None:
+            credentials.set_admin_password()
             self._has_auth = True
         self._thread.start()
         if not self._is_up.wait(_UP_SECONDS):
@@ -89,7 +89,7 @@ class MlflowChild:
                     self._port,
                     may_be_new=True,
                     has_auth=self._has_auth,
-                    marks={_MARK: str(self._runs)},
+                    marks={_FOLDER_VARIABLE: str(self._runs)},
                     is_given_up=self._is_closing.is_set,
                 ) as self._server:
                     self._is_up.set()
@@ -107,16 +107,16 @@ class MlflowChild:
             self._is_closing.wait(_PAUSE_SECONDS)
 
     def _end_leftovers(self) -> None:
-        """End what a killed service, or an attempt of this one, left serving the same folder."""
-        found = [
+        """End servers of this folder that a killed service, or an earlier attempt, has left."""
+        leftovers = [
             process
             for process in psutil.process_iter(["environ"])
-            if (process.info["environ"] or {}).get(_MARK) == str(self._runs)
+            if (process.info["environ"] or {}).get(_FOLDER_VARIABLE) == str(self._runs)
         ]
-        for process in found:
+        for process in leftovers:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=10)
+        psutil.wait_procs(leftovers, timeout=10)
 
 
 def require_mlflow(url: str) -> None:

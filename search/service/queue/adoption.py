@@ -1,4 +1,4 @@
-"""Taking in the searches that lie in the folder of runs and that the database does not know.
+"""Takes in the searches that lie in the folder of runs and that the database does not know.
 
 A folder may have been copied in, shared or restored from an archive: nothing in it is trusted.
 What a search asks for passes the rules of what clients may ask for, and what cannot be read is
@@ -19,27 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import first_line
-from search.service import schemas as d
-from search.service.access.settings_policy import Rules, require_shape
-from search.service.api.components import EXPORTS, SEARCH_ID
-from search.service.database.searches import Searches, now_ms
-from search.service.database.tables import ArchitectureRow, SearchRow
+from search.service.access.settings_policy import SettingsPolicy, require_shape
+from search.service.database.searches import Searches
+from search.service.database.tables import ArchitectureRow, SearchRow, State
+from search.service.database.transactions import now_ms
 from search.service.problem_details import ProblemError
-from search.service.queue.dispatcher import architecture_row, finished_rows, frame_of
+from search.service.queue.result_rows import architecture_rows, finished_rows, newest_frame
+from search.service.runs_folder import EXPORTS_FOLDER, SEARCH_ID
+from search.service.schemas import Architecture, SearchDetails
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 from search.tracking.search_state import Event, EventFile, SearchState
 from search.trials.pareto import front
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 """Of a file of settings."""
 
-_MOST_NAME = 100
+_MAX_NAME = 100
 _log = logging.getLogger(__name__)
 
-Adopted = tuple[SearchRow, Sequence[ArchitectureRow]]
 
-
-def adopt_searches(searches: Searches, runs: Path, rules: Rules, device: str) -> None:
+def adopt_searches(searches: Searches, runs: Path, policy: SettingsPolicy, device: str) -> None:
     """Take in the searches of the folder that the database does not know, or could not read.
 
     device: what they go on with.
@@ -58,48 +57,48 @@ def adopt_searches(searches: Searches, runs: Path, rules: Rules, device: str) ->
             if row.settings.get("model"):
                 continue
             searches.remove(folder.name)  # it was set aside: it may have been mended since
-        _adopt(searches, folder, rules, device)
+        _adopt(searches, folder, policy, device)
 
 
-def _adopt(searches: Searches, folder: Path, rules: Rules, device: str) -> None:
+def _adopt(searches: Searches, folder: Path, policy: SettingsPolicy, device: str) -> None:
     try:
-        searches.adopt(*adopted(folder, rules, device))
+        searches.adopt(*read_rows(folder, policy, device))
     except Exception as error:  # whatever may lie there, the other searches are not to suffer
-        reason = f"its folder cannot be read: {_told(error)}"
+        reason = f"its folder cannot be read: {_message(error)}"
         _log.warning("%s is set aside: %s", folder.name, reason)
         searches.adopt(_row(folder, {}, "failed", reason), ())
-    _forget_exports(folder)
+    _remove_exports(folder)
 
 
-def adopted(folder: Path, rules: Rules, device: str) -> Adopted:
+def read_rows(
+    folder: Path, policy: SettingsPolicy, device: str
+) -> tuple[SearchRow, list[ArchitectureRow]]:
     """The rows of a search that was made without the service; raises whatever its files cause."""
-    content = require_shape(json.loads(_plain(folder / CONFIG_FILE)))
-    search_state, events = SearchState(), []
-    file = EventFile(folder / EVENTS_FILE)
-    for event in file.read() if _is_there(folder / EVENTS_FILE) else ():
+    content = require_shape(json.loads(_read_plain_file(folder / CONFIG_FILE)))
+    file, search_state = EventFile(folder / EVENTS_FILE), SearchState()
+    events = list(file.read()) if _is_there(file.path) else []
+    for event in events:
         search_state.take(event)
-        events.append(event)
     is_finished = _is_there(folder / RESULTS_FILE)
-    found = (
-        finished_rows(folder.name, folder) if is_finished else _found_so_far(folder.name, events)
+    architectures = (
+        finished_rows(folder.name, folder) if is_finished else _rows_so_far(folder.name, events)
     )
-    state, reason = "finished" if is_finished else "stopped", file.damage
+    state: State = "finished" if is_finished else "stopped"
+    reason = file.damage
     try:
-        allowed = rules.stored({**content, "name": folder.name})
+        allowed = policy.resolve_stored({**content, "name": folder.name})
         content = {**allowed, "device": device, "mlflow_url": ""}
     except ProblemError as error:
         if not is_finished:
             state, reason = "failed", f"it cannot go on here: {error.detail}"
     settings = {**content, "name": folder.name, "runs": str(folder.parent)}
     row = _row(folder, settings, state, reason, search_state=search_state, events=events)
-    _require_shown(row, found)
-    return row, found
+    _require_showable(row, architectures)
+    return row, architectures
 
 
-def _found_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureRow]:
-    told = [event["outcomes"] for event in events if event["event"] == "finished"]
-    outcomes = {outcome["key"]: outcome for outcomes in told for outcome in outcomes}
-    rows = [architecture_row(search_id, outcome) for outcome in outcomes.values()]
+def _rows_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureRow]:
+    rows = architecture_rows(search_id, events)
     for row in front(rows):
         row.on_front = True
     return rows
@@ -108,43 +107,42 @@ def _found_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureR
 def _row(
     folder: Path,
     settings: Mapping[str, Any],
-    state: str,
+    state: State,
     reason: str,
     *,
     search_state: SearchState | None = None,
     events: Sequence[Event] = (),
 ) -> SearchRow:
-    frames = [frame_of(event) for event in events if event["event"] == "launched"]
-    at = int(events[0]["time_ms"]) if events else now_ms()
+    begun_ms = int(events[0]["time_ms"]) if events else now_ms()
     return SearchRow(
         id=folder.name,
-        name=folder.name[:_MOST_NAME],
+        name=folder.name[:_MAX_NAME],
         state=state,
         reason=reason,
         wish="",
         owner="",
         settings=dict(settings),
         progress={} if search_state is None else search_state.progress(),
-        frame=frames[-1] if frames else {},
+        frame=newest_frame(events) or {},
         handle="",
         launches=0,
         losses=0,
         epochs=0 if search_state is None else search_state.num_epochs,
         priority=0,
-        created_ms=at,
-        started_ms=at,
-        ended_ms=int(events[-1]["time_ms"]) if events else at,
+        created_ms=begun_ms,
+        started_ms=begun_ms,
+        ended_ms=int(events[-1]["time_ms"]) if events else begun_ms,
     )
 
 
-def _require_shown(row: SearchRow, found: Sequence[ArchitectureRow]) -> None:
+def _require_showable(row: SearchRow, architectures: Sequence[ArchitectureRow]) -> None:
     """ValueError unless it can be shown as the API's description says."""
-    search = d.SearchDetails.of(row)
-    architectures = [d.Architecture.of(one, row) for one in found]
-    json.dumps([search, architectures], allow_nan=False)
-    d.SearchDetails.model_validate(search)
-    for one in architectures:
-        d.Architecture.model_validate(one)
+    search = SearchDetails.of(row)
+    shown = [Architecture.of(architecture, row) for architecture in architectures]
+    json.dumps([search, shown], allow_nan=False)
+    SearchDetails.model_validate(search)
+    for architecture in shown:
+        Architecture.model_validate(architecture)
 
 
 def _is_there(file: Path) -> bool:
@@ -158,20 +156,20 @@ def _is_there(file: Path) -> bool:
     return True
 
 
-def _plain(file: Path) -> bytes:
+def _read_plain_file(file: Path) -> bytes:
     """The content of a file that is no link, and no pipe that may never end."""
     if not _is_there(file):
         raise ValueError(f"{file.name} is missing")
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as stream:
-        content = stream.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"{file.name} has more than {_MOST_BYTES:,} bytes")
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"{file.name} has more than {_MAX_BYTES:,} bytes")
     return content
 
 
-def _told(error: Exception) -> str:
-    """In one line, without a path of this machine."""
+def _message(error: Exception) -> str:
+    """One line that says what is wrong, without a path of this machine."""
     if isinstance(error, ProblemError):
         text = error.detail
     elif isinstance(error, OSError):
@@ -181,9 +179,9 @@ def _told(error: Exception) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)[:300]
 
 
-def _forget_exports(folder: Path) -> None:
+def _remove_exports(folder: Path) -> None:
     """Exports are a service's own to make: a module found there may be anybody's code."""
-    exports = folder / EXPORTS
+    exports = folder / EXPORTS_FOLDER
     with suppress(OSError):
         if exports.is_symlink() or exports.is_file():
             exports.unlink()

@@ -1,4 +1,4 @@
-"""How the process that performs a search is started, and known to be alive."""
+"""The interface by which the process of a search is started, watched and ended."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _REFUSAL = "espalier: "
 
 
 @dataclass(frozen=True)
-class Gone:
-    """A process that is no more.
+class ProcessExit:
+    """How a process has ended.
 
-    why: in a few words.  refusal: the line by which the command line refuses; empty if it did
-    not, but was killed, say.  is_passing: what it refuses for may be over later, as when a disk
-    is full or MLflow is away.
+    cause: in a few words.  refusal: the line by which the command line refuses; empty if it did
+    not, but was killed, say.  is_temporary: the reason of the refusal may be over later, as when
+    a disk is full or MLflow is away.
     """
 
-    why: str
+    cause: str
     refusal: str = ""
-    is_passing: bool = False
+    is_temporary: bool = False
 
 
 class Launcher(ABC):
@@ -38,7 +38,7 @@ class Launcher(ABC):
         """
 
     @abstractmethod
-    def poll(self, handle: str) -> Gone | None:
+    def poll(self, handle: str) -> ProcessExit | None:
         """None while it runs. Raises ServiceError if that cannot be found out for now."""
 
     @abstractmethod
@@ -50,23 +50,25 @@ class Launcher(ABC):
         """End it at once; nothing if it has."""
 
 
-def arguments(search_id: str, runs: Path, mlflow_url: str, further: Sequence[str]) -> list[str]:
-    """What follows the interpreter on the command line of a search."""
+def resume_arguments(
+    search_id: str, runs: Path, mlflow_url: str, flags: Sequence[str]
+) -> list[str]:
+    """What follows the interpreter on the command line of a search. flags: further ones."""
     tracking = ("--mlflow-url", mlflow_url) if mlflow_url else ()
-    return ["-m", "search.cli", "resume", search_id, "--runs", str(runs), *tracking, *further]
+    return ["-m", "search.cli", "resume", search_id, "--runs", str(runs), *tracking, *flags]
 
 
-def gone(why: str, printed: str, status: int | None) -> Gone:
-    """What a process that is no more leaves: it printed this, and ended with this status.
+def process_exit(cause: str, output: str, status: int | None) -> ProcessExit:
+    """How a process has ended that printed this output.
 
-    status: None if nobody knows, as of one that an earlier service began.
+    status: None if nobody knows, as of a process that an earlier service began.
     """
-    refusal = refusal_in(printed) if status in (None, EXIT_REFUSED, EXIT_NOT_NOW) else ""
-    is_passing = status == EXIT_NOT_NOW or refusal.startswith(NOT_NOW)
-    return Gone(why, refusal.removeprefix(NOT_NOW), is_passing=is_passing)
+    refusal = last_refusal(output) if status in (None, EXIT_REFUSED, EXIT_NOT_NOW) else ""
+    is_temporary = status == EXIT_NOT_NOW or refusal.startswith(NOT_NOW)
+    return ProcessExit(cause, refusal.removeprefix(NOT_NOW), is_temporary=is_temporary)
 
 
-def refusal_in(text: str) -> str:
+def last_refusal(text: str) -> str:
     """The last line, if it is one by which the command line refuses."""
     lines = text.strip().splitlines()
     last = lines[-1] if lines else ""

@@ -14,7 +14,12 @@ import httpx
 
 from pruning.errors import ServiceError
 from search.scheduling.ray_environment import cluster_token
-from search.service.queue.launcher import Gone, Launcher, arguments, gone
+from search.service.queue.launcher import (
+    Launcher,
+    ProcessExit,
+    process_exit,
+    resume_arguments,
+)
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _TIMEOUT_SECONDS = 30.0
@@ -44,15 +49,15 @@ class RayJobsLauncher(Launcher):
             timeout=_TIMEOUT_SECONDS,
             headers={"Authorization": f"Bearer {token}"} if token else {},
         )
-        self.require()
+        self.require_answer()
 
-    def require(self) -> None:
+    def require_answer(self) -> None:
         """ServiceError unless the job server answers."""
         self._request("GET", "")
 
     def launch(self, search_id: str, attempt: int) -> str:
-        further = ("--ray-address", "auto")
-        command = arguments(search_id, self._runs, self._mlflow_url, further)
+        flags = ("--ray-address", "auto")
+        command = resume_arguments(search_id, self._runs, self._mlflow_url, flags)
         submission = f"espalier-{search_id}-{attempt}"
         if self._job(submission) is None:
             job = {
@@ -64,15 +69,15 @@ class RayJobsLauncher(Launcher):
             self._request("POST", "", json=job)
         return submission
 
-    def poll(self, handle: str) -> Gone | None:
+    def poll(self, handle: str) -> ProcessExit | None:
         job = self._job(handle)
         if job is None:
-            return Gone("the cluster knows its job no more")
+            return ProcessExit("the cluster knows its job no more")
         if job["status"] not in _OVER:
             return None
         logs = self._request("GET", f"{handle}/logs").json().get("logs") or ""
-        why = f"its job is {job['status'].lower()}"
-        return gone(why, _own_lines(logs), job.get("driver_exit_code"))
+        cause = f"its job is {job['status'].lower()}"
+        return process_exit(cause, _own_lines(logs), job.get("driver_exit_code"))
 
     def interrupt(self, handle: str) -> None:
         if self._job(handle) is not None:
@@ -82,19 +87,19 @@ class RayJobsLauncher(Launcher):
         self.interrupt(handle)  # Ray follows with SIGKILL by itself
 
     def _job(self, submission: str) -> dict[str, Any] | None:
-        response = self._request("GET", submission, missing_is_fine=True)
+        response = self._request("GET", submission, may_be_missing=True)
         return None if response.status_code == httpx.codes.NOT_FOUND else response.json()
 
     def _request(
-        self, method: str, path: str, *, json: Any = None, missing_is_fine: bool = False
+        self, method: str, path: str, *, json: Any = None, may_be_missing: bool = False
     ) -> httpx.Response:
         try:
             response = self._client.request(method, path, json=json)
-            if not (missing_is_fine and response.status_code == httpx.codes.NOT_FOUND):
+            if not (may_be_missing and response.status_code == httpx.codes.NOT_FOUND):
                 response.raise_for_status()
         except httpx.HTTPStatusError as error:
-            why = f"status {error.response.status_code}: {_last_line(error.response.text)}"
-            raise ServiceError(f"the Ray job server at {self._address} fails: {why}") from error
+            cause = f"status {error.response.status_code}: {_last_line(error.response.text)}"
+            raise ServiceError(f"the Ray job server at {self._address} fails: {cause}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServiceError(f"the Ray job server at {self._address} fails: {error}") from error
         return response

@@ -13,9 +13,14 @@ from pathlib import Path
 import psutil
 
 from pruning.errors import ServiceError
-from search.service.queue.launcher import Gone, Launcher, arguments, gone
+from search.service.queue.launcher import (
+    Launcher,
+    ProcessExit,
+    process_exit,
+    resume_arguments,
+)
 from search.service.service_config import SECRET_VARIABLES
-from search.storage.durable import lock_holder
+from search.storage.folder_lock import lock_holder
 from search.storage.layout import LOG_FILE
 from search.system.process_identity import alive, tag
 
@@ -25,7 +30,8 @@ _LAST_BYTES = 8192
 class SubprocessLauncher(Launcher):
     """One process each, in a session of its own; a handle is its number and when it began.
 
-    runs: folder of all searches.  further: flags for every one.  environment: over this one's.
+    runs: folder of all searches.  flags: further ones of every process.
+    environment: variables in addition to those of this process.
     """
 
     def __init__(
@@ -33,10 +39,10 @@ class SubprocessLauncher(Launcher):
         runs: Path,
         mlflow_url: str,
         *,
-        further: Sequence[str] = (),
+        flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._runs, self._mlflow_url, self._further = runs, mlflow_url, tuple(further)
+        self._runs, self._mlflow_url, self._flags = runs, mlflow_url, tuple(flags)
         self._environment = dict(environment or {})
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
@@ -48,13 +54,15 @@ class SubprocessLauncher(Launcher):
         return handle
 
     def _start(self, search_id: str, log: Path) -> str:
-        command = arguments(search_id, self._runs, self._mlflow_url, self._further)
-        own = {name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES}
+        command = resume_arguments(search_id, self._runs, self._mlflow_url, self._flags)
+        environment = {
+            name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES
+        }
         try:
             with log.open("ab") as output:
                 child = subprocess.Popen(
                     [sys.executable, *command],
-                    env=own | self._environment,
+                    env=environment | self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -70,14 +78,14 @@ class SubprocessLauncher(Launcher):
         holder = lock_holder(self._runs / search_id)
         if holder is not None:
             return tag(holder.pid)
-        wanted = arguments(search_id, self._runs, "", ())
+        arguments = resume_arguments(search_id, self._runs, "", ())
         for process in psutil.process_iter(["cmdline"]):
-            found = process.info["cmdline"] or []
-            if found[1 : 1 + len(wanted)] == wanted:
+            command = process.info["cmdline"] or []
+            if command[1 : 1 + len(arguments)] == arguments:
                 return tag(process.pid)
         return ""
 
-    def poll(self, handle: str) -> Gone | None:
+    def poll(self, handle: str) -> ProcessExit | None:
         pid = int(handle.partition(":")[0])
         child = self._children.get(pid)
         status = None if child is None else child.poll()
@@ -85,9 +93,9 @@ class SubprocessLauncher(Launcher):
         if is_running:
             return None
         self._children.pop(pid, None)
-        return gone(_how(status), self._last_words(handle), status)
+        return process_exit(_cause(status), self._last_output(handle), status)
 
-    def _last_words(self, handle: str) -> str:
+    def _last_output(self, handle: str) -> str:
         log = self._logs.get(handle)
         try:
             content = log.read_bytes() if log else b""
@@ -108,7 +116,7 @@ class SubprocessLauncher(Launcher):
                 process.kill()
 
 
-def _how(status: int | None) -> str:
+def _cause(status: int | None) -> str:
     if status is None:
         return "its process ended while nobody looked"
     if status < 0:

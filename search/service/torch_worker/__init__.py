@@ -1,4 +1,5 @@
-"""The process beside the service that does what needs torch, and the tasks it does.
+"""The process beside the service that does what needs torch, and the tasks that it does.
 
-Only code that runs in that process imports torch. May import `access` and what is below it.
+Only functions that are called in that process import torch. May import `access` and what is below
+it.
 """

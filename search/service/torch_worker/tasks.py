@@ -1,26 +1,30 @@
-"""What needs torch: checking settings, listing what there is, exporting.
+"""Tasks that need torch: checking settings, listing the choices of clients, exporting.
 
-The functions here are called in a process that imports torch once and stays, see
-search.service.torch_worker.worker; the service itself never does.
+They are called in a process that imports torch once and stays (`worker.py`); the service itself
+never imports it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.service.torch_worker.worker import Refused
+from search.service.torch_worker.worker import Refusal
 
 
-def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[str, Any] | Refused:
+def check_settings(
+    settings: Mapping[str, Any], device: str, most_params: int
+) -> dict[str, Any] | Refusal:
     """All settings, defaults among them, and what the preflight says: `settings` and `frame`.
 
-    most_params: of a network; one that has more is refused before it takes any memory.
+    most_params: a network of more parameters is refused before it takes any memory.
     """
     from pruning import errors  # noqa: PLC0415 - as above
-    from search.config.search_config import from_mapping, to_mapping  # noqa: PLC0415
+    from search.config.search_config import SearchConfig  # noqa: PLC0415
+    from search.config.settings import from_mapping  # noqa: PLC0415
 
     fields = {
         errors.ModelError: "model",
@@ -31,15 +35,15 @@ def checked(settings: Mapping[str, Any], device: str, most_params: int) -> dict[
         errors.ArchitectureError: "training.distill_from",
     }
     try:
-        config = from_mapping({**settings, "device": device}, "the request")
+        config = from_mapping(SearchConfig, {**settings, "device": device}, "the request")
         preflight = _preflight(config, most_params)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
             (name for kind, name in fields.items() if isinstance(error, kind)), None
         )
-        return Refused(" ".join(str(error).split()), field)
+        return Refusal(" ".join(str(error).split()), field)
     return {
-        "settings": to_mapping(config),
+        "settings": dataclasses.asdict(config.resolved()),
         "frame": {
             "base": _counts(preflight.base),
             "floor": _counts(preflight.floor),
@@ -92,14 +96,14 @@ def _shape(data: Any, model: str, seed: int) -> tuple[tuple[int, int, int], tupl
     return images.train.image_shape, tuple(images.classes)
 
 
-def offered() -> dict[str, Any]:
+def catalogue() -> dict[str, Any]:
     """Networks, data sets and criteria by name, and the schema of the settings."""
     from pydantic import TypeAdapter  # noqa: PLC0415 - as above
 
     from search import models  # noqa: PLC0415
     from search.config.methods import METHODS  # noqa: PLC0415
     from search.config.search_config import SearchConfig  # noqa: PLC0415
-    from search.data.datasets import names as datasets  # noqa: PLC0415
+    from search.data.named_datasets import names as datasets  # noqa: PLC0415
 
     return {
         "models": list(models.names()),
@@ -116,49 +120,44 @@ def offered() -> dict[str, Any]:
             }
             for method in METHODS.values()
         ],
-        "schema": _described(SearchConfig, TypeAdapter(SearchConfig).json_schema()),
+        "schema": _settings_schema(SearchConfig, TypeAdapter(SearchConfig).json_schema()),
     }
 
 
-def _described(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the help texts, without what only the server decides."""
-    from search.config.options import tables  # noqa: PLC0415 - as above
-    from search.service.access.settings_policy import OF_THE_SERVER  # noqa: PLC0415
+def _settings_schema(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of the settings with their help, without those that the server decides."""
+    from search.config.settings import tables  # noqa: PLC0415 - as above
+    from search.service.access.settings_policy import SERVER_SETTINGS  # noqa: PLC0415
 
-    found: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
+    table: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
     definitions = schema.get("$defs", {})
     inner = tables(cls)
     properties = {}
     for name, part in schema["properties"].items():
         if name in inner:
-            properties[name] = _table(inner[name], definitions[inner[name].__name__], f"{name}.")
-        elif name not in OF_THE_SERVER:
-            properties[name] = _option(cls, name, part)
-    return found | {"properties": properties}
+            properties[name] = _table(definitions[inner[name].__name__], f"{name}.")
+        elif name not in SERVER_SETTINGS:
+            properties[name] = part
+    return table | {"properties": properties}
 
 
-def _table(cls: type[Any], schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    from search.service.access.settings_policy import OF_THE_SERVER  # noqa: PLC0415 - as above
+def _table(schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    from search.service.access.settings_policy import SERVER_SETTINGS  # noqa: PLC0415 - as above
 
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            name: _option(cls, name, part)
+            name: part
             for name, part in schema["properties"].items()
-            if prefix + name not in OF_THE_SERVER
+            if prefix + name not in SERVER_SETTINGS
         },
     }
 
 
-def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    option = {**part, "description": cls.__dataclass_fields__[name].metadata["help"]}
-    if option.get("default", "") is None and "anyOf" not in option:
-        del option["default"]  # made from other settings
-    return option
-
-
-def exported(folder: Path, form: str, target: Path, trust: Sequence[str]) -> Refused | None:
+def export_architecture(
+    folder: Path, form: str, target: Path, trust: Sequence[str]
+) -> Refusal | None:
     """Write an architecture as onnx or python.
 
     trust: builders that may run beside the zoo's and torchvision's: nothing in the folder of runs
@@ -178,5 +177,5 @@ def exported(folder: Path, form: str, target: Path, trust: Sequence[str]) -> Ref
             with written_whole(target) as temporary:
                 temporary.write_text(to_python(stored, model), encoding="utf-8")
     except EspalierError as error:
-        return Refused(" ".join(str(error).split()), None)
+        return Refusal(" ".join(str(error).split()), None)
     return None

@@ -1,4 +1,4 @@
-"""A process beside the service that does what needs torch, one thing after the other."""
+"""A process beside the service that does tasks which need torch, one after the other."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _SECONDS = 120.0
-_MOST_WAITING, _MOST_OF_ONE = 16, 4
+_MAX_WAITING, _MAX_PER_CALLER = 16, 4
 _RETRY_AFTER = {"Retry-After": "10"}
 _THREADS = "2"
 
 
 @dataclass(frozen=True)
-class Refused:
-    """Why it cannot be, as on the command line, and the setting at fault."""
+class Refusal:
+    """What a task returns instead of a result: why it cannot be done, and the setting at fault."""
 
     detail: str
     field: str | None
 
 
-class Worker:
-    """One process that does one thing after the other, replaced when it dies or hangs.
+class TorchWorker:
+    """One process that does one task after the other, replaced when it dies or hangs.
 
-    Time is counted from when a thing is begun; one that nobody waits for any more is still done
-    before the next.  memory_gb: what the process may take; None for any.
+    The time of a task is counted from when it begins; one that nobody waits for any more is still
+    done before the next.  memory_gb: what the process may take; None for any.
     """
 
     def __init__(self, memory_gb: float | None = None) -> None:
@@ -54,48 +54,48 @@ class Worker:
 
     @property
     def num_waiting(self) -> int:
-        """Things that are being done, or wait for it."""
+        """Tasks that are being done, or wait."""
         return self._waiting.total()
 
-    async def do(self, function: Callable[..., T | Refused], *arguments: Any, who: str = "") -> T:
-        """What the function gives there.
+    async def run(self, task: Callable[..., T | Refusal], *arguments: Any, caller: str = "") -> T:
+        """What the task returns, called in the process.
 
-        who: of whom so many things may wait at most; nobody in particular by default.
-        ProblemError 422 if the function refuses, fails or takes too long, 429 if too much of
-        `who` waits already, 503 if too much waits in all.
+        caller: whose tasks are counted together; those of "" only in all.  Raises ProblemError
+        422 if the task refuses, fails or takes too long, 429 if too many tasks of the caller wait
+        already, 503 if too many wait in all.
         """
-        if who and self._waiting[who] >= _MOST_OF_ONE:
-            detail = f"{_MOST_OF_ONE} of your requests are being checked: wait for one of them"
+        if caller and self._waiting[caller] >= _MAX_PER_CALLER:
+            detail = f"{_MAX_PER_CALLER} of your requests are being checked: wait for one of them"
             raise ProblemError(429, detail, **_RETRY_AFTER)
-        if self._waiting.total() >= _MOST_WAITING:
+        if self._waiting.total() >= _MAX_WAITING:
             raise ProblemError(503, "too many requests are being checked", **_RETRY_AFTER)
-        self._waiting[who] += 1
-        task = asyncio.create_task(self._in_turn(function, arguments, who))
-        task.add_done_callback(_heard)
-        found = await asyncio.shield(task)
-        if isinstance(found, Refused):
-            raise ProblemError(422, found.detail, found.field)
-        return found
+        self._waiting[caller] += 1
+        job = asyncio.create_task(self._run_in_turn(task, arguments, caller))
+        job.add_done_callback(_consume_error)
+        result = await asyncio.shield(job)
+        if isinstance(result, Refusal):
+            raise ProblemError(422, result.detail, result.field)
+        return result
 
-    async def _in_turn(
-        self, function: Callable[..., T | Refused], arguments: tuple[Any, ...], who: str
-    ) -> T | Refused:
+    async def _run_in_turn(
+        self, task: Callable[..., T | Refusal], arguments: tuple[Any, ...], caller: str
+    ) -> T | Refusal:
         try:
             async with self._turn:
-                return await self._done(function, arguments)
+                return await self._run_in_process(task, arguments)
         finally:
-            self._waiting -= Counter({who: 1})
+            self._waiting -= Counter({caller: 1})
 
-    async def _done(
-        self, function: Callable[..., T | Refused], arguments: tuple[Any, ...]
-    ) -> T | Refused:
+    async def _run_in_process(
+        self, task: Callable[..., T | Refusal], arguments: tuple[Any, ...]
+    ) -> T | Refusal:
         for is_last in (False, True):
             if self._is_closed:
                 raise ProblemError(503, "the service is about to end", **_RETRY_AFTER)
             self._process = self._process or _Process(self._memory_gb)
             try:
-                call = asyncio.to_thread(self._process.call, function, arguments)
-                found = await asyncio.wait_for(call, _SECONDS)
+                call = asyncio.to_thread(self._process.call, task, arguments)
+                result = await asyncio.wait_for(call, _SECONDS)
                 break
             except TimeoutError:
                 self._end()
@@ -104,10 +104,10 @@ class Worker:
                 self._end()
                 if is_last and not self._is_closed:
                     raise ProblemError(422, "checking these settings ends the process") from None
-        if isinstance(found, _Failed):
-            _log.error("the worker failed at %s: %s", function.__name__, found.trace)
-            raise ProblemError(422, f"this cannot be done: {found.line}")
-        return found
+        if isinstance(result, _Failure):
+            _log.error("the worker failed at %s: %s", task.__name__, result.traceback)
+            raise ProblemError(422, f"this cannot be done: {result.message}")
+        return result
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -120,41 +120,41 @@ class Worker:
         self._end()
 
 
-def _heard(task: asyncio.Task[Any]) -> None:
-    """Take notice of the outcome where nobody waits for it any more."""
-    if not task.cancelled():
-        task.exception()
+def _consume_error(job: asyncio.Task[Any]) -> None:
+    """Keep asyncio from warning of an error that nobody waits for any more."""
+    if not job.cancelled():
+        job.exception()
 
 
 @dataclass(frozen=True)
-class _Failed:
-    """An error that nobody foresaw: of a network's own code, say, or torch's."""
+class _Failure:
+    """An unforeseen error: of a network's own code, say, or torch's."""
 
-    line: str
-    trace: str
+    message: str
+    traceback: str
 
 
 class _Process:
     def __init__(self, memory_gb: float | None) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other, memory_gb), daemon=True)
+        self._process = context.Process(target=_serve, args=(other, memory_gb), daemon=True)
         self._process.start()
         other.close()
 
-    def call(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T | _Failed:
-        """Wait for what the function gives there; EOFError or OSError if the process ends."""
-        self._connection.send((function, arguments))
-        found: T | _Failed = self._connection.recv()
-        return found
+    def call(self, task: Callable[..., T], arguments: tuple[Any, ...]) -> T | _Failure:
+        """Wait for the result of the task; EOFError or OSError if the process ends."""
+        self._connection.send((task, arguments))
+        result: T | _Failure = self._connection.recv()
+        return result
 
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
 
 
-def _work(connection: Connection, memory_gb: float | None) -> None:
-    """What the process does."""
+def _serve(connection: Connection, memory_gb: float | None) -> None:
+    """Do every task that arrives, in the process itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends this
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = _THREADS
@@ -165,16 +165,16 @@ def _work(connection: Connection, memory_gb: float | None) -> None:
     torch.set_num_threads(int(_THREADS))
     with memory_limited(memory_gb):
         while True:
-            function, arguments = connection.recv()
+            task, arguments = connection.recv()
             try:
-                found = function(*arguments)
+                result = task(*arguments)
             except Exception as error:
-                found = _Failed(first_line(error), traceback.format_exc())
-            connection.send(found)
+                result = _Failure(first_line(error), traceback.format_exc())
+            connection.send(result)
 
 
 def _end_with_parent() -> None:
-    """A service that is killed cannot end this process, which would wait for ever."""
+    """End with the service: one that is killed cannot end this process itself."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pruning import KeepPlan, removal_order, remove_channels, trace
 from pruning.criteria import Criterion, Random, Taylor, TaylorSecondOrder, WeightMagnitude
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data.datasets import load
 
 SEEDS = range(2)

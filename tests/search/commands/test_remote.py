@@ -161,6 +161,7 @@ def test_a_search_on_a_server_is_resumed_there(played: Service):
     espalier("--server", URL, "resume", "a")
     assert "POST /v1/searches/a/resume" in played.names
     assert "is the server's to decide" in one_line("--server", URL, "resume", "a", "--device=cpu")
+    assert "--trust has no effect" in one_line("--server", URL, "resume", "a", "--trust=mine")
 
 
 def test_the_environment_names_a_server_too(played: Service, monkeypatch: pytest.MonkeyPatch):

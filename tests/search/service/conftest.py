@@ -28,17 +28,20 @@ from starlette.routing import BaseRoute
 
 from search.service.access import request_guard as guards
 from search.service.access.audit_log import AUDIT_FILE
-from search.service.access.settings_policy import Rules
+from search.service.access.settings_policy import SettingsPolicy
 from search.service.access.tokens import Role, Tokens, create
 from search.service.api.app import create_app
-from search.service.api.components import Parts
+from search.service.api.components import Components
 from search.service.database.connection import open_database
-from search.service.database.searches import Searches
-from search.service.database.tables import ArchitectureRow, KeyRow, SearchRow
+from search.service.database.tables import ArchitectureRow, IdempotencyKeyRow, SearchRow
+from search.service.database.transactions import Database
+from search.service.mlflow.connection import MlflowConnection
 from search.service.problem_details import ProblemError
-from search.service.queue.dispatcher import Dispatcher, architecture_row
-from search.service.queue.launcher import Gone, Launcher
-from search.service.torch_worker.worker import Refused, Worker
+from search.service.queue.dispatcher import Dispatcher
+from search.service.queue.launcher import Launcher, ProcessExit
+from search.service.queue.result_rows import architecture_row
+from search.service.runs_folder import RunsFolder
+from search.service.torch_worker.worker import Refusal, TorchWorker
 from search.storage.layout import EVENTS_FILE
 from search.tracking.search_state import SearchState
 from search.trials.jobs import job_to_mapping
@@ -76,8 +79,8 @@ class IdleLauncher(Launcher):
         self.launched.append(search_id)
         return f"{search_id}/{attempt}"
 
-    def poll(self, handle: str) -> Gone | None:
-        return Gone("it was ended") if handle in self._ended else None
+    def poll(self, handle: str) -> ProcessExit | None:
+        return ProcessExit("it was ended") if handle in self._ended else None
 
     def interrupt(self, handle: str) -> None:
         self._ended.add(handle)
@@ -85,18 +88,18 @@ class IdleLauncher(Launcher):
     kill = interrupt
 
 
-class WorkerHere(Worker):
+class WorkerHere(TorchWorker):
     """Does in this process what the real one does in its own, which takes seconds to start."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def do(self, function: Callable[..., Any], *arguments: Any, who: str = "") -> Any:
-        self.asked.append(function.__name__)
-        found = await asyncio.to_thread(partial(function, *arguments))
-        if isinstance(found, Refused):
-            raise ProblemError(422, found.detail, found.field)
-        return found
+    async def run(self, task: Callable[..., Any], *arguments: Any, caller: str = "") -> Any:
+        self.asked.append(task.__name__)
+        result = await asyncio.to_thread(partial(task, *arguments))
+        if isinstance(result, Refusal):
+            raise ProblemError(422, result.detail, result.field)
+        return result
 
     @property
     def num_waiting(self) -> int:
@@ -125,7 +128,7 @@ class Service:
     """One that is running; `ask` sends it a request."""
 
     app: FastAPI
-    parts: Parts
+    components: Components
     launcher: IdleLauncher
     home: Path
     _loop: asyncio.AbstractEventLoop
@@ -133,7 +136,7 @@ class Service:
 
     @property
     def runs(self) -> Path:
-        return self.parts.runs
+        return self.components.runs.path
 
     def ask(
         self,
@@ -209,15 +212,15 @@ class Service:
 
     def put(self, search_id: str, **values: Any) -> None:
         """Set columns of a search, whatever state it is in."""
-        with self.parts.searches._engine.begin() as connection:
+        with self.components.database.engine.begin() as connection:
             connection.execute(update(SearchRow).where(SearchRow.id == search_id).values(**values))
-        self.parts.searches._changed([search_id])
+        self.components.database.count_change([search_id])
 
     def trace(self) -> tuple[object, ...]:
         """All that is stored or launched: unchanged by a request that is refused."""
-        engine = self.parts.searches._engine
+        engine = self.components.database.engine
         with Session(engine) as session:
-            tables = (SearchRow, ArchitectureRow, KeyRow)
+            tables = (SearchRow, ArchitectureRow, IdempotencyKeyRow)
             rows = [tuple(map(_values, session.scalars(select(table)))) for table in tables]
         aside = {"service.db", "service.db-wal", "service.db-shm", AUDIT_FILE}
         files = sorted(str(p) for p in self.home.rglob("*") if p.name not in aside)
@@ -243,7 +246,7 @@ class Service:
             progress=SearchState().progress(),
         )
         found = [architecture_row(name, content, on_front=True) for content in outcomes]
-        self.parts.searches.adopt(row, found)
+        self.components.searches.adopt(row, found)
         folder = self.runs / name
         (folder / "exports").mkdir(parents=True)
         for key in (found["key"] for found in outcomes):
@@ -309,20 +312,20 @@ def serving(
     for folder in (runs, data):
         folder.mkdir()
     engine, launcher = open_database(f"sqlite:///{runs / 'service.db'}"), IdleLauncher()
-    searches, loop = Searches(engine), asyncio.new_event_loop()
+    database, loop = Database(engine), asyncio.new_event_loop()
     secrets = {role: create(engine, role, role) for role in roles}
-    parts = Parts(
-        searches,
-        Dispatcher(searches, launcher, runs, max_running=1),
+    components = Components(
+        database,
+        Dispatcher(database, launcher, runs, max_running=1),
         WorkerHere(),
         WorkerHere(),
-        Rules(data, builders),
-        runs,
-        mlflow_url,
+        SettingsPolicy(data, builders),
+        RunsFolder(runs),
         "cpu",
+        MlflowConnection(mlflow_url) if mlflow_url else None,
         Tokens(engine) if secrets else None,
     )
-    app = create_app(parts, hosts=LOOPBACK)
+    app = create_app(components, hosts=LOOPBACK)
     thread = threading.Thread(target=loop.run_forever)
     with ExitStack() as stack:
         stack.callback(engine.dispose)
@@ -330,7 +333,7 @@ def serving(
         stack.callback(loop.close)
         stack.callback(thread.join)
         stack.callback(loop.call_soon_threadsafe, loop.stop)
-        service = Service(app, parts, launcher, home, loop, secrets)
+        service = Service(app, components, launcher, home, loop, secrets)
         life = app.router.lifespan_context(app)
         service.run(life.__aenter__).result(60)
         stack.callback(lambda: service.run(partial(life.__aexit__, None, None, None)).result(60))

@@ -12,8 +12,8 @@ from refusals import check_refused, every_route
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from search.service import throttled_log as announcements
-from search.service.throttled_log import Announcements
+from search.service import throttled_log
+from search.service.throttled_log import ThrottledLog
 
 NEEDS_NO_DATABASE = {"/", "/assets/style.css", "/openapi.json", "/livez", "/healthz", "/readyz"}
 NEEDS_NO_DATABASE |= {"/v1/models", "/v1/datasets", "/v1/criteria", "/v1/preflight"}
@@ -72,8 +72,8 @@ def test_what_cannot_be_written_is_told_as_such(
     def fail(*_: object) -> None:
         raise OSError(number, "no")
 
-    monkeypatch.setattr("search.service.api.routes.searches.remove_folder", fail)
-    monkeypatch.setattr(service.parts.searches, "remove", lambda _: None)
+    monkeypatch.setattr(service.components.runs, "remove", fail)
+    monkeypatch.setattr(service.components.searches, "remove", lambda _: None)
     check_refused(service.ask("DELETE", "/v1/searches/done"), status)
 
 
@@ -81,15 +81,15 @@ def test_what_lasts_is_logged_once_a_minute(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(announcements.time, "monotonic", lambda: now)
-    said = Announcements(logging.getLogger("test"))
+    monkeypatch.setattr(throttled_log.time, "monotonic", lambda: now)
+    throttled = ThrottledLog(logging.getLogger("test"))
     for second in range(130):
         now = 1000.0 + second
-        said.say("the disk", "is full")
-        said.say("the database", "is away")
+        throttled.warn("the disk", "is full")
+        throttled.warn("the database", "is away")
     assert caplog.messages.count("the disk: is full") == 3
     assert caplog.messages.count("the database: is away") == 3
-    said.say("the disk", "is broken")
-    said.over("the disk")
-    said.say("the disk", "is broken")
+    throttled.warn("the disk", "is broken")
+    throttled.clear("the disk")
+    throttled.warn("the disk", "is broken")
     assert caplog.messages.count("the disk: is broken") == 2

@@ -16,7 +16,7 @@ from serving import SETTINGS, eventually, service
 
 from search.service.access.audit_log import AUDIT_FILE
 from search.service.access.tokens import create, revoke
-from search.service.database.connection import open_records
+from search.service.database.connection import open_service_database
 from search.service.mlflow.credentials import PASSWORD_FILE
 from search.service.queue.webhooks import SIGNATURE_HEADER
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
@@ -71,7 +71,7 @@ def test_nobody_gets_past_the_tokens_of_a_service(
     """
     monkeypatch.setenv(WEBHOOK_SECRET_VARIABLE, "s3cret")
     runs = tmp_path / "runs"
-    engine = open_records(ServiceConfig(runs=str(runs)), may_be_new=True)
+    engine = open_service_database(ServiceConfig(runs=str(runs)), may_be_new=True)
     token = create(engine, "ann", "writer")
     headers = {"Authorization": f"Bearer {token}"}
     options = ("--mlflow-public-url", PUBLIC, "--webhook")

@@ -1,1 +1,4 @@
-"""One file of routes for each part of the API."""
+"""The routes, one file for each part of the API.
+
+May import all of `api` but the app; a route file imports no other one.
+"""

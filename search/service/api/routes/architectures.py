@@ -1,4 +1,4 @@
-"""/v1/architectures: networks to look at and to take along."""
+"""/v1/architectures: networks, shown and downloaded."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import os
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
-import httpx
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
-from search.service import schemas as d
 from search.service.access.tokens import Caller
-from search.service.api.components import EXPORTS, ArchitectureId, InParts, Parts, Reader
-from search.service.api.downloads import StoredFile, stored_file
+from search.service.api.components import Components
+from search.service.api.dependencies import ArchitectureId, InComponents, Reader
+from search.service.api.downloads import RangeFileResponse, documented_file
 from search.service.database.tables import ArchitectureRow
-from search.service.mlflow.credentials import Login
 from search.service.problem_details import ProblemError, documented
-from search.service.torch_worker.tasks import exported
+from search.service.runs_folder import EXPORTS_FOLDER
+from search.service.schemas import SEPARATOR, Architecture, ArchitectureDetails, RunPlace
+from search.service.torch_worker.tasks import export_architecture
 from search.storage.layout import ARCHITECTURES_FOLDER
 
 router = APIRouter(
@@ -33,19 +32,18 @@ router = APIRouter(
 
 _JSON_FILE, _WEIGHTS_FILE = "architecture.json", "weights.safetensors"
 _BINARY = "application/octet-stream"
-_MLFLOW_SECONDS = 5.0
 
 
 @router.get(
     "/{architecture_id}",
-    response_model=d.ArchitectureDetails,
+    response_model=ArchitectureDetails,
     responses=documented(409),
 )
-def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response:
+def show(architecture_id: ArchitectureId, components: InComponents, _: Reader) -> Response:
     """What it costs, how good it is, its widths, and where its files are."""
-    row = _row(parts, architecture_id)
-    search = parts.searches.get(row.search_id)
-    file = _content(parts, row)
+    row = _row(components, architecture_id)
+    search = components.searches.get(row.search_id)
+    file = _content(components, row)
     outcome = dict(row.outcome)
     try:
         if search.state != "finished":
@@ -55,8 +53,8 @@ def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response
             for kind, names in file.get("removed", {}).items()
             for name in names
         ]
-        shown = d.ArchitectureDetails(
-            **d.Architecture.of(row, search),
+        shown = ArchitectureDetails(
+            **Architecture.of(row, search),
             widths=file["widths"],
             removed=removed,
             file=file,
@@ -67,25 +65,33 @@ def show(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response
     return JSONResponse(shown.model_dump())
 
 
-@router.get("/{architecture_id}/weights", response_class=StoredFile, responses=stored_file(_BINARY))
-def weights(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> StoredFile:
+@router.get(
+    "/{architecture_id}/weights",
+    response_class=RangeFileResponse,
+    responses=documented_file(_BINARY),
+)
+def weights(
+    architecture_id: ArchitectureId, components: InComponents, _: Reader
+) -> RangeFileResponse:
     """Its weights.safetensors."""
-    row = _row(parts, architecture_id)
-    file = _stored(parts, row, _WEIGHTS_FILE)
-    return StoredFile(file, media_type=_BINARY, filename=f"{row.key}.safetensors")
+    row = _row(components, architecture_id)
+    file = _file(components, row, _WEIGHTS_FILE)
+    return RangeFileResponse(file, media_type=_BINARY, filename=f"{row.key}.safetensors")
 
 
 @router.get(
-    "/{architecture_id}/folder", response_class=Response, responses=stored_file("application/zip")
+    "/{architecture_id}/folder",
+    response_class=Response,
+    responses=documented_file("application/zip"),
 )
-def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Response:
+def folder(architecture_id: ArchitectureId, components: InComponents, _: Reader) -> Response:
     """Both of its files, zipped: unpacked, a folder that copycat.load opens."""
-    row = _row(parts, architecture_id)
+    row = _row(components, architecture_id)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        described = json.dumps(_content(parts, row), indent=2) + "\n"
-        archive.writestr(f"{row.key}/{_JSON_FILE}", described)
-        archive.write(_stored(parts, row, _WEIGHTS_FILE), f"{row.key}/{_WEIGHTS_FILE}")
+        text = json.dumps(_content(components, row), indent=2) + "\n"
+        archive.writestr(f"{row.key}/{_JSON_FILE}", text)
+        archive.write(_file(components, row, _WEIGHTS_FILE), f"{row.key}/{_WEIGHTS_FILE}")
     disposition = f'attachment; filename="{row.key}.zip"'
     return Response(
         content.getvalue(),
@@ -96,22 +102,26 @@ def folder(architecture_id: ArchitectureId, parts: InParts, _: Reader) -> Respon
 
 @router.get(
     "/{architecture_id}/onnx",
-    response_class=StoredFile,
-    responses={**stored_file(_BINARY), **documented(503)},
+    response_class=RangeFileResponse,
+    responses={**documented_file(_BINARY), **documented(503)},
 )
-async def onnx(architecture_id: ArchitectureId, parts: InParts, caller: Reader) -> StoredFile:
+async def onnx(
+    architecture_id: ArchitectureId, components: InComponents, caller: Reader
+) -> RangeFileResponse:
     """The network as one ONNX file, which was run and compared before it was stored."""
-    return await _exported(parts, caller, architecture_id, "onnx", _BINARY)
+    return await _export(components, caller, architecture_id, "onnx", _BINARY)
 
 
 @router.get(
     "/{architecture_id}/python",
-    response_class=StoredFile,
-    responses={**stored_file("text/plain"), **documented(503)},
+    response_class=RangeFileResponse,
+    responses={**documented_file("text/plain"), **documented(503)},
 )
-async def python(architecture_id: ArchitectureId, parts: InParts, caller: Reader) -> StoredFile:
+async def python(
+    architecture_id: ArchitectureId, components: InComponents, caller: Reader
+) -> RangeFileResponse:
     """A Python module that makes the network with torch alone; weights come beside it."""
-    return await _exported(parts, caller, architecture_id, "py", "text/plain")
+    return await _export(components, caller, architecture_id, "py", "text/plain")
 
 
 @router.get(
@@ -120,7 +130,7 @@ async def python(architecture_id: ArchitectureId, parts: InParts, caller: Reader
     response_class=RedirectResponse,
     responses={
         200: {
-            "model": d.RunPlace,
+            "model": RunPlace,
             "description": "Its address, for clients that accept application/json only",
         },
         307: {"description": "To its run in MLflow's pages"},
@@ -128,83 +138,57 @@ async def python(architecture_id: ArchitectureId, parts: InParts, caller: Reader
 )
 async def run(
     architecture_id: ArchitectureId,
-    parts: InParts,
+    components: InComponents,
     _: Reader,
     accept: Annotated[str, Header()] = "",
 ) -> Response:
     """Its run in MLflow's pages; 404 while MLflow has none of it."""
-    row = await run_in_threadpool(_row, parts, architecture_id)
-    found = await _mlflow_run(parts.mlflow_url, parts.mlflow_login, row)
-    if found is None:
+    row = await run_in_threadpool(_row, components, architecture_id)
+    mlflow = components.mlflow
+    url = None if mlflow is None else await mlflow.run_page(row.search_id, row.key)
+    if url is None:
         raise ProblemError(404, f"MLflow has no run of {architecture_id} for now")
-    place = parts.mlflow_place.rstrip("/") + found
     if accept == "application/json":  # a page cannot follow to another origin
-        return JSONResponse({"url": place})
-    return RedirectResponse(place)
+        return JSONResponse({"url": url})
+    return RedirectResponse(url)
 
 
-async def _mlflow_run(url: str, login: Login | None, row: ArchitectureRow) -> str | None:
-    """Where it is below MLflow's address."""
-    if not url:
-        return None
-    api = f"{url.rstrip('/')}/api/2.0/mlflow"
-    asked = {
-        "filter": f"tags.`espalier.architecture` = '{row.key}' "
-        "and tags.`espalier.kind` = 'architecture'",
-        "max_results": 1,
-    }
-    auth = None if login is None else login.pair
-    try:
-        async with httpx.AsyncClient(timeout=_MLFLOW_SECONDS, auth=auth) as client:
-            found = await client.get(
-                f"{api}/experiments/get-by-name", params={"experiment_name": row.search_id}
-            )
-            experiment = found.raise_for_status().json()["experiment"]["experiment_id"]
-            answer = await client.post(
-                f"{api}/runs/search", json={**asked, "experiment_ids": [experiment]}
-            )
-            (run,) = answer.raise_for_status().json()["runs"]
-    except (httpx.HTTPError, ValueError, KeyError):
-        return None
-    return f"/#/experiments/{experiment}/runs/{quote(run['info']['run_id'])}"
+def _row(components: Components, architecture_id: str) -> ArchitectureRow:
+    search_id, _, key = architecture_id.partition(SEPARATOR)
+    return components.architectures.get(search_id, key)
 
 
-def _row(parts: Parts, architecture_id: str) -> ArchitectureRow:
-    search_id, _, key = architecture_id.partition(d.SEPARATOR)
-    return parts.searches.architecture(search_id, key)
-
-
-def _content(parts: Parts, row: ArchitectureRow) -> dict[str, Any]:
+def _content(components: Components, row: ArchitectureRow) -> dict[str, Any]:
     """Its file, without test accuracy until its search is over."""
-    found = parts.content(row.search_id, ARCHITECTURES_FOLDER, row.key, _JSON_FILE)
-    provenance = found.get("provenance", {})
+    content = components.runs.json_object(row.search_id, ARCHITECTURES_FOLDER, row.key, _JSON_FILE)
+    provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged")
-    if parts.searches.get(row.search_id).state != "finished":
+    if components.searches.get(row.search_id).state != "finished":
         provenance.pop("test_accuracy", None)
-    return found
+    return content
 
 
-def _stored(parts: Parts, row: ArchitectureRow, name: str) -> Path:
-    return parts.file(row.search_id, ARCHITECTURES_FOLDER, row.key, name)
+def _file(components: Components, row: ArchitectureRow, name: str) -> Path:
+    return components.runs.file(row.search_id, ARCHITECTURES_FOLDER, row.key, name)
 
 
-async def _exported(
-    parts: Parts, caller: Caller, architecture_id: str, suffix: str, media_type: str
-) -> StoredFile:
+async def _export(
+    components: Components, caller: Caller, architecture_id: str, suffix: str, media_type: str
+) -> RangeFileResponse:
     """The export, made the first time that someone asks for it."""
-    row = await run_in_threadpool(_row, parts, architecture_id)
-    source = _stored(parts, row, _JSON_FILE).parent
-    target = parts.folder(row.search_id) / EXPORTS / f"{row.key}.{suffix}"
+    row = await run_in_threadpool(_row, components, architecture_id)
+    source = _file(components, row, _JSON_FILE).parent
+    target = components.runs.folder(row.search_id) / EXPORTS_FOLDER / f"{row.key}.{suffix}"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
-        parts.folder(row.search_id, EXPORTS)
+        components.runs.folder(row.search_id, EXPORTS_FOLDER)
         fresh = target.with_name(f".{os.urandom(4).hex()}-{target.name}")
-        builders = parts.rules.builders
-        await parts.exporter.do(exported, source, suffix, fresh, builders, who=caller.name)
+        arguments = (source, suffix, fresh, components.policy.builders)
+        await components.exporter.run(export_architecture, *arguments, caller=caller.name)
         fresh.replace(target)
-    return StoredFile(
-        parts.file(row.search_id, EXPORTS, target.name),
+    return RangeFileResponse(
+        components.runs.file(row.search_id, EXPORTS_FOLDER, target.name),
         media_type=media_type,
         filename=target.name,
     )

@@ -17,20 +17,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from mlflow_server.append_log import open_file
-from search.service import schemas as d
 from search.service.access.tokens import Caller
-from search.service.api.components import InParts, Parts, Reader, SearchId
-from search.service.database.searches import OVER
-from search.service.database.tables import SearchRow
+from search.service.api.components import Components
+from search.service.api.dependencies import InComponents, Reader, SearchId
+from search.service.database.tables import FINAL_STATES, SearchRow
 from search.service.problem_details import ProblemError, documented
+from search.service.schemas import SearchSummary
 from search.storage.layout import EVENTS_FILE
 from search.tracking.search_state import EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
 _POLL_SECONDS = 0.5
-_ALIVE_EVERY = 30
-_MOST_STREAMS, _MOST_OF_ONE = 256, 64
+_KEEPALIVE_POLLS = 30
+_MAX_STREAMS, _MAX_PER_CALLER = 256, 64
 _BLOCK = 2**18
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -46,7 +46,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 async def events(
     request: Request,
     search_id: SearchId,
-    parts: InParts,
+    components: InComponents,
     caller: Reader,
     last: Annotated[
         str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="goes on behind it")
@@ -57,58 +57,61 @@ async def events(
     Ends when the search is over, or removed.
     """
     who = caller.name or (request.client.host if request.client else "")
-    row = await run_in_threadpool(parts.searches.get, search_id)
-    if parts.streams.total() >= _MOST_STREAMS or parts.streams[who] >= _MOST_OF_ONE:
+    row = await run_in_threadpool(components.searches.get, search_id)
+    if components.streams.total() >= _MAX_STREAMS or components.streams[who] >= _MAX_PER_CALLER:
         raise ProblemError(429, "too many event streams are open: close one of them")
-    return EventSourceResponse(_followed(parts, caller, row, int(last or 0), who), headers=_HEADERS)
+    return EventSourceResponse(
+        _authorised_changes(components, caller, row, int(last or 0), who), headers=_HEADERS
+    )
 
 
-async def _followed(
-    parts: Parts, caller: Caller, row: SearchRow, offset: int, who: str
+async def _authorised_changes(
+    components: Components, caller: Caller, row: SearchRow, offset: int, who: str
 ) -> AsyncIterator[bytes]:
-    """Until the search is over, or the token that opened it is."""
-    parts.streams[who] += 1
+    """`_changes` until the search is over, or the token that opened the stream is invalid."""
+    components.streams[who] += 1
     try:
-        async for part in _changes(parts, row, offset):
-            if parts.tokens is not None and not parts.tokens.still_lets_in(caller):
+        async for part in _changes(components, row, offset):
+            if components.tokens is not None and not components.tokens.is_still_valid(caller):
                 return
             if part:
                 yield part
     finally:
-        parts.streams -= Counter({who: 1})
+        components.streams -= Counter({who: 1})
 
 
-async def _changes(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
-    """What has happened, and nothing at every look; threads and the database are used only when
-    something has changed: streams are many.
+async def _changes(components: Components, row: SearchRow, offset: int) -> AsyncIterator[bytes]:
+    """What has happened, or b"" at every poll without news.
+
+    Threads and the database are used only when something has changed: streams are many.
     """
-    file, size, beat = parts.runs / row.id / EVENTS_FILE, -1, 0
-    version, told = parts.searches.version(row.id), (row.state, row.wish)
+    file, size, num_polls = components.runs.path / row.id / EVENTS_FILE, -1, 0
+    version, sent = components.database.version(row.id), (row.state, row.wish)
     yield _state(row)
-    while not parts.is_closing.is_set():
-        was_over = row.state in OVER
-        if (now := _size(file)) != size:
-            size = now
-            async for block, end in _blocks(parts, row, offset):
+    while not components.is_closing.is_set():
+        was_over = row.state in FINAL_STATES
+        if (new_size := _size(file)) != size:
+            size = new_size
+            async for block, end in _blocks(components, row, offset):
                 offset = end
                 yield block
         if was_over:
             return
         await asyncio.sleep(_POLL_SECONDS)
-        beat += 1
-        if parts.searches.version(row.id) != version:
+        num_polls += 1
+        if components.database.version(row.id) != version:
             try:
-                row = await run_in_threadpool(parts.searches.get, row.id)
+                row = await run_in_threadpool(components.searches.get, row.id)
             except ProblemError:  # it was removed
                 return
             except SQLAlchemyError:  # it is asked for again
                 continue
-            version = parts.searches.version(row.id)
-        if (row.state, row.wish) != told:
-            told = (row.state, row.wish)
+            version = components.database.version(row.id)
+        if (row.state, row.wish) != sent:
+            sent = (row.state, row.wish)
             yield _state(row)
         else:
-            yield KEEPALIVE_COMMENT if beat % _ALIVE_EVERY == 0 else b""
+            yield KEEPALIVE_COMMENT if num_polls % _KEEPALIVE_POLLS == 0 else b""
 
 
 def _size(file: Path) -> int:
@@ -118,15 +121,17 @@ def _size(file: Path) -> int:
         return -1
 
 
-async def _blocks(parts: Parts, row: SearchRow, offset: int) -> AsyncIterator[tuple[bytes, int]]:
+async def _blocks(
+    components: Components, row: SearchRow, offset: int
+) -> AsyncIterator[tuple[bytes, int]]:
     """The events behind the offset, many at a time; all of them if no line ends there."""
     try:
-        path = parts.file(row.id, EVENTS_FILE)
+        path = components.runs.file(row.id, EVENTS_FILE)
         file = EventFile(path, offset if _ends_line(path, offset) else 0)
     except (ProblemError, OSError):  # it has not begun, or cannot be read
         return
-    found = _block_by_block(file, is_final=row.state == "finished")
-    while (block := await run_in_threadpool(next, found, None)) is not None:
+    blocks = _block_by_block(file, is_final=row.state == "finished")
+    while (block := await run_in_threadpool(next, blocks, None)) is not None:
         yield block
 
 
@@ -161,4 +166,4 @@ def _ends_line(file: Path, offset: int) -> bool:
 
 
 def _state(row: SearchRow) -> bytes:
-    return format_sse_event(data_str=json.dumps(d.SearchSummary.of(row)), event="state")
+    return format_sse_event(data_str=json.dumps(SearchSummary.of(row)), event="state")

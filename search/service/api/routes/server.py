@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from search.service import schemas as d
-from search.service.access.request_guard import CONTENT_POLICY, is_let_in
-from search.service.api.components import InParts, Parts, Reader
+from search.service.access.authentication import may_read
+from search.service.access.request_guard import CONTENT_POLICY
+from search.service.api.components import Components
+from search.service.api.dependencies import InComponents, Reader
 from search.service.problem_details import ProblemError, documented
+from search.service.schemas import Alive, Criteria, Health, Named
 
 router = APIRouter(tags=["server"], responses=documented(403, 429))
 
@@ -36,79 +37,68 @@ _ASSETS = {
 _PLOTLY = "plotly.min.js"
 
 
-@router.get("/v1/models", response_model=d.Named, responses=documented(401))
-async def models(parts: InParts, _: Reader) -> Response:
+@router.get("/v1/models", response_model=Named, responses=documented(401))
+async def models(components: InComponents, _: Reader) -> Response:
     """The networks that this server offers; wrn-DEPTH-WIDTH stands for any of those."""
-    found = (await parts.offered())["models"]
-    return JSONResponse({"items": [*found, *parts.rules.builders]})
+    models = (await components.catalogue())["models"]
+    return JSONResponse({"items": [*models, *components.policy.builders]})
 
 
-@router.get("/v1/datasets", response_model=d.Named, responses=documented(401))
-async def datasets(parts: InParts, _: Reader) -> Response:
+@router.get("/v1/datasets", response_model=Named, responses=documented(401))
+async def datasets(components: InComponents, _: Reader) -> Response:
     """The data sets that this server knows; PATH is taken from its data folder."""
-    return JSONResponse({"items": (await parts.offered())["datasets"]})
+    return JSONResponse({"items": (await components.catalogue())["datasets"]})
 
 
-@router.get("/v1/criteria", response_model=d.Criteria, responses=documented(401))
-async def criteria(parts: InParts, _: Reader) -> Response:
+@router.get("/v1/criteria", response_model=Criteria, responses=documented(401))
+async def criteria(components: InComponents, _: Reader) -> Response:
     """The pruning methods, and the ranges that their settings are searched in."""
-    return JSONResponse({"items": (await parts.offered())["criteria"]})
+    return JSONResponse({"items": (await components.catalogue())["criteria"]})
 
 
-@router.get("/livez", response_model=d.Alive)
+@router.get("/livez", response_model=Alive)
 async def livez() -> Response:
     """200 while the process answers at all, whatever else is away."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/healthz", response_model=d.Health)
-async def healthz(request: Request, parts: InParts) -> Response:
+@router.get("/healthz", response_model=Health)
+async def healthz(request: Request, components: InComponents) -> Response:
     """200 while the process works."""
-    return JSONResponse(await _health(request, parts))
+    return JSONResponse(await _health(request, components))
 
 
 @router.get(
     "/readyz",
-    response_model=d.Health,
-    responses={503: {"model": d.Health, "description": "Something is not ready yet"}},
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Something is not ready yet"}},
 )
-async def readyz(request: Request, parts: InParts) -> Response:
+async def readyz(request: Request, components: InComponents) -> Response:
     """200 while searches can be launched: database, folder, queue, preflight, MLflow are there."""
-    health = await _health(request, parts)
+    health = await _health(request, components)
     return JSONResponse(health, 200 if health["status"] == "ok" else 503)
 
 
-async def _health(request: Request, parts: Parts) -> dict[str, Any]:
-    found = {
-        "database": await _answers(parts),
-        "folder": await run_in_threadpool(_can_write, parts.runs),
-        "queue": parts.dispatcher.is_alive,
-        "preflight": parts.is_warm,
+async def _health(request: Request, components: Components) -> dict[str, Any]:
+    checks = {
+        "database": await _database_answers(components),
+        "folder": await run_in_threadpool(components.runs.is_writable),
+        "queue": components.dispatcher.is_alive,
+        "preflight": components.is_warm,
     }
-    if parts.mlflow_answers is not None:
-        found["mlflow"] = await parts.mlflow_answers()
+    if components.mlflow is not None and components.mlflow.answers is not None:
+        checks["mlflow"] = await components.mlflow.answers()
     return {
-        "status": "ok" if all(found.values()) else "starting",
+        "status": "ok" if all(checks.values()) else "starting",
         "version": importlib.metadata.version("espalier"),
-        "mlflow_url": parts.mlflow_place if is_let_in(request, parts.tokens) else "",
-        "parts": found,
+        "mlflow_url": components.mlflow_url if may_read(request, components.tokens) else "",
+        "parts": checks,
     }
 
 
-def _can_write(folder: Path) -> bool:
-    """Whether anything can be written there now: a disk may be full, or away."""
+async def _database_answers(components: Components) -> bool:
     try:
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            stream.write(bytes(4096))
-            stream.flush()
-    except OSError:
-        return False
-    return True
-
-
-async def _answers(parts: Parts) -> bool:
-    try:
-        await run_in_threadpool(parts.searches.counts)
+        await run_in_threadpool(components.queue.counts)
     except SQLAlchemyError:
         return False
     return True
@@ -145,19 +135,19 @@ def asset(
         file, media_type, caching = _PAGE / name, _ASSETS[name], "no-cache"
     else:
         raise ProblemError(404, "the page has no such part")
-    is_small = "gzip" in accept_encoding
-    content, tag = _content(file, is_small=is_small)
+    is_gzipped = "gzip" in accept_encoding
+    content, tag = _content(file, is_gzipped=is_gzipped)
     headers = {"Cache-Control": caching, "ETag": tag, "Vary": "Accept-Encoding"}
-    if is_small:
+    if is_gzipped:
         headers["Content-Encoding"] = "gzip"
     return Response(content, media_type=media_type, headers=headers)
 
 
 @functools.cache
-def _content(file: Path, *, is_small: bool) -> tuple[bytes, str]:
-    """Of a part of the page, and a tag that tells it from that of another version."""
+def _content(file: Path, *, is_gzipped: bool) -> tuple[bytes, str]:
+    """The bytes of a file of the page, and an ETag."""
     content = file.read_bytes()
-    content = gzip.compress(content, mtime=0) if is_small else content
+    content = gzip.compress(content, mtime=0) if is_gzipped else content
     return content, f'"{hashlib.sha256(content).hexdigest()[:24]}"'
 
 

@@ -1,4 +1,4 @@
-"""/v1/searches/{id}/trials and /log: what its trials do, and what its processes print."""
+"""/v1/searches/{id}/trials and /log: the trials of a search, and the output of its processes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from fastapi import APIRouter, Query
 from fastapi import Path as InPath
 from fastapi.responses import PlainTextResponse, Response
 
-from search.service import schemas as d
-from search.service.api.components import InParts, PageLimit, PageOffset, Parts, Reader, SearchId
-from search.service.api.trial_state import TrialRecord, trial_records
-from search.service.database.searches import OVER
+from search.service.api.components import Components
+from search.service.api.dependencies import InComponents, PageLimit, PageOffset, Reader, SearchId
+from search.service.api.trial_state import TrialState, trial_states
+from search.service.database.tables import FINAL_STATES
 from search.service.problem_details import ProblemError, documented
+from search.service.schemas import TrialDetails, TrialPage, paging
 from search.storage.layout import EVENTS_FILE, LOG_FILE
 from search.tracking.process_log import read_log
 from search.tracking.search_state import EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
-_MOST_LOG = 2**20
+_MAX_LOG_BYTES = 2**20
 _NEXT_OFFSET = "Next-Offset"
 
 
-@router.get("/searches/{search_id}/trials", response_model=d.TrialPage, responses=documented(404))
+@router.get("/searches/{search_id}/trials", response_model=TrialPage, responses=documented(404))
 async def trials(
     search_id: SearchId,
-    parts: InParts,
+    components: InComponents,
     _: Reader,
     limit: PageLimit = 200,
     offset: PageOffset = 0,
@@ -34,45 +35,45 @@ async def trials(
     """Every trial as it stands, in the order of their beginning."""
 
     def page() -> object:
-        found = _records(parts, search_id)
-        items = [record.summary() for record in found[offset : offset + limit]]
-        return {"items": items, **d.paging(offset, len(items), len(found))}
+        states = _trial_states(components, search_id)
+        items = [state.summary() for state in states[offset : offset + limit]]
+        return {"items": items, **paging(offset, len(items), len(states))}
 
-    asked = ("trials", search_id, limit, offset)
-    return await parts.remembered.answer(asked, parts.searches.version(search_id), page)
+    request, version = ("trials", search_id, limit, offset), components.database.version(search_id)
+    return await components.response_cache.respond(request, version, page)
 
 
 @router.get(
     "/searches/{search_id}/trials/{number}",
-    response_model=d.TrialDetails,
+    response_model=TrialDetails,
     responses=documented(404),
 )
 async def trial(
     search_id: SearchId,
     number: Annotated[int, InPath(ge=0, le=2**31, description="of a trial")],
-    parts: InParts,
+    components: InComponents,
     _: Reader,
     repeat: Annotated[int, Query(ge=0, le=2**31, description="with other seeds: from 1")] = 0,
 ) -> Response:
     """One trial: its settings, its epochs, and why it ended."""
 
-    def found() -> object:
-        for record in _records(parts, search_id):
-            if (record.number, record.repeat) == (number, repeat):
-                return record.details()
+    def details() -> object:
+        for state in _trial_states(components, search_id):
+            if (state.number, state.repeat) == (number, repeat):
+                return state.details()
         raise ProblemError(404, f"{search_id} has begun no trial {number}")
 
-    asked = ("trial", search_id, number, repeat)
-    return await parts.remembered.answer(asked, parts.searches.version(search_id), found)
+    request, version = ("trial", search_id, number, repeat), components.database.version(search_id)
+    return await components.response_cache.respond(request, version, details)
 
 
-def _records(parts: Parts, search_id: str) -> list[TrialRecord]:
-    parts.searches.get(search_id)
+def _trial_states(components: Components, search_id: str) -> list[TrialState]:
+    components.searches.get(search_id)
     try:
-        file = parts.file(search_id, EVENTS_FILE)
+        file = components.runs.file(search_id, EVENTS_FILE)
     except ProblemError:  # it has not begun
         return []
-    return trial_records(EventFile(file).read())
+    return trial_states(EventFile(file).read())
 
 
 @router.get(
@@ -93,19 +94,20 @@ def _records(parts: Parts, search_id: str) -> list[TrialRecord]:
 )
 def log(
     search_id: SearchId,
-    parts: InParts,
+    components: InComponents,
     _: Reader,
-    last: Annotated[int, Query(ge=1, le=_MOST_LOG, description="so many bytes at most")] = 2**16,
+    last: Annotated[int, Query(ge=1, le=_MAX_LOG_BYTES, description="so many bytes at most")] = 2
+    ** 16,
     offset: Annotated[
         int | None, Query(ge=0, le=2**53, description="from this byte on; without it, of its end")
     ] = None,
 ) -> PlainTextResponse:
     """Lines that its processes printed; the server's own folder is called RUNS in them."""
-    row = parts.searches.get(search_id)
+    row = components.searches.get(search_id)
     try:
-        file = parts.file(search_id, LOG_FILE)
+        file = components.runs.file(search_id, LOG_FILE)
     except ProblemError:
         return PlainTextResponse("", headers={_NEXT_OFFSET: "0"})
-    part = read_log(file, offset, last, is_over=row.state in OVER)
-    text = part.text.replace(str(parts.runs), "RUNS")
+    part = read_log(file, offset, last, is_over=row.state in FINAL_STATES)
+    text = part.text.replace(str(components.runs.path), "RUNS")
     return PlainTextResponse(text, headers={_NEXT_OFFSET: str(part.next_offset)})

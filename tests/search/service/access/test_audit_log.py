@@ -35,7 +35,7 @@ def audited(running: Any) -> Any:
 @pytest.fixture(autouse=True)
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every test have its lines, whatever others have had refused."""
-    monkeypatch.setattr(audit, "_IN_VAIN", type(audit._IN_VAIN)(10**6))
+    monkeypatch.setattr(audit, "_REFUSED_LINES", type(audit._REFUSED_LINES)(10**6))
 
 
 def lines(service: Any) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_a_path_cannot_forge_a_line(audited: Any) -> None:
 def test_requests_in_vain_do_not_fill_the_disk(
     audited: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "_IN_VAIN", type(audit._IN_VAIN)(5, 999))
+    monkeypatch.setattr(audit, "_REFUSED_LINES", type(audit._REFUSED_LINES)(5, 999))
     for _ in range(20):
         audited.ask("POST", STOP)
     assert len(lines(audited)) == 5

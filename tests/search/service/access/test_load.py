@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from search.service.access import connection_limits as connections
 from search.service.access import request_guard as guards
-from search.service.access.connection_limits import PatientProtocol, most_connections
+from search.service.access.connection_limits import HeaderTimeoutProtocol, max_connections
 from search.service.api.routes import events as routes_events
 from search.service.api.routes.events import _block_by_block
 from search.service.problem_details import ProblemError
@@ -41,10 +41,10 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
             await send({"type": "http.response.body", "body": b"here"})
 
     monkeypatch.setattr(connections, "_HEADER_SECONDS", 1.0)
-    monkeypatch.setattr(PatientProtocol, "most", 20)
+    monkeypatch.setattr(HeaderTimeoutProtocol, "max_connections", 20)
     with ExitStack() as stack:
         listener = stack.enter_context(_listening(ServiceConfig(port=0)))
-        config = uvicorn.Config(app, http=PatientProtocol, log_level="error", lifespan="off")
+        config = uvicorn.Config(app, http=HeaderTimeoutProtocol, log_level="error", lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -81,7 +81,7 @@ def ask(connection: socket.socket) -> bytes:
 def test_answers_are_sent_at_once(address: tuple[str, int]) -> None:
     """Small ones too, on a connection that is kept: 40 ms later where TCP waits for more."""
     with closing(connected(address)) as connection:
-        (mine,) = eventually(lambda: list(PatientProtocol._expecting), 30, "it is served")
+        (mine,) = eventually(lambda: list(HeaderTimeoutProtocol._expecting), 30, "it is served")
         option = mine.transport.get_extra_info("socket").getsockopt
         assert option(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         assert b"here" in ask(connection)
@@ -121,7 +121,7 @@ def test_half_sent_requests_keep_nobody_out(address: tuple[str, int]) -> None:
 
 
 def test_connections_leave_files_for_other_things() -> None:
-    assert 0 < most_connections() <= 1000
+    assert 0 < max_connections() <= 1000
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from refusals import ARCHITECTURE, ID, check_refused, every_route, untouched
 
-from search.service.access.settings_policy import MOST_BYTES
+from search.service.access.settings_body import MAX_BYTES
 
 WEIGHTS = f"/v1/architectures/{ARCHITECTURE}/weights"
 
@@ -35,7 +35,7 @@ def test_a_body_without_a_length_is_cut_off(service: Any) -> None:
         for target in ("/v1/searches", "/v1/preflight"):
             answer = service.ask("POST", target, (part for _ in range(100 * 256)))
             check_refused(answer, 413)
-            assert answer.num_read <= MOST_BYTES + len(part)
+            assert answer.num_read <= MAX_BYTES + len(part)
         for method, target in every_route(service):
             if method != "POST":
                 headers = {"origin": "http://evil.example"}
@@ -103,7 +103,7 @@ BODIES: dict[str, tuple[bytes, str, tuple[int, ...]]] = {
 @pytest.mark.parametrize("what", BODIES)
 def test_no_body_is_too_much(service: Any, what: str) -> None:
     body, kind, statuses = BODIES[what]
-    assert len(body) < MOST_BYTES, "the limit would refuse it, not the reader"
+    assert len(body) < MAX_BYTES, "the limit would refuse it, not the reader"
     with untouched(service):
         for target in ("/v1/searches", "/v1/preflight"):
             began = time.perf_counter()
@@ -214,13 +214,13 @@ def choosy(
 @pytest.mark.parametrize("what", SETTINGS)
 def test_no_setting_leads_out(choosy: Any, what: str) -> None:
     settings, field = SETTINGS[what]
-    asked = [name for name in choosy.parts.worker.asked if name == "checked"]
+    asked = [name for name in choosy.components.worker.asked if name == "check_settings"]
     with untouched(choosy):
         for target in ("/v1/searches", "/v1/preflight"):
             answer = choosy.ask("POST", target, json.dumps(settings).encode())
             check_refused(answer, 422, field=field)
     if what not in LOOKED_UP:  # it was not even opened or imported
-        assert [n for n in choosy.parts.worker.asked if n == "checked"] == asked
+        assert [n for n in choosy.components.worker.asked if n == "check_settings"] == asked
 
 
 @pytest.mark.parametrize(
@@ -315,12 +315,14 @@ def test_nothing_was_launched(service: Any) -> None:
 def test_streams_of_events_are_bounded(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = f"/v1/searches/{ID}/events"
     assert service.ask("GET", path).status == 200
-    assert service.parts.streams.total() == 0  # over, and counted no more
-    monkeypatch.setattr(service.parts, "streams", Counter({"127.0.0.1": 64}))
+    assert service.components.streams.total() == 0  # over, and counted no more
+    monkeypatch.setattr(service.components, "streams", Counter({"127.0.0.1": 64}))
     assert service.ask("GET", path).status == 429
-    monkeypatch.setattr(service.parts, "streams", Counter({"127.0.0.2": 64}))
+    monkeypatch.setattr(service.components, "streams", Counter({"127.0.0.2": 64}))
     assert service.ask("GET", path).status == 200
-    monkeypatch.setattr(service.parts, "streams", Counter({f"127.0.0.{n}": 64 for n in range(4)}))
+    monkeypatch.setattr(
+        service.components, "streams", Counter({f"127.0.0.{n}": 64 for n in range(4)})
+    )
     assert service.ask("GET", path).status == 429
 
 

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from refusals import ID, check_refused, every_route, untouched
 
 from search.service.access import request_guard as guards
-from search.service.access.tokens import ROLES, create, listed, revoke
-from search.service.api.routes import architectures as routes_architectures
+from search.service.access.tokens import ROLES, all_tokens, create, revoke
+from search.service.database.search_queue import SearchQueue
+from search.service.mlflow import connection
+from search.service.mlflow.connection import MlflowConnection
 
 OPEN = {"/", "/assets/{name}", "/livez", "/healthz", "/readyz", "/openapi.json"}
 """Paths that need no token: they tell nothing of any search."""
@@ -106,16 +109,18 @@ def test_links_out_of_the_folder_of_runs_are_not_followed(service: Any) -> None:
 
 
 def test_exports_are_not_written_through_a_link(service: Any) -> None:
-    service.finish("exported", ["a-1"])
-    outside, exports = service.home / "elsewhere", service.runs / "exported" / "exports"
+    service.finish("export_architecture", ["a-1"])
+    outside, exports = service.home / "elsewhere", service.runs / "export_architecture" / "exports"
     exports.rename(outside)
     exports.symlink_to(outside)
     for file in outside.iterdir():
         file.unlink()
     with untouched(service):
         for form in ("onnx", "python"):
-            check_refused(service.ask("GET", f"/v1/architectures/exported:a-1/{form}"), 404)
-    assert "exported" not in service.parts.exporter.asked
+            check_refused(
+                service.ask("GET", f"/v1/architectures/export_architecture:a-1/{form}"), 404
+            )
+    assert "export_architecture" not in service.components.exporter.asked
 
 
 # ---- who asks, and from where
@@ -189,8 +194,8 @@ def guarded(
     ],
 )
 def test_nobody_gets_in_without_a_token(guarded: Any, given: str) -> None:
-    engine = guarded.parts.searches._engine
-    digest = next(row.digest for row in listed(engine) if row.name == "admin")
+    engine = guarded.components.database.engine
+    digest = next(row.digest for row in all_tokens(engine) if row.name == "admin")
     given = given.replace("{admin}", guarded.tokens["admin"]).replace("{hash}", digest)
     with untouched(guarded):
         for (method, target), (_, path) in zip(every_route(guarded), guarded.routes(), strict=True):
@@ -255,7 +260,7 @@ def test_priorities_are_set_by_an_admin(guarded: Any) -> None:
 
 
 def test_no_address_of_mlflow_without_a_token(guarded: Any) -> None:
-    guarded.parts.mlflow_url = "http://127.0.0.1:1"
+    guarded.components.mlflow = MlflowConnection("http://127.0.0.1:1")
     try:
         for target in ("/healthz", "/readyz"):
             for headers in ({}, {"authorization": "Bearer wrong"}):
@@ -263,7 +268,7 @@ def test_no_address_of_mlflow_without_a_token(guarded: Any) -> None:
             known = guarded.ask("GET", target, headers=bearer(guarded, "reader"))
             assert known.json["mlflow_url"] == "http://127.0.0.1:1"
     finally:
-        guarded.parts.mlflow_url = ""
+        guarded.components.mlflow = None
 
 
 def test_people_are_told_of_the_public_address_of_mlflow(
@@ -271,32 +276,41 @@ def test_people_are_told_of_the_public_address_of_mlflow(
 ) -> None:
     asked = []
 
-    async def run(url: str, *_: object) -> str:
-        asked.append(url)
-        return "/#/experiments/1/runs/a"
+    class Client(httpx.AsyncClient):
+        """MLflow, which has one run."""
 
-    monkeypatch.setattr(routes_architectures, "_mlflow_run", run)
-    monkeypatch.setattr(guarded.parts, "mlflow_public_url", "https://mlflow.example/us/")
+        def __init__(self, **more: Any) -> None:
+            super().__init__(transport=httpx.MockTransport(self._answer), **more)
+
+        @staticmethod
+        def _answer(request: httpx.Request) -> httpx.Response:
+            asked.append(str(request.url.copy_with(query=None)))
+            found = {"experiment": {"experiment_id": "1"}, "runs": [{"info": {"run_id": "a"}}]}
+            return httpx.Response(200, json=found)
+
+    monkeypatch.setattr(connection.httpx, "AsyncClient", Client)
     known = bearer(guarded, "reader")
     assert guarded.ask("GET", "/healthz", headers=known).json["mlflow_url"] == ""
-    monkeypatch.setattr(guarded.parts, "mlflow_url", "http://127.0.0.1:1")
+    there = MlflowConnection("http://127.0.0.1:1", "https://mlflow.example/us/")
+    monkeypatch.setattr(guarded.components, "mlflow", there)
     shown = guarded.ask("GET", "/healthz", headers=known).json["mlflow_url"]
     assert shown == "https://mlflow.example/us/"
     answer = guarded.ask("GET", f"/v1/architectures/{ID}:a-1/run", headers=known)
     assert answer.headers["location"] == "https://mlflow.example/us/#/experiments/1/runs/a"
-    assert asked == ["http://127.0.0.1:1"]
+    api = "http://127.0.0.1:1/api/2.0/mlflow"
+    assert asked == [f"{api}/experiments/get-by-name", f"{api}/runs/search"]
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
 def test_a_stream_ends_with_its_token(
     guarded: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = guarded.parts.searches._engine
+    engine = guarded.components.database.engine
     token = create(engine, how, "reader", days=None if how == "revoked" else 2 / 86_400)
-    guarded.parts.tokens.refresh()
+    guarded.components.tokens.refresh()
     guarded.finish(f"watched-{how}")
     guarded.put(f"watched-{how}", state="queued")
-    monkeypatch.setattr(guarded.parts.searches, "take_next", lambda _: [])
+    monkeypatch.setattr(SearchQueue, "take_next", lambda *_: [])
     headers = {"authorization": f"Bearer {token}"}
     begun = time.monotonic()
 

@@ -12,12 +12,12 @@ import pytest
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
-from search.config.search_config import from_mapping
-from search.service.access.settings_policy import Rules
+from search.config.settings import from_mapping
+from search.service.access.settings_policy import SettingsPolicy
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig, ServiceConfig
-from search.service.torch_worker.tasks import checked
-from search.service.torch_worker.worker import Refused, Worker
+from search.service.torch_worker.tasks import check_settings
+from search.service.torch_worker.worker import Refusal, TorchWorker
 
 SMALL = LimitsConfig(
     most_params=300_000, most_image_size=32, most_trials=10, most_epochs=400, most_concurrency=2
@@ -31,7 +31,7 @@ def tight(
 ) -> Iterator[Any]:
     """A service with low limits, which lets networks be registered under one name."""
     with serve(tmp_path_factory.mktemp("tight")) as running:
-        running.parts.rules = Rules(running.home / "data", (), ("ours",), SMALL)
+        running.components.policy = SettingsPolicy(running.home / "data", (), ("ours",), SMALL)
         yield running
 
 
@@ -60,20 +60,22 @@ def test_more_than_the_operator_allows(tight: Any, settings: dict[str, Any], fie
 
 
 def test_defaults_count_like_what_was_asked_for(tight: Any) -> None:
-    tight.parts.rules = Rules(tight.home / "data", (), (), LimitsConfig(most_epochs=100))
+    tight.components.policy = SettingsPolicy(
+        tight.home / "data", (), (), LimitsConfig(most_epochs=100)
+    )
     with untouched(tight):
         answer = tight.ask("POST", "/v1/searches", json.dumps(DIGITS).encode())
         check_refused(answer, 422, field="training.epochs")
-    tight.parts.rules = Rules(tight.home / "data", (), ("ours",), SMALL)
+    tight.components.policy = SettingsPolicy(tight.home / "data", (), ("ours",), SMALL)
 
 
 def test_what_is_allowed_is_launched_within_the_memory_of_the_operator(tight: Any) -> None:
-    tight.parts.rules = Rules(tight.home / "data", (), ("ours",))
+    tight.components.policy = SettingsPolicy(tight.home / "data", (), ("ours",))
     body = json.dumps(DIGITS | {"register": "ours"}).encode()
     answer = tight.ask("POST", "/v1/searches", body)
     assert answer.status == 201
     assert answer.json["settings"]["resources"]["memory_gb"] == LimitsConfig().memory_gb
-    tight.parts.rules = Rules(tight.home / "data", (), ("ours",), SMALL)
+    tight.components.policy = SettingsPolicy(tight.home / "data", (), ("ours",), SMALL)
 
 
 @pytest.mark.parametrize(
@@ -82,28 +84,32 @@ def test_what_is_allowed_is_launched_within_the_memory_of_the_operator(tight: An
 )
 def test_a_search_works_no_longer_than_it_may(tight: Any, asked: str, allowed: str) -> None:
     """It gets a time budget, with which it ends with results; also when it is resumed."""
-    rules = Rules(tight.home / "data", limits=LimitsConfig(most_hours=1.5))
+    policy = SettingsPolicy(tight.home / "data", limits=LimitsConfig(most_hours=1.5))
     content = (
         DIGITS | {"model": "digits-vgg"} | ({"resources": {"time_budget": asked}} if asked else {})
     )
-    for settings in (rules.settings(content), rules.stored(content)):
+    for settings in (policy.resolve(content), policy.resolve_stored(content)):
         assert settings["resources"]["time_budget"] == allowed
         assert from_mapping({**settings, "name": "a"}).resources.budget_seconds is not None
-    anything = Rules(tight.home / "data").settings(content)
+    anything = SettingsPolicy(tight.home / "data").resolve(content)
     assert anything["resources"].get("time_budget", "") == asked
 
 
 @pytest.mark.parametrize("asked", ["soon", 5, None, "0s"])
 def test_a_time_budget_that_is_none_is_told(tight: Any, asked: object) -> None:
-    tight.parts.rules = Rules(tight.home / "data", limits=LimitsConfig(most_hours=1.5))
+    tight.components.policy = SettingsPolicy(
+        tight.home / "data", limits=LimitsConfig(most_hours=1.5)
+    )
     body = json.dumps(DIGITS | {"resources": {"time_budget": asked}}).encode()
     check_refused(tight.ask("POST", "/v1/preflight", body), 422)
 
 
 def test_an_owner_is_told_of_too_many_searches(tight: Any) -> None:
-    counts = tight.parts.searches.counts
+    counts = tight.components.queue.counts
     num = counts()["queued"] + counts()["running"]
-    tight.parts.rules = Rules(tight.home / "data", limits=LimitsConfig(most_searches=num + 1))
+    tight.components.policy = SettingsPolicy(
+        tight.home / "data", limits=LimitsConfig(most_searches=num + 1)
+    )
     body, headers = json.dumps(DIGITS).encode(), {"idempotency-key": "one"}
     assert tight.ask("POST", "/v1/searches", body, headers=headers).status == 201
     answer = tight.ask("POST", "/v1/searches", body)
@@ -124,8 +130,8 @@ def test_a_huge_network_is_counted_without_memory() -> None:
     """6.4 G parameters, which took 24 GB."""
     process, begun = psutil.Process(), time.monotonic()
     before = process.memory_info().rss
-    found = checked(DIGITS | {"model": "wrn-394-32"}, "cpu", 10**9)
-    assert isinstance(found, Refused)
+    found = check_settings(DIGITS | {"model": "wrn-394-32"}, "cpu", 10**9)
+    assert isinstance(found, Refusal)
     assert "this server allows 1,000,000,000" in found.detail
     assert process.memory_info().rss - before < 500 * 10**6
     assert time.monotonic() - begun < 30
@@ -148,13 +154,13 @@ def test_a_preflight_takes_no_more_memory_than_it_may(
     """The network cannot be counted without memory; the process is there for the next one."""
     (tmp_path / "greedy.py").write_text(GREEDY)
     monkeypatch.chdir(tmp_path)
-    worker = Worker(3.0)
+    worker = TorchWorker(3.0)
 
     async def try_both() -> Any:
         with pytest.raises(ProblemError, match="allocate"):
-            await worker.do(checked, DIGITS | {"model": "greedy:net"}, "cpu", 10**9)
+            await worker.run(check_settings, DIGITS | {"model": "greedy:net"}, "cpu", 10**9)
         before = psutil.Process().children()
-        found = await worker.do(checked, DIGITS, "cpu", 10**9)
+        found = await worker.run(check_settings, DIGITS, "cpu", 10**9)
         assert psutil.Process().children() == before
         return found
 

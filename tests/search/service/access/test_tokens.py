@@ -22,13 +22,13 @@ from search.service.access.tokens import (
     Caller,
     Role,
     Tokens,
-    are_asked_for,
+    all_tokens,
+    are_required,
     create,
-    listed,
     revoke,
 )
-from search.service.database.connection import open_database, open_records
-from search.service.mlflow.credentials import PASSWORD_FILE, Login
+from search.service.database.connection import open_database, open_service_database
+from search.service.mlflow.credentials import PASSWORD_FILE, MlflowCredentials
 from search.service.service_config import ServiceConfig
 
 
@@ -90,7 +90,7 @@ def test_a_token_is_right_or_wrong(engine: Engine, change: str) -> None:
     token = create(engine, "ann", "admin")
     known = Tokens(engine)
     assert known.caller(token[:-1] + change) is None or token.endswith(change or "\0")
-    assert known.caller(listed(engine)[0].digest) is None
+    assert known.caller(all_tokens(engine)[0].digest) is None
     assert known.caller("") is None
 
 
@@ -101,7 +101,7 @@ def test_a_name_is_a_word(engine: Engine, name: str) -> None:
     if name:
         with pytest.raises(ServiceError, match="a name has"):
             create(engine, "ann", "reader", owner=name)
-    assert listed(engine) == []
+    assert all_tokens(engine) == []
 
 
 def test_a_name_has_one_token_for_ever(engine: Engine) -> None:
@@ -138,7 +138,7 @@ def test_a_token_expires(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Non
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + 2 * 86_400 * 10**9)
     assert known.caller(token) is None
-    assert not known.still_lets_in(caller)
+    assert not known.is_still_valid(caller)
     assert len(known) == 0
 
 
@@ -147,13 +147,13 @@ def test_a_revoked_token_counts_no_more(engine: Engine) -> None:
     known = Tokens(engine)
     caller = known.caller(first)
     assert caller is not None
-    assert known.still_lets_in(caller)
+    assert known.is_still_valid(caller)
     revoke(engine, "ann")
     known.refresh()
     assert known.caller(first) is None
-    assert not known.still_lets_in(caller)
+    assert not known.is_still_valid(caller)
     assert known.caller(second) is not None
-    assert are_asked_for(engine)
+    assert are_required(engine)
     for name in ("ann", "carl"):
         with pytest.raises(ServiceError, match="there is no token called"):
             revoke(engine, name)
@@ -161,15 +161,15 @@ def test_a_revoked_token_counts_no_more(engine: Engine) -> None:
 
 def test_tokens_are_asked_for_once_there_was_one(engine: Engine) -> None:
     """A service does not open up because the last one was revoked."""
-    assert not are_asked_for(engine)
+    assert not are_required(engine)
     create(engine, "ann", "reader")
     revoke(engine, "ann")
-    assert are_asked_for(engine)
+    assert are_required(engine)
 
 
 def test_tokens_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     """Of 24, 16 were lost."""
-    engine = open_records(ServiceConfig(runs=str(tmp_path)), may_be_new=True)
+    engine = open_service_database(ServiceConfig(runs=str(tmp_path)), may_be_new=True)
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda n: create(engine, f"n{n}", "reader"), range(24)))
     known = Tokens(engine)
@@ -192,7 +192,7 @@ def test_tokens_stay_known_while_the_database_is_away(engine: Engine) -> None:
     known = Tokens(engine)
 
     async def follow() -> None:
-        task = asyncio.create_task(known.follow())
+        task = asyncio.create_task(known.refresh_forever())
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text("ALTER TABLE tokens RENAME TO gone"))
         await asyncio.sleep(0.8)
@@ -217,7 +217,7 @@ def test_a_token_is_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     token = run.stdout.strip()
     assert token not in run.stderr
     config = ServiceConfig(runs=str(tmp_path / "runs"))
-    engine = open_records(config, may_be_new=False)
+    engine = open_service_database(config, may_be_new=False)
     assert found(engine, token) is not None
     check_line(espalier("token", "create", "ann", *where, folder=tmp_path), "another name")
     told = espalier("token", "list", *where, folder=tmp_path).stdout
@@ -229,14 +229,14 @@ def test_a_token_is_shown_once_listed_and_revoked(tmp_path: Path) -> None:
 
 def test_records_are_for_their_owner_alone(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    engine = open_records(ServiceConfig(runs=str(runs)), may_be_new=True)
+    engine = open_service_database(ServiceConfig(runs=str(runs)), may_be_new=True)
     create(engine, "ann", "reader")
     files = list(runs.glob("service.db*"))
     assert len(files) >= 1
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     engine.dispose()
     (runs / "service.db").chmod(0o644)
-    open_records(ServiceConfig(runs=str(runs)), may_be_new=False).dispose()
+    open_service_database(ServiceConfig(runs=str(runs)), may_be_new=False).dispose()
     assert (runs / "service.db").stat().st_mode & 0o777 == 0o600
 
 
@@ -254,13 +254,13 @@ def test_records_that_are_not_there_are_told(tmp_path: Path) -> None:
 
 def test_mlflow_has_a_password_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
-    login = Login.kept(tmp_path)
-    assert Login.kept(tmp_path) == login
-    assert len(login.password) >= 32
-    assert login.password not in repr(login)
+    credentials = MlflowCredentials.of_own_server(tmp_path)
+    assert MlflowCredentials.of_own_server(tmp_path) == credentials
+    assert len(credentials.password) >= 32
+    assert credentials.password not in repr(credentials)
     assert (tmp_path / PASSWORD_FILE).stat().st_mode & 0o777 == 0o600
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "an operator's own")
-    assert Login.kept(tmp_path).pair == ("admin", "an operator's own")
+    assert MlflowCredentials.of_own_server(tmp_path).basic_auth == ("admin", "an operator's own")
 
 
 def test_a_password_that_is_not_known_is_told(
@@ -269,7 +269,7 @@ def test_a_password_that_is_not_known_is_told(
     monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
     (tmp_path / "basic_auth.db").touch()
     with pytest.raises(ServiceError, match="MLFLOW_AUTH_ADMIN_PASSWORD"):
-        Login.kept(tmp_path)
+        MlflowCredentials.of_own_server(tmp_path)
     assert not (tmp_path / PASSWORD_FILE).exists()
 
 
@@ -311,7 +311,7 @@ def test_a_taken_port(tmp_path: Path, taken: int) -> None:
 
 def test_a_token_that_was_revoked_lets_nobody_else_in(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    engine = open_records(ServiceConfig(runs=str(runs)), may_be_new=True)
+    engine = open_service_database(ServiceConfig(runs=str(runs)), may_be_new=True)
     create(engine, "ann", "admin")
     revoke(engine, "ann")
     engine.dispose()

@@ -7,7 +7,7 @@ import pytest
 from refusals import check_refused
 
 from search.service.api.app import create_app
-from search.service.database.searches import Claim
+from search.service.database.idempotency import IdempotencyKey
 
 PROBES = ("/livez", "/healthz", "/readyz", "/metrics")
 POD = {"host": "10.1.2.3:8000"}
@@ -24,7 +24,7 @@ def test_alive_is_told_whatever_is_away(service: Any, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise AssertionError("asked for")
 
-    monkeypatch.setattr(service.parts.searches, "_session", fail)
+    monkeypatch.setattr(service.components.database, "session", fail)
     answer = service.ask("GET", "/livez")
     assert (answer.status, answer.json) == (200, {"status": "ok"})
 
@@ -32,7 +32,7 @@ def test_alive_is_told_whatever_is_away(service: Any, monkeypatch: pytest.Monkey
 @pytest.fixture
 def resting(service: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The service, while nothing is taken from its queue."""
-    monkeypatch.setattr(service.parts.dispatcher, "step", lambda: None)
+    monkeypatch.setattr(service.components.dispatcher, "step", lambda: None)
     return service
 
 
@@ -46,8 +46,8 @@ def test_the_queue_is_measured(resting: Any) -> None:
     assert before["queue_oldest_seconds"] == 0
     assert before["disk_free_bytes"] > 0
     assert before["streams"] == before["preflights_waiting"] == before["exports_waiting"] == 0
-    searches = resting.parts.searches
-    searches.add("waits", {}, claim=Claim("", "", ""), is_taken=lambda _: False, frame={})
+    searches = resting.components.searches
+    searches.add("waits", {}, key=IdempotencyKey("", "", ""), is_taken=lambda _: False, frame={})
     assert measured()['searches{state="queued"}'] == before['searches{state="queued"}'] + 1
     assert 0 <= measured()["queue_oldest_seconds"] < 600
     searches.stop("waits")
@@ -55,7 +55,7 @@ def test_the_queue_is_measured(resting: Any) -> None:
 
 
 def test_pages_of_named_sites_may_ask(service: Any) -> None:
-    service.app, before = create_app(service.parts, origins=(TOOLS,)), service.app
+    service.app, before = create_app(service.components, origins=(TOOLS,)), service.app
     try:
         answer = service.ask("GET", "/v1/searches", headers={"origin": TOOLS})
         assert answer.status == 200
@@ -87,15 +87,15 @@ def test_the_page_names_nothing_by_an_absolute_path() -> None:
 
 
 def test_a_wish_to_stop_can_be_taken_back(resting: Any) -> None:
-    searches = resting.parts.searches
-    searches.add("hasty", {}, claim=Claim("", "", ""), is_taken=lambda _: False, frame={})
+    searches = resting.components.searches
+    searches.add("hasty", {}, key=IdempotencyKey("", "", ""), is_taken=lambda _: False, frame={})
     path = "/v1/searches/hasty/stop"
     check_refused(resting.ask("DELETE", path), 409)
-    searches.take_next(1)
+    resting.components.queue.take_next(1)
     check_refused(resting.ask("DELETE", path), 409)
     assert resting.ask("POST", path).json["is_stopping"] is True
     assert resting.ask("DELETE", path).json["is_stopping"] is False
     check_refused(resting.ask("DELETE", "/v1/searches/nope/stop"), 404)
-    searches.end("hasty", "stopped")
+    resting.components.queue.end("hasty", "stopped")
     check_refused(resting.ask("DELETE", path), 409)
     searches.remove("hasty")

@@ -16,9 +16,14 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine
 
 from pruning.errors import ServiceError
-from search.service.database.connection import SoleUse, open_database
-from search.service.database.searches import Claim, Searches
+from search.service.database.architectures import Architectures
+from search.service.database.connection import open_database
+from search.service.database.idempotency import IdempotencyKey, search_begun_with
+from search.service.database.lock import DatabaseLock
+from search.service.database.search_queue import SearchQueue
+from search.service.database.searches import Searches
 from search.service.database.tables import ArchitectureRow, SearchRow, Table
+from search.service.database.transactions import Database
 from search.service.problem_details import ProblemError
 
 
@@ -41,8 +46,23 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def searches(engine: Engine) -> Searches:
-    return Searches(engine)
+def database(engine: Engine) -> Database:
+    return Database(engine)
+
+
+@pytest.fixture
+def searches(database: Database) -> Searches:
+    return Searches(database)
+
+
+@pytest.fixture
+def queue(database: Database) -> SearchQueue:
+    return SearchQueue(database)
+
+
+@pytest.fixture
+def architectures(database: Database) -> Architectures:
+    return Architectures(database)
 
 
 def add(
@@ -52,13 +72,18 @@ def add(
     key: str = "",
     digest: str = "d",
     owner: str = "me",
-    most: int | None = None,
+    max_unfinished: int | None = None,
     is_taken: Callable[[str], bool] = lambda _: False,
 ) -> SearchRow:
     settings = {"name": name, "model": "digits-vgg", "budget": ["flops=10%"]}
-    claim = Claim(owner, key, digest)
+    key = IdempotencyKey(owner, key, digest)
     return searches.add(
-        name, settings, claim=claim, is_taken=is_taken, frame={"base": None}, most=most
+        name,
+        settings,
+        key=key,
+        is_taken=is_taken,
+        frame={"base": None},
+        max_unfinished=max_unfinished,
     )
 
 
@@ -84,7 +109,7 @@ def test_the_migrations_make_the_tables_that_the_code_reads(engine: Engine) -> N
 def test_a_database_is_opened_again_with_what_it_holds(url: str, searches: Searches) -> None:
     add(searches, "kept")
     again = open_database(url)
-    assert Searches(again).get("kept").settings["model"] == "digits-vgg"
+    assert Searches(Database(again)).get("kept").settings["model"] == "digits-vgg"
     again.dispose()
 
 
@@ -97,7 +122,7 @@ def test_half_a_schema_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(RuntimeError, match="goes down"):
             open_database(url)
     engine = open_database(url)
-    add(Searches(engine), "s")
+    add(Searches(Database(engine)), "s")
     engine.dispose()
 
 
@@ -127,7 +152,7 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(
             connection.execute(sqlalchemy.text(f"ALTER TABLE searches DROP COLUMN {column}"))
         connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '2'"))
     again = open_database(url)
-    row = Searches(again).get("kept")
+    row = Searches(Database(again)).get("kept")
     assert (row.priority, row.told_ms) == (0, None)
     again.dispose()
 
@@ -141,15 +166,15 @@ def test_a_newer_database_is_refused_in_one_line(url: str, engine: Engine) -> No
 
 
 def test_a_database_has_one_service(url: str, engine: Engine) -> None:
-    first = SoleUse(engine)
-    first.require()
+    first = DatabaseLock(engine)
+    first.ensure()
     other = open_database(url)
     with pytest.raises(ServiceError, match="another service uses the database") as caught:
-        SoleUse(other)
+        DatabaseLock(other)
     assert "\n" not in str(caught.value)
     first.close()
-    second = SoleUse(other)
-    second.require()
+    second = DatabaseLock(other)
+    second.ensure()
     second.close()
     other.dispose()
 
@@ -164,17 +189,17 @@ def test_a_lock_that_was_lost_with_its_connection_is_taken_again_or_missed(
         " WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
     other = open_database(url)
-    first = SoleUse(engine)
+    first = DatabaseLock(engine)
     with other.connect() as connection:
         connection.execute(ends)
-    first.require()
+    first.ensure()
     with other.connect() as connection:
         connection.execute(ends)
-    second = SoleUse(other)
+    second = DatabaseLock(other)
     with pytest.raises(ServiceError, match="another service uses the database"):
-        first.require()
+        first.ensure()
     second.close()
-    first.require()
+    first.ensure()
     first.close()
     other.dispose()
 
@@ -204,100 +229,108 @@ def test_a_name_in_use_gets_a_number(searches: Searches) -> None:
     assert add(searches, "folder", is_taken=lambda name: name == "folder").id == "folder-2"
 
 
-def test_a_key_belongs_to_one_search_and_its_settings(searches: Searches) -> None:
+def test_a_key_belongs_to_one_search_and_its_settings(
+    searches: Searches, database: Database
+) -> None:
     row = add(searches, key="k", digest="first")
-    same = searches.claimed(Claim("me", "k", "first"))
+    same = search_begun_with(database, IdempotencyKey("me", "k", "first"))
     assert same is not None
     assert same.id == row.id
-    assert searches.claimed(Claim("you", "k", "first")) is None
+    assert search_begun_with(database, IdempotencyKey("you", "k", "first")) is None
     with pytest.raises(ProblemError, match="other settings") as caught:
-        searches.claimed(Claim("me", "k", "second"))
+        search_begun_with(database, IdempotencyKey("me", "k", "second"))
     assert caught.value.status == 422
 
 
-def test_a_key_is_forgotten_with_its_search(searches: Searches) -> None:
+def test_a_key_is_forgotten_with_its_search(
+    searches: Searches, architectures: Architectures, database: Database
+) -> None:
     row = add(searches, key="k")
-    searches.put_architectures(row.id, [architecture(row.id, "a", 10, 0.5)])
+    architectures.put(row.id, [architecture(row.id, "a", 10, 0.5)])
     searches.remove(row.id)
-    assert searches.claimed(Claim("me", "k", "d")) is None
+    assert search_begun_with(database, IdempotencyKey("me", "k", "d")) is None
     with pytest.raises(ProblemError, match="there is no search"):
         searches.get(row.id)
     with pytest.raises(ProblemError, match="there is no architecture"):
-        searches.architecture(row.id, "a")
+        architectures.get(row.id, "a")
 
 
-def test_the_queue_keeps_its_order(searches: Searches) -> None:
+def test_the_queue_keeps_its_order(searches: Searches, queue: SearchQueue) -> None:
     for name in ("a", "b", "c", "d"):
         add(searches, name)
-    assert [row.id for row in searches.take_next(2)] == ["a", "b"]
-    searches.end("a", "failed", "why")
+    assert [row.id for row in queue.take_next(2)] == ["a", "b"]
+    queue.end("a", "failed", "why")
     searches.resume("a")  # behind those that waited before
-    assert [row.id for row in searches.take_next(5)] == ["c", "d", "a"]
-    assert searches.take_next(1) == []
+    assert [row.id for row in queue.take_next(5)] == ["c", "d", "a"]
+    assert queue.take_next(1) == []
 
 
-def test_the_queue_is_fair(searches: Searches) -> None:
+def test_the_queue_is_fair(searches: Searches, queue: SearchQueue) -> None:
     """Whoever has launched many before does not keep the others waiting."""
     for number in range(4):
         add(searches, f"a{number}", owner="anna")
     add(searches, "b0", owner="ben")
     add(searches, "b1", owner="ben")
     add(searches, "c0", owner="cleo")
-    assert [row.id for row in searches.take_next(4)] == ["a0", "b0", "c0", "a1"]
-    searches.end("a0", "finished")
-    searches.end("a1", "finished")
-    assert [row.id for row in searches.take_next(3)] == ["a2", "a3", "b1"]
+    assert [row.id for row in queue.take_next(4)] == ["a0", "b0", "c0", "a1"]
+    queue.end("a0", "finished")
+    queue.end("a1", "finished")
+    assert [row.id for row in queue.take_next(3)] == ["a2", "a3", "b1"]
 
 
-def test_the_highest_priority_comes_first(searches: Searches) -> None:
+def test_the_highest_priority_comes_first(
+    searches: Searches, queue: SearchQueue, database: Database
+) -> None:
     for name in ("a", "b", "c"):
         add(searches, name)
     assert searches.get("a").priority == 0
-    before = searches.version("c")
+    before = database.version("c")
     assert searches.set_priority("c", 5).priority == 5
-    assert searches.version("c") != before
+    assert database.version("c") != before
     searches.set_priority("a", -1)
-    assert [row.id for row in searches.take_next(3)] == ["c", "b", "a"]
+    assert [row.id for row in queue.take_next(3)] == ["c", "b", "a"]
     with pytest.raises(ProblemError, match="there is no search"):
         searches.set_priority("none", 1)
 
 
-def test_an_owner_has_so_many_searches_at_a_time(searches: Searches) -> None:
+def test_an_owner_has_so_many_searches_at_a_time(searches: Searches, queue: SearchQueue) -> None:
     """Those that wait and run count, those of others and those that are over do not."""
-    add(searches, "other", owner="you", most=2)
+    add(searches, "other", owner="you", max_unfinished=2)
     for name in ("a", "b"):
-        add(searches, name, most=2)
-    searches.take_next(1)
+        add(searches, name, max_unfinished=2)
+    queue.take_next(1)
     with pytest.raises(ProblemError, match="2 searches of me wait or run, and 2 may") as caught:
-        add(searches, "c", most=2)
+        add(searches, "c", max_unfinished=2)
     assert caught.value.status == 429
     assert int(caught.value.headers["Retry-After"]) > 0
     searches.stop("b")
-    add(searches, "c", most=2)
+    add(searches, "c", max_unfinished=2)
     with pytest.raises(ProblemError, match="2 may at a time"):
         searches.resume("b", 2)
     assert searches.get("b").state == "stopped"
     assert searches.resume("b", 3).state == "queued"
 
 
-def test_what_can_be_done_depends_on_the_state(searches: Searches) -> None:
+def test_what_can_be_done_depends_on_the_state(searches: Searches, queue: SearchQueue) -> None:
     add(searches, "s")
     with pytest.raises(ProblemError, match="nothing to resume"):
         searches.resume("s")
-    searches.take_next(1)
+    queue.take_next(1)
     with pytest.raises(ProblemError, match="stop it first"):
         searches.remove("s")
     assert searches.stop("s").wish == "stop"
-    searches.end("s", "stopped")
+    queue.end("s", "stopped")
     with pytest.raises(ProblemError, match="s is stopped already"):
         searches.stop("s")
     assert searches.resume("s").state == "queued"
     assert searches.stop("s").state == "stopped"  # at once: it had not begun
     searches.remove("s")
-    assert searches.counts() == dict.fromkeys(searches.counts(), 0)
+    assert queue.counts() == dict.fromkeys(queue.counts(), 0)
 
 
-def test_of_those_who_change_a_state_at_once_one_does(searches: Searches) -> None:
+def test_of_those_who_change_a_state_at_once_one_does(
+    searches: Searches, queue: SearchQueue
+) -> None:
     """Stop, take, resume and delete, over and over: every state follows from the one before."""
     add(searches, "s")
     told: list[str] = []
@@ -315,8 +348,8 @@ def test_of_those_who_change_a_state_at_once_one_does(searches: Searches) -> Non
                         told.append(name)
 
     work: dict[str, Callable[[], object]] = {
-        "taken": lambda: searches.take_next(1),
-        "ended": lambda: searches.end("s", "stopped"),
+        "taken": lambda: queue.take_next(1),
+        "ended": lambda: queue.end("s", "stopped"),
         "stopped": lambda: searches.stop("s"),
         "resumed": lambda: searches.resume("s"),
     }
@@ -333,41 +366,43 @@ def test_of_those_who_change_a_state_at_once_one_does(searches: Searches) -> Non
     assert (row.ended_ms is None) == (row.state != "stopped")
 
 
-def test_what_is_over_is_not_changed_by_those_who_followed_it(searches: Searches) -> None:
+def test_what_is_over_is_not_changed_by_those_who_followed_it(
+    searches: Searches, queue: SearchQueue
+) -> None:
     add(searches, "s")
-    searches.take_next(1)
-    searches.end("s", "finished")
-    searches.note("s", handle="late", progress={"late": True})
-    searches.end("s", "failed", "late")
+    queue.take_next(1)
+    queue.end("s", "finished")
+    queue.update("s", handle="late", progress={"late": True})
+    queue.end("s", "failed", "late")
     row = searches.get("s")
     assert (row.state, row.handle, row.progress, row.reason) == ("finished", "", {}, "")
 
 
-def test_pages_are_newest_first_and_counted(searches: Searches) -> None:
+def test_pages_are_newest_first_and_counted(searches: Searches, queue: SearchQueue) -> None:
     for number in range(7):
         add(searches, f"s{number}")
-    searches.take_next(1)
+    queue.take_next(1)
     rows, total = searches.page(state=None, name=None, limit=3, offset=2)
     assert ([row.id for row in rows], total) == (["s4", "s3", "s2"], 7)
     rows, total = searches.page(state="running", name=None, limit=3, offset=0)
     assert ([row.id for row in rows], total) == (["s0"], 1)
     rows, total = searches.page(state=None, name="%", limit=3, offset=0)
     assert (rows, total) == ([], 0)  # no wildcard
-    assert searches.counts()["queued"] == 6
+    assert queue.counts()["queued"] == 6
 
 
-def test_architectures_within_bounds(searches: Searches) -> None:
+def test_architectures_within_bounds(searches: Searches, architectures: Architectures) -> None:
     add(searches, "s")
     rows = [
         architecture("s", "small", 10, 0.5, on_front=True),
         architecture("s", "bad", 20, 0.4),
         architecture("s", "large", 30, 0.9, on_front=True),
     ]
-    searches.put_architectures("s", rows)
-    searches.put_architectures("s", rows)  # again: nothing is there twice
+    architectures.put("s", rows)
+    architectures.put("s", rows)  # again: nothing is there twice
 
     def keys(on_front: bool, **bounds: float) -> list[str]:
-        found = searches.architectures("s", bounds=bounds, on_front=on_front)
+        found = architectures.within("s", bounds=bounds, on_front=on_front)
         return [row.key for row in found]
 
     assert keys(False) == ["small", "bad", "large"]
@@ -377,8 +412,8 @@ def test_architectures_within_bounds(searches: Searches) -> None:
     assert keys(False, validation_accuracy=0.5) == ["small", "large"]
 
 
-def test_a_long_reason_is_cut(searches: Searches) -> None:
+def test_a_long_reason_is_cut(searches: Searches, queue: SearchQueue) -> None:
     add(searches, "s")
-    searches.take_next(1)
-    searches.end("s", "failed", "x" * 5000)
+    queue.take_next(1)
+    queue.end("s", "failed", "x" * 5000)
     assert len(searches.get("s").reason) == 2000

@@ -16,15 +16,15 @@ from serving import eventually
 from mlflow_server.errors import ServeError
 from mlflow_server.serve import Server
 from pruning.errors import ServiceError
-from search.service.mlflow.server_process import MlflowChild
+from search.service.mlflow.server_process import MlflowProcess
 from search.system.process_identity import alive, tag
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Iterator[MlflowChild]:
-    child = MlflowChild(tmp_path, "127.0.0.1", 1)
+def child(tmp_path: Path) -> Iterator[MlflowProcess]:
+    child = MlflowProcess(tmp_path, "127.0.0.1", 1)
     yield child
     child.close()
 
@@ -55,7 +55,7 @@ def sleeper(runs: Path) -> Server:
     ],
 )
 def test_what_prevents_the_first_start_is_told_at_once(
-    child: MlflowChild, serves: Any, error: Exception, kind: type[Exception]
+    child: MlflowProcess, serves: Any, error: Exception, kind: type[Exception]
 ) -> None:
     def fail(*_: object, **__: object) -> Iterator[Server]:
         raise error
@@ -67,7 +67,7 @@ def test_what_prevents_the_first_start_is_told_at_once(
 
 
 def test_a_start_that_hangs_is_not_waited_for_and_given_up(
-    child: MlflowChild, serves: Any, monkeypatch: pytest.MonkeyPatch
+    child: MlflowProcess, serves: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_up = threading.Event()
 
@@ -87,7 +87,7 @@ def test_a_start_that_hangs_is_not_waited_for_and_given_up(
 
 
 def test_it_comes_again_whatever_goes_wrong(
-    child: MlflowChild, serves: Any, tmp_path: Path
+    child: MlflowProcess, serves: Any, tmp_path: Path
 ) -> None:
     attempts: list[Server] = []
 
@@ -107,7 +107,7 @@ def test_it_comes_again_whatever_goes_wrong(
 
 
 def test_what_an_earlier_service_left_is_ended_and_nothing_else(
-    child: MlflowChild, tmp_path: Path
+    child: MlflowProcess, tmp_path: Path
 ) -> None:
     """Also one that was killed before its server answered, or could not write anything down."""
     mark = "ESPALIER_MLFLOW_OF"

@@ -12,11 +12,11 @@ import pytest
 from refusals import check_refused
 from samples import outcome
 
-from search.config.search_config import SearchConfig, to_mapping
-from search.service.access.settings_policy import Rules
-from search.service.api.components import EXPORTS
+from search.config.search_config import SearchConfig
+from search.service.access.settings_policy import SettingsPolicy
 from search.service.database.tables import SearchRow
 from search.service.queue.adoption import adopt_searches
+from search.service.runs_folder import EXPORTS_FOLDER
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 
 BASE = {"flops": 2000, "params": 200}
@@ -33,7 +33,8 @@ def empty(serve: Callable[..., Any], tmp_path: Path, patient: None) -> Iterator[
 
 def settings(**changes: Any) -> dict[str, Any]:
     """As a search stores them that was run on the command line."""
-    return json.loads(json.dumps(to_mapping(SearchConfig(name="elsewhere")))) | changes
+    stored = dataclasses.asdict(SearchConfig(name="elsewhere").resolved())
+    return json.loads(json.dumps(stored)) | changes
 
 
 def put(service: Any, name: str, content: object = None, *events: Mapping[str, Any]) -> Path:
@@ -51,12 +52,14 @@ def finish(folder: Path, **changes: Any) -> None:
     (folder / RESULTS_FILE).write_text(json.dumps({"everything": found, "front": found[:1]}))
 
 
-def adopt(service: Any, rules: Rules | None = None) -> None:
-    adopt_searches(service.parts.searches, service.runs, rules or service.parts.rules, "cpu")
+def adopt(service: Any, policy: SettingsPolicy | None = None) -> None:
+    adopt_searches(
+        service.components.searches, service.runs, policy or service.components.policy, "cpu"
+    )
 
 
 def row(service: Any, name: str) -> SearchRow:
-    found: SearchRow = service.parts.searches.get(name)
+    found: SearchRow = service.components.searches.get(name)
     return found
 
 
@@ -104,7 +107,7 @@ def test_what_the_service_decides_is_taken_from_it_alone(empty: Any) -> None:
     assert "elsewhere" not in text
     assert "download" not in kept["data"]
     assert Path(kept["data"]["root"]).is_absolute()
-    assert kept["resources"]["memory_gb"] == empty.parts.rules.limits.memory_gb
+    assert kept["resources"]["memory_gb"] == empty.components.policy.limits.memory_gb
 
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -135,22 +138,24 @@ def test_a_network_of_more_parameters_than_allowed_does_not_go_on(empty: Any) ->
     """Whether it was adopted, or launched while the limit was higher."""
     put(empty, "mine", settings())
     adopt(empty)
-    limits, data = empty.parts.rules.limits, empty.home / "data"
-    empty.parts.rules = Rules(data, limits=dataclasses.replace(limits, most_params=1000))
+    limits, data = empty.components.policy.limits, empty.home / "data"
+    empty.components.policy = SettingsPolicy(
+        data, limits=dataclasses.replace(limits, most_params=1000)
+    )
     answer = empty.ask("POST", "/v1/searches/mine/resume")
     check_refused(answer, 409)
     assert "mine cannot go on here: digits-vgg has 288,170 parameters" in answer.json["detail"]
     assert row(empty, "mine").state == "stopped"
     assert empty.launcher.launched == []
-    empty.parts.rules = Rules(data)
+    empty.components.policy = SettingsPolicy(data)
     assert empty.ask("POST", "/v1/searches/mine/resume").status == 200
 
 
 def test_defaults_count_when_it_goes_on_too(empty: Any) -> None:
     put(empty, "mine", {"model": "digits-vgg", "budget": ["flops=50%"], "trials": 2})
     adopt(empty)
-    limits = dataclasses.replace(empty.parts.rules.limits, most_epochs=1)
-    empty.parts.rules = Rules(empty.home / "data", limits=limits)
+    limits = dataclasses.replace(empty.components.policy.limits, most_epochs=1)
+    empty.components.policy = SettingsPolicy(empty.home / "data", limits=limits)
     answer = empty.ask("POST", "/v1/searches/mine/resume")
     check_refused(answer, 409)
     assert "training.epochs must be at most 1" in answer.json["detail"]
@@ -161,7 +166,7 @@ def test_what_the_operator_allows_later_goes_on(empty: Any) -> None:
     put(empty, "gift", settings(model=network))
     adopt(empty)
     check_refused(empty.ask("POST", "/v1/searches/gift/resume"), 409)
-    empty.parts.rules = Rules(empty.home / "data", (network,))
+    empty.components.policy = SettingsPolicy(empty.home / "data", (network,))
     assert empty.ask("POST", "/v1/searches/gift/resume").status == 200
 
 
@@ -332,7 +337,7 @@ def test_what_was_checked_is_what_runs(empty: Any) -> None:
 def test_exports_found_in_a_folder_are_not_handed_out(empty: Any, is_linked: bool) -> None:
     folder = put(empty, "gift", settings(), LAUNCHED)
     finish(folder)
-    exports = folder / EXPORTS
+    exports = folder / EXPORTS_FOLDER
     outside = empty.home / "outside"
     (outside if is_linked else exports).mkdir()
     if is_linked:

@@ -10,13 +10,20 @@ import pytest
 from samples import outcome
 
 from pruning.errors import ServiceError
+from search.service.database.architectures import Architectures
 from search.service.database.connection import open_database
-from search.service.database.searches import Claim, Searches
-from search.service.queue.dispatcher import MOST_LOSSES, Dispatcher
-from search.service.queue.launcher import Gone, Launcher
+from search.service.database.idempotency import IdempotencyKey
+from search.service.database.search_queue import SearchQueue
+from search.service.database.searches import Searches
+from search.service.database.transactions import Database
+from search.service.queue.dispatcher import Dispatcher
+from search.service.queue.launcher import Launcher, ProcessExit
+from search.service.queue.supervisor import MAX_LOSSES
 from search.storage.layout import EVENTS_FILE, SPOOL_FILE
+from search.system import backoff
 
 BASE = {"flops": 2000, "params": 200}
+AWAY = ProcessExit("status 75", "MLflow is away", is_temporary=True)
 
 
 class FakeLauncher(Launcher):
@@ -24,7 +31,7 @@ class FakeLauncher(Launcher):
 
     def __init__(self) -> None:
         self.launched: list[tuple[str, int]] = []
-        self.gone: dict[str, Gone] = {}
+        self.gone: dict[str, ProcessExit] = {}
         self.interrupted: list[str] = []
         self.killed: list[str] = []
         self.error: ServiceError | None = None
@@ -35,7 +42,7 @@ class FakeLauncher(Launcher):
         self.launched.append((search_id, attempt))
         return f"{search_id}/{attempt}"
 
-    def poll(self, handle: str) -> Gone | None:
+    def poll(self, handle: str) -> ProcessExit | None:
         if self.error is not None:
             raise self.error
         return self.gone.get(handle)
@@ -48,8 +55,23 @@ class FakeLauncher(Launcher):
 
 
 @pytest.fixture
-def searches(tmp_path: Path) -> Searches:
-    return Searches(open_database(f"sqlite:///{tmp_path / 'service.db'}"))
+def database(tmp_path: Path) -> Database:
+    return Database(open_database(f"sqlite:///{tmp_path / 'service.db'}"))
+
+
+@pytest.fixture
+def searches(database: Database) -> Searches:
+    return Searches(database)
+
+
+@pytest.fixture
+def queue(database: Database) -> SearchQueue:
+    return SearchQueue(database)
+
+
+@pytest.fixture
+def architectures(database: Database) -> Architectures:
+    return Architectures(database)
 
 
 @pytest.fixture
@@ -58,8 +80,26 @@ def launcher() -> FakeLauncher:
 
 
 @pytest.fixture
-def dispatcher(searches: Searches, launcher: FakeLauncher, tmp_path: Path) -> Dispatcher:
-    return Dispatcher(searches, launcher, tmp_path / "runs", max_running=1)
+def dispatcher(database: Database, launcher: FakeLauncher, tmp_path: Path) -> Dispatcher:
+    return Dispatcher(database, launcher, tmp_path / "runs", max_running=1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass for pauses, which otherwise never end."""
+    passed = 0.0
+
+    class Time:
+        @staticmethod
+        def monotonic() -> float:
+            return 1000.0 + passed
+
+    def wait(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(backoff, "time", Time)
+    return wait
 
 
 @pytest.fixture
@@ -76,9 +116,9 @@ def say(tmp_path: Path) -> Callable[..., None]:
 
 def add(searches: Searches, *names: str) -> None:
     for name in names:
-        claim = Claim("", "", "")
+        key = IdempotencyKey("", "", "")
         settings = {"name": name, "model": "m"}
-        searches.add(name, settings, claim=claim, is_taken=lambda _: False, frame={})
+        searches.add(name, settings, key=key, is_taken=lambda _: False, frame={})
 
 
 def begin(say: Callable[..., None], search_id: str) -> None:
@@ -100,8 +140,9 @@ def finish(say: Callable[..., None], folder: Path, search_id: str) -> None:
 
 
 def test_at_most_so_many_run_in_the_order_of_the_queue(
-    searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
+    database: Database, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
 ) -> None:
+    searches = Searches(database)
     add(searches, "a", "b")
     dispatcher.step()
     dispatcher.step()
@@ -109,16 +150,16 @@ def test_at_most_so_many_run_in_the_order_of_the_queue(
     assert json.loads((tmp_path / "runs" / "a" / "search.json").read_text())["model"] == "m"
     begin(say, "a")
     finish(say, tmp_path / "runs", "a")
-    launcher.gone["a/1"] = Gone("its process ended with status 0")
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 0")
     dispatcher.step()
     assert launcher.launched == [("a", 1), ("b", 1)]
     assert [searches.get(name).state for name in ("a", "b")] == ["finished", "running"]
-    kept = searches.architectures("a", bounds={}, on_front=False)
+    kept = Architectures(database).within("a", bounds={}, on_front=False)
     assert [(row.key, row.on_front) for row in kept] == [("a", True), ("b", False)]
 
 
 def test_progress_and_the_front_are_kept_while_it_runs(
-    searches: Searches, dispatcher: Dispatcher, say: Any
+    searches: Searches, dispatcher: Dispatcher, say: Any, architectures: Architectures
 ) -> None:
     add(searches, "a")
     dispatcher.step()
@@ -134,7 +175,7 @@ def test_progress_and_the_front_are_kept_while_it_runs(
     assert row.progress["trials"]["finished"] == 1
     assert row.progress["hypervolume"] == pytest.approx(0.5 * 0.7)
     assert row.frame["base"] == BASE
-    on_front = searches.architectures("a", bounds={}, on_front=True)
+    on_front = architectures.within("a", bounds={}, on_front=True)
     assert [found.key for found in on_front] == ["x"]
 
 
@@ -144,19 +185,19 @@ def test_a_process_that_died_is_started_again_and_that_counts_only_without_progr
     add(searches, "a")
     dispatcher.step()
     begin(say, "a")
-    for attempt in range(1, MOST_LOSSES + 3):  # more often than it may without progress
+    for attempt in range(1, MAX_LOSSES + 3):  # more often than it may without progress
         epoch(say, "a", attempt)
-        launcher.gone[f"a/{attempt}"] = Gone("its process was ended by SIGKILL")
+        launcher.gone[f"a/{attempt}"] = ProcessExit("its process was ended by SIGKILL")
         dispatcher.step()
     assert searches.get("a").state == "running"
-    last = MOST_LOSSES + 3
-    for attempt in range(last, last + MOST_LOSSES):
-        launcher.gone[f"a/{attempt}"] = Gone("its process was ended by SIGKILL")
+    last = MAX_LOSSES + 3
+    for attempt in range(last, last + MAX_LOSSES):
+        launcher.gone[f"a/{attempt}"] = ProcessExit("its process was ended by SIGKILL")
         dispatcher.step()
     row = searches.get("a")
     assert row.state == "failed"
     assert row.reason == (
-        f"its process was ended by SIGKILL, {MOST_LOSSES + 1} times without getting any further"
+        f"its process was ended by SIGKILL, {MAX_LOSSES + 1} times without getting any further"
     )
     assert len(launcher.launched) == row.launches
 
@@ -170,9 +211,11 @@ def test_what_failed_by_itself_is_not_tried_again(
     if how == "event":
         begin(say, "a")
         say("a", "failed", reason="all 2 trials failed")
-        launcher.gone["a/1"] = Gone("its process ended with status 2", "ignored beside the event")
+        launcher.gone["a/1"] = ProcessExit(
+            "its process ended with status 2", "ignored beside the event"
+        )
     else:
-        launcher.gone["a/1"] = Gone("its process ended with status 2", "all 2 trials failed")
+        launcher.gone["a/1"] = ProcessExit("its process ended with status 2", "all 2 trials failed")
     dispatcher.step()
     row = searches.get("a")
     assert (row.state, row.reason, row.handle) == ("failed", "all 2 trials failed", "")
@@ -194,10 +237,10 @@ def test_stopping_asks_once_and_ends_as_stopped(
     dispatcher.step()
     assert launcher.interrupted == ["a/1"]
     assert launcher.killed == []
-    monkeypatch.setattr("search.service.queue.dispatcher._PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr("search.service.queue.supervisor._PATIENCE_SECONDS", -1.0)
     dispatcher.step()
     assert launcher.killed == ["a/1"]
-    launcher.gone["a/1"] = Gone("its process was ended by SIGKILL")
+    launcher.gone["a/1"] = ProcessExit("its process was ended by SIGKILL")
     dispatcher.step()
     assert searches.get("a").state == "stopped"
 
@@ -210,7 +253,7 @@ def test_one_that_finished_before_it_could_be_stopped_is_finished(
     begin(say, "a")
     searches.stop("a")
     finish(say, tmp_path / "runs", "a")
-    launcher.gone["a/1"] = Gone("its process ended with status 0")
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 0")
     dispatcher.step()
     assert searches.get("a").state == "finished"
 
@@ -264,21 +307,25 @@ def test_events_that_were_replaced_are_read_anew(
 
 
 def test_an_error_of_one_search_is_its_own_and_ends_it_when_it_stays(
-    searches: Searches, launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    searches: Searches,
+    launcher: FakeLauncher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
 ) -> None:
-    dispatcher = Dispatcher(searches, launcher, tmp_path / "runs", max_running=2)
+    dispatcher = Dispatcher(database, launcher, tmp_path / "runs", max_running=2)
     add(searches, "a", "b", "c")
     dispatcher.step()
-    monkeypatch.setattr("search.service.queue.dispatcher._MOST_ERRORS", 3)
+    monkeypatch.setattr("search.service.queue.supervisor._MAX_ERRORS", 3)
     poll = launcher.poll
 
-    def fail(handle: str) -> Gone | None:
+    def fail(handle: str) -> ProcessExit | None:
         if handle == "a/1":
             raise KeyError("nobody foresaw this")
         return poll(handle)
 
     monkeypatch.setattr(launcher, "poll", fail)
-    launcher.gone["b/1"] = Gone("its process ended with status 2", "no luck")
+    launcher.gone["b/1"] = ProcessExit("its process ended with status 2", "no luck")
     dispatcher.step()
     assert searches.get("a").state == "running"
     assert (searches.get("b").state, searches.get("c").state) == ("failed", "running")
@@ -307,7 +354,7 @@ def test_the_loop_survives_and_tells_when_it_does_not_get_on(
         dispatcher.wake()
         time.sleep(0.01)
     assert dispatcher.is_alive
-    monkeypatch.setattr("search.service.queue.dispatcher._STUCK_SECONDS", 0.0)
+    dispatcher.stuck_after_seconds = 0.0
     assert not dispatcher.is_alive
     dispatcher.close(0)
 
@@ -316,21 +363,20 @@ def test_what_cannot_be_done_for_now_is_done_later(
     searches: Searches,
     launcher: FakeLauncher,
     dispatcher: Dispatcher,
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Callable[[float], None],
 ) -> None:
     """As with MLflow away, or a full disk: longer than losses would be borne."""
-    monkeypatch.setattr("search.service.queue.dispatcher._PAUSE_SECONDS", 0.0)
     add(searches, "a")
     dispatcher.step()
-    for attempt in range(1, MOST_LOSSES + 5):
-        launcher.gone[f"a/{attempt}"] = Gone("status 75", "MLflow is away", is_passing=True)
+    for attempt in range(1, MAX_LOSSES + 5):
+        launcher.gone[f"a/{attempt}"] = AWAY
         dispatcher.step()
         row = searches.get("a")
         assert (row.state, row.reason) == ("running", "waits: MLflow is away")
+        clock(60)
         dispatcher.step()
         assert launcher.launched[-1] == ("a", attempt + 1)
-    monkeypatch.setattr("search.service.queue.dispatcher._PAUSE_SECONDS", 60.0)
-    launcher.gone[f"a/{MOST_LOSSES + 5}"] = Gone("status 75", "MLflow is away", is_passing=True)
+    launcher.gone[f"a/{MAX_LOSSES + 5}"] = AWAY
     num_launched = len(launcher.launched)
     for _ in range(3):
         dispatcher.step()
@@ -338,6 +384,32 @@ def test_what_cannot_be_done_for_now_is_done_later(
     searches.stop("a")
     dispatcher.step()
     assert searches.get("a").state == "stopped"
+
+
+def test_pauses_grow_until_the_search_gets_further(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    clock: Callable[[float], None],
+    say: Any,
+) -> None:
+    add(searches, "a")
+    dispatcher.step()
+    begin(say, "a")
+
+    def pause_before(attempt: int) -> float:
+        launcher.gone[f"a/{attempt - 1}"] = AWAY
+        seconds = 0.0
+        dispatcher.step()
+        while len(launcher.launched) < attempt:
+            clock(0.5)
+            seconds += 0.5
+            dispatcher.step()
+        return seconds
+
+    assert [pause_before(attempt) for attempt in (2, 3, 4)] == [2, 4, 8]
+    epoch(say, "a", 1)
+    assert [pause_before(attempt) for attempt in (5, 6)] == [2, 4]
 
 
 def test_a_record_that_mlflow_lacks_a_part_of_is_completed(
@@ -353,7 +425,7 @@ def test_a_record_that_mlflow_lacks_a_part_of_is_completed(
     finish(say, tmp_path / "runs", "a")
     spool = tmp_path / "runs" / "a" / SPOOL_FILE
     spool.write_text("{}")
-    launcher.gone["a/1"] = Gone("its process ended with status 0")
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 0")
     dispatcher.step()
     assert searches.get("a").state == "running"
     deadline = time.monotonic() + 30
@@ -361,7 +433,7 @@ def test_a_record_that_mlflow_lacks_a_part_of_is_completed(
         assert time.monotonic() < deadline
         dispatcher.step()
     spool.unlink()
-    launcher.gone["a/2"] = Gone("its process ended with status 0")
+    launcher.gone["a/2"] = ProcessExit("its process ended with status 0")
     dispatcher.step()
     assert searches.get("a").state == "finished"
 
@@ -374,33 +446,34 @@ def test_a_record_that_cannot_be_completed_keeps_no_search_from_its_end(
     begin(say, "a")
     finish(say, tmp_path / "runs", "a")
     (tmp_path / "runs" / "a" / SPOOL_FILE).write_text("{}")
-    launcher.gone["a/1"] = Gone("its process ended with status 2", "its images are gone")
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 2", "its images are gone")
     dispatcher.step()
     assert searches.get("a").state == "finished"
 
 
 def test_another_service_goes_on_with_what_runs(
-    searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
+    database: Database, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
 ) -> None:
+    searches = Searches(database)
     add(searches, "a", "b")
     dispatcher.step()
     begin(say, "a")
     epoch(say, "a", 1)
-    again = Dispatcher(searches, launcher, tmp_path / "runs", max_running=1)
+    again = Dispatcher(database, launcher, tmp_path / "runs", max_running=1)
     again.step()
     assert launcher.launched == [("a", 1)]
     assert searches.get("a").progress["epochs"] == 1
     finish(say, tmp_path / "runs", "a")
-    launcher.gone["a/1"] = Gone("its process ended while nobody looked")
+    launcher.gone["a/1"] = ProcessExit("its process ended while nobody looked")
     again.step()
     assert [searches.get(name).state for name in ("a", "b")] == ["finished", "running"]
 
 
 def test_a_launch_that_was_cut_off_is_made_up_for(
-    searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher
+    searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, queue: SearchQueue
 ) -> None:
     add(searches, "a")
-    searches.take_next(1)  # and there the service was killed
+    queue.take_next(1)  # and there the service was killed
     dispatcher.step()
     assert launcher.launched == [("a", 1)]
 
@@ -413,7 +486,7 @@ def test_damaged_results_fail_the_search_with_the_reason(
     begin(say, "a")
     finish(say, tmp_path / "runs", "a")
     (tmp_path / "runs" / "a" / "results.json").write_text("{")
-    launcher.gone["a/1"] = Gone("its process ended with status 0")
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 0")
     dispatcher.step()
     assert searches.get("a").state == "failed"
     assert "its results cannot be read" in searches.get("a").reason
@@ -428,7 +501,7 @@ def test_closing_interrupts_what_runs_and_leaves_it_running_in_the_books(
     while not launcher.launched:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    launcher.gone["a/1"] = Gone("its process ended with status 130")
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 130")
     dispatcher.close(5)
     assert launcher.interrupted == ["a/1"]
     assert searches.get("a").state == "running"

@@ -14,7 +14,7 @@ from serving import SETTINGS, eventually, free_port, service
 
 from pruning.errors import ServiceError
 from search.scheduling.ray_environment import cluster_token
-from search.service.queue.launcher import Gone
+from search.service.queue.launcher import ProcessExit
 from search.service.queue.ray_job_launcher import RayJobsLauncher
 from search.storage.layout import LOG_FILE
 
@@ -90,10 +90,10 @@ def test_a_job_that_is_over_says_how(launcher: RayJobsLauncher, jobs: JobServer)
         assert launcher.poll(handle) is None
     jobs.jobs[handle]["status"] = "FAILED"
     jobs.logs = "base network 2M\nespalier: all 2 trials failed\n"
-    assert launcher.poll(handle) == Gone("its job is failed", "all 2 trials failed")
+    assert launcher.poll(handle) == ProcessExit("its job is failed", "all 2 trials failed")
     jobs.logs = "Killed\n"
-    assert launcher.poll(handle) == Gone("its job is failed", "")
-    assert launcher.poll("another") == Gone("the cluster knows its job no more")
+    assert launcher.poll(handle) == ProcessExit("its job is failed", "")
+    assert launcher.poll("another") == ProcessExit("the cluster knows its job no more")
 
 
 def test_stopping_a_job(launcher: RayJobsLauncher, jobs: JobServer) -> None:

@@ -10,11 +10,10 @@ import pytest
 from serving import eventually
 
 from pruning.errors import ServiceError
-from search.service.queue.launcher import gone as gone_with
-from search.service.queue.launcher import refusal_in
+from search.service.queue.launcher import last_refusal, process_exit
 from search.service.queue.subprocess_launcher import SubprocessLauncher
 from search.service.service_config import SECRET_VARIABLES
-from search.storage.durable import FolderLock, is_held, lock_holder
+from search.storage.folder_lock import FolderLock, is_held, lock_holder
 from search.storage.layout import LOG_FILE
 from search.system.exit_status import NOT_NOW, UNFORESEEN
 from search.system.process_identity import alive, tag
@@ -29,7 +28,7 @@ def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SubprocessLaunc
     def arguments(search_id: str, runs: Path, url: str, further: object) -> list[str]:
         return ["-c", (runs / "script.py").read_text(), search_id, str(runs)]
 
-    monkeypatch.setattr("search.service.queue.subprocess_launcher.arguments", arguments)
+    monkeypatch.setattr("search.service.queue.subprocess_launcher.resume_arguments", arguments)
     (tmp_path / "s").mkdir()
     return SubprocessLauncher(tmp_path, "")
 
@@ -38,15 +37,15 @@ def script(tmp_path: Path, text: str) -> None:
     (tmp_path / "script.py").write_text(text)
 
 
-def gone(launcher: SubprocessLauncher, handle: str):
+def process_end(launcher: SubprocessLauncher, handle: str):
     return eventually(lambda: launcher.poll(handle), 30, "the process ends")
 
 
 def test_a_search_that_is_refused_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     launcher = SubprocessLauncher(tmp_path, "")
-    found = gone(launcher, launcher.launch("empty", 1))
-    assert found.why == "its process ended with status 2"
+    found = process_end(launcher, launcher.launch("empty", 1))
+    assert found.cause == "its process ended with status 2"
     assert found.refusal.startswith(f"{tmp_path / 'empty'} holds no search")
     assert (tmp_path / "empty" / LOG_FILE).read_text().startswith("espalier: ")
 
@@ -65,10 +64,10 @@ def test_how_a_process_ended(
     launcher: SubprocessLauncher, tmp_path: Path, text: str, why: str, refusal: str
 ) -> None:
     script(tmp_path, text)
-    found = gone(launcher, launcher.launch("s", 1))
-    assert found.why.endswith(why)
+    found = process_end(launcher, launcher.launch("s", 1))
+    assert found.cause.endswith(why)
     assert found.refusal == refusal
-    assert found.is_passing == (refusal == "later")
+    assert found.is_temporary == (refusal == "later")
 
 
 def test_a_search_is_not_given_the_secrets_of_the_service(
@@ -77,7 +76,7 @@ def test_a_search_is_not_given_the_secrets_of_the_service(
     for name in SECRET_VARIABLES:
         monkeypatch.setenv(name, "secret")
     script(tmp_path, "import os; raise SystemExit(2 if 'secret' in os.environ.values() else 0)")
-    assert gone(launcher, launcher.launch("s", 1)).why == "its process ended with status 0"
+    assert process_end(launcher, launcher.launch("s", 1)).cause == "its process ended with status 0"
 
 
 def test_interrupting_and_killing(launcher: SubprocessLauncher, tmp_path: Path) -> None:
@@ -86,7 +85,7 @@ def test_interrupting_and_killing(launcher: SubprocessLauncher, tmp_path: Path) 
         handle = launcher.launch("s", 1)
         assert launcher.poll(handle) is None
         end(handle)
-        assert gone(launcher, handle).why == f"its process was ended by {signal}"
+        assert process_end(launcher, handle).cause == f"its process was ended by {signal}"
         end(handle)  # nothing is left to end
 
 
@@ -99,10 +98,10 @@ def test_another_service_finds_the_process_and_sees_it_end(
     assert again.launch("s", 1) == handle  # by its command line: it holds no lock yet
     assert again.poll(handle) is None
     launcher.kill(handle)
-    gone(launcher, handle)
+    process_end(launcher, handle)
     found = again.poll(handle)
     assert found is not None
-    assert found.why == "its process ended while nobody looked"
+    assert found.cause == "its process ended while nobody looked"
 
 
 def test_the_process_that_holds_the_folder_is_found_by_its_lock(
@@ -147,7 +146,7 @@ def test_the_lock_of_a_process_that_left_it_to_a_child_names_nobody(
         handle = launcher.launch("s", 1)
         assert handle != tag(os.getpid())
         launcher.kill(handle)
-        gone(launcher, handle)
+        process_end(launcher, handle)
 
 
 def test_a_child_that_ends_while_it_is_looked_at_keeps_its_status(
@@ -160,7 +159,7 @@ def test_a_child_that_ends_while_it_is_looked_at_keeps_its_status(
         ended.setattr("search.service.queue.subprocess_launcher.alive", lambda _: None)
         assert launcher.poll(handle) is None
     launcher.kill(handle)
-    assert gone(launcher, handle).why == "its process was ended by SIGKILL"
+    assert process_end(launcher, handle).cause == "its process was ended by SIGKILL"
 
 
 @pytest.mark.parametrize("text", ["", "x", "1", ":", "99999999999999:1", "1:", "-1:x"])
@@ -182,10 +181,10 @@ def test_a_process_that_ended_before_it_was_looked_at_is_gone(
 @pytest.mark.parametrize("status", [None, 75])
 def test_what_is_over_later_is_told_from_what_stays(status: int | None) -> None:
     """Also where another service had begun the process, and its status is not known."""
-    found = gone_with("why", f"espalier: {NOT_NOW}the disk is full\n", status)
-    assert (found.refusal, found.is_passing) == ("the disk is full", True)
-    assert not gone_with("why", "espalier: no such network\n", None).is_passing
-    assert gone_with("why", "", 75).is_passing  # where the disk was too full to say so
+    found = process_exit("why", f"espalier: {NOT_NOW}the disk is full\n", status)
+    assert (found.refusal, found.is_temporary) == ("the disk is full", True)
+    assert not process_exit("why", "espalier: no such network\n", None).is_temporary
+    assert process_exit("why", "", 75).is_temporary  # where the disk was too full to say so
 
 
 def test_a_process_that_cannot_be_started_is_told(
@@ -204,4 +203,4 @@ def test_a_process_that_cannot_be_started_is_told(
     ],
 )
 def test_only_the_last_line_refuses(text: str, refusal: str) -> None:
-    assert refusal_in(text) == refusal
+    assert last_refusal(text) == refusal

@@ -13,10 +13,14 @@ import pytest
 
 from pruning.errors import ConfigError
 from search.service.database.connection import open_database
-from search.service.database.searches import Claim, Searches
+from search.service.database.idempotency import IdempotencyKey
+from search.service.database.search_queue import SearchQueue
+from search.service.database.searches import Searches
+from search.service.database.transactions import Database
 from search.service.queue import webhooks as module
 from search.service.queue.webhooks import Webhooks
 from search.service.service_config import ServiceConfig
+from search.system import backoff
 
 ONE, TWO = "http://one.example/hook?key=secret", "https://two.example/hook"
 SETTINGS = {"model": "digits-vgg", "budget": ["flops=10%"]}
@@ -43,9 +47,9 @@ class Receiver:
 
 
 @pytest.fixture
-def searches(tmp_path: Path) -> Iterator[Searches]:
+def database(tmp_path: Path) -> Iterator[Database]:
     engine = open_database(f"sqlite:///{tmp_path / 'service.db'}")
-    yield Searches(engine)
+    yield Database(engine)
     engine.dispose()
 
 
@@ -69,30 +73,33 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal passed
         passed += seconds
 
-    monkeypatch.setattr(module, "time", Time)
+    monkeypatch.setattr(backoff, "time", Time)
     monkeypatch.setattr(module, "now_ms", lambda: real_ms() + int(passed * 1000))
     return wait
 
 
-def hooks(searches: Searches, receiver: Receiver, *urls: str, secret: str = "") -> Webhooks:
+def hooks(database: Database, receiver: Receiver, *urls: str, secret: str = "") -> Webhooks:
     transport = httpx.MockTransport(receiver)
-    return Webhooks(searches, urls or (ONE,), secret, transport=transport)
+    return Webhooks(database, urls or (ONE,), secret, transport=transport)
 
 
-def end(searches: Searches, name: str, state: Any = "finished", reason: str = "") -> None:
-    searches.add(name, SETTINGS, claim=Claim("me", "", ""), is_taken=lambda _: False, frame={})
-    searches.take_next(1)
-    searches.end(name, state, reason)
+def end(database: Database, name: str, state: Any = "finished", reason: str = "") -> None:
+    queue = SearchQueue(database)
+    Searches(database).add(
+        name, SETTINGS, key=IdempotencyKey("me", "", ""), is_taken=lambda _: False, frame={}
+    )
+    queue.take_next(1)
+    queue.end(name, state, reason)
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
 def test_the_end_of_a_search_is_told_once(
-    searches: Searches, receiver: Receiver, state: str
+    database: Database, receiver: Receiver, state: str
 ) -> None:
-    webhooks = hooks(searches, receiver, ONE, TWO)
+    webhooks = hooks(database, receiver, ONE, TWO)
     webhooks.step()
     assert receiver.told == []
-    end(searches, "a", state, "why")
+    end(database, "a", state, "why")
     for _ in range(3):
         webhooks.step()
     assert receiver.told == [("one.example", "a", state), ("two.example", "a", state)]
@@ -104,43 +111,46 @@ def test_the_end_of_a_search_is_told_once(
 
 
 def test_one_that_waits_is_told_when_it_is_stopped_and_one_that_is_resumed_again(
-    searches: Searches, receiver: Receiver
+    database: Database, receiver: Receiver
 ) -> None:
-    webhooks = hooks(searches, receiver)
-    searches.add("a", SETTINGS, claim=Claim("me", "", ""), is_taken=lambda _: False, frame={})
+    webhooks = hooks(database, receiver)
+    searches, queue = Searches(database), SearchQueue(database)
+    searches.add(
+        "a", SETTINGS, key=IdempotencyKey("me", "", ""), is_taken=lambda _: False, frame={}
+    )
     webhooks.step()
     searches.stop("a")
     webhooks.step()
     searches.resume("a")
     webhooks.step()
-    searches.take_next(1)
-    searches.end("a", "failed", "no luck")
+    queue.take_next(1)
+    queue.end("a", "failed", "no luck")
     webhooks.step()
     assert [event for _, _, event in receiver.told] == ["stopped", "failed"]
 
 
-def test_what_is_told_is_signed(searches: Searches, receiver: Receiver) -> None:
-    end(searches, "a")
-    hooks(searches, receiver, secret="s3cret").step()
+def test_what_is_told_is_signed(database: Database, receiver: Receiver) -> None:
+    end(database, "a")
+    hooks(database, receiver, secret="s3cret").step()
     (request,) = receiver.requests
     digest = hmac.new(b"s3cret", request.content, hashlib.sha256).hexdigest()
     assert request.headers[module.SIGNATURE_HEADER] == f"sha256={digest}"
 
 
 def test_what_fails_is_tried_again_after_growing_pauses(
-    searches: Searches,
+    database: Database,
     receiver: Receiver,
     clock: Callable[[float], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Those that know already are not told again, others are told meanwhile."""
     receiver.answers["one.example"] = [500, httpx.ConnectError("nobody"), 302]
-    webhooks = hooks(searches, receiver, ONE, TWO)
-    end(searches, "a")
+    webhooks = hooks(database, receiver, ONE, TWO)
+    end(database, "a")
     webhooks.step()
     webhooks.step()
     assert len(receiver.requests) == 2
-    end(searches, "b")
+    end(database, "b")
     receiver.answers["one.example"].insert(0, 200)
     webhooks.step()
     assert [search for _, search, _ in receiver.told] == ["a", "b", "b"]
@@ -158,27 +168,27 @@ def test_what_fails_is_tried_again_after_growing_pauses(
     assert "secret" not in caplog.text
 
 
-def test_what_was_not_told_is_told_after_a_restart(searches: Searches, receiver: Receiver) -> None:
+def test_what_was_not_told_is_told_after_a_restart(database: Database, receiver: Receiver) -> None:
     receiver.answers["one.example"] = [503]
-    end(searches, "a")
-    first = hooks(searches, receiver)
+    end(database, "a")
+    first = hooks(database, receiver)
     first.step()
     first.close()
-    again = Searches(searches._engine)
+    again = Database(database.engine)
     hooks(again, receiver).step()
     hooks(again, receiver).step()
     assert receiver.told == [("one.example", "a", "finished")]
 
 
 def test_after_a_day_it_is_given_up(
-    searches: Searches,
+    database: Database,
     receiver: Receiver,
     clock: Callable[[float], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     receiver.answers["one.example"] = [500] * 10**4
-    webhooks = hooks(searches, receiver)
-    end(searches, "a")
+    webhooks = hooks(database, receiver)
+    end(database, "a")
     for _ in range(23 * 60):
         webhooks.step()
         clock(60)
@@ -194,25 +204,25 @@ def test_after_a_day_it_is_given_up(
 
 
 def test_its_thread_outlives_errors(
-    searches: Searches, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_INTERVAL_SECONDS", 0.01)
     told = threading.Event()
-    untold, failures = searches.untold, iter([KeyError("x"), OSError("y")])
+    unannounced, failures = SearchQueue.unannounced, iter([KeyError("x"), OSError("y")])
 
-    def unsteady() -> Any:
+    def unsteady(queue: SearchQueue) -> Any:
         failure = next(failures, None)
         if failure is not None:
             raise failure
-        return untold()
+        return unannounced(queue)
 
     def answer(request: httpx.Request) -> httpx.Response:
         told.set()
         return receiver(request)
 
-    monkeypatch.setattr(searches, "untold", unsteady)
-    end(searches, "a")
-    webhooks = Webhooks(searches, (ONE,), transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(SearchQueue, "unannounced", unsteady)
+    end(database, "a")
+    webhooks = Webhooks(database, (ONE,), transport=httpx.MockTransport(answer))
     webhooks.start()
     try:
         assert told.wait(30)

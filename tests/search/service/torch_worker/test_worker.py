@@ -10,17 +10,17 @@ import pytest
 
 from search.service.problem_details import ProblemError
 from search.service.torch_worker import worker as worker_module
-from search.service.torch_worker.worker import Refused, Worker
+from search.service.torch_worker.worker import Refusal, TorchWorker
 
-Make = Callable[[], Worker]
+Make = Callable[[], TorchWorker]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    made: list[Worker] = []
+    made: list[TorchWorker] = []
 
-    def make() -> Worker:
-        made.append(Worker())
+    def make() -> TorchWorker:
+        made.append(TorchWorker())
         return made[-1]
 
     yield make
@@ -41,8 +41,8 @@ def fail() -> None:
     raise KeyError("nobody foresaw this")
 
 
-def refuse() -> Refused:
-    return Refused("no", "model")
+def refuse() -> Refusal:
+    return Refusal("no", "model")
 
 
 async def refused(doing: Awaitable[Any]) -> tuple[int, str]:
@@ -54,22 +54,22 @@ async def refused(doing: Awaitable[Any]) -> tuple[int, str]:
 def test_whatever_goes_wrong_in_it_the_next_thing_is_done(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario(worker: Worker) -> None:
-        assert await worker.do(nap, 0.0) == 0.0
-        first = await worker.do(os.getpid)
+    async def scenario(worker: TorchWorker) -> None:
+        assert await worker.run(nap, 0.0) == 0.0
+        first = await worker.run(os.getpid)
         assert first != os.getpid()
-        assert await refused(worker.do(refuse)) == (422, "no")
-        assert await refused(worker.do(fail)) == (
+        assert await refused(worker.run(refuse)) == (422, "no")
+        assert await refused(worker.run(fail)) == (
             422,
             "this cannot be done: 'nobody foresaw this'",
         )
-        assert await worker.do(os.getpid) == first
-        assert await refused(worker.do(end)) == (422, "checking these settings ends the process")
-        assert await worker.do(os.getpid) != first
+        assert await worker.run(os.getpid) == first
+        assert await refused(worker.run(end)) == (422, "checking these settings ends the process")
+        assert await worker.run(os.getpid) != first
         monkeypatch.setattr(worker_module, "_SECONDS", 0.2)
-        assert await refused(worker.do(nap, 60.0)) == (422, "this took longer than 0.2 s")
+        assert await refused(worker.run(nap, 60.0)) == (422, "this took longer than 0.2 s")
         monkeypatch.setattr(worker_module, "_SECONDS", 120.0)
-        assert await worker.do(nap, 0.0) == 0.0
+        assert await worker.run(nap, 0.0) == 0.0
 
     asyncio.run(scenario(make()))
 
@@ -79,7 +79,7 @@ def test_it_is_not_given_the_secrets_of_the_service(
 ) -> None:
     monkeypatch.setenv("ESPALIER_SERVICE_DATABASE", "secret")
     worker = make()
-    assert asyncio.run(worker.do(os.getenv, "ESPALIER_SERVICE_DATABASE", "none")) == "none"
+    assert asyncio.run(worker.run(os.getenv, "ESPALIER_SERVICE_DATABASE", "none")) == "none"
 
 
 def test_time_is_counted_from_the_beginning_of_each_thing(
@@ -87,37 +87,37 @@ def test_time_is_counted_from_the_beginning_of_each_thing(
 ) -> None:
     """Together they take three times as long as one may."""
 
-    async def scenario(worker: Worker) -> None:
-        await worker.do(nap, 0.0)  # it has imported torch
+    async def scenario(worker: TorchWorker) -> None:
+        await worker.run(nap, 0.0)  # it has imported torch
         monkeypatch.setattr(worker_module, "_SECONDS", 2.0)
-        assert await asyncio.gather(*(worker.do(nap, 1.0) for _ in range(6))) == [1.0] * 6
+        assert await asyncio.gather(*(worker.run(nap, 1.0) for _ in range(6))) == [1.0] * 6
 
     asyncio.run(scenario(make()))
 
 
 def test_too_much_is_refused_in_all_and_of_one(make: Make) -> None:
-    async def scenario(worker: Worker) -> None:
-        waiting = [asyncio.create_task(worker.do(nap, 0.01, who="a")) for _ in range(4)]
+    async def scenario(worker: TorchWorker) -> None:
+        waiting = [asyncio.create_task(worker.run(nap, 0.01, caller="a")) for _ in range(4)]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
-            await worker.do(nap, 0.0, who="a")
+            await worker.run(nap, 0.0, caller="a")
         assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "10"})
-        waiting += [asyncio.create_task(worker.do(nap, 0.01, who=f"{n}")) for n in range(12)]
+        waiting += [asyncio.create_task(worker.run(nap, 0.01, caller=f"{n}")) for n in range(12)]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
-            await worker.do(nap, 0.0, who="b")
+            await worker.run(nap, 0.0, caller="b")
         assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "10"})
         assert await asyncio.gather(*waiting) == [0.01] * 16
-        assert await worker.do(nap, 0.0, who="a") == 0.0
+        assert await worker.run(nap, 0.0, caller="a") == 0.0
 
     asyncio.run(scenario(make()))
 
 
 def test_who_goes_away_ends_nobody_elses_request(make: Make) -> None:
-    async def scenario(worker: Worker) -> None:
-        impatient = asyncio.create_task(worker.do(nap, 0.5))
+    async def scenario(worker: TorchWorker) -> None:
+        impatient = asyncio.create_task(worker.run(nap, 0.5))
         await asyncio.sleep(0.1)
-        patient = asyncio.create_task(worker.do(nap, 0.0))
+        patient = asyncio.create_task(worker.run(nap, 0.0))
         impatient.cancel()
         with pytest.raises(asyncio.CancelledError):
             await impatient
@@ -127,9 +127,9 @@ def test_who_goes_away_ends_nobody_elses_request(make: Make) -> None:
 
 
 def test_closing_ends_what_is_done_and_what_waits(make: Make) -> None:
-    async def scenario(worker: Worker) -> None:
-        await worker.do(nap, 0.0)
-        tasks = [asyncio.create_task(worker.do(nap, 60.0)) for _ in range(3)]
+    async def scenario(worker: TorchWorker) -> None:
+        await worker.run(nap, 0.0)
+        tasks = [asyncio.create_task(worker.run(nap, 60.0)) for _ in range(3)]
         await asyncio.sleep(0.2)
         worker.close()
         for task in tasks:

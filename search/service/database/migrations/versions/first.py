@@ -1,5 +1,7 @@
 """Searches, their architectures and the keys of requests."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -7,6 +9,11 @@ revision = "1"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+
+def _search_id(**options: Any) -> sa.Column[str]:
+    reference = sa.ForeignKey("searches.id", ondelete="CASCADE")
+    return sa.Column("search_id", sa.String(120), reference, **options)
 
 
 def upgrade() -> None:
@@ -33,12 +40,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "architectures",
-        sa.Column(
-            "search_id",
-            sa.String(120),
-            sa.ForeignKey("searches.id", ondelete="CASCADE"),
-            primary_key=True,
-        ),
+        _search_id(primary_key=True),
         sa.Column("key", sa.String(120), primary_key=True),
         sa.Column("origin", sa.String(30), nullable=False),
         sa.Column("flops", sa.BigInteger, nullable=False),
@@ -53,13 +55,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(100), primary_key=True),
         sa.Column("key", sa.String(200), primary_key=True),
         sa.Column("digest", sa.String(64), nullable=False),
-        sa.Column(
-            "search_id",
-            sa.String(120),
-            sa.ForeignKey("searches.id", ondelete="CASCADE"),
-            nullable=False,
-            index=True,
-        ),
+        _search_id(nullable=False, index=True),
     )
 
 

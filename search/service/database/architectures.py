@@ -1,0 +1,66 @@
+"""The networks that searches have found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import select, update
+
+from search.service.database.tables import ArchitectureRow
+from search.service.database.transactions import Database, page_of
+from search.service.problem_details import ProblemError
+
+_BY_FLOPS = (ArchitectureRow.flops, ArchitectureRow.key)
+
+
+class Architectures:
+    """Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, search_id: str, key: str) -> ArchitectureRow:
+        """One of a search; ProblemError 404 if there is none."""
+        with self._database.session() as session:
+            row = session.get(ArchitectureRow, (search_id, key))
+        if row is None:
+            raise ProblemError(404, f"there is no architecture {key!r} of a search {search_id!r}")
+        return row
+
+    def page(self, search_id: str, *, limit: int, offset: int) -> tuple[list[ArchitectureRow], int]:
+        """Those of a search, by FLOPs, and how many there are in all."""
+        query = select(ArchitectureRow).where(ArchitectureRow.search_id == search_id)
+        with self._database.session() as session:
+            return page_of(session, query.order_by(*_BY_FLOPS), limit, offset)
+
+    def within(
+        self, search_id: str, *, bounds: Mapping[str, float], on_front: bool
+    ) -> list[ArchitectureRow]:
+        """Those within bounds on flops, params and validation_accuracy (at least), by FLOPs."""
+        query = select(ArchitectureRow).where(ArchitectureRow.search_id == search_id)
+        if on_front:
+            query = query.where(ArchitectureRow.on_front.is_(True))
+        for name, value in bounds.items():
+            column = getattr(ArchitectureRow, name)
+            is_floor = name == "validation_accuracy"
+            query = query.where(column >= value if is_floor else column <= value)
+        with self._database.session() as session:
+            return list(session.scalars(query.order_by(*_BY_FLOPS)))
+
+    def put(self, search_id: str, rows: Sequence[ArchitectureRow]) -> None:
+        """Add architectures of a search, or replace those of the same key."""
+        with self._database.changing(search_id) as session:
+            for row in rows:
+                session.merge(row)
+
+    def mark_front(self, search_id: str, joined: Sequence[str], left: Sequence[str]) -> None:
+        """Architectures, by their keys, that came onto the front, and that left it."""
+        with self._database.changing(search_id) as session:
+            for keys, is_on_front in ((joined, True), (left, False)):
+                if keys:
+                    session.execute(
+                        update(ArchitectureRow)
+                        .where(ArchitectureRow.search_id == search_id)
+                        .where(ArchitectureRow.key.in_(keys))
+                        .values(on_front=is_on_front)
+                    )
