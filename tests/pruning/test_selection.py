@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from architectures import BY_NAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning import Bound, Budget, ChannelGraph, FilterShare, KeepPlan, select, trace
 from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
@@ -300,6 +302,11 @@ def test_shares_are_uniform_to_within_one_step(data: st.DataObject, rules: dict[
     assert all(max(gone) < share for share in next_step)
 
 
+@functools.cache
+def cifar_graph(make: Callable[[], nn.Module]) -> ChannelGraph:
+    return trace(make(), torch.zeros(1, 3, 32, 32))
+
+
 @pytest.mark.parametrize(
     ("make", "fraction", "flops_percent"),
     [
@@ -313,7 +320,7 @@ def test_filters_are_counted_as_in_the_rni_paper(
     make: Any, fraction: float, flops_percent: float
 ) -> None:
     """Remaining FLOPs of UCS in its Table 2 (CIFAR10), for 50 % and 90 % of filters pruned."""
-    graph = trace(make(), torch.zeros(1, 3, 32, 32))
+    graph = cifar_graph(make)
     plan = select(
         distinct_scores(graph), graph, FilterShare(fraction), scope="uniform", residual=False
     )

@@ -229,6 +229,6 @@ def peak_bytes(criterion: Oracle | TaylorSecondOrder, hidden: int) -> int:
 def test_memory_does_not_grow_with_the_number_of_units(
     criterion: Oracle | TaylorSecondOrder, most: float
 ) -> None:
-    few, many = peak_bytes(criterion, 8), peak_bytes(criterion, 256)
+    few, many = peak_bytes(criterion, 8), peak_bytes(criterion, 64)
     assert 2e6 < few < most
     assert many < few + 1e5
