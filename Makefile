@@ -15,11 +15,14 @@ serve: .venv/.installed
 ui: .venv/.installed
 	$(BIN)/espalier ui
 
+# A process per core; tests of one file stay together, since they share what is made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .

@@ -1,7 +1,5 @@
 """Searches, their architectures and the keys of requests."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 
