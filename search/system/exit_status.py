@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from mlflow_server.errors import MlflowServerError, TrackingError
-from pruning.errors import DiskFullError, EspalierError
+from pruning.errors import ClusterUnreachableError, DiskFullError, EspalierError
 
 EXIT_REFUSED = 2
 """What was asked for cannot be done."""
@@ -24,7 +24,7 @@ UNFORESEEN = "nobody foresaw this"
 
 def exit_status(error: EspalierError | MlflowServerError) -> int:
     """Of a process that ends with this error."""
-    is_passing = isinstance(error, DiskFullError) or (
+    is_passing = isinstance(error, DiskFullError | ClusterUnreachableError) or (
         isinstance(error, TrackingError) and error.is_transient
     )
     return EXIT_NOT_NOW if is_passing else EXIT_REFUSED
