@@ -31,8 +31,8 @@ from search.system.exit_status import (
 from search.terminal.plain_text import make_printable
 
 _COMMANDS = (
-    *("search", "list", "watch", "log", "stop", "resume", "trial", "family", "correlate"),
-    *("inspect", "pareto", "report", "export", "latency", "ui", "serve", "token"),
+    *("search", "list", "watch", "log", "stop", "resume", "priority", "trial", "family"),
+    *("correlate", "inspect", "pareto", "report", "export", "latency", "ui", "serve", "token"),
 )
 
 

@@ -13,7 +13,10 @@ from search.commands.place import Place
 if TYPE_CHECKING:
     from search.commands.server import Server
 
-AWARE = ("search", "list", "watch", "log", "stop", "resume", "pareto", "export", "report")
+AWARE = (
+    *("search", "list", "watch", "log", "stop", "resume", "priority"),
+    *("pareto", "export", "report"),
+)
 """Commands that work on a server too."""
 
 

@@ -39,8 +39,7 @@ def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
 
     from search.commands.following import follow_and_print  # noqa: PLC0415
 
-    if server.search(name).state != "finished":
-        server.client.resume(name)
+    server.resume(name)
     follow_and_print(server, name, Console(highlight=False))
 
 

@@ -50,6 +50,14 @@ class Server(Place):
         self.client.stop(name)
         return _listed(self.client.wait(name, _STOP_SECONDS))
 
+    def resume(self, name: str) -> None:
+        """Let it go on: take a stop back, or queue it again; nothing if it is finished."""
+        search = self.client.search(name)
+        if search.get("is_stopping"):
+            self.client.go_on(name)
+        elif _listed(search).state != "finished":
+            self.client.resume(name)
+
     def results(self, name: str) -> Results:
         return self.client.results(name)
 
