@@ -72,12 +72,12 @@ def _load(target: str) -> Callable[..., object]:
         raise ModelError(f"a network of your own is given as module:callable, got {target!r}")
     module = _import(module_name)
     try:
-        found: object = operator.attrgetter(attribute)(module)
+        target_object: object = operator.attrgetter(attribute)(module)
     except AttributeError:
         raise ModelError(f"module {module_name!r} has no attribute {attribute!r}") from None
-    if not callable(found):
-        raise ModelError(f"{target} must be callable, got {type(found).__name__}")
-    return found
+    if not callable(target_object):
+        raise ModelError(f"{target} must be callable, got {type(target_object).__name__}")
+    return target_object
 
 
 def _import(module_name: str) -> ModuleType:

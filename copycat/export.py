@@ -133,14 +133,14 @@ def _cause(error: BaseException) -> str:
 def _compare(run: _Run, network: nn.Module, example_input: Tensor, runner: str) -> None:
     for number in _BATCHES:
         images = random_images(example_input, number)
-        expected, found = network(images), run(images)
-        if found.shape != expected.shape:
+        expected, output = network(images), run(images)
+        if output.shape != expected.shape:
             raise ArchitectureError(
-                f"{runner} gives an output of shape {tuple(found.shape)} for {number} images, "
+                f"{runner} gives an output of shape {tuple(output.shape)} for {number} images, "
                 f"torch {tuple(expected.shape)}: nothing was written"
             )
         scale = float(expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
-        difference = float((found - expected).abs().max()) / scale
+        difference = float((output - expected).abs().max()) / scale
         if not difference <= TOLERANCE:
             raise ArchitectureError(
                 f"for {number} images {runner} differs from torch by {difference:.1e} of the "

@@ -66,14 +66,14 @@ class WidthProfile:
         base: the graph of the base network, without the structures that are `removed` if there
             are any. Raises ProfileError if `model` is no narrowed form of it.
         """
-        found = trace(model, example_input).widths
-        missing = [group.name for group in base.prunable if group.name not in found]
+        widths = trace(model, example_input).widths
+        missing = [group.name for group in base.prunable if group.name not in widths]
         if missing:
             raise ProfileError(
                 f"this network has no channel group {missing[0]!r} as its base network has: name "
                 "the structures that were removed, and trace the base network without them"
             )
-        profile = cls({group.name: found[group.name] for group in base.prunable}, removed)
+        profile = cls({group.name: widths[group.name] for group in base.prunable}, removed)
         profile.check(base)
         return profile
 

@@ -125,10 +125,12 @@ class _Traces:
     def on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
         with closing(Clock(self.time_limit, self.progress)) as clock:
-            found = self._best_prediction(device, values, clock)
-            graph = verified(found.graph, found.rehearse, found.in_training, found.uneven)
+            prediction = self._best_prediction(device, values, clock)
+            graph = verified(
+                prediction.graph, prediction.rehearse, prediction.in_training, prediction.uneven
+            )
             if not self.exact:
-                graph = _with_inexact_marked(graph, found.rehearse.comparing_numbers())
+                graph = _with_inexact_marked(graph, prediction.rehearse.comparing_numbers())
         return graph
 
     def _best_prediction(
@@ -138,15 +140,17 @@ class _Traces:
         skeleton = copied(self.model, device).eval()
         courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
-        found = self._predicted(skeleton, device, values, courses, clock)
+        prediction = self._predicted(skeleton, device, values, courses, clock)
         with suppress(OutOfTimeError):  # `verified` finds out as well
             for _ in range(_MOST_TRACES):
-                better = _better_courses(found.graph, found.rehearse, tried, exact=self.exact)
+                better = _better_courses(
+                    prediction.graph, prediction.rehearse, tried, exact=self.exact
+                )
                 if not better:
                     break
                 courses |= better
-                found = self._predicted(skeleton, device, values, courses, clock)
-        return found
+                prediction = self._predicted(skeleton, device, values, courses, clock)
+        return prediction
 
     def _predicted(
         self,
@@ -265,9 +269,9 @@ def _as_trace_error(model: nn.Module, inputs: ExampleInput) -> Iterator[None]:
     except TraceError:
         raise
     except Exception as error:
-        given = ", ".join(shapes(inputs)) or "no tensor"
+        sizes = ", ".join(shapes(inputs)) or "no tensor"
         raise TraceError(
-            f"{type(model).__name__} cannot run on an example input of {given}: {first_line(error)}"
+            f"{type(model).__name__} cannot run on an example input of {sizes}: {first_line(error)}"
         ) from error
 
 
@@ -284,8 +288,8 @@ def _followed_training(
         needs. Nothing for a network that cannot run so: what was found in eval mode holds.
     """
     tensors = _tensors(network)
-    tracer.label_again(tensors)
-    is_unused = any(t.dim() > 1 and name not in tracer.used for name, t in tensors.items())
+    tracer.labelled.label_again(tensors)
+    is_unused = any(t.dim() > 1 and name not in tracer.labelled.used for name, t in tensors.items())
     try:
         with tracer.only_ties() as steps:
             follow(tracer, network.train(), inputs, device=device, values=values)

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.client import Client
-    from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+    from search.config.data_config import DataConfig
+    from search.config.search_config import SearchConfig
+    from search.config.training_config import TrainingConfig
     from search.studies.search_study import SearchResult, run
 
 _HOMES = {
     "Client": "search.client",
-    "DataConfig": "search.config.search_config",
+    "DataConfig": "search.config.data_config",
     "SearchConfig": "search.config.search_config",
-    "TrainingConfig": "search.config.search_config",
+    "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
     "run": "search.studies.search_study",
 }

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 
 from pruning.errors import ServiceError
-from search.config.explicit_settings import given_settings, settings_json
+from search.config.explicit_settings import explicit_settings, settings_json
 from search.server_events import ServerEvent, server_events
 from search.system.backoff import Backoff
 from search.tracking.process_log import LogPart, log_parts
@@ -102,7 +102,7 @@ class Client:
         defaults is sent.  key: the same settings with the same key begin no second search, see
         search.config.explicit_settings.settings_key; without one every call begins another.
         """
-        content = settings if isinstance(settings, Mapping) else given_settings(settings)
+        content = settings if isinstance(settings, Mapping) else explicit_settings(settings)
         headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
         body = settings_json(content).encode()
         return self._json("POST", "/v1/searches", content=body, headers=headers, timeout=_SLOW)

@@ -39,6 +39,8 @@ def imported_names(file: Path) -> Iterator[str]:
         for node in ast.walk(branch)
     }
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_modules":
+            yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
@@ -97,7 +99,16 @@ ROOMS = {
         *("families", "architecture", "python_source"),
     ),
     "pruning": (
-        *("errors", "einsum_products", "networks", "cost", "graph", "ranking", "selection"),
+        *(
+            "errors",
+            "lazy_imports",
+            "einsum_products",
+            "networks",
+            "cost",
+            "graph",
+            "ranking",
+            "selection",
+        ),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),
         *("structure_removal", "sigmoid_batchnorm", "regularizers", "scaling_factors", "criteria"),
         "iterative",
@@ -177,14 +188,23 @@ def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
     assert imported_by(every_name, among=("torch", *others)) == ["torch"]
 
 
+HELP = (
+    "import contextlib, io, sys\nfrom search.cli import main\n"
+    "sys.argv = 'espalier {} --help'.split()\n"
+    "with contextlib.redirect_stdout(io.StringIO()): main()"
+)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         "import pruning.errors, pruning.cost",
-        "import search.tracking.search_state, search.storage.durable",
+        "import search.tracking.search_state, search.storage.atomic_files",
         "import search.service.server, search.service.torch_worker.tasks",
-        "import search.cli, search.commands.serve, search.commands.token, search.commands.list",
+        "import search.cli as c; [c.cli.get_command(None, name) for name in c.SUMMARIES]",
         "from search import Client",
+        HELP.format(""),
+        *(HELP.format(command) for command in ("search", "family", "correlate", "serve")),
     ],
 )
 def test_what_waits_or_asks_does_without_the_heavy_packages(statement: str) -> None:

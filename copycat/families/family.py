@@ -145,14 +145,14 @@ def is_measured(limits: Budget) -> bool:
 
 def _member(kind: FamilyKind, gauge: _Gauge, limits: Budget) -> Member:
     before = gauge.num_measured
-    found = largest(
+    largest_fitting = largest(
         gauge.series,
         lambda shape: gauge.fits(shape, limits),
         may_round_up=not is_measured(limits),
     )
-    if found is None:
+    if largest_fitting is None:
         raise _below(kind, gauge, limits)
-    parameter, shape = found
+    parameter, shape = largest_fitting
     cost = gauge.cost(shape, limits)
     if kind.has_ladder and parameter >= gauge.series.most and _is_loose(limits, cost):
         raise BudgetError(

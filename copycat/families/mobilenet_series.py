@@ -65,14 +65,14 @@ def width_multiples(most: float) -> list[float]:
     torchvision rounds multiplier·width to the nearest multiple of 8, half up, and takes the
     next one where that would lose more than a tenth. The last layer's width is not narrowed.
     """
-    found: set[float] = set()
+    multipliers: set[float] = set()
     for width in _WIDTHS:
         for count in range(math.ceil(most * width / _DIVISOR) + 1):
-            found.add((count + 0.5) * _DIVISOR / width)
-            found.add(count * _DIVISOR / 0.9 / width * _AFTER)
-    found.add(min(found) / 2)  # all at their floor of 8
+            multipliers.add((count + 0.5) * _DIVISOR / width)
+            multipliers.add(count * _DIVISOR / 0.9 / width * _AFTER)
+    multipliers.add(min(multipliers) / 2)  # all at their floor of 8
     shapes: dict[tuple[int, ...], float] = {}
-    for multiplier in sorted(m for m in found if 0 < m <= most):
+    for multiplier in sorted(m for m in multipliers if 0 < m <= most):
         shapes.setdefault(_widths_at(multiplier), multiplier)
     shapes[_widths_at(1.0)] = 1.0
     return sorted(m for m in shapes.values() if m <= most)

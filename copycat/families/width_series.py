@@ -89,12 +89,12 @@ class WidthSeries(Series):
 
     def steps(self, low: float, high: float) -> Sequence[float]:
         """Where α times a target is half way between two widths."""
-        found: set[float] = set()
+        parameters: set[float] = set()
         for number, target in enumerate(self._targets.tolist()):
             end = high + 2 * _ROUNDING * float(self._steps[number]) / target
             edges = self._edges(number, low * target, end * target)
-            found.update(edge / target for edge in edges if low < edge / target <= end)
-        return sorted(found)
+            parameters.update(edge / target for edge in edges if low < edge / target <= end)
+        return sorted(parameters)
 
     def wider(self, shape: Shape, beyond: float) -> Iterator[Callable[[Shape], Shape]]:
         """The groups that a rounding of `beyond` may widen, the widest rounding error first."""
@@ -202,10 +202,10 @@ def _filled(
 ) -> tuple[float, Shape]:
     limits = budget.absolute(graph.cost())
     series = scale_of(profile, graph, divisor=divisor)
-    found = largest(series, lambda shape: limits.allows(series.cost(shape)))
-    if found is None:
+    largest_fitting = largest(series, lambda shape: limits.allows(series.cost(shape)))
+    if largest_fitting is None:
         raise unreachable(limits, series.cost(series.shape(series.least)))
-    return found
+    return largest_fitting
 
 
 def _with_width(name: str, width: int, shape: Shape) -> Shape:

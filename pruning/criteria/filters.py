@@ -36,7 +36,7 @@ def filter_axes(gates: ChannelGates) -> tuple[FilterAxis, ...]:
     places = gates.by_group(torch.arange(gates.num_units))
     starts = {gates.graph.index(name): int(place[0]) for name, place in places.items()}
     parameters = {name for name, _ in gates.model.named_parameters()}
-    found = []
+    axes = []
     for axis in gates.graph.axes:
         if axis.is_input or axis.tensor not in parameters:
             continue
@@ -45,8 +45,8 @@ def filter_axes(gates: ChannelGates) -> tuple[FilterAxis, ...]:
             here = axis.groups == number
             units[here] = starts[number] + axis.units[here]
         if (units < gates.num_units).any():
-            found.append(FilterAxis(axis.tensor, axis.axis, torch.from_numpy(units)))
-    return tuple(found)
+            axes.append(FilterAxis(axis.tensor, axis.axis, torch.from_numpy(units)))
+    return tuple(axes)
 
 
 def producing(axis: TensorAxis, graph: ChannelGraph) -> set[int]:

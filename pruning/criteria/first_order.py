@@ -158,8 +158,8 @@ def gradient_moments(
                     f"got shape {tuple(energy.shape)}"
                 )
             # Not while probing: there the call's own arguments would be probed.
-            found = torch.autograd.grad(energy, parameters, allow_unused=True)
-            observer.add(probe.gradients, dict(zip(names, found, strict=True)))
+            gradients = torch.autograd.grad(energy, parameters, allow_unused=True)
+            observer.add(probe.gradients, dict(zip(names, gradients, strict=True)))
     moments = observer.moments
     if not moments.sample_squares.isfinite().all():
         raise CriterionError(

@@ -32,13 +32,13 @@ class WeightMagnitude(Criterion):
 
     def covers(self, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
         weights = {name for name, tensor in unwrapped(model).named_parameters() if tensor.dim() > 1}
-        found = {
+        produced = {
             number
             for axis in graph.axes
             if not axis.is_input and axis.tensor in weights
             for number in producing(axis, graph)
         }
-        return tuple(group.name for group in graph.prunable if graph.index(group.name) in found)
+        return tuple(group.name for group in graph.prunable if graph.index(group.name) in produced)
 
     def score(
         self,

@@ -129,21 +129,21 @@ class GatedCalls(TorchFunctionMode):
         return args, kwargs
 
     def _gated(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        found, skipped = _consumption(func, args, kwargs), None
-        if found is not None:
-            skipped = found.weight_axis
-            for site in self._sites_on(found.weight):
+        consumption, skipped = _consumption(func, args, kwargs), None
+        if consumption is not None:
+            skipped = consumption.weight_axis
+            for site in self._sites_on(consumption.weight):
                 if site.axis == skipped:
-                    args, kwargs = self._with_gated_input(found, site, args, kwargs)
+                    args, kwargs = self._with_gated_input(consumption, site, args, kwargs)
         everything = tree_map(lambda value: self._gated_parameter(value, skipped), [args, kwargs])
         return everything[0], everything[1]
 
     def _with_gated_input(
-        self, found: _Consumption, site: Site, args: Any, kwargs: Any
+        self, consumption: _Consumption, site: Site, args: Any, kwargs: Any
     ) -> tuple[Any, Any]:
-        whole = Site(site.axis, site.units.repeat(found.repeats))
+        whole = Site(site.axis, site.units.repeat(consumption.repeats))
         with DisableTorchFunction():  # or an outer mode would gate the gating
-            gated = self._gate(found.input, whole, found.input_axis, has_samples=True)
+            gated = self._gate(consumption.input, whole, consumption.input_axis, has_samples=True)
         return ((gated, *args[1:]), kwargs) if args else (args, kwargs | {"input": gated})
 
     def _gated_parameter(self, value: Any, skipped_axis: int | None) -> Any:

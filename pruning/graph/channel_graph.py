@@ -296,8 +296,8 @@ class ChannelGraph:
         """A tensor and its axis that has every channel of `group` once, and no other."""
         number = self.index(group.name)
         axes = (a for a in self.axes if len(a.groups) == group.width)
-        found = next((a for a in axes if (a.groups == number).all()), None)
-        return (found.tensor, found.axis) if found else None
+        whole = next((a for a in axes if (a.groups == number).all()), None)
+        return (whole.tensor, whole.axis) if whole else None
 
     def units_at(self, name: str, width: int) -> int:
         """Units of group `name` at `width` channels; PlanError if it can't have that width."""

@@ -70,12 +70,12 @@ class Products:
     """
 
     def __init__(self, sizes: AxisSizes, terms: Sequence[Term]) -> None:
-        found = [_constants_apart(sizes, term) for term in terms]
-        degree = max((len(rows) for _, rows in found), default=0)
-        self._factors = np.array([factor for factor, _ in found], dtype=np.float64)
+        products = [_constants_apart(sizes, term) for term in terms]
+        degree = max((len(rows) for _, rows in products), default=0)
+        self._factors = np.array([factor for factor, _ in products], dtype=np.float64)
         self._rows = np.array(
-            [(*rows, *[0] * (degree - len(rows))) for _, rows in found], dtype=np.intp
-        ).reshape(len(found), degree)
+            [(*rows, *[0] * (degree - len(rows))) for _, rows in products], dtype=np.intp
+        ).reshape(len(products), degree)
 
     def __call__(self, sizes: Floats) -> Floats:
         """The value of every term, given the value of every row of sizes."""

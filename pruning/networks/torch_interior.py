@@ -49,8 +49,8 @@ disable_current_modes = _disable_current_modes
 
 def schema_of(operator: Any) -> FunctionSchema:
     """The declaration of an ATen operator: its name, its arguments and what it returns."""
-    found: FunctionSchema = operator._schema
-    return found
+    schema: FunctionSchema = operator._schema
+    return schema
 
 
 def function_modes() -> list[Any]:

@@ -210,12 +210,12 @@ def _smallest(
         return list(names)
     middle = len(names) // 2
     first, second = names[:middle], names[middle:]
-    found: list[str] = []
-    for half, rest in ((second, first), (first, found)):
+    failing: list[str] = []
+    for half, rest in ((second, first), (first, failing)):
         context = [*others, *rest]
         if not rehearse({name: units[name] for name in context}):
-            found += _smallest(half, context, units, rehearse)
-    return found
+            failing += _smallest(half, context, units, rehearse)
+    return failing
 
 
 class Rehearsals:

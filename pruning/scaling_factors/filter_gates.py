@@ -149,8 +149,8 @@ class FilterGates(nn.Module):
         for axis in graph.axes:
             here = _acts(axis.groups, axis.is_input, consumed)
             ungated = np.full(len(here), np.inf)
-            found = values.get((self._old_name(axis.tensor, removed), axis.axis), ungated)
-            np.maximum.at(best, (offsets[axis.groups] + axis.units)[here], found[here])
+            acting = values.get((self._old_name(axis.tensor, removed), axis.axis), ungated)
+            np.maximum.at(best, (offsets[axis.groups] + axis.units)[here], acting[here])
         return np.where(best == -np.inf, np.inf, best), offsets
 
     def _mask_of(self, keep: KeepPlan) -> Tensor:

@@ -107,9 +107,9 @@ class GatedStructures(nn.Module):
         """What is added to a layer or block, trained with the network; None for a branch."""
         if structure.kind == "branch":
             return None
-        found = self.bypasses[_key(structure)].shortcut
-        assert isinstance(found, nn.Module)
-        return found
+        added = self.bypasses[_key(structure)].shortcut
+        assert isinstance(added, nn.Module)
+        return added
 
     def name_of_shortcut(self, structure: Structure) -> str | None:
         """The name that `shortcut` has as a part of this module."""

@@ -92,13 +92,13 @@ class ScalingFactors(nn.Module):
     ) -> None:
         super().__init__()
         model, chosen = unwrapped(model), _checked(granularities)
-        found = find(model, example_input, [kind for kind in KINDS if kind in chosen])
+        gateable = find(model, example_input, [kind for kind in KINDS if kind in chosen])
         for kind in (kind for kind in KINDS if kind in chosen):
-            if not any(structure.kind == kind for structure in found):
+            if not any(structure.kind == kind for structure in gateable):
                 raise _nothing_to_gate(model, kind)
         generator, like = torch.Generator().manual_seed(seed), next(model.parameters())
-        logits = first_logits(len(found), like, generator)
-        self.gated = GatedStructures(model, fresh_shortcuts(model, found, seed), logits)
+        logits = first_logits(len(gateable), like, generator)
+        self.gated = GatedStructures(model, fresh_shortcuts(model, gateable, seed), logits)
         self.filters: FilterGates | None = None
         if "filter" in chosen:
             self.filters = FilterGates(
@@ -119,13 +119,13 @@ class ScalingFactors(nn.Module):
     @property
     def gates(self) -> dict[Granularity, dict[str, Tensor]]:
         """φ per granularity and name: a scalar per structure, (units,) per group of filters."""
-        found: dict[Granularity, dict[str, Tensor]] = {}
+        gates: dict[Granularity, dict[str, Tensor]] = {}
         if self.filters is not None:
-            found["filter"] = self.filters.by_group
+            gates["filter"] = self.filters.by_group
         for structure in self.structures:
             value = self.gated.gate(structure).value
-            found.setdefault(structure.kind, {})[structure.name] = value
-        return found
+            gates.setdefault(structure.kind, {})[structure.name] = value
+        return gates
 
     @property
     def logits(self) -> list[nn.Parameter]:

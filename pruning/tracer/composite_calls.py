@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pruning.tracer.calls import COUNTED
+from pruning.tracer.calls import COUNTED, not_at_all
 from pruning.tracer.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
 from pruning.tracer.nested_tensors import numbers_in
-from pruning.tracer.tracer import Tracer, not_at_all
+from pruning.tracer.trace_records import Step
+from pruning.tracer.tracer import Tracer
 
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 
@@ -34,30 +35,35 @@ class CompositeCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        self._tracer.calls_now(func, (args, kwargs))
+        self._tracer.functions.begin(func, (args, kwargs))
         if func in _FROM_NUMBERS:
-            self._tracer.makes_constant(numbers_in((args, kwargs)))
+            self._note_constant(numbers_in((args, kwargs)))
         if func is F.multi_head_attention_forward:
             self._note_attention(args, kwargs)
         if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
-            with self._tracer.counted_as(not_at_all):
+            with self._tracer.costs.counted_as(not_at_all):
                 result = func(*args, **kwargs)
-            with self._tracer.counted_as(lambda _: UNCOUNTED.get(func, COUNTED)):
+            with self._tracer.costs.counted_as(lambda _: UNCOUNTED.get(func, COUNTED)):
                 WHOLE[func](self._tracer, args, kwargs)
             return result
         if func in UNCOUNTED:
-            with self._tracer.counted_as(lambda _: UNCOUNTED[func]):
+            with self._tracer.costs.counted_as(lambda _: UNCOUNTED[func]):
                 return func(*args, **kwargs)
         if func is F.multi_head_attention_forward and not kwargs.get("need_weights", True):
             # it calls scaled_dot_product_attention, out of this mode's sight
-            with self._tracer.counted_as(_products_as_attention):
+            with self._tracer.costs.counted_as(_products_as_attention):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _note_constant(self, numbers: Iterable[float]) -> None:
+        """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
+        module = self._tracer.reshapes.module
+        self._tracer.note(Step("torch.tensor", module, tuple(numbers), (), ()))
 
     def _note_attention(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         embed_dim, in_proj_weight, in_proj_bias = args[3], args[5], args[6]
         weight = kwargs.get("q_proj_weight") if in_proj_weight is None else in_proj_weight
-        self._tracer.makes_queries([weight, in_proj_bias], embed_dim)
+        self._tracer.functions.makes_queries([weight, in_proj_bias], embed_dim)
         if not self._tracer.channels.exact:
             self._share_heads(args, kwargs)
 
@@ -88,7 +94,7 @@ def functions_left_out(tracer: Tracer) -> Iterator[None]:
     apply = torch.autograd.Function.__dict__["apply"]
 
     def noted(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        with tracer.counted_as(lambda _: cls.__name__):
+        with tracer.costs.counted_as(lambda _: cls.__name__):
             return apply.__get__(None, cls)(*args, **kwargs)
 
     torch.autograd.Function.apply = classmethod(noted)

@@ -40,7 +40,7 @@ def _matmul(tracing: Tracing, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     """fvcore: all sizes of the first operand times the last of the second."""
     first, second = _given(args, kwargs, 0, "input"), _given(args, kwargs, 1, "other")
     sizes = _sizes(tracing, first)
-    tracing.count(1, *sizes, *_sizes(tracing, second)[-1:] if second.dim() > 1 else ())
+    tracing.costs.count(1, *sizes, *_sizes(tracing, second)[-1:] if second.dim() > 1 else ())
 
 
 def _einsum(tracing: Tracing, args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ def _einsum(tracing: Tracing, args: tuple[Any, ...], _kwargs: Mapping[str, Any])
             if isinstance(before, int) and (not isinstance(size, int) or size > before):
                 sizes[name] = size
     for product in products:
-        tracing.count(1, *(sizes.get(name, 1) for name in product))
+        tracing.costs.count(1, *(sizes.get(name, 1) for name in product))
 
 
 def _attention(tracing: Tracing, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -65,8 +65,8 @@ def _attention(tracing: Tracing, args: tuple[Any, ...], kwargs: Mapping[str, Any
     )
     *rows, channels = _sizes(tracing, query)
     positions = size_of(key, -2, tracing)
-    tracing.count(1, *rows, channels, positions)
-    tracing.count(1, *rows, positions, size_of(value, -1, tracing))
+    tracing.costs.count(1, *rows, channels, positions)
+    tracing.costs.count(1, *rows, positions, size_of(value, -1, tracing))
 
 
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:

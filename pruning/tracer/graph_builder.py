@@ -50,7 +50,7 @@ class _GraphBuilder:
     """
 
     def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
+        self._tracer, self._labelled = tracer, tracer.labelled
         self._component = tracer.channels.components()
         self._num_components = int(self._component.max(initial=-1)) + 1
         self._reasons = tracer.channels.pinned(self._component)
@@ -85,8 +85,8 @@ class _GraphBuilder:
 
     def _unused(self) -> list[str]:
         """A note on the layers that neither mode runs, if there are any."""
-        names = [t.name for t in self._tracer.tensors if t.is_parameter and len(t.axes) > 1]
-        layers = dict.fromkeys(_layer(name) for name in names if name not in self._tracer.used)
+        names = [t.name for t in self._labelled.stored if t.is_parameter and len(t.axes) > 1]
+        layers = dict.fromkeys(_layer(name) for name in names if name not in self._labelled.used)
         if not layers:
             return []
         return [
@@ -96,8 +96,8 @@ class _GraphBuilder:
 
     def _forms(self, sizes: AxisSizes) -> CostForms:
         parameters, weights = self._parameter_terms()
-        storages = [storage for storage in self._tracer.storages if storage.is_read]
-        counted = self._tracer.calls.terms()
+        storages = [storage for storage in self._tracer.memory.storages if storage.is_read]
+        counted = self._tracer.costs.terms()
         flops = ClosedForm(sizes, counted.pop(COUNTED, []))
         uncounted = {name: ClosedForm(sizes, terms) for name, terms in counted.items()}
         params, weight_bytes = ClosedForm(sizes, parameters), ClosedForm(sizes, weights)
@@ -112,9 +112,9 @@ class _GraphBuilder:
         """A group number per component; NO_GROUP where no layer produces the component."""
         signature = np.zeros(self._num_components, dtype=np.uint64)
         random = np.random.default_rng(0).integers(
-            1, 2**63, size=len(self._tracer.slots) + 2, dtype=np.uint64
+            1, 2**63, size=len(self._labelled.slots) + 2, dtype=np.uint64
         )
-        for slot, number in zip(self._tracer.slots, random[2:], strict=True):
+        for slot, number in zip(self._labelled.slots, random[2:], strict=True):
             np.add.at(signature, self._component[slot.labels], number)
         signature[list(self._reasons)] += random[0]
         signature[list(self._inexact)] += random[1]
@@ -129,20 +129,20 @@ class _GraphBuilder:
         """Groups in the order in which they are produced, and their number per component."""
         producers: dict[int, list[str]] = {}
         first_axis: dict[int, Labels] = {}
-        slots = reversed(self._tracer.slots)  # of equal labels the first slot, a tensor, counts
+        slots = reversed(self._labelled.slots)  # of equal labels the first slot, a tensor, counts
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
         for labels, module in self._tracer.produced:
             name = names.get(int(labels[0]))
             layer = _layer(name) if name else module
             components = self._component[labels]
             for number in dict.fromkeys(numbers[components].tolist()):
-                found = producers.setdefault(number, [])
-                if layer and layer not in found:
-                    found.append(layer)
+                layers = producers.setdefault(number, [])
+                if layer and layer not in layers:
+                    layers.append(layer)
                 first_axis.setdefault(number, components[numbers[components] == number])
         order = {number: i for i, number in enumerate(producers)}
         renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int32)
-        titles = _unique([found[0] if found else "group" for found in producers.values()])
+        titles = _unique([layers[0] if layers else "group" for layers in producers.values()])
         groups = tuple(
             ChannelGroup(
                 name=title,
@@ -162,7 +162,7 @@ class _GraphBuilder:
     def _layers(self, atom_group: Labels) -> dict[int, dict[str, None]]:
         """Per group, every layer with an axis along its channels, in order."""
         layers: dict[int, dict[str, None]] = defaultdict(dict)
-        for slot in self._tracer.slots:
+        for slot in self._labelled.slots:
             for number in np.unique(atom_group[slot.labels]).tolist():
                 layers[number][_layer(slot.name)] = None
         return layers
@@ -179,7 +179,7 @@ class _GraphBuilder:
         consumed = {int(labels[0]) for labels in self._tracer.consumed if len(labels)}
         shared: dict[bytes, tuple[Labels, Labels]] = {}
         axes = []
-        for slot in self._tracer.slots:
+        for slot in self._labelled.slots:
             groups, units = atoms.group[slot.labels], atoms.unit[slot.labels]
             if (groups != NO_GROUP).any():
                 key = groups.tobytes() + units.tobytes()
@@ -190,19 +190,19 @@ class _GraphBuilder:
 
     def _products(self, atoms: Atoms) -> tuple[Product, ...]:
         """Every contraction of activations along channels of a group, each place of it once."""
-        found: dict[tuple[CallSite, int | None, int, bytes], Product] = {}
-        for contraction in self._tracer.contracted:
+        products: dict[tuple[CallSite, int | None, int, bytes], Product] = {}
+        for contraction in self._tracer.functions.contracted:
             groups, units = atoms.group[contraction.labels], atoms.unit[contraction.labels]
             if (groups != NO_GROUP).any():
                 argument, axis = _place_of(contraction, groups, units, atoms)
                 weights = tuple(_weight_axis(rows, atoms) for rows in contraction.weights)
                 product = Product(contraction.call, argument, axis, groups, units, weights)
-                found[contraction.call, argument, axis, groups.tobytes()] = product
-        return tuple(found.values())
+                products[contraction.call, argument, axis, groups.tobytes()] = product
+        return tuple(products.values())
 
     def _parameter_terms(self) -> tuple[list[Term], list[Term]]:
         """Numbers of parameters, and bytes of parameters and buffers."""
-        tensors = self._tracer.tensors
+        tensors = self._labelled.stored
         return (
             [(1, tensor.axes) for tensor in tensors if tensor.is_parameter],
             [(tensor.element_size, tensor.axes) for tensor in tensors],

@@ -43,7 +43,7 @@ def follow(
         stack.enter_context(torch.no_grad())
         stack.enter_context(_same_random_numbers())
         stack.enter_context(_module_names(model, tracer))
-        stack.enter_context(tracer.call_sites.following(model))
+        stack.enter_context(tracer.functions.sites.following(model))
         stack.enter_context(functions_left_out(tracer))
         stack.enter_context(CompositeCalls(tracer))
         stack.enter_context(tracer.running(device, values))
@@ -51,7 +51,8 @@ def follow(
         inputs = list(tensors_in((positional, keyword)))
         tracer.constants.know((*model.parameters(), *model.buffers(), *inputs))
         for tensor in inputs:
-            tracer.lives_from_here(tensor)
+            if tracer.costs.is_counting:
+                tracer.memory.begins(tensor, len(tracer.steps))
         output = model(*positional, **keyword)
     outputs = list(returned_tensors(output, set()))
     if not outputs:
@@ -60,8 +61,8 @@ def follow(
             f"({type(output).__name__}): return tensors, or tuples, mappings or objects of them"
         )
     for tensor in outputs:
-        tracer.lives_until_here(tensor)
-        tracer.calls.gives(tensor)
+        tracer.memory.is_read(tensor, len(tracer.steps))
+        tracer.costs.gives(tensor)
     pin_all(tracer, outputs, "the network's output")
 
 
@@ -80,21 +81,21 @@ def _same_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keeps `tracer.module` at the name of the innermost module that runs."""
+    """Keeps `tracer.reshapes.module` at the name of the innermost module that runs."""
     stack: list[str] = []
 
     def entering(name: str, *, is_bare_norm: bool) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             stack.append(name)
-            tracer.module = name
+            tracer.reshapes.module = name
             if is_bare_norm:
-                tracer.notes_size(f"{name}.num_features", inputs[0])
+                tracer.labelled.notes_size(f"{name}.num_features", inputs[0])
 
         return hook
 
     def leaving(*_: object) -> None:
         stack.pop()
-        tracer.module = stack[-1] if stack else ""
+        tracer.reshapes.module = stack[-1] if stack else ""
 
     handles = []
     for name, module in model.named_modules():

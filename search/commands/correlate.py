@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
+from pruning.lazy_imports import lazy_modules
 from search.commands.flags import options, overridden
-from search.config.correlation_config import UNUSED_TRAINING, CorrelationConfig
-from search.config.options import tables
+from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
+from search.commands.result_summary import print_correlation
+from search.config.correlation_config import (
+    UNUSED_RESOURCES,
+    UNUSED_TRAINING,
+    CorrelationConfig,
+)
+from search.config.settings import from_mapping
+
+if TYPE_CHECKING:
+    from search.studies import correlation_study
+else:
+    (correlation_study,) = lazy_modules("search.studies.correlation_study")
 
 
 @click.command()
-@options(CorrelationConfig, without=UNUSED_TRAINING)
+@options(CorrelationConfig, without=(*UNUSED_TRAINING, *UNUSED_RESOURCES))
 def correlate(**flags: Any) -> None:
     """Show how well criteria predict what removing a channel does to the loss.
 
     The network is trained; then every channel of it is removed in turn, which is the oracle.
     """
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from search.results.correlation_report import study_notes, study_table  # noqa: PLC0415
-    from search.studies.correlation_study import run  # noqa: PLC0415
-
-    given = overridden({}, flags)
-    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(CorrelationConfig).items()}
-    config = CorrelationConfig(**given, **filled)
+    config = from_mapping(CorrelationConfig, overridden({}, flags), "the command line")
     console = Console(highlight=False)
-    try:
-        study = run(config, console=console)
-    except KeyboardInterrupt:
-        click.echo(
-            "\nStopped. The training is kept up to its last epoch: the same command goes on from "
-            "there.",
-            err=True,
-        )
-        sys.exit(130)
-    console.print("\nCorrelation with the oracle", style="bold")
-    console.print(study_table(study))
-    for note in study_notes(study):
-        console.print(note, style="dim", markup=False)
-    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)
+    interrupt_on_signals()
+    with ending_on_interrupt(
+        "Stopped. The training is kept up to its last epoch: the same command goes on from there."
+    ):
+        study = correlation_study.run(config, console=console)
+    print_correlation(study, config.directory, console)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pruning.errors import ArchitectureError
-from search.commands.place import Network
-from search.commands.places import place_of
-from search.commands.stored import RUNS, TRUST
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import RUNS, TRUST
+from search.commands.flags import refuse_without_effect
+from search.commands.search_location import StoredNetwork
+from search.commands.server_or_folder import location_of
+
+if TYPE_CHECKING:
+    from copycat import architecture as architectures
+    from copycat import export as exports
+else:
+    architectures, exports = lazy_modules("copycat.architecture", "copycat.export")
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 
@@ -52,17 +61,19 @@ def export(
         raise click.UsageError("Missing option '--out', '--as-python' or '--register'")
     if out is not None and out == as_python:
         raise click.UsageError(f"--out and --as-python are both {out}: choose two names")
-    place = place_of(runs)
-    if out is not None and form not in place.forms:
+    if not register:
+        refuse_without_effect(("alias", "mlflow_url"), "without --register")
+    if out is None:
+        refuse_without_effect(("form",), "without --out")
+    location = location_of(runs)
+    if out is not None and form not in location.forms:
         raise click.UsageError(
-            f"a server writes {' or '.join(place.forms)}, not {form}: take the folder, then "
+            f"a server writes {' or '.join(location.forms)}, not {form}: take the folder, then "
             f"`espalier export FOLDER --format {form}` here"
         )
-    if register and place.refusal_to_register:
-        raise click.UsageError(place.refusal_to_register)
-    from copycat.export import written_whole  # noqa: PLC0415 - imports torch
-
-    network = place.network(architecture, trust)
+    if register and location.refusal_to_register:
+        raise click.UsageError(location.refusal_to_register)
+    network = location.network(architecture, trust)
     for target in filter(None, (out, as_python)):
         if Path(target).exists():
             option = "--out" if target == out else "--as-python"
@@ -73,7 +84,7 @@ def export(
         network.write(form, Path(out))
         click.echo(f"{out} holds {architecture}; in Python: {_use(network, out, form)}")
     if as_python:
-        with written_whole(as_python) as temporary:
+        with exports.written_whole(as_python) as temporary:
             temporary.write_text(text, encoding="utf-8")
         is_beside = out is not None and form == "safetensors"
         weights = Path(out or "") / "weights.safetensors" if is_beside else network.weights
@@ -82,16 +93,15 @@ def export(
         click.echo(f"registered {network.register(register, alias, mlflow_url)}")
 
 
-def _use(network: Network, out: str, form: str) -> str:
+def _use(network: StoredNetwork, out: str, form: str) -> str:
     """How the network is opened again."""
     if form == "onnx":
         return f"onnxruntime.InferenceSession({out!r})"
     if form == "pt2":
         return f"torch.export.load({out!r}).module()"
-    from copycat.architecture import TRUSTED_BUILDERS  # noqa: PLC0415 - imports torch
-
     module = network.builder
     by_default = any(
-        module == known or module.startswith(f"{known}.") for known in TRUSTED_BUILDERS
+        module == known or module.startswith(f"{known}.")
+        for known in architectures.TRUSTED_BUILDERS
     )
     return f"copycat.load({out!r}{'' if by_default else f', trust=[{module!r}]'})"

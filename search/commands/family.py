@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from typing import Any
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
-from pruning.errors import ConfigError
-from search.commands.flags import options, overridden
-from search.commands.stored import TRUST
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import TRUST, image_shape
+from search.commands.flags import options, overridden, refuse_without_effect
+from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
+from search.commands.result_summary import print_family
 from search.config.family_config import (
     UNUSED_TRAINING,
-    WITHOUT_RESOURCES,
     FamilyConfig,
-    training_of,
+    recipe_of_family,
 )
-from search.config.options import tables
-from search.config.search_config import RECIPES
+from search.config.settings import from_mapping
+from search.config.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from copycat import architecture
+    from search.data import datasets
+    from search.results import report
+    from search.studies import family_ladder, family_study, setup
+else:
+    architecture, datasets, report, family_ladder, family_study, setup = lazy_modules(
+        *("copycat.architecture", "search.data.datasets"),
+        "search.results.report",
+        *("search.studies.family_ladder", "search.studies.family_study"),
+        "search.studies.setup",
+    )
 
 
 @click.command()
@@ -26,7 +41,7 @@ from search.config.search_config import RECIPES
 @click.option("--train", is_flag=True, help="train every network; without it nothing is written")
 @click.option(
     "--recipe",
-    type=click.Choice(list(RECIPES)),
+    type=click.Choice(list(TrainingConfig.RECIPES)),
     default="rni",
     show_default=True,
     help="settings of training by which a paper trained; other flags override them",
@@ -34,7 +49,7 @@ from search.config.search_config import RECIPES
 @click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
-@options(FamilyConfig, without=("source", "trust", *UNUSED_TRAINING, *WITHOUT_RESOURCES))
+@options(FamilyConfig, without=("source", "trust", *UNUSED_TRAINING))
 @TRUST
 def family(
     *,
@@ -46,30 +61,24 @@ def family(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Show the ladder of networks that PROFILE_OR_ARCH gives rise to; with --train, train it.
+    """Show the ladder of networks that PROFILE_OR_ARCH gives rise to.
 
     PROFILE_OR_ARCH is a profile (a JSON file, with --model), an architecture's folder or
-    SEARCH/NAME. Run it again to continue a training that was stopped.
+    SEARCH/NAME. With --train every network is trained; run it again to continue a training that
+    was stopped.
     """
-    import json  # noqa: PLC0415 - startup stays light
-
-    from rich.console import Console  # noqa: PLC0415
-
-    from search.results.report import flops_note  # noqa: PLC0415
-    from search.studies.family_ladder import ladder, ladder_rows, ladder_table  # noqa: PLC0415
-
-    given = overridden({"training": training_of(RECIPES[recipe])}, flags)
+    content = overridden({"training": recipe_of_family(recipe)}, flags)
     console = Console(highlight=False)
     config, subject, data = _opened(
-        source, given, console, train=train, shape=shape, classes=classes
+        source, content, console, train=train, shape=shape, classes=classes
     )
-    rungs, notes = ladder(config, subject)
+    rungs, notes = family_ladder.ladder(config, subject)
     base = subject.base.graph.cost()
     if as_json and not train:
-        click.echo(json.dumps(ladder_rows(rungs, base), indent=2))
+        click.echo(json.dumps(family_ladder.ladder_rows(rungs, base), indent=2))
     elif rungs or not train:
-        console.print(ladder_table(rungs, base))
-        console.print(flops_note(base), style="dim", markup=False)
+        console.print(family_ladder.ladder_table(rungs, base))
+        console.print(report.flops_note(base), style="dim", markup=False)
     for note in notes:
         console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
     if train:
@@ -78,7 +87,7 @@ def family(
 
 def _opened(
     source: str,
-    given: dict[str, Any],
+    content: dict[str, Any],
     console: Any,
     *,
     train: bool,
@@ -86,55 +95,34 @@ def _opened(
     classes: int,
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
-    from copycat.architecture import read  # noqa: PLC0415 - startup stays light
-    from search.data import datasets  # noqa: PLC0415
-    from search.studies.family_ladder import (  # noqa: PLC0415
-        architecture_folder,
-        profile_subject,
-        stored_subject,
-    )
-    from search.studies.setup import read_images  # noqa: PLC0415
-
-    folder = architecture_folder(source, given.get("runs", FamilyConfig.runs))
-    if folder is not None and (name := read(folder).provenance.get("data")):
-        given["data"] = {"source": name, **given.get("data", {})}
-    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(FamilyConfig).items()}
-    for name in ("budgets", "kinds", "include", "trust"):
-        given[name] = tuple(given.get(name, getattr(FamilyConfig, name)))
-    config = FamilyConfig(source=source, **given, **filled)
+    folder = family_ladder.architecture_folder(source, content.get("runs", FamilyConfig.runs))
+    if folder is not None and (name := architecture.read(folder).provenance.get("data")):
+        content["data"] = {"source": name, **content.get("data", {})}
+    config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
     if folder is not None:
-        subject = stored_subject(config, folder)
+        refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
+        subject = family_ladder.stored_subject(config, folder)
         if not train:
             return config, subject, None
         channels = subject.input_shape[0]
         return config, subject, datasets.load(config.data, channels=channels, seed=config.seed)
     if shape is not None and not train:
-        sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
-        if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
-            raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
         names = tuple(map(str, range(classes)))
-        return config, profile_subject(config, (numbers[0], numbers[1], numbers[2]), names), None
-    data = read_images(config.data, config.model, config.seed, console)
-    return config, profile_subject(config, data.train.image_shape, tuple(data.classes)), data
+        return config, family_ladder.profile_subject(config, image_shape(shape), names), None
+    refuse_without_effect(("shape", "classes"), "beside the images of --data")
+    data = setup.read_images(config.data, config.model, config.seed, console)
+    subject = family_ladder.profile_subject(config, data.train.image_shape, tuple(data.classes))
+    return config, subject, data
 
 
 def _train(
     console: Any, config: FamilyConfig, subject: Any, rungs: Any, *, data: Any, notes: list[str]
 ) -> None:
-    from search.results.family_results import study_table  # noqa: PLC0415 - startup stays light
-    from search.studies.family_study import run  # noqa: PLC0415 - importing Ray takes seconds
-
-    try:
-        study = run(config, subject, rungs, data, notes=notes, console=console)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped. What was finished is kept in {config.directory}; "
-            "the same command goes on from there.",
-            err=True,
-        )
-        sys.exit(130)
-    console.print("\nTest error, mean ± deviation over runs", style="bold")
-    console.print(study_table(study))
-    for key, reason in study.failures.items():
-        console.print(f"{key} failed: {reason}", style="yellow", markup=False)
-    console.print(f"\nStored in {config.directory}", markup=False, soft_wrap=True)
+    interrupt_on_signals()
+    with ending_on_interrupt(
+        f"Stopped. What was finished is kept in {config.directory}; "
+        "the same command goes on from there."
+    ):
+        study = family_study.run(config, subject, rungs, data, notes=notes, console=console)
+    later = dataclasses.replace(study, notes=study.notes[len(notes) :])
+    print_family(later, config.directory, console)

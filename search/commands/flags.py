@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from search.config.arguments import flag_of
-from search.config.options import tables
-
-_TYPES: dict[str, Any] = {
-    "str": str,
-    "str | None": str,
-    "int": int,
-    "int | None": int,
-    "float": float,
-    "float | None": float,
-    "tuple[str, ...]": str,
-    "tuple[float, ...]": float,
-}
+from search.config.explicit_settings import flag_of
+from search.config.settings import tables, type_of
 
 
-def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """One flag per field of `cls` and its tables; help and defaults stand there."""
+def options(cls: type[Any], without: Collection[str] = ()) -> Callable[..., Any]:
+    """One flag per field of `cls` and its tables; help, defaults and types are theirs."""
+    made = [
+        _option_of(table, field, name)
+        for name, table in {"": cls, **tables(cls)}.items()
+        for field in dataclasses.fields(table)
+        if field.name not in (*without, *tables(cls))
+    ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        named = {"": cls, **tables(cls)}
-        made = [
-            option
-            for name, table in named.items()
-            for option in _options_of(table, name, (*without, *tables(cls)))
-        ]
         for option in reversed(made):
             command = option(command)
         return command
@@ -40,37 +30,29 @@ def options(cls: type[Any], without: tuple[str, ...] = ()) -> Callable[..., Any]
     return decorate
 
 
-def some_options(cls: type[Any], names: tuple[str, ...]) -> Callable[..., Any]:
+def some_options(cls: type[Any], names: Collection[str]) -> Callable[..., Any]:
     """Like `options`, for these fields and tables of `cls` alone."""
-    everything = tables(cls)
-    left_out = [field.name for field in dataclasses.fields(cls) if field.name not in names]
-    for name, table in everything.items():
-        if name not in names:
-            left_out += [field.name for field in dataclasses.fields(table)]
-    return options(cls, tuple(left_out))
+    parts = {field.name: [field.name] for field in dataclasses.fields(cls)}
+    for name, table in tables(cls).items():
+        parts[name] = [field.name for field in dataclasses.fields(table)]
+    return options(cls, [part for name in parts if name not in names for part in parts[name]])
 
 
-def _options_of(cls: type[Any], table: str, without: tuple[str, ...]) -> list[Callable[..., Any]]:
-    return [
-        _option_of(field, table) for field in dataclasses.fields(cls) if field.name not in without
-    ]
-
-
-def _option_of(field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
-    flag = flag_of(field)
+def _option_of(cls: type[Any], field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
+    flag = flag_of(field.name)
     destination = f"{table}__{field.name}" if table else field.name
-    text = field.metadata["help"]
-    if str(field.type).startswith("bool"):
+    text = field.metadata["description"]
+    value_type, is_many = type_of(cls, field.name)
+    if value_type is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", destination, default=None, help=text)
-    many = str(field.type).startswith("tuple")
     default: Any = field.default
-    shown = " ".join(map(str, default)) if many else default
+    shown = " ".join(map(str, default)) if is_many else default
     suffix = f"  [default: {shown}]" if shown not in (None, "") else ""
     return click.option(
         flag,
         destination,
-        type=_TYPES[str(field.type)],
-        multiple=many,
+        type=value_type,
+        multiple=is_many,
         default=None,
         help=text + suffix,
     )
@@ -83,10 +65,19 @@ def overridden(content: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str
         if value is None or value == ():
             continue
         table, _, name = destination.rpartition("__")
-        given = list(value) if isinstance(value, tuple) else value
+        setting = list(value) if isinstance(value, tuple) else value
         if table:
             inner = merged.get(table, {})
-            merged[table] = {**inner, name: given} if isinstance(inner, Mapping) else inner
+            merged[table] = {**inner, name: setting} if isinstance(inner, Mapping) else inner
         else:
-            merged[name] = given
+            merged[name] = setting
     return merged
+
+
+def refuse_without_effect(names: Collection[str], why: str) -> None:
+    """UsageError for the first of these options that was typed, though it has no effect."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} has no effect {why}: leave it out")

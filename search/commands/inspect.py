@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pruning.cost import format_count
 from pruning.errors import ConfigError
-from search.commands.flags import some_options
-from search.commands.stored import RUNS, TRUST
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import RUNS, TRUST, image_shape
+from search.commands.flags import refuse_without_effect, some_options
+from search.config.family_config import FamilyConfig
 from search.config.search_config import SearchConfig
 
 if TYPE_CHECKING:
-    from search.studies.family_ladder import Subject
+    import torch
+
+    from copycat import profile_chart
+    from pruning import tracing
+    from search import models
+    from search.studies import family_ladder
+else:
+    torch, profile_chart, tracing, models, family_ladder = lazy_modules(
+        *("torch", "copycat.profile_chart", "pruning.tracing"),
+        *("search.models", "search.studies.family_ladder"),
+    )
 
 
 @click.command()
@@ -45,33 +57,26 @@ def inspect(
 
     Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each.
     """
-    from search.config.family_config import FamilyConfig  # noqa: PLC0415 - startup stays light
-    from search.studies.family_ladder import (  # noqa: PLC0415
-        architecture_folder,
-        profile_subject,
-        stored_subject,
-    )
-
     exact = SearchConfig.exact if exact is None else exact
     counts = {"as_json": as_json, "count_attention": bool(count_attention)}
     if profile is not None:
         config = FamilyConfig(profile, model=network, exact=exact)
         names = tuple(map(str, range(classes)))
-        _show(profile_subject(config, _sizes(shape), names), png, **counts)
-    elif (folder := architecture_folder(network, runs)) is not None:
+        _show(family_ladder.profile_subject(config, _sizes(shape), names), png, **counts)
+    elif (folder := family_ladder.architecture_folder(network, runs)) is not None:
+        refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
         config = FamilyConfig(network, runs=runs, trust=trust, exact=exact)
-        _show(stored_subject(config, folder), png, **counts)
+        _show(family_ladder.stored_subject(config, folder), png, **counts)
     elif png is not None:
         raise ConfigError("--png draws what is kept: name an architecture, or give --profile")
     else:
         _describe(network, _sizes(shape), classes, exact=exact, **counts)
 
 
-def _show(subject: Subject, png: str | None, *, as_json: bool, count_attention: bool) -> None:
+def _show(
+    subject: family_ladder.Subject, png: str | None, *, as_json: bool, count_attention: bool
+) -> None:
     """What the subject's shape keeps of its base network."""
-    from copycat.profile_chart import png_chart, text_chart  # noqa: PLC0415 - startup stays light
-    from pruning.cost import format_count  # noqa: PLC0415
-
     graph = subject.base.graph_of(subject.profile)
     cost, base = graph.cost(subject.profile.widths), subject.base.graph.cost()
     inexact = graph.narrowed_inexactly(subject.profile.widths)
@@ -80,7 +85,7 @@ def _show(subject: Subject, png: str | None, *, as_json: bool, count_attention: 
         content = counts | subject.profile.to_mapping() | ({"inexact": inexact} if inexact else {})
         click.echo(json.dumps(content, indent=2))
     else:
-        click.echo(text_chart(subject.profile, graph))
+        click.echo(profile_chart.text_chart(subject.profile, graph))
         for name in ("multiply_adds" if count_attention else "flops", "params"):
             value, whole = cost.of(name), base.of(name)
             click.echo(f"{format_count(value)} {name}, {value / whole:.1%} of the base network's")
@@ -89,7 +94,7 @@ def _show(subject: Subject, png: str | None, *, as_json: bool, count_attention: 
         for name, why in inexact.items():
             click.echo(f"narrowed inexactly: {name} ({why})")
     if png is not None:
-        png_chart(subject.profile, graph, png)
+        profile_chart.png_chart(subject.profile, graph, png)
         click.echo(f"drawn in {Path(png)}", err=True)
 
 
@@ -103,13 +108,8 @@ def _describe(
     count_attention: bool,
 ) -> None:
     """What of a whole network can be pruned."""
-    import torch  # noqa: PLC0415 - startup stays light
-
-    from pruning.tracing import trace  # noqa: PLC0415
-    from search.models import resolve  # noqa: PLC0415
-
-    network = resolve(model, num_classes=classes, in_channels=sizes[0])()
-    graph = trace(network, torch.zeros(1, *sizes), exact=exact)
+    network = models.resolve(model, num_classes=classes, in_channels=sizes[0])()
+    graph = tracing.trace(network, torch.zeros(1, *sizes), exact=exact)
     if as_json:
         click.echo(json.dumps(graph.summary(count_attention=count_attention), indent=2))
     else:
@@ -119,7 +119,4 @@ def _describe(
 def _sizes(shape: str | None) -> tuple[int, int, int]:
     if shape is None:
         raise ConfigError("a model needs --input, the image shape, such as --input 3x224x224")
-    sizes = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", shape)
-    if sizes is None or 0 in (numbers := [int(size) for size in sizes.groups()]):
-        raise ConfigError(f"--input must be channels x height x width, got {shape!r}")
-    return numbers[0], numbers[1], numbers[2]
+    return image_shape(shape)

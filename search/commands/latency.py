@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.table import Table
 
-from search.commands.stored import RUNS, TRUST, stored_architecture
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import RUNS, TRUST
+from search.commands.runs_folder import architecture_folder
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from copycat.latency import Latency
+    from copycat import architecture as architectures
+    from copycat import latency as latencies
+else:
+    architectures, latencies = lazy_modules("copycat.architecture", "copycat.latency")
 
 
 @click.command()
@@ -34,18 +38,15 @@ def latency(
     runs: str,
 ) -> None:
     """Measure how long ARCH, SEARCH/NAME or a folder, takes here; stored beside it."""
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from copycat.architecture import load, read  # noqa: PLC0415
-    from copycat.latency import measured_latency, read_latencies, record_latency  # noqa: PLC0415
-
-    folder = Path(architecture)
-    if not (folder / "architecture.json").exists():
-        folder = stored_architecture(architecture, runs)
-    read_latencies(folder)  # a damaged file is found before the time is spent
-    model, example_input = load(folder, trust=trust), read(folder).example_input
-    measured = measured_latency(
-        model, example_input, device=device, batch=batch, threads=threads, seconds=seconds
+    folder = architecture_folder(architecture, runs)
+    latencies.read_latencies(folder)  # a damaged file is found before the time is spent
+    measured = latencies.measured_latency(
+        architectures.load(folder, trust=trust),
+        architectures.read(folder).example_input,
+        device=device,
+        batch=batch,
+        threads=threads,
+        seconds=seconds,
     )
     console = Console(highlight=False)
     console.print(_table(measured))
@@ -54,12 +55,10 @@ def latency(
         style="dim",
         markup=False,
     )
-    record_latency(folder, measured)
+    latencies.record_latency(folder, measured)
 
 
-def _table(latency: Latency) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - as above
-
+def _table(latency: latencies.Latency) -> Table:
     table = Table()
     cells = {
         "median ms": f"{latency.median_ms:.4g}",

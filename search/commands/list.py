@@ -1,22 +1,22 @@
-"""`espalier list`: the searches there are."""
+"""`espalier list`: the searches and other studies there are."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from search.commands.places import place_of
-from search.commands.stored import RUNS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from search.commands.place import Listed
+from pruning.cost import format_count
+from search.commands.common_options import RUNS
+from search.commands.search_location import SearchEntry
+from search.commands.server_or_folder import location_of
+from search.terminal.durations import duration_text
+from search.terminal.text_table import text_table
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
 
@@ -25,49 +25,42 @@ _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @RUNS
 def list(*, as_json: bool, runs: str) -> None:
-    """List all searches, the newest first, and how far each of them is."""
-    found = place_of(runs).searches()
+    """List all searches and other studies, the newest first, and how far each of them is."""
+    entries = location_of(runs).searches()
     if as_json:
-        click.echo(json.dumps([one.to_mapping() for one in found], indent=2))
+        click.echo(json.dumps([entry.to_mapping() for entry in entries], indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    if not found:
+    if not entries:
         click.echo("There are no searches.", err=True)
         return
     console = Console(highlight=False)
-    console.print(_table(found))
-    for one in found:
-        if one.reason:
-            console.print(f"{one.name}: {one.reason}", markup=False, soft_wrap=True)
+    console.print(_table(entries))
+    for entry in entries:
+        if entry.reason:
+            console.print(f"{entry.name}: {entry.reason}", markup=False, soft_wrap=True)
 
 
-def _table(searches: Sequence[Listed]) -> Table:
-    from rich.text import Text  # noqa: PLC0415 - startup stays light
-
-    from pruning.cost import format_count  # noqa: PLC0415
-    from search.terminal.text_table import text_table  # noqa: PLC0415
-
-    numbers = ("trials", "best", "FLOPs")
-    table = text_table("search", "state", *numbers, "time", numbers=numbers)
-    for one in searches:
+def _table(entries: Sequence[SearchEntry]) -> Table:
+    numbers = ("trials", "networks", "best", "FLOPs")
+    table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
+    for entry in entries:
         table.add_row(
-            Text(one.name),
-            Text(one.state, style=_STYLES.get(one.state, "")),
-            f"{one.trials_done}/{one.trials_planned}" if one.trials_planned else "–",
-            f"{one.best['validation_accuracy']:.1%}" if one.best else "–",
-            format_count(one.best["flops"]) if one.best else "–",
-            _time(one),
+            Text(entry.name),
+            entry.kind,
+            Text(entry.state, style=_STYLES.get(entry.state, "")),
+            f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
+            str(entry.num_networks) if entry.progress else "–",
+            f"{entry.best['validation_accuracy']:.1%}" if entry.best else "–",
+            format_count(entry.best["flops"]) if entry.best else "–",
+            _time(entry),
         )
     return table
 
 
-def _time(one: Listed) -> str:
+def _time(entry: SearchEntry) -> str:
     """What is left, or when it ended, in this machine's time."""
-    from search.terminal.durations import duration_text  # noqa: PLC0415 - startup stays light
-
-    if one.seconds_left is not None:
-        return f"about {duration_text(one.seconds_left)} left"
-    if one.ended_ms is None or not one.is_over:
+    if entry.seconds_left is not None:
+        return f"about {duration_text(entry.seconds_left)} left"
+    if entry.ended_ms is None or not entry.is_over:
         return "–"
-    return f"ended {datetime.fromtimestamp(one.ended_ms / 1000):%Y-%m-%d %H:%M}"
+    return f"ended {datetime.fromtimestamp(entry.ended_ms / 1000):%Y-%m-%d %H:%M}"

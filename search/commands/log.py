@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from pruning.errors import SearchStateError
-from search.commands.places import place_of
-from search.commands.stored import RUNS
-from search.system.exit_status import EXIT_INTERRUPTED
+from search.commands.common_options import RUNS
+from search.commands.interrupts import ending_on_interrupt
+from search.commands.server_or_folder import location_of
 
 
 @click.command()
@@ -17,17 +15,15 @@ from search.system.exit_status import EXIT_INTERRUPTED
 @click.option("--follow", "-f", is_flag=True, help="go on until SEARCH is over")
 @RUNS
 def log(search_name: str, *, follow: bool, runs: str) -> None:
-    """Print what the processes of SEARCH printed, which a service performs or has performed.
+    """Print what the processes of SEARCH printed.
 
-    Ctrl-C ends the following, not the search.
+    A service keeps a log of those that it starts. Ctrl-C ends the following, not the search.
     """
     has_log = False
-    try:
-        for text in place_of(runs).log(search_name, follow=follow):
+    with ending_on_interrupt():
+        for text in location_of(runs).log(search_name, follow=follow):
             has_log = True
             click.echo(text, nl=False)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
     if not has_log:
         raise SearchStateError(
             f"{search_name} has no log: a service keeps one of the processes that it starts; what "

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import click
+from typing import TYPE_CHECKING
 
-from search.commands.places import place_of
-from search.commands.stored import RUNS
+import click
+from rich.console import Console
+
+from pruning.cost import Budget
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import RUNS
+from search.commands.server_or_folder import location_of
+
+if TYPE_CHECKING:
+    from search.results import report
+else:
+    (report,) = lazy_modules("search.results.report")
 
 
 @click.command()
@@ -16,27 +26,15 @@ from search.commands.stored import RUNS
 @RUNS
 def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: str) -> None:
     """List the architectures on the front of SEARCH, a name or a folder."""
-    place = place_of(runs)
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from pruning.cost import Budget  # noqa: PLC0415
-    from search.results.report import (  # noqa: PLC0415
-        flops_note,
-        front_rows,
-        front_table,
-        to_csv,
-        to_json,
-    )
-
-    results = place.results(search_name)
+    results = location_of(runs).results(search_name)
     limit = Budget.parse(*bounds).absolute(results.base) if bounds else None
-    found = [o for o in results.front if limit is None or limit.allows(o.cost)]
-    rows = front_rows(results, found)
+    front = [o for o in results.front if limit is None or limit.allows(o.cost)]
+    rows = report.front_rows(results, front)
     if form == "json":
-        click.echo(to_json(rows))
+        click.echo(report.to_json(rows))
     elif form == "csv":
-        click.echo(to_csv(rows), nl=False)
+        click.echo(report.to_csv(rows), nl=False)
     else:
         console = Console(highlight=False)
-        console.print(front_table(results, found))
-        console.print(flops_note(results.base), style="dim", markup=False)
+        console.print(report.front_table(results, front))
+        console.print(report.flops_note(results.base), style="dim", markup=False)

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from pruning.errors import ConfigError
-from search.commands.places import place_of
-from search.commands.stored import RUNS
+from search.commands.common_options import RUNS
+from search.commands.server_or_folder import location_of
+from search.storage.atomic_files import write_durably
 
 
 @click.command()
@@ -21,13 +22,12 @@ from search.commands.stored import RUNS
 )
 @RUNS
 def report(search_name: str, out: str | None, runs: str) -> None:
-    """Write verdict, plots, costs and commands of SEARCH, a name or a folder, as one HTML page.
+    """Write the report of SEARCH, a name or a folder, as one HTML page.
 
-    The page opens offline: nothing in it is loaded from elsewhere.
+    It holds verdict, plots, costs and commands, and opens offline: nothing in it is loaded from
+    elsewhere.
     """
-    from search.storage.durable import write_durably  # noqa: PLC0415 - startup stays light
-
-    page, default = place_of(runs).report(search_name)
+    page, default = location_of(runs).report(search_name)
     target = default if out is None else Path(out)
     try:
         write_durably(target, page)

@@ -1,69 +1,122 @@
-"""`espalier resume`: continue a search from its own settings."""
+"""`espalier resume`: continue a search, or another study, from its own settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from pruning.errors import SearchStateError
-from search.commands.flags import overridden, some_options
-from search.commands.places import asked_server
-from search.commands.search import run_and_print
-from search.commands.stored import RUNS, TRUST, search_folder
-from search.config.search_config import SearchConfig, from_mapping
-from search.storage.layout import CONFIG_FILE
+from pruning.lazy_imports import lazy_modules
+from search.commands import run_or_watch
+from search.commands.common_options import RUNS, TRUST
+from search.commands.flags import overridden, refuse_without_effect, some_options
+from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
+from search.commands.result_summary import print_correlation, print_family
+from search.commands.runs_folder import search_folder
+from search.commands.server_or_folder import chosen_server
+from search.config.correlation_config import CorrelationConfig
+from search.config.family_config import FamilyConfig
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping
+from search.storage.layout import SETTINGS_FILES, StudyKind, study_kind
+
+if TYPE_CHECKING:
+    from search import models
+    from search.results import report
+    from search.studies import correlation_study, family_study
+else:
+    models, report, correlation_study, family_study = lazy_modules(
+        *("search.models", "search.results.report"),
+        *("search.studies.correlation_study", "search.studies.family_study"),
+    )
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
+_SETTINGS: Mapping[StudyKind, Any] = {
+    "search": SearchConfig,
+    "family": FamilyConfig,
+    "correlation": CorrelationConfig,
+}
 
 
 @click.command()
-@click.argument("name", metavar="SEARCH")
+@click.argument("name", metavar="STUDY")
 @some_options(SearchConfig, (*_OF_THE_MACHINE, "resources"))
 @TRUST
 @RUNS
 def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
-    """Continue SEARCH, whatever ended it; flags may change what it runs on, not what it is.
+    """Continue STUDY, a search or another, whatever ended it.
 
-    What was finished stays as it is, what was under way goes on from its last epoch.
+    What was finished stays as it is, what was under way goes on from its last epoch. Flags may
+    change what it runs on, not what it is.
     """
-    server = asked_server()
+    server = chosen_server()
     if server is None:
-        run_and_print(stored_config(name, runs, flags, trust))
+        _resume_here(name, runs, flags, trust)
         return
     if any(value not in (None, ()) for value in flags.values()):
         raise click.UsageError("what a search on a server runs on is the server's to decide")
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from search.commands.following import follow_and_print  # noqa: PLC0415
-
+    refuse_without_effect(("trust",), "on a server, which runs the code that its operator allowed")
     server.resume(name)
-    follow_and_print(server, name, Console(highlight=False))
+    run_or_watch.watch(server, name, Console(highlight=False))
+
+
+def _resume_here(name: str, runs: str, flags: dict[str, Any], trust: tuple[str, ...]) -> None:
+    kind = study_kind(search_folder(name, runs))
+    if kind in (None, "search"):
+        run_or_watch.run_here(stored_config(name, runs, flags, trust))
+        return
+    unknown = ("register", "concurrency") if kind == "correlation" else ("register",)
+    refuse_without_effect(unknown, f"on a {kind} study")
+    config: Any = stored_settings(kind, name, runs, flags, trust)
+    console = Console(highlight=False)
+    interrupt_on_signals()
+    with ending_on_interrupt(f"Stopped. What was finished is kept in {config.directory}."):
+        if kind == "family":
+            family = family_study.resume(config, console=console)
+        else:
+            correlation = correlation_study.run(config, console=console)
+    if kind == "family":
+        print_family(family, config.directory, console)
+    else:
+        print_correlation(correlation, config.directory, console)
 
 
 def stored_config(
     name: str, runs: str, flags: dict[str, Any], trust: tuple[str, ...]
 ) -> SearchConfig:
-    """The settings of a search, with flags over them; SearchStateError if there is none.
+    """The settings of a search, with flags over them; see `stored_settings`."""
+    config: SearchConfig = stored_settings("search", name, runs, flags, trust)
+    return config
+
+
+def stored_settings(
+    kind: StudyKind, name: str, runs: str, flags: dict[str, Any], trust: tuple[str, ...]
+) -> Any:
+    """The settings of a study, with flags over them; SearchStateError if there is none.
 
     Raises ModelError if they name a network of anybody's own that is not trusted: a folder may
     come from elsewhere.
     """
-    from search.models import require_trusted  # noqa: PLC0415 - startup stays light
-    from search.results.report import no_search  # noqa: PLC0415 - startup stays light
-
     folder = search_folder(name, runs)
+    file = folder / SETTINGS_FILES[kind]
     try:
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise no_search(folder) from None
+        raise report.no_search(folder) from None
     except (OSError, ValueError) as error:
-        raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: {error}") from error
+        raise SearchStateError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict) or "model" not in content:
-        raise SearchStateError(f"{folder / CONFIG_FILE} is damaged: it holds no settings")
-    config = from_mapping(overridden(content, flags), str(folder / CONFIG_FILE))
-    require_trusted(config.model, trust, folder / CONFIG_FILE)
+        raise SearchStateError(f"{file} is damaged: it holds no settings")
+    config = from_mapping(_SETTINGS[kind], overridden(content, flags), str(file))
+    if config.model:
+        models.require_trusted(config.model, trust, file)
     # A folder may have been moved since.
-    return dataclasses.replace(config, name=folder.name, runs=str(folder.parent))
+    moved: dict[str, Any] = {"name": folder.name, "runs": str(folder.parent)}
+    if kind == "family":
+        moved["trust"] = trust
+    return dataclasses.replace(config, **moved)

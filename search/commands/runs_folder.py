@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
+from rich.console import Console
 
 from pruning.errors import SearchStateError
-from search.commands.place import Listed, Network, Place
-from search.commands.stored import DEFAULT_RUNS, search_folder, stored_architecture
-from search.storage.durable import is_held, lock_holder
-from search.storage.layout import CONFIG_FILE, EVENTS_FILE, LOG_FILE, RESULTS_FILE
+from pruning.lazy_imports import lazy_modules
+from search.commands import result_summary
+from search.commands.common_options import DEFAULT_RUNS
+from search.commands.search_location import SearchEntry, SearchLocation, StoredNetwork
+from search.config.search_config import SearchConfig
+from search.storage.folder_lock import is_held, lock_holder
+from search.storage.layout import (
+    ARCHITECTURES_FOLDER,
+    CORRELATION_RESULTS,
+    EVENTS_FILE,
+    FAMILY_RESULTS,
+    LOG_FILE,
+    RESULTS_FILES,
+    SETTINGS_FILES,
+    study_kind,
+)
 from search.tracking.process_log import LogPart, log_parts, read_log
 from search.tracking.search_state import Event, EventFile, SearchState
 
 if TYPE_CHECKING:
+    from copycat import architecture, export, python_source
+    from copycat.architecture import whole_folder
+    from search.results import correlation_report, family_results, html_report, report
     from search.results.report import Results
+    from search.tracking import model_registry
+else:
+    architecture, whole_folder, export, python_source = lazy_modules(
+        *("copycat.architecture", "copycat.architecture.whole_folder", "copycat.export"),
+        "copycat.python_source",
+    )
+    correlation_report, family_results, html_report, report, model_registry = lazy_modules(
+        *("search.results.correlation_report", "search.results.family_results"),
+        *("search.results.html_report", "search.results.report", "search.tracking.model_registry"),
+    )
 
 _POLL_SECONDS = 0.5
 _LOG_BYTES = 2**20
@@ -29,7 +56,7 @@ _PATIENCE_SECONDS = 90.0
 """A search that is asked to end writes down the states of its trials, and tells MLflow."""
 
 
-class RunsFolder(Place):
+class RunsFolder(SearchLocation):
     """The folder given with --runs; a search is named, or given as a folder itself.
 
     trust: a module of the user's own, to be named again by commands that run it.
@@ -51,34 +78,34 @@ class RunsFolder(Place):
             where = ("--trust", self._trust, *where)
         return "espalier", verb, folder.name, *rest, *where
 
-    def searches(self) -> list[Listed]:
-        found = []
-        for file in Path(self._runs).glob(f"*/{CONFIG_FILE}"):
-            if not file.parent.name.startswith("."):
-                found.append((file.stat().st_mtime, _listed(file.parent)))
-        return [listed for _, listed in sorted(found, key=lambda pair: pair[0], reverse=True)]
+    def searches(self) -> list[SearchEntry]:
+        entries = []
+        for settings in SETTINGS_FILES.values():
+            for file in Path(self._runs).glob(f"*/{settings}"):
+                if not file.parent.name.startswith("."):
+                    entries.append((file.stat().st_mtime, _entry(file.parent)))
+        return [entry for _, entry in sorted(entries, key=lambda pair: pair[0], reverse=True)]
 
-    def search(self, name: str) -> Listed:
-        return _listed(self._folder(name))
+    def search(self, name: str) -> SearchEntry:
+        return _entry(self._folder(name))
 
     def _folder(self, name: str) -> Path:
         folder = search_folder(name, self._runs)
-        if not (folder / CONFIG_FILE).exists():
-            from search.results.report import no_search  # noqa: PLC0415 - imports torch
-
-            raise no_search(folder)
+        if study_kind(folder) is None:
+            raise report.no_search(folder)
         return folder
 
     def follow(self, name: str) -> Iterator[Event]:
         folder = self._folder(name)
+        results = folder / RESULTS_FILES[study_kind(folder) or "search"]
         file, last = EventFile(folder / EVENTS_FILE), ""
         while True:
-            was_held = is_held(folder)  # asked first: what follows is then all
+            was_held = is_held(folder)  # before reading: nothing is written after its release
             file.is_another()  # and then read from its beginning
             for event in _events(file):
                 last = event["event"]
                 yield event
-            if not was_held or (last == "concluded" and (folder / RESULTS_FILE).exists()):
+            if not was_held or (last == "concluded" and results.exists()):
                 return
             time.sleep(_POLL_SECONDS)
 
@@ -96,11 +123,11 @@ class RunsFolder(Place):
             return iter(())
         return log_parts(read, lambda: not is_held(folder), follow=follow)
 
-    def stop(self, name: str) -> Listed:
+    def stop(self, name: str) -> SearchEntry:
         folder = self._folder(name)
         if not is_held(folder):
             raise SearchStateError(
-                f"{folder.name} is {_listed(folder).state}: there is nothing to stop"
+                f"{folder.name} is {_entry(folder).state}: there is nothing to stop"
             )
         if is_held(folder.parent):
             raise SearchStateError(
@@ -127,24 +154,29 @@ class RunsFolder(Place):
                     f"{process.pid})"
                 )
             time.sleep(_POLL_SECONDS / 5)
-        return _listed(folder)
+        return _entry(folder)
 
     def results(self, name: str) -> Results:
-        from search.results.report import open_results  # noqa: PLC0415 - imports torch
+        return report.open_results(search_folder(name, self._runs))
 
-        return open_results(search_folder(name, self._runs))
+    def print_results(self, name: str, console: Console) -> None:
+        folder = self._folder(name)
+        match study_kind(folder):
+            case "family":
+                study = family_results.FamilyStudy.read(folder / FAMILY_RESULTS)
+                result_summary.print_family(study, folder, console)
+            case "correlation":
+                results = correlation_report.read_results(folder / CORRELATION_RESULTS)
+                result_summary.print_correlation(results, folder, console)
+            case _:
+                super().print_results(name, console)
 
     def report(self, name: str) -> tuple[bytes, Path]:
-        from search.results.html_report import REPORT_FILE, report_page  # noqa: PLC0415 - imports torch
-
         folder = search_folder(name, self._runs)
-        return report_page(folder).encode(), folder / REPORT_FILE
+        return html_report.report_page(folder).encode(), folder / html_report.REPORT_FILE
 
-    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:
-        source = Path(architecture)
-        if not (source / "architecture.json").exists():
-            source = stored_architecture(architecture, self._runs)
-        return _StoredNetwork(source, trust)
+    def network(self, name: str, trust: tuple[str, ...]) -> StoredNetwork:
+        return _NetworkInFolder(architecture_folder(name, self._runs), trust)
 
     def next_steps(self, name: str, results: Results) -> str:
         folder = search_folder(name, self._runs)
@@ -161,6 +193,27 @@ class RunsFolder(Place):
         return shlex.join((first, verb, f"{search}/{key}", *rest))
 
 
+def search_folder(name: str, runs: str) -> Path:
+    """The folder of a search, given by name or path."""
+    is_path = os.sep in name or study_kind(Path(name)) is not None
+    return Path(name) if is_path else Path(runs) / name
+
+
+def architecture_folder(name: str, runs: str) -> Path:
+    """The folder of an architecture, itself or as SEARCH/NAME; SearchStateError names others."""
+    if (Path(name) / "architecture.json").exists():
+        return Path(name)
+    search, _, key = name.rpartition("/")
+    if not search:
+        raise SearchStateError(f"an architecture is SEARCH/NAME or a folder, got {name!r}")
+    folder = search_folder(search, runs) / ARCHITECTURES_FOLDER
+    present = whole_folder.stored_names(folder)
+    if key not in present:
+        listed = f": it has {', '.join(present)}" if present else ""
+        raise SearchStateError(f"{search} has no architecture {key!r}{listed}")
+    return folder / key
+
+
 def _events(file: EventFile) -> Iterator[Event]:
     try:
         yield from file.read()
@@ -168,8 +221,9 @@ def _events(file: EventFile) -> Iterator[Event]:
         raise SearchStateError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
-def _listed(folder: Path) -> Listed:
-    """How the search stands, by its lock, its results and its last event."""
+def _entry(folder: Path) -> SearchEntry:
+    """How the study stands, by its lock, its results and its last event."""
+    kind = study_kind(folder) or "search"
     search_state, last, file = SearchState(), None, EventFile(folder / EVENTS_FILE)
     was_held, state, reason = is_held(folder), "stopped", ""
     try:
@@ -180,16 +234,16 @@ def _listed(folder: Path) -> Listed:
         reason = str(error)
     if was_held:
         state = "running"
-    elif (folder / RESULTS_FILE).exists():
+    elif (folder / RESULTS_FILES[kind]).exists():
         state = "finished"
     elif last is not None and last["event"] == "failed":
         state, reason = "failed", last["reason"]
     progress = None if last is None else search_state.progress()
     ended = None if state == "running" or last is None else int(last["time_ms"])
-    return Listed(folder.name, state, reason or file.damage, progress, ended)
+    return SearchEntry(folder.name, state, reason or file.damage, progress, ended, kind)
 
 
-class _StoredNetwork(Network):
+class _NetworkInFolder(StoredNetwork):
     """In a folder of this machine; whatever is written is made from it here."""
 
     def __init__(self, source: Path, trust: tuple[str, ...]) -> None:
@@ -201,39 +255,27 @@ class _StoredNetwork(Network):
 
     @property
     def builder(self) -> str:
-        from copycat.architecture import read  # noqa: PLC0415 - imports torch
-
-        return read(self._source).builder.module
+        return architecture.read(self._source).builder.module
 
     def check(self) -> None:
-        from copycat.architecture import verify  # noqa: PLC0415 - imports torch
-
-        verify(self._source, trust=self._trust)
+        architecture.verify(self._source, trust=self._trust)
 
     def source_code(self) -> str:
-        from copycat.architecture import load, read  # noqa: PLC0415 - imports torch
-        from copycat.python_source import to_python  # noqa: PLC0415
-
-        return to_python(read(self._source), load(self._source, trust=self._trust))
+        model = architecture.load(self._source, trust=self._trust)
+        return python_source.to_python(architecture.read(self._source), model)
 
     def write(self, form: str, target: Path) -> None:
-        from copycat.architecture import load, read  # noqa: PLC0415 - imports torch
-        from copycat.export import to_onnx, to_pt2, written_whole  # noqa: PLC0415
-
         if form == "safetensors":
-            with written_whole(target) as temporary:
+            with export.written_whole(target) as temporary:
                 temporary.mkdir()
                 for name in ("architecture.json", "weights.safetensors"):
                     shutil.copyfile(self._source / name, temporary / name)
             return
-        writers: dict[str, Any] = {"onnx": to_onnx, "pt2": to_pt2}
-        example_input = read(self._source).example_input
-        writers[form](load(self._source, trust=self._trust), example_input, target)
+        model = architecture.load(self._source, trust=self._trust)
+        write = export.to_onnx if form == "onnx" else export.to_pt2
+        write(model, architecture.read(self._source).example_input, target)
 
     def register(self, name: str, alias: str, mlflow_url: str) -> str:
-        from search.config.search_config import SearchConfig  # noqa: PLC0415 - imports torch
-        from search.tracking.model_registry import register_one  # noqa: PLC0415
-
         search = self._source.resolve().parent.parent
         config = SearchConfig(name=search.name, runs=str(search.parent), mlflow_url=mlflow_url)
-        return register_one(config, self._source.name, name, alias, self._trust).uri
+        return model_registry.register_one(config, self._source.name, name, alias, self._trust).uri

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pruning.lazy_imports import lazy_modules
 from search.commands.flags import options, overridden
-from search.config.options import tables
+from search.config.settings import from_mapping
 from search.service.service_config import ServiceConfig
+
+if TYPE_CHECKING:
+    from search.service import server
+else:
+    (server,) = lazy_modules("search.service.server")
 
 
 @click.command()
 @options(ServiceConfig)
 def serve(**flags: Any) -> None:
-    """Offer searches over HTTP: an API under /v1, described in /openapi.json, and a page at /.
+    """Offer searches over HTTP: an API under /v1 and a page at /.
 
-    Searches are queued and go on after anything is killed, this service included.
+    The API is described in /openapi.json. Searches are queued and go on after anything is killed,
+    this service included.
     """
-    given = overridden({}, flags)
-    filled = {name: cls(**given.pop(name, {})) for name, cls in tables(ServiceConfig).items()}
-    config = ServiceConfig(**given, **filled)
-    from search.service.server import serve  # noqa: PLC0415 - startup stays light
-
-    serve(config, click.echo)
+    config = from_mapping(ServiceConfig, overridden({}, flags), "the command line")
+    server.serve(config, click.echo)

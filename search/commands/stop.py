@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from search.commands.places import place_of
-from search.commands.stored import RUNS
+from search.commands.common_options import RUNS
+from search.commands.server_or_folder import location_of
 
 
 @click.command()
@@ -16,14 +16,16 @@ def stop(search_name: str, runs: str) -> None:
 
     Returns when it has ended. What was finished is kept, what was under way up to its last epoch.
     """
-    place = place_of(runs)
-    found = place.stop(search_name)
-    if found.state != "stopped":
-        click.echo(f"{found.name} has come to its end meanwhile: it is {found.state}")
+    location = location_of(runs)
+    entry = location.stop(search_name)
+    if entry.state != "stopped":
+        click.echo(f"{entry.name} has come to its end meanwhile: it is {entry.state}")
         return
-    networks = found.progress["networks"] if found.progress else 0
+    trials = ""
+    if entry.kind == "search":
+        trials = f"{entry.trials_done} of {entry.trials_planned} trials, "
+    resume = location.command(search_name, "resume")
     click.echo(
-        f"{found.name} is stopped. Kept are {found.trials_done} of {found.trials_planned} trials, "
-        f"{networks} networks, and what was under way up to its last epoch: "
-        f"go on with  {place.command(search_name, 'resume')}"
+        f"{entry.name} is stopped. Kept are {trials}{entry.num_networks} networks, and "
+        f"what was under way up to its last epoch: go on with  {resume}"
     )

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import click
+from sqlalchemy import Engine
 
 from search.commands.flags import some_options
-from search.service.access.tokens import ROLES, Role
+from search.service.access.tokens import ROLES, Role, all_tokens, create, is_inactive, revoke
+from search.service.database.connection import open_service_database
 from search.service.service_config import ServiceConfig
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 _RECORDS = some_options(ServiceConfig, ("runs", "database"))
 """How `espalier serve` is told where its records are."""
@@ -48,8 +46,6 @@ def create_token(
     database: str | None,
 ) -> None:
     """Print a new token for NAME, a person or a machine, once; only its hash is kept."""
-    from search.service.access.tokens import create  # noqa: PLC0415 - startup stays light
-
     with _records(runs, database, may_be_new=True) as engine:
         click.echo(create(engine, name, role, owner=owner, days=days))
     click.echo(f"the service knows it as {name} ({role}); it is shown this once", err=True)
@@ -59,8 +55,6 @@ def create_token(
 @_RECORDS
 def list_tokens(*, runs: str | None, database: str | None) -> None:
     """List all tokens there ever were: name, role, owner, and until when they are good."""
-    from search.service.access.tokens import all_tokens, is_inactive  # noqa: PLC0415 - startup stays light
-
     with _records(runs, database) as engine:
         rows = all_tokens(engine)
     for row in rows:
@@ -80,8 +74,6 @@ def list_tokens(*, runs: str | None, database: str | None) -> None:
 @_RECORDS
 def revoke_token(*, name: str, runs: str | None, database: str | None) -> None:
     """Let the token called NAME open nothing from now on; what it follows ends within a second."""
-    from search.service.access.tokens import revoke  # noqa: PLC0415 - startup stays light
-
     with _records(runs, database) as engine:
         revoke(engine, name)
     click.echo(f"{name} is revoked", err=True)
@@ -96,8 +88,6 @@ def _records(
     runs: str | None, database: str | None, *, may_be_new: bool = False
 ) -> Iterator[Engine]:
     """The database of the service."""
-    from search.service.database.connection import open_service_database  # noqa: PLC0415 - startup stays light
-
     config = ServiceConfig(runs=runs or ServiceConfig.runs, database=database or "")
     engine = open_service_database(config, may_be_new=may_be_new)
     try:

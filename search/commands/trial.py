@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import RUNS, TRUST
 from search.commands.flags import some_options
+from search.commands.interrupts import ending_on_interrupt
 from search.commands.resume import stored_config
-from search.commands.stored import RUNS, TRUST
 from search.config.search_config import SearchConfig
+
+if TYPE_CHECKING:
+    from search.studies import rerun
+else:
+    (rerun,) = lazy_modules("search.studies.rerun")
 
 
 @click.command()
@@ -27,19 +35,13 @@ def trial(name: str, number: int, runs: str, trust: tuple[str, ...], **flags: An
     It runs in this process, with as many threads as it had; SEARCH is left as it is. Exit status
     1 says that a number differs.
     """
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from search.studies.rerun import comparison_table, rerun  # noqa: PLC0415 - importing Ray takes seconds
-
     config = stored_config(name, runs, flags, trust)
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-        try:
-            again = rerun(config, number, dataclasses.replace(config, runs=folder), console)
-        except KeyboardInterrupt:
-            click.echo("\nStopped; nothing of it is kept.", err=True)
-            sys.exit(130)
-    console.print(comparison_table(again))
+        elsewhere = dataclasses.replace(config, runs=folder)
+        with ending_on_interrupt("Stopped; nothing of it is kept."):
+            again = rerun.rerun(config, number, elsewhere, console)
+    console.print(rerun.comparison_table(again))
     if again.is_unfinished:
         console.print(f"In the search trial {number} was {again.before}.", markup=False)
     elif again.is_equal:
@@ -47,6 +49,6 @@ def trial(name: str, number: int, runs: str, trust: tuple[str, ...], **flags: An
     else:
         console.print(f"Trial {number} comes out differently.", style="yellow")
         if again.moved:
-            told = f"Numbers may differ in their last digits: {', '.join(again.moved)}."
-            console.print(told, markup=False, soft_wrap=True)
+            note = f"Numbers may differ in their last digits: {', '.join(again.moved)}."
+            console.print(note, markup=False, soft_wrap=True)
         sys.exit(1)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from search.commands.stored import RUNS
+from mlflow_server.serve import serve
+from mlflow_server.store import store_uri
+from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import RUNS
+
+if TYPE_CHECKING:
+    from mlflow_server import views
+else:
+    (views,) = lazy_modules("mlflow_server.views")
 
 
 @click.command()
@@ -23,30 +32,26 @@ def ui(search: str | None, host: str, port: int, is_opened: bool, runs: str) -> 
     With SEARCH, the name of one, also print links to it: its architectures grouped by origin
     with the averages, accuracy against FLOPs with learning curves, and the averages as bars.
     """
-    from mlflow_server.serve import serve  # noqa: PLC0415 - startup stays light
-    from mlflow_server.store import store_uri  # noqa: PLC0415
-
     if search is None:
         serve(Path(runs), host, port)
         return
-    from mlflow_server.views import LOADED_AT_ONCE, view_links  # noqa: PLC0415
-
     name = Path(search).name
     uri = store_uri(Path(runs))
-    view_links(uri, name)  # an unknown search is refused before the server starts
+    views.view_links(uri, name)  # an unknown search is refused before the server starts
 
     def show(line: str, address: str) -> None:
-        views = view_links(uri, name, address=address)
+        links = views.view_links(uri, name, address=address)
         click.echo(line)
-        click.echo(f"  table     {views.table}")
-        click.echo(f"  charts    {views.chart}")
-        click.echo(f"  averages  {views.averages}")
-        if views.num_architectures > LOADED_AT_ONCE:
+        click.echo(f"  table     {links.table}")
+        click.echo(f"  charts    {links.chart}")
+        click.echo(f"  averages  {links.averages}")
+        if links.num_architectures > views.LOADED_AT_ONCE:
+            num_loaded = f"{views.LOADED_AT_ONCE} of {links.num_architectures} architectures"
             click.echo(
-                f"The pages load {LOADED_AT_ONCE} of {views.num_architectures} architectures, the "
-                "best first: averages are theirs until you press `Load more`."
+                f"The pages load {num_loaded}, the best first: averages are theirs until you "
+                "press `Load more`."
             )
         if is_opened:
-            click.launch(views.table)
+            click.launch(links.table)
 
     serve(Path(runs), host, port, on_ready=show)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import click
+from rich.console import Console
 
-from search.commands.places import place_of
-from search.commands.stored import RUNS
+from search.commands import run_or_watch
+from search.commands.common_options import RUNS
+from search.commands.server_or_folder import location_of
 
 
 @click.command()
@@ -16,9 +18,4 @@ def watch(search_name: str, runs: str) -> None:
 
     Ctrl-C ends the watching, not the search.
     """
-    place = place_of(runs)
-    from rich.console import Console  # noqa: PLC0415 - startup stays light
-
-    from search.commands.following import follow_and_print  # noqa: PLC0415 - imports torch
-
-    follow_and_print(place, search_name, Console(highlight=False))
+    run_or_watch.watch(location_of(runs), search_name, Console(highlight=False))

@@ -3,79 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pruning.criteria import Criterion
 from pruning.errors import ConfigError
+from search.config.data_config import DataConfig
 from search.config.methods import METHODS
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.resources_config import ResourcesConfig
+from search.config.search_config import SearchConfig, folder_name
+from search.config.settings import Device, listed, option, require_defaults, same_option, settings
+from search.config.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from pruning.criteria import Criterion
 
 ORACLE = "oracle"
 """What all criteria are held against."""
 
 UNUSED_TRAINING = (
-    "fine_tune_epochs",
-    "scratch_epochs",
-    "equal_compute",
-    "compute_limit",
-    "distill_from",
-    "distill_temperature",
-    "distill_weight",
+    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule", "scratch_epochs"),
+    *("equal_compute", "compute_limit"),
+    *("distill_from", "distill_temperature", "distill_weight"),
 )
 """Settings of training that a study, which trains one network once, has no use for."""
 
-_OF_A_SEARCH = {field.name: field for field in dataclasses.fields(SearchConfig)}
+UNUSED_RESOURCES = ("cpus_per_trial", "gpus_per_trial", "ray_address", "trial_timeout")
+"""Settings of resources that a study, which runs in its own process, has no use for."""
 
 
-def _as_in_a_search(name: str, help_text: str = "") -> Any:
-    """A field with the default and the help text that a search has."""
-    of_search = _OF_A_SEARCH[name]
-    metadata = {"help": help_text} if help_text else of_search.metadata
-    return field(default=of_search.default, metadata=metadata)
-
-
-@dataclass(frozen=True)
+@settings
 class CorrelationConfig:
     """One correlation study: what `espalier correlate` takes.
 
     Construction checks every value and raises ConfigError.
     """
 
-    model: str = _as_in_a_search("model")
+    model: str = same_option(SearchConfig, "model")
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    criterion: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "criteria to hold against the oracle, joined by commas, such as "
-            "taylor,fisher; by default all that can judge a plainly trained network"
-        },
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    criterion: tuple[str, ...] = option(
+        (),
+        "criteria to hold against the oracle, joined by commas, such as taylor,fisher; by default "
+        "all that can judge a plainly trained network",
     )
-    scoring_batches: int = _as_in_a_search(
-        "scoring_batches", "minibatches of training images that criteria and oracle look at"
+    scoring_batches: int = same_option(
+        SearchConfig,
+        "scoring_batches",
+        "minibatches of training images that criteria and oracle look at",
     )
-    prune_residual: bool = _as_in_a_search(
-        "prune_residual", "also judge channels that residual branches share"
+    prune_residual: bool = same_option(
+        SearchConfig, "prune_residual", "also judge channels that residual branches share"
     )
-    exact: bool = _as_in_a_search("exact")
-    seed: int = _as_in_a_search("seed", "seed of data splits, weights and batches")
-    device: str = _as_in_a_search("device")
-    name: str = field(
-        default="", metadata={"help": "name of the study; by default made of model and data"}
+    exact: bool = same_option(SearchConfig, "exact")
+    seed: int = same_option(SearchConfig, "seed", "seed of data splits, weights and batches")
+    device: Device = same_option(SearchConfig, "device")
+    name: str = option("", "name of the study; by default made of model and data")
+    runs: str = same_option(
+        SearchConfig, "runs", "folder that holds all studies and the MLflow store"
     )
-    runs: str = _as_in_a_search("runs", "folder that holds all studies and the MLflow store")
-    mlflow_url: str = _as_in_a_search("mlflow_url")
+    mlflow_url: str = same_option(SearchConfig, "mlflow_url")
 
     def __post_init__(self) -> None:
-        if not self.name:
-            named = f"{self.model}-{Path(self.data.source).name}-correlation"
-            object.__setattr__(self, "name", re.sub(r"[^A-Za-z0-9.]+", "-", named).strip("-."))
-        checked = self.as_search()
-        object.__setattr__(self, "criterion", checked.criterion if self.criterion else ())
-        for name in self.criterion:
+        why = "in a correlation study, which trains one network once"
+        require_defaults(self.training, UNUSED_TRAINING, why)
+        require_defaults(
+            self.resources, UNUSED_RESOURCES, "in a correlation study, which runs here"
+        )
+        self.as_search()
+        for name in self.criteria:
             if name == ORACLE:
                 raise ConfigError("criterion must not be oracle: all others are held against it")
             if METHODS[name].criterion is None:
@@ -85,15 +82,31 @@ class CorrelationConfig:
                 )
 
     @property
+    def criteria(self) -> tuple[str, ...]:
+        """The names that were given, each once; none for all that can judge."""
+        return listed(self.criterion)
+
+    @property
+    def study_name(self) -> str:
+        """The name of the study: made of model and data, if none was given."""
+        return self.name or folder_name([self.model, Path(self.data.source).name, "correlation"])
+
+    @property
     def directory(self) -> Path:
         """The folder of this study."""
-        return Path(self.runs) / self.name
+        return Path(self.runs) / self.study_name
 
     def as_search(self) -> SearchConfig:
         """A search with these settings whose budget is no bound."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        shared["criterion"] = self.criterion or (ORACLE,)
+        training = dataclasses.replace(self.training, scratch_epochs=self.training.epochs)
+        shared |= {"criterion": self.criterion or (ORACLE,), "name": self.study_name}
+        shared |= {"training": training}
         return SearchConfig(budget=("flops=100%",), **shared)
+
+    def resolved(self) -> CorrelationConfig:
+        """The same settings with what follows from others written out, as they are stored."""
+        return dataclasses.replace(self, name=self.study_name, criterion=self.criteria)
 
 
 def criterion_of(name: str) -> Criterion:
@@ -108,10 +121,10 @@ def candidates() -> tuple[str, ...]:
 
     The oracle is not among them, nor what judges before training or needs σBN.
     """
-    found: dict[tuple[type, str], str] = {}
+    names: dict[tuple[type, str], str] = {}
     for method in METHODS.values():
         is_apart = method.uses_sigmoid or method.prunes_untrained or method.name == ORACLE
         if not is_apart and method.criterion is not None:
             criterion = criterion_of(method.name)
-            found.setdefault((type(criterion), repr(vars(criterion))), method.name)
-    return tuple(found.values())
+            names.setdefault((type(criterion), repr(vars(criterion))), method.name)
+    return tuple(names.values())

@@ -1,4 +1,4 @@
-"""Settings of a search as a server gets them: what was given, without the defaults."""
+"""Settings without the defaults: as nested values, as arguments of the command line, as a key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruning.errors import ServiceError
+
+_FLAG_NAMES = {
+    "source": "data",
+    "root": "data_root",
+    "builders": "builder",
+    "allowed_hosts": "allowed_host",
+    "cors_origins": "cors_origin",
+    "webhooks": "webhook",
+}
+
+
+def explicit_settings(config: Any) -> dict[str, Any]:
+    """Of a dataclass of settings, what differs from the defaults, nested as in a TOML file."""
+    explicit: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            if inner := explicit_settings(value):
+                explicit[field.name] = inner
+        elif value != field.default:
+            explicit[field.name] = list(value) if isinstance(value, tuple) else value
+    return explicit
 
 
 def settings_json(settings: Mapping[str, Any]) -> str:
@@ -24,14 +46,21 @@ def settings_key(settings: Mapping[str, Any]) -> str:
     return f"settings-{hashlib.sha256(settings_json(settings).encode()).hexdigest()}"
 
 
-def given_settings(config: Any) -> dict[str, Any]:
-    """Of a SearchConfig, what differs from the defaults, nested as in a TOML file."""
-    given: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            if inner := given_settings(value):
-                given[field.name] = inner
-        elif value != field.default:
-            given[field.name] = list(value) if isinstance(value, tuple) else value
-    return given
+def flag_of(name: str) -> str:
+    """The flag of a setting; the words of the command line differ from those of Python for some."""
+    return "--" + _FLAG_NAMES.get(name, name).replace("_", "-")
+
+
+def as_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """What to type for these settings, nested as in a TOML file."""
+    arguments: list[str] = []
+    for name, value in settings.items():
+        flag = flag_of(name)
+        if isinstance(value, Mapping):
+            arguments += as_arguments(value)
+        elif isinstance(value, bool):
+            arguments.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"{flag}={one}" for one in values]
+    return arguments

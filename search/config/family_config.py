@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from pruning.cost import Budget
 from pruning.errors import ConfigError
+from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig, folder_name
+from search.config.settings import (
+    Device,
+    listed,
+    option,
+    require,
+    require_defaults,
+    same_option,
+    settings,
+)
+from search.config.training_config import TrainingConfig
 
 UNUSED_TRAINING = (
     *("epochs", "fine_tune_epochs"),
     *("fine_tune_learning_rate", "fine_tune_schedule"),
 )
 """Settings of training that a family study, which trains from scratch, has no use for."""
-
-WITHOUT_RESOURCES = ("time_budget", "max_train_images")
-"""Settings of resources that no family study has."""
 
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
@@ -31,26 +38,8 @@ KINDS = (
 width narrows all that can be narrowed, residual streams included: the usual width multiplier."""
 _KIND = re.compile(r"([a-z0-9-]+?)(?::([0-9.]+))?")
 
-_OF_A_SEARCH = {field.name: field for field in dataclasses.fields(SearchConfig)}
 
-
-def _option(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
-
-
-def _as_in_a_search(name: str, help_text: str = "") -> Any:
-    """A field with the default and the help text that a search has."""
-    of_search = _OF_A_SEARCH[name]
-    metadata = {"help": help_text} if help_text else of_search.metadata
-    return field(default=of_search.default, metadata=metadata)
-
-
-def training_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe for networks that have no sparse training behind them: they train for one stage."""
-    return {"scratch_epochs": recipe.get("epochs", TrainingConfig.epochs), **recipe}
-
-
-@dataclass(frozen=True)
+@settings
 class FamilyConfig:
     """A ladder of families, and maybe its training: what `espalier family` takes.
 
@@ -59,62 +48,67 @@ class FamilyConfig:
     """
 
     source: str
-    budgets: tuple[str, ...] = _option(
+    budgets: tuple[str, ...] = option(
         (), "budgets of the ladder, such as params=200k:2M:100k or flops=25%; repeatable"
     )
-    kinds: tuple[str, ...] = _option(
+    kinds: tuple[str, ...] = option(
         ("copycat", "uniform"),
         f"what to compare, joined by commas: {', '.join(KINDS)}; uniform narrows the profile's "
         "layers by one factor, width all that can be narrowed, residual streams included",
     )
-    seeds: int = _option(3, "how often each network is trained, with seeds 0, 1, 2 …")
-    include: tuple[str, ...] = _option(
+    seeds: int = option(3, "how often each network is trained, with seeds 0, 1, 2 …", ge=1)
+    include: tuple[str, ...] = option(
         (),
         "searches whose fine-tuned networks are shown too, their shapes being trained from "
         "scratch; repeatable, best the same search at several seeds",
     )
-    count_attention: bool = _as_in_a_search("count_attention")
-    exact: bool = _as_in_a_search("exact")
-    divisor: int = _option(1, "widths of members are multiples of this")
-    model: str = _option("", "base network; needed for a profile, which does not name it")
-    trust: tuple[str, ...] = _option((), "module whose builder may run, for a folder's network")
+    count_attention: bool = same_option(SearchConfig, "count_attention")
+    exact: bool = same_option(SearchConfig, "exact")
+    divisor: int = option(1, "widths of members are multiples of this", ge=1)
+    model: str = option("", "base network; needed for a profile, which does not name it")
+    trust: tuple[str, ...] = option((), "module whose builder may run, for a folder's network")
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
-    seed: int = _as_in_a_search("seed", "seed of data splits")
-    concurrency: int | None = _as_in_a_search("concurrency", "networks trained at once")
-    device: str = _as_in_a_search("device")
-    name: str = _option("", "name of the study; by default made of source and data")
-    runs: str = _as_in_a_search("runs", "folder that holds all searches and the MLflow store")
-    mlflow_url: str = _as_in_a_search("mlflow_url")
+    seed: int = same_option(SearchConfig, "seed", "seed of data splits")
+    concurrency: int | None = same_option(SearchConfig, "concurrency", "networks trained at once")
+    device: Device = same_option(SearchConfig, "device")
+    name: str = option("", "name of the study; by default made of source and data")
+    runs: str = same_option(SearchConfig, "runs")
+    mlflow_url: str = same_option(SearchConfig, "mlflow_url")
 
     def __post_init__(self) -> None:
-        if not self.name:
-            source = re.sub(r"\.json$", "", self.source).strip("/").split("/")[-2:]
-            text = "-".join([*source, Path(self.data.source).name, "family"])
-            object.__setattr__(self, "name", re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-."))
-        listed = (name.strip() for text in self.kinds for name in text.split(","))
-        object.__setattr__(self, "kinds", tuple(dict.fromkeys(listed)))
-        if not self.kinds:
-            raise ConfigError("kinds must be at least one name, got ()")
-        for name in self.kinds:
+        require(bool(self.kinds), "kinds", "at least one name", self.kinds)
+        for name in self.kind_names:
             kind_and_number(name)
-        for name in ("seeds", "divisor"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in WITHOUT_RESOURCES:
-            if (given := getattr(self.resources, name)) not in ("", None):
-                raise ConfigError(
-                    f"a family study trains every network that was asked for and knows no {name}, "
-                    f"got {given!r}: leave it out, or ask for fewer --seeds, --kinds or --budgets"
-                )
+        why = "in a family study, which trains every network from scratch"
+        require_defaults(self.training, UNUSED_TRAINING, why)
+        if not self.training.equal_compute:
+            require_defaults(self.training, ("compute_limit",), "without equal_compute")
         self.ladder()
         self.as_search()
 
     @property
+    def kind_names(self) -> tuple[str, ...]:
+        """What to compare, each once."""
+        return listed(self.kinds)
+
+    @property
+    def study_name(self) -> str:
+        """The name of the study: made of source and data, if none was given."""
+        source = self.source.removesuffix(".json").strip("/").split("/")[-2:]
+        return self.name or folder_name([*source, Path(self.data.source).name, "family"])
+
+    @property
     def directory(self) -> Path:
         """The folder of this study."""
-        return Path(self.runs) / self.name
+        return Path(self.runs) / self.study_name
+
+    @property
+    def scratch_training(self) -> TrainingConfig:
+        """How each network is trained: by default for the epochs of one stage of a search."""
+        epochs = self.training.scratch_epochs or TrainingConfig.epochs
+        return dataclasses.replace(self.training, scratch_epochs=epochs)
 
     def ladder(self) -> tuple[Budget, ...]:
         """The budgets, the smallest first where they are a range; each rung has one bound."""
@@ -124,19 +118,32 @@ class FamilyConfig:
     def as_search(self, model: str = "") -> SearchConfig:
         """A search with these settings whose budget is no bound; its jobs need one."""
         return SearchConfig(
-            model=model or self.model or "digits-vgg",
+            model=model or self.model or SearchConfig.model,
             budget=("flops=100%",),
             exact=self.exact,
             data=self.data,
-            training=self.training,
+            training=self.scratch_training,
             resources=self.resources,
             seed=self.seed,
             concurrency=self.concurrency,
             device=self.device,
-            name=self.name,
+            name=self.study_name,
             runs=self.runs,
             mlflow_url=self.mlflow_url,
         )
+
+    def resolved(self) -> FamilyConfig:
+        """The same settings with what follows from others written out, as they are stored."""
+        return dataclasses.replace(
+            self, name=self.study_name, kinds=self.kind_names, training=self.scratch_training
+        )
+
+
+def recipe_of_family(name: str) -> dict[str, Any]:
+    """A paper's settings of training for networks that train from scratch, in one stage."""
+    recipe = TrainingConfig.RECIPES[name]
+    used = {key: value for key, value in recipe.items() if key not in UNUSED_TRAINING}
+    return used | ({"scratch_epochs": recipe["epochs"]} if "epochs" in recipe else {})
 
 
 def kind_and_number(name: str) -> tuple[str, float | None]:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from pruning import criteria, regularizers
-from pruning.criteria import Criterion
 from pruning.errors import ConfigError
-from pruning.networks.torch_interior import BatchNorm
-from pruning.regularizers import Regularizer
-from pruning.scaling_factors.scaling_factors import GRANULARITIES, Granularity
-from pruning.sigmoid_batchnorm import to_sigmoid_batchnorm
+from pruning.lazy_imports import lazy_modules
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pruning import criteria, regularizers, sigmoid_batchnorm
+    from pruning.criteria import Criterion
+    from pruning.networks import torch_interior
+    from pruning.regularizers import Regularizer
+    from pruning.scaling_factors import scaling_factors
+    from pruning.scaling_factors.scaling_factors import Granularity
+else:
+    torch, criteria, regularizers, sigmoid_batchnorm, torch_interior, scaling_factors = (
+        lazy_modules(
+            *("torch", "pruning.criteria", "pruning.regularizers", "pruning.sigmoid_batchnorm"),
+            *("pruning.networks.torch_interior", "pruning.scaling_factors.scaling_factors"),
+        )
+    )
 
 Settings = Mapping[str, float]
 
@@ -59,7 +70,9 @@ class Method:
 
     def prepared(self, model: nn.Module, seed: int) -> nn.Module:
         """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`."""
-        return to_sigmoid_batchnorm(model, seed=seed) if self.uses_sigmoid else model
+        return (
+            sigmoid_batchnorm.to_sigmoid_batchnorm(model, seed=seed) if self.uses_sigmoid else model
+        )
 
 
 PUSH = Range(10.0, 1000.0, is_log=True, is_push=True)
@@ -85,7 +98,7 @@ def _clamp_scales(model: nn.Module) -> None:
     """γ to [0, 1], without which polarization has no least value (Zhuang et al.)."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, BatchNorm) and module.affine:
+            if isinstance(module, torch_interior.BatchNorm) and module.affine:
                 module.weight.clamp_(0, 1)
 
 
@@ -148,15 +161,14 @@ def method(name: str) -> Method:
 
 def granularity(text: str) -> str:
     """`text` in its canonical form, such as filter+branch; ConfigError if it names no mixture."""
-    parts = text.split("+")
-    if not text or len(set(parts)) != len(parts) or not set(parts) <= set(GRANULARITIES):
+    known, parts = scaling_factors.GRANULARITIES, text.split("+")
+    if not text or len(set(parts)) != len(parts) or not set(parts) <= set(known):
         raise ConfigError(
-            f"granularity must be one or several of {', '.join(GRANULARITIES)} joined by +, "
-            f"got {text!r}"
+            f"granularity must be one or several of {', '.join(known)} joined by +, got {text!r}"
         )
-    return "+".join(part for part in GRANULARITIES if part in parts)
+    return "+".join(part for part in known if part in parts)
 
 
 def parts_of(granularity: str) -> tuple[Granularity, ...]:
     """The parts of a mixture, in canonical order."""
-    return tuple(part for part in GRANULARITIES if part in granularity.split("+"))
+    return tuple(part for part in scaling_factors.GRANULARITIES if part in granularity.split("+"))

@@ -9,15 +9,20 @@ Three spellings are understood:
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from copycat.architecture.trust import is_within
 from copycat.builder import Builder
 from pruning.errors import ModelError
+from pruning.lazy_imports import lazy_modules
+
+if TYPE_CHECKING:
+    from torchvision import models as torchvision_models
+else:
+    (torchvision_models,) = lazy_modules("torchvision.models")
 
 _ZOO: dict[str, tuple[str, dict[str, object]]] = {
     "vgg16": ("vgg16", {}),
@@ -95,8 +100,7 @@ def names() -> tuple[str, ...]:
 
 
 def _torchvision_names() -> list[str]:
-    models = importlib.import_module("torchvision.models")
-    return cast(list[str], models.list_models(module=models))
+    return cast(list[str], torchvision_models.list_models(module=torchvision_models))
 
 
 def _torchvision_source(name: str, num_classes: int, in_channels: int) -> Builder:

@@ -11,7 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from search.config.correlation_config import CorrelationConfig
-from search.results.correlation import COEFFICIENTS, Agreement, UnitScores
+from search.results.correlation import COEFFICIENTS, Agreement, Correlation, UnitScores
+from search.results.report import readable_results
 from search.terminal.text_table import text_table
 
 
@@ -29,6 +30,22 @@ class CorrelationResults:
     num_images: int
     validation_accuracy: float
     files: tuple[Path, ...]
+
+
+def read_results(file: Path) -> CorrelationResults:
+    """The results of a finished study; SearchStateError where there are none that can be read."""
+    with readable_results(file) as stored:
+        agreements = [
+            Agreement(
+                name,
+                {layer: Correlation(**values) for layer, values in row["layers"].items()},
+                Correlation(**row["all_layers"]),
+            )
+            for name, row in stored["criteria"].items()
+        ]
+        counts = int(stored["num_units"]), int(stored["num_images"])
+        accuracy = float(stored["validation_accuracy"])
+        return CorrelationResults(tuple(agreements), *counts, accuracy, (file,))
 
 
 def study_table(study: CorrelationResults) -> Table:
@@ -73,7 +90,7 @@ def content(
 ) -> dict[str, Any]:
     """JSON-able: settings, coefficients, and the scores that they are made of."""
     return {
-        "settings": dataclasses.asdict(config),
+        "settings": dataclasses.asdict(config.resolved()),
         "num_units": study.num_units,
         "num_images": study.num_images,
         "validation_accuracy": study.validation_accuracy,

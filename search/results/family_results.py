@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from pruning.cost import format_count
+from search.results.report import readable_results
 from search.results.verdict import deviation
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
@@ -77,6 +78,20 @@ class FamilyStudy:
             row = (point.params, 100 * point.test_error, 100 * point.deviation)
             curves.setdefault(point.kind, []).append(row)
         return curves
+
+    @classmethod
+    def read(cls, file: Path) -> FamilyStudy:
+        """The inverse of `to_mapping`, from the file of a finished study.
+
+        Raises SearchStateError where there is none that can be read.
+        """
+        with readable_results(file) as content:
+            runs = [
+                FamilyRun(**{**run, "outcome": Outcome.from_mapping(run["outcome"])})
+                for run in content["runs"]
+            ]
+            num_test, notes = int(content["num_test"]), tuple(content["notes"])
+            return cls(tuple(runs), num_test, dict(content["failures"]), notes, (file,))
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""

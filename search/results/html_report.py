@@ -16,8 +16,9 @@ from typing import Any
 from copycat.architecture import read
 from pruning.cost import format_count
 from pruning.errors import ConfigError, SearchStateError
-from search.config.arguments import as_arguments
-from search.config.search_config import SearchConfig, from_mapping
+from search.config.explicit_settings import as_arguments, explicit_settings
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping
 from search.models import own_module
 from search.results.pictures import widths_left
 from search.results.report import (
@@ -292,15 +293,16 @@ class _Page:
         """What to type, by what it does."""
         config = self.config
         runs = "" if config.runs == SearchConfig.runs else f" --runs {shlex.quote(config.runs)}"
-        commands = {"run this search": shlex.join(["espalier", "search", *as_arguments(config)])}
+        flags = as_arguments(explicit_settings(config))
+        commands = {"run this search": shlex.join(["espalier", "search", *flags])}
         trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
         if self.front:
             best = max(self.front, key=lambda n: n.outcome.validation_accuracy).outcome.key
             commands["take the most accurate network along"] = (
-                f"espalier export {shlex.quote(f'{config.name}/{best}')} --out my-network"
+                f"espalier export {shlex.quote(f'{config.study_name}/{best}')} --out my-network"
                 f"{trust}{runs}"
             )
-        commands["list the front"] = f"espalier pareto {shlex.quote(config.name)}{runs}"
+        commands["list the front"] = f"espalier pareto {shlex.quote(config.study_name)}{runs}"
         commands["compare the runs in MLflow"] = f"espalier ui{runs}"
         return commands
 
@@ -327,7 +329,7 @@ def _config(directory: Path) -> SearchConfig:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, Mapping):
             raise ValueError("it holds no settings")
-        return from_mapping(content, str(file))
+        return from_mapping(SearchConfig, content, str(file))
     except (OSError, ValueError, ConfigError) as error:
         raise SearchStateError(f"{file} is damaged, or of another version: {error}") from error
 

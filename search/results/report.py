@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.text import Text
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
 from search.results.verdict import Contest, short_name, verdict
-from search.storage.layout import CONFIG_FILE, RESULTS_FILE
+from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -93,19 +94,30 @@ def _budget(content: Mapping[str, Any] | None) -> Budget | None:
 
 def open_results(directory: Path) -> Results:
     """The results of a finished search; SearchStateError if there are none."""
+    with readable_results(directory / RESULTS_FILE) as content:
+        return Results.from_mapping(content)
+
+
+@contextmanager
+def readable_results(file: Path) -> Iterator[dict[str, Any]]:
+    """What the file of results holds; SearchStateError if it is not there, or the block fails."""
+    folder = file.parent
     try:
-        return Results.from_mapping(
-            json.loads((directory / RESULTS_FILE).read_text(encoding="utf-8"))
-        )
+        yield json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if (directory / CONFIG_FILE).exists():
+        kind = study_kind(folder)
+        if kind is None:
+            raise no_search(folder) from None
+        if file.name != RESULTS_FILES[kind]:
             raise SearchStateError(
-                f"the search in {directory} has not finished: go on with "
-                f"`{shlex.join(['espalier', 'resume', directory.name])}`"
+                f"{folder} holds a {kind} study, and this is asked of a search"
             ) from None
-        raise no_search(directory) from None
+        raise SearchStateError(
+            f"the {'search' if kind == 'search' else f'{kind} study'} in {folder} has not "
+            f"finished: go on with `{shlex.join(['espalier', 'resume', folder.name])}`"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SearchStateError(f"{directory / RESULTS_FILE} is damaged: {error}") from error
+        raise SearchStateError(f"{file} is damaged: {error}") from error
 
 
 def no_search(directory: Path) -> SearchStateError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.trials.jobs import Ending, EpochRecord, Job, JobList, JobSource, Observer, Outcome
 
 _WRITE_EVERY_SECONDS = 5.0

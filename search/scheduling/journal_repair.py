@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_server.append_log import whole_lines
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 
 _CREATE_STUDY, _CREATE_TRIAL, _SET_STATE, _ATTRIBUTES = 0, 4, 6, (8, 9)
 """Of Optuna's operations, as the file numbers them."""

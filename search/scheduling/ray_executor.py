@@ -34,7 +34,7 @@ from ray.tune.search import Searcher
 from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError
 from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
-from search.system.error_log import told_in_one_line
+from search.system.error_log import as_config_error
 from search.system.machine import usable_cores
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
@@ -143,7 +143,7 @@ def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
             give_own_token()
             _forget_token()
         stack.callback(ray.shutdown)  # also of one that has started in part
-        with warnings.catch_warnings(), _sigterm_kept(), told_in_one_line(_failure(address)):
+        with warnings.catch_warnings(), _sigterm_kept(), as_config_error(_failure(address)):
             warnings.simplefilter("ignore")
             ray.init(
                 **settings, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True

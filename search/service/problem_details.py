@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from pruning.errors import first_line
 from search.service.throttled_log import ThrottledLog
-from search.storage.durable import is_disk_full
+from search.storage.atomic_files import is_disk_full
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = {"Retry-After": "10"}

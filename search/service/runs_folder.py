@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.service.problem_details import ProblemError
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 
 SEARCH_ID = r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,119}$"
 """What the folder of a search may be called."""

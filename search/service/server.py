@@ -35,7 +35,7 @@ from search.service.queue.webhooks import Webhooks
 from search.service.runs_folder import RunsFolder
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
 from search.service.torch_worker.worker import TorchWorker
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 
 _GRACE_SECONDS = 2
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")

@@ -1,13 +1,13 @@
-"""What a service is started with: a frozen dataclass, checked; the command line fills it."""
+"""What a service is started with."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from search.config.options import option, require
+from search.config.settings import Device, option, require, require_defaults, settings
 
 DATABASE_VARIABLE = "ESPALIER_SERVICE_DATABASE"
 WEBHOOK_SECRET_VARIABLE = "ESPALIER_WEBHOOK_SECRET"
@@ -15,30 +15,29 @@ SECRET_VARIABLES = (DATABASE_VARIABLE, WEBHOOK_SECRET_VARIABLE)
 """Of the service alone: searches and preflights run code of others, and are not given them."""
 
 
-@dataclass(frozen=True)
+@settings
 class LimitsConfig:
     """The most that a client may ask for, and that a process may take for it."""
 
-    most_params: int = option(200_000_000, "parameters of a network that clients may name")
-    most_image_size: int = option(512, "pixels a side that clients may resize images to")
-    most_trials: int = option(1000, "trials of a search that clients may ask for")
-    most_epochs: int = option(1000, "epochs of each kind of training that clients may ask for")
-    most_concurrency: int = option(64, "trials at once that clients may ask for")
-    most_searches: int = option(1000, "searches of one owner that wait or run at a time")
+    most_params: int = option(200_000_000, "parameters of a network that clients may name", ge=1)
+    most_image_size: int = option(512, "pixels a side that clients may resize images to", ge=1)
+    most_trials: int = option(1000, "trials of a search that clients may ask for", ge=1)
+    most_epochs: int = option(
+        1000, "epochs of each kind of training that clients may ask for", ge=1
+    )
+    most_concurrency: int = option(64, "trials at once that clients may ask for", ge=1)
+    most_searches: int = option(1000, "searches of one owner that wait or run at a time", ge=1)
     most_hours: float | None = option(
         None,
         "working time of a search, in hours, after which it ends with what it has; by default any",
+        ge=1,
     )
     memory_gb: float = option(
-        16.0, "memory that a preflight, and each trial of a search, may take, in GB"
+        16.0, "memory that a preflight, and each trial of a search, may take, in GB", ge=1
     )
 
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            require(value is None or value >= 1, name, "at least 1", value)
 
-
-@dataclass(frozen=True)
+@settings
 class ServiceConfig:
     """One service: what it keeps, where it listens, who may use it, and where searches run."""
 
@@ -47,8 +46,8 @@ class ServiceConfig:
         "127.0.0.1",
         "address to listen on; for one that others reach there must be tokens (`espalier token`)",
     )
-    port: int = option(8000, "port to listen on; 0 picks one")
-    max_running: int = option(1, "searches at once; others wait in the queue")
+    port: int = option(8000, "port to listen on; 0 picks one", ge=0, le=65535)
+    max_running: int = option(1, "searches at once; others wait in the queue", ge=1)
     database: str = option(
         "",
         "sqlite:///FILE or postgresql://USER@HOST/NAME of its records; by default service.db in "
@@ -68,14 +67,14 @@ class ServiceConfig:
     mlflow_public_url: str = option(
         "", "address of MLflow for those who use this service; by default the one it uses itself"
     )
-    mlflow_port: int = option(5000, "port of its own MLflow server; 0 picks one")
+    mlflow_port: int = option(5000, "port of its own MLflow server; 0 picks one", ge=0, le=65535)
     ray_address: str = option(
         "",
         "job server of a Ray cluster to run searches on, such as http://10.0.0.1:8265; the nodes "
         "share the folders of this machine. By default searches are processes of this machine",
     )
     ray_python: str = option("python", "interpreter on the cluster's nodes")
-    device: str = option("auto", "auto, cpu or cuda")
+    device: Device = option("auto", "auto, cpu or cuda")
     allowed_hosts: tuple[str, ...] = option(
         (), "name under which others reach this service; repeatable"
     )
@@ -89,9 +88,10 @@ class ServiceConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self.max_running >= 1, "max_running", "at least 1", self.max_running)
-        for name in ("port", "mlflow_port"):
-            require(0 <= getattr(self, name) <= 65535, name, "from 0 to 65535", getattr(self, name))
+        if self.mlflow_url:
+            require_defaults(self, ("mlflow_port",), "beside another MLflow server (mlflow_url)")
+        if not self.ray_address:
+            require_defaults(self, ("ray_python",), "without a cluster (ray_address)")
         require(
             not _has_password(self.database),
             "database",
@@ -112,8 +112,6 @@ class ServiceConfig:
         require(is_web, "mlflow_public_url", "http://HOST or https://HOST", public)
         for url in self.webhooks:  # which may hold a secret: it is not repeated
             require(_is_web_address(url), "webhooks", "http://HOST or https://HOST", "another form")
-        devices = ("auto", "cpu", "cuda")
-        require(self.device in devices, "device", f"one of {', '.join(devices)}", self.device)
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of a search: what lies where, files that are whole or not there, locks.
+"""The folder of a search: the names of its files, atomic writing, and locks.
 
 May import `system` and `terminal`; no torch.
 """

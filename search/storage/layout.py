@@ -1,4 +1,4 @@
-"""What lies where in the folder of a study: the names of its files and folders."""
+"""The names of files and folders in the folder of a study."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 StudyKind = Literal["search", "family", "correlation"]
 
 CONFIG_FILE, RESULTS_FILE, EVENTS_FILE = "search.json", "results.json", "events.jsonl"
-"""What was asked for, what came of it, and what happened, in the folder of a search."""
+"""The settings, the results and the events of a search."""
 
 FAMILY_RESULTS, CORRELATION_RESULTS = "family.json", "correlation.json"
-"""What came of the other kinds of study; pictures of the same name lie beside them."""
+"""The results of the other kinds of study; pictures of the same name lie beside them."""
 
 SETTINGS_FILES: dict[StudyKind, str] = {
     "search": CONFIG_FILE,
     "family": "family-settings.json",
     "correlation": "correlation-settings.json",
 }
-"""What a study was asked for; which of them is there tells its kind."""
+"""The settings of a study; which of these files is there tells its kind."""
 
 RESULTS_FILES: dict[StudyKind, str] = {
     "search": RESULTS_FILE,
@@ -36,16 +36,16 @@ def study_kind(folder: Path) -> StudyKind | None:
 
 
 SPOOL_FILE = "mlflow.spool"
-"""What MLflow could not be told yet."""
+"""Records that MLflow could not be given yet."""
 
 SPENT_FILE = "spent.json"
-"""What of its time and training images is used up, by all its processes together."""
+"""Working time and training images that all its processes together have used."""
 
 LOG_FILE = "process.log"
-"""What its processes print, where a service started them."""
+"""The output of its processes, where a service started them."""
 
 JOBS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "jobs", "architectures", "rungs"
-"""States of what is under way, trained networks, and what trials had reached at each rung."""
+"""Checkpoints of running jobs, trained networks, and results of trials at each rung."""
 
 SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
 """In the folder of an architecture: the scores of its units, and its epochs."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from copycat.width_profile import WidthProfile
 from mlflow_server import schema
 from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
-from pruning.errors import CriterionError, TrainingDivergedError
+from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
@@ -30,17 +30,18 @@ from search.data.datasets import ImageData
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.system.memory_limit import memory_limited
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.minibatches import scoring_batches
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
-from search.trials.jobs import FromScratchJob, Observer, Outcome
+from search.trials.jobs import EpochRecord, FromScratchJob, Observer, Outcome
 from search.trials.preflight import Preflight, check, judged_groups
 from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
@@ -49,7 +50,7 @@ from search.trials.trial import ending_of
 _BASE = FromScratchJob("base", "base", widths={})
 """The training of the network itself."""
 
-_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download")
+_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download", "resources")
 """Settings of the machine, not of the study."""
 
 
@@ -92,8 +93,9 @@ class _Correlation(Study[CorrelationResults]):
         config = self._config
         device = chosen_device(config.device)
         data = read_images(config.data, config.model, config.seed, console)
-        self._subject = subject = _subject(config, data, torch.device(device))
-        _try_out(subject, data)
+        with memory_limited(config.resources.memory_gb):
+            self._subject = subject = _subject(config, data, torch.device(device))
+            _try_out(subject, data)
         console.print(
             f"{subject.num_units:,} units in {len(subject.layers)} layers; "
             f"criteria: {', '.join(subject.criteria)}",
@@ -106,7 +108,7 @@ class _Correlation(Study[CorrelationResults]):
         config, training = self._config, self._config.training
         return StudyRun(
             "correlation",
-            config.name,
+            config.study_name,
             params={
                 schema.PARAM_MODEL: config.model,
                 schema.PARAM_DATA: config.data.source,
@@ -133,6 +135,7 @@ class _Correlation(Study[CorrelationResults]):
             job, observer = _BASE, session.observer
             observer.started(job)
             session.expect(self._config.training.epochs)
+            _require_affordable(session)
             try:
                 model, outcome = _trained(self._subject, session)
                 study = self._compared(model, outcome, session)
@@ -175,8 +178,8 @@ def _subject(config: CorrelationConfig, data: ImageData, device: torch.device) -
     shape, classes = data.train.image_shape, tuple(data.classes)
     builder = models.resolve(config.model, num_classes=len(classes), in_channels=shape[0])
     preflight = check(config.as_search(), builder, shape, classes)
-    if config.criterion:
-        chosen = {name: criterion_of(name) for name in config.criterion}
+    if config.criteria:
+        chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
     model, graph, search = preflight.builder(), preflight.graph, config.as_search()
     usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
@@ -208,7 +211,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
     staged = StagedTraining(
         context.checkpoints(_BASE.key),
         epochs,
-        lambda records: session.observer.epochs(_BASE, records),
+        lambda records: _report(records, session),
     )
     if staged.stage == 0:
         trainer = Trainer(
@@ -239,6 +242,20 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
     )
     outcome = store(result, fold(model), context, data)
     return model.to(subject.device), outcome
+
+
+def _report(records: Sequence[EpochRecord], session: Session) -> None:
+    session.observer.epochs(_BASE, records)
+    _require_affordable(session)
+
+
+def _require_affordable(session: Session) -> None:
+    """SearchFailedError once the study cannot end within the time or images that it may use."""
+    if not session.compute_budget.affords(0):
+        raise SearchFailedError(
+            "the training would not end within the time or images that the study may use: the "
+            "same command goes on with a larger --time-budget or --max-train-images"
+        )
 
 
 def _scores(
@@ -317,7 +334,7 @@ def _settings_file(config: CorrelationConfig) -> SettingsFile:
     return SettingsFile(
         config.directory / SETTINGS_FILES["correlation"],
         "correlation study",
-        dataclasses.asdict(config),
-        dataclasses.asdict(CorrelationConfig()),
-        matters=lambda name: name not in _MAY_CHANGE,
+        dataclasses.asdict(config.resolved()),
+        dataclasses.asdict(CorrelationConfig().resolved()),
+        matters=lambda name: not {name, name.split(".")[0]} & {*_MAY_CHANGE},
     )

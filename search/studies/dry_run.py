@@ -27,6 +27,7 @@ from pruning.errors import (
     first_line,
 )
 from search.config.methods import method
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
@@ -48,8 +49,8 @@ def dry_run_of_search(context: JobContext, data: ImageData, space: SearchSpace) 
     verified. Raises ModelError, CriterionError or ArchitectureError, which says what failed.
     """
     config = context.config
-    pairs = [(name, config.granularity[0]) for name in config.criterion]
-    pairs += [(config.criterion[0], granularity) for granularity in config.granularity[1:]]
+    pairs = [(name, config.granularities[0]) for name in config.criteria]
+    pairs += [(config.criteria[0], granularity) for granularity in config.granularities[1:]]
     with _small(context, data) as (small, few):
         for number, pair in enumerate(pairs):
             proposal = space.mildest(*pair)
@@ -88,6 +89,7 @@ def _small(context: JobContext, data: ImageData) -> Iterator[tuple[JobContext, I
         learning_rate=_LEARNING_RATE,
         fine_tune_learning_rate=None,
         equal_compute=False,
+        compute_limit=TrainingConfig.compute_limit,
     )
     study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
     few = torch.arange(_MOST_IMAGES)

@@ -37,13 +37,13 @@ class EpochPlan:
     def epochs_interpolated(self) -> int:
         """Epochs of the shapes between a found and a uniform one."""
         config = self.context.config
-        return config.study.tempered_trials * config.training.scratch_epochs
+        return config.study.tempered_trials * config.training.num_scratch_epochs
 
     @property
     def epochs_after_trials(self) -> int:
         """Epochs of everything that comes after the trials, generously."""
         config = self.context.config
-        families = num_members(config) * config.training.scratch_epochs
+        families = num_members(config) * config.training.num_scratch_epochs
         repeated = (config.seeds - 1) * min(config.profiles + len(config.ladder), config.trials)
         return families + self.epochs_interpolated + repeated * self.epochs_per_trial
 

@@ -128,7 +128,7 @@ def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str
         example_input = torch.zeros(1, *subject.input_shape)
         return measured_latency(model, example_input, device=config_device(config)).median_ms
 
-    for name in config.kinds:
+    for name in config.kind_names:
         kind = family_kind(name, subject)
         family = families.Family(subject.base, kind, divisor=config.divisor, measure=milliseconds)
         seen: set[tuple[str, str]] = set()

@@ -18,17 +18,27 @@ from mlflow_server import schema
 from pruning.cost import Budget
 from pruning.errors import ConfigError, SearchFailedError
 from search.config.family_config import UNUSED_TRAINING, FamilyConfig
+from search.data import datasets
 from search.data.datasets import ImageData
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
 from search.results.report import open_results
 from search.scheduling.ray_executor import check_resources
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import FAMILY_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_family
-from search.studies.family_ladder import Rung, Subject, from_scratch_job, from_scratch_jobs
+from search.studies.family_ladder import (
+    Rung,
+    Subject,
+    architecture_folder,
+    from_scratch_job,
+    from_scratch_jobs,
+    ladder,
+    profile_subject,
+    stored_subject,
+)
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device
+from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
 from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
@@ -67,6 +77,20 @@ def run(
     """
     study = _Family(config, subject, rungs, data, notes)
     return run_study(study, console or Console(quiet=True))
+
+
+def resume(config: FamilyConfig, *, console: Console | None = None) -> FamilyStudy:
+    """Continues a study from its settings alone; see `run`."""
+    console = console or Console(quiet=True)
+    folder = architecture_folder(config.source, config.runs)
+    if folder is not None:
+        subject = stored_subject(config, folder)
+        data = datasets.load(config.data, channels=subject.input_shape[0], seed=config.seed)
+    else:
+        data = read_images(config.data, config.model, config.seed, console)
+        subject = profile_subject(config, data.train.image_shape, tuple(data.classes))
+    rungs, notes = ladder(config, subject)
+    return run(config, subject, rungs, data, notes=notes, console=console)
 
 
 class _Family(Study[FamilyStudy]):
@@ -111,11 +135,11 @@ class _Family(Study[FamilyStudy]):
 
     def study_run(self, context: JobContext) -> StudyRun:
         config = self._config
-        training = dataclasses.asdict(config.training)
+        training = dataclasses.asdict(config.scratch_training)
         # The ladder is no param: a study may be continued with a longer one, which params forbid.
         return StudyRun(
             "family",
-            config.name,
+            config.study_name,
             params={
                 schema.PARAM_MODEL: config.model or context.preflight.builder.target,
                 schema.PARAM_DATA: config.data.source,
@@ -128,7 +152,8 @@ class _Family(Study[FamilyStudy]):
             },
             description=(
                 f"Test error against parameters of families of {config.source}: "
-                f"{', '.join(config.kinds)}. Its runs: every network with {config.seeds} seeds."
+                f"{', '.join(config.kind_names)}. "
+                f"Its runs: every network with {config.seeds} seeds."
             ),
             base=context.preflight.base,
             budget=" ".join(config.budgets),
@@ -236,7 +261,7 @@ def _settings_file(config: FamilyConfig) -> SettingsFile:
     return SettingsFile(
         config.directory / SETTINGS_FILES["family"],
         "family study",
-        dataclasses.asdict(config),
-        dataclasses.asdict(FamilyConfig(config.source)),
+        dataclasses.asdict(config.resolved()),
+        dataclasses.asdict(FamilyConfig(config.source).resolved()),
         matters=lambda name: name.split(".")[0] in _IDENTITY and name not in _OF_THE_MACHINE,
     )

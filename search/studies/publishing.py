@@ -14,7 +14,7 @@ from search.results.html_report import REPORT_FILE, report_page
 from search.results.pictures import draw_all
 from search.results.report import Results
 from search.results.verdict import contests
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import RESULTS_FILE
 from search.studies.session import Session
 from search.trials.job_context import JobContext

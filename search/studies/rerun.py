@@ -15,7 +15,7 @@ from pruning.cost import format_count
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
 from search.scheduling.optuna_study import recorded_study
-from search.storage.durable import require_free
+from search.storage.folder_lock import require_free
 from search.studies.search_stages import trial_space
 from search.studies.search_study import open_context
 from search.terminal.text_table import text_table
@@ -55,7 +55,7 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     It is not stopped early. Raises SearchStateError if the search has no such trial.
     """
     require_free(config.directory, "search")
-    record = recorded_study(config.directory, config.name, config.study.storage)
+    record = recorded_study(config.directory, config.study_name, config.study.storage)
     params = record.params(number)
     stored, data = open_context(config, Console(quiet=True))
     proposal = trial_space(stored, data).proposal(params)

@@ -97,12 +97,12 @@ class SearchStages:
         """Shapes between the found ones and the uniformly narrowed network."""
         if not self._config.study.tempered_trials:
             return []
-        study = open_study(self._storage, f"{self._config.name}/tempered")
+        study = open_study(self._storage, f"{self._config.study_name}/tempered")
         source = tempered_source(study, self._config, self._context.preflight, trials, family)
         by_key = {outcome.key: outcome for outcome in source.outcomes}
         for job, ending in source.settled():
             self._session.settle(job, [] if ending else [by_key[job.key]], ending)
-        epochs_each = self._config.training.scratch_epochs
+        epochs_each = self._config.training.num_scratch_epochs
         self._session.expect(len(source) * epochs_each)
         images = epochs_each * self._plan.images_per_epoch
         rationed = Rationed(source, self._session.compute_budget, images)
@@ -139,7 +139,7 @@ def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
     high = float(preflight.flops_limit)
     least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
     low = max(float(preflight.floor.flops), high * least)
-    return SearchSpace(push, (low, high), config.criterion, config.granularity)
+    return SearchSpace(push, (low, high), config.criteria, config.granularities)
 
 
 def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> StudySource:
@@ -148,7 +148,7 @@ def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> 
     low, high = space.target_flops
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
-        open_study(storage, config.name),
+        open_study(storage, config.study_name),
         lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
             config.study.sampler, seed, config.trials, is_conditional=space.is_conditional

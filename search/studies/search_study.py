@@ -12,7 +12,7 @@ import mlflow_server
 from mlflow_server import schema
 from mlflow_server.errors import TrackingError
 from search import models
-from search.config.search_config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
@@ -93,14 +93,14 @@ class SearchStudy(Study[Results]):
 def search_run(context: JobContext, links: str = "") -> StudyRun:
     """The run of a search in MLflow; links: Markdown that its description ends in."""
     config, preflight = context.config, context.preflight
-    training = dataclasses.asdict(config.training)
+    training = dataclasses.asdict(config.training.resolved())
     notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
     return StudyRun(
         "search",
-        config.name,
+        config.study_name,
         params={
-            schema.PARAM_CRITERION: ",".join(config.criterion),
-            schema.PARAM_GRANULARITY: ",".join(config.granularity),
+            schema.PARAM_CRITERION: ",".join(config.criteria),
+            schema.PARAM_GRANULARITY: ",".join(config.granularities),
             schema.PARAM_MODEL: config.model,
             schema.PARAM_DATA: config.data.source,
             schema.PARAM_BUDGET: str(preflight.budget),
@@ -151,7 +151,7 @@ def _links(config: SearchConfig) -> str:
     """Markdown with links to the views of the search, which are made; empty without MLflow."""
     uri = config.mlflow_url or mlflow_server.store_uri(Path(config.runs))
     try:
-        views = mlflow_server.view_links(uri, config.name)
+        views = mlflow_server.view_links(uri, config.study_name)
     except TrackingError:
         return ""
     pages = {
@@ -176,7 +176,7 @@ def settings_file(config: SearchConfig) -> SettingsFile:
     return SettingsFile(
         config.directory / CONFIG_FILE,
         "search",
-        to_mapping(config),
-        to_mapping(SearchConfig()),
+        dataclasses.asdict(config.resolved()),
+        dataclasses.asdict(SearchConfig().resolved()),
         matters=lambda name: name not in _MAY_CHANGE and not name.startswith("resources."),
     )

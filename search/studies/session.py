@@ -14,7 +14,8 @@ from pruning.errors import ArchitectureError, EspalierError
 from search.data.datasets import ImageData
 from search.scheduling.compute_budget import ComputeBudget, RationedList
 from search.scheduling.ray_executor import Perform, Share, cluster
-from search.storage.durable import FolderLock, disk_full_told
+from search.storage.atomic_files import disk_full_as_error
+from search.storage.folder_lock import FolderLock
 from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, SPENT_FILE, StudyKind
 from search.studies.epoch_plan import EpochPlan
 from search.studies.setup import SettingsFile, close_recorder, run_recorder
@@ -76,8 +77,8 @@ def run_study(study: Study[Result], console: Console) -> Result:
         lock.acquire(only_if_there=True)
         context, data = study.prepare(console)
         config = context.config
-        recorder = run_recorder(config.runs, config.name, config.mlflow_url)
-        stack.enter_context(disk_full_told(folder))
+        recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
+        stack.enter_context(disk_full_as_error(folder))
         try:
             settings.write()
             lock.acquire()
@@ -88,7 +89,7 @@ def run_study(study: Study[Result], console: Console) -> Result:
         session = Session(
             study, context, data, console=console, recorder=recorder, event_log=event_log
         )
-        with disk_full_told(folder):  # so that the event log hears of it
+        with disk_full_as_error(folder):  # so that the event log hears of it
             return session.run(study)
 
 

@@ -17,11 +17,11 @@ from mlflow_server.errors import TrackingError
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ConfigError, SearchStateError
 from search import models
+from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
-from search.config.search_config import DataConfig
 from search.data import datasets
 from search.data.datasets import ImageData
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import SPOOL_FILE
 
 

@@ -1,4 +1,4 @@
-"""The machine and this process: cores, memory, exit statuses, errors that nobody foresaw.
+"""The machine and this process: cores, memory, exit statuses, reports of unforeseen errors.
 
 Imports nothing of `search`.
 """

@@ -1,4 +1,4 @@
-"""Errors that nobody foresaw: people get one line of them, a file the rest."""
+"""Reports of unforeseen errors: one line for the terminal, the traceback in a file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from pruning.errors import ConfigError, first_line
 
 
-def written(error: BaseException, output: str = "") -> str:
-    """Keep the traceback in a file, behind what was printed; the file's name in a few words.
+def write_traceback(error: BaseException, output: str = "") -> str:
+    """Writes `output` and the traceback to a temporary file and returns " (details are in FILE)".
 
-    Empty where no file can be written.
+    Returns an empty text where no file can be written.
     """
     lines = traceback.format_exception(error)
     try:
@@ -29,11 +29,11 @@ def written(error: BaseException, output: str = "") -> str:
 
 
 @contextmanager
-def told_in_one_line(failure: str) -> Iterator[None]:
-    """Turns whatever the block raises into a ConfigError that begins with `failure`.
+def as_config_error(failure: str) -> Iterator[None]:
+    """Turns every exception of the block into a ConfigError whose message begins with `failure`.
 
-    What is printed on standard error meanwhile, by libraries in C++ too, is kept with the
-    traceback, and is left out if all goes well.
+    Standard error of the block, that of C++ libraries too, is written with the traceback, or
+    dropped if nothing is raised.
     """
     with _standard_error_aside() as file:
         try:
@@ -41,15 +41,15 @@ def told_in_one_line(failure: str) -> Iterator[None]:
         except Exception as error:
             output = file.read_text(errors="replace") if file else ""
             reason = first_line(error)
-            raise ConfigError(f"{failure}: {reason}{written(error, output)}") from error
+            raise ConfigError(f"{failure}: {reason}{write_traceback(error, output)}") from error
 
 
 @contextmanager
 def _standard_error_aside() -> Iterator[Path | None]:
-    """Sends standard error into a file during the block; it stays there if the process dies."""
+    """Sends standard error to a file during the block, which is left if the process dies."""
     try:
         descriptor, name = tempfile.mkstemp(prefix="espalier-stderr-")
-        kept = os.dup(2)
+        standard_error = os.dup(2)
     except OSError:  # no folder to write to, or no standard error
         yield None
         return
@@ -60,6 +60,6 @@ def _standard_error_aside() -> Iterator[Path | None]:
         yield Path(name)
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
         os.unlink(name)

@@ -1,4 +1,4 @@
-"""With which status the command line ends, for those who start it."""
+"""Exit statuses of the command line."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from mlflow_server.errors import MlflowServerError, TrackingError
 from pruning.errors import ClusterUnreachableError, DiskFullError, EspalierError
 
 EXIT_REFUSED = 2
-"""What was asked for cannot be done."""
+"""Bad input, or a request that cannot be met."""
 
 EXIT_NOT_NOW = os.EX_TEMPFAIL
-"""It cannot be done now: the same command may succeed later."""
+"""The same command may succeed later: a disk is full, or MLflow or a cluster away."""
 
 EXIT_INTERRUPTED = 130
 
 NOT_NOW = "not now: "
-"""Before what is said of it, for those who cannot know the status."""
+"""Begins the message of an error that ends with EXIT_NOT_NOW."""
 
 UNFORESEEN = "nobody foresaw this"
-"""In what is said of an error that may come again or not."""
+"""Part of the message of an error that is a fault of Espalier's."""
 
 
 def exit_status(error: EspalierError | MlflowServerError) -> int:
-    """Of a process that ends with this error."""
-    is_passing = isinstance(error, DiskFullError | ClusterUnreachableError) or (
+    """The status of a process that ends with this error."""
+    is_transient = isinstance(error, DiskFullError | ClusterUnreachableError) or (
         isinstance(error, TrackingError) and error.is_transient
     )
-    return EXIT_NOT_NOW if is_passing else EXIT_REFUSED
+    return EXIT_NOT_NOW if is_transient else EXIT_REFUSED

@@ -1,4 +1,4 @@
-"""How much memory a process may take."""
+"""A limit on the memory of this process."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _GIGABYTE = 10**9
 
 @contextmanager
 def memory_limited(gigabytes: float | None) -> Iterator[None]:
-    """Let this process take so much more than it has already; None for any.
+    """Limits this process to so many GB beyond what it has already; None sets no limit.
 
-    What takes more fails to allocate it. Counted is what a process has written or may write, on
-    Linux (RLIMIT_DATA); other systems count less or nothing. A stricter limit that is there stays.
+    Allocations beyond it fail. Linux counts writable memory (RLIMIT_DATA), other systems less or
+    nothing. A stricter limit of the process stays.
     """
     if gigabytes is None:
         yield
         return
-    has = getattr(psutil.Process().memory_info(), "data", 0)  # libraries' own takes gigabytes
-    wanted = has + int(gigabytes * _GIGABYTE)
-    before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    known = [limit for limit in (before, most) if limit != resource.RLIM_INFINITY]
-    with suppress(OSError, ValueError):  # as if there were no limits on this system
-        resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *known]), most))
+    used = getattr(psutil.Process().memory_info(), "data", 0)  # libraries take gigabytes
+    limit = used + int(gigabytes * _GIGABYTE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    finite = [value for value in (soft, hard) if value != resource.RLIM_INFINITY]
+    with suppress(OSError, ValueError):  # systems without such limits
+        resource.setrlimit(resource.RLIMIT_DATA, (min([limit, *finite]), hard))
     try:
         yield
     finally:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_DATA, (before, most))
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -10,9 +10,9 @@ _PROC = Path("/proc")
 
 
 def identity(pid: int) -> str:
-    """What no other process has had or will get; empty where there is no such process.
+    """A text that no other process has had or will get; empty where there is no such process.
 
-    On Linux the boot and the ticks since it, which setting the clock does not change.
+    On Linux the boot and the process's start in ticks since then, which do not depend on the clock.
     """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -32,8 +32,8 @@ def identity(pid: int) -> str:
 
 def tag(pid: int) -> str:
     """The process as a text, for `alive`; empty where there is none."""
-    found = identity(pid)
-    return f"{pid}:{found}" if found else ""
+    unique = identity(pid)
+    return f"{pid}:{unique}" if unique else ""
 
 
 def alive(text: str) -> psutil.Process | None:
@@ -43,7 +43,7 @@ def alive(text: str) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(int(pid))
-        is_over = process.status() == psutil.STATUS_ZOMBIE
+        has_ended = process.status() == psutil.STATUS_ZOMBIE
     except (psutil.Error, OverflowError):
         return None
-    return None if is_over or identity(process.pid) != expected else process
+    return None if has_ended or identity(process.pid) != expected else process

@@ -45,7 +45,7 @@ def register_one(
     model = fold(load(folder, trust=trust)).eval()
     return mlflow_server.register(
         config.mlflow_url or mlflow_server.store_uri(Path(config.runs)),
-        config.name,
+        config.study_name,
         architecture_key(key),
         model,
         random_images(stored.example_input, 2),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pruning.errors import JobGivenUpError
-from search.storage.durable import disk_full_told, write_durably
+from search.storage.atomic_files import disk_full_as_error, write_durably
 
 _KEPT = 2
 _MOST_ATTEMPTS = 3
@@ -42,7 +42,7 @@ class Checkpoints:
         torch.save(dict(state), buffer)
         content = buffer.getvalue()
         file = self._folder / f"{number:08d}-{_digest(content)}.pt"
-        with disk_full_told(self._folder):
+        with disk_full_as_error(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_durably(file, content)
         for old in self._files()[_KEPT:]:

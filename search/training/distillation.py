@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from copycat.architecture import load, read
 from pruning.errors import ConfigError
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.training.trainer import training_precision
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search.data.datasets import Augmentation, ImageData
+from search.data.datasets import ImageData
 from search.data.image_sources import ImageSource
+from search.data.opened_dataset import Augmentation
 
 
 class Minibatches:

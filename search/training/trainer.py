@@ -23,7 +23,7 @@ from pruning.cost import evaluating, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
 from pruning.scaling_factors.scaling_factors import ScalingFactors
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageSource
 from search.training.minibatches import Minibatches, images_trained_on

@@ -19,7 +19,7 @@ from copycat.latency import processor_name
 from copycat.width_profile import WidthProfile
 from pruning.errors import ArchitectureError
 from search.data.datasets import ImageData
-from search.storage.durable import disk_full_told, write_durably
+from search.storage.atomic_files import disk_full_as_error, write_durably
 from search.storage.layout import ARCHITECTURES_FOLDER, CURVE_FILE
 from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, Origin, Outcome
@@ -58,7 +58,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: ImageDa
     preflight, config = context.preflight, context.config
     graph, widths = preflight.graph_of(result.profile), result.profile.widths
     provenance = {
-        "search": config.name,
+        "search": config.study_name,
         "data": config.data.source,
         "budget": str(preflight.budget),
         "origin": result.origin,
@@ -89,7 +89,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: ImageDa
     )
     path = f"{ARCHITECTURES_FOLDER}/{result.key}"
     folder = context.directory / path
-    with disk_full_told(context.directory):
+    with disk_full_as_error(context.directory):
         save(folder, architecture, model.cpu())
         curve = [dataclasses.asdict(record) for record in result.curve]
         for name, content in {**result.files, CURVE_FILE: curve}.items():

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pruning.errors import StoppedEarlyError
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.trials.pareto import dominates
 
 _FACTOR = 2

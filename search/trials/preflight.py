@@ -110,13 +110,13 @@ def check(
             f"{config.model} ends the process when it runs (SystemExit: {error})"
         ) from error
     _check_output(config, model, input_shape, len(classes))
-    groups = judged_groups(config, model, graph, config.criterion)
+    groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, input_shape)
     budget = config.bounds
     limits = budget.absolute(base)
     example_input = torch.zeros(1, *input_shape)
-    floors = [_floor(g, config, model, graph, example_input) for g in config.granularity]
+    floors = [_floor(g, config, model, graph, example_input) for g in config.granularities]
     for floor in floors:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
@@ -146,7 +146,7 @@ def _nothing_to_prune(
 ) -> CriterionError:
     """Why no group can be judged by all methods of the search."""
     wider = dataclasses.replace(config, prune_residual=True)
-    if judged_groups(wider, model, graph, config.criterion):
+    if judged_groups(wider, model, graph, config.criteria):
         return CriterionError(
             f"{config.model} has no prunable channels besides residual streams: "
             "--prune-residual prunes those"
@@ -154,19 +154,19 @@ def _nothing_to_prune(
     if graph.exact:
         free = trace(model, example_input, exact=False)
         for flags, freer in (("--no-exact", config), ("--no-exact --prune-residual", wider)):
-            if judged_groups(freer, model, free, config.criterion):
+            if judged_groups(freer, model, free, config.criteria):
                 return CriterionError(
                     f"{config.model} has no channels that could go without changing what is made "
                     f"of the others: {flags} prunes some anyway"
                 )
-    for name in config.criterion:
+    for name in config.criteria:
         if not judged_groups(wider, model, graph, [name]):
             needs = " with batch normalisation" if method(name).reads_batchnorm else ""
             return CriterionError(
                 f"{config.model} has no prunable channels{needs}, which {name} judges: choose "
                 "another network or criterion"
             )
-    names = ", ".join(config.criterion)
+    names = ", ".join(config.criteria)
     return CriterionError(f"{config.model} has no channels that all of {names} can judge")
 
 
@@ -192,7 +192,7 @@ def _floor(
             )
     if "filter" not in parts:
         return trace(remove_structures(model, example_input, removable), example_input).cost()
-    groups = judged_groups(config, model, graph, config.criterion)
+    groups = judged_groups(config, model, graph, config.criteria)
     if not groups:
         raise _nothing_to_prune(config, model, graph, example_input)
     least = least_widths(graph, groups, min_channels=config.min_channels, divisor=config.divisor)

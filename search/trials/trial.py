@@ -23,7 +23,7 @@ from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
 from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
-from search.storage.durable import disk_full_told
+from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
 from search.training.minibatches import scoring_batches
 from search.training.trainer import EpochReport, Trainer, TrainingReport
@@ -44,7 +44,7 @@ def perform(job: Job, context: JobContext, data: ImageData, report: Report) -> t
 
     Only one process at a time performs a job of one key.
     """
-    with disk_full_told(context.directory), context.checkpoints(job.key).locked():
+    with disk_full_as_error(context.directory), context.checkpoints(job.key).locked():
         if isinstance(job, TrialJob):
             return run_trial(job, context, data, report)
         return (train_from_scratch(job, context, data, report),)

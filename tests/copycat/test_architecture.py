@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -306,33 +307,74 @@ def test_a_disk_that_refuses(tmp_path: Path) -> None:
 # Replacing, and being killed while at it.
 
 KILLED = """
-import os, sys
+import os, sys, traceback
+import networks
 from copycat import load, read, save
-replace, calls = os.replace, []
-def replace_or_die(*names):
-    calls.append(names)
-    if len(calls) == int(sys.argv[2]):
-        os._exit(9)
-    replace(*names)
-os.replace = replace_or_die
-model = load(sys.argv[1], trust=["networks"])
-model.conv1.weight.data *= 2
-save(sys.argv[1], read(sys.argv[1]), model)
+def save_and_die(path, deadly_call):
+    replace, calls = os.replace, []
+    def replace_or_die(*names):
+        calls.append(names)
+        if len(calls) == deadly_call:
+            os._exit(9)
+        replace(*names)
+    os.replace = replace_or_die
+    model = load(path, trust=["networks"])
+    model.conv1.weight.data *= 2
+    save(path, read(path), model)
+for line in sys.stdin:
+    path, call = line.rstrip().rsplit(" ", 1)
+    child = os.fork()
+    if not child:
+        try:
+            save_and_die(path, int(call))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+"""Saves an architecture in a process of its own for each line, which may die at a rename."""
+
+SaveAndDie = Callable[[Path, int], int]
+
+
+@pytest.fixture(scope="module")
+def save_and_die() -> Iterator[SaveAndDie]:
+    """Saves over a folder and dies at the rename of this number; the exit status.
+
+    One process that has imported torch once forks for each of them.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        env={**os.environ, "PYTHONPATH": _with_networks()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def call(path: Path, deadly_call: int) -> int:
+            print(path, deadly_call, file=stdin, flush=True)
+            return int(stdout.readline())
+
+        yield call
+        stdin.close()
+
+
+def _with_networks() -> str:
+    folders = (str(Path(networks.__file__).parent), os.environ.get("PYTHONPATH", ""))
+    return os.pathsep.join(filter(None, folders))
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
-def test_being_killed_while_replacing_loses_nothing(copied: Path, call: int) -> None:
+def test_being_killed_while_replacing_loses_nothing(
+    copied: Path, call: int, save_and_die: SaveAndDie
+) -> None:
     """Before the old folder is set aside, between that and the new one's arrival, and not."""
     before = state_hash(load(copied, trust=TRUST))
-    result = subprocess.run(
-        [sys.executable, "-c", KILLED, str(copied), str(call)],
-        env={**os.environ, "PYTHONPATH": str(Path(networks.__file__).parent)},
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert (result.returncode, result.stderr) == (9 if call < 3 else 0, "")
+    assert save_and_die(copied, call) == (9 if call < 3 else 0)
     assert copied.exists() == (call != 2)
     assert (state_hash(load(copied, trust=TRUST)) == before) == (call < 3)
     verify(copied, trust=TRUST)
@@ -345,19 +387,11 @@ def test_being_killed_while_replacing_loses_nothing(copied: Path, call: int) -> 
     assert not (copied.parent / ".copy.replaced").exists()
 
 
-def killed_while_saving(copied: Path, call: int) -> None:
-    before = len(list(copied.parent.iterdir()))
-    subprocess.run(
-        [sys.executable, "-c", KILLED, str(copied), str(call)],
-        env={**os.environ, "PYTHONPATH": str(Path(networks.__file__).parent)},
-        check=False,
-    )
-    assert len(list(copied.parent.iterdir())) == before + 1, "nothing was left behind"
-
-
 @pytest.mark.parametrize("call", [1, 2])
 @pytest.mark.parametrize("way", ["load", "save", "list"])
-def test_what_the_killed_leave_is_put_in_order(copied: Path, call: int, way: str) -> None:
+def test_what_the_killed_leave_is_put_in_order(
+    copied: Path, call: int, way: str, save_and_die: SaveAndDie
+) -> None:
     """By whoever comes next, also for a folder of another name that begins alike."""
     model, architecture = pruned_network()
     neighbour = copied.with_name("copy.saving-net")
@@ -365,7 +399,9 @@ def test_what_the_killed_leave_is_put_in_order(copied: Path, call: int, way: str
     notes = copied.with_name(".copy-notes")
     notes.mkdir()
     before = state_hash(load(copied, trust=TRUST))
-    killed_while_saving(copied, call)
+    num_entries = len(list(copied.parent.iterdir()))
+    assert save_and_die(copied, call) == 9
+    assert len(list(copied.parent.iterdir())) == num_entries + 1, "nothing was left behind"
     if way == "load":
         load(copied, trust=TRUST)
     elif way == "save":

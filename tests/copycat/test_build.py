@@ -34,14 +34,6 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@every_prunable
-def test_widths_are_those_of_the_profile(architecture: Architecture) -> None:
-    widths = changed_widths(architecture)
-    built = build(architecture.make(), WidthProfile(widths), architecture.example())
-    expected = architecture.graph.cost(widths).params
-    assert sum(parameter.numel() for parameter in built.parameters()) == expected
-
-
 def test_shapes_and_attributes_of_wider_and_narrower_layers() -> None:
     built = build(small(), WidthProfile({"conv1": 9, "conv2": 2}), IMAGE)
     shapes = {name: tuple(p.shape) for name, p in built.named_parameters() if p.dim() > 1}
@@ -74,10 +66,13 @@ def test_groups_of_convolutions_grow_as_their_channels_do() -> None:
 
 
 @every_prunable
-def test_built_networks_run_and_learn(architecture: Architecture) -> None:
-    built = build(
-        architecture.make(), WidthProfile(changed_widths(architecture)), architecture.example()
-    )
+def test_built_networks_are_as_wide_as_the_profile_run_and_learn(
+    architecture: Architecture,
+) -> None:
+    widths = changed_widths(architecture)
+    built = build(architecture.make(), WidthProfile(widths), architecture.example())
+    expected = architecture.graph.cost(widths).params
+    assert sum(parameter.numel() for parameter in built.parameters()) == expected
     outputs = tensors_of(call(built, architecture.example()))
     sum(output.square().sum() for output in outputs).backward()
     assert all(parameter.grad is not None for parameter in built.parameters())
@@ -250,7 +245,7 @@ class Written(TorchDispatchMode):
 NOT_WRITING = {"aten::empty", "aten::new_empty", "aten::empty_like", "aten::detach"}
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1"])
 def test_building_writes_no_more_than_the_constructor(name: str) -> None:
     """Drawing is what both of them spend their time with; the base network is not copied."""
     builder = Builder(f"torchvision.models:{name}", {"weights": None})

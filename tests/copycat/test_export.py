@@ -62,16 +62,13 @@ CASES = {
         (1, 8, 8),
         (Structure("layer", "features.conv3"), Structure("layer", "features.conv4")),
     ),
-    "resnet18": Case("torchvision.models:resnet18"),
-    "mobilenet_v2": Case("torchvision.models:mobilenet_v2"),
     "googlenet": Case("torchvision.models:googlenet", (3, 64, 64)),
     "shufflenet": Case("torchvision.models:shufflenet_v2_x0_5"),
-    "densenet": Case("torchvision.models:densenet121"),
     "efficientnet": Case("torchvision.models:efficientnet_b0"),
     "user's": Case("networks:squeeze_excitation", (3, 8, 8)),
 }
-FOR_PT2 = ("digits-vgg", "no branch", "no block", "no layer", "mobilenet_v2", "user's")
-FOR_ONNX = ("digits-vgg", "no branch", "no layer", "googlenet", "user's")
+FOR_PT2 = ("no branch", "no block", "no layer", "user's")
+FOR_ONNX = ("no layer", "googlenet", "user's")
 
 
 @cache

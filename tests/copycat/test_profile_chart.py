@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -66,9 +64,3 @@ def test_a_picture_is_a_png_and_a_disk_that_refuses_an_error(tmp_path: Path) -> 
     with pytest.raises(ProfileError, match="did you mean conv1"):
         png_chart(WidthProfile({"conv1x": 1}), graph, tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
-
-
-def test_no_picture_library_is_loaded() -> None:
-    code = "import copycat.profile_chart, copycat.families, sys; print('matplotlib' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"

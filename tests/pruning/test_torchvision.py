@@ -18,7 +18,6 @@ NETWORKS = {
     "mobilenet_v2": 32,
     "shufflenet_v2_x0_5": 32,
     "squeezenet1_1": 48,
-    "densenet121": 32,
     "efficientnet_b0": 32,
 }
 """Name and image size."""

@@ -11,6 +11,8 @@ import torchvision
 from gating import difference, gated, random_plan
 from networks import call, randomised
 from torch import nn
+from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from pruning import ChannelGraph, remove_channels, trace
 
@@ -18,13 +20,13 @@ IMAGE = ([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))],)
 DETECTORS = {
     "ssdlite320_mobilenet_v3_large": 35,
     "fasterrcnn_mobilenet_v3_large_320_fpn": 33,
-    "retinanet_resnet50_fpn": 45,
-    "fcos_resnet50_fpn": 45,
-    "maskrcnn_resnet50_fpn": 45,
-    "keypointrcnn_resnet50_fpn": 50,
+    "RetinaNet": 20,
+    "FCOS": 20,
+    "MaskRCNN": 20,
+    "KeypointRCNN": 25,
     "ssd300_vgg16": 20,
 }
-"""Name, and how many groups are free at least."""
+"""Name, and how many groups are free at least; those with capitals have a ResNet-18 behind them."""
 
 QUICK = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
 
@@ -39,6 +41,10 @@ def every_detector(*names: str) -> Any:
 @functools.cache
 def detector(name: str) -> nn.Module:
     sizes = {} if "ssd" in name else {"min_size": 96, "max_size": 96}
+    if name[0].isupper():
+        backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+        few = {"box_detections_per_img": 5} if name.endswith("RCNN") else {}
+        return getattr(detection, name)(backbone, num_classes=5, **sizes, **few).eval()
     return torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=5, **sizes
     ).eval()

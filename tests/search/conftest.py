@@ -12,7 +12,7 @@ import pytest
 
 from mlflow_server import MemoryRecorder
 from search import models
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data import datasets
 from search.data.datasets import ImageData
 from search.results.report import open_results

@@ -18,8 +18,10 @@ from copycat import WidthProfile, build
 from copycat.architecture import Architecture, save
 from pruning.errors import EspalierError
 from search.cli import main
-from search.config.resources_config import StudyConfig
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
 from search.trials.job_context import JobContext

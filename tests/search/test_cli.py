@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from PIL import Image
@@ -22,8 +23,11 @@ from samples import Completed, FinishedSearch, espalier, outcome, small_config
 import copycat
 from pruning import Cost, measure_cost
 from pruning.errors import SearchFailedError
+from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.results.report import Results
 from search.studies.search_study import SearchResult
 
@@ -170,6 +174,13 @@ def test_without_a_command_the_help_is_shown():
     assert (completed.status, completed.err) == (0, "")
     for command in ("search", "family", "pareto", "export", "ui"):
         assert f"\n  {command} " in completed.out
+
+
+def test_the_list_of_commands_says_what_the_help_of_each_says():
+    for name, summary in SUMMARIES.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.get_short_help_str(limit=len(summary) + 1) == summary
 
 
 def test_help_states_every_default():
@@ -324,6 +335,11 @@ def test_a_folder_that_holds_another_search_is_refused(
         (["export", "x", "--out=o"], "an architecture is SEARCH/NAME or a folder, got 'x'"),
         (["export", "none/x", "--out=o"], "none has no architecture 'x'"),
         (["nonsense"], "No such command 'nonsense'"),
+        (["export", "x/y", "--out=o", "--alias=a"], "--alias has no effect without --register"),
+        (["export", "x/y", "--as-python=o", "--format=onnx"], "--format has no effect without --o"),
+        (["serve", "--ray-python=python3"], "ray_python has no effect without a cluster"),
+        (["serve", "--mlflow-url=http://m", "--mlflow-port=1"], "mlflow_port has no effect beside"),
+        (["correlate", "--model=3:4", "--seed=-1"], "seed must be at least 0, got -1"),
     ],
 )
 def test_other_commands_answer_bad_input_in_one_line(
@@ -381,7 +397,7 @@ def test_pareto_prints_the_front_as_a_table(finished_search: FinishedSearch):
     assert (by_name.status, by_name.err) == (0, "")
     header, *rows, note = by_name.out.splitlines()
     assert header.split()[:2] == ["architecture", "FLOPs"]
-    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.trials.pareto]
+    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.results.front]
     assert "fvcore" in note
 
 
@@ -395,7 +411,7 @@ def test_a_name_means_a_search_not_any_folder(
 
 
 def test_pareto_speaks_json_and_csv(finished_search: FinishedSearch):
-    front = finished_search.trials.pareto
+    front = finished_search.results.front
     rows = json.loads(espalier("pareto", finished_search.folder, "--json").out)
     assert [row["architecture"] for row in rows] == [o.key for o in front]
     assert [row["flops"] for row in rows] == [o.flops for o in front]
@@ -410,7 +426,7 @@ def test_pareto_speaks_json_and_csv(finished_search: FinishedSearch):
 
 
 def test_pareto_lists_what_costs_at_most_so_much(finished_search: FinishedSearch):
-    front = finished_search.trials.pareto
+    front = finished_search.results.front
     base = finished_search.results.base
     cheapest = front[0]
 
@@ -454,7 +470,7 @@ print(tuple(network(torch.zeros(2, 1, 8, 8)).shape), network.training)
 def test_an_export_is_rebuilt_without_ray_optuna_and_mlflow(
     finished_search: FinishedSearch, here: Path
 ):
-    chosen = finished_search.trials.pareto[0]
+    chosen = finished_search.results.front[0]
     name, runs = f"tiny/{chosen.key}", finished_search.runs
     completed = espalier("export", name, "--out=out", "--runs", runs)
     assert (completed.status, completed.err) == (0, "")
@@ -475,7 +491,7 @@ def test_an_export_is_rebuilt_without_ray_optuna_and_mlflow(
 
 
 def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSearch, here: Path):
-    chosen = finished_search.trials.pareto[-1]
+    chosen = finished_search.results.front[-1]
     source = finished_search.folder / chosen.path
     assert espalier("export", source, "--out", here / "a").status == 0
     assert espalier("export", f"{finished_search.folder}/{chosen.key}", "--out=b").status == 0
@@ -490,7 +506,7 @@ def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path)
 
 
 def test_export_overwrites_nothing(finished_search: FinishedSearch, here: Path):
-    chosen = finished_search.folder / finished_search.trials.pareto[0].path
+    chosen = finished_search.folder / finished_search.results.front[0].path
     (here / "taken").mkdir()
     (here / "file").write_text("precious")
     assert "taken already exists" in one_line(espalier("export", chosen, "--out=taken"))
@@ -499,7 +515,7 @@ def test_export_overwrites_nothing(finished_search: FinishedSearch, here: Path):
 
 
 def test_export_refuses_damaged_weights(finished_search: FinishedSearch, here: Path):
-    chosen = finished_search.trials.pareto[0]
+    chosen = finished_search.results.front[0]
     shutil.copytree(finished_search.folder / chosen.path, here / "copy")
     weights = here / "copy" / "weights.safetensors"
     content = weights.read_bytes()
@@ -565,7 +581,7 @@ def test_what_is_printed_at_the_end_can_be_typed_too(
     folder = tmp_path / "my runs" / "it's mine"
     place = RunsFolder(str(folder.parent))
     steps = place.next_steps(str(folder), finished_search.results)
-    key = finished_search.trials.pareto[0].key
+    key = finished_search.results.front[0].key
     _, pareto, export = (
         shlex.split(line.partition("espalier")[2])
         for line in steps.splitlines()

@@ -18,7 +18,9 @@ import search
 from pruning.errors import ArchitectureError, ServiceError
 from search import client as client_module
 from search.client import Client
-from search.config.explicit_settings import given_settings, settings_key
+from search.config.explicit_settings import explicit_settings, settings_key
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping
 from search.server_events import ServerEvent, server_events
 from search.tracking import process_log
 
@@ -198,15 +200,13 @@ def test_a_key_is_that_of_the_settings_in_any_order():
 
 def test_of_a_config_only_what_is_no_default_goes(tmp_path: Path):
     config = small_config(tmp_path)
-    given = given_settings(config)
+    given = explicit_settings(config)
     assert given["trials"] == 2
     assert given["ladder"] == [1.0, 0.5]
     assert given["data"] == {"limit_train": 240}
     assert "mlflow_url" not in given
     assert "resources" not in given
-    from search.config.search_config import from_mapping  # noqa: PLC0415 - as the service reads it
-
-    assert from_mapping(given) == config
+    assert from_mapping(SearchConfig, given) == config
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])

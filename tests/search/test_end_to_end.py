@@ -22,7 +22,7 @@ import copycat
 from mlflow_server import connect, schema, store_uri
 from mlflow_server.runs import RecordedRun
 from pruning import Budget, measure_cost
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data import datasets
 from search.results.report import Results, open_results
 from search.training.trainer import evaluate
@@ -144,7 +144,7 @@ def _threads_as_before() -> Iterator[None]:
 def test_accuracies_are_those_of_the_stored_networks(finished_search: FinishedSearch):
     """Measured with as many threads, on which the order of sums depends."""
     data = datasets.load(DataConfig(limit_train=240), seed=0)
-    for stored in finished_search.trials.pareto:
+    for stored in finished_search.results.front:
         network = copycat.load(finished_search.folder / stored.path)
         torch.set_num_threads(
             copycat.read(finished_search.folder / stored.path).provenance["threads"]

@@ -18,8 +18,9 @@ import mlflow_server
 import search
 from mlflow_server import schema
 from search.config.methods import METHODS
-from search.config.resources_config import ResourcesConfig, StudyConfig
-from search.config.search_config import TrainingConfig
+from search.config.resources_config import ResourcesConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.tracking.mlflow_record import MlflowRecord
 from search.trials.jobs import EpochRecord, Job, TrialJob
 

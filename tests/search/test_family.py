@@ -21,8 +21,8 @@ from pruning.cost import Cost, measure_cost
 from pruning.errors import ArchitectureError, BudgetError, ConfigError
 from pruning.tracing import trace
 from search.config.family_config import FamilyConfig, kind_and_number
-from search.config.resources_config import ResourcesConfig
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.models import resolve
 from search.results import figures
@@ -70,7 +70,7 @@ def search_folder(here: Path, preflight: Preflight) -> Path:
 
 def test_kinds_are_listed_by_commas_and_checked():
     config = FamilyConfig("p.json", kinds=("copycat, tempered:0.5", "uniform", "copycat"))
-    assert config.kinds == ("copycat", "tempered:0.5", "uniform")
+    assert config.kind_names == ("copycat", "tempered:0.5", "uniform")
     assert kind_and_number("tempered:0.5") == ("tempered", 0.5)
     assert kind_and_number("wrn") == ("wrn", None)
 
@@ -86,8 +86,6 @@ def test_kinds_are_listed_by_commas_and_checked():
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
         ({"device": "tpu"}, "device must be one of"),
-        ({"resources": ResourcesConfig(time_budget="2h")}, "knows no time_budget, got '2h': "),
-        ({"resources": ResourcesConfig(max_train_images=9)}, "knows no max_train_images, got 9: "),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str):
@@ -194,6 +192,11 @@ def test_bad_input_is_one_line(search_folder: Path, here: Path):
         "found/fine-tuned-0", "--kinds=bottleneck", "--budgets=flops=5%"
     )
     assert "there is nothing to train" in bad("found/fine-tuned-0", "--train")
+    assert "--input has no effect on a stored" in bad("found/fine-tuned-0", "--input=1x8x8")
+    assert "--classes has no effect beside" in bad("p.json", "--model=digits-vgg", "--classes=3")
+    stored = espalier("inspect", "found/fine-tuned-0", "--classes=3")
+    assert (stored.status, stored.out) == (2, "")
+    assert "--classes has no effect on a stored" in stored.err
 
 
 # ---- training it
@@ -308,6 +311,42 @@ def test_a_stopped_study_goes_on_where_it_was(
     _, larger = trained("--seeds=3")  # the later flag wins: only what is new is trained
     assert [key[-1] for key in performed] == ["2"] * 4
     assert [run for run in larger["runs"] if run["seed"] < 2] == found["runs"]
+
+
+def test_a_study_is_listed_resumed_and_watched_as_a_search_is(
+    search_folder: Path, here: Path, performed: list[str], memory: MemoryRecorder
+):
+    def row() -> list[str]:
+        _, first, *_ = espalier("list").out.splitlines()  # the newest first
+        return first.split()
+
+    (here / "stop").write_text("2")
+    assert espalier("family", *FLAGS).status == 130
+    assert row()[:5] == ["study", "family", "stopped", "–", "2"]
+    watched = espalier("watch", "study")
+    assert watched.status == 2
+    assert "go on with espalier resume study" in watched.err
+    (here / "stop").unlink()
+    resumed = espalier("resume", "study", "--device=cpu")
+    assert resumed.status == 0, resumed.err
+    assert len(performed) == len({*performed}) == 8
+    assert row()[:5] == ["study", "family", "finished", "–", "8"]
+    table = resumed.out[resumed.out.index("Test error") :]
+    assert table in espalier("watch", "study").out
+    assert "holds a family study" in espalier("pareto", "study").err
+    assert espalier("resume", "study", "--register=name").status == 2
+
+
+def test_what_the_budget_cannot_afford_is_left_out_and_said(
+    search_folder: Path, performed: list[str]
+):
+    epoch = NUM_IMAGES * 8 // 10 // 32 * 32
+    completed, found = trained(f"--max-train-images={2 * epoch}")
+    assert len(performed) == 2
+    assert "Note: not trained, for want of time or images: copycat-params-5000-s0" in completed.out
+    assert len(found["runs"]) == 2
+    trained(f"--max-train-images={8 * epoch}")
+    assert len(performed) == 8
 
 
 def test_a_stored_network_of_another_shape_is_trained_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from copycat.families import BaseNetwork
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import CriterionError
 from pruning.structure_removal.structures import Structure
-from search.config.resources_config import StudyConfig
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig, to_mapping
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
 from search.service.torch_worker.tasks import catalogue, check_settings
 from search.storage.layout import CONFIG_FILE
@@ -134,7 +137,7 @@ def test_a_network_without_anything_exact_is_told_what_it_takes(tmp_path: Path, 
 def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
     config = config_of(tmp_path)
     config.directory.mkdir(parents=True)
-    (config.directory / CONFIG_FILE).write_text(json.dumps(to_mapping(config)))
+    (config.directory / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config)))
     flags = ("--exact", f"--runs={config.runs}", f"--name={config.name}", f"--model={MODEL}")
     done = espalier("search", *flags)
     assert done.status == 2
@@ -145,7 +148,9 @@ def test_the_service_offers_it_and_answers_alike():
     """The form of its page is made from the schema."""
     option = catalogue()["schema"]["properties"]["exact"]
     assert (option["type"], option["default"]) == ("boolean", True)
-    assert option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["help"]
+    assert (
+        option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["description"]
+    )
     asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
     answer = check_settings({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
     assert isinstance(answer, dict), answer

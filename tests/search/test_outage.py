@@ -17,7 +17,7 @@ from samples import run_in_process, small_config
 
 import search
 from mlflow_server import RunRecorder, connect, running_server, schema
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.studies import session
 from search.trials.artifacts import stored_curve
 from search.trials.job_context import JobContext

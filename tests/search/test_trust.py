@@ -12,7 +12,7 @@ from samples import espalier, stored_outcome
 import copycat
 from copycat.architecture.document import to_json
 from pruning.errors import ArchitectureError, ModelError
-from search.config.search_config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig
 from search.models import own_module, require_trusted
 from search.results.report import Results
 from search.service.torch_worker.tasks import Refusal, export_architecture
@@ -36,7 +36,7 @@ def hostile(here: Path, preflight: Preflight) -> Path:
     builder = copycat.Builder("os:system", {"command": f"touch {here / 'ran'}"})
     file = folder / "architecture.json"
     file.write_text(to_json(dataclasses.replace(copycat.read(folder), builder=builder)))
-    (config.directory / "search.json").write_text(json.dumps(to_mapping(config)))
+    (config.directory / "search.json").write_text(json.dumps(dataclasses.asdict(config)))
     results = Results(preflight.base, "flops=10%", 359, (outcome,), (outcome,), (), {})
     (config.directory / "results.json").write_text(json.dumps(results.to_mapping()))
     return config.directory

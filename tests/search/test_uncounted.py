@@ -20,9 +20,11 @@ from mlflow_server import MemoryRecorder, schema
 from pruning import Budget, trace
 from pruning.cost import format_count
 from pruning.errors import ArchitectureError
+from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig
-from search.config.resources_config import StudyConfig
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
 from search.studies.search_study import open_context
 

@@ -152,7 +152,7 @@ def _tie_units(tracing: Tracing, inputs: Labels, outputs: Labels) -> None:
 
 def _count_convolution(tracing: Tracing, call: Call, spatial: Tensor) -> None:
     """fvcore: batch × Π(weight shape) × Π(output extent; input extent when transposed)."""
-    tracing.count(1, *_convolution_sizes(tracing, call, spatial))
+    tracing.costs.count(1, *_convolution_sizes(tracing, call, spatial))
 
 
 def _convolution_sizes(tracing: Tracing, call: Call, spatial: Tensor) -> list[Size]:
@@ -179,7 +179,7 @@ def deformable_convolution(tracing: Tracing, call: Call) -> AxisLabels:
         produced = _grouped(tracing, weight, tracing.axes(x)[1], groups, transposed=False)
     if produced is not None:
         tie_each(tracing, produced, bias, "the bias has no channels")
-    tracing.leave_out(*_convolution_sizes(tracing, call, call.output))
+    tracing.costs.leave_out(*_convolution_sizes(tracing, call, call.output))
     return (None, produced, None, None)
 
 
@@ -214,9 +214,9 @@ def _product(
     sizes = [size_of(first, axis, tracing) for axis in range(first.dim())]
     sizes.append(size_of(second, -1, tracing))
     if is_counted:
-        tracing.count(1, *sizes)
+        tracing.costs.count(1, *sizes)
     else:
-        tracing.leave_out(*sizes)
+        tracing.costs.leave_out(*sizes)
     kept: tuple[Any, ...] = (batch,) if first.dim() == 3 else ()
     return (*kept, left[-2], right[-1])
 
@@ -262,7 +262,7 @@ def _vector_product(tracing: Tracing, first: Tensor, vector: Tensor) -> AxisLabe
     _met(tracing, (first, left[-1]), (vector, right[0]))
     if tracing.is_parameter(first) and first.dim() > 1 and left[0] is not None:
         tracing.produces(left[0])
-    tracing.leave_out(*(size_of(first, axis, tracing) for axis in range(first.dim())))
+    tracing.costs.leave_out(*(size_of(first, axis, tracing) for axis in range(first.dim())))
     return left[:-1]
 
 
@@ -283,7 +283,7 @@ def bilinear(tracing: Tracing, call: Call) -> AxisLabels:
     if produced is not None:
         tracing.produces(produced)
     positions = int(first.shape[0])
-    tracing.leave_out(positions, *(size_of(weight, axis, tracing) for axis in range(3)))
+    tracing.costs.leave_out(positions, *(size_of(weight, axis, tracing) for axis in range(3)))
     return (tracing.axes(first)[0], produced)
 
 

@@ -14,10 +14,41 @@ Size = int | Labels
 """The size of an axis: a number, or labels whose kept share may shrink."""
 
 
+class Costs(Protocol):
+    """What the present call costs."""
+
+    def count(self, factor: int, *sizes: Size) -> None:
+        """Add factor × Π sizes to the FLOPs (fvcore's convention)."""
+
+    def leave_out(self, *sizes: Size) -> None:
+        """Note Π sizes multiply-adds of this operator, which fvcore does not count."""
+
+
+class Reshapes(Protocol):
+    """Where channels go on when a reshape splits their axis."""
+
+    def split_axis(self, sizes: tuple[int, ...], axes: Sequence[int], usual: int) -> int:
+        """The axis, of those that a reshape splits channels into, along which they go on.
+
+        sizes: that the network asked for.  usual: the one that is tried first.
+        """
+
+    def went_on_along(self, labels: Labels) -> None:
+        """Note the labels along the axis that `split_axis` chose."""
+
+
 class Tracing(Protocol):
     """The part of a trace that rules read and write."""
 
     channels: ChannelLabels
+
+    @property
+    def costs(self) -> Costs:
+        """To count what the call costs."""
+
+    @property
+    def reshapes(self) -> Reshapes:
+        """To ask where channels go on."""
 
     def axes(self, tensor: Tensor) -> AxisLabels:
         """Labels per axis of a tensor seen before; none for a tensor of unknown origin."""
@@ -54,21 +85,6 @@ class Tracing(Protocol):
 
     def splits_unevenly(self, labels: Labels) -> None:
         """Note channels divided into parts of several sizes, which may or may not follow them."""
-
-    def split_axis(self, sizes: tuple[int, ...], axes: Sequence[int], usual: int) -> int:
-        """The axis, of those that a reshape splits channels into, along which they go on.
-
-        sizes: that the network asked for.  usual: the one that is tried first.
-        """
-
-    def went_on_along(self, labels: Labels) -> None:
-        """Note the labels along the axis that `split_axis` chose."""
-
-    def count(self, factor: int, *sizes: Size) -> None:
-        """Add factor × Π sizes to the FLOPs (fvcore's convention)."""
-
-    def leave_out(self, *sizes: Size) -> None:
-        """Note Π sizes multiply-adds of this operator, which fvcore does not count."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +131,9 @@ def pin_axes(tracing: Tracing, tensor: Tensor, axes: Sequence[int], reason: str)
     """Pin the labels of some axes of a tensor (negative axes count from the end)."""
     labels = tracing.axes(tensor)
     for axis in axes:
-        found = labels[axis] if labels else None
-        if found is not None:
-            tracing.channels.pin(found, reason)
+        own = labels[axis] if labels else None
+        if own is not None:
+            tracing.channels.pin(own, reason)
 
 
 def mix_axes(tracing: Tracing, tensor: Tensor, axes: Sequence[int], reason: str) -> None:
@@ -127,9 +143,9 @@ def mix_axes(tracing: Tracing, tensor: Tensor, axes: Sequence[int], reason: str)
     """
     labels = tracing.axes(tensor)
     for axis in axes:
-        found = labels[axis] if labels else None
-        if found is not None:
-            tracing.channels.mixes(found, reason)
+        own = labels[axis] if labels else None
+        if own is not None:
+            tracing.channels.mixes(own, reason)
 
 
 def tie_or_pin(
@@ -166,7 +182,7 @@ def size_of(tensor: Tensor, axis: int, tracing: Tracing) -> Size:
 
 def count_elements(tracing: Tracing, tensor: Tensor, factor: int = 1) -> None:
     """Add factor × the number of elements of `tensor` to the FLOPs."""
-    tracing.count(factor, *(size_of(tensor, axis, tracing) for axis in range(tensor.dim())))
+    tracing.costs.count(factor, *(size_of(tensor, axis, tracing) for axis in range(tensor.dim())))
 
 
 def normalized(axis: int, ndim: int) -> int:

@@ -48,8 +48,8 @@ def view(tracing: Tracing, call: Call) -> AxisLabels:
                 tracing.channels.pin(_known(labels[axis]), "a reshape mixes channel axes")
         if widest is not None and out_axes:
             merged = _merged(labels, in_axes, before, widest)
-            axis, found = _placed(tracing, call, merged, out_axes, after)
-            result[axis] = found
+            axis, placed = _placed(tracing, call, merged, out_axes, after)
+            result[axis] = placed
     return tuple(result)
 
 
@@ -107,11 +107,11 @@ def _placed(
         if (rows == rows[0]).all():
             return axis, rows[0]
     sizes = call.args[1] if isinstance(call.args[1], Sequence) else shape
-    axis = tracing.split_axis(tuple(sizes), wide, _usual_axis(call.args[0], sizes, wide))
+    axis = tracing.reshapes.split_axis(tuple(sizes), wide, _usual_axis(call.args[0], sizes, wide))
     rows = np.moveaxis(cube, wide.index(axis), -1).reshape(-1, shape[axis])
-    found = tracing.channels.tie_rows(rows)
-    tracing.went_on_along(found)
-    return axis, found
+    tied = tracing.channels.tie_rows(rows)
+    tracing.reshapes.went_on_along(tied)
+    return axis, tied
 
 
 def _usual_axis(x: Tensor, sizes: Sequence[int], wide: Sequence[int]) -> int:

@@ -35,7 +35,7 @@ def _spatial_rule(num_spatial: int, factor_of_output: int = 0) -> Rule:
                 call.output.shape[axis] if labels is None else labels
                 for axis, labels in enumerate(axes[:-num_spatial])
             ]
-            tracing.count(factor_of_output, *leading, *extent)
+            tracing.costs.count(factor_of_output, *leading, *extent)
         return [axes] * len(call.outputs)
 
     return rule
@@ -65,7 +65,7 @@ def grid_sampler(tracing: Tracing, call: Call) -> AxisLabels:
     pin_all(tracing, [grid], "used as positions")
     axes = _pass_leading(tracing, x, x.dim() - 2)
     channels = int(x.shape[1]) if axes[1] is None else axes[1]
-    tracing.count(4, int(x.shape[0]), channels, *map(int, call.output.shape[2:]))
+    tracing.costs.count(4, int(x.shape[0]), channels, *map(int, call.output.shape[2:]))
     return axes
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import ConfigError
-from search.config.options import seconds
+from search.config.resources_config import seconds
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig

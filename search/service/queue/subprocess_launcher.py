@@ -20,7 +20,7 @@ from search.service.queue.launcher import (
     resume_arguments,
 )
 from search.service.service_config import SECRET_VARIABLES
-from search.storage.durable import lock_holder
+from search.storage.folder_lock import lock_holder
 from search.storage.layout import LOG_FILE
 from search.system.process_identity import alive, tag
 

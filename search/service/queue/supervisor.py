@@ -16,7 +16,7 @@ from search.service.database.transactions import Database
 from search.service.queue.followed_search import FollowedSearch
 from search.service.queue.launcher import Launcher, ProcessExit
 from search.service.queue.result_rows import architecture_rows, finished_rows, newest_frame
-from search.storage.durable import write_durably
+from search.storage.atomic_files import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, SPOOL_FILE
 from search.tracking.search_state import Event
 from search.trials.pareto import front

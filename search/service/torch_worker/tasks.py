@@ -6,6 +6,7 @@ never imports it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ def check_settings(
     most_params: a network of more parameters is refused before it takes any memory.
     """
     from pruning import errors  # noqa: PLC0415 - as above
-    from search.config.search_config import from_mapping, to_mapping  # noqa: PLC0415
+    from search.config.search_config import SearchConfig  # noqa: PLC0415
+    from search.config.settings import from_mapping  # noqa: PLC0415
 
     fields = {
         errors.ModelError: "model",
@@ -33,7 +35,7 @@ def check_settings(
         errors.ArchitectureError: "training.distill_from",
     }
     try:
-        config = from_mapping({**settings, "device": device}, "the request")
+        config = from_mapping(SearchConfig, {**settings, "device": device}, "the request")
         preflight = _preflight(config, most_params)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
@@ -41,7 +43,7 @@ def check_settings(
         )
         return Refusal(" ".join(str(error).split()), field)
     return {
-        "settings": to_mapping(config),
+        "settings": dataclasses.asdict(config.resolved()),
         "frame": {
             "base": _counts(preflight.base),
             "floor": _counts(preflight.floor),
@@ -101,7 +103,7 @@ def catalogue() -> dict[str, Any]:
     from search import models  # noqa: PLC0415
     from search.config.methods import METHODS  # noqa: PLC0415
     from search.config.search_config import SearchConfig  # noqa: PLC0415
-    from search.data.datasets import names as datasets  # noqa: PLC0415
+    from search.data.named_datasets import names as datasets  # noqa: PLC0415
 
     return {
         "models": list(models.names()),
@@ -124,7 +126,7 @@ def catalogue() -> dict[str, Any]:
 
 def _settings_schema(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON schema of the settings with their help, without those that the server decides."""
-    from search.config.options import tables  # noqa: PLC0415 - as above
+    from search.config.settings import tables  # noqa: PLC0415 - as above
     from search.service.access.settings_policy import SERVER_SETTINGS  # noqa: PLC0415
 
     table: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
@@ -133,31 +135,24 @@ def _settings_schema(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
     properties = {}
     for name, part in schema["properties"].items():
         if name in inner:
-            properties[name] = _table(inner[name], definitions[inner[name].__name__], f"{name}.")
+            properties[name] = _table(definitions[inner[name].__name__], f"{name}.")
         elif name not in SERVER_SETTINGS:
-            properties[name] = _option(cls, name, part)
+            properties[name] = part
     return table | {"properties": properties}
 
 
-def _table(cls: type[Any], schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _table(schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     from search.service.access.settings_policy import SERVER_SETTINGS  # noqa: PLC0415 - as above
 
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            name: _option(cls, name, part)
+            name: part
             for name, part in schema["properties"].items()
             if prefix + name not in SERVER_SETTINGS
         },
     }
-
-
-def _option(cls: type[Any], name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    option = {**part, "description": cls.__dataclass_fields__[name].metadata["help"]}
-    if option.get("default", "") is None and "anyOf" not in option:
-        del option["default"]  # made from other settings
-    return option
 
 
 def export_architecture(

@@ -137,7 +137,7 @@ def test_scores_are_means_over_minibatches(criterion: TaylorSecondOrder | Obd) -
 
 def test_probes_estimate_the_diagonal_without_bias() -> None:
     """A probe's variance is the sum of the squares of the row's other entries."""
-    model, batches, probes = small(nn.Tanh), drawn(1), 4000
+    model, batches, probes = small(nn.Tanh), drawn(1), 2000
     graph = trace(model, IMAGE.double())
     gates, _, hessian = explicit(model, graph, *batches[0])
     estimate = 2 * gates.joined(Obd(probes=probes).score(model, graph, batches))

@@ -28,7 +28,7 @@ def test_the_closed_form_is_fvcores_count(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize("architecture", [a for a in PRUNABLE if a in COUNTABLE], ids=str)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_narrower_networks_cost_what_the_closed_form_says(
     architecture: Architecture, data: st.DataObject
@@ -47,18 +47,6 @@ def test_wider_networks_cost_what_the_closed_form_says(architecture: Architectur
     widths = {g.name: g.width + (i % 3 + 1) * g.unit for i, g in enumerate(graph.prunable)}
     wider = build(architecture.network(), WidthProfile(widths), architecture.example(), graph=graph)
     assert graph.cost(widths) == measure_cost(wider, architecture.example())
-
-
-@pytest.mark.parametrize("architecture", PRUNABLE, ids=str)
-def test_the_peak_of_a_narrower_network_is_what_its_own_trace_finds(
-    architecture: Architecture,
-) -> None:
-    graph = architecture.graph
-    for seed in range(3):
-        plan = random_plan(graph, seed, keep_fraction=0.3)
-        smaller = remove_channels(architecture.network(), graph, plan)
-        traced = trace(smaller, architecture.example()).cost()
-        assert graph.cost(plan.widths).peak_activation_bytes == traced.peak_activation_bytes
 
 
 def test_bytes_by_hand() -> None:

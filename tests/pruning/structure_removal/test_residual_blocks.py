@@ -22,11 +22,9 @@ from search import models
 BRANCH_ENDS = {
     "resnet18": ("bn2", ["layer1.0", "layer2.0", "layer2.1", "layer4.1"]),
     "resnext50_32x4d": ("bn3", ["layer1.0", "layer1.1", "layer4.2"]),
-    "wide_resnet50_2": ("bn3", ["layer1.1", "layer2.0"]),
     "regnet_y_400mf": ("f", ["trunk_output.block1.block1-0", "trunk_output.block2.block2-1"]),
     "mobilenet_v2": ("conv.3", ["features.3", "features.5", "features.16"]),
     "mobilenet_v3_small": ("block", ["features.3", "features.5"]),
-    "efficientnet_b0": ("stochastic_depth", ["features.2.1", "features.6.2"]),
     "efficientnet_v2_s": ("stochastic_depth", ["features.1.0", "features.2.1"]),
     "convnext_tiny": ("stochastic_depth", ["features.1.0", "features.5.8"]),
 }

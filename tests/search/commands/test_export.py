@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def chosen(finished_search: FinishedSearch) -> Path:
     """The folder of an architecture on the front."""
-    return finished_search.folder / finished_search.trials.pareto[0].path
+    return finished_search.folder / finished_search.results.front[0].path
 
 
 def one_line(completed: Completed) -> str:
@@ -39,7 +39,7 @@ def one_line(completed: Completed) -> str:
 def test_onnx_and_pt2_are_one_file_each(
     finished_search: FinishedSearch, chosen: Path, here: Path
 ) -> None:
-    name, runs = f"tiny/{finished_search.trials.pareto[0].key}", finished_search.runs
+    name, runs = f"tiny/{finished_search.results.front[0].key}", finished_search.runs
     images = torch.rand(3, 1, 8, 8)
     expected = copycat.load(chosen)(images).detach()
     for form in ("onnx", "pt2"):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 @pytest.fixture
 def taken(finished_search: FinishedSearch, tmp_path: Path) -> Path:
     """A folder with an architecture of a search."""
-    source = finished_search.folder / finished_search.trials.pareto[0].path
+    source = finished_search.folder / finished_search.results.front[0].path
     return Path(shutil.copytree(source, tmp_path / "taken"))
 
 
@@ -46,7 +46,7 @@ def test_a_folder(taken: Path) -> None:
 
 def test_an_architecture_of_a_search(finished_search: FinishedSearch, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(finished_search.runs, tmp_path / "runs"))
-    key = finished_search.trials.pareto[0].key
+    key = finished_search.results.front[0].key
     completed = espalier(
         *("latency", f"tiny/{key}", "--batch=3", "--seconds=0.01", "--runs", str(runs))
     )

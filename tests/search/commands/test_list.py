@@ -12,14 +12,14 @@ import pytest
 from samples import another_process, espalier, outcome, trial_job
 
 from search.commands import runs_folder
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 from search.trials.jobs import job_to_mapping
 
 START = 1_700_000_000_000
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "search")
 lock.acquire()
 if {deaf}:
@@ -108,14 +108,26 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
     assert found["best"]["key"] == "fine-tuned-0"
     assert found["seconds_left"] == 7.0
     heading, row = (line.split() for line in table)
-    assert heading == ["search", "state", "trials", "best", "FLOPs", "time"]
-    assert row == ["a", "running", "2/3", "62.5%", "1.23M", "about", "7", "s", "left"]
+    assert heading == ["study", "kind", "state", "trials", "networks", "best", "FLOPs", "time"]
+    assert row == [
+        "a",
+        "search",
+        "running",
+        "2/3",
+        "1",
+        "62.5%",
+        "1.23M",
+        "about",
+        "7",
+        "s",
+        "left",
+    ]
 
 
 def test_an_end_is_told_by_its_day(tmp_path: Path):
     made(tmp_path, "a", launched(), {"event": "interrupted"})
     (row,) = espalier("list", "--runs", tmp_path).out.splitlines()[1:]
-    assert row.split()[:5] == ["a", "stopped", "0/3", "–", "–"]
+    assert row.split()[:6] == ["a", "search", "stopped", "0/3", "0", "–"]
     assert "ended 2023-11-1" in row
 
 

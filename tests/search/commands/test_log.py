@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from samples import espalier
 
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 from search.storage.layout import CONFIG_FILE, LOG_FILE
 from search.tracking import process_log
 

@@ -161,6 +161,7 @@ def test_a_search_on_a_server_is_resumed_there(played: Service):
     espalier("--server", URL, "resume", "a")
     assert "POST /v1/searches/a/resume" in played.names
     assert "is the server's to decide" in one_line("--server", URL, "resume", "a", "--device=cpu")
+    assert "--trust has no effect" in one_line("--server", URL, "resume", "a", "--trust=mine")
 
 
 def test_a_wish_to_stop_is_taken_back_by_resuming(played: Service):
@@ -332,7 +333,7 @@ def test_a_report_is_alike(both):
 
 
 def test_exports_are_alike(both, finished_search: FinishedSearch):
-    name = f"tiny/{finished_search.trials.pareto[0].key}"
+    name = f"tiny/{finished_search.results.front[0].key}"
     both("export", name, "--out=net", "--as-python=net.py")
     _, here, there = both("export", name, "--out=net.onnx", "--format=onnx")
     files = ["net.onnx", "net.py", "net/architecture.json", "net/weights.safetensors"]
@@ -360,7 +361,7 @@ def test_python_has_it_all(server: str, finished_search: FinishedSearch, tmp_pat
         assert client.results("tiny") == finished_search.results
         assert client.verdict("tiny") == finished_search.results.verdict
         keys = [found["key"] for found in client.front("tiny")]
-        assert keys == [outcome.key for outcome in finished_search.trials.pareto]
+        assert keys == [outcome.key for outcome in finished_search.results.front]
         copycat.load(client.download(f"tiny:{keys[0]}", tmp_path / "net"))
         assert client.architecture(f"tiny/{keys[0]}")["key"] == keys[0]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from samples import FinishedSearch, espalier
 
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from samples import espalier
 
-from search.config.search_config import RECIPES, SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.studies import search_study
 
 
@@ -26,7 +27,7 @@ def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
 
 def test_a_recipe_can_be_overridden_by_flags(asked_for: list[SearchConfig]):
     espalier("search", "--recipe=copycat", "--batch-size=64")
-    recipe = {**RECIPES["copycat"], "batch_size": 64}
+    recipe = {**TrainingConfig.RECIPES["copycat"], "batch_size": 64}
     assert [config.training for config in asked_for] == [TrainingConfig(**recipe)]
 
 
@@ -36,7 +37,7 @@ def test_the_settings_of_a_file_override_a_recipe(asked_for: list[SearchConfig],
     espalier("search", f"--config={file}", "--recipe=copycat")
     file.write_text("[training]\nepochs = 5\nrecipe = 'copycat'\n")
     espalier("search", f"--config={file}")
-    recipe = {**RECIPES["copycat"], "epochs": 5}
+    recipe = {**TrainingConfig.RECIPES["copycat"], "epochs": 5}
     assert [config.training for config in asked_for] == [TrainingConfig(**recipe)] * 2
 
 

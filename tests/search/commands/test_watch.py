@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from samples import FinishedSearch, espalier
 
-from search.commands import following, runs_folder
-from search.storage.durable import FolderLock
+from search.commands import runs_folder, watch_display
+from search.storage.folder_lock import FolderLock
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -51,13 +51,13 @@ def test_a_search_that_goes_on_is_followed_to_its_end(
     lock = FolderLock(copy, "search")
     lock.acquire()
     shown = threading.Event()
-    take = following._Display.take
+    take = watch_display.WatchDisplay.take
 
     def taken(self: object, event: dict[str, object]) -> None:
         take(self, event)
         shown.set()
 
-    monkeypatch.setattr(following._Display, "take", taken)
+    monkeypatch.setattr(watch_display.WatchDisplay, "take", taken)
 
     def work() -> None:
         assert shown.wait(30)
@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_the_search_alone(copy: Path, monkeypatch: pytest.MonkeyPa
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(following._Display, "take", interrupted)
+    monkeypatch.setattr(watch_display.WatchDisplay, "take", interrupted)
     done = espalier("watch", copy)
     assert done.status == 130
     where = f"--runs {copy.parent}"

@@ -19,7 +19,7 @@ from pruning.errors import ConfigError, CriterionError, UnreachableBudgetError
 from pruning.structure_removal.structures import Structure
 from search import models
 from search.config.methods import METHODS, granularity, method
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.scheduling.from_scratch_jobs import members
 from search.storage.layout import SCORES_FILE

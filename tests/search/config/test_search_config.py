@@ -2,23 +2,21 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pruning.errors import BudgetError, ConfigError
-from search.config.resources_config import ResourcesConfig, StudyConfig
-from search.config.search_config import (
-    MOST_TRIALS,
-    RECIPES,
-    DataConfig,
-    SearchConfig,
-    TrainingConfig,
-    from_mapping,
-    from_toml,
-    to_mapping,
-)
+from search.config.correlation_config import CorrelationConfig
+from search.config.data_config import DataConfig
+from search.config.family_config import FamilyConfig
+from search.config.resources_config import ResourcesConfig
+from search.config.search_config import MOST_TRIALS, SearchConfig
+from search.config.settings import from_mapping, read_toml
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.training.trainer import learning_rate
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits.toml"
@@ -93,6 +91,10 @@ CHANGED = SearchConfig(
 """Every field has another value than by default; see the first test."""
 
 
+def from_toml(path: Path) -> SearchConfig:
+    return from_mapping(SearchConfig, read_toml(path), str(path))
+
+
 def as_toml(content: Mapping[str, object]) -> str:
     """TOML of settings without None; JSON's texts, numbers and lists are TOML's, too."""
     tables = {key: value for key, value in content.items() if isinstance(value, Mapping)}
@@ -112,19 +114,19 @@ def test_the_changed_settings_of_these_tests_cover_every_field():
 
 @pytest.mark.parametrize("config", [SearchConfig(), CHANGED], ids=["default", "changed"])
 def test_settings_survive_json(config: SearchConfig):
-    assert from_mapping(json.loads(json.dumps(to_mapping(config)))) == config
+    assert from_mapping(SearchConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_settings_survive_toml(tmp_path: Path):
     file = tmp_path / "search.toml"
-    file.write_text(as_toml(to_mapping(CHANGED)), encoding="utf-8")
+    file.write_text(as_toml(dataclasses.asdict(CHANGED)), encoding="utf-8")
     assert from_toml(file) == CHANGED
 
 
 def test_nothing_given_means_the_defaults(tmp_path: Path):
     file = tmp_path / "search.toml"
     file.write_text("[data]\n[training]\n")
-    assert from_toml(file) == from_mapping({}) == SearchConfig()
+    assert from_toml(file) == from_mapping(SearchConfig, {}) == SearchConfig()
 
 
 def test_the_example_is_the_embedded_default():
@@ -135,8 +137,8 @@ def test_the_example_is_the_embedded_default():
 
 
 def test_a_whole_number_serves_as_a_real_one():
-    assert from_mapping({"training": {"learning_rate": 1}}).training.learning_rate == 1
-    assert from_mapping({"ladder": [1]}).ladder == (1.0,)
+    assert from_mapping(TrainingConfig, {"learning_rate": 1}).learning_rate == 1
+    assert from_mapping(SearchConfig, {"ladder": [1]}).ladder == (1.0,)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_a_whole_number_serves_as_a_real_one():
 )
 def test_an_unknown_key_is_named_with_those_like_it(content, expected):
     with pytest.raises(ConfigError) as error:
-        from_mapping(content, "search.toml")
+        from_mapping(SearchConfig, content, "search.toml")
     assert f"search.toml has an {expected}" in str(error.value)
 
 
@@ -175,7 +177,7 @@ def test_an_unknown_key_is_named_with_those_like_it(content, expected):
 )
 def test_a_wrong_type_is_named_with_what_was_got(content, expected):
     with pytest.raises(ConfigError) as error:
-        from_mapping(content, "search.toml")
+        from_mapping(SearchConfig, content, "search.toml")
     assert str(error.value).startswith(f"search.toml: {expected}")
 
 
@@ -199,12 +201,12 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
             "scaling-factors removes channels one by one, by their gates: it knows no divisor",
         ),
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be from 0 to 2³² − 1, got -1"),
-        ({"seed": 2**32}, "seed must be from 0 to 2³² − 1, got 4294967296"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 2**32}, "seed must be below 4,294,967,296, got 4294967296"),
         ({"ladder": []}, "ladder must be fractions above 0 and at most 1, got ()"),
         ({"ladder": [1.1]}, "ladder must be fractions above 0 and at most 1, got (1.1,)"),
         ({"ladder": [0]}, "ladder must be fractions above 0 and at most 1, got (0.0,)"),
-        ({"ladder": [float("nan")]}, "ladder must be fractions"),
+        ({"ladder": [float("nan")]}, "the configuration: ladder must be a list of numbers, got"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
         ({"name": "../up"}, "name must be letters, digits and . _ + - only, got '../up'"),
         ({"name": "-x"}, "name must be"),
@@ -234,14 +236,14 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
 )
 def test_a_value_out_of_range_is_named_with_its_range(content, expected):
     with pytest.raises(ConfigError) as error:
-        from_mapping(content)
+        from_mapping(SearchConfig, content)
     assert str(error.value).startswith(expected)
 
 
 @pytest.mark.parametrize("budget", [[], ["flops"], ["flops=0"], ["flops=10%", "flops=1M"]])
 def test_a_malformed_budget_is_refused_at_once(budget):
     with pytest.raises(BudgetError):
-        from_mapping({"budget": budget})
+        from_mapping(SearchConfig, {"budget": budget})
 
 
 @pytest.mark.parametrize(
@@ -261,8 +263,8 @@ def test_a_malformed_budget_is_refused_at_once(budget):
     ],
 )
 def test_the_default_name_says_model_data_and_budget(settings, name):
-    config = from_mapping(settings)
-    assert config.name == name
+    config = from_mapping(SearchConfig, settings)
+    assert config.study_name == name
     assert config.directory == Path("espalier-runs", name)
 
 
@@ -289,8 +291,8 @@ def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
         criterion=("taylor, fisher", "rni", "fisher"),
         granularity=("branch+filter,filter", "filter+branch"),
     )
-    assert config.criterion == ("taylor", "fisher", "rni")
-    assert config.granularity == ("filter+branch", "filter")
+    assert config.criteria == ("taylor", "fisher", "rni")
+    assert config.granularities == ("filter+branch", "filter")
 
 
 @pytest.mark.parametrize(
@@ -316,10 +318,10 @@ def test_methods_and_granularities_that_are_refused(settings, message):
 
 def test_the_recipe_of_copycat_networks_is_the_papers():
     """Crowley et al., implementation details."""
-    recipe = TrainingConfig(**RECIPES["copycat"])
+    recipe = TrainingConfig(**TrainingConfig.RECIPES["copycat"])
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
     assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "copycat", False)
-    assert TrainingConfig(**RECIPES["rni"]) == TrainingConfig()
+    assert TrainingConfig(**TrainingConfig.RECIPES["rni"]) == TrainingConfig()
 
 
 @pytest.mark.parametrize(
@@ -343,9 +345,11 @@ def test_equal_compute_trains_smaller_networks_longer(settings, flops: int, epoc
 
 
 def test_from_scratch_a_network_has_as_many_epochs_as_a_fine_tuned_one_in_all():
-    assert TrainingConfig(epochs=7, fine_tune_epochs=5).scratch_epochs == 12
-    assert TrainingConfig(epochs=7, fine_tune_epochs=5, scratch_epochs=3).scratch_epochs == 3
-    assert from_mapping({"training": {"scratch_epochs": None}}).training.scratch_epochs == 320
+    training = TrainingConfig(epochs=7, fine_tune_epochs=5)
+    assert training.num_scratch_epochs == 12
+    assert dataclasses.replace(training, epochs=1).num_scratch_epochs == 6
+    assert dataclasses.replace(training, scratch_epochs=3).num_scratch_epochs == 3
+    assert from_mapping(TrainingConfig, {"scratch_epochs": None}).num_scratch_epochs == 320
 
 
 def test_every_trial_and_every_repetition_has_seeds_of_its_own():
@@ -365,9 +369,65 @@ def test_there_are_no_more_trials_than_seeds():
 
 
 def test_a_recipe_is_what_other_settings_are_laid_over():
-    config = from_mapping({"training": {"recipe": "copycat", "epochs": 5}})
-    assert config.training == TrainingConfig(**{**RECIPES["copycat"], "epochs": 5})
-    assert from_mapping(to_mapping(config)) == config
+    config = from_mapping(SearchConfig, {"training": {"recipe": "copycat", "epochs": 5}})
+    assert config.training == TrainingConfig(**{**TrainingConfig.RECIPES["copycat"], "epochs": 5})
+    assert from_mapping(SearchConfig, dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SearchConfig(criterion=("taylor, fisher",), granularity=("branch+filter",)),
+        FamilyConfig("p.json", kinds=("copycat,uniform",)),
+        CorrelationConfig(criterion=("taylor,fisher",)),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_nothing_that_follows_from_other_settings_stays_behind(config: Any):
+    """A field holds what was given; what is stored says all of it, and means the same."""
+    data, training = DataConfig("cifar10"), TrainingConfig(batch_size=8)
+    changed = dataclasses.replace(config, data=data, training=training)
+    assert "cifar10" in changed.study_name
+    again = from_mapping(
+        type(config), json.loads(json.dumps(dataclasses.asdict(changed.resolved())))
+    )
+    assert again == changed.resolved() == again.resolved()
+    assert again.directory == changed.directory
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: TrainingConfig(distill_weight=0.5), "distill_weight"),
+        (lambda: TrainingConfig(distill_temperature=2.0), "distill_temperature"),
+        (
+            lambda: SearchConfig(
+                equal_compute_pairs=False, training=TrainingConfig(compute_limit=3.0)
+            ),
+            "compute_limit",
+        ),
+        (lambda: FamilyConfig("p.json", training=TrainingConfig(epochs=3)), "epochs"),
+        (
+            lambda: FamilyConfig("p.json", training=TrainingConfig(fine_tune_epochs=3)),
+            "fine_tune_epochs",
+        ),
+        (lambda: FamilyConfig("p.json", training=TrainingConfig(compute_limit=3)), "compute_limit"),
+        (lambda: CorrelationConfig(training=TrainingConfig(scratch_epochs=3)), "scratch_epochs"),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(make: Callable[[], object], name: str):
+    with pytest.raises(ConfigError, match=f"^{name} has no effect .*: leave it out$") as error:
+        make()
+    assert error.value.field == name
+
+
+def test_a_wrong_type_is_refused_from_python_too_in_one_line():
+    with pytest.raises(ConfigError, match=r"^trials must be a whole number, got '8'$"):
+        SearchConfig(trials="8")
+    with pytest.raises(ConfigError, match=r"^batch_size must be at least 1, got 0$"):
+        TrainingConfig(1, 1, 1, 0)
+    with pytest.raises(ConfigError, match=r"^data must be a DataConfig, got 'digits'$"):
+        SearchConfig(data="digits")
 
 
 @pytest.mark.parametrize("bound", ["weight_bytes=1MB", "peak_activation_bytes=50%"])
@@ -385,7 +445,7 @@ def test_fine_tuning_is_as_training_unless_told():
 
 
 def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
-    training = TrainingConfig(**RECIPES["copycat"])
+    training = TrainingConfig(**TrainingConfig.RECIPES["copycat"])
     lowest = learning_rate(training, training.epochs - 1, training.epochs)
     rates = {learning_rate(training.for_fine_tuning(), epoch, 200) for epoch in range(200)}
     assert rates == {8e-4}

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pruning.errors import DataError
-from search.config.search_config import DataConfig
+from search.config.data_config import DataConfig
 from search.data import datasets, image_sources
-from search.data.datasets import Augmentation, load, stratified_sample
+from search.data.datasets import load
 from search.data.image_sources import ImageFiles, ImageSource, ImageSplit
+from search.data.opened_dataset import Augmentation
+from search.data.stratified import stratified_sample
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,9 @@ from mlflow_server import MemoryRecorder, schema
 from pruning import criteria, trace
 from pruning.errors import TrainingDivergedError
 from search.config.correlation_config import CorrelationConfig, candidates
+from search.config.data_config import DataConfig
 from search.config.methods import METHODS, Method
-from search.config.search_config import DataConfig, TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.results.correlation import (
     Agreement,
     Correlation,
@@ -152,7 +153,7 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
                 schedule="copycat",
                 nesterov=False,
             ),
-            criterion=("taylor", "obd", "fisher"),
+            criterion=("taylor,obd", "fisher"),
             scoring_batches=2,
             prune_residual=True,
             exact=False,
@@ -168,7 +169,7 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
 def test_without_flags_the_defaults_are_asked_for(asked: list[CorrelationConfig]):
     espalier("correlate")
     assert asked == [CorrelationConfig()]
-    assert asked[0].name == "digits-vgg-digits-correlation"
+    assert asked[0].study_name == "digits-vgg-digits-correlation"
 
 
 # ---- the study
@@ -349,6 +350,36 @@ def test_an_interruption_ends_in_one_line(
     assert len(epochs) == 1
     assert memory.read("correlation").status == "finished"
     assert memory.read("architecture/base").status == "finished"
+
+
+def test_a_study_is_listed_resumed_and_watched_as_a_search_is(
+    here: Path, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
+):
+    def row() -> list[str]:
+        _, line = espalier("list", "--runs=runs").out.splitlines()
+        return line.split()
+
+    def scores(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(correlation_study, "_scores", scores)
+        assert correlate("--criterion=obd,taylor").status == 130
+    assert row()[:4] == ["study", "correlation", "stopped", "–"]
+    resumed = espalier("resume", "study", "--runs=runs", "--trust=samples")
+    assert resumed.status == 0, resumed.err
+    assert row()[:5] == ["study", "correlation", "finished", "–", "1"]
+    table = resumed.out[resumed.out.index("Correlation with") :]
+    assert table in espalier("watch", "study", "--runs=runs").out
+
+
+def test_a_training_that_the_budget_cannot_afford_is_refused(here: Path, memory: MemoryRecorder):
+    completed = correlate("--max-train-images=10")
+    assert (completed.status, len(completed.err.splitlines())) == (2, 1)
+    assert "would not end within the time or images that the study may use" in completed.err
+    assert memory.read("correlation").status == "failed"
+    assert correlate("--max-train-images=10000", "--criterion=random").status == 2  # other criteria
+    assert correlate("--max-train-images=10000").status == 0
 
 
 def test_divergence_fails_the_run_and_says_why(here: Path, memory: MemoryRecorder):

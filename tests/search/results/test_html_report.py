@@ -15,7 +15,7 @@ import pytest
 from samples import espalier, small_config, stored_outcome
 
 from pruning.errors import SearchStateError
-from search.config.search_config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig
 from search.results.html_report import report_page
 from search.results.report import Results
 from search.results.verdict import contests
@@ -79,7 +79,7 @@ def save_results(config: SearchConfig, preflight: Preflight, everything: list[Ou
 def config(tmp_path: Path) -> SearchConfig:
     config = small_config(tmp_path, trials=4)
     config.directory.mkdir(parents=True)
-    (config.directory / "search.json").write_text(json.dumps(to_mapping(config)))
+    (config.directory / "search.json").write_text(json.dumps(dataclasses.asdict(config)))
     return config
 
 
@@ -231,11 +231,11 @@ def test_the_commands_of_the_page_repeat_the_search(config: SearchConfig, page: 
     (command,) = re.findall(r"espalier search (.*?) take the most", page.words)
     from search.commands.flags import overridden  # noqa: PLC0415
     from search.commands.search import search  # noqa: PLC0415
-    from search.config.search_config import from_mapping  # noqa: PLC0415
+    from search.config.settings import from_mapping  # noqa: PLC0415
 
     context = search.make_context("search", command.split())
     given = {name: value for name, value in context.params.items() if name != "config_file"}
-    assert from_mapping(overridden({}, given)) == config
+    assert from_mapping(SearchConfig, overridden({}, given)) == config
     assert "--trials=4" in command
     assert not any(
         default in command for default in ("--model", "--validation", "flip", "--divisor")

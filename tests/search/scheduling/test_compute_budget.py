@@ -12,8 +12,10 @@ import pytest
 from samples import Workers, epoch_record, from_scratch_job, quick_config, trial_job
 
 import search
-from search.config.resources_config import ResourcesConfig, StudyConfig
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.resources_config import ResourcesConfig
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.scheduling import compute_budget
 from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
 from search.storage.layout import SPENT_FILE

@@ -10,7 +10,8 @@ from samples import small_config, stored_outcome
 
 from copycat import WidthProfile
 from pruning import Budget, Cost
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.scheduling.from_scratch_jobs import compared, members, num_members
 from search.trials.jobs import FromScratchJob, Outcome
 from search.trials.preflight import Preflight, check

@@ -22,7 +22,8 @@ from pruning import measure_cost
 from pruning.errors import ConfigError
 from search import models
 from search.config.resources_config import ResourcesConfig
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageFiles
 from search.scheduling.ray_executor import Share, _JobSearcher, check_resources, cluster

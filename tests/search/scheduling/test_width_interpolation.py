@@ -15,8 +15,8 @@ from samples import Workers, outcome, quick_config, small_config, stored_outcome
 import copycat
 import search
 from pruning import Budget
-from search.config.resources_config import StudyConfig
 from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
 from search.scheduling.from_scratch_jobs import members
 from search.scheduling.optuna_study import open_study
 from search.scheduling.width_interpolation import tempered_source

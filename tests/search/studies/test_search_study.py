@@ -29,7 +29,10 @@ from pruning.errors import (
     SearchStateError,
     TrainingDivergedError,
 )
-from search.config.search_config import DataConfig, SearchConfig, TrainingConfig
+from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping
+from search.config.training_config import TrainingConfig
 from search.data import datasets
 from search.results.pictures import draw_all
 from search.results.report import Results, open_results
@@ -441,7 +444,7 @@ def test_the_folder_says_what_was_asked_for(
     monkeypatch.setattr(publishing, "draw_all", draw_all)
     search.run(config)
     content = json.loads((config.directory / "search.json").read_text())
-    assert search.config.search_config.from_mapping(content) == config
+    assert from_mapping(SearchConfig, content) == config.resolved()
     assert sorted(path.name for path in config.directory.iterdir()) == [
         ".lock",
         "architectures",

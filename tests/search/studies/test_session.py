@@ -12,7 +12,8 @@ from samples import Workers, quick_config
 import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import EspalierError
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
 from search.studies import search_stages, session

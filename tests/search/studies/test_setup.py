@@ -15,14 +15,14 @@ from samples import Workers, another_process, quick_config
 import search
 from mlflow_server import TrackingError
 from pruning.errors import SearchStateError
-from search.storage.durable import FolderLock, lock_holder
+from search.storage.folder_lock import FolderLock, lock_holder
 from search.studies.search_study import settings_file
 from search.studies.setup import run_recorder
 
 HOLD = """
 import sys
 from pathlib import Path
-from search.storage.durable import FolderLock
+from search.storage.folder_lock import FolderLock
 
 with FolderLock(Path(sys.argv[1]), "search") as lock:
     lock.acquire()

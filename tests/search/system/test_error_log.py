@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import ConfigError
-from search.system.error_log import told_in_one_line
+from search.system.error_log import as_config_error
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_line_tells_what_failed_and_a_file_the_rest(tmp_path: Path, capfd) -> None:
     def fail() -> None:
-        with told_in_one_line("Ray does not start here"):
+        with as_config_error("Ray does not start here"):
             os.write(2, b"49 lines in C++\n")
             raise RuntimeError("a reason\nand more")
 
@@ -37,7 +37,7 @@ def test_one_line_tells_what_failed_and_a_file_the_rest(tmp_path: Path, capfd) -
 
 
 def test_where_all_goes_well_nothing_is_kept(tmp_path: Path, capfd) -> None:
-    with told_in_one_line("never"):
+    with as_config_error("never"):
         os.write(2, b"noise\n")
     os.write(2, b"heard again\n")
     assert capfd.readouterr().err == "heard again\n"
@@ -48,5 +48,5 @@ def test_without_a_folder_for_files_the_line_is_told_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
-    with pytest.raises(ConfigError, match=r"^it fails: a reason$"), told_in_one_line("it fails"):
+    with pytest.raises(ConfigError, match=r"^it fails: a reason$"), as_config_error("it fails"):
         raise RuntimeError("a reason")

@@ -14,8 +14,8 @@ from samples import another_process
 from torch import Tensor
 
 from pruning.errors import DiskFullError, JobGivenUpError
-from search.storage import durable
-from search.storage.durable import disk_full_told, is_disk_full, write_durably
+from search.storage import atomic_files
+from search.storage.atomic_files import disk_full_as_error, is_disk_full, write_durably
 from search.training import checkpoints
 from search.training.checkpoints import Attempts, Checkpoints
 
@@ -194,7 +194,7 @@ def full_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
             monkeypatch.setattr(Path, "open", open_full)
         else:
-            monkeypatch.setattr(durable.os, request.param, no_room)
+            monkeypatch.setattr(atomic_files.os, request.param, no_room)
 
     return fill
 
@@ -260,7 +260,7 @@ def test_a_full_disk_is_recognised_however_it_is_told(
 ):
     assert is_disk_full(error) == expected
     wanted = DiskFullError if expected else type(error)
-    with pytest.raises(wanted) as caught, disk_full_told(tmp_path):
+    with pytest.raises(wanted) as caught, disk_full_as_error(tmp_path):
         raise error
     assert (caught.value is error) != expected
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import copycat
 from pruning.errors import ArchitectureError, ConfigError
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.training.distillation import Distillation, distillation
 from search.trials.job_context import JobContext

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from pruning import to_sigmoid_batchnorm
 from pruning.errors import DataError, TrainingDivergedError
-from search.config.search_config import DataConfig, TrainingConfig
-from search.data.datasets import Augmentation, ImageData, load
+from search.config.data_config import DataConfig
+from search.config.training_config import TrainingConfig
+from search.data.datasets import ImageData, load
 from search.data.image_sources import ImageSplit
+from search.data.opened_dataset import Augmentation
 from search.models import digits_vgg
 from search.training import trainer
 from search.training.minibatches import Minibatches, crop_and_flip, steps_per_epoch

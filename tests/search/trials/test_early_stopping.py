@@ -20,8 +20,9 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import SearchFailedError, StoppedEarlyError
 from search import models
-from search.config.resources_config import StudyConfig
-from search.config.search_config import SearchConfig, TrainingConfig
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.storage.layout import RUNGS_FOLDER
 from search.trials.early_stopping import Halving, RungResult

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
 from search.config.methods import METHODS, parts_of
-from search.config.resources_config import SAMPLERS
-from search.config.search_config import TrainingConfig
+from search.config.settings import choices
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.training.minibatches import steps_per_epoch
 from search.training.trainer import total_push
 from search.trials.search_space import Proposal, SearchSpace, sampler
@@ -123,7 +124,7 @@ def test_a_proposal_is_read_back_from_what_optuna_holds_if_that_is_complete():
             assert CONDITIONAL.proposal(part) is None
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", choices(StudyConfig, "sampler"))
 @pytest.mark.parametrize("space", [SearchSpace(PUSHED, TARGETS), CONDITIONAL])
 @pytest.mark.parametrize("seed", range(3))
 def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed, name):

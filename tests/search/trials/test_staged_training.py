@@ -14,7 +14,7 @@ from samples import from_scratch_job, small_config
 import copycat
 from pruning.errors import JobGivenUpError
 from search import models
-from search.config.search_config import TrainingConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.training.trainer import EpochReport, Trainer
 from search.trials import trial

@@ -14,8 +14,9 @@ import copycat
 from pruning import SigmoidBatchNorm2d, measure_cost
 from pruning.errors import TrainingDivergedError
 from search import models
-from search.config.search_config import TrainingConfig
-from search.data.datasets import ImageData, ImageSource
+from search.config.training_config import TrainingConfig
+from search.data.datasets import ImageData
+from search.data.image_sources import ImageSource
 from search.training.trainer import evaluate
 from search.trials.from_scratch import train_from_scratch
 from search.trials.job_context import JobContext

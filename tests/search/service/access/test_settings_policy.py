@@ -12,7 +12,7 @@ import pytest
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
-from search.config.search_config import from_mapping
+from search.config.settings import from_mapping
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig, ServiceConfig

@@ -12,7 +12,7 @@ import pytest
 from refusals import check_refused
 from samples import outcome
 
-from search.config.search_config import SearchConfig, to_mapping
+from search.config.search_config import SearchConfig
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.database.tables import SearchRow
 from search.service.queue.adoption import adopt_searches
@@ -33,7 +33,8 @@ def empty(serve: Callable[..., Any], tmp_path: Path, patient: None) -> Iterator[
 
 def settings(**changes: Any) -> dict[str, Any]:
     """As a search stores them that was run on the command line."""
-    return json.loads(json.dumps(to_mapping(SearchConfig(name="elsewhere")))) | changes
+    stored = dataclasses.asdict(SearchConfig(name="elsewhere").resolved())
+    return json.loads(json.dumps(stored)) | changes
 
 
 def put(service: Any, name: str, content: object = None, *events: Mapping[str, Any]) -> Path:

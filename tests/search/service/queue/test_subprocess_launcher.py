@@ -13,7 +13,7 @@ from pruning.errors import ServiceError
 from search.service.queue.launcher import last_refusal, process_exit
 from search.service.queue.subprocess_launcher import SubprocessLauncher
 from search.service.service_config import SECRET_VARIABLES
-from search.storage.durable import FolderLock, is_held, lock_holder
+from search.storage.folder_lock import FolderLock, is_held, lock_holder
 from search.storage.layout import LOG_FILE
 from search.system.exit_status import NOT_NOW, UNFORESEEN
 from search.system.process_identity import alive, tag

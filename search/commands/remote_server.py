@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 
 from pruning.errors import ServiceError
 from search.client import Client, Export
-from search.commands.place import Listed, Network, Place
-from search.tracking.search_state import Event
+from search.commands.search_location import SearchEntry, SearchLocation, StoredNetwork
 
 if TYPE_CHECKING:
     from search.results.report import Results
+    from search.tracking.search_state import Event
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 120.0
 """The service ends by force what has not ended in 60 s."""
 
 
-class Server(Place):
+class RemoteServer(SearchLocation):
     """What `espalier --server` names."""
 
     forms = ("safetensors", "onnx")
@@ -34,11 +34,11 @@ class Server(Place):
         verb, *rest = words
         return shlex.join(("espalier", "--server", self.client.url, verb, name, *rest))
 
-    def searches(self) -> list[Listed]:
-        return [_listed(found) for found in self.client.searches()]
+    def searches(self) -> list[SearchEntry]:
+        return [_entry(answer) for answer in self.client.searches()]
 
-    def search(self, name: str) -> Listed:
-        return _listed(self.client.search(name))
+    def search(self, name: str) -> SearchEntry:
+        return _entry(self.client.search(name))
 
     def follow(self, name: str) -> Iterator[Event]:
         return self.client.events(name)
@@ -46,9 +46,9 @@ class Server(Place):
     def log(self, name: str, *, follow: bool) -> Iterator[str]:
         return self.client.log(name, follow=follow)
 
-    def stop(self, name: str) -> Listed:
+    def stop(self, name: str) -> SearchEntry:
         self.client.stop(name)
-        return _listed(self.client.wait(name, _STOP_SECONDS))
+        return _entry(self.client.wait(name, _STOP_SECONDS))
 
     def resume(self, name: str) -> None:
         """Let it go on: take a stop back, or queue it again; nothing if it is finished."""
@@ -64,8 +64,8 @@ class Server(Place):
     def report(self, name: str) -> tuple[bytes, Path]:
         return self.client.report(name), Path(f"{name}-report.html")
 
-    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:  # noqa: ARG002
-        return _ServedNetwork(self, architecture)
+    def network(self, name: str, trust: tuple[str, ...]) -> StoredNetwork:  # noqa: ARG002
+        return _ServedNetwork(self, name)
 
     def next_steps(self, name: str, results: Results) -> str:
         key = results.front[0].key
@@ -80,25 +80,25 @@ class Server(Place):
 
     def _mlflow_url(self) -> str:
         """Of the server's MLflow; empty where that is not reached from this machine."""
-        found = str(self.client.health().get("mlflow_url", ""))
+        url = str(self.client.health().get("mlflow_url", ""))
         is_reached = urlsplit(self.client.url).hostname in _LOOPBACK
-        return found if is_reached or urlsplit(found).hostname not in _LOOPBACK else ""
+        return url if is_reached or urlsplit(url).hostname not in _LOOPBACK else ""
 
 
-def _listed(found: dict[str, Any]) -> Listed:
+def _entry(answer: dict[str, Any]) -> SearchEntry:
     try:
-        return Listed(
-            found["id"], found["state"], found["reason"], found["progress"], found["ended_ms"]
+        return SearchEntry(
+            *(answer[name] for name in ("id", "state", "reason", "progress", "ended_ms"))
         )
     except KeyError as error:
         raise ServiceError(f"the server tells nothing of a search's {error}") from error
 
 
-class _ServedNetwork(Network):
+class _ServedNetwork(StoredNetwork):
     """What is written is made by the server: none of the code that it names runs here."""
 
-    def __init__(self, server: Server, architecture: str) -> None:
-        self._server, self._name = server, architecture
+    def __init__(self, server: RemoteServer, name: str) -> None:
+        self._server, self._name = server, name
         self._file: dict[str, Any] = {}
 
     @property

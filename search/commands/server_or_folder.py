@@ -1,4 +1,4 @@
-"""Which place a command works on: --server, the environment's, or the folder of --runs."""
+"""Which searches a command works on: those of a server, or those in the folder of --runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from search.commands.place import Place
+from pruning.lazy_imports import lazy_modules
 
 if TYPE_CHECKING:
-    from search.commands.server import Server
+    from search import client
+    from search.commands import remote_server, runs_folder
+    from search.commands.search_location import SearchLocation
+else:
+    client, remote_server, runs_folder = lazy_modules(
+        "search.client", "search.commands.remote_server", "search.commands.runs_folder"
+    )
 
-AWARE = (
-    *("search", "list", "watch", "log", "stop", "resume", "priority"),
-    *("pareto", "export", "report"),
+SERVER_COMMANDS = (
+    *("search", "list", "watch", "log", "stop", "resume"),
+    *("priority", "pareto", "export", "report"),
 )
 """Commands that work on a server too."""
 
@@ -33,17 +39,12 @@ class Connection:
     is_explicit: bool
 
 
-def place_of(runs: str) -> Place:
+def location_of(runs: str) -> SearchLocation:
     """The server, if one was given; otherwise the folder."""
-    server = asked_server()
-    if server is not None:
-        return server
-    from search.commands.runs_folder import RunsFolder  # noqa: PLC0415 - startup stays light
-
-    return RunsFolder(runs)
+    return chosen_server() or runs_folder.RunsFolder(runs)
 
 
-def asked_server(*, may_name_runs: bool = False) -> Server | None:
+def chosen_server(*, may_name_runs: bool = False) -> remote_server.RemoteServer | None:
     """The server that this command is to work on; None if it is to work here.
 
     --runs on the command line is stronger than a server of the environment, and a contradiction
@@ -58,9 +59,6 @@ def asked_server(*, may_name_runs: bool = False) -> Server | None:
             return None
         if not may_name_runs:
             raise click.UsageError("--runs is a folder of this machine: leave out one of them")
-    from search.client import Client  # noqa: PLC0415 - startup stays light
-    from search.commands.server import Server  # noqa: PLC0415
-
-    client = Client(connection.url, connection.token)
-    context.call_on_close(client.close)
-    return Server(client)
+    http = client.Client(connection.url, connection.token)
+    context.call_on_close(http.close)
+    return remote_server.RemoteServer(http)

@@ -1,70 +1,23 @@
-"""Files that are whole or not there, locks that end with their process, and full disks."""
+"""Locks on folders, which end with the process that holds them."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
 
 import psutil
 
-from pruning.errors import DiskFullError, SearchStateError
+from pruning.errors import SearchStateError
 from search.system.process_identity import alive, tag
 
 _LOCK_FILE = ".lock"
 
 
-def write_durably(file: Path, content: bytes) -> None:
-    """Write so that after a loss of power there is the whole file under its name, or none."""
-    temporary = file.with_name(f".{file.name}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def disk_full_told(folder: Path) -> Iterator[None]:
-    """Turns a full disk, however it is told, into DiskFullError."""
-    try:
-        yield
-    except Exception as error:
-        if is_disk_full(error):
-            raise DiskFullError(
-                f"the disk of {folder} is full: make room, then run the same command again; "
-                "what was finished is kept"
-            ) from error
-        raise
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that there is no room."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if f"os error {errno.ENOSPC}" in str(seen):  # as libraries written in Rust put it
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
 class FolderLock:
-    """Keeps every other process out of the folder of a search, until it is closed or dies.
+    """A lock on the folder of a search, until it is closed or its process ends.
 
     kind: what the folder holds, such as "search".
     """
@@ -74,7 +27,7 @@ class FolderLock:
         self._stream: IO[str] | None = None
 
     def acquire(self, *, only_if_there: bool = False) -> None:
-        """Hold the folder, which exists; SearchStateError names the process that does already.
+        """Lock the folder, which exists; SearchStateError names the process that holds it already.
 
         only_if_there: do nothing, for now, where there is no such folder.
         """
@@ -84,7 +37,7 @@ class FolderLock:
             stream = (self._folder / _LOCK_FILE).open("a+")
         except OSError as error:
             raise _cannot_be_locked(self._folder, error) from error
-        if not _locks(stream, fcntl.LOCK_EX, self._folder):
+        if not _try_lock(stream, fcntl.LOCK_EX, self._folder):
             stream.seek(0)
             holder = alive(stream.read().strip())
             stream.close()
@@ -122,7 +75,7 @@ def _held(folder: Path, kind: str, holder: psutil.Process | None) -> SearchState
 
 def is_held(folder: Path) -> bool:
     """Whether a process holds the folder with a FolderLock."""
-    return _held_by(folder) is not None
+    return _holder_tag(folder) is not None
 
 
 def lock_holder(folder: Path) -> psutil.Process | None:
@@ -130,23 +83,23 @@ def lock_holder(folder: Path) -> psutil.Process | None:
 
     None if nobody does, or a process that is not one of this machine.
     """
-    return alive(_held_by(folder) or "")
+    return alive(_holder_tag(folder) or "")
 
 
-def _held_by(folder: Path) -> str | None:
-    """What the holder wrote of itself; None if there is none."""
+def _holder_tag(folder: Path) -> str | None:
+    """The tag of the process that holds the folder; None if there is none."""
     try:
         stream = (folder / _LOCK_FILE).open()
     except OSError:
         return None
     with stream:
-        return None if _locks(stream, fcntl.LOCK_SH, folder) else stream.read().strip()
+        return None if _try_lock(stream, fcntl.LOCK_SH, folder) else stream.read().strip()
 
 
-def _locks(stream: IO[str], how: int, folder: Path) -> bool:
-    """Whether the lock is to be had; False while another process has it.
+def _try_lock(stream: IO[str], how: int, folder: Path) -> bool:
+    """Locks the file unless another process has; returns whether it did.
 
-    SearchStateError where no lock is to be had of anybody: not every network file system has them.
+    SearchStateError where nobody can lock it: not every network file system has locks.
     """
     try:
         fcntl.flock(stream, how | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Where searches are, as commands see it: a folder of this machine, or a server."""
+"""What commands do with searches, in a folder of this machine or on a server."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.tracking.search_state import Event
+from rich.console import Console
+
+from search.commands import result_summary
 
 if TYPE_CHECKING:
     from search.results.report import Results
+    from search.tracking.search_state import Event
 
 _DONE = ("finished", "failed", "stopped early", "infeasible")
 """Ends of a trial."""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A search as it stands.
+class SearchEntry:
+    """A search, or another study, in a list: how it stands.
 
+    kind: search, family or correlation.
     state: queued, running, finished, failed or stopped.  reason: why it failed.
     progress: see search.tracking.search_state.SearchState.progress; None before anything happened.
     ended_ms: since 1970; None until it is over.
@@ -31,6 +35,7 @@ class Listed:
     reason: str
     progress: Mapping[str, Any] | None
     ended_ms: int | None
+    kind: str = "search"
 
     @property
     def is_over(self) -> bool:
@@ -44,6 +49,11 @@ class Listed:
         return sum(trials.get(end, 0) for end in _DONE)
 
     @property
+    def num_networks(self) -> int:
+        """Networks that are trained and stored."""
+        return int(self.progress["networks"]) if self.progress else 0
+
+    @property
     def trials_planned(self) -> int:
         """0 if that is not known."""
         return int(self.progress["trials"]["planned"]) if self.progress else 0
@@ -51,21 +61,22 @@ class Listed:
     @property
     def best(self) -> Mapping[str, Any] | None:
         """The most accurate network so far: key, flops, validation_accuracy …"""
-        found: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
-        return found
+        best: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
+        return best
 
     @property
     def seconds_left(self) -> float | None:
         """None where nobody is at work, or before there is anything to go by."""
         if self.state != "running" or not self.progress:
             return None
-        left: float | None = self.progress["seconds_left"]
-        return left
+        seconds: float | None = self.progress["seconds_left"]
+        return seconds
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         return {
             "name": self.name,
+            "kind": self.kind,
             "state": self.state,
             "reason": self.reason,
             "trials_done": self.trials_done,
@@ -76,7 +87,7 @@ class Listed:
         }
 
 
-class Network(ABC):
+class StoredNetwork(ABC):
     """A stored architecture that is to be taken along."""
 
     @property
@@ -99,32 +110,32 @@ class Network(ABC):
 
     @abstractmethod
     def write(self, form: str, target: Path) -> None:
-        """Write it in one of the place's forms; `target` must not exist."""
+        """Write it in one of the location's forms; `target` must not exist."""
 
     @abstractmethod
     def register(self, name: str, alias: str, mlflow_url: str) -> str:
         """Make it a model of MLflow's registry; returns its URI."""
 
 
-class Place(ABC):
+class SearchLocation(ABC):
     """What commands do with searches, wherever they are. Errors are EspalierErrors."""
 
     forms: tuple[str, ...]
-    """In which `Network.write` can write."""
+    """In which `StoredNetwork.write` can write."""
 
     refusal_to_register: str = ""
-    """Why `Network.register` cannot be; empty if it can."""
+    """Why `StoredNetwork.register` cannot be; empty if it can."""
 
     @abstractmethod
     def command(self, name: str, *words: str) -> str:
         """What to type to do something with the search here."""
 
     @abstractmethod
-    def searches(self) -> list[Listed]:
+    def searches(self) -> list[SearchEntry]:
         """All of them, the newest first."""
 
     @abstractmethod
-    def search(self, name: str) -> Listed:
+    def search(self, name: str) -> SearchEntry:
         """One of them."""
 
     @abstractmethod
@@ -136,19 +147,24 @@ class Place(ABC):
         """What a service's processes of it printed; follow: until it is over."""
 
     @abstractmethod
-    def stop(self, name: str) -> Listed:
+    def stop(self, name: str) -> SearchEntry:
         """End it early, and wait until it has ended."""
 
     @abstractmethod
     def results(self, name: str) -> Results:
         """What a finished search found."""
 
+    def print_results(self, name: str, console: Console) -> None:
+        """Show people what a finished study came to, and what they can do with it."""
+        results = self.results(name)
+        result_summary.print_results(results, self.next_steps(name, results), console)
+
     @abstractmethod
     def report(self, name: str) -> tuple[bytes, Path]:
         """The report's page, and where it is written if nothing else is asked for."""
 
     @abstractmethod
-    def network(self, architecture: str, trust: tuple[str, ...]) -> Network:
+    def network(self, name: str, trust: tuple[str, ...]) -> StoredNetwork:
         """SEARCH/NAME.  trust: further modules whose code may run."""
 
     @abstractmethod

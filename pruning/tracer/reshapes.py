@@ -1,0 +1,49 @@
+"""Along which axis channels go on when a reshape splits theirs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from pruning.graph.channel_labels import Labels
+from pruning.tracer.labelled_tensors import LabelledTensors
+from pruning.tracer.trace_records import Course, Reshape, ReshapeKey
+
+
+class Reshapes:
+    """Decides it, by the courses given or else the usual way, and keeps what was decided.
+
+    courses: by module and number of the reshape in a run, where it is not the usual way.
+    module: the innermost one that runs.  present: what the present call decided, if anything.
+    """
+
+    def __init__(self, labelled: LabelledTensors, courses: Mapping[ReshapeKey, Course]) -> None:
+        self.module = ""
+        self.present: Reshape | None = None
+        self._labelled, self._courses = labelled, courses
+        self._numbers: Counter[str] = Counter()
+
+    def begin_run(self) -> None:
+        """Another run of the network: its reshapes are numbered anew."""
+        self._numbers.clear()
+
+    def split_axis(self, sizes: tuple[int, ...], axes: Sequence[int], usual: int) -> int:
+        """The axis, of `axes`, along which channels go on; see Tracing.reshapes."""
+        key = (self.module, self._numbers[self.module])
+        self._numbers[self.module] += 1
+        course = self._courses.get(key, Course(usual))
+        if course.axis not in axes:
+            course = Course(usual)
+        self.present = Reshape(key, sizes, tuple(axes), course)
+        return course.axis
+
+    def went_on_along(self, labels: Labels) -> None:
+        """Tie the labels of that axis to those whose number the network took for its size."""
+        course = self.present.course if self.present else None
+        if course is None or course.width_of is None:
+            return
+        slots = (s.labels for s in self._labelled.slots if (s.name, s.axis) == course.width_of)
+        others = next(slots, labels[:0])
+        if len(others) and len(others) % len(labels) == 0:
+            channels = self._labelled.channels
+            channels.tie(channels.tie_rows(others.reshape(-1, len(labels))), labels)

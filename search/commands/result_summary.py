@@ -1,0 +1,57 @@
+"""What is printed of a finished search, or another study, wherever it ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from pruning.lazy_imports import lazy_modules
+
+if TYPE_CHECKING:
+    from search.results import correlation_report, family_results, report
+else:
+    correlation_report, family_results, report = lazy_modules(
+        *("search.results.correlation_report", "search.results.family_results"),
+        "search.results.report",
+    )
+
+
+def print_results(results: report.Results, next_steps: str, console: Console) -> None:
+    """Front, contests, verdict, what went wrong, and what can be done with it."""
+    console.print(f"\nPareto front within {results.budget}", style="bold")
+    console.print(report.front_table(results))
+    console.print(report.flops_note(results.base), style="dim", markup=False)
+    console.print("\nThe best of each kind within each budget", style="bold")
+    console.print(report.contest_table(results))
+    console.print(report.COMPUTE_NOTE, style="dim")
+    console.print("\nVerdict", style="bold")
+    console.print(results.verdict, markup=False)
+    for note in results.notes:
+        console.print(f"Note: {note}", style="yellow", markup=False)
+    for job, reason in results.failures.items():
+        console.print(f"{job}: {reason}", style="yellow", markup=False)
+    console.print(next_steps, markup=False, soft_wrap=True)
+
+
+def print_family(study: family_results.FamilyStudy, folder: Path, console: Console) -> None:
+    """The table of a family study, what is missing in it, and where everything is."""
+    console.print("\nTest error, mean ± deviation over runs", style="bold")
+    console.print(family_results.study_table(study))
+    for note in study.notes:
+        console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
+    for key, reason in study.failures.items():
+        console.print(f"{key} failed: {reason}", style="yellow", markup=False)
+    console.print(f"\nStored in {folder}", markup=False, soft_wrap=True)
+
+
+def print_correlation(
+    study: correlation_report.CorrelationResults, folder: Path, console: Console
+) -> None:
+    """The table of a correlation study, what it is about, and where everything is."""
+    console.print("\nCorrelation with the oracle", style="bold")
+    console.print(correlation_report.study_table(study))
+    for note in correlation_report.study_notes(study):
+        console.print(note, style="dim", markup=False)
+    console.print(f"\nStored in {folder}", markup=False, soft_wrap=True)

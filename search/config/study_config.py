@@ -1,0 +1,39 @@
+"""How the trials of a search are proposed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from search.config.settings import option, require, settings
+
+
+@settings
+class StudyConfig:
+    """How trials are proposed, cut short and made the most of."""
+
+    sampler: Literal["tpe", "nsga2", "random"] = option(
+        "tpe", "who proposes trials: tpe (multivariate), nsga2 (a genetic algorithm) or random"
+    )
+    storage: str = option(
+        "", "URL of a database for the Optuna study; by default a journal file beside the results"
+    )
+    early_stopping: bool = option(
+        True, "stop trials that too many others beat in both accuracy and FLOPs"
+    )
+    by_products: int = option(
+        1,
+        "further networks that each trial is pruned to, at 1/2, 1/4 … of its target",
+        ge=0,
+        le=1000,
+    )
+    tempered_trials: int = option(
+        4,
+        "how many shapes between a found one (ρ = 1) and the uniformly narrowed (ρ = 0) are "
+        "trained from scratch",
+        ge=0,
+        le=1000,
+    )
+
+    def __post_init__(self) -> None:
+        is_url = not self.storage or "://" in self.storage
+        require(is_url, "storage", "a URL such as sqlite:///study.db", self.storage)
