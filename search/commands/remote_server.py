@@ -55,7 +55,7 @@ class RemoteServer(SearchLocation):
         search = self.client.search(name)
         if search.get("is_stopping"):
             self.client.go_on(name)
-        elif _listed(search).state != "finished":
+        elif _entry(search).state != "finished":
             self.client.resume(name)
 
     def results(self, name: str) -> Results:
