@@ -67,6 +67,10 @@ class ConfigError(EspalierError):
         self.field = field
 
 
+class ClusterUnreachableError(ConfigError):
+    """The Ray cluster that a setting names does not answer for now."""
+
+
 class ModelError(EspalierError):
     """A model cannot be found, built or copied."""
 

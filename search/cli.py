@@ -39,6 +39,7 @@ SUMMARIES = {
     "log": "Print what the processes of SEARCH printed.",
     "stop": "End SEARCH, whoever performs it, as Ctrl-C would; it can be continued.",
     "resume": "Continue STUDY, a search or another, whatever ended it.",
+    "priority": "Let SEARCH come before those of a lower PRIORITY in a server's queue.",
     "trial": "Make trial NUMBER of SEARCH again and say whether its numbers come out the same.",
     "family": "Show the ladder of networks that PROFILE_OR_ARCH gives rise to.",
     "correlate": "Show how well criteria predict what removing a channel does to the loss.",

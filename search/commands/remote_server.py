@@ -50,6 +50,14 @@ class RemoteServer(SearchLocation):
         self.client.stop(name)
         return _entry(self.client.wait(name, _STOP_SECONDS))
 
+    def resume(self, name: str) -> None:
+        """Let it go on: take a stop back, or queue it again; nothing if it is finished."""
+        search = self.client.search(name)
+        if search.get("is_stopping"):
+            self.client.go_on(name)
+        elif _entry(search).state != "finished":
+            self.client.resume(name)
+
     def results(self, name: str) -> Results:
         return self.client.results(name)
 

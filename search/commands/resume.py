@@ -61,8 +61,7 @@ def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
     if any(value not in (None, ()) for value in flags.values()):
         raise click.UsageError("what a search on a server runs on is the server's to decide")
     refuse_without_effect(("trust",), "on a server, which runs the code that its operator allowed")
-    if server.search(name).state != "finished":
-        server.client.resume(name)
+    server.resume(name)
     run_or_watch.watch(server, name, Console(highlight=False))
 
 

@@ -20,8 +20,8 @@ else:
     )
 
 SERVER_COMMANDS = (
-    *("search", "list", "watch", "log", "stop"),
-    *("resume", "pareto", "export", "report"),
+    *("search", "list", "watch", "log", "stop", "resume"),
+    *("priority", "pareto", "export", "report"),
 )
 """Commands that work on a server too."""
 

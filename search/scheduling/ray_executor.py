@@ -31,7 +31,7 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from pruning.errors import ConfigError, DiskFullError
+from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError
 from search.config.search_config import SearchConfig
 from search.data.datasets import ImageData
 from search.system.error_log import as_config_error
@@ -106,7 +106,7 @@ def check_resources(config: SearchConfig, device: str) -> None:
         with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
             pass
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: {error}") from error
+        raise ClusterUnreachableError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 @contextmanager

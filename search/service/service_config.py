@@ -92,13 +92,20 @@ class ServiceConfig:
             require_defaults(self, ("mlflow_port",), "beside another MLflow server (mlflow_url)")
         if not self.ray_address:
             require_defaults(self, ("ray_python",), "without a cluster (ray_address)")
+        require(
+            not _has_password(self.database),
+            "database",
+            "an address without a password, which others would see: set "
+            f"{DATABASE_VARIABLE} in its place",
+            "an address with one",
+        )
         for name in ("mlflow_url", "mlflow_public_url"):
             require(
                 "@" not in getattr(self, name).partition("://")[2].partition("/")[0],
                 name,
                 "an address without a password, which others would see: set "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in its place",
-                "one",
+                "an address with one",
             )
         public = self.mlflow_public_url
         is_web = not public or _is_web_address(public)
@@ -115,6 +122,14 @@ class ServiceConfig:
     def database_url(self) -> str:
         """Of the records, if it is not the folder's own file; empty if it is."""
         return self.database or os.environ.get(DATABASE_VARIABLE, "")
+
+
+def _has_password(database: str) -> bool:
+    """Whether a database's address names a password, as user:password@ or among its options."""
+    scheme, _, rest = database.partition("://")
+    if scheme.startswith("sqlite"):
+        return False
+    return ":" in rest.rpartition("@")[0] or "password=" in rest.partition("?")[2]
 
 
 def _is_web_address(url: str) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from mlflow_server.errors import MlflowServerError, TrackingError
-from pruning.errors import DiskFullError, EspalierError
+from pruning.errors import ClusterUnreachableError, DiskFullError, EspalierError
 
 EXIT_REFUSED = 2
 """Bad input, or a request that cannot be met."""
 
 EXIT_NOT_NOW = os.EX_TEMPFAIL
-"""The same command may succeed later: a disk is full, or MLflow cannot be reached."""
+"""The same command may succeed later: a disk is full, or MLflow or a cluster away."""
 
 EXIT_INTERRUPTED = 130
 
@@ -24,7 +24,7 @@ UNFORESEEN = "nobody foresaw this"
 
 def exit_status(error: EspalierError | MlflowServerError) -> int:
     """The status of a process that ends with this error."""
-    is_transient = isinstance(error, DiskFullError) or (
+    is_transient = isinstance(error, DiskFullError | ClusterUnreachableError) or (
         isinstance(error, TrackingError) and error.is_transient
     )
     return EXIT_NOT_NOW if is_transient else EXIT_REFUSED

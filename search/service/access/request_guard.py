@@ -10,13 +10,12 @@ from fastapi import Request
 from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search.service.access.authentication import find_caller
 from search.service.access.settings_body import MAX_BYTES
 from search.service.access.tokens import Tokens
-from search.service.problem_details import ProblemError, problem_of
+from search.service.problem_details import ProblemError
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
@@ -97,17 +96,11 @@ class RequestGuard:
             await send(message)
 
         try:
-            self._check_guarded(request)
+            self._check(request)
             bounded = _bounded(receive, request)
             await self._app(scope, bounded, send_with_headers)
         except ProblemError as problem:
             await problem.response()(scope, receive, send_with_headers)
-
-    def _check_guarded(self, request: Request) -> None:
-        try:
-            self._check(request)
-        except SQLAlchemyError as error:  # tokens are asked for there
-            raise problem_of(error) from error
 
     def _check(self, request: Request) -> None:
         for name in _SINGLE_HEADERS:

@@ -164,6 +164,26 @@ def test_a_search_on_a_server_is_resumed_there(played: Service):
     assert "--trust has no effect" in one_line("--server", URL, "resume", "a", "--trust=mine")
 
 
+def test_a_wish_to_stop_is_taken_back_by_resuming(played: Service):
+    played.stands("a", "failed", reason="no luck")
+    found = played.answers["GET /v1/searches/a"]["json"]
+    played.answers["GET /v1/searches/a"] = {"json": {**found, "is_stopping": True}}
+    played.answers["DELETE /v1/searches/a/stop"] = {"json": found}
+    espalier("--server", URL, "resume", "a")
+    assert "DELETE /v1/searches/a/stop" in played.names
+    assert "POST /v1/searches/a/resume" not in played.names
+
+
+@pytest.mark.parametrize("value", ["5", "-5"])
+def test_a_priority_is_set_on_a_server(played: Service, value: str):
+    played.answers["PUT /v1/searches/a/priority"] = {"json": {}}
+    done = espalier("--server", URL, "priority", "a", value)
+    assert (done.status, done.out) == (0, f"a has priority {value}\n")
+    assert json.loads(played.asked[-1].content) == {"priority": int(value)}
+    assert "-1000<=x<=1000" in one_line("--server", URL, "priority", "a", "1001")
+    assert "--server" in one_line("priority", "a", value)
+
+
 def test_the_environment_names_a_server_too(played: Service, monkeypatch: pytest.MonkeyPatch):
     played.answers["GET /v1/searches"] = {"json": {"items": [], "next_offset": None}}
     monkeypatch.setenv("ESPALIER_SERVER", URL)

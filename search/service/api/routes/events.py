@@ -56,20 +56,20 @@ async def events(
 
     Ends when the search is over, or removed.
     """
-    who = caller.name or (request.client.host if request.client else "")
+    reader = caller.name or (request.client.host if request.client else "")
     row = await run_in_threadpool(components.searches.get, search_id)
-    if components.streams.total() >= _MAX_STREAMS or components.streams[who] >= _MAX_PER_CALLER:
+    if components.streams.total() >= _MAX_STREAMS or components.streams[reader] >= _MAX_PER_CALLER:
         raise ProblemError(429, "too many event streams are open: close one of them")
     return EventSourceResponse(
-        _authorised_changes(components, caller, row, int(last or 0), who), headers=_HEADERS
+        _authorised_changes(components, caller, row, int(last or 0), reader), headers=_HEADERS
     )
 
 
 async def _authorised_changes(
-    components: Components, caller: Caller, row: SearchRow, offset: int, who: str
+    components: Components, caller: Caller, row: SearchRow, offset: int, reader: str
 ) -> AsyncIterator[bytes]:
     """`_changes` until the search is over, or the token that opened the stream is invalid."""
-    components.streams[who] += 1
+    components.streams[reader] += 1
     try:
         async for part in _changes(components, row, offset):
             if components.tokens is not None and not components.tokens.is_still_valid(caller):
@@ -77,7 +77,7 @@ async def _authorised_changes(
             if part:
                 yield part
     finally:
-        components.streams -= Counter({who: 1})
+        components.streams -= Counter({reader: 1})
 
 
 async def _changes(components: Components, row: SearchRow, offset: int) -> AsyncIterator[bytes]:

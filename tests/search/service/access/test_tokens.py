@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Engine
 
-from pruning.errors import ServiceError
+from pruning.errors import ConfigError, ServiceError
 from search.service.access.request_guard import is_loopback
 from search.service.access.tokens import (
     ROLES,
@@ -334,6 +334,26 @@ def test_a_database_that_cannot_be_used(tmp_path: Path, url: str) -> None:
     run = served(tmp_path, "--database", url)
     check_line(run, "database")
     assert "hidden" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("postgresql://ann:hidden@db/x", "postgresql://ann:hid/den@db/x"),
+        *("postgresql://ann@db/x?password=hidden", "nonsense://:hidden@db"),
+    ],
+)
+def test_a_password_of_the_database_comes_from_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line others would see it."""
+    with pytest.raises(ConfigError, match="ESPALIER_SERVICE_DATABASE") as caught:
+        ServiceConfig(database=url)
+    assert "hid" not in str(caught.value)
+    monkeypatch.setenv("ESPALIER_SERVICE_DATABASE", url)
+    assert ServiceConfig().database_url == url
+    for fine in ("sqlite:///a:b@c.db", "postgresql://ann@db:5432/x", "postgresql:///x"):
+        assert ServiceConfig(database=fine).database_url == fine
 
 
 def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
