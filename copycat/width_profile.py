@@ -15,7 +15,6 @@ from torch import nn
 from pruning.cost import ExampleInput
 from pruning.errors import PlanError, ProfileError
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.selection import KeepPlan
 from pruning.structure_removal.structures import KINDS, Structure
 from pruning.tracing import trace
 
@@ -76,11 +75,6 @@ class WidthProfile:
         profile = cls({group.name: widths[group.name] for group in base.prunable}, removed)
         profile.check(base)
         return profile
-
-    @classmethod
-    def of_plan(cls, plan: KeepPlan, removed: tuple[Structure, ...] = ()) -> WidthProfile:
-        """The widths that a plan keeps."""
-        return cls(plan.widths, removed)
 
     @classmethod
     def mean(cls, profiles: Sequence[WidthProfile], graph: ChannelGraph) -> WidthProfile:

@@ -99,7 +99,7 @@ def test_of_a_plan_and_of_the_network_that_it_leaves(name: str) -> None:
             for group in graph.prunable
         }
     )
-    profile = WidthProfile.of_plan(plan)
+    profile = WidthProfile(plan.widths)
     assert profile.widths == {g.name: g.width - g.unit for g in graph.prunable}
     pruned = remove_channels(architecture.make(), graph, plan)
     assert WidthProfile.of_network(pruned, architecture.example(), graph) == profile

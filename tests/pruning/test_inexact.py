@@ -264,7 +264,7 @@ def test_a_profile_is_read_off_and_built_without_a_graph() -> None:
     model, example = layer_normalised(), torch.zeros(IMAGE)
     graph = trace(model, example, exact=False)
     plan = KeepPlan({"first": (0, 5), "second": (0, 1, 2)})
-    profile = WidthProfile.of_plan(plan)
+    profile = WidthProfile(plan.widths)
     assert profile.fits(graph)
     assert not profile.fits(trace(model, example))
     smaller = remove_channels(model, graph, plan)
