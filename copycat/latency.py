@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import ArchitectureError, ConfigError, first_line
+from pruning.lazy_imports import lazy_modules
 from pruning.networks.torch_interior import tree_map_only
+
+(benchmark,) = lazy_modules("torch.utils.benchmark")
 
 LATENCY_FILE = "latency.json"
 _VERSION = 1
@@ -81,7 +84,6 @@ def measured_latency(
     _check_settings(device, batch, threads, seconds)
     # On import it looks for compilers, and would warn of one without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from torch.utils.benchmark import Timer  # noqa: PLC0415 - what it looks for takes a while
 
     def repeated(tensor: Tensor) -> Tensor:
         if tensor.dim() > 0:
@@ -92,7 +94,7 @@ def measured_latency(
         copied = copy.deepcopy(model).to(device).eval()
         args, kwargs = call_arguments(tree_map_only(Tensor, repeated, example_input))
         names = {"model": copied, "args": args, "kwargs": kwargs}
-        timer = Timer("model(*args, **kwargs)", globals=names, num_threads=threads)
+        timer = benchmark.Timer("model(*args, **kwargs)", globals=names, num_threads=threads)
         with torch.inference_mode():
             timer.timeit(_WARM_UP_RUNS)
             measurement = timer.blocked_autorange(min_run_time=seconds)

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from copycat.width_profile import WidthProfile
 from pruning.errors import ArchitectureError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.lazy_imports import lazy_modules
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+(matplotlib_figure,) = lazy_modules("matplotlib.figure")
 
 _FULL, _EMPTY = "█", "·"
 _KEPT, _LOST, _ADDED = "#0072b2", "#dddddd", "#56b4e9"
@@ -60,14 +63,12 @@ def figure(profile: WidthProfile, graph: ChannelGraph) -> Figure:
     Bars are channels: what is kept in front of what the base network has, or, in a lighter blue,
     what a group has beyond that. Arguments, source and errors as for `text_chart`.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, used once
-
     profile.check(graph)
     groups = graph.prunable
     base = [group.width for group in groups]
     kept = [profile.widths.get(group.name, group.width) for group in groups]
     inches = min(_MOST_INCHES, 1.3 + _ROW_INCHES * len(groups))
-    drawn = Figure(figsize=(8, inches), layout="constrained")
+    drawn: Figure = matplotlib_figure.Figure(figsize=(8, inches), layout="constrained")
     axes = drawn.subplots()
     rows = range(len(groups))
     if any(width > full for width, full in zip(kept, base, strict=True)):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning import criteria, regularizers
-    from pruning.cost import Bound, Budget, Cost, measure_cost
+    from pruning.cost import Bound, Budget, Cost
+    from pruning.fvcore_count import measure_cost
     from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
     from pruning.iterative import FISHER_PACE, IterativePruner, Pace
@@ -57,7 +58,7 @@ _HOMES = {
     "carry_over": "pruning.optimizer_state",
     "fold": "pruning.sigmoid_batchnorm",
     "least_widths": "pruning.selection",
-    "measure_cost": "pruning.cost",
+    "measure_cost": "pruning.fvcore_count",
     "removal_order": "pruning.selection",
     "remove_channels": "pruning.surgery",
     "remove_structures": "pruning.structure_removal.structures",

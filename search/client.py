@@ -20,6 +20,7 @@ from urllib.parse import quote
 import httpx
 
 from pruning.errors import ServiceError
+from pruning.lazy_imports import lazy_modules
 from search.config.explicit_settings import explicit_settings, settings_json
 from search.server_events import ServerEvent, server_events
 from search.system.backoff import Backoff
@@ -29,6 +30,8 @@ from search.tracking.search_state import Event
 if TYPE_CHECKING:
     from search.config.search_config import SearchConfig
     from search.results.report import Results
+
+export, report = lazy_modules("copycat.export", "search.results.report")
 
 TOKEN_VARIABLE = "ESPALIER_TOKEN"
 OVER = ("finished", "failed", "stopped")
@@ -246,11 +249,10 @@ class Client:
 
     def results(self, search_id: str) -> Results:
         """Everything a finished search knows, as `search.run` returns it."""
-        from search.results.report import Results  # noqa: PLC0415 - imports torch
-
         content = self._json("GET", _search_path(search_id, "results"))
         try:
-            return Results.from_mapping(content)
+            results: Results = report.Results.from_mapping(content)
+            return results
         except (KeyError, TypeError, ValueError) as error:
             raise ServiceError(
                 f"the results of {search_id} cannot be read: is {self.url} of another version?"
@@ -271,11 +273,9 @@ class Client:
 
         Raises ArchitectureError if `folder` is taken or cannot be written.
         """
-        from copycat.export import written_whole  # noqa: PLC0415 - imports torch
-
         with tempfile.TemporaryFile() as archive:
             self._download(_architecture_path(architecture_id, "folder"), archive)
-            with written_whole(folder) as temporary:
+            with export.written_whole(folder) as temporary:
                 temporary.mkdir()
                 _unpack(archive, temporary)
         return Path(folder)
@@ -286,9 +286,7 @@ class Client:
         form: onnx, or python for a module that makes the network with torch alone.
         Raises ArchitectureError if `file` is taken or cannot be written.
         """
-        from copycat.export import written_whole  # noqa: PLC0415 - imports torch
-
-        with written_whole(file) as temporary, temporary.open("wb") as stream:
+        with export.written_whole(file) as temporary, temporary.open("wb") as stream:
             self._download(_architecture_path(architecture_id, form), stream)
         return Path(file)
 

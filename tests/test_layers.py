@@ -105,6 +105,7 @@ ROOMS = {
             "einsum_products",
             "networks",
             "cost",
+            "fvcore_count",
             "graph",
             "ranking",
             "selection",

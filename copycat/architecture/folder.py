@@ -19,8 +19,9 @@ from copycat.architecture.document import DTYPES, PROBE_SEED, Architecture, from
 from copycat.architecture.trust import check_no_download, check_trust
 from copycat.architecture.whole_folder import folder_written_whole, opened_folder, repair
 from copycat.build import graph_for, shaped, without_removed
-from pruning.cost import Cost, evaluating, measure_cost
+from pruning.cost import Cost, evaluating
 from pruning.errors import ArchitectureError, EspalierError, first_line
+from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
 from pruning.tracing import traced_cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -317,7 +318,6 @@ class ChannelGraph:
         return width // group.unit
 
     def _hint(self, name: str) -> str:
-        import difflib  # noqa: PLC0415 - only for the message
 
         close = difflib.get_close_matches(name, self._index, n=3)
         return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruning.cost import format_count
+from pruning.lazy_imports import lazy_modules
 from search.results.report import Results
 from search.results.styles import STYLES, style_of
 from search.trials.pareto import front
@@ -17,6 +18,8 @@ from search.trials.pareto import front
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+matplotlib_figure, ticker = lazy_modules("matplotlib.figure", "matplotlib.ticker")
 
 CurvePoint = tuple[float, float, float]
 """Parameters, test error and its deviation over runs, the latter two in %."""
@@ -161,8 +164,6 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
     curves: per label (kind of network) its points.  note: in the title's place, in small.
     Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator  # noqa: PLC0415 - used once
-
     figure = _figure(7.5, 5.0)
     axes = figure.subplots()
     for number, (label, points) in enumerate(curves.items()):
@@ -178,7 +179,7 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
             capsize=3,
         )
     _count_along(axes)
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # more labels would overlap
+    axes.xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))  # more labels would overlap
     axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)  # labels on one line
     axes.set_xlabel("parameters")
     axes.set_ylabel("test error (%)")
@@ -186,8 +187,8 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
     if 0 < _COMPARABLE * min(every) < max(every):  # else one bad point would hide the rest
         axes.set_yscale("log", nonpositive="clip")
         for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
     else:
         axes.set_ylim(bottom=0)
     axes.set_title(note, loc="left", fontsize=9)
@@ -232,11 +233,9 @@ def front_figure(results: Results) -> Figure:
 
 def _count_along(axes: Axes) -> None:
     """A logarithmic horizontal axis of counts such as 30k."""
-    from matplotlib.ticker import FuncFormatter  # noqa: PLC0415 - used once
-
     axes.set_xscale("log")
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(FuncFormatter(lambda value, _: format_count(value)))
+        formatter(ticker.FuncFormatter(lambda value, _: format_count(value)))
 
 
 def _is_comparable(scores: Mapping[str, Sequence[float]]) -> bool:
@@ -245,9 +244,8 @@ def _is_comparable(scores: Mapping[str, Sequence[float]]) -> bool:
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, used once
-
-    return Figure(figsize=(width, height), layout="constrained")
+    figure: Figure = matplotlib_figure.Figure(figsize=(width, height), layout="constrained")
+    return figure
 
 
 def _width_for(num_layers: int) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 from copycat.architecture import read
 from pruning.cost import format_count
 from pruning.errors import ConfigError, SearchStateError
+from pruning.lazy_imports import lazy_modules
 from search.config.explicit_settings import as_arguments, explicit_settings
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
@@ -34,6 +35,8 @@ from search.storage.layout import CONFIG_FILE
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
 
+jinja2, plotly, plotly_offline = lazy_modules("jinja2", "plotly.graph_objects", "plotly.offline")
+
 REPORT_FILE = "report.html"
 """In the folder of a search, unless another place is asked for."""
 
@@ -50,17 +53,15 @@ def report_page(directory: Path) -> str:
 
     Raises SearchStateError where there is none, or where it has not finished.
     """
-    from jinja2 import Environment, PackageLoader  # noqa: PLC0415 - startup stays light
-
-    environment = Environment(
-        loader=PackageLoader("search", "report_page"),
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("search", "report_page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["count"] = format_count
     page = _Page(directory, open_results(directory))
-    return environment.get_template("page.html.jinja").render(
+    page_text: str = environment.get_template("page.html.jinja").render(
         page=page,
         results=page.results,
         short_name=short_name,
@@ -70,6 +71,7 @@ def report_page(directory: Path) -> str:
         script=_part("page.js"),
         plotly=_plotly(),
     )
+    return page_text
 
 
 def _part(name: str) -> str:
@@ -79,10 +81,8 @@ def _part(name: str) -> str:
 @cache
 def _plotly() -> str:
     """The plotting library, compressed: 2 MB of text instead of 5."""
-    from plotly.offline import get_plotlyjs  # noqa: PLC0415 - startup stays light
-
     # without a time, so that equal searches give equal pages
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(plotly_offline.get_plotlyjs().encode(), mtime=0)).decode()
 
 
 @dataclass(frozen=True)
@@ -216,11 +216,9 @@ class _Page:
         return {"figures": figures, "first": best.outcome.key if best else None}
 
     def _front_figure(self) -> dict[str, Any]:
-        from plotly.graph_objects import Figure, Scatter  # noqa: PLC0415 - startup stays light
-
-        figure = Figure()
+        figure = plotly.Figure()
         figure.add_trace(
-            Scatter(
+            plotly.Scatter(
                 x=[n.outcome.flops for n in self.front],
                 y=[100 * n.outcome.validation_accuracy for n in self.front],
                 **{"mode": "lines", "line": {"shape": "hv", "width": 1.5}, "name": "front"},
@@ -232,7 +230,7 @@ class _Page:
             same = [n for n in self.networks if n.outcome.origin == origin]
             symbol = style_of(origin).symbol
             figure.add_trace(
-                Scatter(
+                plotly.Scatter(
                     x=[n.outcome.flops for n in same],
                     y=[100 * n.outcome.validation_accuracy for n in same],
                     customdata=[n.outcome.key for n in same],
@@ -258,14 +256,12 @@ class _Page:
         return _laid_out(figure)
 
     def _curves_figure(self) -> dict[str, Any]:
-        from plotly.graph_objects import Figure, Scatter  # noqa: PLC0415 - startup stays light
-
         outcomes = {outcome.key: outcome for outcome in self.results.everything}
-        figure = Figure()
+        figure = plotly.Figure()
         for key, points in self.curves.items():
             origin = outcomes[key].origin
             figure.add_trace(
-                Scatter(
+                plotly.Scatter(
                     x=[step for step, _ in points],
                     y=[100 * accuracy for _, accuracy in points],
                     customdata=[key] * len(points),

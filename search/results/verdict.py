@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruning.cost import Bound, Budget, format_count
+from pruning.lazy_imports import lazy_modules
 from search.results.styles import style_of
 from search.trials.jobs import ORIGINS, Origin, Outcome
+
+(scipy_stats,) = lazy_modules("scipy.stats")
 
 SIGNIFICANCE = 0.05
 """A difference that chance brings about less often than this, two-sided, is called a win."""
@@ -221,12 +224,11 @@ class Comparison:
         deviates = any(max(sample) - min(sample) > 1e-12 for sample in samples)
         if min(map(len, samples)) < 2 or not deviates:
             return None
-        from scipy.stats import ttest_ind_from_stats  # noqa: PLC0415 - a second to import
 
         one, other = (
             (c.test_accuracy, c.deviation, c.num_seeds) for c in (self.first, self.second)
         )
-        return float(ttest_ind_from_stats(*one, *other, equal_var=False).pvalue)
+        return float(scipy_stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue)
 
     @property
     def margin(self) -> float:

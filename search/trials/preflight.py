@@ -12,8 +12,9 @@ from torch import nn
 from copycat.build import without_removed
 from copycat.builder import Builder
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, format_count, measure_cost
+from pruning.cost import Budget, Cost, format_count
 from pruning.errors import CriterionError, ModelError, TraceError, first_line
+from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.selection import least_widths, unreachable
 from pruning.structure_removal.structures import KINDS, remove_structures, structures

@@ -17,8 +17,9 @@ from samples import NUM_IMAGES, Completed, espalier, outcome, run_in_process, st
 import copycat
 from copycat import WidthProfile
 from mlflow_server import MemoryRecorder, schema
-from pruning.cost import Cost, measure_cost
+from pruning.cost import Cost
 from pruning.errors import ArchitectureError, BudgetError, ConfigError
+from pruning.fvcore_count import measure_cost
 from pruning.tracing import trace
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.config.search_config import SearchConfig

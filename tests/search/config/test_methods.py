@@ -14,8 +14,8 @@ from torch import nn
 
 import copycat
 from copycat import WidthProfile
-from pruning.cost import measure_cost
 from pruning.errors import ConfigError, CriterionError, UnreachableBudgetError
+from pruning.fvcore_count import measure_cost
 from pruning.structure_removal.structures import Structure
 from search import models
 from search.config.methods import METHODS, granularity, method
