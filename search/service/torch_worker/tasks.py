@@ -10,9 +10,36 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from pruning import errors
+from pruning.lazy_imports import lazy_modules
+from search.config.methods import METHODS
+from search.config.search_config import SearchConfig
+from search.config.settings import from_mapping, tables
+from search.service.access.settings_policy import SERVER_SETTINGS
 from search.service.torch_worker.worker import Refusal
+
+if TYPE_CHECKING:
+    import torch
+
+    from copycat import architecture, export, python_source
+    from search import models
+    from search.data import named_datasets
+    from search.scheduling import ray_executor
+    from search.studies import search_study, setup
+else:
+    torch, architecture, export, python_source, models = lazy_modules(
+        *("torch", "copycat.architecture", "copycat.export", "copycat.python_source"),
+        "search.models",
+    )
+    named_datasets, ray_executor, search_study, setup = lazy_modules(
+        *("search.data.named_datasets", "search.scheduling.ray_executor"),
+        *("search.studies.search_study", "search.studies.setup"),
+    )
 
 
 def check_settings(
@@ -22,10 +49,6 @@ def check_settings(
 
     most_params: a network of more parameters is refused before it takes any memory.
     """
-    from pruning import errors  # noqa: PLC0415 - as above
-    from search.config.search_config import SearchConfig  # noqa: PLC0415
-    from search.config.settings import from_mapping  # noqa: PLC0415
-
     fields = {
         errors.ModelError: "model",
         errors.TraceError: "model",
@@ -58,56 +81,36 @@ def _counts(cost: Any) -> dict[str, int]:
 
 
 def _preflight(config: Any, most_params: int) -> Any:
-    from search.scheduling.ray_executor import check_resources  # noqa: PLC0415
-    from search.studies.search_study import preflight_of  # noqa: PLC0415
-    from search.studies.setup import chosen_device  # noqa: PLC0415 - as above
-
-    check_resources(config, chosen_device(config.device, config.resources))
+    ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
     shape, classes = _shape(config.data, config.model, config.seed)
     _require_params(config.model, shape[0], len(classes), most_params)
-    return preflight_of(config, shape, classes)
+    return search_study.preflight_of(config, shape, classes)
 
 
 def _require_params(model: str, in_channels: int, num_classes: int, most: int) -> None:
     """ModelError for a network of more parameters, counted on tensors without memory."""
-    import torch  # noqa: PLC0415 - as above
-
-    from pruning.errors import ModelError  # noqa: PLC0415
-    from search import models  # noqa: PLC0415
-
     builder = models.resolve(model, num_classes=num_classes, in_channels=in_channels)
     try:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in builder().parameters())
-    except (ModelError, ValueError):
+    except (errors.ModelError, ValueError):
         return  # it is built from values, which such tensors lack; memory is limited anyway
     if count > most:
-        raise ModelError(f"{model} has {count:,} parameters; this server allows {most:,}")
+        raise errors.ModelError(f"{model} has {count:,} parameters; this server allows {most:,}")
 
 
 @functools.lru_cache(maxsize=8)
 def _shape(data: Any, model: str, seed: int) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """Of an image, and the names of the classes."""
-    from rich.console import Console  # noqa: PLC0415 - as above
-
-    from search.studies.setup import read_images  # noqa: PLC0415
-
-    images = read_images(data, model, seed, Console(quiet=True))
+    images = setup.read_images(data, model, seed, Console(quiet=True))
     return images.train.image_shape, tuple(images.classes)
 
 
 def catalogue() -> dict[str, Any]:
     """Networks, data sets and criteria by name, and the schema of the settings."""
-    from pydantic import TypeAdapter  # noqa: PLC0415 - as above
-
-    from search import models  # noqa: PLC0415
-    from search.config.methods import METHODS  # noqa: PLC0415
-    from search.config.search_config import SearchConfig  # noqa: PLC0415
-    from search.data.named_datasets import names as datasets  # noqa: PLC0415
-
     return {
         "models": list(models.names()),
-        "datasets": list(datasets()),
+        "datasets": list(named_datasets.names()),
         "criteria": [
             {
                 "name": method.name,
@@ -126,9 +129,6 @@ def catalogue() -> dict[str, Any]:
 
 def _settings_schema(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON schema of the settings with their help, without those that the server decides."""
-    from search.config.settings import tables  # noqa: PLC0415 - as above
-    from search.service.access.settings_policy import SERVER_SETTINGS  # noqa: PLC0415
-
     table: dict[str, Any] = {"type": "object", "title": cls.__name__, "additionalProperties": False}
     definitions = schema.get("$defs", {})
     inner = tables(cls)
@@ -142,8 +142,6 @@ def _settings_schema(cls: type[Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(schema: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    from search.service.access.settings_policy import SERVER_SETTINGS  # noqa: PLC0415 - as above
-
     return {
         "type": "object",
         "additionalProperties": False,
@@ -163,19 +161,14 @@ def export_architecture(
     trust: builders that may run beside the zoo's and torchvision's: nothing in the folder of runs
     is trusted.
     """
-    from copycat.architecture import load, read  # noqa: PLC0415 - as above
-    from copycat.export import to_onnx, written_whole  # noqa: PLC0415
-    from copycat.python_source import to_python  # noqa: PLC0415
-    from pruning.errors import EspalierError  # noqa: PLC0415
-
     try:
-        stored = read(folder)
-        model = load(folder, trust=trust)
+        stored = architecture.read(folder)
+        model = architecture.load(folder, trust=trust)
         if form == "onnx":
-            to_onnx(model, stored.example_input, target)
+            export.to_onnx(model, stored.example_input, target)
         else:
-            with written_whole(target) as temporary:
-                temporary.write_text(to_python(stored, model), encoding="utf-8")
-    except EspalierError as error:
+            with export.written_whole(target) as temporary:
+                temporary.write_text(python_source.to_python(stored, model), encoding="utf-8")
+    except errors.EspalierError as error:
         return Refusal(" ".join(str(error).split()), None)
     return None

@@ -12,7 +12,7 @@ import pytest
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
-from search.config.resources_config import ResourcesConfig
+from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.problem_details import ProblemError
@@ -91,8 +91,10 @@ def test_a_search_works_no_longer_than_it_may(tight: Any, asked: str, allowed: s
     )
     for settings in (policy.resolve(content), policy.resolve_stored(content)):
         assert settings["resources"]["time_budget"] == allowed
-        resources = from_mapping(ResourcesConfig, settings["resources"])
-        assert resources.budget_seconds is not None
+        assert (
+            from_mapping(SearchConfig, {**settings, "name": "a"}).resources.budget_seconds
+            is not None
+        )
     anything = SettingsPolicy(tight.home / "data").resolve(content)
     assert anything["resources"].get("time_budget", "") == asked
 
