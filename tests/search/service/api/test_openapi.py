@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from search.service.api.routes import architectures as routes_architectures
 from search.service.api.routes import events as routes_events
+from search.service.api.routes import results as routes_results
 from search.service.api.routes import searches as routes_searches
 from search.service.api.routes import server as routes_server
 from search.service.api.routes import trials as routes_trials
@@ -68,7 +69,7 @@ def description(reached: Any, service: Any) -> Any:
 OPERATIONS = [
     (method, route.path)
     for routes in (
-        *(routes_searches, routes_trials, routes_events),
+        *(routes_searches, routes_results, routes_trials, routes_events),
         *(routes_architectures, routes_server),
     )
     for route in routes.router.routes
