@@ -75,7 +75,8 @@ class DoubleAndBack(DoubleInside):
 
 class Random(Plain):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + torch.rand_like(x))
+        outputs = super().forward(x)
+        return outputs + torch.rand_like(outputs)  # of inputs, a dead channel may see nothing
 
 
 class RaisingInTraining(Plain):
