@@ -105,13 +105,19 @@ class StudyRuns:
         self.end(self.study.kind)
 
     def failed(self, reason: str) -> None:
-        """End the run of a study that came to nothing."""
-        self.end(self.study.kind, "failed", reason)
+        """End the runs of a study that came to nothing."""
+        self._end_all("failed", reason)
 
     def interrupted(self) -> None:
         """End the runs of a study that was stopped, maybe halfway through another method."""
+        self._end_all("killed", _STOPPED)
+
+    def _end_all(self, status: EndStatus, reason: str) -> None:
         for key in reversed(self._open):
-            self._recorder.end_run(key, "killed", _STOPPED)
+            if key == self.study.kind:
+                self._recorder.end_run(key, status, reason)
+            else:
+                self._recorder.end_run(key, "killed", _STOPPED)
 
     @property
     def _budget(self) -> dict[str, str]:

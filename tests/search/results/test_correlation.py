@@ -378,6 +378,7 @@ def test_a_training_that_the_budget_cannot_afford_is_refused(here: Path, memory:
     assert (completed.status, len(completed.err.splitlines())) == (2, 1)
     assert "would not end within the time or images that the study may use" in completed.err
     assert memory.read("correlation").status == "failed"
+    assert memory.read("architecture/base").status == "killed"
     assert correlate("--max-train-images=10000", "--criterion=random").status == 2  # other criteria
     assert correlate("--max-train-images=10000").status == 0
 
