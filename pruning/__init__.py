@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
     from pruning.iterative import FISHER_PACE, IterativePruner, Pace
+    from pruning.one_shot import prune
+    from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
     from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
@@ -60,6 +62,8 @@ _HOMES = {
     "least_widths": "pruning.selection",
     "measure_cost": "pruning.fvcore_count",
     "removal_order": "pruning.selection",
+    "parameter_groups": "pruning.optimizer_groups",
+    "prune": "pruning.one_shot",
     "remove_channels": "pruning.surgery",
     "remove_structures": "pruning.structure_removal.structures",
     "residual_blocks": "pruning.structure_removal.residual_blocks",
@@ -96,6 +100,8 @@ __all__ = [
     "fold",
     "least_widths",
     "measure_cost",
+    "parameter_groups",
+    "prune",
     "regularizers",
     "removal_order",
     "remove_channels",

@@ -112,7 +112,7 @@ ROOMS = {
         ),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),
         *("structure_removal", "sigmoid_batchnorm", "regularizers", "scaling_factors", "criteria"),
-        "iterative",
+        *("optimizer_groups", "one_shot", "iterative"),
     ),
     "search": (
         *("system", "terminal", "storage", "config", "data", "models", "training", "trials"),

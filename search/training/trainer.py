@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from pruning.cost import evaluating, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
-from pruning.scaling_factors.scaling_factors import ScalingFactors
-from pruning.sigmoid_batchnorm import SigmoidBatchNorm
+from pruning.optimizer_groups import SCALE_LEARNS_FASTER, parameter_groups
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageSource
@@ -34,7 +33,6 @@ Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From images, the network's outputs in float32 and labels to the mean loss of a minibatch."""
 
 _MOMENTUM = 0.9
-_SCALE_LEARNS_FASTER = 10
 _EVALUATION_BATCH = 500
 _BF16_PAYS_FROM_PIXELS = 16 * 16
 
@@ -95,7 +93,7 @@ def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> flo
     one), so λ_S for another schedule follows from a wanted push: push / total_push.
     """
     rates = sum(learning_rate(config, epoch, epochs) for epoch in range(epochs))
-    return _SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
+    return SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
 
 
 def training_precision(device: torch.device, image_shape: Sequence[int]) -> torch.dtype:
@@ -314,22 +312,9 @@ def _cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
     """SGD with momentum and σBN scales and gates in a group of their own, with its `lr_factor`."""
-    scales: list[Tensor] = []
-    for module in model.modules():
-        if isinstance(module, SigmoidBatchNorm):
-            scales.append(module.weight)
-        elif isinstance(module, ScalingFactors):
-            scales.extend(module.logits)
-    known = {id(scale) for scale in scales}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    decay, faster = config.weight_decay, _SCALE_LEARNS_FASTER
-    groups = [
-        {"params": others, "lr_factor": 1, "weight_decay": decay},
-        {"params": scales, "lr_factor": faster, "weight_decay": 0.0},
-    ]
+    rate, decay = config.learning_rate, config.weight_decay
     return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
+        parameter_groups(model, lr=rate, weight_decay=decay),
         momentum=_MOMENTUM,
         nesterov=config.nesterov,
     )
