@@ -179,8 +179,6 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
             capsize=3,
         )
     _count_along(axes)
-    axes.xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))  # more labels would overlap
-    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)  # labels on one line
     axes.set_xlabel("parameters")
     axes.set_ylabel("test error (%)")
     every = [error for points in curves.values() for _, error, _ in points]
@@ -190,7 +188,7 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
             formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * max(every) or None)
     axes.set_title(note, loc="left", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
@@ -236,6 +234,8 @@ def _count_along(axes: Axes) -> None:
     axes.set_xscale("log")
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatter(ticker.FuncFormatter(lambda value, _: format_count(value)))
+    axes.xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))  # more labels would overlap
+    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)  # labels on one line
 
 
 def _is_comparable(scores: Mapping[str, Sequence[float]]) -> bool:
