@@ -12,11 +12,13 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruning.errors import ConfigError
+from pruning.errors import ConfigError, SearchStateError
+from search.storage.folder_lock import LOCK_FILE, FolderLock, is_held
 
 _AT_IMPORT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -44,7 +46,13 @@ _AT_IMPORT = {
 }
 
 _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-_LONGEST_FOLDER = 107 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+_PREFIX, _INNER = "esp", "r"
+_NEW_SECONDS = 60.0
+"""A folder whose lock is younger may be about to be locked."""
+
+_LONGEST_FOLDER = 107 - len(
+    f"/{_INNER}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+)
 """Of a socket's path Linux takes 107 bytes (unix(7))."""
 
 
@@ -83,28 +91,46 @@ def _own_token() -> str:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A new folder for Ray's files, readable to nobody else, which goes at the end of the block.
+    """A folder for Ray's files, inside one that nobody else can read and that goes with the block.
 
+    Those that killed processes of this user have left go first.
     ConfigError where no folder has a path short enough for sockets and can be written.
     """
+    for parent in _parents():
+        _remove_abandoned(Path(parent))
     folder = _short_folder()
     try:
-        yield folder
+        with FolderLock(folder, "Ray") as lock:
+            lock.acquire()
+            yield folder / _INNER  # which Ray makes readable to everybody
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, SearchStateError):
+            lock = (folder / LOCK_FILE).stat()
+            is_new = time.time() - lock.st_mtime < _NEW_SECONDS
+            if lock.st_uid == os.getuid() and not is_new and not is_held(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parents() -> list[str]:
+    wanted = [os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]
+    return [parent for parent in dict.fromkeys(wanted) if parent]
+
+
 def _short_folder() -> Path:
     """A new folder that leaves room for the names of Ray's sockets."""
-    for parent in dict.fromkeys([os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
+    for parent in _parents():
         try:
-            folder = tempfile.mkdtemp(prefix="esp", dir=parent) if parent else ""
+            folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
         except OSError:
             continue
-        if folder and len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+        if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
             return Path(folder)
-        if folder:
-            os.rmdir(folder)
+        os.rmdir(folder)
     longest = _LONGEST_FOLDER - len("/esp12345678")
     raise ConfigError(
         "Ray needs a folder for its sockets that can be written and has a short path: make /tmp "

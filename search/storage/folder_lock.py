@@ -13,7 +13,7 @@ import psutil
 from pruning.errors import SearchStateError
 from search.system.process_identity import alive, tag
 
-_LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"
 
 
 class FolderLock:
@@ -34,7 +34,7 @@ class FolderLock:
         if self._stream is not None or (only_if_there and not self._folder.is_dir()):
             return
         try:
-            stream = (self._folder / _LOCK_FILE).open("a+")
+            stream = (self._folder / LOCK_FILE).open("a+")
         except OSError as error:
             raise _cannot_be_locked(self._folder, error) from error
         if not _try_lock(stream, fcntl.LOCK_EX, self._folder):
@@ -89,7 +89,7 @@ def lock_holder(folder: Path) -> psutil.Process | None:
 def _holder_tag(folder: Path) -> str | None:
     """The tag of the process that holds the folder; None if there is none."""
     try:
-        stream = (folder / _LOCK_FILE).open()
+        stream = (folder / LOCK_FILE).open()
     except OSError:
         return None
     with stream:

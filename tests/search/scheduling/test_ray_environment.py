@@ -16,6 +16,7 @@ from search.scheduling.ray_environment import (
     missing_variables,
     own_folder,
 )
+from search.storage.folder_lock import LOCK_FILE, FolderLock
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +79,31 @@ def test_a_ray_of_ones_own_has_a_token_that_no_file_holds(
 
 def test_its_files_are_nobody_elses_and_go_with_it() -> None:
     with own_folder() as folder:
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        folder.mkdir(mode=0o777)  # as Ray makes it
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
         (folder / "log").write_text("of Ray")
-    assert not folder.exists()
+    assert not folder.parent.exists()
+
+
+def test_what_a_killed_process_left_goes_before_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    left, new, held, other = (tmp_path / "t" / name for name in ("espa", "espb", "espc", "x"))
+    for folder in (left, new, held, other):
+        folder.mkdir(parents=True)
+        (folder / LOCK_FILE).touch()
+        if folder != new:
+            os.utime(folder / LOCK_FILE, (0, 0))
+    (tmp_path / "t" / "espresso").mkdir()  # somebody else's, without a lock
+    monkeypatch.setattr(ray_environment, "_LONGEST_FOLDER", 1000)
+    with FolderLock(held, "Ray") as lock:
+        lock.acquire()
+        os.utime(held / LOCK_FILE, (0, 0))
+        with own_folder() as folder:
+            assert folder.parent.parent == tmp_path / "t"
+            assert not left.exists()
+            assert all(path.exists() for path in (new, held, other, tmp_path / "t" / "espresso"))
 
 
 def test_its_sockets_have_room_below_any_tmpdir(
