@@ -34,6 +34,8 @@ class SearchView {
     this.facts = el("p", { class: "quiet" });
     this.reason = el("p", { class: "error" });
     this.buttons = el("div", { class: "buttons" });
+    this.priority = el("input", { type: "number", min: -1000, max: 1000, step: 1, change: () => this.setPriority() });
+    this.queue = el("label", { class: "inline", hidden: true }, "Priority ", this.priority);
     this.bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${this.id}` });
     this.progress = el("p", { class: "progress-line" });
     this.working = el("ul", { class: "working", "aria-label": "In training" });
@@ -43,7 +45,7 @@ class SearchView {
     this.settings = el("pre", { tabindex: 0 });
     return [
       el("div", { class: "title" }, el("h1", {}, this.id), this.state, this.buttons),
-      this.facts, this.reason, this.bar, this.progress, this.working,
+      this.queue, this.facts, this.reason, this.bar, this.progress, this.working,
       el("h2", {}, "Pareto front"),
       this.legend,
       el("div", { class: "beside" }, this.plot.node, this.card.node),
@@ -96,6 +98,8 @@ class SearchView {
     say(this.state, stateOf(search));
     this.state.dataset.state = search.state;
     this.showButtons(search);
+    this.queue.hidden = search.state !== "queued";
+    if (document.activeElement !== this.priority) this.priority.value = search.priority;
   }
 
   showStanding(search) {
@@ -120,6 +124,7 @@ class SearchView {
   showButtons(search) {
     const wanted = [];
     if (!OVER.includes(search.state) && !search.is_stopping) wanted.push(["Stop", () => this.change("POST", "/stop")]);
+    if (search.is_stopping) wanted.push(["Go on", () => this.change("DELETE", "/stop")]);
     if (["stopped", "failed"].includes(search.state)) wanted.push(["Resume", () => this.change("POST", "/resume")]);
     if (search.state !== "running") wanted.push(["Remove", () => this.remove()]);
     sync(this.buttons, wanted, {
@@ -129,9 +134,15 @@ class SearchView {
     });
   }
 
-  async change(method, part) {
+  /* An admin's to decide: others are told so. */
+  setPriority() {
+    const body = JSON.stringify({ priority: this.priority.valueAsNumber });
+    this.change("PUT", "/priority", { body, headers: { "Content-Type": "application/json" } });
+  }
+
+  async change(method, part, content = {}) {
     try {
-      await request(this.path + part, { method });
+      await request(this.path + part, { method, ...content });
       await this.refresh();
     } catch (error) {
       this.fail(error);

@@ -431,6 +431,24 @@ def tab_to(page: Any, target: Any, most: int = 80) -> None:
     raise AssertionError(f"{target} is not reached by {most} tabs")
 
 
+def test_one_that_waits_is_given_a_priority(watched, service):
+    for name in ("first", "second"):  # one runs at a time
+        service.call("POST", "/v1/searches", {**LONG, "name": name})
+    page = watched.open("/searches/second")
+    field = page.get_by_label("Priority")
+    field.wait_for()
+    assert field.input_value() == "0"
+    field.fill("7")
+    with page.expect_response("**/priority") as answer:
+        field.press("Enter")
+    assert answer.value.status == 200
+    assert service.call("GET", "/v1/searches/second")["priority"] == 7
+    for name in ("second", "first"):
+        service.call("POST", f"/v1/searches/{name}/stop")
+        service.wait_for(name, *OVER)
+        service.call("DELETE", f"/v1/searches/{name}")
+
+
 def test_a_keyboard_launches_stops_and_removes(watched, service):
     page = watched.open("/")
     page.get_by_role("heading", name="Searches").wait_for()
