@@ -338,7 +338,7 @@ def test_no_wrong_value_gets_past(copied: Path) -> None:
 @pytest.fixture
 def rebuilt_once(stored: Path) -> Iterator[None]:
     """The network of `stored` is traced once, for tests that leave its JSON as it is."""
-    network = folder_module._rebuilt(stored, read(stored))
+    network = folder_module._rebuilt(stored, read(stored), None)
     with mock.patch.object(
         folder_module, "_rebuilt", side_effect=lambda *_: copy.deepcopy(network)
     ):

@@ -443,6 +443,7 @@ def test_one_that_waits_is_given_a_priority(watched, service):
         field.press("Enter")
     assert answer.value.status == 200
     assert service.call("GET", "/v1/searches/second")["priority"] == 7
+    watched.open("/").get_by_role("heading", name="Searches").wait_for()  # before it is gone
     for name in ("second", "first"):
         service.call("POST", f"/v1/searches/{name}/stop")
         service.wait_for(name, *OVER)
