@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from typing import TypedDict, Unpack
 
 from torch import nn
 
@@ -14,9 +15,18 @@ from pruning.criteria.magnitude import WeightMagnitude
 from pruning.errors import ConfigError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
-from pruning.selection import MIN_CHANNELS, FilterShare, Scope, select
+from pruning.selection import FilterShare, Scope, select
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
+
+
+class SelectionRules(TypedDict, total=False):
+    """What may be removed, in what steps; see `pruning.select`."""
+
+    min_channels: int
+    divisor: int
+    scope: Scope
+    residual: bool
 
 
 def prune(
@@ -28,10 +38,7 @@ def prune(
     batches: Batches = (),
     ignore: Iterable[str | nn.Module] = (),
     exact: bool = True,
-    min_channels: int = MIN_CHANNELS,
-    divisor: int = 1,
-    scope: Scope = "global",
-    residual: bool = True,
+    **rules: Unpack[SelectionRules],
 ) -> nn.Module:
     """A smaller network that meets the target; `model` is left as it was.
 
@@ -42,7 +49,7 @@ def prune(
     batches: minibatches for criteria that need data: pairs of inputs and targets.
     ignore: layers, or patterns of their names such as "layer4.*" or "*.downsample.*": what they
         produce, or hold a parameter along, keeps all its channels.
-    exact, and the others: as for `trace` and `select`.
+    exact: as for `trace`.  rules: min_channels, divisor, scope and residual, as for `select`.
 
     The result is to be fine-tuned; `carry_over` lets an optimizer go on where removal happens in
     the middle of a training. Raises TraceError, CriterionError, and ConfigError for a pattern that
@@ -56,10 +63,7 @@ def prune(
         {name: values for name, values in scores.items() if name not in whole},
         graph,
         Budget.parse(*target.split()) if isinstance(target, str) else target,
-        min_channels=min_channels,
-        divisor=divisor,
-        scope=scope,
-        residual=residual,
+        **rules,
     )
     return remove_channels(model, graph, plan)
 
@@ -69,16 +73,16 @@ def _names(model: nn.Module, ignore: Iterable[str | nn.Module]) -> Iterator[str]
     names = {name: module for name, module in model.named_modules() if name}
     for wanted in ignore:
         if isinstance(wanted, nn.Module):
-            found = [name for name, module in names.items() if module is wanted]
+            matches = [name for name, module in names.items() if module is wanted]
             words = f"a {type(wanted).__name__}"
         else:
-            found = [name for name in names if fnmatchcase(name, wanted)]
+            matches = [name for name in names if fnmatchcase(name, wanted)]
             words = repr(wanted)
-        if not found:
+        if not matches:
             close = difflib.get_close_matches(str(wanted), names, n=3)
             hint = f": did you mean {', '.join(close)}?" if close else ""
             raise ConfigError(f"ignore names {words}, which is no layer of the network{hint}")
-        for name in found:
+        for name in matches:
             yield from (other for other in names if f"{other}.".startswith(f"{name}."))
 
 

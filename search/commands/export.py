@@ -74,9 +74,8 @@ def export(
     if register and location.refusal_to_register:
         raise click.UsageError(location.refusal_to_register)
     network = location.network(architecture, trust)
-    for target in filter(None, (out, as_python)):
-        if Path(target).exists():
-            option = "--out" if target == out else "--as-python"
+    for target, option in ((out, "--out"), (as_python, "--as-python")):
+        if target and Path(target).exists():
             raise ArchitectureError(f"{target} already exists: choose another {option}")
     network.check()
     text = network.source_code() if as_python else ""

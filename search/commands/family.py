@@ -24,15 +24,12 @@ from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from copycat import architecture
-    from search.data import datasets
     from search.results import report
-    from search.studies import family_ladder, family_study, setup
+    from search.studies import family_ladder, family_study
 else:
-    architecture, datasets, report, family_ladder, family_study, setup = lazy_modules(
-        *("copycat.architecture", "search.data.datasets"),
-        "search.results.report",
+    architecture, report, family_ladder, family_study = lazy_modules(
+        *("copycat.architecture", "search.results.report"),
         *("search.studies.family_ladder", "search.studies.family_study"),
-        "search.studies.setup",
     )
 
 
@@ -101,18 +98,14 @@ def _opened(
     config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
     if folder is not None:
         refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
-        subject = family_ladder.stored_subject(config, folder)
         if not train:
-            return config, subject, None
-        channels = subject.input_shape[0]
-        return config, subject, datasets.load(config.data, channels=channels, seed=config.seed)
-    if shape is not None and not train:
+            return config, family_ladder.stored_subject(config, folder), None
+    elif shape is not None and not train:
         names = tuple(map(str, range(classes)))
         return config, family_ladder.profile_subject(config, image_shape(shape), names), None
-    refuse_without_effect(("shape", "classes"), "beside the images of --data")
-    data = setup.read_images(config.data, config.model, config.seed, console)
-    subject = family_ladder.profile_subject(config, data.train.image_shape, tuple(data.classes))
-    return config, subject, data
+    else:
+        refuse_without_effect(("shape", "classes"), "beside the images of --data")
+    return config, *family_study.opened(config, console)
 
 
 def _train(

@@ -15,9 +15,7 @@ from pruning.lazy_imports import lazy_modules
 from search.commands import run_or_watch
 from search.commands.common_options import RUNS, TRUST
 from search.commands.flags import overridden, refuse_without_effect, some_options
-from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
-from search.commands.result_summary import print_correlation, print_family
-from search.commands.runs_folder import search_folder
+from search.commands.runs_folder import RunsFolder, search_folder
 from search.commands.server_or_folder import chosen_server
 from search.config.correlation_config import CorrelationConfig
 from search.config.family_config import FamilyConfig
@@ -73,17 +71,11 @@ def _resume_here(name: str, runs: str, flags: dict[str, Any], trust: tuple[str, 
     unknown = ("register", "concurrency") if kind == "correlation" else ("register",)
     refuse_without_effect(unknown, f"on a {kind} study")
     config: Any = stored_settings(kind, name, runs, flags, trust)
-    console = Console(highlight=False)
-    interrupt_on_signals()
-    with ending_on_interrupt(f"Stopped. What was finished is kept in {config.directory}."):
-        if kind == "family":
-            family = family_study.resume(config, console=console)
-        else:
-            correlation = correlation_study.run(config, console=console)
-    if kind == "family":
-        print_family(family, config.directory, console)
-    else:
-        print_correlation(correlation, config.directory, console)
+    continued = family_study.resume if kind == "family" else correlation_study.run
+    location, folder, console = RunsFolder(runs), str(config.directory), Console(highlight=False)
+    with run_or_watch.stoppable(location, folder):
+        continued(config, console=console)
+    location.print_results(folder, console)
 
 
 def stored_config(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -34,13 +35,20 @@ def run_here(config: SearchConfig) -> None:
     """
     console = Console(highlight=False)
     location, name = RunsFolder(config.runs, models.own_module(config.model)), str(config.directory)
-    interrupt_on_signals()
-    with ending_on_interrupt(
-        f"Stopped. What was finished is kept in {config.directory}, and what was under way "
-        f"up to its last epoch: go on with  {location.command(name, 'resume')}"
-    ):
+    with stoppable(location, name):
         results = search_study.run(config, console=console).results
     print_results(results, location.next_steps(name, results), console)
+
+
+@contextmanager
+def stoppable(location: RunsFolder, name: str) -> Iterator[None]:
+    """Says, where Ctrl-C or a signal ends the block, what is kept of the study and what goes on."""
+    interrupt_on_signals()
+    with ending_on_interrupt(
+        f"Stopped. What was finished is kept in {name}, and what was under way up to its last "
+        f"epoch: go on with  {location.command(name, 'resume')}"
+    ):
+        yield
 
 
 def launch(server: RemoteServer, content: Mapping[str, Any]) -> None:
@@ -89,7 +97,7 @@ def watch(
         entry = location.search(name)
         if entry.state != "finished":
             raise _not_finished(location, name, entry)
-    location.print_results(name, console)
+        location.print_results(name, console)
 
 
 def _not_finished(

@@ -23,23 +23,20 @@ class Style:
     words: str
 
 
-def _style(origin: str, marker: str, symbol: str, name: str, words: str) -> Style:
-    return Style(schema.COLOURS[origin], marker, symbol, name, words)
-
-
-_TEMPERED = "a shape between a pruned and the uniform one, from scratch (tempered)"
+_LOOKS = {
+    "fine-tuned": ("o", "circle", "fine-tuned", "pruned and fine-tuned"),
+    "from-scratch": ("s", "square", "from scratch", "a pruned shape from scratch"),
+    "copycat": ("^", "triangle-up", "copycat", "a rescaled shape from scratch (copycat)"),
+    "tempered": (
+        *("v", "triangle-down", "tempered copycat"),
+        "a shape between a pruned and the uniform one, from scratch (tempered)",
+    ),
+    "uniform": ("x", "x", "uniformly narrowed", "the uniformly narrowed network"),
+    "random": ("D", "diamond", "random widths", "a shape of random widths"),
+    "bottleneck": ("P", "cross", "bottleneck", "a bottleneck shape"),
+}
 STYLES: Mapping[str, Style] = {
-    "fine-tuned": _style("fine-tuned", "o", "circle", "fine-tuned", "pruned and fine-tuned"),
-    "from-scratch": _style(
-        "from-scratch", "s", "square", "from scratch", "a pruned shape from scratch"
-    ),
-    "copycat": _style(
-        "copycat", "^", "triangle-up", "copycat", "a rescaled shape from scratch (copycat)"
-    ),
-    "tempered": _style("tempered", "v", "triangle-down", "tempered copycat", _TEMPERED),
-    "uniform": _style("uniform", "x", "x", "uniformly narrowed", "the uniformly narrowed network"),
-    "random": _style("random", "D", "diamond", "random widths", "a shape of random widths"),
-    "bottleneck": _style("bottleneck", "P", "cross", "bottleneck", "a bottleneck shape"),
+    origin: Style(schema.COLOURS[origin], *look) for origin, look in _LOOKS.items()
 }
 _FURTHER = (("#000000", "+"), ("#7f7f7f", "*"), ("#8c564b", "<"), ("#56b4e9", ">"))
 """Colour and marker of kinds of network beyond those."""

@@ -7,6 +7,7 @@ tables 1 and 2.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -41,7 +42,7 @@ from search.training.minibatches import scoring_batches
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
-from search.trials.jobs import EpochRecord, FromScratchJob, Observer, Outcome
+from search.trials.jobs import EpochRecord, FromScratchJob, Outcome
 from search.trials.preflight import Preflight, check, judged_groups
 from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
@@ -157,7 +158,7 @@ class _Correlation(Study[CorrelationResults]):
                 device=subject.device,
             )
         )
-        scores, oracle = _scores(subject, model, batches, session.observer)
+        scores, oracle = _scores(subject, model, batches, session)
         agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
         num_images = sum(len(targets) for _, targets in batches)
         results = config.directory / CORRELATION_RESULTS
@@ -253,8 +254,8 @@ def _require_affordable(session: Session) -> None:
     """SearchFailedError once the study cannot end within the time or images that it may use."""
     if not session.compute_budget.affords(0):
         raise SearchFailedError(
-            "the training would not end within the time or images that the study may use: the "
-            "same command goes on with a larger --time-budget or --max-train-images"
+            "the study would not end within the time or images that it may use: the same command "
+            "goes on with a larger --time-budget or --max-train-images"
         )
 
 
@@ -262,17 +263,22 @@ def _scores(
     subject: _Subject,
     model: nn.Module,
     batches: Sequence[tuple[Tensor, Tensor]],
-    observer: Observer,
+    session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
     graph, layers, criteria = subject.preflight.graph, subject.layers, subject.criteria
     scores: dict[str, UnitScores] = {}
-    observer.scored(_BASE, "criteria", 0, len(criteria))
+
+    def report(stage: str, done: int, total: int) -> None:
+        session.observer.scored(_BASE, stage, done, total)
+        _require_affordable(session)
+
+    report("criteria", 0, len(criteria))
     for judged in _judged(criteria, model, graph, batches):
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
-        observer.scored(_BASE, "criteria", len(scores), len(criteria))
-    oracle = Oracle(on_unit=_each_second(lambda *parts: observer.scored(_BASE, "oracle", *parts)))
+        report("criteria", len(scores), len(criteria))
+    oracle = Oracle(on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
 

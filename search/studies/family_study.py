@@ -82,15 +82,20 @@ def run(
 def resume(config: FamilyConfig, *, console: Console | None = None) -> FamilyStudy:
     """Continues a study from its settings alone; see `run`."""
     console = console or Console(quiet=True)
+    subject, data = opened(config, console)
+    rungs, notes = ladder(config, subject)
+    return run(config, subject, rungs, data, notes=notes, console=console)
+
+
+def opened(config: FamilyConfig, console: Console) -> tuple[Subject, ImageData]:
+    """The network whose shape is rescaled, and the images that its family learns from."""
     folder = architecture_folder(config.source, config.runs)
     if folder is not None:
         subject = stored_subject(config, folder)
         data = datasets.load(config.data, channels=subject.input_shape[0], seed=config.seed)
-    else:
-        data = read_images(config.data, config.model, config.seed, console)
-        subject = profile_subject(config, data.train.image_shape, tuple(data.classes))
-    rungs, notes = ladder(config, subject)
-    return run(config, subject, rungs, data, notes=notes, console=console)
+        return subject, data
+    data = read_images(config.data, config.model, config.seed, console)
+    return profile_subject(config, data.train.image_shape, tuple(data.classes)), data
 
 
 class _Family(Study[FamilyStudy]):

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from search.results.correlation import (
     ranked,
     unit_scores,
 )
+from search.scheduling.compute_budget import ComputeBudget
 from search.studies import correlation_study, session
 from search.training.trainer import EpochReport, Trainer
 
@@ -376,11 +378,34 @@ def test_a_study_is_listed_resumed_and_watched_as_a_search_is(
 def test_a_training_that_the_budget_cannot_afford_is_refused(here: Path, memory: MemoryRecorder):
     completed = correlate("--max-train-images=10")
     assert (completed.status, len(completed.err.splitlines())) == (2, 1)
-    assert "would not end within the time or images that the study may use" in completed.err
+    assert "would not end within the time or images that it may use" in completed.err
     assert memory.read("correlation").status == "failed"
     assert memory.read("architecture/base").status == "killed"
     assert correlate("--max-train-images=10000", "--criterion=random").status == 2  # other criteria
     assert correlate("--max-train-images=10000").status == 0
+
+
+def test_a_time_budget_ends_the_oracle_too_and_the_training_is_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("search.studies.correlation_study._try_out", lambda *_: None)
+    score, affords = criteria.Oracle.score, ComputeBudget.affords
+    begun: list[bool] = []
+
+    def scoring(*arguments: Any) -> Any:
+        begun.append(True)
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(criteria.Oracle, "score", scoring)
+        patch.setattr(
+            ComputeBudget, "affords", lambda self, images: not begun and affords(self, images)
+        )
+        completed = correlate("--criterion=taylor")
+    assert (completed.status, bool(begun)) == (2, True)
+    assert "would not end within the time or images that it may use" in completed.err
+    monkeypatch.setattr(Trainer, "run_epoch", None)  # which nobody needs any more
+    assert correlate("--criterion=taylor").status == 0
 
 
 def test_divergence_fails_the_run_and_says_why(here: Path, memory: MemoryRecorder):

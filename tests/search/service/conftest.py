@@ -32,7 +32,10 @@ from search.service.access.settings_policy import SettingsPolicy
 from search.service.access.tokens import Role, Tokens, create
 from search.service.api.app import create_app
 from search.service.api.components import Components
+from search.service.database.architectures import Architectures
 from search.service.database.connection import open_database
+from search.service.database.search_queue import SearchQueue
+from search.service.database.searches import Searches
 from search.service.database.tables import ArchitectureRow, IdempotencyKeyRow, SearchRow
 from search.service.database.transactions import Database
 from search.service.mlflow.connection import MlflowConnection
@@ -43,6 +46,7 @@ from search.service.queue.result_rows import architecture_row
 from search.service.runs_folder import RunsFolder
 from search.service.torch_worker.worker import Refusal, TorchWorker
 from search.storage.layout import EVENTS_FILE
+from search.system import backoff
 from search.tracking.search_state import SearchState
 from search.trials.jobs import job_to_mapping
 
@@ -66,6 +70,44 @@ FRAME = {
     "lines": ["base network 2k FLOPs"],
 }
 SETTINGS = {"model": "digits-vgg", "budget": ["flops=50%"], "data": {"source": "digits"}}
+
+
+# ---- for the parts of a service on their own: a file of tests says which `database`
+
+
+@pytest.fixture
+def searches(database: Database) -> Searches:
+    return Searches(database)
+
+
+@pytest.fixture
+def queue(database: Database) -> SearchQueue:
+    return SearchQueue(database)
+
+
+@pytest.fixture
+def architectures(database: Database) -> Architectures:
+    return Architectures(database)
+
+
+class Clock:
+    """Stands in for the module `time`; called, it lets seconds pass."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed
+
+    def __call__(self, seconds: float) -> None:
+        self.passed += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Lets seconds pass for pauses, which otherwise never end."""
+    clock = Clock()
+    monkeypatch.setattr(backoff, "time", clock)
+    return clock
 
 
 class IdleLauncher(Launcher):

@@ -50,21 +50,6 @@ def database(engine: Engine) -> Database:
     return Database(engine)
 
 
-@pytest.fixture
-def searches(database: Database) -> Searches:
-    return Searches(database)
-
-
-@pytest.fixture
-def queue(database: Database) -> SearchQueue:
-    return SearchQueue(database)
-
-
-@pytest.fixture
-def architectures(database: Database) -> Architectures:
-    return Architectures(database)
-
-
 def add(
     searches: Searches,
     name: str = "s",

@@ -20,7 +20,6 @@ from search.service.queue.dispatcher import Dispatcher
 from search.service.queue.launcher import Launcher, ProcessExit
 from search.service.queue.supervisor import MAX_LOSSES
 from search.storage.layout import EVENTS_FILE, SPOOL_FILE
-from search.system import backoff
 
 BASE = {"flops": 2000, "params": 200}
 AWAY = ProcessExit("status 75", "MLflow is away", is_temporary=True)
@@ -60,21 +59,6 @@ def database(tmp_path: Path) -> Database:
 
 
 @pytest.fixture
-def searches(database: Database) -> Searches:
-    return Searches(database)
-
-
-@pytest.fixture
-def queue(database: Database) -> SearchQueue:
-    return SearchQueue(database)
-
-
-@pytest.fixture
-def architectures(database: Database) -> Architectures:
-    return Architectures(database)
-
-
-@pytest.fixture
 def launcher() -> FakeLauncher:
     return FakeLauncher()
 
@@ -82,24 +66,6 @@ def launcher() -> FakeLauncher:
 @pytest.fixture
 def dispatcher(database: Database, launcher: FakeLauncher, tmp_path: Path) -> Dispatcher:
     return Dispatcher(database, launcher, tmp_path / "runs", max_running=1)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets seconds pass for pauses, which otherwise never end."""
-    passed = 0.0
-
-    class Time:
-        @staticmethod
-        def monotonic() -> float:
-            return 1000.0 + passed
-
-    def wait(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    monkeypatch.setattr(backoff, "time", Time)
-    return wait
 
 
 @pytest.fixture

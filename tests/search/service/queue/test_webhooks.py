@@ -20,7 +20,6 @@ from search.service.database.transactions import Database
 from search.service.queue import webhooks as module
 from search.service.queue.webhooks import Webhooks
 from search.service.service_config import ServiceConfig
-from search.system import backoff
 
 ONE, TWO = "http://one.example/hook?key=secret", "https://two.example/hook"
 SETTINGS = {"model": "digits-vgg", "budget": ["flops=10%"]}
@@ -59,23 +58,11 @@ def receiver() -> Receiver:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets seconds pass, for pauses and for the day after which it gives up."""
-    passed = 0.0
+def clock(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Also for the day after which it gives up."""
     real_ms = module.now_ms
-
-    class Time:
-        @staticmethod
-        def monotonic() -> float:
-            return 1000.0 + passed
-
-    def wait(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    monkeypatch.setattr(backoff, "time", Time)
-    monkeypatch.setattr(module, "now_ms", lambda: real_ms() + int(passed * 1000))
-    return wait
+    monkeypatch.setattr(module, "now_ms", lambda: real_ms() + int(clock.passed * 1000))
+    return clock
 
 
 def hooks(database: Database, receiver: Receiver, *urls: str, secret: str = "") -> Webhooks:
