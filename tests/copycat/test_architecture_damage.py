@@ -286,11 +286,8 @@ VALUES: tuple[Any, ...] = (None, -1, 0, 2.5, 10**30, math.inf, "x", [], {}, [[1]
 
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to everything inside nested mappings and lists; of these to the first and last."""
-    if isinstance(content, dict):
-        inner = list(content.items())
-    else:
-        inner = [(i, content[i]) for i in sorted({0, len(content) - 1}) if content]
+    """The path to everything inside nested lists and mappings."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content)
     for key, value in inner:
         yield (*path, key)
         if isinstance(value, dict | list):
@@ -324,15 +321,13 @@ def test_no_wrong_value_gets_past(copied: Path) -> None:
                 seal(content)
             (copied / JSON).write_text(json.dumps(content))
             num_mutations += 1
-            is_harmless = bool(set(path) & set(HARMLESS))
             try:
-                # what is harmless has no effect beyond being read
-                read(copied) if is_harmless else verify(copied, trust=TRUST)
+                verify(copied, trust=TRUST)
             except ArchitectureError:
                 continue
-            assert is_harmless, (path, value)
+            assert set(path) & set(HARMLESS), (path, value)
             assert validator.is_valid(content), (path, value)
-    assert num_mutations > 250
+    assert num_mutations > 300
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,9 +66,21 @@ CASES = {
     "shufflenet": Case("torchvision.models:shufflenet_v2_x0_5"),
     "efficientnet": Case("torchvision.models:efficientnet_b0"),
     "user's": Case("networks:squeeze_excitation", (3, 8, 8)),
+    "resnet18": Case("torchvision.models:resnet18"),
+    "mobilenet_v2": Case("torchvision.models:mobilenet_v2"),
+    "densenet": Case("torchvision.models:densenet121"),
 }
-FOR_PT2 = ("no branch", "no block", "no layer", "user's")
-FOR_ONNX = ("no layer", "googlenet", "user's")
+
+
+def with_slow(names: Sequence[str], slow: Sequence[str]) -> list[Any]:
+    """Names of cases; `slow` are tried in the slow tests alone."""
+    return [*names, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
+
+
+FOR_PT2 = with_slow(
+    ("no branch", "no block", "no layer", "user's"), slow=("digits-vgg", "mobilenet_v2")
+)
+FOR_ONNX = with_slow(("no layer", "googlenet", "user's"), slow=("digits-vgg", "no branch"))
 
 
 @cache

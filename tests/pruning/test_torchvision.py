@@ -19,10 +19,14 @@ NETWORKS = {
     "shufflenet_v2_x0_5": 32,
     "squeezenet1_1": 48,
     "efficientnet_b0": 32,
+    "densenet121": 32,
 }
 """Name and image size."""
 
-every_network = pytest.mark.parametrize("name", NETWORKS)
+every_network = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "densenet121" else n for n in NETWORKS],
+)
 
 
 @functools.cache

@@ -26,8 +26,14 @@ BRANCH_ENDS = {
     "mobilenet_v3_small": ("block", ["features.3", "features.5"]),
     "efficientnet_v2_s": ("stochastic_depth", ["features.1.0", "features.2.1"]),
     "convnext_tiny": ("stochastic_depth", ["features.1.0", "features.5.8"]),
+    "wide_resnet50_2": ("bn3", ["layer1.1", "layer2.0"]),
+    "regnet_y_400mf": ("f", ["trunk_output.block1.block1-0", "trunk_output.block2.block2-1"]),
+    "efficientnet_b0": ("stochastic_depth", ["features.2.1", "features.6.2"]),
 }
 """Per network of torchvision: the last layer of a branch, and some of the blocks."""
+
+SLOW = ("wide_resnet50_2", "regnet_y_400mf", "efficientnet_b0")
+"""Whose code others have, too."""
 
 OWN_BRANCH_ENDS = {
     "resnet20": ("norm2", ["stage1.block0", "stage2.block0", "stage3.block2"]),
@@ -44,7 +50,13 @@ def remove_blocks(model: nn.Module, names: list[str]) -> nn.Module:
     return remove_structures(model, images().to(like), [Structure("branch", n) for n in names])
 
 
-@pytest.mark.parametrize("name", [*BRANCH_ENDS, *OWN_BRANCH_ENDS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in (*BRANCH_ENDS, *OWN_BRANCH_ENDS)
+    ],
+)
 def test_equals_the_network_with_its_branches_at_zero(name: str) -> None:
     if name in OWN_BRANCH_ENDS:
         model = models.resolve(name, num_classes=10, in_channels=3)()
