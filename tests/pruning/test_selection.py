@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import BY_NAME
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -116,7 +116,6 @@ def drawn_budget(data: st.DataObject, graph: ChannelGraph, rules: dict[str, Any]
     return Budget((Bound(quantity, data.draw(st.integers(least, most))),))
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_the_budget_is_met_within_the_rules(data: st.DataObject, rules: dict[str, Any]) -> None:
     graph = drawn_graph(data)
@@ -164,7 +163,6 @@ def last_chunks(
     return found
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_the_last_removal_was_needed(data: st.DataObject, rules: dict[str, Any]) -> None:
     graph = drawn_graph(data)
@@ -178,7 +176,6 @@ def test_the_last_removal_was_needed(data: st.DataObject, rules: dict[str, Any])
         assert not budget.allows(graph.cost({**plan.widths, **back}))
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_no_chunk_that_stays_ranks_below_one_that_went(
     data: st.DataObject, rules: dict[str, Any]
@@ -199,7 +196,6 @@ def test_no_chunk_that_stays_ranks_below_one_that_went(
         assert (by_share if rules["scope"] == "uniform" else by_score) > max(went)
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_a_smaller_budget_keeps_a_subset(data: st.DataObject, rules: dict[str, Any]) -> None:
     graph = drawn_graph(data)
@@ -212,7 +208,6 @@ def test_a_smaller_budget_keeps_a_subset(data: st.DataObject, rules: dict[str, A
     assert all(set(less.keep[name]) <= set(more.keep[name]) for name in more.keep)
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_the_order_of_the_channels_does_not_matter(
     data: st.DataObject, rules: dict[str, Any]
@@ -234,7 +229,6 @@ def test_the_order_of_the_channels_does_not_matter(
     assert {name: {swaps[name][u] for u in kept} for name, kept in found.items()} == expected
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES, fraction=st.floats(0, 1, exclude_max=True))
 def test_a_fraction_goes_but_for_less_than_one_chunk(
     data: st.DataObject, rules: dict[str, Any], fraction: float
@@ -270,7 +264,6 @@ def units_in(graph: ChannelGraph, plan: KeepPlan) -> int:
     return sum(len(kept) for kept in kept_units(graph, plan).values())
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES, fraction=st.floats(0, 1, exclude_max=True))
 def test_a_uniform_fraction_is_each_groups_own(
     data: st.DataObject, rules: dict[str, Any], fraction: float
@@ -285,7 +278,6 @@ def test_a_uniform_fraction_is_each_groups_own(
         assert width == next(w for w in reachable_widths(group, rules) if w >= enough)
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_shares_are_uniform_to_within_one_step(data: st.DataObject, rules: dict[str, Any]) -> None:
     """One share explains all widths: what is gone is at most it, and one step more is above."""
@@ -343,7 +335,6 @@ def test_filters_of_all_layers_are_counted_where_streams_are_pruned() -> None:
     assert only.widths == {"a": 2}
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_removing_in_order_gives_what_select_gives(
     data: st.DataObject, rules: dict[str, Any]
@@ -362,7 +353,6 @@ def test_removing_in_order_gives_what_select_gives(
     assert len(set(order)) == len(order)
 
 
-@settings(max_examples=50)
 @given(data=st.data(), rules=RULES)
 def test_the_order_goes_on_after_a_removal(data: st.DataObject, rules: dict[str, Any]) -> None:
     """Whatever scores say of what is gone, NaN even."""
