@@ -1,5 +1,6 @@
 """The service's database: the same on SQLite and on PostgreSQL."""
 
+import json
 import secrets
 import threading
 from collections import Counter
