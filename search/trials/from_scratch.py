@@ -10,7 +10,6 @@ from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
-from search.training.distillation import distilled
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
@@ -32,20 +31,12 @@ def train_from_scratch(
         base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
     )
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
-    task = distilled(
-        context.task,
-        replace(config.training, distill_from=context.teacher),
-        context.torch_device,
-        input_shape=preflight.input_shape,
-        classes=preflight.classes,
-        trust=preflight.builder.modules,
-    )
     trainer = Trainer(
         model,
         data,
-        task=task,
+        task=context.task if job.origin == "base" else context.task_of_smaller,
         epochs=epochs,
-        config=config.training,
+        config=config.training.for_scratch(),
         seed=seed,
         device=context.torch_device,
     )
@@ -63,7 +54,7 @@ def train_from_scratch(
         compute=float(trained.images_seen * flops),
         equal_compute=config.training.equal_compute or job.equal_compute,
         details={} if job.rho is None else {"rho": job.rho},
-        record=_record(job, epochs, config.training.distill_from),
+        record=_record(job, epochs, "" if job.origin == "base" else config.training.teacher),
         curve=staged.records,
     )
     return store(result, model, context, data)
