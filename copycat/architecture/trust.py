@@ -18,8 +18,8 @@ _DOWNLOADING = ("weights", "pretrained")
 """How torchvision's arguments begin that name weights to be downloaded and unpickled."""
 
 
-def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
-    """ArchitectureError if the file at `path` names a builder that must not run.
+def check_trust(path: object, builder: Builder | None, trust: Sequence[str]) -> Builder:
+    """The builder; ArchitectureError if the file at `path` names none, or one that must not run.
 
     trust: modules, or single callables as module:callable, trusted wherever they were defined.
     What counts of a module is where the callable is named, then where it was defined: a trusted
@@ -27,6 +27,12 @@ def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
     they hold helpers too; and never what is in a private module, which looks others up by name.
     Nothing is imported that is not trusted.
     """
+
+    if builder is None:
+        raise ArchitectureError(
+            f"{path} is of a network of one's own and does not say what makes it: in Python, "
+            "copycat.load(path, model=…) takes the network before it was pruned"
+        )
 
     def check(module: str) -> None:
         if not is_within(module, (*TRUSTED_BUILDERS, *trust)):
@@ -37,7 +43,7 @@ def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
 
     if builder.target in trust:
         check_no_download(path, builder)
-        return
+        return builder
     check(builder.module)
     function = builder.function()
     home = str(getattr(function, "__module__", None))
@@ -46,6 +52,7 @@ def check_trust(path: object, builder: Builder, trust: Sequence[str]) -> None:
     if is_helper or not (is_within(home, trust) or _returns_network(function)):
         raise ArchitectureError(f"{path} is built by {builder.target!r}, which makes no networks")
     check_no_download(path, builder)
+    return builder
 
 
 def check_no_download(path: object, builder: Builder) -> None:

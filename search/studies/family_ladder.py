@@ -17,6 +17,7 @@ from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.families.base_network import BaseNetwork
+from copycat.input_shape import InputShape
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
@@ -37,7 +38,7 @@ class Subject:
 
     base: BaseNetwork
     profile: WidthProfile
-    input_shape: tuple[int, int, int]
+    input_shape: InputShape
     classes: tuple[str, ...]
     data: str = ""
 
@@ -66,9 +67,9 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     Where it was narrowed inexactly, so are the networks that are derived from it.
     """
     stored = read(folder)
-    check_trust(folder, stored.builder, config.trust)
+    builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    base = BaseNetwork.of(stored.builder, stored.example_input, exact=exact)
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
     return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
 
@@ -125,7 +126,7 @@ def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str
     notes: list[str] = []
 
     def milliseconds(model: torch.nn.Module) -> float:
-        example_input = torch.zeros(1, *subject.input_shape)
+        example_input = subject.base.example_input
         return measured_latency(model, example_input, device=config_device(config)).median_ms
 
     for name in config.kind_names:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from copycat.architecture import load, read
+from copycat.input_shape import InputShape, shape_text
 from pruning.errors import ConfigError
 from search.config.training_config import TrainingConfig
 from search.training.trainer import training_precision
@@ -56,13 +57,14 @@ def distillation(
     config: TrainingConfig,
     device: torch.device,
     *,
-    input_shape: Sequence[int],
+    input_shape: InputShape,
     classes: Sequence[str],
     trust: Sequence[str],
 ) -> Distillation | None:
     """The objective that `config` asks for, or None where it names no teacher.
 
-    input_shape: (C, H, W) of an image.  trust: modules that may make the teacher.
+    input_shape: (C, H, W) of an image, or of what else is read.
+    trust: modules that may make the teacher.
     Raises ConfigError for a teacher of other images or classes, ArchitectureError for a folder
     that cannot be loaded.
     """
@@ -75,12 +77,12 @@ def distillation(
     return Distillation(teacher.to(device), config.distill_temperature, config.distill_weight)
 
 
-def check_teacher(path: str, input_shape: Sequence[int], classes: Sequence[str]) -> None:
+def check_teacher(path: str, input_shape: InputShape, classes: Sequence[str]) -> None:
     """Raise ConfigError unless the architecture at `path` knows these images and classes."""
     stored = read(path)
     for what, own, wanted in (
-        ("images", stored.input_shape, tuple(input_shape)),
-        ("classes", stored.classes, tuple(classes)),
+        ("inputs", shape_text(stored.input_shape), shape_text(input_shape)),
+        ("classes", ", ".join(stored.classes), ", ".join(classes)),
     ):
         if own != wanted:
             raise ConfigError(
@@ -89,6 +91,5 @@ def check_teacher(path: str, input_shape: Sequence[int], classes: Sequence[str])
             )
 
 
-def _short(values: Sequence[object]) -> str:
-    text = ", ".join(map(str, values))
+def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"

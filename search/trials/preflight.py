@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from copycat.build import without_removed
 from copycat.builder import Builder
+from copycat.input_shape import InputShape, example_of, shape_text
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, format_count
+from pruning.cost import Budget, Cost, ExampleInput, call_arguments, format_count
 from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
@@ -35,7 +37,7 @@ class Preflight:
     builder: Builder
     graph: ChannelGraph
     groups: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: InputShape
     classes: tuple[str, ...]
     budget: Budget
     limits: Budget
@@ -43,9 +45,9 @@ class Preflight:
     floor: Cost
 
     @property
-    def example_input(self) -> torch.Tensor:
-        """Zeros, 1×C×H×W."""
-        return torch.zeros(1, *self.input_shape)
+    def example_input(self) -> Any:
+        """An input of one sample: zeros, 1×C×H×W, for images; see copycat.input_shape_of."""
+        return example_of(self.input_shape)
 
     def graph_of(self, profile: WidthProfile) -> ChannelGraph:
         """The graph that prices this shape: without the structures that it lacks."""
@@ -92,7 +94,7 @@ class Preflight:
 def check(
     config: SearchConfig,
     builder: Builder,
-    input_shape: tuple[int, int, int],
+    input_shape: InputShape,
     classes: tuple[str, ...],
 ) -> Preflight:
     """Trace the network and hold its reachable range against the budget.
@@ -101,9 +103,9 @@ def check(
     that cannot run on these images or puts out another number of classes, CriterionError for
     one that a method of the search cannot judge or that lacks a granularity.
     """
-    model = builder()
+    model, example_input = builder(), example_of(input_shape)
     try:
-        graph = whole_trace(model, torch.zeros(1, *input_shape), exact=config.exact)
+        graph = whole_trace(model, example_input, exact=config.exact)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     except SystemExit as error:
@@ -113,10 +115,9 @@ def check(
     _check_output(config, model, input_shape, len(classes))
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
-    _check_count(config, model, base, input_shape)
+    _check_count(config, model, base, example_input)
     budget = config.bounds
     limits = budget.absolute(base)
-    example_input = torch.zeros(1, *input_shape)
     floors = [_floor(g, config, model, graph, example_input) for g in config.granularities]
     for floor in floors:
         if not limits.allows(floor):
@@ -143,7 +144,7 @@ def judged_groups(
 
 
 def _nothing_to_prune(
-    config: SearchConfig, model: nn.Module, graph: ChannelGraph, example_input: torch.Tensor
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph, example_input: ExampleInput
 ) -> CriterionError:
     """Why no group can be judged by all methods of the search."""
     wider = dataclasses.replace(config, prune_residual=True)
@@ -176,7 +177,7 @@ def _floor(
     config: SearchConfig,
     model: nn.Module,
     graph: ChannelGraph,
-    example_input: torch.Tensor,
+    example_input: ExampleInput,
 ) -> Cost:
     """The least cost that pruning this mixture is sure to reach.
 
@@ -201,11 +202,11 @@ def _floor(
 
 
 def _check_count(
-    config: SearchConfig, model: nn.Module, base: Cost, input_shape: tuple[int, int, int]
+    config: SearchConfig, model: nn.Module, base: Cost, example_input: ExampleInput
 ) -> None:
     """Count once as everything that is stored will be counted; the two have to agree."""
     try:
-        measured = measure_cost(model, torch.zeros(1, *input_shape))
+        measured = measure_cost(model, example_input)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     if measured != base:
@@ -217,15 +218,16 @@ def _check_count(
 
 
 def _check_output(
-    config: SearchConfig, model: nn.Module, input_shape: tuple[int, int, int], num_classes: int
+    config: SearchConfig, model: nn.Module, input_shape: InputShape, num_classes: int
 ) -> None:
     model.eval()
+    positional, keyword = call_arguments(example_of(input_shape))
     try:
         with torch.no_grad():
-            output = model(torch.zeros(1, *input_shape))
+            output = model(*positional, **keyword)
     except Exception as error:  # a user's network may raise anything
         raise ModelError(
-            f"{config.model} cannot run on an image of {'×'.join(map(str, input_shape))} in "
+            f"{config.model} cannot run on an image of {shape_text(input_shape)} in "
             f"float32: {type(error).__name__}: {first_line(error)}"
         ) from error
     if not isinstance(output, torch.Tensor) or tuple(output.shape) != (1, num_classes):
