@@ -317,7 +317,7 @@ def test_a_wrapped_network_is_taken_out_of_its_wrapper(users_module: str, tmp_pa
 
 def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setitem(sys.modules, "timm.models", None)
+    monkeypatch.delitem(sys.modules, "timm.models", raising=False)
     for make in (
         lambda: resolve("timm:resnet18", num_classes=3, in_channels=3),
         Builder("timm.models:resnet18"),
