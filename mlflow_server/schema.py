@@ -91,6 +91,7 @@ MLFLOW_RUN_NAME = "mlflow.runName"
 MLFLOW_RUN_COLOUR = "mlflow.runColor"
 
 COLOURS = {
+    "base": "#8f5bd6",
     "fine-tuned": "#d55e00",
     "from-scratch": "#0072b2",
     "copycat": "#cc79a7",
@@ -99,7 +100,9 @@ COLOURS = {
     "random": "#999999",
     "bottleneck": "#009e73",
 }
-"""Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all."""
+"""Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all.
+
+That of the base network, which a mark of its own tells apart, is seen on black and on white."""
 
 
 @dataclass(frozen=True)

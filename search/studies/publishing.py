@@ -32,7 +32,9 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     """
     config, preflight = session.context.config, session.context.preflight
     certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
-    within = [o for o in certified if preflight.limits.allows(o.cost)]
+    base_network = next((o for o in certified if o.origin == "base"), None)
+    found = [o for o in certified if o.origin != "base"]
+    within = [o for o in found if preflight.limits.allows(o.cost)]
     if not within:
         raise SearchFailedError(
             f"no architecture could be certified: {'; '.join(session.notes[:1])}"
@@ -50,6 +52,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
         notes=tuple(session.notes),
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
+        base_network=base_network,
     )
 
 
