@@ -22,6 +22,7 @@ from search.results.recommendation import (
     Recommendation,
     against_base,
     difference_text,
+    note,
     recommendations,
     share_text,
 )
@@ -106,7 +107,12 @@ class Results:
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         sentences = [entry.to_mapping() for entry in self.recommendations]
-        return asdict(self) | {"recommendations": sentences, "verdict": self.verdict}
+        basis = note(self.num_test)
+        return asdict(self) | {
+            "recommendations": sentences,
+            "basis": basis,
+            "verdict": self.verdict,
+        }
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> Results:

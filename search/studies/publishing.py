@@ -19,7 +19,7 @@ from search.storage.layout import RESULTS_FILE
 from search.studies.session import Session
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
-from search.trials.pareto import front
+from search.trials.pareto import front, without_base
 from search.trials.preflight import Preflight
 
 PLOT_FILE = "front.png"
@@ -33,8 +33,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     config, preflight = session.context.config, session.context.preflight
     certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
     base_network = next((o for o in certified if o.origin == "base"), None)
-    found = [o for o in certified if o.origin != "base"]
-    within = [o for o in found if preflight.limits.allows(o.cost)]
+    within = [o for o in without_base(certified) if preflight.limits.allows(o.cost)]
     if not within:
         raise SearchFailedError(
             f"no architecture could be certified: {'; '.join(session.notes[:1])}"

@@ -18,6 +18,7 @@ from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 from search.tracking.epoch_count import EpochCount
 from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Observer, Outcome, TrialJob
+from search.trials.pareto import without_base
 
 _SHOWN_ROWS = 24
 _SECONDS_PER_LINE = 60.0
@@ -134,8 +135,7 @@ class Progress(Observer):
         done, left = self._epochs.done, self._epochs.remaining
         score = "" if row.accuracy is None else f", validation {row.accuracy:.1%}"
         outcomes = [r.outcome for r in self._rows.values() if r.outcome]
-        smaller = [outcome for outcome in outcomes if outcome.origin != "base"]
-        best = max(smaller, key=lambda outcome: outcome.validation_score, default=None)
+        best = max(without_base(outcomes), key=lambda o: o.validation_score, default=None)
         parts = [
             f"{done:,} of {done + left:,} epochs",
             f"{_title(row.job)} in {row.state}{score}",
