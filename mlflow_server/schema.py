@@ -72,6 +72,7 @@ METRIC_SPARSITY = "sparsity"
 METRIC_SCORE_BEFORE_PRUNING = "score_before_pruning"
 METRIC_SCORE_AFTER_PRUNING = "score_after_pruning"
 METRIC_SCORE_AFTER_FINE_TUNING = "score_after_fine_tuning"
+METRIC_SCORE_AGAINST_BASE = "score_against_base"
 METRIC_FRONT_SIZE = "front_size"
 METRIC_HYPERVOLUME = "hypervolume"
 METRIC_COMPUTE = "compute"
@@ -171,6 +172,13 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),
     Field(METRIC_VALIDATION_SCORE, "metric", "real", _FRACTION, "final, on the validation split"),
     Field(METRIC_TEST_SCORE, "metric", "real", _FRACTION, "measured once, on the test set"),
+    Field(
+        METRIC_SCORE_AGAINST_BASE,
+        "metric",
+        "real",
+        "fraction −1–1",
+        "test_score minus that of the base network",
+    ),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
     Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),

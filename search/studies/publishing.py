@@ -9,6 +9,7 @@ from pathlib import Path
 from copycat.architecture import verify
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
+from search.results import recommendation
 from search.results.figures import front_figure
 from search.results.html_report import REPORT_FILE, report_page
 from search.results.pictures import draw_all
@@ -64,7 +65,12 @@ def publish(session: Session, results: Results) -> None:
     write_durably(folder / REPORT_FILE, report_page(folder).encode())
     files: list[Path] = [folder / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
     session.record.mark_front(results)
-    session.runs.conclude([*files, *pictures], verdict=results.verdict)
+    sentences = [f"**{entry.text}**" for entry in results.recommendations]
+    session.runs.conclude(
+        [*files, *pictures],
+        beginning=[*sentences, recommendation.note(results.num_test)],
+        verdict=results.comparisons,
+    )
 
 
 def _base_widths(preflight: Preflight) -> dict[str, int]:
