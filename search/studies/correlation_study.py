@@ -178,7 +178,7 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
     """Everything about the network that can be wrong is found out here."""
     search = config.as_search()
     check_recipe(config.training, data, tasks.resolve(search.task))
-    builder = models.builder_for(config.model, data.sample)
+    builder = models.builder_for(config.model, data.sample, search.model_arguments)
     preflight = check(search, builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
