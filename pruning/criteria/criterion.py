@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ class Criterion(ABC):
     ) -> tuple[str, ...]:
         """The names of the prunable groups that this criterion can judge, in graph order."""
         return tuple(group.name for group in graph.prunable)
+
+    def by_loss(self, loss: Loss) -> Self:
+        """The same criterion, judging by another loss; itself where it does not look at any."""
+        if "loss" not in vars(self):
+            return self
+        changed = copy.copy(self)
+        vars(changed)["loss"] = loss
+        return changed
 
     @abstractmethod
     def score(
