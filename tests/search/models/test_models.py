@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from copycat import Architecture, Builder, WidthProfile, build, save, verify
+import copycat
+from copycat import Architecture, Builder, WidthProfile, save, verify
 from pruning import measure_cost, to_sigmoid_batchnorm, trace
 from pruning.errors import ModelError
 from search.models import mobilenetv2, names, required_channels, resnet20, resolve
@@ -206,7 +207,7 @@ def test_torchvisions_segmentation_networks_are_pruned_and_stored(
     graph = trace(network, image)
     assert measure_cost(network, image) == graph.cost()
     widths = {g.name: max(g.least_width, g.width // 2 // g.unit * g.unit) for g in graph.prunable}
-    smaller = build(network, WidthProfile(widths), image, graph=graph)
+    smaller = copycat.build(network, WidthProfile(widths), image, graph=graph)
     assert graph.cost(widths).flops < 0.5 * graph.cost().flops
     assert smaller.eval()(image)["out"].shape == (1, 4, 32, 32)
     classes = ("sky", "sea", "ship", "gull")
