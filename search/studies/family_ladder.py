@@ -77,7 +77,7 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
 
 
 def profile_subject(
-    config: FamilyConfig, input_shape: tuple[int, int, int], classes: tuple[str, ...]
+    config: FamilyConfig, input_shape: tuple[int, ...], classes: tuple[str, ...]
 ) -> Subject:
     """The network of a profile in a file; ConfigError if that or --model is missing."""
     if not config.model:
