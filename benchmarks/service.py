@@ -83,7 +83,7 @@ def fill(runs: Path, searches: int, architectures: int) -> None:
         for number in range(searches):
             session.add_all(_architecture(number, key, generator) for key in range(architectures))
     engine.dispose()
-    record = {"stage": "training", "step": 1, "num_steps": 9, "validation_accuracy": 0.5}
+    record = {"stage": "training", "step": 1, "num_steps": 9, "validation_score": 0.5}
     event = {"event": "epochs", "time_ms": 1, "key": "fine-tuned-1", "records": [record]}
     line = json.dumps(event).encode() + b"\n"
     (runs / "search-0").mkdir()
@@ -97,7 +97,7 @@ def _search(number: int) -> SearchRow:
         "networks": 100,
         "epochs": 8000,
         "expected_epochs": 8000,
-        "best": {**best, "validation_accuracy": 0.9},
+        "best": {**best, "validation_score": 0.9},
         "hypervolume": 0.8,
         "seconds_left": None,
         "running": [],
@@ -126,15 +126,15 @@ def _architecture(number: int, key: int, generator: random.Random) -> Architectu
         "alpha": 1.0,
         "flops": generator.randrange(10_000, 3_000_000),
         "params": generator.randrange(1000, 300_000),
-        "validation_accuracy": generator.random(),
-        "test_accuracy": generator.random(),
+        "validation_score": generator.random(),
+        "test_score": generator.random(),
         "profile": "0123abcd",
         "path": f"architectures/fine-tuned-{key}",
         "weight_bytes": 100_000,
         "peak_activation_bytes": 200_000,
         "details": {"accuracy before pruning": 0.9, "accuracy after pruning": 0.5},
     }
-    names = ("key", "origin", "flops", "params", "validation_accuracy")
+    names = ("key", "origin", "flops", "params", "validation_score")
     columns = {name: outcome[name] for name in names}
     return ArchitectureRow(
         search_id=f"search-{number}", on_front=key % 2 == 0, outcome=outcome, **columns

@@ -58,20 +58,20 @@ PARAM_TRIALS = "trials"
 PARAM_SCORING_BATCHES = "scoring_batches"
 PARAM_ALPHA = "alpha"
 
-METRIC_VALIDATION_ACCURACY = "validation_accuracy"
-METRIC_TEST_ACCURACY = "test_accuracy"
+METRIC_VALIDATION_SCORE = "validation_score"
+METRIC_TEST_SCORE = "test_score"
 METRIC_FLOPS = "flops"
 METRIC_FLOPS_SHARE = "flops_share"
 METRIC_NUM_PARAMS = "num_params"
 METRIC_BASE_FLOPS = "base_flops"
 METRIC_BASE_NUM_PARAMS = "base_num_params"
 METRIC_TRAIN_LOSS = "train_loss"
-METRIC_EPOCH_VALIDATION_ACCURACY = "epoch_validation_accuracy"
+METRIC_EPOCH_VALIDATION_SCORE = "epoch_validation_score"
 METRIC_LEARNING_RATE_NOW = "learning_rate_now"
 METRIC_SPARSITY = "sparsity"
-METRIC_ACCURACY_BEFORE_PRUNING = "accuracy_before_pruning"
-METRIC_ACCURACY_AFTER_PRUNING = "accuracy_after_pruning"
-METRIC_ACCURACY_AFTER_FINE_TUNING = "accuracy_after_fine_tuning"
+METRIC_SCORE_BEFORE_PRUNING = "score_before_pruning"
+METRIC_SCORE_AFTER_PRUNING = "score_after_pruning"
+METRIC_SCORE_AFTER_FINE_TUNING = "score_after_fine_tuning"
 METRIC_FRONT_SIZE = "front_size"
 METRIC_HYPERVOLUME = "hypervolume"
 METRIC_COMPUTE = "compute"
@@ -166,10 +166,8 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_TRIALS, "param", "integer", "trials", "trials that the search may start"),
     Field(PARAM_SCORING_BATCHES, "param", "integer", "minibatches", "seen by criteria and oracle"),
     Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),
-    Field(
-        METRIC_VALIDATION_ACCURACY, "metric", "real", _FRACTION, "final, on the validation split"
-    ),
-    Field(METRIC_TEST_ACCURACY, "metric", "real", _FRACTION, "measured once, on the test set"),
+    Field(METRIC_VALIDATION_SCORE, "metric", "real", _FRACTION, "final, on the validation split"),
+    Field(METRIC_TEST_SCORE, "metric", "real", _FRACTION, "measured once, on the test set"),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
     Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),
@@ -179,7 +177,7 @@ FIELDS: tuple[Field, ...] = (
     Field(METRIC_BASE_NUM_PARAMS, "metric", "integer", "parameters", "of the unpruned network"),
     Field(METRIC_TRAIN_LOSS, "metric", "real", "", "mean training loss of the epoch"),
     Field(
-        METRIC_EPOCH_VALIDATION_ACCURACY,
+        METRIC_EPOCH_VALIDATION_SCORE,
         "metric",
         "real",
         _FRACTION,
@@ -188,21 +186,21 @@ FIELDS: tuple[Field, ...] = (
     Field(METRIC_LEARNING_RATE_NOW, "metric", "real", "", "learning rate at the end of the epoch"),
     Field(METRIC_SPARSITY, "metric", "real", _FRACTION, "share of channels with σ(γ) < 0.1"),
     Field(
-        METRIC_ACCURACY_BEFORE_PRUNING,
+        METRIC_SCORE_BEFORE_PRUNING,
         "metric",
         "real",
         _FRACTION,
         "validation accuracy of the sparse network, before channels are removed",
     ),
     Field(
-        METRIC_ACCURACY_AFTER_PRUNING,
+        METRIC_SCORE_AFTER_PRUNING,
         "metric",
         "real",
         _FRACTION,
         "validation accuracy right after channels are removed",
     ),
     Field(
-        METRIC_ACCURACY_AFTER_FINE_TUNING,
+        METRIC_SCORE_AFTER_FINE_TUNING,
         "metric",
         "real",
         _FRACTION,

@@ -35,8 +35,8 @@ _NAMES = {
     _AVERAGES: "Espalier: averages by origin",
 }
 _COLUMNS = (
-    f"metrics.`{schema.METRIC_VALIDATION_ACCURACY}`",
-    f"metrics.`{schema.METRIC_TEST_ACCURACY}`",
+    f"metrics.`{schema.METRIC_VALIDATION_SCORE}`",
+    f"metrics.`{schema.METRIC_TEST_SCORE}`",
     f"metrics.`{schema.METRIC_FLOPS}`",
     f"metrics.`{schema.METRIC_NUM_PARAMS}`",
     f"tags.`{schema.TAG_ON_FRONT}`",
@@ -154,7 +154,7 @@ def _states() -> dict[str, dict[str, Any]]:
     """What each page shows, in the words of MLflow's own page."""
     shared = {
         "searchFilter": _ARCHITECTURES,
-        "orderByKey": f"metrics.`{schema.METRIC_VALIDATION_ACCURACY}`",
+        "orderByKey": f"metrics.`{schema.METRIC_VALIDATION_SCORE}`",
         "orderByAsc": False,
         "selectedColumns": list(_COLUMNS),
         "columnOrder": list(_COLUMNS),
@@ -179,17 +179,17 @@ def _states() -> dict[str, dict[str, Any]]:
 
 def _chart_cards() -> list[dict[str, Any]]:
     return [
-        _scatter(schema.METRIC_VALIDATION_ACCURACY),
+        _scatter(schema.METRIC_VALIDATION_SCORE),
         _curves(),
-        _scatter(schema.METRIC_TEST_ACCURACY),
-        _bars(schema.METRIC_TEST_ACCURACY),
+        _scatter(schema.METRIC_TEST_SCORE),
+        _bars(schema.METRIC_TEST_SCORE),
     ]
 
 
 def _average_cards() -> list[dict[str, Any]]:
     return [
-        _bars(schema.METRIC_TEST_ACCURACY),
-        _bars(schema.METRIC_VALIDATION_ACCURACY),
+        _bars(schema.METRIC_TEST_SCORE),
+        _bars(schema.METRIC_VALIDATION_SCORE),
         _bars(schema.METRIC_FLOPS),
         _bars(schema.METRIC_NUM_PARAMS),
     ]
@@ -235,7 +235,7 @@ def _bars(metric: str) -> dict[str, Any]:
 
 
 def _curves() -> dict[str, Any]:
-    metric = schema.METRIC_EPOCH_VALIDATION_ACCURACY
+    metric = schema.METRIC_EPOCH_VALIDATION_SCORE
     return {
         "type": "LINE",
         "metricKey": metric,

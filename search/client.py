@@ -232,7 +232,7 @@ class Client:
         """The architectures that no other one beats; of a running search, those found so far.
 
         flops_max, params_max: such as 30M, "25%" of the base network, or a count.
-        sort: flops, params or validation_accuracy; with - before it falling.
+        sort: flops, params or validation_score; with - before it falling.
         """
         query = _without_none(flops_max=flops_max, params_max=params_max, sort=sort)
         front = self._json("GET", _search_path(search_id, "front"), params=query)

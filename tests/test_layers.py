@@ -116,7 +116,17 @@ ROOMS = {
         *("optimizer_groups", "one_shot", "iterative"),
     ),
     "search": (
-        *("system", "terminal", "storage", "config", "data", "models", "training", "trials"),
+        *(
+            "system",
+            "terminal",
+            "storage",
+            "config",
+            "data",
+            "models",
+            "tasks",
+            "training",
+            "trials",
+        ),
         *("results", "tracking", "scheduling", "studies", "server_events", "client", "service"),
         *("commands", "cli"),
     ),

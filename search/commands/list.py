@@ -50,7 +50,7 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
             str(entry.num_networks) if entry.progress else "–",
-            f"{entry.best['validation_accuracy']:.1%}" if entry.best else "–",
+            f"{entry.best['validation_score']:.1%}" if entry.best else "–",
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),
         )

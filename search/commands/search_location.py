@@ -60,7 +60,7 @@ class SearchEntry:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The most accurate network so far: key, flops, validation_accuracy …"""
+        """The most accurate network so far: key, flops, validation_score …"""
         best: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
         return best
 

@@ -43,6 +43,7 @@ class SearchConfig:
         "peak_activation_bytes=50%; repeatable",
     )
     data: DataConfig = field(default_factory=DataConfig)
+    task: str = option("classification", "what is learned: classification")
     training: TrainingConfig = field(default_factory=TrainingConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)

@@ -2,7 +2,7 @@
 
 `load` opens a data set, takes `limit_train` of its training images, holds out a validation
 part of those, measures the channels of the rest, and only then decodes what is left to decode.
-Images are uint8 tensors (N, C, H, W) as long as they are stored; `search.training.minibatches`
+Images are uint8 tensors (N, C, H, W) as long as they are stored; `search.data.image_loader`
 normalises and augments whole batches on the device.
 """
 
@@ -13,10 +13,11 @@ import math
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from pruning.errors import DataError
 from search.config.data_config import DataConfig
+from search.data.data import EVALUATION_BATCH, Data, Part, Sample
+from search.data.image_loader import ImageLoader
 from search.data.image_sources import ImageFiles, ImageSource, ImageSplit
 from search.data.named_datasets import open_dataset
 from search.data.opened_dataset import Augmentation
@@ -38,8 +41,8 @@ _SAMPLED_FOR_STATISTICS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
-    """A data set ready for training; the three parts share no image.
+class ImageData(Data):
+    """Images and their classes.
 
     `mean` and `std` are per channel, on a scale where 255 is 1, and come from `train` alone.
     notes: what of its files is not in it.
@@ -55,16 +58,59 @@ class ImageData:
     augmentation: Augmentation
     notes: tuple[str, ...] = ()
 
+    def part(self, name: Part) -> ImageSource:
+        """The images of one part."""
+        part: ImageSource = getattr(self, name)
+        return part
+
+    def count(self, part: Part) -> int:
+        return len(self.part(part))
+
+    @property
+    def sample(self) -> Sample:
+        return Sample(
+            torch.zeros(1, *self.train.image_shape),
+            self.classes,
+            torch.zeros(1, dtype=torch.int64),
+        )
+
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory, or in a message to another process."""
         return sum(part.num_bytes for part in (self.train, self.validation, self.test))
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Mean and deviation that images are to be normalised by."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    def loader(
+        self, part: Part, *, device: torch.device, batch_size: int = EVALUATION_BATCH
+    ) -> ImageLoader:
+        return ImageLoader(
+            self.part(part),
+            mean=self.mean,
+            std=self.std,
+            augmentation=self.augmentation,
+            batch_size=batch_size,
+            device=device,
+        )
+
+    def few(self, count: int) -> ImageData:
+        return replace(
+            self,
+            train=_first(self.train, count),
+            validation=_first(self.validation, count),
+            test=_first(self.test, count),
+        )
+
     def sent(self) -> ImageData:
-        """The same for processes that may have another current folder."""
         return replace(
             self, train=self.train.sent(), validation=self.validation.sent(), test=self.test.sent()
         )
+
+
+def _first(source: ImageSource, count: int) -> ImageSource:
+    return source.take(torch.arange(min(count, len(source))))
 
 
 def load(

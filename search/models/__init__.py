@@ -6,6 +6,7 @@ exported architecture can be rebuilt without Ray, Optuna or MLflow.
 
 from search.models.digits import digits_resnet, digits_vgg
 from search.models.registry import (
+    builder_for,
     names,
     own_module,
     require_trusted,
@@ -17,6 +18,7 @@ from search.models.vgg import vgg16
 from search.models.wide_resnet import wide_resnet
 
 __all__ = [
+    "builder_for",
     "digits_resnet",
     "digits_vgg",
     "names",

@@ -18,6 +18,8 @@ from copycat.architecture.trust import is_within
 from copycat.builder import Builder
 from pruning.errors import ModelError
 from pruning.lazy_imports import lazy_modules
+from pruning.tracer.nested_tensors import tensors_in
+from search.data.data import Sample
 
 if TYPE_CHECKING:
     from torchvision import models as torchvision_models
@@ -60,6 +62,16 @@ def resolve(name: str, *, num_classes: int, in_channels: int) -> Builder:
         accepted = _parameter_names(Builder(name).function())
         return Builder(name, {key: arguments[key] for key in arguments if key in accepted})
     raise _unknown(name)
+
+
+def builder_for(name: str, sample: Sample) -> Builder:
+    """The builder of the network called `name` for such samples.
+
+    The channels that it is asked to read are those of the first input.
+    """
+    first = next(tensors_in(sample.inputs))
+    in_channels = first.shape[1] if first.ndim > 1 else 1
+    return resolve(name, num_classes=len(sample.classes), in_channels=in_channels)
 
 
 def own_module(name: str) -> str:

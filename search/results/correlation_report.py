@@ -21,14 +21,14 @@ class CorrelationResults:
     """What came of a correlation study.
 
     agreements: one per criterion, best first.  num_units, num_images: over which scores were
-    correlated, and on how many images they were measured.  validation_accuracy: of the network.
+    correlated, and on how many images they were measured.  validation_score: of the network.
     files: what was written.
     """
 
     agreements: tuple[Agreement, ...]
     num_units: int
     num_images: int
-    validation_accuracy: float
+    validation_score: float
     files: tuple[Path, ...]
 
 
@@ -44,7 +44,7 @@ def read_results(file: Path) -> CorrelationResults:
             for name, row in stored["criteria"].items()
         ]
         counts = int(stored["num_units"]), int(stored["num_images"])
-        accuracy = float(stored["validation_accuracy"])
+        accuracy = float(stored["validation_score"])
         return CorrelationResults(tuple(agreements), *counts, accuracy, (file,))
 
 
@@ -70,7 +70,7 @@ def study_notes(study: CorrelationResults) -> list[str]:
     """What the table is about, and which layers are not in its means; a line each."""
     lines = [
         f"{study.num_units:,} units, {study.num_images:,} training images, "
-        f"validation accuracy {study.validation_accuracy:.1%}",
+        f"validation accuracy {study.validation_score:.1%}",
         "in layer: mean over layers, each of which counts once; overall: over all units",
     ]
     left_out = {a.criterion: a.num_left_out for a in study.agreements if a.num_left_out}
@@ -93,7 +93,7 @@ def content(
         "settings": dataclasses.asdict(config.resolved()),
         "num_units": study.num_units,
         "num_images": study.num_images,
-        "validation_accuracy": study.validation_accuracy,
+        "validation_score": study.validation_score,
         "criteria": {
             agreement.criterion: {
                 "per_layer": dataclasses.asdict(agreement.per_layer),

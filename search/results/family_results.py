@@ -105,7 +105,7 @@ class FamilyStudy:
 
 
 def _point(kind: str, place: str, outcomes: Sequence[Outcome]) -> Point:
-    errors = [1 - outcome.test_accuracy for outcome in outcomes]
+    errors = [1 - outcome.test_score for outcome in outcomes]
     return Point(
         kind=kind,
         place=place,

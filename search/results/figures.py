@@ -202,7 +202,7 @@ def front_figure(results: Results) -> Figure:
     points = front(results.everything)
     axes.step(
         [o.flops for o in points],
-        [100 * o.validation_accuracy for o in points],
+        [100 * o.validation_score for o in points],
         where="post",
         color="#bbbbbb",
         linewidth=1.5,
@@ -214,7 +214,7 @@ def front_figure(results: Results) -> Figure:
         if same:
             axes.scatter(
                 [o.flops for o in same],
-                [100 * o.validation_accuracy for o in same],
+                [100 * o.validation_score for o in same],
                 color=style.colour,
                 marker=style.marker,
                 label=origin,

@@ -105,8 +105,8 @@ class _Network:
         """What is shown of it beside its name and shape."""
         o = self.outcome
         return [
-            ("test", f"{o.test_accuracy:.2%}"),
-            ("validation", f"{o.validation_accuracy:.2%}"),
+            ("test", f"{o.test_score:.2%}"),
+            ("validation", f"{o.validation_score:.2%}"),
             ("FLOPs", format_count(o.flops)),
             ("params", format_count(o.params)),
             *((f"slack {name}", f"{100 * value:+.2f} %") for name, value in self.slack.items()),
@@ -212,7 +212,7 @@ class _Page:
         figures = {"front": self._front_figure()}
         if self.curves:
             figures["curves"] = self._curves_figure()
-        best = max(self.front, key=lambda n: n.outcome.validation_accuracy, default=None)
+        best = max(self.front, key=lambda n: n.outcome.validation_score, default=None)
         return {"figures": figures, "first": best.outcome.key if best else None}
 
     def _front_figure(self) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class _Page:
         figure.add_trace(
             plotly.Scatter(
                 x=[n.outcome.flops for n in self.front],
-                y=[100 * n.outcome.validation_accuracy for n in self.front],
+                y=[100 * n.outcome.validation_score for n in self.front],
                 **{"mode": "lines", "line": {"shape": "hv", "width": 1.5}, "name": "front"},
                 hoverinfo="skip",
                 meta="front",
@@ -232,7 +232,7 @@ class _Page:
             figure.add_trace(
                 plotly.Scatter(
                     x=[n.outcome.flops for n in same],
-                    y=[100 * n.outcome.validation_accuracy for n in same],
+                    y=[100 * n.outcome.validation_score for n in same],
                     customdata=[n.outcome.key for n in same],
                     mode="markers",
                     marker={
@@ -293,7 +293,7 @@ class _Page:
         commands = {"run this search": shlex.join(["espalier", "search", *flags])}
         trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
         if self.front:
-            best = max(self.front, key=lambda n: n.outcome.validation_accuracy).outcome.key
+            best = max(self.front, key=lambda n: n.outcome.validation_score).outcome.key
             commands["take the most accurate network along"] = (
                 f"espalier export {shlex.quote(f'{config.study_name}/{best}')} --out my-network"
                 f"{trust}{runs}"
@@ -332,7 +332,7 @@ def _config(directory: Path) -> SearchConfig:
 
 def _curve(folder: Path) -> list[tuple[int, float]]:
     """Steps and validation accuracies of a stored network."""
-    points = [(record.step, record.validation_accuracy) for record in stored_curve(folder)]
+    points = [(record.step, record.validation_score) for record in stored_curve(folder)]
     return list(_thinned(points))
 
 

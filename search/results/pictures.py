@@ -68,7 +68,7 @@ def _best_trials(directory: Path, results: Results) -> dict[str, tuple[Outcome, 
 
 
 def _quality(outcome: Outcome) -> tuple[float, int]:
-    return outcome.validation_accuracy, -outcome.flops
+    return outcome.validation_score, -outcome.flops
 
 
 def _profile(directory: Path, outcome: Outcome) -> WidthProfile:

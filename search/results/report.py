@@ -153,8 +153,8 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
             f"{100 * outcome.flops / results.base.flops:.2f} %",
             format_count(outcome.params),
             f"{100 * tightest:+.1f} %",
-            f"{outcome.validation_accuracy:.2%}",
-            f"{outcome.test_accuracy:.2%}",
+            f"{outcome.validation_score:.2%}",
+            f"{outcome.test_score:.2%}",
         )
     return table
 
@@ -172,7 +172,7 @@ def contest_table(results: Results) -> Table:
                 format_count(entry.flops),
                 format_count(entry.compute) if entry.compute else "–",
                 str(entry.num_seeds),
-                Text(entry.accuracy_text(), style="green" if is_first else ""),
+                Text(entry.score_text(), style="green" if is_first else ""),
             )
     return table
 
@@ -191,8 +191,8 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             **({} if o.uncounted is None else {"uncounted": o.uncounted}),
             "params": o.params,
             "slack": slack(o.cost, results.bounds),
-            "validation_accuracy": o.validation_accuracy,
-            "test_accuracy": o.test_accuracy,
+            "validation_score": o.validation_score,
+            "test_score": o.test_score,
             "inexact": ", ".join(o.inexact),
             "path": o.path,
         }

@@ -60,19 +60,19 @@ class Contestant:
         return len(self.runs)
 
     @property
-    def validation_accuracy(self) -> float:
+    def validation_score(self) -> float:
         """The mean, in [0, 1]; it decides who competes."""
-        return self._mean(lambda run: run.validation_accuracy)
+        return self._mean(lambda run: run.validation_score)
 
     @property
-    def test_accuracy(self) -> float:
+    def test_score(self) -> float:
         """The mean, in [0, 1]."""
-        return self._mean(lambda run: run.test_accuracy)
+        return self._mean(lambda run: run.test_score)
 
     @property
     def deviation(self) -> float:
         """Of test accuracy over the seeds (of a sample); 0 of a single run."""
-        return deviation([run.test_accuracy for run in self.runs])
+        return deviation([run.test_score for run in self.runs])
 
     @property
     def flops(self) -> float:
@@ -84,10 +84,10 @@ class Contestant:
         """Training images × FLOPs of the way to one network; 0 where it is not known."""
         return self._mean(lambda run: run.compute)
 
-    def accuracy_text(self) -> str:
+    def score_text(self) -> str:
         """Test accuracy in %, with its deviation where there is one to tell."""
         spread = f" ± {100 * self.deviation:.1f}" if self.num_seeds > 1 else ""
-        return f"{100 * self.test_accuracy:.1f}{spread} %"
+        return f"{100 * self.test_score:.1f}{spread} %"
 
     def _mean(self, value: Callable[[Outcome], float]) -> float:
         return statistics.fmean(map(value, self.runs))
@@ -121,7 +121,7 @@ class Contest:
     @property
     def ranking(self) -> list[Contestant]:
         """By mean test accuracy, best first: this reports, it chooses nothing."""
-        return sorted(self.entries.values(), key=lambda entry: -entry.test_accuracy)
+        return sorted(self.entries.values(), key=lambda entry: -entry.test_score)
 
     @property
     def winner(self) -> Contestant | None:
@@ -160,7 +160,7 @@ def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, 
     for kind in kinds(within):
         same = [c for c in within if c.kind == kind]
         repeated = [c for c in same if c.num_seeds > 1]
-        best[kind] = max(repeated or same, key=lambda c: (c.validation_accuracy, -c.flops))
+        best[kind] = max(repeated or same, key=lambda c: (c.validation_score, -c.flops))
     return best
 
 
@@ -206,13 +206,13 @@ class Comparison:
     @classmethod
     def of(cls, one: Contestant, other: Contestant, num_test: int) -> Comparison:
         """The two in the right order."""
-        first, second = sorted((one, other), key=lambda entry: -entry.test_accuracy)
+        first, second = sorted((one, other), key=lambda entry: -entry.test_score)
         return cls(first, second, num_test)
 
     @property
     def lead(self) -> float:
         """How far the first is ahead, in [0, 1]."""
-        return self.first.test_accuracy - self.second.test_accuracy
+        return self.first.test_score - self.second.test_score
 
     @property
     def p_value(self) -> float | None:
@@ -220,20 +220,18 @@ class Comparison:
 
         Equal numbers from every seed allow none: their deviation of 0 would make anything certain.
         """
-        samples = [[run.test_accuracy for run in c.runs] for c in (self.first, self.second)]
+        samples = [[run.test_score for run in c.runs] for c in (self.first, self.second)]
         deviates = any(max(sample) - min(sample) > 1e-12 for sample in samples)
         if min(map(len, samples)) < 2 or not deviates:
             return None
 
-        one, other = (
-            (c.test_accuracy, c.deviation, c.num_seeds) for c in (self.first, self.second)
-        )
+        one, other = ((c.test_score, c.deviation, c.num_seeds) for c in (self.first, self.second))
         return float(scipy_stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue)
 
     @property
     def margin(self) -> float:
         """Two standard errors of the difference of two accuracies on `num_test` images each."""
-        accuracies = self.first.test_accuracy, self.second.test_accuracy
+        accuracies = self.first.test_score, self.second.test_score
         return 2 * math.sqrt(sum(a * (1 - a) for a in accuracies) / self.num_test)
 
     @property
@@ -349,4 +347,4 @@ def _unequal_epochs(everything: Sequence[Outcome]) -> str:
 
 
 def _equal(first: Contestant, second: Contestant) -> bool:
-    return math.isclose(first.test_accuracy, second.test_accuracy, abs_tol=1e-12)
+    return math.isclose(first.test_score, second.test_score, abs_tol=1e-12)

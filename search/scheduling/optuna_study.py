@@ -33,7 +33,7 @@ _FINAL, _AGAIN = "final", "again"
 
 _KNOWN = "known beforehand"
 _ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
-_FORMAT_NOW = 2
+_FORMAT_NOW = 3
 _TOLD = {
     "failed": TrialState.FAIL,
     "stopped early": TrialState.PRUNED,
@@ -225,8 +225,8 @@ class StudySource(StudyRecord):
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         trial = self._running.pop(job.key)
         own = outcomes[0]
-        if not math.isfinite(own.validation_accuracy):
-            reason = f"validation accuracy is {own.validation_accuracy}"
+        if not math.isfinite(own.validation_score):
+            reason = f"validation accuracy is {own.validation_score}"
             self._end(trial, Ending("failed", reason, is_final=True))
             return
         excess = self._limits.excess(own.cost)
@@ -240,7 +240,7 @@ class StudySource(StudyRecord):
 
     def _tell(self, trial: Trial, result: Outcome, outcomes: Sequence[Outcome]) -> None:
         trial.set_user_attr(_OUTCOMES, [outcome.to_mapping() for outcome in outcomes])
-        self._study.tell(trial, [result.validation_accuracy, float(result.flops)])
+        self._study.tell(trial, [result.validation_score, float(result.flops)])
 
     def ended(self, job: Job, ending: Ending) -> None:
         trial = self._running.pop(job.key)

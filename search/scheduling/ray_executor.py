@@ -33,7 +33,7 @@ from ray.tune.search import Searcher
 
 from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError
 from search.config.search_config import SearchConfig
-from search.data.datasets import ImageData
+from search.data.data import Data
 from search.system.error_log import as_config_error
 from search.system.machine import usable_cores
 from search.system.memory_limit import memory_limited
@@ -110,7 +110,7 @@ def check_resources(config: SearchConfig, device: str) -> None:
 
 
 @contextmanager
-def cluster(context: JobContext, data: ImageData, share: Share) -> Iterator[Perform]:
+def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
     """Ray, of its own or the configured one, with the data in its store; gives what performs.
 
     That performs every job of a source and returns; a job that raises is told to source and
@@ -127,7 +127,7 @@ def cluster(context: JobContext, data: ImageData, share: Share) -> Iterator[Perf
 
 
 @contextmanager
-def _ray(address: str, share: Share, data: ImageData) -> Iterator[None]:
+def _ray(address: str, share: Share, data: Data) -> Iterator[None]:
     """The cluster at the address, or one of our own that ends with the block."""
     with ExitStack() as stack:
         if address:

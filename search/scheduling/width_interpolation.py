@@ -120,5 +120,5 @@ class _Points:
         return optuna.create_trial(
             params={_SHAPE: shape, _RUNG: member.rung, _RHO: rho},
             distributions=self._distributions,
-            values=[member.validation_accuracy, float(member.flops)],
+            values=[member.validation_score, float(member.flops)],
         )

@@ -30,7 +30,7 @@ class Best(BaseModel):
     origin: str
     flops: int
     params: int
-    validation_accuracy: float
+    validation_score: float
 
 
 class Work(BaseModel):
@@ -40,7 +40,7 @@ class Work(BaseModel):
     stage: str
     step: int = Field(description="epochs done")
     num_steps: int = Field(description="epochs in all")
-    validation_accuracy: float | None
+    validation_score: float | None
 
 
 class Progress(BaseModel):
@@ -180,7 +180,7 @@ class Trial(BaseModel):
     stage: str | None
     step: int | None = Field(description="epochs so far")
     num_steps: int | None
-    validation_accuracy: float | None
+    validation_score: float | None
     architectures: list[str] = Field(description="keys of what came of it")
 
 
@@ -209,8 +209,8 @@ class Architecture(BaseModel):
     flops_share: float | None = Field(description="of the base network's")
     params: int
     slack: dict[str, float] = Field(description="per bound of the budget: (limit − cost) / limit")
-    validation_accuracy: float
-    test_accuracy: float | None
+    validation_score: float
+    test_score: float | None
     on_front: bool
     links: dict[str, str]
 
@@ -235,8 +235,8 @@ class Architecture(BaseModel):
                 for name, limit in limits.items()
                 if outcome.get(name) is not None and limit
             },
-            "validation_accuracy": row.validation_accuracy,
-            "test_accuracy": outcome["test_accuracy"] if search.state == "finished" else None,
+            "validation_score": row.validation_score,
+            "test_score": outcome["test_score"] if search.state == "finished" else None,
             "on_front": row.on_front,
             "links": {
                 part: f"{here}/{part}" for part in ("folder", "weights", "onnx", "python", "run")

@@ -27,7 +27,7 @@ from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
 from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
 from search.config.methods import method
-from search.data.datasets import ImageData
+from search.data.data import Data
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
@@ -38,7 +38,6 @@ from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
-from search.training.minibatches import scoring_batches
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
@@ -90,7 +89,7 @@ class _Correlation(Study[CorrelationResults]):
         self._config, self.settings = config, _settings_file(config)
         self._subject: _Subject
 
-    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:
+    def prepare(self, console: Console) -> tuple[JobContext, Data]:
         config = self._config
         device = chosen_device(config.device)
         data = read_images(config.data, config.model, config.seed, console)
@@ -150,8 +149,7 @@ class _Correlation(Study[CorrelationResults]):
     def _compared(self, model: nn.Module, outcome: Outcome, session: Session) -> CorrelationResults:
         config, subject = self._config, self._subject
         batches = list(
-            scoring_batches(
-                session.data,
+            session.data.scoring_batches(
                 config.scoring_batches,
                 batch_size=config.training.batch_size,
                 seed=config.seed,
@@ -163,7 +161,7 @@ class _Correlation(Study[CorrelationResults]):
         num_images = sum(len(targets) for _, targets in batches)
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
-        accuracy = outcome.validation_accuracy
+        accuracy = outcome.validation_score
         study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
         text = json.dumps(content(study, config, scores, oracle), indent=2)
         write_durably(results, text.encode())
@@ -174,11 +172,10 @@ class _Correlation(Study[CorrelationResults]):
         return study
 
 
-def _subject(config: CorrelationConfig, data: ImageData, device: torch.device) -> _Subject:
+def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    shape, classes = data.train.image_shape, tuple(data.classes)
-    builder = models.resolve(config.model, num_classes=len(classes), in_channels=shape[0])
-    preflight = check(config.as_search(), builder, shape, classes)
+    builder = models.builder_for(config.model, data.sample)
+    preflight = check(config.as_search(), builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
@@ -193,7 +190,7 @@ def _subject(config: CorrelationConfig, data: ImageData, device: torch.device) -
     return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
 
 
-def _try_out(subject: _Subject, data: ImageData) -> None:
+def _try_out(subject: _Subject, data: Data) -> None:
     """Every criterion on a few images, as in a search."""
     search = dataclasses.replace(subject.config.as_search(), criterion=(*subject.criteria, ORACLE))
     preflight = dataclasses.replace(subject.preflight, groups=subject.layers)
@@ -218,6 +215,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         trainer = Trainer(
             model,
             data,
+            task=context.task,
             epochs=epochs,
             config=config.training,
             seed=config.seed,
@@ -332,7 +330,7 @@ def _record(runs: StudyRuns, study: CorrelationResults) -> None:
         left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
         runs.log({**row.metrics, **left_out}, key)
         runs.end(key)
-    runs.log({schema.METRIC_VALIDATION_ACCURACY: study.validation_accuracy})
+    runs.log({schema.METRIC_VALIDATION_SCORE: study.validation_score})
     runs.conclude(study.files)
 
 

@@ -1,4 +1,4 @@
-"""A dry run: whatever a search would do for hours, done once with a few images, in seconds.
+"""A dry run: whatever a search would do for hours, done once with a few samples, in seconds.
 
 A network may break where tracing does not look: in training, in a criterion, in fvcore, or when
 it is stored and loaded. Jobs are performed as in the search itself, in a temporary folder.
@@ -28,21 +28,21 @@ from pruning.errors import (
 )
 from search.config.methods import method
 from search.config.training_config import TrainingConfig
-from search.data.datasets import ImageData
+from search.data.data import Data
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
 from search.trials.trial import perform
 
-_MOST_IMAGES = 2
+_MOST_SAMPLES = 2
 """Of each part of the data, so that large networks take seconds; batch norm needs two."""
 
 _LEARNING_RATE = 1e-6
 """So low that one step on few images leads nowhere: it is not asked whether training converges."""
 
 
-def dry_run_of_search(context: JobContext, data: ImageData, space: SearchSpace) -> None:
+def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> None:
     """Performs a trial by each method and granularity of a search, and a member of a family.
 
     Each is trained for an epoch, scored, pruned, fine-tuned, folded, counted, stored, loaded and
@@ -63,7 +63,7 @@ def dry_run_of_search(context: JobContext, data: ImageData, space: SearchSpace) 
         _perform(_narrowed(small.preflight), small, few)
 
 
-def dry_run_of_family(context: JobContext, data: ImageData, jobs: Iterable[FromScratchJob]) -> None:
+def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratchJob]) -> None:
     """Performs the first of these jobs of every kind, and verifies what comes of it.
 
     Raises ModelError or ArchitectureError, which says what failed.
@@ -77,7 +77,7 @@ def dry_run_of_family(context: JobContext, data: ImageData, jobs: Iterable[FromS
 
 
 @contextmanager
-def _small(context: JobContext, data: ImageData) -> Iterator[tuple[JobContext, ImageData]]:
+def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]:
     """The same with epochs of one step, in a folder that goes at the end of the block."""
     config, devices = context.config, range(torch.cuda.device_count())
     training = dataclasses.replace(
@@ -85,18 +85,13 @@ def _small(context: JobContext, data: ImageData) -> Iterator[tuple[JobContext, I
         epochs=1,
         fine_tune_epochs=1,
         scratch_epochs=1,
-        batch_size=min(config.training.batch_size, _MOST_IMAGES),
+        batch_size=min(config.training.batch_size, _MOST_SAMPLES),
         learning_rate=_LEARNING_RATE,
         fine_tune_learning_rate=None,
         equal_compute=False,
         compute_limit=TrainingConfig.compute_limit,
     )
     study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
-    few = torch.arange(_MOST_IMAGES)
-    parts = {
-        name: (part := getattr(data, name)).take(few[: min(len(part), training.batch_size)])
-        for name in ("train", "validation", "test")
-    }
     # A cluster's GPU need not be here.
     device = context.device if torch.cuda.is_available() else "cpu"
     with (
@@ -106,7 +101,7 @@ def _small(context: JobContext, data: ImageData) -> Iterator[tuple[JobContext, I
         small = dataclasses.replace(
             config, training=training, study=study, scoring_batches=1, runs=folder
         )
-        yield JobContext(small, context.preflight, device), dataclasses.replace(data, **parts)
+        yield JobContext(small, context.preflight, device), data.few(_MOST_SAMPLES)
 
 
 def _in_folder(context: JobContext, name: str) -> JobContext:
@@ -143,7 +138,7 @@ def _narrowed(preflight: Preflight) -> FromScratchJob:
     return FromScratchJob("narrowed", "uniform", widths)
 
 
-def _perform(job: Job, context: JobContext, data: ImageData, how: str = "") -> tuple[Outcome, ...]:
+def _perform(job: Job, context: JobContext, data: Data, how: str = "") -> tuple[Outcome, ...]:
     """What comes of a job, as in the search; nothing if it is infeasible or diverges."""
     with _in_one_line(context, data, how):
         try:
@@ -153,7 +148,7 @@ def _perform(job: Job, context: JobContext, data: ImageData, how: str = "") -> t
     return ()
 
 
-def _verify(outcomes: Iterable[Outcome], context: JobContext, data: ImageData) -> None:
+def _verify(outcomes: Iterable[Outcome], context: JobContext, data: Data) -> None:
     with _in_one_line(context, data):
         for outcome in outcomes:
             folder = context.directory / outcome.path
@@ -163,9 +158,9 @@ def _verify(outcomes: Iterable[Outcome], context: JobContext, data: ImageData) -
 
 
 @contextmanager
-def _in_one_line(context: JobContext, data: ImageData, how: str = "") -> Iterator[None]:
+def _in_one_line(context: JobContext, data: Data, how: str = "") -> Iterator[None]:
     """Turns whatever a network raises into an error that says where."""
-    where = f"{context.config.model} fails a dry run on {len(data.train)} images{how}"
+    where = f"{context.config.model} fails a dry run on {data.count('train')} samples{how}"
     try:
         yield
     except (DataError, DiskFullError):

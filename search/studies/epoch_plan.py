@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.data.data import samples_trained_on
 from search.scheduling.from_scratch_jobs import num_members
-from search.training.minibatches import images_trained_on
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job
@@ -22,7 +22,7 @@ class EpochPlan:
     @property
     def images_per_epoch(self) -> int:
         """Training images that an epoch looks at."""
-        return images_trained_on(self.num_train, self.context.config.training.batch_size)
+        return samples_trained_on(self.num_train, self.context.config.training.batch_size)
 
     @property
     def epochs_per_trial(self) -> int:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from copycat.architecture import read
@@ -19,6 +20,7 @@ from pruning.cost import Budget
 from pruning.errors import ConfigError, SearchFailedError
 from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.data import datasets
+from search.data.data import Sample
 from search.data.datasets import ImageData
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
@@ -189,7 +191,7 @@ class _Family(Study[FamilyStudy]):
         results = self._config.directory / FAMILY_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         study = FamilyStudy(
-            tuple(runs), len(self._data.test), session.failures, tuple(session.notes), files
+            tuple(runs), self._data.count("test"), session.failures, tuple(session.notes), files
         )
         write_durably(results, json.dumps(study.to_mapping(), indent=2).encode())
         note = (
@@ -241,8 +243,7 @@ def _preflight(subject: Subject) -> Preflight:
         builder=subject.base.builder,
         graph=subject.base.graph,
         groups=tuple(subject.profile.widths),
-        input_shape=subject.input_shape,
-        classes=subject.classes,
+        sample=Sample(torch.zeros(1, *subject.input_shape), subject.classes),
         budget=budget,
         limits=budget.absolute(base),
         base=base,

@@ -42,7 +42,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     return Results(
         base=preflight.base,
         budget=str(preflight.budget),
-        num_test=len(session.data.test),
+        num_test=session.data.count("test"),
         everything=tuple(within),
         front=tuple(front(first_runs)),
         contests=contests(within, [(_rung_label(rung, preflight), rung) for rung in rungs]),

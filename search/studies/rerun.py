@@ -98,10 +98,10 @@ def comparison_table(rerun: Rerun) -> Table:
         table.add_row(
             outcome.key,
             format_count(outcome.flops),
-            f"{outcome.validation_accuracy:.4%}",
-            f"{outcome.test_accuracy:.4%}",
-            "–" if first is None else f"{first.validation_accuracy:.4%}",
-            "–" if first is None else f"{first.test_accuracy:.4%}",
+            f"{outcome.validation_score:.4%}",
+            f"{outcome.test_score:.4%}",
+            "–" if first is None else f"{first.validation_score:.4%}",
+            "–" if first is None else f"{first.test_score:.4%}",
         )
     return table
 
@@ -111,6 +111,6 @@ def _numbers(outcome: Outcome) -> tuple[object, ...]:
         outcome.key,
         outcome.profile,
         outcome.flops,
-        outcome.validation_accuracy,
-        outcome.test_accuracy,
+        outcome.validation_score,
+        outcome.test_score,
     )

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from optuna.storages import BaseStorage
 
 from pruning.errors import SearchFailedError
-from search.data.datasets import ImageData
+from search.data.data import Data, steps_per_epoch
 from search.scheduling.compute_budget import Rationed
 from search.scheduling.from_scratch_jobs import compared, members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
-from search.training.minibatches import steps_per_epoch
 from search.training.trainer import total_push
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome, TrialJob
@@ -131,10 +130,10 @@ class SearchStages:
         return None if proposal is None else TrialJob(number, proposal)
 
 
-def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
+def trial_space(context: JobContext, data: Data) -> SearchSpace:
     """What the trials of a search may be."""
     config, preflight = context.config, context.preflight
-    steps = steps_per_epoch(len(data.train), config.training.batch_size)
+    steps = steps_per_epoch(data.count("train"), config.training.batch_size)
     push = total_push(config.training, config.training.epochs, steps)
     high = float(preflight.flops_limit)
     least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
@@ -142,7 +141,7 @@ def trial_space(context: JobContext, data: ImageData) -> SearchSpace:
     return SearchSpace(push, (low, high), config.criteria, config.granularities)
 
 
-def trial_source(context: JobContext, data: ImageData, storage: BaseStorage) -> StudySource:
+def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> StudySource:
     """The study that proposes the trials of a search."""
     config, space = context.config, trial_space(context, data)
     low, high = space.target_flops

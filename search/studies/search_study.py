@@ -13,7 +13,7 @@ from mlflow_server import schema
 from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig
-from search.data.datasets import ImageData
+from search.data.data import Data, Sample
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
 from search.storage.layout import CONFIG_FILE, StudyKind
@@ -73,7 +73,7 @@ class SearchStudy(Study[Results]):
         self.num_trials = config.trials
         self.modules: tuple[str, ...] = ()
 
-    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:
+    def prepare(self, console: Console) -> tuple[JobContext, Data]:
         with memory_limited(self._config.resources.memory_gb):
             context, data = open_context(self._config, console)
             dry_run_of_search(context, data, trial_space(context, data))
@@ -118,7 +118,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
     )
 
 
-def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, ImageData]:
+def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Data]:
     """What the jobs of a search need; EspalierError says why it could not work.
 
     Prints what the network costs and the budget allows.
@@ -126,24 +126,21 @@ def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Im
     device = chosen_device(config.device, config.resources)
     check_resources(config, device)
     data = read_images(config.data, config.model, config.seed, console)
-    preflight = preflight_of(config, data.train.image_shape, tuple(data.classes))
+    preflight = preflight_of(config, data.sample)
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
     return JobContext(config, preflight, device), data
 
 
-def preflight_of(
-    config: SearchConfig, image_shape: tuple[int, int, int], classes: tuple[str, ...]
-) -> Preflight:
-    """What the preflight finds of the network on such images.
+def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:
+    """What the preflight finds of the network on such samples.
 
     Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
     another job.
     """
-    builder = models.resolve(config.model, num_classes=len(classes), in_channels=image_shape[0])
-    preflight = check(config, builder, image_shape, classes)
+    preflight = check(config, models.builder_for(config.model, sample), sample)
     if config.training.distill_from:
-        check_teacher(config.training.distill_from, preflight.input_shape, classes)
+        check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight
 
 

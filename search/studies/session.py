@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ArchitectureError, EspalierError
-from search.data.datasets import ImageData
+from search.data.data import Data
 from search.scheduling.compute_budget import ComputeBudget, RationedList
 from search.scheduling.ray_executor import Perform, Share, cluster
 from search.storage.atomic_files import disk_full_as_error
@@ -52,7 +52,7 @@ class Study(ABC, Generic[Result]):
     num_trials: int = 0
 
     @abstractmethod
-    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:
+    def prepare(self, console: Console) -> tuple[JobContext, Data]:
         """What its jobs need, once everything was tried; EspalierError says what is wrong."""
 
     @abstractmethod
@@ -104,14 +104,14 @@ class Session:
         self,
         study: Study[Result],
         context: JobContext,
-        data: ImageData,
+        data: Data,
         *,
         console: Console,
         recorder: RunRecorder,
         event_log: EventLog,
     ) -> None:
         self.context, self.data, self.console = context, data, console
-        self.plan = EpochPlan(context, len(data.train))
+        self.plan = EpochPlan(context, data.count("train"))
         self.notes: list[str] = []
         self._share = Share.of(context.config, context.device)
         resources = context.config.resources

@@ -144,7 +144,7 @@ class MlflowRecord(Observer):
         for record in records:
             metrics = {
                 schema.METRIC_TRAIN_LOSS: record.train_loss,
-                schema.METRIC_EPOCH_VALIDATION_ACCURACY: record.validation_accuracy,
+                schema.METRIC_EPOCH_VALIDATION_SCORE: record.validation_score,
                 schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
             }
             if record.sparsity is not None:
@@ -178,8 +178,8 @@ def architecture_key(key: str) -> str:
 
 def _metrics(outcome: Outcome, base: Cost) -> dict[str, float]:
     return {
-        schema.METRIC_VALIDATION_ACCURACY: outcome.validation_accuracy,
-        schema.METRIC_TEST_ACCURACY: outcome.test_accuracy,
+        schema.METRIC_VALIDATION_SCORE: outcome.validation_score,
+        schema.METRIC_TEST_SCORE: outcome.test_score,
         schema.METRIC_FLOPS: outcome.flops,
         schema.METRIC_FLOPS_SHARE: outcome.flops / base.flops,
         schema.METRIC_NUM_PARAMS: outcome.params,
@@ -190,7 +190,7 @@ def _metrics(outcome: Outcome, base: Cost) -> dict[str, float]:
 
 def _details(outcome: Outcome) -> dict[str, float]:
     return {
-        schema.METRIC_ACCURACY_AFTER_FINE_TUNING: outcome.validation_accuracy,
+        schema.METRIC_SCORE_AFTER_FINE_TUNING: outcome.validation_score,
         **outcome.details,
     }
 

@@ -69,7 +69,7 @@ class _Record(_Checked):
     stage: str
     step: int
     num_steps: int
-    validation_accuracy: float | None
+    validation_score: float | None
     images: int = 0
 
 
@@ -94,7 +94,7 @@ class _Scored(_Event):
 class _Outcome(_Costs):
     key: str
     origin: str
-    validation_accuracy: float
+    validation_score: float
 
 
 class _Finished(_Event):
@@ -193,7 +193,7 @@ class NetworkSummary:
     origin: str
     flops: int
     params: int
-    validation_accuracy: float
+    validation_score: float
 
 
 @dataclass
@@ -204,7 +204,7 @@ class _Work:
     state: str = "running"
     stage: str = "starting"
     images: int = 0
-    validation_accuracy: float | None = None
+    validation_score: float | None = None
 
 
 @dataclass
@@ -269,14 +269,14 @@ class SearchState:
         record = records[-1]
         is_replay = len(records) > 1
         self._epochs.count(event["key"], record["step"], record["num_steps"], is_replay=is_replay)
-        work.stage, work.validation_accuracy = record["stage"], record["validation_accuracy"]
+        work.stage, work.validation_score = record["stage"], record["validation_score"]
         work.images = max(work.images, record.get("images", 0))
 
     def _finish(self, event: Event) -> None:
         self._of(event).state = "finished"
         self._epochs.settle(event["key"], is_finished=True)
         for outcome in event["outcomes"]:
-            names = ("key", "origin", "flops", "params", "validation_accuracy")
+            names = ("key", "origin", "flops", "params", "validation_score")
             self.networks[outcome["key"]] = NetworkSummary(
                 **{name: outcome[name] for name in names}
             )
@@ -299,7 +299,7 @@ class SearchState:
         for work in self._work.values():
             if work.is_trial:
                 trials[work.state] += 1
-        best = max(self.networks.values(), key=lambda f: f.validation_accuracy, default=None)
+        best = max(self.networks.values(), key=lambda f: f.validation_score, default=None)
         return {
             "trials": trials,
             "networks": len(self.networks),
@@ -316,7 +316,7 @@ class SearchState:
                     "stage": work.stage,
                     "step": self._epochs.steps(key)[0],
                     "num_steps": self._epochs.steps(key)[1],
-                    "validation_accuracy": work.validation_accuracy,
+                    "validation_score": work.validation_score,
                 }
                 for key, work in self._work.items()
                 if work.state == "running"

@@ -82,7 +82,7 @@ class Progress(Observer):
         is_replay = len(records) > 1
         self._epochs.count(job.key, record.step, record.num_steps, is_replay=is_replay)
         row.state = record.stage
-        row.accuracy = record.validation_accuracy
+        row.accuracy = record.validation_score
         self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
 
     def scored(self, job: Job, stage: str, done: int, total: int) -> None:
@@ -95,14 +95,14 @@ class Progress(Observer):
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
         self._epochs.settle(job.key, is_finished=True)
         row.state, row.outcome = "done", outcome
-        row.accuracy = outcome.validation_accuracy
-        pruned = outcome.details.get("accuracy_after_pruning")
-        before = outcome.details.get("accuracy_before_pruning")
+        row.accuracy = outcome.validation_score
+        pruned = outcome.details.get("score_after_pruning")
+        before = outcome.details.get("score_before_pruning")
         measured = before is not None and pruned is not None
         how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
         further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
         self._changed(
-            f"{_title(job)}: validation accuracy {outcome.validation_accuracy:.1%}{how}, "
+            f"{_title(job)}: validation accuracy {outcome.validation_score:.1%}{how}, "
             f"{format_count(outcome.flops)} FLOPs{further}; {self._time_left}"
         )
 
@@ -149,7 +149,7 @@ def _title(job: Job) -> str:
 
 
 def _found(outcome: Outcome) -> str:
-    return f"{outcome.validation_accuracy:.1%} at {format_count(outcome.flops)}"
+    return f"{outcome.validation_score:.1%} at {format_count(outcome.flops)}"
 
 
 def _what(job: Job) -> str:

@@ -1,4 +1,4 @@
-"""One training of one network: minibatches, the optimizer, distillation, checkpoints.
+"""One training of one network: the optimizer, distillation, checkpoints.
 
-May import `data`, `models` and what is below them; knows nothing of searches.
+May import `tasks` and what is below them; knows nothing of searches.
 """

@@ -8,7 +8,7 @@ architectures and the original one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -17,62 +17,71 @@ from torch import Tensor, nn
 from copycat.architecture import load, read
 from pruning.errors import ConfigError
 from search.config.training_config import TrainingConfig
-from search.training.trainer import training_precision
+from search.data.data import Batch
+from search.tasks.task import Metric, Task, called
 
 
-@dataclass(frozen=True)
-class Distillation:
-    """An objective of training: labels, and the outputs of `teacher`, a trained network.
+@final
+class Distillation(Task):
+    """Another task whose network learns from the outputs of a trained one, too.
 
     With outputs z of the network, v of the teacher, both (n, classes), and temperature T:
-    (1 − weight) · cross_entropy(z, labels) + weight · T² · KL(softmax(v/T) ‖ softmax(z/T)),
-    means over the n images. T² keeps the gradient's size as T grows (Hinton et al., §2).
-    The teacher is on the device of the images, in eval mode, and never changed.
+    (1 − weight) · loss(z, targets) + weight · T² · KL(softmax(v/T) ‖ softmax(z/T)),
+    means over the n samples. T² keeps the gradient's size as T grows (Hinton et al., §2).
+    The teacher is on the device of the samples, in eval mode, and never changed.
     """
 
-    teacher: nn.Module
-    temperature: float
-    weight: float
+    def __init__(
+        self, task: Task, teacher: nn.Module, *, temperature: float, weight: float
+    ) -> None:
+        self.score, self._task, self._teacher = task.score, task, teacher
+        self._temperature, self._weight = temperature, weight
 
-    def __call__(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a minibatch, a scalar."""
-        precision = training_precision(images.device, images.shape[1:])
-        with (
-            torch.no_grad(),
-            torch.autocast(images.device.type, precision, enabled=precision != torch.float32),
-        ):
-            targets = self.teacher(images).float()
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        return self._task.loss(outputs, targets)
+
+    def metric(self) -> Metric:
+        return self._task.metric()
+
+    def training_step(self, model: nn.Module, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        outputs = called(model, inputs).float()
+        with torch.no_grad():
+            imitated = called(self._teacher, inputs).float()
         imitation = F.kl_div(
-            F.log_softmax(logits / self.temperature, 1),
-            F.log_softmax(targets / self.temperature, 1),
+            F.log_softmax(outputs / self._temperature, 1),
+            F.log_softmax(imitated / self._temperature, 1),
             reduction="batchmean",
             log_target=True,
         )
-        softened = self.weight * self.temperature**2 * imitation
-        return (1 - self.weight) * F.cross_entropy(logits, labels) + softened
+        softened = self._weight * self._temperature**2 * imitation
+        return (1 - self._weight) * self._task.loss(outputs, targets) + softened
 
 
-def distillation(
+def distilled(
+    task: Task,
     config: TrainingConfig,
     device: torch.device,
     *,
     input_shape: Sequence[int],
     classes: Sequence[str],
     trust: Sequence[str],
-) -> Distillation | None:
-    """The objective that `config` asks for, or None where it names no teacher.
+) -> Task:
+    """The task with the teacher that `config` names, or as it is where there is none.
 
     input_shape: (C, H, W) of an image.  trust: modules that may make the teacher.
     Raises ConfigError for a teacher of other images or classes, ArchitectureError for a folder
     that cannot be loaded.
     """
     if not config.distill_from:
-        return None
+        return task
     check_teacher(config.distill_from, input_shape, classes)
-    teacher = load(config.distill_from, trust=trust)
+    teacher = load(config.distill_from, trust=trust).to(device)
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
-    return Distillation(teacher.to(device), config.distill_temperature, config.distill_weight)
+    return Distillation(
+        task, teacher, temperature=config.distill_temperature, weight=config.distill_weight
+    )
 
 
 def check_teacher(path: str, input_shape: Sequence[int], classes: Sequence[str]) -> None:

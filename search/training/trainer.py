@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.cost import evaluating, in_mode
+from pruning.cost import ExampleInput, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
 from pruning.optimizer_groups import SCALE_LEARNS_FASTER, parameter_groups
 from search.config.training_config import TrainingConfig
-from search.data.datasets import ImageData
-from search.data.image_sources import ImageSource
-from search.training.minibatches import Minibatches, images_trained_on
+from search.data.data import Data, num_samples, samples_trained_on
+from search.tasks.task import Task
 
 Penalty = Callable[[nn.Module], Tensor]
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images, the network's outputs in float32 and labels to the mean loss of a minibatch."""
-
 _MOMENTUM = 0.9
-_EVALUATION_BATCH = 500
 _BF16_PAYS_FROM_PIXELS = 16 * 16
 
 
@@ -41,14 +35,14 @@ _BF16_PAYS_FROM_PIXELS = 16 * 16
 class EpochReport:
     """One epoch: `epoch` counts from 1, losses are means over the images trained on.
 
-    `train_loss` is the objective (the cross entropy) alone, `penalty` what was added to it;
-    `validation_accuracy` is in [0, 1]; `images_seen` counts from the start of training.
+    `train_loss` is the task's loss alone, `penalty` what was added to it; `validation_score` is
+    the task's score; `images_seen` counts from the start of training.
     """
 
     epoch: int
     train_loss: float
     penalty: float
-    validation_accuracy: float
+    validation_score: float
     learning_rate: float
     images_seen: int
 
@@ -61,9 +55,9 @@ class TrainingReport:
     seconds: float = field(compare=False)
 
     @property
-    def validation_accuracy(self) -> float:
-        """In [0, 1], after the last epoch (no epoch is picked)."""
-        return self.epochs[-1].validation_accuracy
+    def validation_score(self) -> float:
+        """After the last epoch (no epoch is picked)."""
+        return self.epochs[-1].validation_score
 
     @property
     def images_seen(self) -> int:
@@ -96,19 +90,24 @@ def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> flo
     return SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
 
 
-def training_precision(device: torch.device, image_shape: Sequence[int]) -> torch.dtype:
+def training_precision(device: torch.device, example_input: ExampleInput) -> torch.dtype:
     """The number format of autocast regions: bfloat16 where the hardware gains, else float32.
 
     CUDA: where bfloat16 is native. CPU: only with AMX and images of at least 16×16 pixels.
     Measured on 2 cores of a Xeon with AMX, batch 64: ResNet-20 at 32×32 trains 1.8 times as
     fast, narrowed networks 1.3 to 1.6 times, but 8×8 digits only 1.1 times. Decided from
-    what the device is, never by timing. `image_shape` is (C, H, W).
+    what the device is, never by timing. example_input: of one sample; only a tensor of
+    images, (1, C, H, W), has pixels.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
-    large = math.prod(image_shape[1:]) >= _BF16_PAYS_FROM_PIXELS
+    large = (
+        isinstance(example_input, Tensor)
+        and example_input.ndim == 4
+        and math.prod(example_input.shape[2:]) >= _BF16_PAYS_FROM_PIXELS
+    )
     if device.type == "cpu" and large and _has_amx():
         return torch.bfloat16
     return torch.float32
@@ -119,71 +118,36 @@ def _has_amx() -> bool:
     return capabilities is not None and bool(capabilities().get("amx_bf16", False))
 
 
-def evaluate(
-    model: nn.Module,
-    split: ImageSource,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
-    batch_size: int = _EVALUATION_BATCH,
-) -> float:
-    """The share of `split`'s images that `model` (already on `device`) gets right, in [0, 1].
-
-    In float32, so that the figure is that of the stored weights. Modules are put in
-    evaluation mode and then back in the mode each of them was in.
-    """
-    batches = Minibatches(split, mean=mean, std=std, batch_size=batch_size, device=device)
-    return _accuracy(model, batches, len(split))
-
-
-def _accuracy(model: nn.Module, batches: Minibatches, count: int) -> float:
-    right: Tensor | int = 0
-    with evaluating(model), torch.no_grad():
-        for images, labels in batches.in_order():
-            right = right + (model(images).argmax(1) == labels).sum()
-    return int(right) / count
-
-
 class Trainer:
     """One training run, an epoch at a time, that can be stored and continued in between.
 
-    `model` is moved to `device` and trained in place. `objective` is minimised, by default the
-    cross entropy. `penalty(model)`, a scalar, is added to
-    it in every step, and `after_step(model)` called after it. The order of
-    images, their augmentation and the model's own random numbers (dropout) depend on `seed` and
-    the epoch alone, and torch's global generators are left as they were.
+    `model` is moved to `device` and trained in place by the training step of `task`.
+    `penalty(model)`, a scalar, is added to the loss of every step, and `after_step(model)` called
+    after it. The order of samples, their augmentation and the model's own random numbers (dropout)
+    depend on `seed` and the epoch alone, and torch's global generators are left as they were.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data: ImageData,
+        data: Data,
         *,
+        task: Task,
         epochs: int,
         config: TrainingConfig,
         seed: int,
         device: torch.device,
-        objective: Objective | None = None,
         penalty: Penalty | None = None,
         after_step: Callable[[nn.Module], None] | None = None,
     ) -> None:
-        if images_trained_on(len(data.train), config.batch_size) == 0:
-            raise DataError(f"training needs at least 2 images, got {len(data.train)}")
-        self._model = model.to(device)
+        if samples_trained_on(data.count("train"), config.batch_size) == 0:
+            raise DataError(f"training needs at least 2 samples, got {data.count('train')}")
+        self._model, self._task = model.to(device), task
         self._epochs, self._config, self._seed = epochs, config, seed
         self._device, self._penalty, self._after_step = device, penalty, after_step
-        self._objective = objective or _cross_entropy
-        self._augmentation = data.augmentation
-        self._train, self._validation = (
-            Minibatches(part, mean=data.mean, std=data.std, batch_size=size, device=device)
-            for part, size in (
-                (data.train, config.batch_size),
-                (data.validation, _EVALUATION_BATCH),
-            )
-        )
-        self._num_validation = len(data.validation)
-        self._precision = training_precision(device, data.train.image_shape)
+        self._train = data.loader("train", batch_size=config.batch_size, device=device)
+        self._validation = data.loader("validation", device=device)
+        self._precision = training_precision(device, data.sample.inputs)
         self._optimizer = _optimizer(model, config)
         self.reports: tuple[EpochReport, ...] = ()
 
@@ -193,7 +157,7 @@ class Trainer:
         return len(self.reports) >= self._epochs
 
     def run_epoch(self) -> EpochReport:
-        """Train on every image once, then measure the validation accuracy.
+        """Train on every sample once, then measure the validation accuracy.
 
         Raises TrainingDivergedError when the mean loss is not finite.
         """
@@ -214,7 +178,7 @@ class Trainer:
             epoch=epoch + 1,
             train_loss=loss,
             penalty=penalty,
-            validation_accuracy=_accuracy(self._model, self._validation, self._num_validation),
+            validation_score=self._task.evaluate(self._model, self._validation),
             learning_rate=rate,
             images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
         )
@@ -236,20 +200,14 @@ class Trainer:
         self.reports = tuple(EpochReport(**report) for report in state["reports"])
 
     def _steps(self, generator: torch.Generator) -> tuple[int, float, float]:
-        """One epoch of steps: images seen, mean objective, mean penalty."""
+        """One epoch of steps: samples seen, mean loss, mean penalty."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
-        num_images = 0
-        for images, labels in self._train.shuffled(self._augmentation, generator):
+        num_seen = 0
+        for batch in self._train.shuffled(generator):
             with torch.autocast(
                 self._device.type, self._precision, enabled=self._precision != torch.float32
             ):
-                logits = self._model(images)
-            if not isinstance(logits, Tensor):
-                raise ModelError(
-                    f"{type(self._model).__name__} must return logits in training mode too, got "
-                    f"{type(logits).__name__}"
-                )
-            loss = self._objective(images, logits.float(), labels)
+                loss = self._task.training_step(self._model, batch)
             if not loss.requires_grad:
                 raise ModelError(
                     f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
@@ -261,23 +219,24 @@ class Trainer:
             self._optimizer.step()
             if self._after_step is not None:
                 self._after_step(self._model)
-            num_images += len(labels)
+            size = num_samples(batch)
+            num_seen += size
             # Summed on the device: reading a number back would stall the accelerator.
-            sums += torch.stack([loss, penalty]).detach() * len(labels)
+            sums += torch.stack([loss, penalty]).detach() * size
         self._optimizer.zero_grad()
         loss_sum, penalty_sum = sums.tolist()
-        return num_images, loss_sum / num_images, penalty_sum / num_images
+        return num_seen, loss_sum / num_seen, penalty_sum / num_seen
 
 
 def train(
     model: nn.Module,
-    data: ImageData,
+    data: Data,
     *,
+    task: Task,
     epochs: int,
     config: TrainingConfig,
     seed: int,
     device: torch.device,
-    objective: Objective | None = None,
     penalty: Penalty | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
@@ -291,11 +250,11 @@ def train(
     trainer = Trainer(
         model,
         data,
+        task=task,
         epochs=epochs,
         config=config,
         seed=seed,
         device=device,
-        objective=objective,
         penalty=penalty,
         after_step=after_step,
     )
@@ -304,10 +263,6 @@ def train(
         if on_epoch is not None:
             on_epoch(report)
     return TrainingReport(trainer.reports, time.perf_counter() - started)
-
-
-def _cross_entropy(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels)
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:

@@ -18,7 +18,7 @@ from copycat.architecture import Architecture, read, save
 from copycat.latency import processor_name
 from copycat.width_profile import WidthProfile
 from pruning.errors import ArchitectureError
-from search.data.datasets import ImageData
+from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error, write_durably
 from search.storage.layout import ARCHITECTURES_FOLDER, CURVE_FILE
 from search.trials.job_context import JobContext
@@ -50,7 +50,7 @@ class Finished:
     files: Mapping[str, Any] = field(default_factory=dict)
 
 
-def store(result: Finished, model: nn.Module, context: JobContext, data: ImageData) -> Outcome:
+def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -> Outcome:
     """Measure, certify and write the architecture; the test split is used here, once.
 
     Raises DiskFullError where there is no room for it.
@@ -70,12 +70,11 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: ImageDa
         "equal_compute": result.equal_compute,
         "images": result.images,
         "compute": result.compute,
-        "validation_accuracy": context.accuracy(model, data.validation, data),
-        "test_accuracy": context.accuracy(model, data.test, data),
+        "validation_score": context.score(model, "validation", data),
+        "test_score": context.score(model, "test", data),
         "details": dict(result.details),
         **result.record,
-        "mean": list(data.mean),
-        "std": list(data.std),
+        **data.record,
         **surroundings(context.device),
     }
     architecture = Architecture(
@@ -121,8 +120,8 @@ def stored_outcome(context: JobContext, path: str) -> Outcome:
         alpha=record["alpha"],
         flops=cost.flops,
         params=cost.params,
-        validation_accuracy=record["validation_accuracy"],
-        test_accuracy=record["test_accuracy"],
+        validation_score=record["validation_score"],
+        test_score=record["test_score"],
         profile=architecture.profile.digest,
         path=path,
         seed=record.get("seed_of_weights", 0),

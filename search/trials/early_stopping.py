@@ -28,13 +28,13 @@ _SHARES = (1 / 8, 1 / 4, 1 / 2)
 class RungResult:
     """What a trial was worth on a rung, and what was decided.
 
-    validation_accuracy: in [0, 1], of the network pruned to its target then.
+    validation_score: in [0, 1], of the network pruned to its target then.
     dominated_by: how many of the `seen` trials, itself among them, were better there.
     """
 
     key: str
     epoch: int
-    validation_accuracy: float
+    validation_score: float
     flops: int
     dominated_by: int = 0
     seen: int = 1
@@ -63,7 +63,7 @@ class Halving:
             raise StoppedEarlyError(
                 f"after epoch {epoch} {rung_result.dominated_by} of the other "
                 f"{rung_result.seen - 1} trials dominated it in accuracy and FLOPs "
-                f"({rung_result.validation_accuracy:.1%} when pruned to its target)"
+                f"({rung_result.validation_score:.1%} when pruned to its target)"
             )
         return rung_result
 

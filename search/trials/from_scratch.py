@@ -9,8 +9,8 @@ import torch
 from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
-from search.data.datasets import ImageData
-from search.training.distillation import distillation
+from search.data.data import Data
+from search.training.distillation import distilled
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
@@ -19,7 +19,7 @@ from search.trials.staged_training import StagedTraining
 
 
 def train_from_scratch(
-    job: FromScratchJob, context: JobContext, data: ImageData, report: Report
+    job: FromScratchJob, context: JobContext, data: Data, report: Report
 ) -> Outcome:
     """Build the member's shape with fresh weights, train it from scratch, store it."""
     context = _context_of(job, context)
@@ -32,20 +32,22 @@ def train_from_scratch(
         base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
     )
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
+    task = distilled(
+        context.task,
+        replace(config.training, distill_from=context.teacher),
+        context.torch_device,
+        input_shape=preflight.input_shape,
+        classes=preflight.classes,
+        trust=preflight.builder.modules,
+    )
     trainer = Trainer(
         model,
         data,
+        task=task,
         epochs=epochs,
         config=config.training,
         seed=seed,
         device=context.torch_device,
-        objective=distillation(
-            replace(config.training, distill_from=context.teacher),
-            context.torch_device,
-            input_shape=preflight.input_shape,
-            classes=preflight.classes,
-            trust=preflight.builder.modules,
-        ),
     )
     trained = staged.train("from scratch", trainer)
     flops = preflight.graph_of(profile).cost(profile.widths).flops

@@ -12,11 +12,11 @@ from torch import nn
 
 from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
-from search.data.datasets import ImageData
-from search.data.image_sources import ImageSource
+from search.data.data import Data, Part
 from search.storage.layout import JOBS_FOLDER
+from search.tasks import registry as tasks
+from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
-from search.training.trainer import evaluate
 from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
 
@@ -60,10 +60,15 @@ class JobContext:
         """Those of the job of this key."""
         return Checkpoints(self.directory / JOBS_FOLDER / key)
 
-    def accuracy(self, model: nn.Module, split: ImageSource, data: ImageData) -> float:
-        """Of `model`, in [0, 1]; it is moved to the device."""
+    @property
+    def task(self) -> Task:
+        """What is learned."""
+        return tasks.resolve(self.config.task)
+
+    def score(self, model: nn.Module, part: Part, data: Data) -> float:
+        """Of `model`, which is moved to the device, on a part of the data."""
         device = self.torch_device
-        return evaluate(model.to(device), split, mean=data.mean, std=data.std, device=device)
+        return self.task.evaluate(model.to(device), data.loader(part, device=device))
 
 
 def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:

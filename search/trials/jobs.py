@@ -150,8 +150,8 @@ class Outcome:
     alpha: float
     flops: int
     params: int
-    validation_accuracy: float
-    test_accuracy: float
+    validation_score: float
+    test_score: float
     profile: str
     path: str
     seed: int = 0
@@ -205,7 +205,7 @@ class EpochRecord:
     step: int
     num_steps: int
     train_loss: float
-    validation_accuracy: float
+    validation_score: float
     learning_rate: float
     sparsity: float | None = None
     images: int = 0

@@ -10,7 +10,7 @@ class Point(Protocol):
     """What is compared."""
 
     @property
-    def validation_accuracy(self) -> float: ...
+    def validation_score(self) -> float: ...
 
     @property
     def flops(self) -> int: ...
@@ -21,11 +21,9 @@ P = TypeVar("P", bound=Point)
 
 def dominates(first: Point, second: Point) -> bool:
     """Whether `first` is nowhere worse than `second` and somewhere better."""
-    no_worse = (
-        first.validation_accuracy >= second.validation_accuracy and first.flops <= second.flops
-    )
-    return no_worse and (first.validation_accuracy, first.flops) != (
-        second.validation_accuracy,
+    no_worse = first.validation_score >= second.validation_score and first.flops <= second.flops
+    return no_worse and (first.validation_score, first.flops) != (
+        second.validation_score,
         second.flops,
     )
 
@@ -36,8 +34,8 @@ def front(points: Sequence[P]) -> list[P]:
     Validation accuracy decides: test accuracy is never looked at here.
     """
     result: list[P] = []
-    for point in sorted(points, key=lambda p: (p.flops, -p.validation_accuracy)):
-        if not result or point.validation_accuracy > result[-1].validation_accuracy:
+    for point in sorted(points, key=lambda p: (p.flops, -p.validation_score)):
+        if not result or point.validation_score > result[-1].validation_score:
             result.append(point)
     return result
 
@@ -62,5 +60,5 @@ def hypervolume(points: Sequence[Point], base_flops: int) -> float:
     steps = front(points)
     shares = [min(point.flops / base_flops, 1.0) for point in steps] + [1.0]
     return sum(
-        (shares[i + 1] - shares[i]) * point.validation_accuracy for i, point in enumerate(steps)
+        (shares[i + 1] - shares[i]) * point.validation_score for i, point in enumerate(steps)
     )

@@ -12,7 +12,7 @@ from torch import nn
 from copycat.build import without_removed
 from copycat.builder import Builder
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, format_count
+from pruning.cost import Budget, Cost, ExampleInput, format_count
 from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
@@ -21,6 +21,9 @@ from pruning.structure_removal.structures import KINDS, remove_structures, struc
 from pruning.tracing import trace, whole_trace
 from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
+from search.data.data import Sample
+from search.tasks import registry as tasks
+from search.tasks.task import called, words_for
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,28 @@ class Preflight:
     builder: Builder
     graph: ChannelGraph
     groups: tuple[str, ...]
-    input_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
+    sample: Sample
     budget: Budget
     limits: Budget
     base: Cost
     floor: Cost
 
     @property
-    def example_input(self) -> torch.Tensor:
-        """Zeros, 1×C×H×W."""
-        return torch.zeros(1, *self.input_shape)
+    def example_input(self) -> ExampleInput:
+        """The inputs of one sample, as the network is called with."""
+        return self.sample.inputs
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        assert isinstance(self.example_input, torch.Tensor)
+        channels, height, width = self.example_input.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.sample.classes
 
     def graph_of(self, profile: WidthProfile) -> ChannelGraph:
         """The graph that prices this shape: without the structures that it lacks."""
@@ -89,12 +103,7 @@ class Preflight:
         return lines
 
 
-def check(
-    config: SearchConfig,
-    builder: Builder,
-    input_shape: tuple[int, int, int],
-    classes: tuple[str, ...],
-) -> Preflight:
+def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
     """Trace the network and hold its reachable range against the budget.
 
     Raises UnreachableBudgetError naming the nearest reachable value, ModelError for a network
@@ -103,26 +112,25 @@ def check(
     """
     model = builder()
     try:
-        graph = whole_trace(model, torch.zeros(1, *input_shape), exact=config.exact)
+        graph = whole_trace(model, sample.inputs, exact=config.exact)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     except SystemExit as error:
         raise ModelError(
             f"{config.model} ends the process when it runs (SystemExit: {error})"
         ) from error
-    _check_output(config, model, input_shape, len(classes))
+    _check_output(config, model, sample)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
-    _check_count(config, model, base, input_shape)
+    _check_count(config, model, base, sample)
     budget = config.bounds
     limits = budget.absolute(base)
-    example_input = torch.zeros(1, *input_shape)
-    floors = [_floor(g, config, model, graph, example_input) for g in config.granularities]
+    floors = [_floor(g, config, model, graph, sample.inputs) for g in config.granularities]
     for floor in floors:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, input_shape, classes, budget, limits, base, floor)
+    return Preflight(builder, graph, groups, sample, budget, limits, base, floor)
 
 
 def judged_groups(
@@ -143,7 +151,7 @@ def judged_groups(
 
 
 def _nothing_to_prune(
-    config: SearchConfig, model: nn.Module, graph: ChannelGraph, example_input: torch.Tensor
+    config: SearchConfig, model: nn.Module, graph: ChannelGraph, example_input: ExampleInput
 ) -> CriterionError:
     """Why no group can be judged by all methods of the search."""
     wider = dataclasses.replace(config, prune_residual=True)
@@ -176,7 +184,7 @@ def _floor(
     config: SearchConfig,
     model: nn.Module,
     graph: ChannelGraph,
-    example_input: torch.Tensor,
+    example_input: ExampleInput,
 ) -> Cost:
     """The least cost that pruning this mixture is sure to reach.
 
@@ -200,12 +208,10 @@ def _floor(
     return graph.cost(least)
 
 
-def _check_count(
-    config: SearchConfig, model: nn.Module, base: Cost, input_shape: tuple[int, int, int]
-) -> None:
+def _check_count(config: SearchConfig, model: nn.Module, base: Cost, sample: Sample) -> None:
     """Count once as everything that is stored will be counted; the two have to agree."""
     try:
-        measured = measure_cost(model, torch.zeros(1, *input_shape))
+        measured = measure_cost(model, sample.inputs)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     if measured != base:
@@ -216,26 +222,20 @@ def _check_count(
         )
 
 
-def _check_output(
-    config: SearchConfig, model: nn.Module, input_shape: tuple[int, int, int], num_classes: int
-) -> None:
+def _check_output(config: SearchConfig, model: nn.Module, sample: Sample) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            output = model(torch.zeros(1, *input_shape))
+            outputs = called(model, sample.inputs)
     except Exception as error:  # a user's network may raise anything
         raise ModelError(
-            f"{config.model} cannot run on an image of {'×'.join(map(str, input_shape))} in "
-            f"float32: {type(error).__name__}: {first_line(error)}"
+            f"{config.model} cannot run on inputs {words_for(sample.inputs)} in float32: "
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
-    if not isinstance(output, torch.Tensor) or tuple(output.shape) != (1, num_classes):
-        returned = (
-            tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        )
-        raise ModelError(
-            f"{config.model} must return logits of shape (batch, {num_classes}) in eval mode, "
-            f"got {returned} for one image"
-        )
+    try:
+        tasks.resolve(config.task).check_outputs(outputs, sample)
+    except ModelError as error:
+        raise ModelError(f"{config.model} {error}") from error
 
 
 def _counts(cost: Cost, names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from pruning.cost import Budget
 from pruning.criteria import Batches
 from pruning.errors import UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.copies import moved
 from pruning.regularizers.penalties import l1
 from pruning.scaling_factors.scaling_factors import Decision, Granularity, ScalingFactors
 from pruning.selection import KeepPlan, select
@@ -89,7 +90,7 @@ class SparseNetwork:
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight
         self._method = method(proposal.criterion)
-        self._example_input = preflight.example_input.to(device)
+        self._example_input = moved(preflight.example_input, device)
         self.model = self._method.prepared(base, seed).to(device)
         gated = self._gated_granularities
         if gated:

@@ -65,7 +65,7 @@ class StagedTraining:
                 len(self.records) + 1,
                 self._num_steps,
                 report.train_loss,
-                report.validation_accuracy,
+                report.validation_score,
                 report.learning_rate,
                 sparsity() if sparsity is not None else None,
                 images=images,

@@ -22,10 +22,9 @@ from pruning.errors import (
 from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
 from search.config.search_config import SearchConfig
-from search.data.datasets import ImageData
+from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
-from search.training.minibatches import scoring_batches
 from search.training.trainer import EpochReport, Trainer, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
@@ -39,7 +38,7 @@ _STATISTICS_BATCHES = 8
 """Minibatches from which batch-norm statistics are estimated again after a trial pruning."""
 
 
-def perform(job: Job, context: JobContext, data: ImageData, report: Report) -> tuple[Outcome, ...]:
+def perform(job: Job, context: JobContext, data: Data, report: Report) -> tuple[Outcome, ...]:
     """Do a job, or go on with it, and store what comes of it; `ending_of` reads what it raises.
 
     Only one process at a time performs a job of one key.
@@ -64,7 +63,7 @@ def ending_of(error: Exception) -> Ending:
 
 
 def run_trial(
-    job: TrialJob, context: JobContext, data: ImageData, report: Report
+    job: TrialJob, context: JobContext, data: Data, report: Report
 ) -> tuple[Outcome, ...]:
     """Train with gates and the method's penalty → prune → fine-tune → store.
 
@@ -105,7 +104,7 @@ class _Product:
 
 
 class _Trial:
-    def __init__(self, job: TrialJob, context: JobContext, data: ImageData, report: Report) -> None:
+    def __init__(self, job: TrialJob, context: JobContext, data: Data, report: Report) -> None:
         self._job, self._context, self._data = job, context, data
         self._config, self._preflight = context.config, context.preflight
         self._training = self._config.training
@@ -161,7 +160,7 @@ class _Trial:
         self._train(
             "training",
             model,
-            after_epoch=lambda epoch: self._judge(epoch, epoch.validation_accuracy, flops),
+            after_epoch=lambda epoch: self._judge(epoch, epoch.validation_score, flops),
         )
         return [_Product(self._job.key, pruning, {}, model.state_dict())]
 
@@ -169,7 +168,7 @@ class _Trial:
         sparse = self._train(
             "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
         )
-        before = {"accuracy_before_pruning": sparse.validation_accuracy}
+        before = {"score_before_pruning": sparse.validation_score}
         if (sparsity := self._sparse.sparsity) is not None:
             before["sparsity"] = sparsity
         products = [self._product(100, self._targets[0], before)]
@@ -184,9 +183,9 @@ class _Trial:
     def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
-        accuracy = self._context.accuracy(model, self._data.validation, self._data)
+        accuracy = self._context.score(model, "validation", self._data)
         key = self._job.product_key(percent)
-        details = {**before, "accuracy_after_pruning": accuracy}
+        details = {**before, "score_after_pruning": accuracy}
         return _Product(key, pruning, details, model.state_dict())
 
     def _pruning(self, target: int) -> Pruning:
@@ -194,8 +193,7 @@ class _Trial:
         return self._sparse.pruning(self._batches(), _with_target(limits, target))
 
     def _batches(self, count: int | None = None) -> Batches:
-        return scoring_batches(
-            self._data,
+        return self._data.scoring_batches(
             count or self._config.scoring_batches,
             batch_size=self._training.batch_size,
             seed=self._seed,
@@ -217,7 +215,7 @@ class _Trial:
         model = self._sparse.without(pruning)
         with torch.random.fork_rng(devices=_generators(self._context.torch_device)):
             update_bn(self._batches(_STATISTICS_BATCHES), model)
-        accuracy = self._context.accuracy(model, self._data.validation, self._data)
+        accuracy = self._context.score(model, "validation", self._data)
         self._judge(epoch, accuracy, self._flops(pruning))
 
     def _judge(self, epoch: EpochReport, accuracy: float, flops: int) -> None:
@@ -238,6 +236,7 @@ class _Trial:
         trainer = Trainer(
             model,
             self._data,
+            task=self._context.task,
             epochs=config.epochs if is_first else config.fine_tune_epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,

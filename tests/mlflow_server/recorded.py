@@ -33,11 +33,11 @@ def record_search(recorder: RunRecorder, num_each: int, num_epochs: int = 10) ->
             final = round(accuracy(origin, share), 4)
             for epoch in range(num_epochs):
                 curve = final * (1 - math.exp(-(epoch + 1) / 2))
-                metrics = {schema.METRIC_EPOCH_VALIDATION_ACCURACY: curve}
+                metrics = {schema.METRIC_EPOCH_VALIDATION_SCORE: curve}
                 recorder.log_metrics(key, metrics, epoch)
             measured = {
-                schema.METRIC_VALIDATION_ACCURACY: final,
-                schema.METRIC_TEST_ACCURACY: round(final - 0.01, 4),
+                schema.METRIC_VALIDATION_SCORE: final,
+                schema.METRIC_TEST_SCORE: round(final - 0.01, 4),
                 schema.METRIC_FLOPS: round(share * BASE_FLOPS),
                 schema.METRIC_NUM_PARAMS: round(share * 855_770),
             }

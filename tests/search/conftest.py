@@ -77,7 +77,7 @@ def preflight(digits: ImageData) -> Preflight:
     """What the trials of a small search share."""
     builder = models.resolve("digits-vgg", num_classes=10, in_channels=1)
     config = samples.small_config(Path())
-    return check(config, builder, digits.train.image_shape, digits.classes)
+    return check(config, builder, digits.sample)
 
 
 @pytest.fixture

@@ -132,8 +132,8 @@ def outcome(key: str = "fine-tuned-0", **changes: object) -> Outcome:
         "alpha": 1.0,
         "flops": 1000,
         "params": 100,
-        "validation_accuracy": 0.5,
-        "test_accuracy": 0.5,
+        "validation_score": 0.5,
+        "test_score": 0.5,
         "profile": "00000000",
         "path": f"architectures/{key}",
     }
@@ -146,7 +146,7 @@ def epoch_record(step: int = 1, num_steps: int = 2, **changes: object) -> EpochR
         "step": step,
         "num_steps": num_steps,
         "train_loss": 2.0 / step,
-        "validation_accuracy": step / 10,
+        "validation_score": step / 10,
         "learning_rate": 0.1,
     }
     return EpochRecord(**(settings | changes))
@@ -157,7 +157,7 @@ def stored_outcome(
     preflight: Preflight,
     trial: int,
     widths: dict[str, int],
-    validation_accuracy: float,
+    validation_score: float,
 ) -> Outcome:
     """An untrained network of these widths in the search's folder, as a trial leaves it."""
     profile, cost = WidthProfile(widths), preflight.graph.cost(widths)
@@ -167,7 +167,7 @@ def stored_outcome(
         trial=trial,
         flops=cost.flops,
         params=cost.params,
-        validation_accuracy=validation_accuracy,
+        validation_score=validation_score,
         profile=profile.digest,
     )
     architecture = Architecture(

@@ -25,7 +25,7 @@ from pruning import Budget, measure_cost
 from search.config.data_config import DataConfig
 from search.data import datasets
 from search.results.report import Results, open_results
-from search.training.trainer import evaluate
+from search.tasks.classification import Classification
 from search.trials.jobs import Outcome
 from search.trials.pareto import dominates
 
@@ -78,8 +78,8 @@ def test_the_front_is_what_nothing_stored_beats(finished_search: FinishedSearch)
     assert results.front
     for stored in results.everything:
         is_beaten = any(dominates(other, stored) for other in results.everything)
-        point = (stored.validation_accuracy, stored.flops)
-        on_front = point in [(o.validation_accuracy, o.flops) for o in results.front]
+        point = (stored.validation_score, stored.flops)
+        on_front = point in [(o.validation_score, o.flops) for o in results.front]
         assert on_front != is_beaten, stored.key
 
 
@@ -128,7 +128,7 @@ def test_the_study_holds_what_the_results_say(finished_search: FinishedSearch):
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     everything = finished_search.results.everything
     tuned = [o for o in everything if o.key in [f"fine-tuned-{n}" for n in range(3)]]
-    assert [trial.values for trial in trials] == [[o.validation_accuracy, o.flops] for o in tuned]
+    assert [trial.values for trial in trials] == [[o.validation_score, o.flops] for o in tuned]
     for trial, stored in zip(trials, tuned, strict=True):
         assert stored.flops <= trial.params["target_flops"]
 
@@ -150,10 +150,10 @@ def test_accuracies_are_those_of_the_stored_networks(finished_search: FinishedSe
             copycat.read(finished_search.folder / stored.path).provenance["threads"]
         )
         measured = [
-            evaluate(network, part, mean=data.mean, std=data.std, device=torch.device("cpu"))
-            for part in (data.validation, data.test)
+            Classification().evaluate(network, data.loader(part, device=torch.device("cpu")))
+            for part in ("validation", "test")
         ]
-        assert measured == [stored.validation_accuracy, stored.test_accuracy]
+        assert measured == [stored.validation_score, stored.test_score]
     assert finished_search.results.num_test == len(data.test)
 
 
@@ -175,8 +175,8 @@ def test_mlflow_holds_the_search_every_trial_and_every_architecture(
     for key, stored in architectures.items():
         run = runs[key]
         final = {name: curve[-1][1] for name, curve in run.metrics.items()}
-        assert final[schema.METRIC_VALIDATION_ACCURACY] == stored.validation_accuracy
-        assert final[schema.METRIC_TEST_ACCURACY] == stored.test_accuracy
+        assert final[schema.METRIC_VALIDATION_SCORE] == stored.validation_score
+        assert final[schema.METRIC_TEST_SCORE] == stored.test_score
         assert final[schema.METRIC_FLOPS] == stored.flops
         assert run.tags[schema.TAG_ORIGIN] == stored.origin
         assert run.tags[schema.TAG_PROFILE] == stored.profile

@@ -56,7 +56,7 @@ def search_folder(here: Path, preflight: Preflight) -> Path:
     stored = copycat.read(config.directory / tuned.path)
     provenance = {
         "data": "digits", "origin": "fine-tuned", "trial": 0, "rung": None, "alpha": 1.0,
-        "seed": 4, "validation_accuracy": 0.5, "test_accuracy": 0.5,
+        "seed": 4, "validation_score": 0.5, "test_score": 0.5,
     }  # fmt: skip
     model = copycat.load(config.directory / tuned.path)
     architecture = dataclasses.replace(stored, provenance=provenance)
@@ -275,7 +275,7 @@ def test_every_member_is_trained_with_every_seed(
     for run in found["runs"][1:]:
         stored = copycat.verify(STUDY / run["outcome"]["path"])
         assert stored.provenance["seed"] == run["seed"]
-        assert stored.provenance["test_accuracy"] == run["outcome"]["test_accuracy"]
+        assert stored.provenance["test_score"] == run["outcome"]["test_score"]
         if run["kind"] != "from-scratch":
             assert stored.provenance["budget"] == run["place"]
     assert {p.name for p in STUDY.iterdir()} >= {"family.json", "family.png", "family.svg"}
@@ -421,7 +421,7 @@ def test_members_of_another_builder_are_trained_too(
 
 
 def run_of(kind: str, place: str, seed: int, error: float, params: int = 100) -> FamilyRun:
-    return FamilyRun(kind, place, seed, outcome("k", test_accuracy=1 - error, params=params))
+    return FamilyRun(kind, place, seed, outcome("k", test_score=1 - error, params=params))
 
 
 def test_points_are_means_with_the_deviation_of_a_sample():

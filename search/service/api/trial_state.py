@@ -36,7 +36,7 @@ class TrialState:
         """JSON-able, with the last epoch in place of the curve."""
         last = self.curve[max(self.curve)] if self.curve else {}
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
-        names = ("stage", "step", "num_steps", "validation_accuracy")
+        names = ("stage", "step", "num_steps", "validation_score")
         return fields | {name: last.get(name) for name in names}
 
     def details(self) -> dict[str, Any]:

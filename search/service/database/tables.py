@@ -68,7 +68,7 @@ class ArchitectureRow(Table):
     origin: Mapped[str] = mapped_column(String(30))
     flops: Mapped[int] = mapped_column(BigInteger)
     params: Mapped[int] = mapped_column(BigInteger)
-    validation_accuracy: Mapped[float]
+    validation_score: Mapped[float]
     on_front: Mapped[bool] = mapped_column(default=False)
     outcome: Mapped[dict[str, Any]] = mapped_column(JSON)
 

@@ -20,8 +20,8 @@ export class ArchitectureTable {
       { title: "of base", number: true, text: (item) => percent(item.flops_share) },
       { title: "params", number: true, text: (item) => short(item.params) },
       { title: "slack", number: true, text: slack },
-      { title: "validation", number: true, text: (item) => percent(item.validation_accuracy) },
-      { title: "test", number: true, text: (item) => percent(item.test_accuracy) },
+      { title: "validation", number: true, text: (item) => percent(item.validation_score) },
+      { title: "test", number: true, text: (item) => percent(item.test_score) },
       { title: "open or save", node: (item) => this.links(item) },
     ];
     this.table = new Table("Every architecture, by FLOPs", columns, {
@@ -97,7 +97,7 @@ export class ProfileCard {
   fill(item, details) {
     const parts = [
       el("h3", {}, item.key),
-      el("p", { class: "quiet" }, `${item.origin}, ${short(item.flops)} FLOPs, ${percent(item.validation_accuracy)}`),
+      el("p", { class: "quiet" }, `${item.origin}, ${short(item.flops)} FLOPs, ${percent(item.validation_score)}`),
       details ? bars(details.widths) : el("p", { class: "quiet" }, "Loading its profile …"),
       details?.removed.length ? el("p", {}, without(details.removed)) : null,
       details?.file.inexact ? el("p", {}, `narrowed inexactly: ${Object.keys(details.file.inexact).join(", ")}`) : null,

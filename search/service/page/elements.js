@@ -148,7 +148,7 @@ export function progressOf(search) {
     share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,
     epochs: expected ? `${epochs} of ${expected} epochs` : "",
     networks: networks ? `${networks} networks` : "",
-    best: best ? `best ${percent(best.validation_accuracy, 1)} at ${short(best.flops)} FLOPs` : "",
+    best: best ? `best ${percent(best.validation_score, 1)} at ${short(best.flops)} FLOPs` : "",
     cost: images ? `${duration(spent)} and ${short(images)} images so far` : "",
     left: search.state === "running" && left != null ? `${duration(left)} left` : "",
   };

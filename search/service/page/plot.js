@@ -151,7 +151,7 @@ export class CurvePlot {
       const own = curve.filter((epoch) => epoch.stage === stage);
       return {
         name: stage, mode: "lines+markers", marker: { size: 5 },
-        x: own.map((epoch) => epoch.step), y: own.map((epoch) => 100 * epoch.validation_accuracy),
+        x: own.map((epoch) => epoch.step), y: own.map((epoch) => 100 * epoch.validation_score),
       };
     });
     await library.react(this.node, traces, {
@@ -166,5 +166,5 @@ export class CurvePlot {
 }
 
 function placed(items) {
-  return { x: items.map((item) => item.flops), y: items.map((item) => 100 * item.validation_accuracy) };
+  return { x: items.map((item) => item.flops), y: items.map((item) => 100 * item.validation_score) };
 }

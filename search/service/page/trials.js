@@ -77,12 +77,12 @@ export class Trials {
 
   change(type, event, task) {
     if (type === "epochs") {
-      const { stage, step, num_steps: total, validation_accuracy: accuracy } = event.records.at(-1);
+      const { stage, step, num_steps: total, validation_score: accuracy } = event.records.at(-1);
       Object.assign(task, { stage, step, total, accuracy });
     } else if (type === "finished") {
       const [first, ...others] = event.outcomes;
       const more = others.length ? `, and ${others.length} smaller` : "";
-      Object.assign(task, { stage: "finished", step: task.total, accuracy: first.validation_accuracy });
+      Object.assign(task, { stage: "finished", step: task.total, accuracy: first.validation_score });
       task.outcome = `${first.key}: ${short(first.flops)} FLOPs${more}`;
     } else if (type === "ended") {
       Object.assign(task, { stage: event.state, outcome: event.reason });

@@ -36,7 +36,7 @@ def architecture_row(
     search_id: str, outcome: Mapping[str, Any], *, on_front: bool = False
 ) -> ArchitectureRow:
     """The row of an outcome, which is a search.trials.jobs.Outcome as a mapping."""
-    names = ("key", "origin", "flops", "params", "validation_accuracy")
+    names = ("key", "origin", "flops", "params", "validation_score")
     return ArchitectureRow(
         search_id=search_id,
         on_front=on_front,

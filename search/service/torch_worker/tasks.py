@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from copycat import architecture, export, python_source
     from search import models
     from search.data import named_datasets
+    from search.data.data import Sample
     from search.scheduling import ray_executor
     from search.studies import search_study, setup
 else:
@@ -82,14 +83,14 @@ def _counts(cost: Any) -> dict[str, int]:
 
 def _preflight(config: Any, most_params: int) -> Any:
     ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
-    shape, classes = _shape(config.data, config.model, config.seed)
-    _require_params(config.model, shape[0], len(classes), most_params)
-    return search_study.preflight_of(config, shape, classes)
+    sample = _sample(config.data, config.model, config.seed)
+    _require_params(config.model, sample, most_params)
+    return search_study.preflight_of(config, sample)
 
 
-def _require_params(model: str, in_channels: int, num_classes: int, most: int) -> None:
+def _require_params(model: str, sample: Sample, most: int) -> None:
     """ModelError for a network of more parameters, counted on tensors without memory."""
-    builder = models.resolve(model, num_classes=num_classes, in_channels=in_channels)
+    builder = models.builder_for(model, sample)
     try:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in builder().parameters())
@@ -100,10 +101,9 @@ def _require_params(model: str, in_channels: int, num_classes: int, most: int) -
 
 
 @functools.lru_cache(maxsize=8)
-def _shape(data: Any, model: str, seed: int) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Of an image, and the names of the classes."""
-    images = setup.read_images(data, model, seed, Console(quiet=True))
-    return images.train.image_shape, tuple(images.classes)
+def _sample(data: Any, model: str, seed: int) -> Sample:
+    """What a sample of the data is like."""
+    return setup.read_images(data, model, seed, Console(quiet=True)).sample
 
 
 def catalogue() -> dict[str, Any]:

@@ -49,7 +49,7 @@ def trial(number: int, accuracy: float | None, flops: int = 1000) -> list[dict[s
     """Begun and, with an accuracy, finished."""
     job = trial_job(number)
     begun = {"event": "started", "key": job.key, "job": job_to_mapping(job)}
-    found = outcome(job.key, flops=flops, validation_accuracy=accuracy or 0.0)
+    found = outcome(job.key, flops=flops, validation_score=accuracy or 0.0)
     done = {"event": "finished", "key": job.key, "outcomes": [found.to_mapping()]}
     return [begun] if accuracy is None else [begun, done]
 
@@ -85,7 +85,7 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
     """One of three epochs was done in seven seconds, one will not come: the third takes seven."""
     record = {
         **{"stage": "sparse training", "step": 1, "num_steps": 1, "train_loss": 1.0},
-        **{"validation_accuracy": 0.5, "learning_rate": 0.1},
+        **{"validation_score": 0.5, "learning_rate": 0.1},
     }
     begun, done = trial(0, 0.625, flops=1_230_000)
     folder = made(

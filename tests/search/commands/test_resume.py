@@ -80,9 +80,9 @@ def test_a_trial_that_comes_out_otherwise_is_told_by_the_status(copy: Path):
     journal = copy / "study.journal"
     text = journal.read_text()
     accuracy = json.loads((copy / "results.json").read_text())["everything"][0]
-    stored = json.dumps(accuracy["validation_accuracy"])
-    assert f'"validation_accuracy": {stored}' in text or f'"validation_accuracy":{stored}' in text
-    journal.write_text(text.replace(f'"validation_accuracy":{stored}', '"validation_accuracy":0.5'))
+    stored = json.dumps(accuracy["validation_score"])
+    assert f'"validation_score": {stored}' in text or f'"validation_score":{stored}' in text
+    journal.write_text(text.replace(f'"validation_score":{stored}', '"validation_score":0.5'))
     done = espalier("trial", copy.name, str(accuracy["trial"]), "--runs", copy.parent)
     assert done.status == 1
     assert "comes out differently" in done.out

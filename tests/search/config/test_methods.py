@@ -40,7 +40,7 @@ def prepared(folder: Path, digits: ImageData, network: str, **changes: Any) -> J
         **({"model": f"samples:{network}", "scoring_batches": 2, "ladder": (1.0,)} | changes),
     )
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
-    preflight = check(config, builder, digits.train.image_shape, digits.classes)
+    preflight = check(config, builder, digits.sample)
     return JobContext(config, preflight, "cpu")
 
 

@@ -24,6 +24,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "digits.toml"
 CHANGED = SearchConfig(
     model="resnet20",
     budget=("flops=25%", "params<=300k"),
+    task="own.tasks:Mine",
     data=DataConfig(
         source="cifar10",
         root="elsewhere",

@@ -181,7 +181,7 @@ def test_a_search_shows_the_best_trial_of_each_method(
             scores = {names[0]: [number, 0.5], names[1]: [0.25]}
             file = config.directory / trials[-1].path / SCORES_FILE
             file.write_text(json.dumps({"criterion": criterion, "scores": scores}))
-    scratch = outcome("from-scratch-3", origin="from-scratch", validation_accuracy=0.99)
+    scratch = outcome("from-scratch-3", origin="from-scratch", validation_score=0.99)
 
     found = pictures.draw_all(
         config.directory, results([*trials, scratch], [trials[0], trials[2], scratch]), base

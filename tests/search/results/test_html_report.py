@@ -95,12 +95,12 @@ def results(config: SearchConfig, preflight: Preflight) -> Results:
             (1, (3, 4, 6, 5, 4, 3), 0.8),
         )
     ]
-    same = {"origin": "from-scratch", "validation_accuracy": 0.7, "compute": 2e9}
+    same = {"origin": "from-scratch", "validation_score": 0.7, "compute": 2e9}
     scratch = [
         dataclasses.replace(tuned[0], key=key, **same, **more)
         for key, more in (
-            ("from-scratch-0", {"test_accuracy": 0.61}),
-            ("from-scratch-0-s1", {"test_accuracy": 0.63, "seed": 2**21}),
+            ("from-scratch-0", {"test_score": 0.61}),
+            ("from-scratch-0-s1", {"test_score": 0.63, "seed": 2**21}),
             ("from-scratch-0-longer", {"equal_compute": True}),
         )
     ]
@@ -147,7 +147,7 @@ def test_the_page_says_what_the_results_say(page: Page, results: Results):
         assert text in page.words
     for stored in results.everything:
         assert stored.key in page.words
-        assert f"{stored.validation_accuracy:.2%}" in page.words
+        assert f"{stored.validation_score:.2%}" in page.words
 
 
 def test_texts_of_others_stay_texts(config: SearchConfig, results: Results):
@@ -162,7 +162,7 @@ def test_texts_of_others_stay_texts(config: SearchConfig, results: Results):
 def test_names_of_networks_cannot_leave_the_data_of_the_plots(
     config: SearchConfig, results: Results, preflight: Preflight
 ):
-    odd = dataclasses.replace(results.everything[0], key=EVIL, validation_accuracy=0.99)
+    odd = dataclasses.replace(results.everything[0], key=EVIL, validation_score=0.99)
     save_results(config, preflight, [*results.everything, odd])
     page = Page(report_page(config.directory))
     assert "img" not in [tag for tag, _ in page.tags]
@@ -179,7 +179,7 @@ def test_the_plot_holds_every_network_and_the_front(page: Page, results: Results
         for key, flops, accuracy in zip(trace["customdata"], trace["x"], trace["y"], strict=True)
     }
     assert shown == {
-        o.key: (o.flops, pytest.approx(100 * o.validation_accuracy)) for o in results.everything
+        o.key: (o.flops, pytest.approx(100 * o.validation_score)) for o in results.everything
     }
 
 

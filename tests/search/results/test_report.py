@@ -37,14 +37,14 @@ BASE = Cost(10_000, 1000)
 RUNGS = (("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000")))
 
 EVERYTHING = (
-    outcome("fine-tuned-0", flops=4000, validation_accuracy=0.90, test_accuracy=0.80),
-    outcome("fine-tuned-1", trial=1, flops=900, validation_accuracy=0.70, test_accuracy=0.60),
+    outcome("fine-tuned-0", flops=4000, validation_score=0.90, test_score=0.80),
+    outcome("fine-tuned-1", trial=1, flops=900, validation_score=0.70, test_score=0.60),
     outcome(
         "from-scratch-0",
         origin="from-scratch",
         flops=4000,
-        validation_accuracy=0.95,
-        test_accuracy=0.90,
+        validation_score=0.95,
+        test_score=0.90,
     ),
     outcome(
         "copycat-0-b100",
@@ -52,8 +52,8 @@ EVERYTHING = (
         rung=1.0,
         alpha=1.1,
         flops=4900,
-        validation_accuracy=0.92,
-        test_accuracy=0.85,
+        validation_score=0.92,
+        test_score=0.85,
     ),
     outcome(
         "uniform-b100",
@@ -61,8 +61,8 @@ EVERYTHING = (
         trial=None,
         rung=1.0,
         flops=5000,
-        validation_accuracy=0.85,
-        test_accuracy=0.75,
+        validation_score=0.85,
+        test_score=0.75,
     ),
     outcome(
         "uniform-b20",
@@ -70,8 +70,8 @@ EVERYTHING = (
         trial=None,
         rung=0.2,
         flops=1000,
-        validation_accuracy=0.75,
-        test_accuracy=0.65,
+        validation_score=0.75,
+        test_score=0.65,
     ),
 )
 
@@ -172,8 +172,8 @@ def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
         "flops_share": 0.4,
         "params": 100,
         "slack": {"flops": 0.2},
-        "validation_accuracy": 0.9,
-        "test_accuracy": 0.8,
+        "validation_score": 0.9,
+        "test_score": 0.8,
         "inexact": "",
         "path": "architectures/fine-tuned-0",
     }
@@ -238,7 +238,7 @@ def test_the_tightest_bound_gives_the_slack_of_the_table():
 
 REPEATED = (
     *EVERYTHING,
-    outcome("from-scratch-0-s1", origin="from-scratch", test_accuracy=0.88, compute=3e9, seed=1),
+    outcome("from-scratch-0-s1", origin="from-scratch", test_score=0.88, compute=3e9, seed=1),
     outcome("from-scratch-0-longer", origin="from-scratch", equal_compute=True, compute=12.3e9),
     outcome("random-b100", origin="random", trial=None),
 )

@@ -35,8 +35,8 @@ def seeds(
     return [
         outcome(
             f"{key}-s{number}" if number else key,
-            test_accuracy=accuracy,
-            validation_accuracy=validation,
+            test_score=accuracy,
+            validation_score=validation,
             seed=number,
             **changes,
         )
@@ -45,7 +45,7 @@ def seeds(
 
 
 def lone(key: str, accuracy: float, **changes: object) -> Contestant:
-    return Contestant((outcome(key, test_accuracy=accuracy, **changes),))
+    return Contestant((outcome(key, test_score=accuracy, **changes),))
 
 
 def verdict_of(everything: Sequence[Outcome], num_test: int = 400) -> list[str]:
@@ -63,11 +63,11 @@ def test_runs_that_differ_in_seeds_alone_are_one_contestant():
     assert [(c.key, c.num_seeds) for c in found] == [
         *(("fine-tuned-3", 3), ("fine-tuned-3-t50", 1), ("fine-tuned-30", 1)),
     ]
-    assert found[0].test_accuracy == pytest.approx(0.8)
+    assert found[0].test_score == pytest.approx(0.8)
     assert found[0].deviation == pytest.approx(statistics.stdev([0.8, 0.9, 0.7]))
     assert (found[0].flops, found[0].compute) == (1100, pytest.approx(50 / 3))
-    assert found[0].accuracy_text() == "80.0 ± 10.0 %"
-    assert (found[1].deviation, found[1].accuracy_text()) == (0, "50.0 %")
+    assert found[0].score_text() == "80.0 ± 10.0 %"
+    assert (found[1].deviation, found[1].score_text()) == (0, "50.0 %")
 
 
 def test_equal_epochs_and_equal_compute_are_two_kinds():
@@ -86,8 +86,8 @@ def test_equal_epochs_and_equal_compute_are_two_kinds():
 
 
 def test_contestants_are_chosen_by_validation_never_by_test_accuracy():
-    lucky = outcome("fine-tuned-2", trial=2, validation_accuracy=0.5, test_accuracy=1.0)
-    steady = outcome("fine-tuned-3", trial=3, validation_accuracy=0.6, test_accuracy=0.1)
+    lucky = outcome("fine-tuned-2", trial=2, validation_score=0.5, test_score=1.0)
+    steady = outcome("fine-tuned-3", trial=3, validation_score=0.6, test_score=0.1)
     (contest,) = contests([lucky, steady], RUNGS[:1])
     assert contest.entries == {"fine-tuned": Contestant((steady,))}
 
@@ -95,7 +95,7 @@ def test_contestants_are_chosen_by_validation_never_by_test_accuracy():
 def test_the_mean_over_seeds_chooses_not_the_best_of_them():
     steady = seeds("fine-tuned-0", [0.5] * 3, validation=0.6)
     shaky = [
-        dataclasses.replace(run, validation_accuracy=accuracy)
+        dataclasses.replace(run, validation_score=accuracy)
         for run, accuracy in zip(seeds("fine-tuned-1", [0.5] * 3), (0.9, 0.4, 0.4), strict=True)
     ]
     (contest,) = contests([*steady, *shaky], RUNGS[:1])
@@ -105,7 +105,7 @@ def test_the_mean_over_seeds_chooses_not_the_best_of_them():
 def test_single_runs_do_not_compete_with_repeated_ones():
     """The best of many single runs is chosen for its luck."""
     (contest,) = contests(
-        [outcome("fine-tuned-9", validation_accuracy=0.99), *seeds("fine-tuned-0", [0.5, 0.5])],
+        [outcome("fine-tuned-9", validation_score=0.99), *seeds("fine-tuned-0", [0.5, 0.5])],
         RUNGS[:1],
     )
     assert contest.entries["fine-tuned"].key == "fine-tuned-0"
@@ -121,7 +121,7 @@ def test_every_run_of_a_contestant_is_within_the_budget():
 
 def test_every_bound_of_a_budget_counts():
     both = Budget.parse("flops=5000", "params=50")
-    fat, slim = outcome("fine-tuned-0"), outcome("fine-tuned-1", params=50, validation_accuracy=0.1)
+    fat, slim = outcome("fine-tuned-0"), outcome("fine-tuned-1", params=50, validation_score=0.1)
     (contest,) = contests([fat, slim], [("both", both)])
     assert contest.entries == {"fine-tuned": Contestant((slim,))}
 
@@ -232,17 +232,17 @@ def test_compute_is_told_where_it_differs(computes, told):
 
 
 def test_the_uniform_network_comes_first_where_it_is_first():
-    uniform = outcome("uniform-b100", origin="uniform", trial=None, test_accuracy=0.9)
-    first, *_ = verdict_of([uniform, outcome(test_accuracy=0.8)])
+    uniform = outcome("uniform-b100", origin="uniform", trial=None, test_score=0.9)
+    first, *_ = verdict_of([uniform, outcome(test_score=0.8)])
     assert first.startswith("The uniformly narrowed network came first at 1 of 1 budgets")
     longer = dataclasses.replace(uniform, equal_compute=True)
-    assert verdict_of([longer, outcome(test_accuracy=0.8)])[0] == first
+    assert verdict_of([longer, outcome(test_score=0.8)])[0] == first
 
 
 @pytest.mark.parametrize("accuracy", [0.7, 0.6])
 def test_neither_a_tie_nor_a_second_place_is_a_victory(accuracy: float):
-    uniform = outcome("uniform-b100", origin="uniform", trial=None, test_accuracy=accuracy)
-    for everything in itertools.permutations([uniform, outcome(test_accuracy=0.7)]):
+    uniform = outcome("uniform-b100", origin="uniform", trial=None, test_score=accuracy)
+    for everything in itertools.permutations([uniform, outcome(test_score=0.7)]):
         lines = verdict_of(everything)
         assert lines[0].startswith("wide: ")
         assert "came first" not in " ".join(lines)
@@ -254,7 +254,7 @@ def test_each_shape_is_compared_both_ways():
         [
             *seeds("fine-tuned-0", A, flops=4000),
             *seeds("from-scratch-0", B, **scratch),
-            outcome("from-scratch-0-longer", **scratch, equal_compute=True, test_accuracy=0.99),
+            outcome("from-scratch-0-longer", **scratch, equal_compute=True, test_score=0.99),
             outcome("from-scratch-1", origin="from-scratch", trial=1),
             outcome("fine-tuned-2", trial=2),
         ]

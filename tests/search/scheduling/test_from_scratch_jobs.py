@@ -124,7 +124,7 @@ def test_pairs_of_by_products_have_names_of_their_own(config, preflight, trials)
         key="fine-tuned-0-t50",
         trial=0,
         path="architectures/fine-tuned-0-t50",
-        validation_accuracy=0.95,
+        validation_score=0.95,
     )
     keys = [job.key for job in members(config, preflight, [first, product])[0]]
     assert {"from-scratch-0-t50", "from-scratch-0-t50-longer", "copycat-0-t50-b50"} <= set(keys)
@@ -275,7 +275,7 @@ def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
 
 def test_several_budgets_hold_together(tmp_path, preflight, digits, trials):
     config = small_config(tmp_path, budget=("flops=10%", "params=5k"), ladder=LADDER)
-    both = check(config, preflight.builder, preflight.input_shape, preflight.classes)
+    both = check(config, preflight.builder, preflight.sample)
     for job in members(config, both, trials)[0]:
         if job.rung is not None:
             cost: Cost = both.graph.cost(job.widths)

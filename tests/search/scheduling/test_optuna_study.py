@@ -88,7 +88,7 @@ def test_proposals_lie_in_the_ranges_until_there_are_enough(reopen: Open):
         assert len(source) == 12 - len(jobs)
         job = started(source)
         jobs.append(job)
-        finish(source, job, validation_accuracy=job.number / 12, flops=1000 - job.number)
+        finish(source, job, validation_score=job.number / 12, flops=1000 - job.number)
     assert source.next() is None
     assert [job.number for job in jobs] == list(range(12))
     for proposal in (job.proposal for job in jobs):
@@ -128,7 +128,7 @@ def test_equal_seeds_propose_equally(reopen: Open, tmp_path: Path):
         while len(source):
             job = started(source)
             found.append(job.proposal)
-            finish(source, job, validation_accuracy=job.number / 6)
+            finish(source, job, validation_score=job.number / 6)
         return found
 
     assert proposals("one", 3) == proposals("two", 3) != proposals("three", 4)
@@ -137,21 +137,19 @@ def test_equal_seeds_propose_equally(reopen: Open, tmp_path: Path):
 def test_a_finished_trial_is_complete_with_both_objectives(reopen: Open, tmp_path: Path):
     source = reopen()
     job = started(source)
-    finish(source, job, validation_accuracy=0.75, flops=900, details={"sparsity": 0.5})
+    finish(source, job, validation_score=0.75, flops=900, details={"sparsity": 0.5})
     (trial,) = plain(tmp_path).trials
     assert trial.state is TrialState.COMPLETE
     assert trial.values == [0.75, 900.0]
     assert plain(tmp_path).metric_names == list(OBJECTIVES)
-    expected = outcome(
-        "fine-tuned-0", validation_accuracy=0.75, flops=900, details={"sparsity": 0.5}
-    )
+    expected = outcome("fine-tuned-0", validation_score=0.75, flops=900, details={"sparsity": 0.5})
     assert source.outcomes == reopen().outcomes == [expected]
 
 
 @pytest.mark.parametrize("accuracy", [math.nan, math.inf])
 def test_an_accuracy_that_is_no_number_is_a_failure(reopen: Open, tmp_path: Path, accuracy):
     source = reopen()
-    finish(source, started(source), validation_accuracy=accuracy)
+    finish(source, started(source), validation_score=accuracy)
     (trial,) = plain(tmp_path).trials
     assert trial.state is TrialState.FAIL
     assert source.outcomes == []
@@ -193,8 +191,8 @@ def test_what_is_over_budget_is_never_among_the_best(
     reopen: Open, tmp_path: Path, cost: dict[str, int], is_feasible: bool
 ):
     source = reopen()
-    finish(source, started(source), validation_accuracy=0.99, **cost)
-    finish(source, started(source), validation_accuracy=0.1, flops=900, params=90)
+    finish(source, started(source), validation_score=0.99, **cost)
+    finish(source, started(source), validation_score=0.1, flops=900, params=90)
     best = {trial.number for trial in plain(tmp_path).best_trials}
     assert (0 in best) == is_feasible
     expected = TrialState.COMPLETE if is_feasible else TrialState.PRUNED
@@ -275,7 +273,7 @@ def test_restarts_change_no_proposal(tmp_path: Path, sampler_name: str):
             job = started(source)
             found.append(job.proposal)
             flops = job.proposal.target_flops
-            finish(source, job, validation_accuracy=flops / 2000, flops=flops)
+            finish(source, job, validation_score=flops / 2000, flops=flops)
         return found
 
     kept, restarted = (proposals(name, restarted=name == "two") for name in ("one", "two"))
@@ -312,9 +310,9 @@ def test_a_damaged_journal_costs_at_most_what_the_line_told(tmp_path: Path, dama
     """Whichever line: every trial is made in the end, with its proposal, and none twice."""
     (tmp_path / "whole").mkdir()
     source = opened(tmp_path / "whole", targets=TARGETS)
-    finish(source, started(source), validation_accuracy=0.9)
+    finish(source, started(source), validation_score=0.9)
     two, three = started(source), started(source)
-    finish(source, three, validation_accuracy=0.8)
+    finish(source, three, validation_score=0.8)
     source.ended(two, Ending("failed", "no luck", is_final=True))
     started(source)
     lines = (tmp_path / "whole" / JOURNAL).read_bytes().splitlines(keepends=True)
@@ -364,9 +362,9 @@ def test_by_products_follow_the_trial_that_they_came_of(reopen: Open):
 def test_a_study_of_another_format_is_refused(reopen: Open, tmp_path: Path):
     reopen()
     plain(tmp_path).set_user_attr("espalier.format", 99)
-    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 2"):
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 3"):
         reopen()
-    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 2"):
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 3"):
         recorded_study(tmp_path / "a-search", "a-search")
 
 

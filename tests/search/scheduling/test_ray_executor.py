@@ -122,7 +122,7 @@ def launched(
     )
     with at_desk():
         builder = models.resolve(config.model, num_classes=10, in_channels=1)
-        preflight = check(config, builder, digits.train.image_shape, digits.classes)
+        preflight = check(config, builder, digits.sample)
         fine = from_scratch_job(widths=dict.fromkeys(preflight.groups, 5))
         broken = from_scratch_job("broken", widths={"no such group": 3})
         source, before, log = Told([*map(trial_job, range(4)), broken, fine]), Log(), Log()
@@ -181,7 +181,7 @@ def test_a_worker_does_what_this_process_would_do(
     stored, *_ = perform(trial_job(0), here, digits, records.extend)
     there, *_ = launched.log.outcomes["fine-tuned-0"]
     assert stored.profile == there.profile
-    assert stored.validation_accuracy == pytest.approx(there.validation_accuracy, abs=0.05)
+    assert stored.validation_score == pytest.approx(there.validation_score, abs=0.05)
     losses = [record.train_loss for record in launched.log.records["fine-tuned-0"]]
     assert [record.train_loss for record in records] == pytest.approx(losses, rel=0.01)
 

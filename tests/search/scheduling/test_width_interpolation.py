@@ -50,7 +50,7 @@ def trained(jobs: Sequence[FromScratchJob]) -> list[Outcome]:
             origin=job.origin,
             trial=job.trial,
             rung=job.rung,
-            validation_accuracy=0.5 + n / 100,
+            validation_score=0.5 + n / 100,
             flops=1000 + n,
         )
         for n, job in enumerate(jobs)
@@ -150,7 +150,7 @@ def test_it_learns_from_copycats_and_uniform_networks_once(
         found = [(t.params["shape"], t.params["rung"], t.params["rho"], t.values) for t in known]
         expected = []
         for member in family:
-            values = [member.validation_accuracy, member.flops]
+            values = [member.validation_score, member.flops]
             if member.origin == "uniform":
                 expected += [(f"fine-tuned-{n}", member.rung, 0.0, values) for n in (1, 0)]
             elif member.origin == "copycat":
@@ -209,7 +209,7 @@ def test_a_search_has_tempered_networks_within_budget(tmp_path: Path, workers: W
     proposed = [trial for trial in study.trials if not trial.user_attrs.get(KNOWN)]
     assert len(proposed) == 3
     own = [trial for trial in proposed if trial.user_attrs["outcomes"]]
-    assert [trial.values for trial in own] == [[o.validation_accuracy, o.flops] for o in tempered]
+    assert [trial.values for trial in own] == [[o.validation_score, o.flops] for o in tempered]
     assert [trial.params["rho"] for trial in own] == [o.details["rho"] for o in tempered]
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * len(study.trials)
     num_known = len(study.trials) - 3

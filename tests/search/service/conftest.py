@@ -271,7 +271,7 @@ class Service:
     def finish(self, name: str = "done", keys: Iterable[str] = ("a-1", "b-2")) -> SearchRow:
         """A finished search with its architectures, in the database and as small files."""
         outcomes = [
-            outcome(key, flops=400 * number, validation_accuracy=number / 10).to_mapping()
+            outcome(key, flops=400 * number, validation_score=number / 10).to_mapping()
             for number, key in enumerate(keys, 1)
         ]
         row = SearchRow(

@@ -28,10 +28,10 @@ def config_of(folder: Path, network: str, **changes: object) -> SearchConfig:
 
 
 FAILURES = {
-    "PairInTraining": "PairInTraining must return logits in training mode too, got tuple",
+    "PairInTraining": "the network must return logits in training mode too, got tuple",
     "Frozen": "outputs need no parameter that requires gradients",
     "WithoutGradients": "outputs need no parameter that requires gradients",
-    "Double": "cannot run on an image of 1×8×8 in float32: RuntimeError: ",
+    "Double": "cannot run on inputs (1, 1, 8, 8) in float32: RuntimeError: ",
     "Random": "outputs differ from run to run",
     "RaisingInTraining": r"KeyError: 'no such\nlayer' (nets_of_users.py, line ",
     "ExitingInTraining": "SystemExit: 3",
@@ -60,7 +60,7 @@ def test_the_command_line_prints_that_line(tmp_path: Path):
     flags = ("--model=nets_of_users:PairInTraining", "--budget=flops=60%", "--limit-train=40")
     done = espalier("search", *flags, "--runs", tmp_path / "runs")
     assert (done.status, done.err.count("\n")) == (2, 1)
-    assert "fails a dry run on 2 images by rni: PairInTraining must return logits" in done.err
+    assert "fails a dry run on 2 samples by rni: the network must return logits" in done.err
     assert not (tmp_path / "runs").exists()
 
 

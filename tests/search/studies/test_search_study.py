@@ -142,12 +142,12 @@ def test_wrong_test_labels_change_no_choice(
     monkeypatch.setattr(datasets, "load", poisoned)
     fooled = search.run(quick_config(tmp_path / "fooled", training=settings)).results
     best_honest, best_fooled = (
-        max(o.test_accuracy for o in results.everything) for results in (honest, fooled)
+        max(o.test_score for o in results.everything) for results in (honest, fooled)
     )
     assert best_honest > best_fooled + 0.1
 
     def blind(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
-        return [dataclasses.replace(o, test_accuracy=0.0) for o in outcomes]
+        return [dataclasses.replace(o, test_score=0.0) for o in outcomes]
 
     assert blind(honest.everything) == blind(fooled.everything)
     assert blind(honest.front) == blind(fooled.front)
@@ -241,7 +241,7 @@ def test_an_accuracy_that_is_no_number_never_reaches_the_front(
     def lost(job: Job, *rest: object) -> tuple[Outcome, ...]:
         own, *others = perform(job, *rest)
         if job.key == "fine-tuned-0":
-            own = dataclasses.replace(own, validation_accuracy=math.nan)
+            own = dataclasses.replace(own, validation_score=math.nan)
         return (own, *others)
 
     workers.perform = lost

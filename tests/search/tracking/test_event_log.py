@@ -61,9 +61,7 @@ def test_every_event_of_a_search_can_be_followed(event_log: EventLog, file: Path
         event_log.started(trial_job())
         event_log.epochs(trial_job(), [epoch_record(1)])
         event_log.epochs(trial_job(), [epoch_record(2)])
-        event_log.finished(
-            trial_job(), [outcome(validation_accuracy=0.8), outcome("half", flops=500)]
-        )
+        event_log.finished(trial_job(), [outcome(validation_score=0.8), outcome("half", flops=500)])
         event_log.started(from_scratch_job())
         event_log.ended(from_scratch_job(), Ending("failed", "no luck"))
     assert kinds(file) == [
@@ -77,9 +75,9 @@ def test_every_event_of_a_search_can_be_followed(event_log: EventLog, file: Path
     assert progress["trials"]["finished"] == 1
     assert progress["trials"]["planned"] == context.config.trials
     assert progress["networks"] == 2
-    assert progress["best"]["validation_accuracy"] == 0.8
+    assert progress["best"]["validation_score"] == 0.8
     assert progress["hypervolume"] == hypervolume(
-        [outcome(validation_accuracy=0.8), outcome("half", flops=500)],
+        [outcome(validation_score=0.8), outcome("half", flops=500)],
         context.preflight.base.flops,
     )
     assert progress["epochs"] == progress["expected_epochs"] == 2

@@ -53,12 +53,12 @@ TUNED = outcome(
     trial=4,
     flops=120_000,
     params=5000,
-    validation_accuracy=0.75,
-    test_accuracy=0.7,
+    validation_score=0.75,
+    test_score=0.7,
     profile="abcdef01",
     details={
-        "accuracy_before_pruning": 0.8,
-        "accuracy_after_pruning": 0.4,
+        "score_before_pruning": 0.8,
+        "score_after_pruning": 0.4,
         "sparsity": 0.5,
     },
 )
@@ -148,9 +148,7 @@ def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: MlflowR
     curves = memory.read("trial/4").metrics
     assert curves == {
         schema.METRIC_TRAIN_LOSS: tuple((r.step, r.train_loss) for r in records),
-        schema.METRIC_EPOCH_VALIDATION_ACCURACY: tuple(
-            (r.step, r.validation_accuracy) for r in records
-        ),
+        schema.METRIC_EPOCH_VALIDATION_SCORE: tuple((r.step, r.validation_score) for r in records),
         schema.METRIC_LEARNING_RATE_NOW: ((1, 0.1), (2, 0.1), (3, 0.1)),
         schema.METRIC_SPARSITY: ((1, 0.25), (2, 0.5)),
     }
@@ -168,8 +166,8 @@ def test_a_finished_trial_leaves_an_architecture_beside_it(
     assert architecture.parent == "search"
     for run in (trial, architecture):
         final = {name: curve[-1][1] for name, curve in run.metrics.items()}
-        assert final[schema.METRIC_VALIDATION_ACCURACY] == 0.75
-        assert final[schema.METRIC_TEST_ACCURACY] == 0.7
+        assert final[schema.METRIC_VALIDATION_SCORE] == 0.75
+        assert final[schema.METRIC_TEST_SCORE] == 0.7
         assert final[schema.METRIC_FLOPS] == 120_000
         assert final[schema.METRIC_FLOPS_SHARE] == 120_000 / preflight.base.flops
         assert final[schema.METRIC_NUM_PARAMS] == 5000
@@ -186,9 +184,9 @@ def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
     final = {name: curve[-1][1] for name, curve in memory.read("trial/4").metrics.items()}
-    assert final[schema.METRIC_ACCURACY_BEFORE_PRUNING] == 0.8
-    assert final[schema.METRIC_ACCURACY_AFTER_PRUNING] == 0.4
-    assert final[schema.METRIC_ACCURACY_AFTER_FINE_TUNING] == 0.75
+    assert final[schema.METRIC_SCORE_BEFORE_PRUNING] == 0.8
+    assert final[schema.METRIC_SCORE_AFTER_PRUNING] == 0.4
+    assert final[schema.METRIC_SCORE_AFTER_FINE_TUNING] == 0.75
     assert final[schema.METRIC_SPARSITY] == 0.5
 
 
@@ -388,7 +386,7 @@ def test_points_have_the_time_at_which_their_epochs_ended(context: JobContext):
     store_curve(context, TUNED, records)
     recording.finished(TRIAL, [TUNED])
     written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
-    final = [e for e in written_points if schema.METRIC_TEST_ACCURACY in e.metrics]
+    final = [e for e in written_points if schema.METRIC_TEST_SCORE in e.metrics]
     assert {(e.key, e.time_ms) for e in final} == {
         ("trial/4", 2000),
         ("architecture/fine-tuned-4", 2000),
@@ -427,17 +425,17 @@ def test_the_hypervolume_grows_with_every_network_over_restarts(
 
     one, two, three = (from_scratch_job(key) for key in "abc")
     recording.started(one)
-    recording.finished(one, [found := outcome("a", flops=base // 2, validation_accuracy=0.5)])
+    recording.finished(one, [found := outcome("a", flops=base // 2, validation_score=0.5)])
     expected = [(1, pytest.approx(0.25))]
     assert volumes() == expected
     again = record_of(memory, context)
     again.known([found])
     again.started(two)
-    again.finished(two, [outcome("b", flops=base // 2, validation_accuracy=0.25)])
+    again.finished(two, [outcome("b", flops=base // 2, validation_score=0.25)])
     expected.append((2, pytest.approx(0.25)))
     assert volumes() == expected
     again.started(three)
-    again.finished(three, [outcome("c", flops=base // 2, validation_accuracy=0.75)])
+    again.finished(three, [outcome("c", flops=base // 2, validation_score=0.75)])
     expected.append((3, pytest.approx(0.375)))
     assert volumes() == expected
 

@@ -16,8 +16,8 @@ from search.tracking.terminal_progress import Progress
 from search.trials.jobs import Ending, State
 
 JOB = trial_job(3, target_flops=123_456, strength=0.0123)
-DETAILS = {"accuracy_before_pruning": 0.5, "accuracy_after_pruning": 0.25}
-DONE = outcome("fine-tuned-3", trial=3, flops=120_000, validation_accuracy=0.75, details=DETAILS)
+DETAILS = {"score_before_pruning": 0.5, "score_after_pruning": 0.25}
+DONE = outcome("fine-tuned-3", trial=3, flops=120_000, validation_score=0.75, details=DETAILS)
 
 
 def progress_on(console: Console, epochs: int, **options: Callable[[], float]) -> Progress:
@@ -95,7 +95,7 @@ def test_lines_tell_the_story_of_a_member():
     shown.started(member)
     shown.started(pair)
     shown.epochs(member, [epoch_record(stage="from scratch")])
-    shown.finished(member, [outcome("uniform-b100", flops=5000, validation_accuracy=0.5)])
+    shown.finished(member, [outcome("uniform-b100", flops=5000, validation_score=0.5)])
     lines = text(screen).splitlines()
     assert lines[:3] == [
         "uniform-b100: started, α 0.500  100% of the budget",
@@ -109,7 +109,7 @@ def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
     screen = console()
     shown = progress_on(screen, 4)
     shown.started(JOB)
-    details = DETAILS | {"accuracy_after_pruning": 0.0}
+    details = DETAILS | {"score_after_pruning": 0.0}
     shown.finished(JOB, [outcome("fine-tuned-3", details=details)])
     assert "(before pruning 50.0%, just after 0.0%)" in text(screen)
 
@@ -125,7 +125,7 @@ def test_an_ending_is_one_line_with_its_reason(state: State):
 
 def test_by_products_are_told_beside_the_trials_own_network():
     screen = console()
-    half = outcome("fine-tuned-3-t50", trial=3, flops=60_000, validation_accuracy=0.5)
+    half = outcome("fine-tuned-3-t50", trial=3, flops=60_000, validation_score=0.5)
     progress_on(screen, 4).finished(JOB, [DONE, half])
     (line,) = text(screen).splitlines()
     assert "validation accuracy 75.0%" in line
@@ -156,7 +156,7 @@ def test_a_terminal_shows_what_is_going_on():
     shown = progress_on(screen, 4)
     with shown.showing():
         shown.started(JOB)
-        shown.epochs(JOB, [epoch_record(1, 2, validation_accuracy=0.625)])
+        shown.epochs(JOB, [epoch_record(1, 2, validation_score=0.625)])
     whole = text(screen)
     for heading in ("job", "what", "stage", "progress", "validation", "FLOPs"):
         assert heading in whole

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 import copycat
 from pruning.errors import ArchitectureError, ConfigError
 from search.config.training_config import TrainingConfig
+from search.data.data import Sample
 from search.data.datasets import ImageData
-from search.training.distillation import Distillation, distillation
+from search.tasks.classification import Classification
+from search.training.distillation import Distillation, distilled
 from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord
 from search.trials.preflight import Preflight
@@ -33,8 +35,13 @@ class Says(nn.Module):
         self.logits = nn.Parameter(logits)
 
     def forward(self, images: Tensor) -> Tensor:
-        assert not torch.is_grad_enabled()
         return self.logits + 0
+
+
+def loss_of(teacher: Tensor, outputs: Tensor, temperature: float, weight: float) -> Tensor:
+    """The loss of a network that puts out `outputs`."""
+    task = Distillation(Classification(), Says(teacher), temperature=temperature, weight=weight)
+    return task.training_step(lambda images: outputs, (IMAGES, LABELS))
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -57,14 +64,14 @@ def test_the_loss_is_that_of_the_equation(temperature: float, weight: float):
         divergence = float((wanted * (wanted / soft).log()).sum())
         entropy = -float(torch.tensor(own[LABELS[i]]).log())
         expected += ((1 - weight) * entropy + weight * temperature**2 * divergence) / 5
-    loss = Distillation(Says(v), temperature, weight)(IMAGES, z, LABELS)
+    loss = loss_of(v, z, temperature, weight)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_hot_gradient_is_that_of_matching_logits():
     """Hinton et al., equation 4: for large T, T² · dKL/dz → (z − v) / N with means removed."""
     z, v = drawn(5, 3, seed=1).requires_grad_(), drawn(5, 3, seed=2)
-    Distillation(Says(v), 1000.0, 1.0)(IMAGES, z, LABELS).backward()
+    loss_of(v, z, 1000.0, 1.0).backward()
     difference = (z - z.mean(1, keepdim=True)) - (v - v.mean(1, keepdim=True))
     assert torch.allclose(z.grad, difference.detach() / 3 / 5, atol=1e-4)
 
@@ -72,7 +79,8 @@ def test_a_hot_gradient_is_that_of_matching_logits():
 def test_nothing_is_left_to_learn_from_equal_outputs_and_the_teacher_learns_nothing():
     z = drawn(5, 3, seed=1).requires_grad_()
     teacher = Says(z.detach().clone())
-    loss = Distillation(teacher, 4.0, 1.0)(IMAGES, z, LABELS)
+    task = Distillation(Classification(), teacher, temperature=4.0, weight=1.0)
+    loss = task.training_step(lambda images: z, (IMAGES, LABELS))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-5)
     assert torch.allclose(z.grad, torch.zeros(()), atol=1e-5)
@@ -97,27 +105,30 @@ def teacher(context: JobContext, preflight: Preflight) -> Path:
 
 def test_a_teacher_is_loaded_as_it_was_stored(teacher: Path, preflight: Preflight):
     config = TrainingConfig(distill_from=str(teacher), distill_temperature=2, distill_weight=0.25)
-    found = distillation(config, CPU, **known_to(preflight))
-    assert found is not None
-    assert (found.temperature, found.weight) == (2, 0.25)
-    assert not found.teacher.training
-    loaded = copycat.load(teacher)
-    for one, two in zip(found.teacher.parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(one, two)
-        assert not one.requires_grad
-    assert distillation(TrainingConfig(), CPU, **known_to(preflight)) is None
+    task = distilled(Classification(), config, CPU, **known_to(preflight))
+    images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    outputs = drawn(4, 10, seed=5)
+    by_hand = Distillation(Classification(), copycat.load(teacher), temperature=2, weight=0.25)
+    found, expected = (
+        one.training_step(lambda _: outputs, (images, labels)) for one in (task, by_hand)
+    )
+    assert torch.equal(found, expected)
+    plain = Classification()
+    assert distilled(plain, TrainingConfig(), CPU, **known_to(preflight)) is plain
 
 
 def test_a_teacher_of_other_images_or_classes_is_refused(teacher: Path, preflight: Preflight):
     config = TrainingConfig(distill_from=str(teacher))
-    wide = dataclasses.replace(preflight, input_shape=(1, 9, 9))
+    wide = dataclasses.replace(preflight, sample=Sample(torch.zeros(1, 1, 9, 9), preflight.classes))
     with pytest.raises(ConfigError, match=r"the same images: .* has 1, 8, 8, the data 1, 9, 9"):
-        distillation(config, CPU, **known_to(wide))
-    other = dataclasses.replace(preflight, classes=("a", "b"))
+        distilled(Classification(), config, CPU, **known_to(wide))
+    other = dataclasses.replace(preflight, sample=Sample(preflight.example_input, ("a", "b")))
     with pytest.raises(ConfigError, match=r"the same classes: .* has 0, 1, 2, .* the data a, b"):
-        distillation(config, CPU, **known_to(other))
+        distilled(Classification(), config, CPU, **known_to(other))
     with pytest.raises(ArchitectureError, match=r"holds no architecture\.json"):
-        distillation(TrainingConfig(distill_from="nowhere"), CPU, **known_to(preflight))
+        distilled(
+            Classification(), TrainingConfig(distill_from="nowhere"), CPU, **known_to(preflight)
+        )
 
 
 def test_a_member_learns_from_the_teacher(

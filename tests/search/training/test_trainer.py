@@ -2,7 +2,7 @@
 
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,16 +16,19 @@ from pruning import to_sigmoid_batchnorm
 from pruning.errors import DataError, TrainingDivergedError
 from search.config.data_config import DataConfig
 from search.config.training_config import TrainingConfig
+from search.data.data import steps_per_epoch
 from search.data.datasets import ImageData, load
+from search.data.image_loader import ImageLoader, crop_and_flip
 from search.data.image_sources import ImageSplit
 from search.data.opened_dataset import Augmentation
 from search.models import digits_vgg
+from search.tasks.classification import Accuracy, Classification
+from search.tasks.score import Score
+from search.tasks.task import Task
 from search.training import trainer
-from search.training.minibatches import Minibatches, crop_and_flip, steps_per_epoch
 from search.training.trainer import (
     EpochReport,
     Trainer,
-    evaluate,
     learning_rate,
     total_push,
     train,
@@ -33,10 +36,27 @@ from search.training.trainer import (
 )
 
 CPU = torch.device("cpu")
+TASK = Classification()
+PLAIN = Augmentation(0, flip=False)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class OwnLoss(Task):
+    """Classification with another loss."""
+
+    score = Score()
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._loss = loss
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(outputs, targets)
+
+    def metric(self) -> Accuracy:
+        return Accuracy()
 
 
 def small_network(seed: int = 0) -> nn.Module:
@@ -63,10 +83,22 @@ def in_memory(count: int, *, channels: int = 1, size: int = 8) -> ImageSplit:
 
 
 def batches(
-    split: ImageSplit, batch_size: int, *, mean: Sequence[float] = (0.0,), std: float = 1 / 255
-) -> Minibatches:
-    deviations = [std] * len(mean)
-    return Minibatches(split, mean=mean, std=deviations, batch_size=batch_size, device=CPU)
+    split: ImageSplit,
+    batch_size: int,
+    augmentation: Augmentation = PLAIN,
+    *,
+    mean: Sequence[float] = (0.0,),
+    std: float = 1 / 255,
+    device: torch.device = CPU,
+) -> ImageLoader:
+    return ImageLoader(
+        split,
+        mean=mean,
+        std=[std] * len(mean),
+        augmentation=augmentation,
+        batch_size=batch_size,
+        device=device,
+    )
 
 
 def slow_crop_and_flip(image: Tensor, row: int, column: int, flip: bool, padding: int) -> Tensor:
@@ -119,7 +151,7 @@ def test_batches_in_order_are_normalised_and_complete() -> None:
 
 
 def test_statistics_of_the_data_normalise_its_training_part(digits: ImageData) -> None:
-    source = Minibatches(digits.train, mean=digits.mean, std=digits.std, batch_size=50, device=CPU)
+    source = digits.loader("train", batch_size=50, device=CPU)
     images = torch.cat([images for images, _ in source.in_order()])
     assert images.mean().item() == pytest.approx(0, abs=1e-5)
     assert images.std(correction=0).item() == pytest.approx(1, abs=1e-5)
@@ -127,10 +159,9 @@ def test_statistics_of_the_data_normalise_its_training_part(digits: ImageData) -
 
 def test_an_epoch_is_a_permutation_and_depends_on_the_generator_alone() -> None:
     source = batches(in_memory(40), 6)
-    plain = Augmentation(0, flip=False)
 
     def order(seed: int) -> list[int]:
-        return [int(y) for _, labels in source.shuffled(plain, generator(seed)) for y in labels]
+        return [int(y) for _, labels in source.shuffled(generator(seed)) for y in labels]
 
     assert sorted(order(0)) == list(range(40))
     assert order(0) == order(0) != order(1)
@@ -141,7 +172,7 @@ def test_shuffled_images_are_windows_of_their_own_originals() -> None:
     """Every augmented image is one of the 2 · 3 · 3 variants of the image its label names."""
     split = in_memory(60)
     variants_seen = set()
-    for images, labels in batches(split, 16).shuffled(Augmentation(1, flip=True), generator()):
+    for images, labels in batches(split, 16, Augmentation(1, flip=True)).shuffled(generator()):
         for image, label in zip(images, labels.tolist(), strict=True):
             original = split.images[label]
             matching = [
@@ -160,7 +191,7 @@ def test_shuffled_images_are_windows_of_their_own_originals() -> None:
 
 def test_digits_are_never_mirrored() -> None:
     split = in_memory(30)
-    for images, labels in batches(split, 30).shuffled(Augmentation(0, flip=False), generator()):
+    for images, labels in batches(split, 30).shuffled(generator()):
         assert torch.equal(images.round(), split.images[labels].float())
 
 
@@ -176,7 +207,7 @@ def test_digits_are_never_mirrored() -> None:
 )
 def test_only_a_lonely_last_image_sits_out(count: int, batch_size: int, sizes: list[int]) -> None:
     source = batches(in_memory(count), batch_size)
-    found = [len(labels) for _, labels in source.shuffled(Augmentation(1, flip=False), generator())]
+    found = [len(labels) for _, labels in source.shuffled(generator())]
     assert found == sizes
     assert steps_per_epoch(count, batch_size) == len(sizes)
     assert steps_per_epoch(1, 10) == 0
@@ -252,6 +283,7 @@ def test_total_push_is_how_far_a_scale_goes_under_a_unit_gradient(digits: ImageD
     train(
         Indifferent(),
         digits,
+        task=TASK,
         epochs=12,
         config=config,
         seed=0,
@@ -288,6 +320,7 @@ def test_one_step_is_nesterov_sgd_with_two_kinds_of_parameters() -> None:
     train(
         model,
         data,
+        task=TASK,
         epochs=1,
         config=config,
         seed=0,
@@ -322,11 +355,11 @@ def test_momentum_is_nesterovs_or_the_classical_one(nesterov: bool) -> None:
     trainer = Trainer(
         model,
         data,
+        task=OwnLoss(lambda logits, labels: logits.mean(0).sum()),
         epochs=2,
         config=config,
         seed=0,
         device=CPU,
-        objective=lambda images, logits, labels: logits.mean(0).sum(),
     )
     trainer.run_epoch()
     trainer.run_epoch()
@@ -335,23 +368,17 @@ def test_momentum_is_nesterovs_or_the_classical_one(nesterov: bool) -> None:
     assert model.logits.tolist() == pytest.approx([expected] * 10)
 
 
-def test_an_objective_takes_the_place_of_the_cross_entropy(digits: ImageData) -> None:
-    def report(objective: trainer.Objective | None) -> EpochReport:
+def test_the_loss_is_that_of_the_task(digits: ImageData) -> None:
+    def report(task: Task) -> EpochReport:
         config = TrainingConfig(learning_rate=1e-9)
         trainer = Trainer(
-            small_network(),
-            digits,
-            epochs=1,
-            config=config,
-            seed=0,
-            device=CPU,
-            objective=objective,
+            small_network(), digits, task=task, epochs=1, config=config, seed=0, device=CPU
         )
         return trainer.run_epoch()
 
-    assert report(lambda i, z, y: F.cross_entropy(z, y)) == report(None)
-    doubled = report(lambda i, z, y: 2 * F.cross_entropy(z, y))
-    assert doubled.train_loss == pytest.approx(2 * report(None).train_loss)
+    assert report(OwnLoss(F.cross_entropy)) == report(TASK)
+    doubled = report(OwnLoss(lambda z, y: 2 * F.cross_entropy(z, y)))
+    assert doubled.train_loss == pytest.approx(2 * report(TASK).train_loss)
 
 
 def test_training_learns_and_reports_every_epoch(digits: ImageData) -> None:
@@ -359,7 +386,9 @@ def test_training_learns_and_reports_every_epoch(digits: ImageData) -> None:
     model = digits_vgg()
     seen: list[EpochReport] = []
     config = TrainingConfig(batch_size=32)
-    report = train(model, digits, epochs=8, config=config, seed=0, device=CPU, on_epoch=seen.append)
+    report = train(
+        model, digits, task=TASK, epochs=8, config=config, seed=0, device=CPU, on_epoch=seen.append
+    )
     assert report.epochs == tuple(seen)
     assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [epoch.images_seen for epoch in seen] == [240 * n for n in range(1, 9)]
@@ -367,17 +396,19 @@ def test_training_learns_and_reports_every_epoch(digits: ImageData) -> None:
         [0.1] * 4 + [0.01] * 2 + [0.001] * 2
     )
     assert seen[-1].train_loss < 0.5 * seen[0].train_loss
-    assert report.validation_accuracy > 0.8
+    assert report.validation_score > 0.8
     assert report.images_seen == 8 * 240
     assert report.seconds > 0
-    again = evaluate(model, digits.validation, mean=digits.mean, std=digits.std, device=CPU)
-    assert again == report.validation_accuracy
+    again = TASK.evaluate(model, digits.loader("validation", device=CPU))
+    assert again == report.validation_score
 
 
 def test_equal_seeds_train_equal_networks_and_leave_no_trace(digits: ImageData) -> None:
     def trained(seed: int) -> tuple[list[Tensor], trainer.TrainingReport]:
         model = small_network()
-        report = train(model, digits, epochs=2, config=TrainingConfig(), seed=seed, device=CPU)
+        report = train(
+            model, digits, task=TASK, epochs=2, config=TrainingConfig(), seed=seed, device=CPU
+        )
         return list(model.state_dict().values()), report
 
     before = torch.get_rng_state()
@@ -403,7 +434,7 @@ def test_every_epoch_has_an_order_of_its_own(digits: ImageData) -> None:
             return super().forward(images.flatten(1))
 
     config = TrainingConfig(batch_size=240)  # one step an epoch
-    train(Watched(64, 10), digits, epochs=5, config=config, seed=0, device=CPU)
+    train(Watched(64, 10), digits, task=TASK, epochs=5, config=config, seed=0, device=CPU)
     assert len(set(first_images)) == 5
 
 
@@ -411,8 +442,8 @@ def test_modes_gradients_and_layout_are_as_before(digits: ImageData) -> None:
     model = small_network()
     model.train()
     model[1].eval()
-    train(model, digits, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
-    evaluate(model, digits.test, mean=digits.mean, std=digits.std, device=CPU)
+    train(model, digits, task=TASK, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
+    TASK.evaluate(model, digits.loader("test", device=CPU))
     assert model.training
     assert not model[1].training
     assert model[0].training
@@ -423,7 +454,7 @@ def test_modes_gradients_and_layout_are_as_before(digits: ImageData) -> None:
 def test_training_can_stop_and_go_on_elsewhere(digits: ImageData, tmp_path: Path) -> None:
     def trainer(model: nn.Module) -> Trainer:
         config = TrainingConfig(batch_size=16)
-        return Trainer(model, digits, epochs=4, config=config, seed=3, device=CPU)
+        return Trainer(model, digits, task=TASK, epochs=4, config=config, seed=3, device=CPU)
 
     straight = trainer(whole := small_network())
     while not straight.is_finished:
@@ -443,7 +474,9 @@ def test_training_can_stop_and_go_on_elsewhere(digits: ImageData, tmp_path: Path
 
 
 def test_reports_can_be_stored(digits: ImageData) -> None:
-    report = train(small_network(), digits, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
+    report = train(
+        small_network(), digits, task=TASK, epochs=1, config=TrainingConfig(), seed=0, device=CPU
+    )
     assert pickle.loads(pickle.dumps(report)) == report
 
 
@@ -454,7 +487,7 @@ def test_penalty_is_reported_apart_from_the_loss(digits: ImageData) -> None:
         model = small_network()
         penalty = (lambda model: strength * model[1].weight.sum()) if strength else None
         return train(
-            model, digits, epochs=1, config=config, seed=0, device=CPU, penalty=penalty
+            model, digits, task=TASK, epochs=1, config=config, seed=0, device=CPU, penalty=penalty
         ).epochs[0]
 
     plain, penalised = first_epoch(0), first_epoch(0.5)
@@ -477,6 +510,7 @@ def test_a_loss_that_is_no_number_stops_training(digits: ImageData, value: float
         train(
             small_network(),
             digits,
+            task=TASK,
             epochs=3,
             config=TrainingConfig(),
             seed=0,
@@ -491,16 +525,18 @@ def test_a_rate_that_is_too_high_diverges_with_advice(digits: ImageData) -> None
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 10))
     config = TrainingConfig(learning_rate=1e6)
     with pytest.raises(TrainingDivergedError, match="learning rate below 1e\\+06"):
-        train(model, digits, epochs=3, config=config, seed=0, device=CPU)
+        train(model, digits, task=TASK, epochs=3, config=config, seed=0, device=CPU)
 
 
-def test_one_training_image_is_not_enough() -> None:
+def test_one_training_sample_is_not_enough() -> None:
     split = in_memory(1)
     data = ImageData(
         "one", split, split, split, ("a",), (0.5,), (0.5,), Augmentation(0, flip=False)
     )
-    with pytest.raises(DataError, match="at least 2 images, got 1"):
-        train(small_network(), data, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
+    with pytest.raises(DataError, match="at least 2 samples, got 1"):
+        train(
+            small_network(), data, task=TASK, epochs=1, config=TrainingConfig(), seed=0, device=CPU
+        )
 
 
 def test_training_never_reads_the_test_part(digits: ImageData) -> None:
@@ -509,7 +545,9 @@ def test_training_never_reads_the_test_part(digits: ImageData) -> None:
             raise AssertionError(f"the test part was asked for {name}")
 
     blind = ImageData(**{**vars(digits), "test": Untouchable()})
-    report = train(small_network(), blind, epochs=1, config=TrainingConfig(), seed=0, device=CPU)
+    report = train(
+        small_network(), blind, task=TASK, epochs=1, config=TrainingConfig(), seed=0, device=CPU
+    )
     assert report.images_seen > 0
 
 
@@ -519,10 +557,7 @@ def test_evaluate_counts_right_answers() -> None:
     nn.init.zeros_(always_one[1].weight)
     always_one[1].bias = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]))
     for batch_size in (1, 2, 500):
-        found = evaluate(
-            always_one, split, mean=(0.0,), std=(1.0,), device=CPU, batch_size=batch_size
-        )
-        assert found == 3 / 5
+        assert TASK.evaluate(always_one, batches(split, batch_size)) == 3 / 5
 
 
 @pytest.mark.parametrize(
@@ -538,12 +573,12 @@ def test_precision_follows_the_processor_and_the_image(
     monkeypatch: pytest.MonkeyPatch, amx: bool, size: int, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
-    assert training_precision(CPU, (3, size, size)) == expected
+    assert training_precision(CPU, torch.zeros(1, 3, size, size)) == expected
 
 
 def test_precision_is_float32_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert training_precision(CPU, (3, 32, 32)) == torch.float32
+    assert training_precision(CPU, torch.zeros(1, 3, 32, 32)) == torch.float32
 
 
 def test_bfloat16_training_learns_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,10 +598,10 @@ def test_bfloat16_training_learns_too(monkeypatch: pytest.MonkeyPatch) -> None:
             return logits
 
     model = Watched()
-    report = train(model, data, epochs=8, config=TrainingConfig(), seed=0, device=CPU)
+    report = train(model, data, task=TASK, epochs=8, config=TrainingConfig(), seed=0, device=CPU)
     assert dtypes == {(True, torch.bfloat16), (False, torch.float32)}
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    assert report.validation_accuracy > 0.6
+    assert report.validation_score > 0.6
 
 
 @pytest.mark.gpu
@@ -575,19 +610,23 @@ def test_training_on_a_gpu_learns_from_the_same_batches(digits: ImageData) -> No
     device = torch.device("cuda")
     plan = Augmentation(1, flip=True)
     pairs = zip(
-        batches(in_memory(50), 8).shuffled(plan, generator()),
-        Minibatches(
-            in_memory(50), mean=(0.0,), std=(1 / 255,), batch_size=8, device=device
-        ).shuffled(plan, generator()),
+        batches(in_memory(50), 8, plan).shuffled(generator()),
+        batches(in_memory(50), 8, plan, device=device).shuffled(generator()),
         strict=True,
     )
     for (images, labels), (on_device, labels_on_device) in pairs:
         assert torch.allclose(images, on_device.cpu(), atol=1e-4)
         assert torch.equal(labels, labels_on_device.cpu())
     report = train(
-        digits_vgg(), digits, epochs=8, config=TrainingConfig(batch_size=32), seed=0, device=device
+        digits_vgg(),
+        digits,
+        task=TASK,
+        epochs=8,
+        config=TrainingConfig(batch_size=32),
+        seed=0,
+        device=device,
     )
-    assert report.validation_accuracy > 0.8
+    assert report.validation_score > 0.8
 
 
 def test_no_two_seeds_and_epochs_draw_alike():

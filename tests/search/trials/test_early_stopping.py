@@ -213,9 +213,7 @@ def prepared(folder: Path, digits: ImageData, network: str, **changes: object) -
     }
     config = quick_config(folder, **(settings | changes))
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
-    return JobContext(
-        config, check(config, builder, digits.train.image_shape, digits.classes), "cpu"
-    )
+    return JobContext(config, check(config, builder, digits.sample), "cpu")
 
 
 def proposed(context: JobContext, number: int = 0, repeat: int = 0) -> Job:
@@ -237,7 +235,7 @@ def test_a_trial_is_worth_on_a_rung_what_it_would_be_pruned(tmp_path: Path, digi
     assert (first.epoch, second.epoch) == (1, 2)
     for rung_result in (first, second):
         assert rung_result.goes_on
-        assert 0 < rung_result.validation_accuracy < 1
+        assert 0 < rung_result.validation_score < 1
         assert rung_result.flops <= context.preflight.flops_limit < context.preflight.base.flops
 
 

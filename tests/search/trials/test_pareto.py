@@ -14,7 +14,7 @@ from search.trials.pareto import dominates, front, hypervolume, spread
 class Measured:
     """A point; `number` tells equal ones apart."""
 
-    validation_accuracy: float
+    validation_score: float
     flops: int
     number: int = 0
 
@@ -28,7 +28,7 @@ clouds = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), max_size=12).
 
 
 def values(points: list[Measured]) -> list[tuple[float, int]]:
-    return [(p.validation_accuracy, p.flops) for p in points]
+    return [(p.validation_score, p.flops) for p in points]
 
 
 @given(clouds, clouds)
@@ -36,15 +36,15 @@ def test_dominating_is_a_strict_order(first, second):
     for a in first:
         assert not dominates(a, a)
         for b in second:
-            better = (a.validation_accuracy > b.validation_accuracy, a.flops < b.flops)
-            worse = (a.validation_accuracy < b.validation_accuracy, a.flops > b.flops)
+            better = (a.validation_score > b.validation_score, a.flops < b.flops)
+            worse = (a.validation_score < b.validation_score, a.flops > b.flops)
             assert dominates(a, b) == (any(better) and not any(worse))
 
 
 @given(clouds)
 def test_the_front_is_what_no_point_dominates(points):
     expected = {
-        (p.validation_accuracy, p.flops)
+        (p.validation_score, p.flops)
         for p in points
         if not any(dominates(other, p) for other in points)
     }
@@ -58,7 +58,7 @@ def test_the_front_rises_in_both_cost_and_accuracy(points):
     found = front(points)
     for cheaper, dearer in itertools.pairwise(found):
         assert cheaper.flops < dearer.flops
-        assert cheaper.validation_accuracy < dearer.validation_accuracy
+        assert cheaper.validation_score < dearer.validation_score
 
 
 @given(clouds)
@@ -106,7 +106,7 @@ BASE_FLOPS = 4
 def test_the_hypervolume_is_the_area_that_points_dominate(points):
     """On the grid of the clouds the area is a number of cells, counted one by one."""
     covered = sum(
-        any(10 * p.validation_accuracy > row + 0.5 and p.flops <= column for p in points)
+        any(10 * p.validation_score > row + 0.5 and p.flops <= column for p in points)
         for row, column in itertools.product(range(10), range(BASE_FLOPS))
     )
     assert hypervolume(points, BASE_FLOPS) == pytest.approx(covered / (10 * BASE_FLOPS))

@@ -16,10 +16,11 @@ from copycat.builder import Builder
 from pruning import Cost, measure_cost
 from pruning.errors import CriterionError, ModelError, UnreachableBudgetError
 from search import models
+from search.data.data import Sample
 from search.trials.preflight import Preflight, check
 
 IMAGE = (1, 8, 8)
-CLASSES = tuple("abc")
+SAMPLE = Sample(torch.zeros(1, *IMAGE), tuple("abc"))
 
 
 def small(norm: bool = True, classes: int = 3, width: int = 8) -> nn.Module:
@@ -82,7 +83,7 @@ def checked(tmp_path, make=small, **changes: object) -> Preflight:
     """The preflight of a network of this file."""
     settings = {"model": "own:net", "budget": ("flops=50%",)} | changes
     builder = Builder(f"{__name__}:{make.__name__}")
-    return check(small_config(tmp_path, **settings), builder, IMAGE, CLASSES)
+    return check(small_config(tmp_path, **settings), builder, SAMPLE)
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +240,7 @@ def test_residual_streams_are_left_alone_unless_asked_for(tmp_path):
 
     def groups(prune_residual: bool) -> Preflight:
         config = small_config(tmp_path, budget=("flops=50%",), prune_residual=prune_residual)
-        return check(config, builder, IMAGE, CLASSES)
+        return check(config, builder, SAMPLE)
 
     shy, bold = groups(False), groups(True)
     assert set(shy.groups) < set(bold.groups)

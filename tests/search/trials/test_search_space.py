@@ -13,7 +13,7 @@ from search.config.methods import METHODS, parts_of
 from search.config.settings import choices
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
-from search.training.minibatches import steps_per_epoch
+from search.data.data import steps_per_epoch
 from search.training.trainer import total_push
 from search.trials.search_space import Proposal, SearchSpace, sampler
 

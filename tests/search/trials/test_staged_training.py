@@ -62,7 +62,7 @@ class Case:
         settings |= {"training": TRAINING, "scoring_batches": 2, "ladder": (1.0,)}
         config = small_config(folder, **(settings | dict(self.changes)))
         builder = models.resolve(config.model, num_classes=10, in_channels=1)
-        preflight = check(config, builder, digits.train.image_shape, digits.classes)
+        preflight = check(config, builder, digits.sample)
         return JobContext(config, preflight, "cpu")
 
 
@@ -348,7 +348,7 @@ def test_each_network_has_a_curve_without_a_gap(tmp_path: Path, digits: ImageDat
         assert curve == [
             dataclasses.replace(epochs[i], step=step, num_steps=5) for step, i in enumerate(of, 1)
         ]
-        assert curve[-1].validation_accuracy == outcome.validation_accuracy
+        assert curve[-1].validation_score == outcome.validation_score
         raw = json.loads((context.directory / outcome.path / "curve.json").read_text())
         assert [EpochRecord(**record) for record in raw] == curve
 

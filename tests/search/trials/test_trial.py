@@ -17,7 +17,7 @@ from search import models
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageSource
-from search.training.trainer import evaluate
+from search.tasks.classification import Classification
 from search.trials.from_scratch import train_from_scratch
 from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, FromScratchJob, Job, Outcome
@@ -81,12 +81,14 @@ def test_a_trial_stores_stock_layers_only(trained):
 
 def test_accuracies_are_those_of_the_stored_network(trained, digits: ImageData):
     context, outcome, _, network = trained
-    statistics = {"mean": digits.mean, "std": digits.std, "device": CPU}
-    assert outcome.validation_accuracy == evaluate(network, digits.validation, **statistics)
-    assert outcome.test_accuracy == evaluate(network, digits.test, **statistics)
+    scores = [
+        Classification().evaluate(network, digits.loader(part, device=CPU))
+        for part in ("validation", "test")
+    ]
+    assert [outcome.validation_score, outcome.test_score] == scores
     record = copycat.read(context.config.directory / outcome.path).provenance
-    assert record["validation_accuracy"] == outcome.validation_accuracy
-    assert record["test_accuracy"] == outcome.test_accuracy
+    assert record["validation_score"] == outcome.validation_score
+    assert record["test_score"] == outcome.test_score
     assert (record["search"], record["data"], record["origin"]) == ("small", "digits", "fine-tuned")
     assert (record["trial"], record["rung"], record["alpha"], record["seed"]) == (3, None, 1.0, 0)
     assert (tuple(record["mean"]), tuple(record["std"])) == (digits.mean, digits.std)
@@ -95,9 +97,9 @@ def test_accuracies_are_those_of_the_stored_network(trained, digits: ImageData):
 def test_accuracy_is_told_before_and_after_pruning(trained):
     context, outcome, records, _ = trained
     details = dict(outcome.details)
-    assert set(details) == {"accuracy_before_pruning", "accuracy_after_pruning", "sparsity"}
-    assert details["accuracy_before_pruning"] == records[1].validation_accuracy
-    assert outcome.validation_accuracy == records[2].validation_accuracy
+    assert set(details) == {"score_before_pruning", "score_after_pruning", "sparsity"}
+    assert details["score_before_pruning"] == records[1].validation_score
+    assert outcome.validation_score == records[2].validation_score
     assert details["sparsity"] == records[1].sparsity
     stored = copycat.read(context.config.directory / outcome.path).provenance
     assert stored["details"] == details
@@ -141,7 +143,7 @@ def test_the_outcome_says_where_it_belongs(trained):
 
 def test_the_budget_holds_beside_the_target(tmp_path, preflight: Preflight, digits: ImageData):
     config = small_config(tmp_path, budget=("flops=10%", "params=3k"))
-    tight = check(config, preflight.builder, preflight.input_shape, preflight.classes)
+    tight = check(config, preflight.builder, preflight.sample)
     found = run_trial(trial_job(), JobContext(config, tight, "cpu"), digits, _ignored)
     for product, flops in zip(found, (200_000, 100_000), strict=True):
         assert product.flops <= flops
@@ -152,7 +154,7 @@ def test_without_a_budget_on_flops_the_target_holds_all_the_same(
     tmp_path, preflight: Preflight, digits: ImageData
 ):
     config = small_config(tmp_path, budget=("params=90%",))
-    loose = check(config, preflight.builder, preflight.input_shape, preflight.classes)
+    loose = check(config, preflight.builder, preflight.sample)
     job = trial_job(target_flops=90_000)
     found, *_ = run_trial(job, JobContext(config, loose, "cpu"), digits, _ignored)
     assert 0.9 * 90_000 < found.flops <= 90_000
@@ -189,7 +191,7 @@ def test_a_member_has_its_widths_and_cost(context: JobContext, digits: ImageData
         0.5,
     )
     assert [(r.stage, r.step, r.num_steps) for r in records] == [("from scratch", 1, 1)]
-    assert outcome.validation_accuracy == records[-1].validation_accuracy
+    assert outcome.validation_score == records[-1].validation_score
 
 
 def test_a_member_at_equal_compute_trains_longer(context: JobContext, digits: ImageData):
@@ -246,7 +248,7 @@ def test_the_global_generator_neither_matters_nor_moves(
     """Not even for a bare parameter, which no layer draws again."""
     config = small_config(tmp_path, model="samples:with_bare_parameter", budget=("flops=50%",))
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
-    own = check(config, builder, digits.train.image_shape, digits.classes)
+    own = check(config, builder, digits.sample)
     job = trial_job(target_flops=own.flops_limit) if kind == "trial" else uniform(own)
     weights = []
     for seed in (1, 2):
@@ -322,9 +324,9 @@ def test_wrong_test_labels_change_nothing_but_the_test_accuracy(
     longer = TrainingConfig(4, 4, 4, batch_size=16)
     honest = performed(job, elsewhere(context, "honest", training=longer), digits)
     fooled = performed(job, elsewhere(context, "fooled", training=longer), poisoned)
-    assert honest[0].test_accuracy > 0.2 + fooled[0].test_accuracy
-    accuracy = honest[0].test_accuracy
-    assert dataclasses.replace(fooled[0], test_accuracy=accuracy) == honest[0]
+    assert honest[0].test_score > 0.2 + fooled[0].test_score
+    accuracy = honest[0].test_score
+    assert dataclasses.replace(fooled[0], test_score=accuracy) == honest[0]
     assert timeless(fooled[1]) == timeless(honest[1])
 
 
@@ -350,7 +352,7 @@ def test_a_pair_shares_its_shape_and_its_seed(context: JobContext, digits: Image
 def test_residual_networks_are_pruned_inside_their_blocks(tmp_path, digits: ImageData):
     config = small_config(tmp_path, model="digits-resnet", budget=("flops=40%",))
     builder = models.resolve(config.model, num_classes=10, in_channels=1)
-    preflight = check(config, builder, digits.train.image_shape, digits.classes)
+    preflight = check(config, builder, digits.sample)
     job = trial_job(target_flops=preflight.flops_limit)
     outcome, _, network = performed(job, JobContext(config, preflight, "cpu"), digits)
     cost = measure_cost(network, preflight.example_input)

@@ -47,7 +47,7 @@ def show(architecture_id: ArchitectureId, components: InComponents, _: Reader) -
     outcome = dict(row.outcome)
     try:
         if search.state != "finished":
-            outcome.pop("test_accuracy", None)
+            outcome.pop("test_score", None)
         removed = [
             {"kind": kind, "name": name}
             for kind, names in file.get("removed", {}).items()
@@ -165,7 +165,7 @@ def _content(components: Components, row: ArchitectureRow) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise ProblemError(409, f"the {_JSON_FILE} of {row.key} is damaged")
     if components.searches.get(row.search_id).state != "finished":
-        provenance.pop("test_accuracy", None)
+        provenance.pop("test_score", None)
     return content
 
 

@@ -140,7 +140,7 @@ def _block_by_block(file: EventFile, *, is_final: bool) -> Iterator[tuple[bytes,
     block = bytearray()
     for event, line in file.lines():
         is_hidden = event == "finished" and not is_final
-        data = _without_test_accuracy(line) if is_hidden else line.rstrip()
+        data = _without_test_score(line) if is_hidden else line.rstrip()
         block += b"event: %b\ndata: %b\nid: %d\n\n" % (event.encode(), data, file.offset)
         if len(block) > _BLOCK:
             yield bytes(block), file.offset
@@ -149,11 +149,11 @@ def _block_by_block(file: EventFile, *, is_final: bool) -> Iterator[tuple[bytes,
         yield bytes(block), file.offset
 
 
-def _without_test_accuracy(line: bytes) -> bytes:
+def _without_test_score(line: bytes) -> bytes:
     """It stays hidden until the search is over."""
     event = json.loads(line)
     for outcome in event["outcomes"]:
-        outcome["test_accuracy"] = None
+        outcome["test_score"] = None
     return json.dumps(event, separators=(",", ":")).encode()
 
 

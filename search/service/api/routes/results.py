@@ -40,8 +40,8 @@ async def front(
     sort: Annotated[
         str,
         Query(
-            pattern=r"^-?(flops|params|validation_accuracy)$",
-            description="flops, params or validation_accuracy; - before it for falling",
+            pattern=r"^-?(flops|params|validation_score)$",
+            description="flops, params or validation_score; - before it for falling",
         ),
     ] = "flops",
 ) -> Response:

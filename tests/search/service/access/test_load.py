@@ -166,7 +166,7 @@ def test_whoever_has_sent_it_all_may_wait_for_the_answer(monkeypatch: pytest.Mon
 
 
 def events(number: int) -> bytes:
-    record = {"stage": "training", "step": 1, "num_steps": 9, "validation_accuracy": 0.5}
+    record = {"stage": "training", "step": 1, "num_steps": 9, "validation_score": 0.5}
     line = {"event": "epochs", "time_ms": 1, "key": "t", "records": [record]}
     return (json.dumps(line) + "\n").encode() * number
 
@@ -195,10 +195,10 @@ def test_a_stream_of_events_is_buffered_nowhere(service: Any) -> None:
 @pytest.mark.parametrize("state", ["finished", "stopped"])
 def test_test_accuracy_is_hidden_until_the_search_is_over(service: Any, state: str) -> None:
     service.finish(state, ["a-1"])
-    found = outcome("a-1", test_accuracy=0.123456).to_mapping()
+    found = outcome("a-1", test_score=0.123456).to_mapping()
     event = {"event": "finished", "time_ms": 1, "key": "t", "outcomes": [found]}
     (service.runs / state / EVENTS_FILE).write_text(json.dumps(event) + "\n")
-    content = {"widths": {}, "provenance": {"test_accuracy": 0.123456, "seed": 0}}
+    content = {"widths": {}, "provenance": {"test_score": 0.123456, "seed": 0}}
     home = service.runs / state / "architectures" / "a-1"
     (home / "architecture.json").write_text(json.dumps(content))
     service.put(state, state=state)

@@ -283,8 +283,8 @@ def check_table(page: Any, found: list[Any]) -> None:
     for item in found:
         cells = row_of(page, item["key"]).locator("th, td").all_inner_texts()
         assert cells[1] == ("yes" if item["on_front"] else "")
-        assert cells[6] == f"{100 * item['validation_accuracy']:.2f}\u00a0%"
-        assert cells[7] == f"{100 * item['test_accuracy']:.2f}\u00a0%"
+        assert cells[6] == f"{100 * item['validation_score']:.2f}\u00a0%"
+        assert cells[7] == f"{100 * item['test_score']:.2f}\u00a0%"
     page.get_by_label("only the front").check()
     shown = page.locator("tr:has(.links)").evaluate_all("rows => rows.map(r => r.dataset.key)")
     assert shown == [item["key"] for item in found if item["on_front"]]
@@ -545,7 +545,7 @@ def test_the_list_tells_how_each_search_stands_and_filters_by_state(watched, ser
     best = service.call("GET", f"/v1/searches/{finished}")["progress"]["best"]
     text = item.inner_text()
     assert "digits-vgg on digits, flops=10%" in text
-    assert f"best {100 * best['validation_accuracy']:.1f}\u00a0%" in text
+    assert f"best {100 * best['validation_score']:.1f}\u00a0%" in text
     assert item.locator("progress").evaluate("bar => bar.value") == 1
     keep(page, "service-searches", 560)
     page.get_by_label("State").select_option("failed")

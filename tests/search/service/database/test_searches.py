@@ -1,5 +1,6 @@
 """The service's database: the same on SQLite and on PostgreSQL."""
 
+import json
 import secrets
 import threading
 from collections import Counter
@@ -79,7 +80,7 @@ def architecture(search_id: str, key: str, flops: int, accuracy: float, **more: 
         origin="uniform",
         flops=flops,
         params=flops // 10,
-        validation_accuracy=accuracy,
+        validation_score=accuracy,
         outcome={"key": key},
         **more,
     )
@@ -129,14 +130,24 @@ def test_several_open_a_new_database_at_once(url: str) -> None:
 
 
 def test_a_database_of_an_older_version_is_brought_up_to_date(
-    url: str, searches: Searches, engine: Engine
+    url: str, searches: Searches, architectures: Architectures, engine: Engine
 ) -> None:
     add(searches, "kept")
+    architectures.put("kept", [architecture("kept", "a", 10, 0.5)])
+    older = {"validation_accuracy": 0.5, "test_accuracy": 0.25, "flops": 10}
     with engine.begin() as connection:
-        for column in ("priority", "told_ms"):
-            connection.execute(sqlalchemy.text(f"ALTER TABLE searches DROP COLUMN {column}"))
-        connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '2'"))
+        for statement in (
+            "ALTER TABLE searches DROP COLUMN priority",
+            "ALTER TABLE searches DROP COLUMN told_ms",
+            "ALTER TABLE architectures RENAME COLUMN validation_score TO validation_accuracy",
+            "UPDATE alembic_version SET version_num = '2'",
+            f"UPDATE architectures SET outcome = '{json.dumps(older)}'",
+        ):
+            connection.execute(sqlalchemy.text(statement))
     again = open_database(url)
+    network = Architectures(Database(again)).get("kept", "a")
+    assert network.validation_score == 0.5
+    assert network.outcome == {"validation_score": 0.5, "test_score": 0.25, "flops": 10}
     row = Searches(Database(again)).get("kept")
     assert (row.priority, row.told_ms) == (0, None)
     again.dispose()
@@ -394,7 +405,7 @@ def test_architectures_within_bounds(searches: Searches, architectures: Architec
     assert keys(True) == ["small", "large"]
     assert keys(True, flops=29) == ["small"]
     assert keys(False, params=2) == ["small", "bad"]
-    assert keys(False, validation_accuracy=0.5) == ["small", "large"]
+    assert keys(False, validation_score=0.5) == ["small", "large"]
 
 
 def test_a_long_reason_is_cut(searches: Searches, queue: SearchQueue) -> None:

@@ -83,8 +83,8 @@ def test_a_finished_one_is_shown_with_its_networks(empty: Any) -> None:
 
 def test_one_that_was_stopped_is_shown_with_what_it_found(empty: Any) -> None:
     found = [
-        outcome("best", flops=1000, validation_accuracy=0.8).to_mapping(),
-        outcome("worse", flops=1200, validation_accuracy=0.7).to_mapping(),
+        outcome("best", flops=1000, validation_score=0.8).to_mapping(),
+        outcome("worse", flops=1200, validation_score=0.7).to_mapping(),
     ]
     finished = {"event": "finished", "time_ms": 6, "key": "t", "outcomes": found}
     put(empty, "mine", settings(), LAUNCHED, finished)
@@ -248,10 +248,10 @@ DAMAGED: dict[str, Callable[[Any], None]] = {
     "a time too late": _content(settings(), LAUNCHED | {"time_ms": 10**30}),
     "a limit that is no number": _content(settings(), LAUNCHED | {"limits": {"flops": 1e999}}),
     "no origin": _results(origin=None),
-    "accuracy of another kind": _results(validation_accuracy="x"),
-    "accuracy that is no number": _results(validation_accuracy=float("nan")),
+    "accuracy of another kind": _results(validation_score="x"),
+    "accuracy that is no number": _results(validation_score=float("nan")),
     "more FLOPs than a database counts": _results(flops=10**40),
-    "no test": _results(test_accuracy=[]),
+    "no test": _results(test_score=[]),
     "a key of another kind": _results(key={}),
 }
 

@@ -92,14 +92,14 @@ def begin(say: Callable[..., None], search_id: str) -> None:
 
 
 def epoch(say: Callable[..., None], search_id: str, step: int) -> None:
-    record = {"stage": "training", "step": step, "num_steps": 9, "validation_accuracy": 0.5}
+    record = {"stage": "training", "step": step, "num_steps": 9, "validation_score": 0.5}
     say(search_id, "epochs", key="t", records=[record])
 
 
 def finish(say: Callable[..., None], folder: Path, search_id: str) -> None:
     """As a search ends: results, then the last event."""
-    first = outcome("a", flops=1000, validation_accuracy=0.7).to_mapping()
-    second = outcome("b", flops=1200, validation_accuracy=0.6).to_mapping()
+    first = outcome("a", flops=1000, validation_score=0.7).to_mapping()
+    second = outcome("b", flops=1200, validation_score=0.6).to_mapping()
     results = {"everything": [first, second], "front": [first]}
     (folder / search_id / "results.json").write_text(json.dumps(results))
     say(search_id, "concluded")
@@ -132,8 +132,8 @@ def test_progress_and_the_front_are_kept_while_it_runs(
     begin(say, "a")
     say("a", "started", key="t", job={"proposal": {}})
     epoch(say, "a", 3)
-    first = outcome("x", flops=1000, validation_accuracy=0.7).to_mapping()
-    worse = outcome("y", flops=1200, validation_accuracy=0.6).to_mapping()
+    first = outcome("x", flops=1000, validation_score=0.7).to_mapping()
+    worse = outcome("y", flops=1200, validation_score=0.6).to_mapping()
     say("a", "finished", key="t", outcomes=[first, worse])
     dispatcher.step()
     row = searches.get("a")

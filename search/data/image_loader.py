@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search.data.datasets import ImageData
+from search.data.data import Loader, samples_trained_on
 from search.data.image_sources import ImageSource
 from search.data.opened_dataset import Augmentation
 
+_AS_THEY_ARE = Augmentation(crop_padding=0, flip=False)
 
-class Minibatches:
+
+@final
+class ImageLoader(Loader):
     """Normalised minibatches of one part of a data set, prepared on `device`.
 
     Images in memory are moved to the device once, as bytes. Batches are pairs of images,
@@ -29,31 +31,29 @@ class Minibatches:
         *,
         mean: Sequence[float],
         std: Sequence[float],
+        augmentation: Augmentation,
         batch_size: int,
         device: torch.device,
     ) -> None:
         self._source = source.to(device)
-        self._batch_size = batch_size
+        self._batch_size, self._augmentation = batch_size, augmentation
         deviations = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
         means = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         self._factor = 1 / (255 * deviations)
         self._offset = -means / deviations
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, as it is."""
         for images, chunk in self._read(torch.arange(len(self._source))):
             yield self._normalised(images), self._source.labels[chunk]
 
     def shuffled(
-        self, augmentation: Augmentation, generator: torch.Generator
+        self, generator: torch.Generator, *, augmented: bool = True
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of training: a random order, every image cropped and mirrored at random.
+        """As `Loader.shuffled`; every image is cropped and mirrored at random.
 
-        Around the image are black pixels (zeros before normalisation), as in the papers. The
-        last batch may be short; if only one image were left for it, that image sits out this
-        epoch, because batch norm cannot train on one. All random numbers come from
-        `generator`, a CPU generator.
+        Around the image are black pixels (zeros before normalisation), as in the papers.
         """
+        augmentation = self._augmentation if augmented else _AS_THEY_ARE
         count = len(self._source)
         padding = augmentation.crop_padding
         order = torch.randperm(count, generator=generator)
@@ -61,7 +61,7 @@ class Minibatches:
         flips = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
         shifts = torch.stack([rows, columns, flips.long()]).to(self._factor.device)
         start = 0
-        for images, chunk in self._read(order[: images_trained_on(count, self._batch_size)]):
+        for images, chunk in self._read(order[: samples_trained_on(count, self._batch_size)]):
             rows, columns, flips = shifts[:, start : start + len(images)]
             start += len(images)
             cropped = crop_and_flip(images, rows, columns, flips.bool(), padding)
@@ -94,26 +94,3 @@ def crop_and_flip(
     places = down[:, :, None] * padded.shape[3] + across[:, None, :]
     places = places.view(count, 1, height * width).expand(count, channels, -1)
     return padded.flatten(2).gather(2, places).view(images.shape)
-
-
-def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Optimisation steps in one epoch: a last batch of a single image is left out."""
-    return math.ceil(images_trained_on(num_images, batch_size) / batch_size)
-
-
-def images_trained_on(num_images: int, batch_size: int) -> int:
-    """All of them, or all but one where the last batch would be a single image."""
-    lonely = batch_size > 1 and num_images % batch_size == 1
-    return num_images - lonely
-
-
-def scoring_batches(
-    data: ImageData, count: int, *, batch_size: int, seed: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """At most `count` minibatches of training images as they are, in an order drawn from `seed`."""
-    minibatches = Minibatches(
-        data.train, mean=data.mean, std=data.std, batch_size=batch_size, device=device
-    )
-    generator = torch.Generator().manual_seed(seed)
-    batches = minibatches.shuffled(Augmentation(crop_padding=0, flip=False), generator)
-    return itertools.islice(batches, count)
