@@ -40,10 +40,11 @@ COMPUTE_NOTE = (
 class Results:
     """Everything a finished search knows.
 
-    everything: all stored architectures, front: those that no other one beats in validation
-    accuracy and FLOPs, num_test: images of the test split.  limits: the budget in absolute
-    numbers; by default as `budget` says, a text of three digits.  base_widths: channels per
-    group of the base network, where they are known.
+    everything: all stored architectures within the budget, front: those that no other one beats in
+    validation accuracy and FLOPs, num_test: images of the test split.  limits: the budget in
+    absolute numbers; by default as `budget` says, a text of three digits.  base_widths: channels
+    per group of the base network, where they are known.  base_network: that network itself,
+    trained, which is in neither of the two; None where it came to nothing.
     """
 
     base: Cost
@@ -56,11 +57,17 @@ class Results:
     notes: tuple[str, ...] = ()
     limits: Budget | None = None
     base_widths: Mapping[str, int] = field(default_factory=dict)
+    base_network: Outcome | None = None
 
     @property
     def bounds(self) -> Budget:
         """The budget in absolute numbers."""
         return self.limits or Budget.parse(*self.budget.split()).absolute(self.base)
+
+    @property
+    def networks(self) -> tuple[Outcome, ...]:
+        """The base network, if it is there, and all others."""
+        return (*(() if self.base_network is None else (self.base_network,)), *self.everything)
 
     @property
     def verdict(self) -> str:
@@ -85,7 +92,12 @@ class Results:
             notes=tuple(content["notes"]),
             limits=_budget(content["limits"]),
             base_widths=dict(content["base_widths"]),
+            base_network=_outcome(content.get("base_network")),
         )
+
+
+def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
+    return None if content is None else Outcome.from_mapping(content)
 
 
 def _budget(content: Mapping[str, Any] | None) -> Budget | None:

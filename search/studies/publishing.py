@@ -19,7 +19,7 @@ from search.storage.layout import RESULTS_FILE
 from search.studies.session import Session
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
-from search.trials.pareto import front
+from search.trials.pareto import front, without_base
 from search.trials.preflight import Preflight
 
 PLOT_FILE = "front.png"
@@ -32,7 +32,8 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     """
     config, preflight = session.context.config, session.context.preflight
     certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
-    within = [o for o in certified if preflight.limits.allows(o.cost)]
+    base = next((o for o in certified if o.origin == "base"), None)
+    within = [o for o in without_base(certified) if preflight.limits.allows(o.cost)]
     if not within:
         raise SearchFailedError(
             f"no architecture could be certified: {'; '.join(session.notes[:1])}"
@@ -41,6 +42,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     rungs = [preflight.limits.scaled(rung) for rung in config.ladder]
     return Results(
         base=preflight.base,
+        base_network=base,
         budget=str(preflight.budget),
         num_test=session.data.count("test"),
         everything=tuple(within),

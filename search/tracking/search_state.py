@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
 from search.tracking.epoch_count import EpochCount
-from search.trials.pareto import hypervolume
+from search.trials.pareto import hypervolume, without_base
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -299,7 +299,8 @@ class SearchState:
         for work in self._work.values():
             if work.is_trial:
                 trials[work.state] += 1
-        best = max(self.networks.values(), key=lambda f: f.validation_score, default=None)
+        found = without_base(self.networks.values()) or self.networks.values()
+        best = max(found, key=lambda f: f.validation_score, default=None)
         return {
             "trials": trials,
             "networks": len(self.networks),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -16,7 +16,20 @@ class Point(Protocol):
     def flops(self) -> int: ...
 
 
+class Network(Protocol):
+    """What has weights that came about somehow."""
+
+    @property
+    def origin(self) -> str: ...
+
+
 P = TypeVar("P", bound=Point)
+N = TypeVar("N", bound=Network)
+
+
+def without_base(networks: Iterable[N]) -> list[N]:
+    """The smaller networks alone: the base network, which they are made from, is no rival."""
+    return [network for network in networks if network.origin != "base"]
 
 
 def dominates(first: Point, second: Point) -> bool:
