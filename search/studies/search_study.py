@@ -15,6 +15,7 @@ from search import models
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Sample
 from search.models.weights import TrainedWeights
+from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
 from search.storage.layout import CONFIG_FILE, StudyKind
@@ -38,7 +39,7 @@ class SearchResult:
     """What a search found.
 
     front: architectures that no other one beats in validation accuracy and FLOPs.
-    verdict: which origin won at which budget, in words.
+    verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
 
@@ -46,6 +47,11 @@ class SearchResult:
     verdict: str
     path: Path
     results: Results
+
+    @property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """What to take within each budget of the ladder, in its order, and what it gives up."""
+        return self.results.recommendations
 
 
 def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult:
@@ -160,7 +166,8 @@ def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:
     Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
     another job.
     """
-    preflight = check(config, models.builder_for(config.model, sample), sample)
+    builder = models.builder_for(config.model, sample, config.model_arguments)
+    preflight = check(config, builder, sample)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight

@@ -138,7 +138,8 @@ def _row(
 def _require_showable(row: SearchRow, architectures: Sequence[ArchitectureRow]) -> None:
     """ValueError unless it can be shown as the API's description says."""
     search = SearchDetails.of(row)
-    shown = [Architecture.of(architecture, row) for architecture in architectures]
+    base_row = next((found for found in architectures if found.origin == "base"), None)
+    shown = [Architecture.of(architecture, row, base_row) for architecture in architectures]
     json.dumps([search, shown], allow_nan=False)
     SearchDetails.model_validate(search)
     for architecture in shown:
