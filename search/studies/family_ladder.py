@@ -17,6 +17,7 @@ from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.families.base_network import BaseNetwork
+from copycat.input_shape import InputShape
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
@@ -37,7 +38,7 @@ class Subject:
 
     base: BaseNetwork
     profile: WidthProfile
-    input_shape: tuple[int, int, int]
+    input_shape: InputShape
     classes: tuple[str, ...]
     data: str = ""
 
@@ -66,11 +67,13 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     Where it was narrowed inexactly, so are the networks that are derived from it.
     """
     stored = read(folder)
-    check_trust(folder, stored.builder, config.trust)
+    builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    base = BaseNetwork.of(stored.builder, stored.example_input, exact=exact)
+    restrictions = config.as_search().restrictions
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact, restrictions=restrictions)
     data = str(stored.provenance.get("data", ""))
-    return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    profile = stored.profile.permitted(base.graph_of(stored.profile))
+    return Subject(base, profile, stored.input_shape, stored.classes, data)
 
 
 def profile_subject(
@@ -84,10 +87,17 @@ def profile_subject(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
-    builder = models.resolve(config.model, num_classes=len(classes), in_channels=input_shape[0])
-    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
-    profile.check(base.graph_of(profile))
-    return Subject(base, profile, input_shape, classes)
+    own = config.as_search().model_arguments
+    builder = models.resolve(
+        config.model, num_classes=len(classes), in_channels=input_shape[0], own=own
+    )
+    base = BaseNetwork.of(
+        builder,
+        torch.zeros(1, *input_shape),
+        exact=config.exact,
+        restrictions=config.as_search().restrictions,
+    )
+    return Subject(base, profile.permitted(base.graph_of(profile)), input_shape, classes)
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:
@@ -125,7 +135,7 @@ def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str
     notes: list[str] = []
 
     def milliseconds(model: torch.nn.Module) -> float:
-        example_input = torch.zeros(1, *subject.input_shape)
+        example_input = subject.base.example_input
         return measured_latency(model, example_input, device=config_device(config)).median_ms
 
     for name in config.kind_names:

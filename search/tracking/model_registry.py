@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlflow_server
 from copycat.architecture import load, read
-from copycat.export import random_images
+from copycat.export import random_inputs
 from mlflow_server.registry import Registered
 from pruning.sigmoid_batchnorm import fold
 from search.config.search_config import SearchConfig
@@ -48,7 +48,7 @@ def register_one(
         config.study_name,
         architecture_key(key),
         model,
-        random_images(stored.example_input, 2),
+        random_inputs(stored.example_input, 2),
         name=name,
         alias=alias,
     )
