@@ -40,7 +40,9 @@ class TrainingConfig:
     training from scratch may also learn from a trained network (distillation).
     """
 
-    epochs: int = option(160, "epochs of sparse training, before pruning", ge=1)
+    epochs: int = option(
+        160, "epochs of sparse training, before pruning; 0 only with --weights", ge=0
+    )
     fine_tune_epochs: int = option(160, "epochs of fine-tuning, after pruning", ge=1)
     scratch_epochs: int | None = option(
         None,

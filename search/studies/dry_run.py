@@ -83,7 +83,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
     taught = config.training if config.training.distill_from else TrainingConfig
     training = dataclasses.replace(
         config.training,
-        epochs=1,
+        epochs=min(1, config.training.epochs),
         fine_tune_epochs=1,
         scratch_epochs=1,
         batch_size=min(config.training.batch_size, _MOST_SAMPLES),
@@ -108,7 +108,8 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         small = dataclasses.replace(
             config, training=training, study=study, scoring_batches=1, runs=folder
         )
-        yield JobContext(small, context.preflight, device), data.few(_MOST_SAMPLES)
+        here = dataclasses.replace(context, config=small, device=device)
+        yield here, data.few(_MOST_SAMPLES)
 
 
 def _in_folder(context: JobContext, name: str) -> JobContext:
