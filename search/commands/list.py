@@ -15,6 +15,7 @@ from pruning.cost import format_count
 from search.commands.common_options import RUNS
 from search.commands.search_location import SearchEntry
 from search.commands.server_or_folder import location_of
+from search.tasks.score import ACCURACY
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 
@@ -50,11 +51,19 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
             str(entry.num_networks) if entry.progress else "–",
-            f"{entry.best['validation_score']:.1%}" if entry.best else "–",
+            _best(entry),
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),
         )
     return table
+
+
+def _best(entry: SearchEntry) -> Text:
+    """The best score so far; its name where it is not the usual one."""
+    if not entry.best:
+        return Text("–")
+    shown = entry.score.text(entry.best["validation_score"], 1)
+    return Text(shown if entry.score.name == ACCURACY.name else f"{entry.score.name} {shown}")
 
 
 def _time(entry: SearchEntry) -> str:

@@ -37,4 +37,5 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
     else:
         console = Console(highlight=False)
         console.print(report.front_table(results, front))
+        console.print(report.score_note(results.score), style="dim", markup=False)
         console.print(report.flops_note(results.base), style="dim", markup=False)

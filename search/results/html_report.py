@@ -32,8 +32,10 @@ from search.results.report import (
 from search.results.styles import STYLES, style_of
 from search.results.verdict import contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
+from search.tasks.score import Score
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
+from search.trials.pareto import best
 
 jinja2, plotly, plotly_offline = lazy_modules("jinja2", "plotly.graph_objects", "plotly.offline")
 
@@ -64,6 +66,7 @@ def report_page(directory: Path) -> str:
     page_text: str = environment.get_template("page.html.jinja").render(
         page=page,
         results=page.results,
+        score=page.results.score,
         short_name=short_name,
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
@@ -90,7 +93,7 @@ class _Network:
     """One architecture, as the page shows it.
 
     bars: channels that remain and channels of the base network per layer; the latter 0 where they
-    are not known.  inexact: as in Architecture.
+    are not known.  inexact: as in Architecture.  score: what it is measured by.
     """
 
     outcome: Outcome
@@ -99,14 +102,15 @@ class _Network:
     slack: Mapping[str, float]
     bars: Sequence[tuple[int, int]]
     inexact: Mapping[str, str]
+    score: Score
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What is shown of it beside its name and shape."""
-        o = self.outcome
+        o, score = self.outcome, self.score
         return [
-            ("test", f"{o.test_score:.2%}"),
-            ("validation", f"{o.validation_score:.2%}"),
+            (f"test {score.name}", score.text(o.test_score)),
+            (f"validation {score.name}", score.text(o.validation_score)),
             ("FLOPs", format_count(o.flops)),
             ("params", format_count(o.params)),
             *((f"slack {name}", f"{100 * value:+.2f} %") for name, value in self.slack.items()),
@@ -168,6 +172,7 @@ class _Page:
             slack(outcome.cost, self.results.bounds),
             [(width, base.get(name, 0)) for name, width in widths.items()],
             stored.inexact,
+            self.results.score,
         )
 
     @property
@@ -194,7 +199,7 @@ class _Page:
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """Per network its steps and validation accuracies; the verdict's networks come first."""
+        """Per network its steps and scores in validation; the verdict's networks come first."""
         compared = {
             run.key: None
             for contest in self.results.contests
@@ -212,15 +217,15 @@ class _Page:
         figures = {"front": self._front_figure()}
         if self.curves:
             figures["curves"] = self._curves_figure()
-        best = max(self.front, key=lambda n: n.outcome.validation_score, default=None)
-        return {"figures": figures, "first": best.outcome.key if best else None}
+        chosen = best(self.results.front, self.results.score)
+        return {"figures": figures, "first": chosen.key if chosen else None}
 
     def _front_figure(self) -> dict[str, Any]:
-        figure = plotly.Figure()
+        figure, score = plotly.Figure(), self.results.score
         figure.add_trace(
             plotly.Scatter(
                 x=[n.outcome.flops for n in self.front],
-                y=[100 * n.outcome.validation_score for n in self.front],
+                y=[score.plotted(n.outcome.validation_score) for n in self.front],
                 **{"mode": "lines", "line": {"shape": "hv", "width": 1.5}, "name": "front"},
                 hoverinfo="skip",
                 meta="front",
@@ -232,7 +237,7 @@ class _Page:
             figure.add_trace(
                 plotly.Scatter(
                     x=[n.outcome.flops for n in same],
-                    y=[100 * n.outcome.validation_score for n in same],
+                    y=[score.plotted(n.outcome.validation_score) for n in same],
                     customdata=[n.outcome.key for n in same],
                     mode="markers",
                     marker={
@@ -252,25 +257,26 @@ class _Page:
             if limit is not None:
                 figure.add_vline(limit, line={"dash": "dot", "width": 1})
         figure.update_layout(xaxis_type="log", xaxis_title="FLOPs", xaxis_tickformat="~s")
-        figure.update_layout(yaxis_title="validation accuracy (%)")
+        figure.update_layout(yaxis_title=score.axis("validation"))
         return _laid_out(figure)
 
     def _curves_figure(self) -> dict[str, Any]:
         outcomes = {outcome.key: outcome for outcome in self.results.everything}
-        figure = plotly.Figure()
+        figure, score = plotly.Figure(), self.results.score
+        shown = "%{y:.2f} %" if score.is_share else "%{y:.4~g}"
         for key, points in self.curves.items():
             origin = outcomes[key].origin
             figure.add_trace(
                 plotly.Scatter(
                     x=[step for step, _ in points],
-                    y=[100 * accuracy for _, accuracy in points],
+                    y=[score.plotted(value) for _, value in points],
                     customdata=[key] * len(points),
                     **{"mode": "lines", "name": key, "meta": origin},
                     line={"color": self.origins[origin], "width": 1.5},
-                    hovertemplate="%{customdata}<br>epoch %{x}: %{y:.2f} %<extra></extra>",
+                    hovertemplate=f"%{{customdata}}<br>epoch %{{x}}: {shown}<extra></extra>",
                 )
             )
-        figure.update_layout(xaxis_title="epoch", yaxis_title="validation accuracy (%)")
+        figure.update_layout(xaxis_title="epoch", yaxis_title=score.axis("validation"))
         return _laid_out(figure)
 
     @property
@@ -292,11 +298,10 @@ class _Page:
         flags = as_arguments(explicit_settings(config))
         commands = {"run this search": shlex.join(["espalier", "search", *flags])}
         trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
-        if self.front:
-            best = max(self.front, key=lambda n: n.outcome.validation_score).outcome.key
-            commands["take the most accurate network along"] = (
-                f"espalier export {shlex.quote(f'{config.study_name}/{best}')} --out my-network"
-                f"{trust}{runs}"
+        if chosen := best(self.results.front, self.results.score):
+            place = shlex.quote(f"{config.study_name}/{chosen.key}")
+            commands["take the best network along"] = (
+                f"espalier export {place} --out my-network{trust}{runs}"
             )
         commands["list the front"] = f"espalier pareto {shlex.quote(config.study_name)}{runs}"
         commands["compare the runs in MLflow"] = f"espalier ui{runs}"
@@ -331,7 +336,7 @@ def _config(directory: Path) -> SearchConfig:
 
 
 def _curve(folder: Path) -> list[tuple[int, float]]:
-    """Steps and validation accuracies of a stored network."""
+    """Steps and scores in validation of a stored network."""
     points = [(record.step, record.validation_score) for record in stored_curve(folder)]
     return list(_thinned(points))
 

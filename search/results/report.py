@@ -19,6 +19,7 @@ from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
 from search.results.verdict import Contest, short_name, verdict
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
+from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -28,6 +29,12 @@ FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one
 def flops_note(base: Cost) -> str:
     """What is counted, and what of the base network is not."""
     return "; ".join([FLOPS_NOTE, *base.notes])
+
+
+def score_note(score: Score) -> str:
+    """What networks are measured by, on both splits."""
+    better = "more" if score.direction == "maximize" else "less"
+    return f"validation, test: {score.name}; {better} is better"
 
 
 COMPUTE_NOTE = (
@@ -41,9 +48,9 @@ class Results:
     """Everything a finished search knows.
 
     everything: all stored architectures, front: those that no other one beats in validation
-    accuracy and FLOPs, num_test: images of the test split.  limits: the budget in absolute
+    score and FLOPs, num_test: images of the test split.  limits: the budget in absolute
     numbers; by default as `budget` says, a text of three digits.  base_widths: channels per
-    group of the base network, where they are known.
+    group of the base network, where they are known.  score: what networks are compared by.
     """
 
     base: Cost
@@ -56,6 +63,7 @@ class Results:
     notes: tuple[str, ...] = ()
     limits: Budget | None = None
     base_widths: Mapping[str, int] = field(default_factory=dict)
+    score: Score = ACCURACY
 
     @property
     def bounds(self) -> Budget:
@@ -65,7 +73,7 @@ class Results:
     @property
     def verdict(self) -> str:
         """Which kind won at which budget, by how much; the plain narrow network first."""
-        return "\n".join(verdict(self.contests, self.everything, self.num_test))
+        return "\n".join(verdict(self.contests, self.everything, self.num_test, self.score))
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
@@ -85,6 +93,7 @@ class Results:
             notes=tuple(content["notes"]),
             limits=_budget(content["limits"]),
             base_widths=dict(content["base_widths"]),
+            score=Score.from_mapping(content.get("score")),
         )
 
 
@@ -153,15 +162,15 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
             f"{100 * outcome.flops / results.base.flops:.2f} %",
             format_count(outcome.params),
             f"{100 * tightest:+.1f} %",
-            f"{outcome.validation_score:.2%}",
-            f"{outcome.test_score:.2%}",
+            results.score.text(outcome.validation_score),
+            results.score.text(outcome.test_score),
         )
     return table
 
 
 def contest_table(results: Results) -> Table:
-    """Per budget the best network of each kind, chosen by validation accuracy."""
-    numbers = ("FLOPs", "compute", "runs", "test accuracy")
+    """Per budget the best network of each kind, chosen by their score in validation."""
+    numbers = ("FLOPs", "compute", "runs", f"test {results.score.name}")
     table = text_table("within", *numbers, numbers=numbers)
     for contest in results.contests:
         table.add_row(Text(contest.label, style="bold"))
@@ -172,13 +181,13 @@ def contest_table(results: Results) -> Table:
                 format_count(entry.flops),
                 format_count(entry.compute) if entry.compute else "–",
                 str(entry.num_seeds),
-                Text(entry.score_text(), style="green" if is_first else ""),
+                Text(entry.score_text(results.score), style="green" if is_first else ""),
             )
     return table
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
-    """The table's content for machines: counts in full, accuracies and slacks in [0, 1].
+    """The table's content for machines: counts in full, shares in [0, 1].
 
     inexact: names of groups, as in MLflow; empty if all channels were removed exactly.
     """
@@ -191,6 +200,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             **({} if o.uncounted is None else {"uncounted": o.uncounted}),
             "params": o.params,
             "slack": slack(o.cost, results.bounds),
+            "score": results.score.name,
             "validation_score": o.validation_score,
             "test_score": o.test_score,
             "inexact": ", ".join(o.inexact),

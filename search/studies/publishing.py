@@ -44,12 +44,15 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
         budget=str(preflight.budget),
         num_test=session.data.count("test"),
         everything=tuple(within),
-        front=tuple(front(first_runs)),
-        contests=contests(within, [(_rung_label(rung, preflight), rung) for rung in rungs]),
+        front=tuple(front(first_runs, preflight.score)),
+        contests=contests(
+            within, [(_rung_label(rung, preflight), rung) for rung in rungs], preflight.score
+        ),
         failures=dict(session.failures),
         notes=tuple(session.notes),
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
+        score=preflight.score,
     )
 
 

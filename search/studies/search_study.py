@@ -35,7 +35,7 @@ from search.trials.preflight import Preflight, check
 class SearchResult:
     """What a search found.
 
-    front: architectures that no other one beats in validation accuracy and FLOPs.
+    front: architectures that no other one beats in validation score and FLOPs.
     verdict: which origin won at which budget, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
@@ -115,6 +115,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         ),
         base=preflight.base,
         budget=str(preflight.budget),
+        score=preflight.score,
     )
 
 
@@ -153,7 +154,7 @@ def _links(config: SearchConfig) -> str:
         return ""
     pages = {
         "architectures by origin": views.table,
-        "accuracy against FLOPs, curves": views.chart,
+        "score against FLOPs, curves": views.chart,
         "averages": views.averages,
     }
     # From the fragment on, so that they hold wherever the server is.

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pruning.cost import format_count
 from pruning.scaling_factors.scaling_factors import GRANULARITIES
+from search.tasks.score import ACCURACY, Score
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 from search.tracking.epoch_count import EpochCount
@@ -28,13 +29,14 @@ class _Row:
 
     job: Job
     state: str = "starting"
-    accuracy: float | None = None
+    value: float | None = None
     outcome: Outcome | None = None
 
 
 class Progress(Observer):
     """Shows every job.
 
+    score: what networks are measured by.
     now: seconds since some moment, by default of this machine's clock; who passes on what another
     process did, or does, gives the time at which it happened.
     """
@@ -42,11 +44,12 @@ class Progress(Observer):
     def __init__(
         self,
         console: Console,
+        score: Score = ACCURACY,
         now: Callable[[], float] | None = None,
     ) -> None:
         self._console, self._now = console, now or time.monotonic
         self._epochs = EpochCount()
-        self.begun()
+        self.begun(score)
         self._rows: dict[str, _Row] = {}
         self._live: Live | None = None
 
@@ -64,8 +67,9 @@ class Progress(Observer):
             finally:
                 self._live = None
 
-    def begun(self) -> None:
+    def begun(self, score: Score) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
+        self._score = score
         self._epochs.begin(self._now())
 
     def expect(self, epochs: int) -> None:
@@ -82,7 +86,7 @@ class Progress(Observer):
         is_replay = len(records) > 1
         self._epochs.count(job.key, record.step, record.num_steps, is_replay=is_replay)
         row.state = record.stage
-        row.accuracy = record.validation_score
+        row.value = record.validation_score
         self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
 
     def scored(self, job: Job, stage: str, done: int, total: int) -> None:
@@ -95,14 +99,15 @@ class Progress(Observer):
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
         self._epochs.settle(job.key, is_finished=True)
         row.state, row.outcome = "done", outcome
-        row.accuracy = outcome.validation_score
+        row.value, score = outcome.validation_score, self._score
         pruned = outcome.details.get("score_after_pruning")
         before = outcome.details.get("score_before_pruning")
-        measured = before is not None and pruned is not None
-        how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
-        further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
+        how = ""
+        if before is not None and pruned is not None:
+            how = f" (before pruning {score.text(before, 1)}, just after {score.text(pruned, 1)})"
+        further = "".join(f"; and {self._found(product)}" for product in outcomes[1:])
         self._changed(
-            f"{_title(job)}: validation accuracy {outcome.validation_score:.1%}{how}, "
+            f"{_title(job)}: validation {score.name} {score.text(row.value, 1)}{how}, "
             f"{format_count(outcome.flops)} FLOPs{further}; {self._time_left}"
         )
 
@@ -118,6 +123,10 @@ class Progress(Observer):
         seconds = self._epochs.seconds_left(self._now())
         return "" if seconds is None else f"about {duration_text(seconds)} left"
 
+    def _found(self, outcome: Outcome) -> str:
+        shown = self._score.text(outcome.validation_score, 1)
+        return f"{shown} at {format_count(outcome.flops)}"
+
     def _changed(self, line: str | None) -> None:
         if self._live is not None:
             self._live.update(self._render())
@@ -125,7 +134,7 @@ class Progress(Observer):
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        numbers = ("validation", "FLOPs")
+        numbers = (f"validation\n{self._score.name}", "FLOPs")
         table = text_table("job", "what", "stage", "progress", *numbers, numbers=numbers)
         for row in list(self._rows.values())[-_SHOWN_ROWS:]:
             step, num_steps = self._epochs.steps(row.job.key)
@@ -134,7 +143,7 @@ class Progress(Observer):
                 _what(row.job),
                 Text(row.state, style=_style(row.state)),
                 ProgressBar(total=num_steps, completed=step, width=18),
-                "" if row.accuracy is None else f"{row.accuracy:.1%}",
+                "" if row.value is None else self._score.text(row.value, 1),
                 "" if row.outcome is None else format_count(row.outcome.flops),
             )
         done = sum(row.outcome is not None for row in self._rows.values())
@@ -146,10 +155,6 @@ def _title(job: Job) -> str:
     if isinstance(job, FromScratchJob):
         return job.key
     return f"trial {job.number}" + (f", seed {job.repeat}" if job.repeat else "")
-
-
-def _found(outcome: Outcome) -> str:
-    return f"{outcome.validation_score:.1%} at {format_count(outcome.flops)}"
 
 
 def _what(job: Job) -> str:

@@ -23,7 +23,8 @@ from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
-from search.tasks.task import called, words_for
+from search.tasks.score import ACCURACY, Score
+from search.tasks.task import Task, called, words_for
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Preflight:
     groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
     floor: the least cost that every granularity of the search can reach.
+    score: what networks are compared by, beside their cost.
     """
 
     builder: Builder
@@ -43,6 +45,7 @@ class Preflight:
     limits: Budget
     base: Cost
     floor: Cost
+    score: Score = ACCURACY
 
     @property
     def example_input(self) -> ExampleInput:
@@ -119,7 +122,8 @@ def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
         raise ModelError(
             f"{config.model} ends the process when it runs (SystemExit: {error})"
         ) from error
-    _check_output(config, model, sample)
+    task = tasks.resolve(config.task)
+    _check_output(config, model, sample, task)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -130,7 +134,7 @@ def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor)
+    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, task.score)
 
 
 def judged_groups(
@@ -222,7 +226,7 @@ def _check_count(config: SearchConfig, model: nn.Module, base: Cost, sample: Sam
         )
 
 
-def _check_output(config: SearchConfig, model: nn.Module, sample: Sample) -> None:
+def _check_output(config: SearchConfig, model: nn.Module, sample: Sample, task: Task) -> None:
     model.eval()
     try:
         with torch.no_grad():
@@ -233,7 +237,7 @@ def _check_output(config: SearchConfig, model: nn.Module, sample: Sample) -> Non
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     try:
-        tasks.resolve(config.task).check_outputs(outputs, sample)
+        task.check_outputs(outputs, sample)
     except ModelError as error:
         raise ModelError(f"{config.model} {error}") from error
 

@@ -42,18 +42,22 @@ export function sync(parent, items, { key, make, update }) {
   for (const child of known.values()) child.remove();
 }
 
-/* A table of columns {title, number, text(item)} or {title, node(item)}; nodes are made once. */
+const titleOf = ({ title }) => (typeof title === "function" ? title() : title);
+
+/* A table of columns {title, number, text(item)} or {title, node(item)}; nodes are made once.
+   A title that is not known from the beginning is a function. */
 export class Table {
   constructor(caption, columns, { empty, key, rowClass = () => "" }) {
     Object.assign(this, { columns, key, rowClass });
-    const heads = columns.map((c) => el("th", { scope: "col", class: c.number && "number" }, c.title));
+    this.heads = columns.map((c) => el("th", { scope: "col", class: c.number && "number" }, titleOf(c)));
     this.body = el("tbody");
     this.empty = el("p", { class: "quiet" }, empty);
-    this.table = el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), this.body);
+    this.table = el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, this.heads)), this.body);
     this.node = el("div", {}, scrolling(caption, this.table), this.empty);
   }
 
   show(items) {
+    this.columns.forEach((column, i) => say(this.heads[i], titleOf(column)));
     this.empty.hidden = items.length > 0;
     this.node.firstElementChild.hidden = items.length === 0;
     sync(this.body, items, {
@@ -119,6 +123,12 @@ export function percent(share, digits = 2) {
   return share == null ? "" : `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
+/* A score as its kind (see the service's ScoreKind) is told: 98.61 %, or 0.01234 of what is no share. */
+export function scoreText(kind, value, digits = 2) {
+  if (value == null) return "";
+  return kind.is_share ? percent(value, digits) : String(Number(value.toPrecision(digits + 2)));
+}
+
 export function duration(seconds) {
   if (seconds == null) return "";
   if (seconds < 60) return `${Math.ceil(seconds)} s`;
@@ -137,6 +147,8 @@ export function stateOf(search) {
   return search.is_stopping ? "stopping" : search.state;
 }
 
+const named = ({ name }) => (name === "accuracy" ? "" : ` ${name}`);
+
 /* Epochs done and expected, best network, cost and time left, as far as they are known. */
 export function progressOf(search) {
   const {
@@ -148,7 +160,7 @@ export function progressOf(search) {
     share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,
     epochs: expected ? `${epochs} of ${expected} epochs` : "",
     networks: networks ? `${networks} networks` : "",
-    best: best ? `best ${percent(best.validation_score, 1)} at ${short(best.flops)} FLOPs` : "",
+    best: best ? `best ${scoreText(search.score, best.validation_score, 1)}${named(search.score)} at ${short(best.flops)} FLOPs` : "",
     cost: images ? `${duration(spent)} and ${short(images)} images so far` : "",
     left: search.state === "running" && left != null ? `${duration(left)} left` : "",
   };
