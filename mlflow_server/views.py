@@ -176,7 +176,9 @@ def _views(score: _Score) -> dict[str, _View]:
     columns = (
         validation,
         f"metrics.`{score.of(schema.METRIC_TEST_SCORE)}`",
+        f"metrics.`{score.of(schema.METRIC_SCORE_AGAINST_BASE)}`",
         f"metrics.`{schema.METRIC_FLOPS}`",
+        f"metrics.`{schema.METRIC_FLOPS_SHARE}`",
         f"metrics.`{schema.METRIC_NUM_PARAMS}`",
         f"tags.`{schema.TAG_ON_FRONT}`",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 from rich.console import Console
@@ -42,7 +43,7 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(entries: Sequence[SearchEntry]) -> Table:
-    numbers = ("trials", "networks", "best", "FLOPs")
+    numbers = ("trials", "networks", "base", "best", "FLOPs")
     table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
     for entry in entries:
         table.add_row(
@@ -51,18 +52,19 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
             str(entry.num_networks) if entry.progress else "–",
-            _best(entry),
+            _score_text(entry, entry.base),
+            _score_text(entry, entry.best),
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),
         )
     return table
 
 
-def _best(entry: SearchEntry) -> Text:
-    """The best score so far; its name where it is not the usual one."""
-    if not entry.best:
+def _score_text(entry: SearchEntry, network: Mapping[str, Any] | None) -> Text:
+    """Of the base network or the best so far; with the score's name where it is no accuracy."""
+    if not network:
         return Text("–")
-    shown = entry.score.text(entry.best["validation_score"], 1)
+    shown = entry.score.text(network["validation_score"], 1)
     return Text(shown if entry.score.name == ACCURACY.name else f"{entry.score.name} {shown}")
 
 

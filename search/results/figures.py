@@ -199,7 +199,10 @@ def family_figure(
 
 
 def front_figure(results: Results) -> Figure:
-    """The score in validation against FLOPs, origins in colours, the front as a line."""
+    """The score in validation against FLOPs, origins in colours, the front as a line.
+
+    The base network, which is on no front, is there to compare with.
+    """
     figure = _figure(7.5, 4.8)
     axes = figure.subplots()
     points, score = front(results.everything, results.score), results.score
@@ -213,7 +216,7 @@ def front_figure(results: Results) -> Figure:
         zorder=1,
     )
     for origin, style in STYLES.items():
-        same = [o for o in results.everything if o.origin == origin]
+        same = [o for o in results.networks if o.origin == origin]
         if same:
             axes.scatter(
                 [o.flops for o in same],

@@ -22,6 +22,7 @@ from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.models import own_module
 from search.results.pictures import widths_left
+from search.results.recommendation import against_base, note, share_text
 from search.results.report import (
     COMPUTE_NOTE,
     Results,
@@ -30,12 +31,11 @@ from search.results.report import (
     slack,
 )
 from search.results.styles import STYLES, style_of
-from search.results.verdict import contestants, headline, short_name
+from search.results.verdict import Contestant, contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
 from search.tasks.score import Score
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
-from search.trials.pareto import best
 
 jinja2, plotly, plotly_offline = lazy_modules("jinja2", "plotly.graph_objects", "plotly.offline")
 
@@ -68,6 +68,9 @@ def report_page(directory: Path) -> str:
         results=page.results,
         score=page.results.score,
         short_name=short_name,
+        gave_up=page.gave_up,
+        share=share_text,
+        note=note(page.results.num_test, page.results.score),
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
         style=_part("style.css"),
@@ -92,13 +95,17 @@ def _plotly() -> str:
 class _Network:
     """One architecture, as the page shows it.
 
-    bars: channels that remain and channels of the base network per layer; the latter 0 where they
-    are not known.  inexact: as in Architecture.  score: what it is measured by.
+    base_share: its FLOPs against those of the base network.  gave_up: what its test score is
+    against that of the base network.  bars: channels that remain and channels of the base network
+    per layer; the latter 0 where they are not known.  inexact: as in Architecture.
+    score: what it is measured by.
     """
 
     outcome: Outcome
     name: str
     is_on_front: bool
+    base_share: str
+    gave_up: str
     slack: Mapping[str, float]
     bars: Sequence[tuple[int, int]]
     inexact: Mapping[str, str]
@@ -110,8 +117,10 @@ class _Network:
         o, score = self.outcome, self.score
         return [
             (f"test {score.name}", score.text(o.test_score)),
+            ("against base", self.gave_up),
             (f"validation {score.name}", score.text(o.validation_score)),
             ("FLOPs", format_count(o.flops)),
+            ("of base", self.base_share),
             ("params", format_count(o.params)),
             *((f"slack {name}", f"{100 * value:+.2f} %") for name, value in self.slack.items()),
             ("compute", format_count(o.compute) if o.compute else "–"),
@@ -150,14 +159,30 @@ class _Page:
 
     @cached_property
     def networks(self) -> list[_Network]:
-        """All architectures, by rising FLOPs."""
+        """All architectures, by rising FLOPs, after the base network."""
         by_flops = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
-        return list(map(self._network, by_flops))
+        return list(map(self._network, self.results.below_base(by_flops)))
+
+    @cached_property
+    def base(self) -> Contestant | None:
+        """The base network, where it was trained."""
+        base = self.results.base_network
+        return None if base is None else Contestant((base,))
 
     @cached_property
     def front(self) -> list[_Network]:
         """Those on the front, by rising FLOPs."""
         return [network for network in self.networks if network.is_on_front]
+
+    @property
+    def front_and_base(self) -> list[_Network]:
+        """The base network, where it was trained, and those on the front."""
+        return [n for n in self.networks if n.is_on_front or n.outcome.origin == "base"]
+
+    def gave_up(self, network: Outcome | Contestant) -> str:
+        """What its test score is against that of the base network."""
+        base = None if network.origin == "base" else self.results.base_network
+        return self.results.score.change_text(against_base(network.test_score, base))
 
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])
@@ -169,6 +194,8 @@ class _Page:
             outcome,
             short_name(entry),
             outcome.key in {o.key for o in self.results.front},
+            share_text(outcome.flops / self.results.base.flops),
+            self.gave_up(outcome),
             slack(outcome.cost, self.results.bounds),
             [(width, base.get(name, 0)) for name, width in widths.items()],
             stored.inexact,
@@ -181,33 +208,32 @@ class _Page:
         return {name: why for network in self.networks for name, why in network.inexact.items()}
 
     @cached_property
-    def verdict(self) -> list[str]:
-        """Its lines."""
-        return self.results.verdict.splitlines()
-
-    @cached_property
     def headline(self) -> list[str]:
-        """What of the verdict is said before all budgets."""
+        """What of the comparisons is said before all budgets."""
         return headline(self.results.contests)
 
     @cached_property
     def origins(self) -> dict[str, str]:
         """Colours of the origins that there are, in their order."""
-        present = {o.origin: None for o in self.results.everything}
+        present = {network.outcome.origin: None for network in self.networks}
         ordered = [*(name for name in STYLES if name in present), *present]
         return {name: style_of(name).colour for name in ordered}
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """Per network its steps and scores in validation; the verdict's networks come first."""
-        compared = {
-            run.key: None
+        """Per network its steps and scores in validation.
+
+        The base network comes first, then those of the verdict.
+        """
+        compared = [
+            run.key
             for contest in self.results.contests
             for entry in contest.entries.values()
             for run in entry.runs
-        }
-        keys = [*compared, *(network.outcome.key for network in reversed(self.front))]
-        paths = {outcome.key: outcome.path for outcome in self.results.everything}
+        ]
+        base = [run.key for run in self.base.runs] if self.base else []
+        keys = [*base, *compared, *(network.outcome.key for network in reversed(self.front))]
+        paths = {network.outcome.key: network.outcome.path for network in self.networks}
         curves = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
         return {key: curves[key] for key in list(curves)[:_MOST_CURVES] if curves[key]}
 
@@ -217,8 +243,7 @@ class _Page:
         figures = {"front": self._front_figure()}
         if self.curves:
             figures["curves"] = self._curves_figure()
-        chosen = best(self.results.front, self.results.score)
-        return {"figures": figures, "first": chosen.key if chosen else None}
+        return {"figures": figures, "first": self.results.first_choice}
 
     def _front_figure(self) -> dict[str, Any]:
         figure, score = plotly.Figure(), self.results.score
@@ -261,7 +286,7 @@ class _Page:
         return _laid_out(figure)
 
     def _curves_figure(self) -> dict[str, Any]:
-        outcomes = {outcome.key: outcome for outcome in self.results.everything}
+        outcomes = {network.outcome.key: network.outcome for network in self.networks}
         figure, score = plotly.Figure(), self.results.score
         shown = "%{y:.2f} %" if score.is_share else "%{y:.4~g}"
         for key, points in self.curves.items():
@@ -298,11 +323,10 @@ class _Page:
         flags = as_arguments(explicit_settings(config))
         commands = {"run this search": shlex.join(["espalier", "search", *flags])}
         trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
-        if chosen := best(self.results.front, self.results.score):
-            place = shlex.quote(f"{config.study_name}/{chosen.key}")
-            commands["take the best network along"] = (
-                f"espalier export {place} --out my-network{trust}{runs}"
-            )
+        chosen = shlex.quote(f"{config.study_name}/{self.results.first_choice}")
+        commands["take the recommended network along"] = (
+            f"espalier export {chosen} --out my-network{trust}{runs}"
+        )
         commands["list the front"] = f"espalier pareto {shlex.quote(config.study_name)}{runs}"
         commands["compare the runs in MLflow"] = f"espalier ui{runs}"
         return commands

@@ -163,19 +163,24 @@ def _ranked(entries: Iterable[Contestant], score: Score) -> list[Contestant]:
 def _best_within(
     everything: Sequence[Contestant], budget: Budget, score: Score
 ) -> dict[str, Contestant]:
-    """A network competes if each of its runs is within the budget.
+    """The best of each kind by validation.
 
     Where some of a kind were trained with several seeds they alone compete: the luckiest of
     many single runs would look better than the mean of any.
     """
     best: dict[str, Contestant] = {}
-    within = [c for c in everything if all(budget.allows(run.cost) for run in c.runs)]
-    for kind in kinds(within):
-        same = [c for c in within if c.kind == kind]
+    networks = within(everything, budget)
+    for kind in kinds(networks):
+        same = [c for c in networks if c.kind == kind]
         repeated = [c for c in same if c.num_seeds > 1]
         competing = repeated or same
         best[kind] = max(competing, key=lambda c: (score.key(c.validation_score), -c.flops))
     return best
+
+
+def within(everything: Iterable[Contestant], budget: Budget) -> list[Contestant]:
+    """Those of which each run is within the budget."""
+    return [c for c in everything if all(budget.allows(run.cost) for run in c.runs)]
 
 
 def kinds(networks: Iterable[Contestant]) -> list[str]:
@@ -264,6 +269,11 @@ class Comparison:
         return margin is not None and self.lead > margin
 
     @property
+    def is_told(self) -> bool:
+        """Whether anything tells what chance would explain."""
+        return self.p_value is not None or self.margin is not None
+
+    @property
     def test(self) -> str:
         """What the answer rests on."""
         p_value = self.p_value
@@ -281,7 +291,7 @@ class Comparison:
         ahead = self.score.difference_text(self.lead, self.margin)
         if self.is_clear:
             answer = f"{first} won, {ahead} ahead of {second}"
-        elif self.margin is None and self.p_value is None:
+        elif not self.is_told:
             answer = f"{first} is {ahead} ahead of {second}"
         else:
             answer = f"no difference beyond chance; {first} is {ahead} ahead of {second}"

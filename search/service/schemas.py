@@ -39,7 +39,7 @@ class ScoreKind(BaseModel):
 
 
 class Best(BaseModel):
-    """The best network so far, by its score in validation."""
+    """A network that stands for a search, such as the best so far, by its score in validation."""
 
     key: str
     origin: str
@@ -68,6 +68,7 @@ class Progress(BaseModel):
     epochs: int
     expected_epochs: int
     best: Best | None
+    base: Best | None = Field(None, description="the base network, once it is trained")
     hypervolume: float | None = Field(
         description="0 to 1: the area dominated in validation score and 1 − FLOPs / base; null "
         "where the score is no share, and so has no worst value to measure from"
@@ -156,13 +157,15 @@ def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is the server's alone; image folder and teacher as clients name them."""
+    """Without what is the server's alone; paths as clients name them."""
     shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
     data, training = dict(shown.get("data", {})), shown.get("training")
     root = str(data.pop("root", ""))
     kind, separator, place = str(data.get("source", "")).partition(":")
     if separator:
         data["source"] = f"{kind}:{_below(place, root)}"
+    if shown.get("weights"):
+        shown["weights"] = _below(str(shown["weights"]), root)
     if isinstance(training, Mapping) and training.get("distill_from"):
         teacher = _below(str(training["distill_from"]), root)
         shown["training"] = {**training, "distill_from": teacher}
@@ -229,12 +232,19 @@ class Architecture(BaseModel):
     slack: dict[str, float] = Field(description="per bound of the budget: (limit − cost) / limit")
     validation_score: float
     test_score: float | None
+    score_against_base: float | None = Field(
+        description="its score minus that of the base network: of test once the search is over, "
+        "of validation before"
+    )
     on_front: bool
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: ArchitectureRow, search: SearchRow) -> dict[str, Any]:
-        """As a mapping, from the row of the database."""
+    def of(
+        cls, row: ArchitectureRow, search: SearchRow, base_row: ArchitectureRow | None
+    ) -> dict[str, Any]:
+        """As a mapping, from the rows of the database; base_row: of the base network."""
+        is_over = search.state == "finished"
         frame, outcome = search.frame or {}, row.outcome
         base = (frame.get("base") or {}).get("flops")
         limits = frame.get("limits") or {}
@@ -254,12 +264,21 @@ class Architecture(BaseModel):
                 if outcome.get(name) is not None and limit
             },
             "validation_score": row.validation_score,
-            "test_score": outcome["test_score"] if search.state == "finished" else None,
+            "test_score": outcome["test_score"] if is_over else None,
+            "score_against_base": _against_base(
+                outcome, base_row, "test_score" if is_over else "validation_score"
+            ),
             "on_front": row.on_front,
             "links": {
                 part: f"{here}/{part}" for part in ("folder", "weights", "onnx", "python", "run")
             },
         }
+
+
+def _against_base(
+    outcome: Mapping[str, Any], base_row: ArchitectureRow | None, name: str
+) -> float | None:
+    return None if base_row is None else float(outcome[name] - base_row.outcome[name])
 
 
 class ArchitectureDetails(Architecture):
@@ -296,9 +315,13 @@ class ArchitecturePage(Front):
 
 
 class Verdict(BaseModel):
-    """Which kind of network won, by how much."""
+    """What to take within each budget, and which kind of network won, by how much."""
 
     search: str
+    recommendations: list[dict[str, Any]] = Field(
+        description="per budget: text, architecture, scores, share of the base network's FLOPs"
+    )
+    basis: str = Field(description="what the recommendations rest on")
     lines: list[str]
     contests: list[dict[str, Any]]
     notes: list[str]

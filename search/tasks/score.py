@@ -74,6 +74,14 @@ class Score:
         spread = "" if margin is None else f" ± {self._number(margin)}"
         return f"{self._number(difference)}{spread}{' points' if self.is_share else ''}"
 
+    def change_text(self, difference: float | None) -> str:
+        """Such as "−0.4 points", "±0.0 points" or "+0.012"; a dash where there is none."""
+        if difference is None:
+            return "–"
+        size = self.difference_text(abs(difference))
+        is_zero = not any(digit in size for digit in "123456789")
+        return f"{'±' if is_zero else '−' if difference < 0 else '+'}{size}"
+
     def _number(self, value: float, decimals: int = 1) -> str:
         return f"{100 * value:.{decimals}f}" if self.is_share else f"{value:.{decimals + 2}g}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus
+from search.results.recommendation import against_base
 from search.results.report import Results
 from search.tracking.mlflow_runs import StudyRuns
 from search.trials.artifacts import stored_curve
@@ -20,7 +21,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
-from search.trials.pareto import hypervolume
+from search.trials.pareto import hypervolume, without_base
 from search.trials.search_space import Proposal
 
 
@@ -100,7 +101,9 @@ class MlflowRecord(Observer):
         return curve[-1].time_ms if curve else None
 
     def _log_hypervolume(self, outcome: Outcome) -> None:
-        """Of all networks so far, where the score allows it; a step is a network."""
+        """Of all smaller networks so far, where the score allows it; a step is a network."""
+        if outcome.origin == "base":
+            return
         self._networks[outcome.key] = outcome
         volume = hypervolume(list(self._networks.values()), self._base.flops, self._score)
         if volume is None:
@@ -110,7 +113,7 @@ class MlflowRecord(Observer):
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._networks |= {outcome.key: outcome for outcome in outcomes}
+        self._networks |= {outcome.key: outcome for outcome in without_base(outcomes)}
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
@@ -118,11 +121,16 @@ class MlflowRecord(Observer):
         self._runs.end(_run_key(job), status, ending.why)
 
     def mark_front(self, results: Results) -> None:
-        """Say of every network whether it is on the front, and how many are."""
+        """Say of every network whether it is on the front and what it gave up, and how many are."""
         on_front = {outcome.key for outcome in results.front}
-        for outcome in results.everything:
+        for outcome in results.networks:
+            key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
-            self._runs.tag(architecture_key(outcome.key), tags)
+            self._runs.tag(key, tags)
+            difference = against_base(outcome.test_score, results.base_network)
+            if difference is not None:
+                metrics = {self._named(schema.METRIC_SCORE_AGAINST_BASE): difference}
+                self._runs.log(metrics, key, time_ms=self._time(outcome))
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
         self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
 

@@ -19,8 +19,11 @@ from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 from search.tracking.epoch_count import EpochCount
 from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Observer, Outcome, TrialJob
+from search.trials.pareto import best, without_base
 
 _SHOWN_ROWS = 24
+_SECONDS_PER_LINE = 60.0
+"""Between the lines that say how far a study is, where the output is no terminal."""
 
 
 @dataclass
@@ -34,7 +37,9 @@ class _Row:
 
 
 class Progress(Observer):
-    """Shows every job.
+    """Shows every job: a table on a terminal, elsewhere a line when one begins, changes or ends.
+
+    There, a line a minute at most says how far the study is: epochs, scores, time left.
 
     score: what networks are measured by.
     now: seconds since some moment, by default of this machine's clock; who passes on what another
@@ -69,8 +74,8 @@ class Progress(Observer):
 
     def begun(self, score: Score) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
-        self._score = score
-        self._epochs.begin(self._now())
+        self._score, self._line_at = score, self._now()
+        self._epochs.begin(self._line_at)
 
     def expect(self, epochs: int) -> None:
         """Correct the number of epochs that are still to come."""
@@ -88,12 +93,14 @@ class Progress(Observer):
         row.state = record.stage
         row.value = record.validation_score
         self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
+        self._say_how_far(row)
 
     def scored(self, job: Job, stage: str, done: int, total: int) -> None:
         row = self._rows.setdefault(job.key, _Row(job))
         is_new = not row.state.startswith(stage)
         row.state = f"{stage} {done:,} of {total:,}"
         self._changed(f"{_title(job)}: {stage}" if is_new else None)
+        self._say_how_far(row)
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
@@ -126,6 +133,24 @@ class Progress(Observer):
     def _found(self, outcome: Outcome) -> str:
         shown = self._score.text(outcome.validation_score, 1)
         return f"{shown} at {format_count(outcome.flops)}"
+
+    def _say_how_far(self, row: _Row) -> None:
+        """The line of this minute, unless there was one; row: the job that was just heard of."""
+        now = self._now()
+        if self._console.is_terminal or now - self._line_at < _SECONDS_PER_LINE:
+            return
+        self._line_at = now
+        done, left, score = self._epochs.done, self._epochs.remaining, self._score
+        value = "" if row.value is None else f", validation {score.name} {score.text(row.value, 1)}"
+        outcomes = [r.outcome for r in self._rows.values() if r.outcome]
+        leading = best(without_base(outcomes), score)
+        parts = [
+            f"{done:,} of {done + left:,} epochs",
+            f"{_title(row.job)} in {row.state}{value}",
+            "" if leading is None else f"best network {self._found(leading)} FLOPs",
+            self._time_left,
+        ]
+        self._changed("; ".join(part for part in parts if part))
 
     def _changed(self, line: str | None) -> None:
         if self._live is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from search.tasks.score import Score
@@ -15,10 +15,23 @@ class Point(Protocol):
     def validation_score(self) -> float: ...
 
     @property
-    def flops(self) -> int: ...
+    def flops(self) -> float: ...
+
+
+class Network(Protocol):
+    """What has weights that came about somehow."""
+
+    @property
+    def origin(self) -> str: ...
 
 
 P = TypeVar("P", bound=Point)
+N = TypeVar("N", bound=Network)
+
+
+def without_base(networks: Iterable[N]) -> list[N]:
+    """The smaller networks alone: the base network, which they are made from, is no rival."""
+    return [network for network in networks if network.origin != "base"]
 
 
 def dominates(first: Point, second: Point, score: Score) -> bool:

@@ -34,6 +34,8 @@ class Preflight:
     groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
     floor: the least cost that every granularity of the search can reach.
+    base_score: of the network with the trained weights that were given, on validation data; None
+        without such, or where it was not measured.  weights: what is to be said of them, in lines.
     score: what networks are compared by, beside their cost.
     """
 
@@ -45,6 +47,8 @@ class Preflight:
     limits: Budget
     base: Cost
     floor: Cost
+    base_score: float | None = None
+    weights: tuple[str, ...] = ()
     score: Score = ACCURACY
 
     @property
@@ -87,6 +91,7 @@ class Preflight:
         base, floor = (_counts(cost, names) for cost in (self.base, self.floor))
         lines = [
             f"base network  {base}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
+            *(f"weights       {line}" for line in self.weights),
             f"reachable     {floor}  and more",
         ]
         for bound, limit in zip(self.budget.bounds, self.limits.bounds, strict=True):
@@ -134,7 +139,7 @@ def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, task.score)
+    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
 
 
 def judged_groups(

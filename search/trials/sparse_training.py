@@ -75,6 +75,7 @@ class SparseNetwork:
     """A network under a proposal: what is trained, its penalty, and its pruned form.
 
     base: with first weights; it may be used up.
+    is_trained: whether those are trained ones, whose scales σBN then starts from.
     model: what is to be trained in its place, on `device`.
     """
 
@@ -87,11 +88,13 @@ class SparseNetwork:
         *,
         seed: int,
         device: torch.device,
+        is_trained: bool = False,
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight
         self._method = method(proposal.criterion)
         self._example_input = moved(preflight.example_input, device)
-        self.model = self._method.prepared(base, seed).to(device)
+        trained_on = preflight.example_input if is_trained else None
+        self.model = self._method.prepared(base, seed, trained_on).to(device)
         gated = self._gated_granularities
         if gated:
             self.model = ScalingFactors(
@@ -102,7 +105,7 @@ class SparseNetwork:
                 exact=preflight.graph.exact,
                 seed=seed,
             )
-        make = self._method.regularizer
+        make = self._method.regularizer if config.training.epochs else None
         self._regularizer = make(proposal.settings_of_criterion) if make else None
 
     @property

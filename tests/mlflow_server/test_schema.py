@@ -42,8 +42,13 @@ def test_require_accepts_fields():
 def test_metrics_of_a_score_have_its_name():
     names = [name for name in names_defined("METRIC_") if "{score}" in name]
     assert sorted(schema.of_score(name) for name in names) == [
-        *("accuracy_after_fine_tuning", "accuracy_after_pruning", "accuracy_before_pruning"),
-        *("epoch_validation_accuracy", "test_accuracy", "validation_accuracy"),
+        *("accuracy_after_fine_tuning", "accuracy_after_pruning", "accuracy_against_base"),
+        *(
+            "accuracy_before_pruning",
+            "epoch_validation_accuracy",
+            "test_accuracy",
+            "validation_accuracy",
+        ),
     ]
     assert schema.of_score(schema.METRIC_TEST_SCORE, "mean_iou") == "test_mean_iou"
     schema.require("metric", [schema.of_score(name, "mean_iou") for name in names])

@@ -129,6 +129,15 @@ export function scoreText(kind, value, digits = 2) {
   return kind.is_share ? percent(value, digits) : String(Number(value.toPrecision(digits + 2)));
 }
 
+/* A difference of scores, as −0.4 points. */
+export function differenceText(kind, difference) {
+  if (difference == null) return "";
+  const size = Math.abs(difference);
+  const text = kind.is_share ? (100 * size).toFixed(1) : String(Number(size.toPrecision(3)));
+  const sign = Number(text) === 0 ? "±" : difference < 0 ? "−" : "+";
+  return `${sign}${text}${kind.is_share ? "\u00a0points" : ""}`;
+}
+
 export function duration(seconds) {
   if (seconds == null) return "";
   if (seconds < 60) return `${Math.ceil(seconds)} s`;
@@ -152,7 +161,7 @@ const named = ({ name }) => (name === "accuracy" ? "" : ` ${name}`);
 /* Epochs done and expected, best network, cost and time left, as far as they are known. */
 export function progressOf(search) {
   const {
-    epochs = 0, expected_epochs: expected = 0, best, seconds_left: left, networks = 0,
+    epochs = 0, expected_epochs: expected = 0, best, base, seconds_left: left, networks = 0,
     images = 0, seconds_spent: spent = 0,
   } = search.progress ?? {};
   return {
@@ -160,7 +169,10 @@ export function progressOf(search) {
     share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,
     epochs: expected ? `${epochs} of ${expected} epochs` : "",
     networks: networks ? `${networks} networks` : "",
-    best: best ? `best ${scoreText(search.score, best.validation_score, 1)}${named(search.score)} at ${short(best.flops)} FLOPs` : "",
+    best: [
+      best && `best ${scoreText(search.score, best.validation_score, 1)}${named(search.score)} at ${short(best.flops)} FLOPs`,
+      base && `base ${scoreText(search.score, base.validation_score, 1)}`,
+    ].filter(Boolean).join(", "),
     cost: images ? `${duration(spent)} and ${short(images)} images so far` : "",
     left: search.state === "running" && left != null ? `${duration(left)} left` : "",
   };

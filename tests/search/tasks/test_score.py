@@ -65,6 +65,22 @@ def test_a_difference_is_in_points_where_scores_are_in_percent():
     assert ABSOLUTE_ERROR.difference_text(0.012) == "0.012"
 
 
+@pytest.mark.parametrize(
+    ("score", "difference", "text"),
+    [
+        (MEAN_IOU, -0.004, "−0.4 points"),
+        (MEAN_IOU, 0.0126, "+1.3 points"),
+        (MEAN_IOU, -0.0001, "±0.0 points"),
+        (ABSOLUTE_ERROR, -0.0001, "−0.0001"),
+        (ABSOLUTE_ERROR, 12.34, "+12.3"),
+        (ABSOLUTE_ERROR, 0.0, "±0"),
+        (ABSOLUTE_ERROR, None, "–"),
+    ],
+)
+def test_a_change_has_its_sign(score: Score, difference: float | None, text: str):
+    assert score.change_text(difference) == text
+
+
 def test_an_axis_says_what_is_on_it_and_whether_in_percent():
     assert MEAN_IOU.axis("validation") == "validation mean IoU (%)"
     assert MEAN_IOU.plotted(0.5) == 50

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES
+from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, outcome
 
 from search.tasks.score import ACCURACY, Score
-from search.trials.pareto import best, dominates, front, hypervolume, spread
+from search.trials.pareto import best, dominates, front, hypervolume, spread, without_base
 
 SHARE_OF_ERRORS = Score("error rate", "minimize")
 
@@ -161,3 +161,8 @@ def test_the_hypervolume_of_errors_is_that_of_what_is_right(points):
 def test_a_score_without_a_worst_value_has_no_hypervolume():
     assert hypervolume([Measured(0.5, 1)], 2, ABSOLUTE_ERROR) is None
     assert hypervolume([], 2, ABSOLUTE_ERROR) is None
+
+
+def test_the_base_network_does_not_compete():
+    networks = [outcome("a"), base_outcome(), outcome("b", origin="uniform")]
+    assert [network.key for network in without_base(networks)] == ["a", "b"]
