@@ -1,6 +1,6 @@
 """A network as one file for other programs: ONNX, or torch.export's pt2.
 
-Both hold stock operators only, σBN folded, in float32, and take any number of images at a time.
+Both hold stock operators only, σBN folded, in float32, and take any number of samples at a time.
 What was written is run and compared with the network before it gets its name.
 """
 
@@ -12,64 +12,76 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import ArchitectureError, first_line
+from pruning.networks.nested_tensors import returned_tensors
+from pruning.networks.tensor_calls import OfTensors
+from pruning.networks.torch_interior import tree_map_only
 from pruning.sigmoid_batchnorm import fold
 
 TOLERANCE = 1e-4
 """Largest difference from torch's output, as a share of the largest output."""
 
 _BATCHES = (1, 3)
-"""Numbers of images that a written file is run on."""
+"""Numbers of samples that a written file is run on."""
 
 _INPUT, _OUTPUT = "images", "logits"
+_READ_AGAIN = "the file, read again,"
 
-_Run = Callable[[Tensor], Tensor]
+Tensors = tuple[Tensor, ...]
+_Run = Callable[[Tensors], Tensors]
 
 
-def to_onnx(model: nn.Module, example_input: Tensor, file: str | Path) -> None:
+def to_onnx(model: nn.Module, example_input: ExampleInput, file: str | Path) -> None:
     """Writes `file`, whose input "images" is N×C×H×W and whose output is "logits", N×classes.
 
-    model: takes one tensor of images and returns one of logits; it is left as it is.
-    example_input: N×C×H×W; only the shape of one image counts.
-    onnxruntime runs the file on one and on several images; ArchitectureError, and no file, if
+    model: is left as it is. Of one that takes or returns several tensors, inputs are called
+        images_0, images_1 … and outputs logits_0, logits_1 …, in their order.
+    example_input: as for `pruning.trace`; only the shape of one sample counts.
+    onnxruntime runs the file on one and on several samples; ArchitectureError, and no file, if
     the result is further than TOLERANCE from torch's. Needs the extra "onnx".
     """
     open_session = _onnx_sessions()
-    network, images = _prepared(model, example_input)
     with written_whole(file) as temporary, _one_error("ONNX"):
+        network = _prepared(model, example_input)
+        inputs = _inputs(network, example_input, _BATCHES[-1])
+        names = _numbered(_INPUT, inputs), _numbered(_OUTPUT, tensors_of(network(*inputs)))
         program = torch.onnx.export(
             network,
-            (images,),
+            inputs,
             dynamo=True,
-            input_names=[_INPUT],
-            output_names=[_OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_shapes=_dynamic(network, inputs),
             verbose=False,
         )
         assert program is not None
         program.save(temporary, external_data=False)
         _check_stock_operators(program)
-        _compare(open_session(temporary), network, images, "onnxruntime")
+        _compare(open_session(temporary), network, example_input, "onnxruntime")
 
 
-def to_pt2(model: nn.Module, example_input: Tensor, file: str | Path) -> None:
+def to_pt2(model: nn.Module, example_input: ExampleInput, file: str | Path) -> None:
     """Writes `file`, which torch.export.load reads; arguments and errors as in `to_onnx`.
 
-    What is read from it again is run and compared.
+    A program that takes or returns several tensors does so one after the other. What is read from
+    it again is run and compared.
     """
-    network, images = _prepared(model, example_input)
     with written_whole(file) as temporary, _one_error("pt2"):
-        dynamic_shapes = ({0: torch.export.Dim("batch")},)
-        program = torch.export.export(network, (images,), dynamic_shapes=dynamic_shapes)
+        network = _prepared(model, example_input)
+        inputs = _inputs(network, example_input, _BATCHES[-1])
+        dynamic_shapes = _dynamic(network, inputs)
+        program = torch.export.export(network, inputs, dynamic_shapes=dynamic_shapes)
         packed = temporary.with_name("network.pt2")  # the ending that torch asks for
         torch.export.save(program, packed)
         loaded = torch.export.load(packed).module()
-        _compare(loaded, network, images, "the file, read again,")
+        _compare(lambda given: tensors_of(loaded(*given)), network, example_input, _READ_AGAIN)
         packed.rename(temporary)
 
 
@@ -92,16 +104,67 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise ArchitectureError(f"cannot write {path}: {error}") from error
 
 
-def random_images(example_input: Tensor, number: int) -> Tensor:
-    """Repeatable images of this shape, N(0, 1), on the CPU."""
+def random_inputs(example_input: ExampleInput, number: int) -> Any:
+    """Repeatable inputs like this one for so many samples, in its dtypes, on the CPU.
+
+    Fractions are of N(0, 1); whole numbers from 0 to the highest of the example.
+    """
     generator = torch.Generator().manual_seed(number)
-    return torch.randn(number, *example_input.shape[1:], generator=generator)
+
+    def drawn(tensor: Tensor) -> Tensor:
+        shape = (number, *tensor.shape[1:]) if tensor.dim() else ()
+        if tensor.is_floating_point():
+            values = torch.randn(shape, generator=generator)
+        else:
+            highest = max(0, int(tensor.max()))
+            values = torch.randint(0, highest + 1, shape, generator=generator)
+        return values.to(tensor.dtype)
+
+    return tree_map_only(Tensor, drawn, example_input)
 
 
-def _prepared(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
-    """An inference copy on the CPU, and several images: one would be taken for a constant."""
+def tensors_of(outputs: Any) -> Tensors:
+    """All tensors in what a network returns, in order."""
+    return tuple(returned_tensors(outputs, set()))
+
+
+def _prepared(model: nn.Module, example_input: ExampleInput) -> nn.Module:
+    """An inference copy on the CPU, of tensors alone; the network itself if it is of one."""
     network = fold(model).cpu().float().eval().requires_grad_(False)
-    return network, random_images(example_input, _BATCHES[-1])
+    positional, keyword = _arguments(example_input, 1)
+    is_plain = isinstance(example_input, Tensor)
+    if is_plain and isinstance(network(*positional), Tensor):
+        return network
+    return OfTensors(network, positional, keyword)
+
+
+def _inputs(network: nn.Module, example_input: ExampleInput, number: int) -> Tensors:
+    """The tensors that the prepared network is called with, for so many samples.
+
+    Exporters get several: one would be taken for a constant.
+    """
+    positional, keyword = _arguments(example_input, number)
+    return OfTensors(network, positional, keyword).tensors
+
+
+def _arguments(example_input: ExampleInput, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Random arguments of the network for so many samples, all fractions in float32."""
+
+    def in_float32(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    return call_arguments(tree_map_only(Tensor, in_float32, random_inputs(example_input, number)))
+
+
+def _dynamic(network: nn.Module, inputs: Tensors) -> Any:
+    """Which axis of each input is free: the first."""
+    batch = torch.export.Dim("batch")
+    free = tuple({0: batch} if tensor.dim() else {} for tensor in inputs)
+    return (free,) if isinstance(network, OfTensors) else free
+
+
+def _numbered(name: str, tensors: Tensors) -> list[str]:
+    return [name] if len(tensors) == 1 else [f"{name}_{i}" for i in range(len(tensors))]
 
 
 @contextmanager
@@ -130,22 +193,27 @@ def _cause(error: BaseException) -> str:
     return first_line(error)
 
 
-def _compare(run: _Run, network: nn.Module, example_input: Tensor, runner: str) -> None:
+def _compare(run: _Run, network: nn.Module, example_input: ExampleInput, runner: str) -> None:
     for number in _BATCHES:
-        images = random_images(example_input, number)
-        expected, output = network(images), run(images)
-        if output.shape != expected.shape:
-            raise ArchitectureError(
-                f"{runner} gives an output of shape {tuple(output.shape)} for {number} images, "
-                f"torch {tuple(expected.shape)}: nothing was written"
-            )
-        scale = float(expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
-        difference = float((output - expected).abs().max()) / scale
-        if not difference <= TOLERANCE:
-            raise ArchitectureError(
-                f"for {number} images {runner} differs from torch by {difference:.1e} of the "
-                f"largest output, more than {TOLERANCE:.0e}: nothing was written"
-            )
+        inputs = _inputs(network, example_input, number)
+        for expected, output in zip(tensors_of(network(*inputs)), run(inputs), strict=True):
+            _compare_tensors(expected, output, number, runner)
+
+
+def _compare_tensors(expected: Tensor, output: Tensor, number: int, runner: str) -> None:
+    if output.shape != expected.shape:
+        raise ArchitectureError(
+            f"{runner} gives an output of shape {tuple(output.shape)} for {number} images, "
+            f"torch {tuple(expected.shape)}: nothing was written"
+        )
+    expected, output = expected.double(), output.double()
+    scale = float(expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
+    difference = float((output - expected).abs().max()) / scale
+    if not difference <= TOLERANCE:
+        raise ArchitectureError(
+            f"for {number} images {runner} differs from torch by {difference:.1e} of the "
+            f"largest output, more than {TOLERANCE:.0e}: nothing was written"
+        )
 
 
 def _onnx_sessions() -> Callable[[Path], _Run]:
@@ -163,9 +231,11 @@ def _onnx_sessions() -> Callable[[Path], _Run]:
     def open_session(file: Path) -> _Run:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
-        def run(images: Tensor) -> Tensor:
-            (output,) = session.run([_OUTPUT], {_INPUT: images.numpy()})
-            return torch.from_numpy(np.asarray(output))
+        def run(inputs: Tensors) -> Tensors:
+            names = [known.name for known in session.get_inputs()]
+            given = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+            outputs = session.run(None, given)
+            return tuple(torch.from_numpy(np.asarray(output)) for output in outputs)
 
         return run
 

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.cost import Cost, ExampleInput, call_arguments
 from pruning.einsum_products import einsum_products
 from pruning.errors import TraceError, first_line
 from pruning.lazy_imports import lazy_modules
 from pruning.networks.copies import copied, moved
-from pruning.networks.torch_interior import tree_flatten, tree_unflatten
+from pruning.networks.tensor_calls import OfTensors
 from pruning.networks.wrappers import unwrapped
 
 fvcore, jit_handles = lazy_modules("fvcore.nn", "fvcore.nn.jit_handles")
@@ -32,32 +32,6 @@ def _count_padded_by_name(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     """fvcore's rule for convolutions, for those with padding="same", which it leaves out."""
     shapes = [jit_handles.get_shape(value) for value in (inputs[0], inputs[1], outputs[0])]
     return int(jit_handles.conv_flop_count(*shapes))
-
-
-def _of_tensors(
-    model: nn.Module, example_input: ExampleInput
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """`model` as a network of positional tensors alone, which is what fvcore runs, and these."""
-    arguments = call_arguments(example_input)
-    leaves, structure = tree_flatten(arguments)
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
-    tensors = tuple(leaves[place] for place in places)
-    if len(tensors) == len(arguments[0]) == len(leaves):
-        return model, tensors
-
-    class OfTensors(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model, self.training = model, False
-
-        def forward(self, *values: Tensor) -> Any:
-            filled = list(leaves)
-            for place, value in zip(places, values, strict=True):
-                filled[place] = value
-            positional, keyword = tree_unflatten(filled, structure)
-            return self.model(*positional, **keyword)
-
-    return OfTensors(), tensors
 
 
 def _count_matmul(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
@@ -80,7 +54,8 @@ def _count_einsum(inputs: Sequence[Any], _outputs: Sequence[Any]) -> int:
 def _counted(model: nn.Module, example_input: ExampleInput) -> tuple[int, Counter[str]]:
     """FLOPs of a copy, and how often each operator occurs that fvcore cannot count."""
     twin = copied(model).eval()
-    analysis = fvcore.FlopCountAnalysis(*_of_tensors(twin, moved(example_input, None)))
+    network = OfTensors(twin, *call_arguments(moved(example_input, None)))
+    analysis = fvcore.FlopCountAnalysis(network, network.tensors)
     analysis.set_op_handle("aten::_convolution_mode", _count_padded_by_name)
     analysis.set_op_handle("aten::matmul", _count_matmul, "aten::einsum", _count_einsum)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

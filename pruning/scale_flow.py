@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pruning.cost import ExampleInput, call_arguments, evaluating
 from pruning.networks.copies import copied, moved
+from pruning.networks.nested_tensors import returned_tensors
 from pruning.networks.torch_interior import BatchNorm, TorchDispatchMode, schema_of, tree_leaves
 from pruning.networks.wrappers import uncompiled
-from pruning.tracer.nested_tensors import returned_tensors
 
 _SUMS = frozenset(
     {"add", "clone", "detach", "alias", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"}

@@ -95,7 +95,8 @@ def test_private_names_of_others_are_imported_in_one_place_each() -> None:
 
 ROOMS = {
     "copycat": (
-        *("width_profile", "builder", "recipes", "build", "latency", "export", "profile_chart"),
+        *("width_profile", "builder", "input_shape", "recipes", "build", "latency", "export"),
+        "profile_chart",
         *("families", "architecture", "python_source"),
     ),
     "pruning": (
@@ -108,6 +109,7 @@ ROOMS = {
             "fvcore_count",
             "graph",
             "ranking",
+            "restrictions",
             "selection",
         ),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),

@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from copycat.builder import Builder
+from copycat.input_shape import FRACTIONS, InputShape, example_of, from_content, to_content
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost
 from pruning.errors import ArchitectureError, EspalierError
@@ -26,17 +24,6 @@ from pruning.errors import ArchitectureError, EspalierError
 FORMAT_VERSION = 2
 FLOPS_CONVENTION = "fvcore, eval mode, batch 1; one fused multiply-add is one FLOP"
 PROBE_SEED = 0
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-"""What images, and most weights, may be made of, by the name in the file."""
-
-_MOST_INPUT_VALUES = 2**28
-"""A damaged file must not take all memory: 2²⁸ values are 1 GiB, an image of 9459×9459×3."""
 
 _REQUIRED = (
     *("format_version", "builder", "widths", "input_shape", "dtype", "classes"),
@@ -52,24 +39,27 @@ _MAY_LACK = ("weight_bytes", "peak_activation_bytes", "uncounted")
 class Architecture:
     """Everything that rebuilds one network, except its weights.
 
-    builder: makes the base network.
+    builder: makes the base network; None for a network of one's own, which whoever loads it brings.
     profile: width per group that differs from it.
-    input_shape: C, H, W of the images.
-    classes: names of the classes, in the order of the outputs.
+    input_shape: what the network reads: C, H, W of images, or anything else as
+        `copycat.input_shape_of` gives it.
+    classes: names of the classes, in the order of the outputs along their second axis; empty where
+        outputs are no classes.
     cost: of the network at `profile`, certified by fvcore when it was saved.
     provenance: where it came from: search, origin, seeds, accuracies …; JSON-able.
     inexact: why, per group that was narrowed though others then take other values (see
         ChannelGraph.narrowed_inexactly).
-    probe: outputs on a fixed random image, shape (classes,); what `load` compares.
-    dtype: of the images and of the network's first parameter; a key of DTYPES.
+    probe: outputs on a fixed random input, one after the other, or many of them at equal distances;
+        what `load` compares.
+    dtype: of the network's first parameter, and of images; a key of FRACTIONS.
     weights_sha256: of weights.safetensors; empty before it is stored.
 
     The probe, dtype and checksum are filled in by `save`.
     """
 
-    builder: Builder
+    builder: Builder | None
     profile: WidthProfile
-    input_shape: tuple[int, int, int]
+    input_shape: InputShape
     classes: tuple[str, ...]
     cost: Cost
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -79,19 +69,20 @@ class Architecture:
     inexact: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def example_input(self) -> Tensor:
-        """Zeros, 1×C×H×W."""
-        return torch.zeros(1, *self.input_shape, dtype=DTYPES[self.dtype])
+    def example_input(self) -> Any:
+        """An input of one sample: zeros, 1×C×H×W, for images; see `copycat.input_shape_of`."""
+        return example_of(self.input_shape, FRACTIONS[self.dtype])
 
 
 def to_json(architecture: Architecture) -> str:
     """The content of the file; ArchitectureError for a provenance that JSON cannot hold."""
+    builder = architecture.builder
     content = {
         "format_version": FORMAT_VERSION,
-        "builder": dataclasses.asdict(architecture.builder),
+        "builder": None if builder is None else dataclasses.asdict(builder),
         **architecture.profile.to_mapping(),
         **({"inexact": dict(architecture.inexact)} if architecture.inexact else {}),
-        "input_shape": architecture.input_shape,
+        "input_shape": to_content(architecture.input_shape),
         "dtype": architecture.dtype,
         "classes": architecture.classes,
         "cost": {
@@ -155,21 +146,19 @@ def _checked(content: object) -> Mapping[str, Any]:
 
 
 def _from_content(content: Mapping[str, Any]) -> Architecture:
-    builder, cost = _mapping(content, "builder"), _mapping(content, "cost")
-    probe = _mapping(content, "probe")
-    _check_keys(builder, ("target", "arguments"), (), "builder")
+    cost, probe = _mapping(content, "cost"), _mapping(content, "probe")
     _check_keys(cost, ("flops", "params", "convention"), _MAY_LACK, "cost")
     _check_keys(probe, ("seed", "output"), (), "probe")
     for name, value, known in (
-        ("dtype", content["dtype"], tuple(DTYPES)),
+        ("dtype", content["dtype"], tuple(FRACTIONS)),
         ("probe.seed", probe["seed"], (PROBE_SEED,)),
         ("cost.convention", cost["convention"], (FLOPS_CONVENTION,)),
     ):
         _require(value in known, name, f"one of {known}", value)
     return Architecture(
-        builder=Builder(_target(builder["target"]), dict(_mapping(builder, "arguments"))),
+        builder=_builder(content),
         profile=WidthProfile.from_mapping(content),
-        input_shape=_input_shape(content["input_shape"]),
+        input_shape=from_content(content["input_shape"]),
         classes=_classes(content["classes"]),
         cost=_cost(cost),
         provenance=dict(_mapping(content, "provenance")),
@@ -178,6 +167,14 @@ def _from_content(content: Mapping[str, Any]) -> Architecture:
         weights_sha256=_weights_sha256(content),
         inexact=_inexact(content),
     )
+
+
+def _builder(content: Mapping[str, Any]) -> Builder | None:
+    if content["builder"] is None:
+        return None
+    builder = _mapping(content, "builder")
+    _check_keys(builder, ("target", "arguments"), (), "builder")
+    return Builder(_target(builder["target"]), dict(_mapping(builder, "arguments")))
 
 
 def _inexact(content: Mapping[str, Any]) -> dict[str, str]:
@@ -250,21 +247,6 @@ def _count(value: object, name: str) -> int:
     _require(is_count, name, "a whole number", value)
     assert isinstance(value, int)
     return value
-
-
-def _input_shape(value: object) -> tuple[int, int, int]:
-    _require(
-        isinstance(value, list) and len(value) == 3, "input_shape", "channels, height, width", value
-    )
-    assert isinstance(value, list)
-    channels, height, width = (_count(size, "input_shape") for size in value)
-    _require(
-        1 <= channels * height * width <= _MOST_INPUT_VALUES,
-        "input_shape",
-        f"an image's, of at most {_MOST_INPUT_VALUES:,} values",
-        value,
-    )
-    return channels, height, width
 
 
 def _classes(value: object) -> tuple[str, ...]:

@@ -15,15 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 
-from copycat.architecture.document import DTYPES, PROBE_SEED, Architecture, from_json, to_json
+from copycat.architecture.document import PROBE_SEED, Architecture, from_json, to_json
 from copycat.architecture.trust import check_no_download, check_trust
 from copycat.architecture.whole_folder import folder_written_whole, opened_folder, repair
 from copycat.build import graph_for, shaped, without_removed
-from pruning.cost import Cost, evaluating
+from copycat.input_shape import FRACTIONS, input_shape_of, random_of, shape_text
+from copycat.width_profile import WidthProfile
+from pruning.cost import Cost, ExampleInput, call_arguments, evaluating
 from pruning.errors import ArchitectureError, EspalierError, first_line
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.copies import copied, moved
+from pruning.networks.nested_tensors import returned_tensors
 from pruning.networks.wrappers import unwrapped
+from pruning.selection import KeepPlan
 from pruning.tracing import traced_cost
 
 _JSON, _WEIGHTS = "architecture.json", "weights.safetensors"
@@ -33,13 +38,30 @@ _PROBE_TOLERANCE = 1e-3
 """Relative: convolution algorithms differ between processors, so a hash would not travel.
 In coarser types it is eight units of the last place."""
 
+_MOST_OUTPUTS = 2**15
+"""The outputs of more classes than anyone has are all in the probe …"""
 
-def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Architecture:
+_SOME_OUTPUTS = 2**10
+"""… and of maps and images this many, at equal distances."""
+
+
+def save(
+    path: str | Path,
+    architecture: Architecture | WidthProfile | KeepPlan,
+    model: nn.Module,
+    *,
+    example_input: ExampleInput | None = None,
+) -> Architecture:
     """Writes the folder `path`, whole or not at all, and returns what was stored.
 
-    model: the trained network, of stock layers (see pruning.fold), in any of DTYPES. Its fvcore
-    count must equal `architecture.cost`, its outputs must be as many as the classes and
-    finite: ArchitectureError otherwise. Bytes, of activations if they are known, are counted again.
+    architecture: of a network of one's own, which no builder makes, its profile, or the plan by
+        which it was pruned, is enough; `load` then asks for the network before it was pruned.
+    model: the trained network, of stock layers (see pruning.fold), in any of FRACTIONS. Its fvcore
+        count must equal `architecture.cost`, its outputs must be finite, and as many as the classes
+        if it has any: ArchitectureError otherwise. Bytes, of activations if they are known, are
+        counted again.
+    example_input: as for `pruning.trace`; needed beside a profile or plan, unused otherwise.
+
     An architecture at `path` is replaced; ArchitectureError if something else is there or the
     disk refuses. Whoever is killed meanwhile leaves the old one or the new one: what is left
     beside it goes when `path` is next saved or read.
@@ -47,9 +69,12 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
     path, model = Path(path).resolve(), unwrapped(model)
     repair(path)
     _check_replaceable(path)
-    check_no_download(path.name, architecture.builder)
+    if not isinstance(architecture, Architecture):
+        architecture = _of_own(architecture, model, example_input)
+    if architecture.builder is not None:
+        check_no_download(path.name, architecture.builder)
     architecture = dataclasses.replace(architecture, dtype=_dtype_name(model))
-    measured = measure_cost(model, architecture.example_input.to(_device_of(model)))
+    measured = measure_cost(model, moved(architecture.example_input, _device_of(model)))
     if measured != architecture.cost:
         raise ArchitectureError(
             f"{path.name}: fvcore counts {measured.flops:,} FLOPs and {measured.params:,} "
@@ -57,10 +82,10 @@ def save(path: str | Path, architecture: Architecture, model: nn.Module) -> Arch
             f"{architecture.cost.params:,}: nothing was stored"
         )
     cost = _with_bytes(architecture.cost, measured, model, architecture.example_input)
-    architecture = dataclasses.replace(architecture, cost=cost)
-    architecture = dataclasses.replace(architecture, probe=_probe(model, architecture))
-    _check_probe_is_storable(path, architecture)
-    _check_probe_comes_again(path, architecture, model)
+    outputs = _outputs(model, architecture)
+    _check_classes(path, architecture, outputs)
+    architecture = dataclasses.replace(architecture, cost=cost, probe=_probe(outputs))
+    _check_probe_is_storable(path, architecture, model)
     try:
         return _write(path, architecture, model)
     except OSError as error:
@@ -83,46 +108,73 @@ def read(path: str | Path) -> Architecture:
 
 
 def load(
-    path: str | Path, *, trust: Sequence[str] = (), graph: ChannelGraph | None = None
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    trust: Sequence[str] = (),
+    graph: ChannelGraph | None = None,
 ) -> nn.Module:
     """The trained network, in eval mode on the CPU, in the dtypes in which it was saved.
 
     Its cost and its probe output are compared with what the file says.
+    model: the network before it was pruned, with any weights, in the place of what the builder
+        makes; needed for a network of one's own, which has no builder. It is left as it is.
     trust: further modules whose builders may run, beside TRUSTED_BUILDERS.
-    graph: of the builder's network, where that is known: it saves a trace, unless structures are
-        removed.
+    graph: of the network before it was pruned, where that is known: it saves a trace, unless
+        structures are removed.
     Raises ArchitectureError for a builder that is not trusted, gone or fails, and for files
     that are missing, damaged or do not fit each other.
     """
     architecture, folder = read(path), opened_folder(path)
     try:
-        check_trust(path, architecture.builder, trust)
-        model = _rebuilt(path, architecture, graph)
+        if model is None:
+            base = check_trust(path, architecture.builder, trust)()
+        else:
+            base = copied(unwrapped(model), torch.device("cpu"))
+        model = _rebuilt(path, architecture, base, graph)
         _fill(model, folder, architecture)
     except ArchitectureError:
         raise
     except EspalierError as error:
         raise ArchitectureError(f"{path} cannot be rebuilt: {error}") from error
     model.eval()
-    if not _agree(architecture.probe, _probe(model, architecture), DTYPES[architecture.dtype]):
+    if not _gives_probe(model, architecture):
         raise ArchitectureError(f"{path} does not reproduce its probe output: damaged weights?")
     return model
 
 
 def verify(
-    path: str | Path, *, trust: Sequence[str] = (), graph: ChannelGraph | None = None
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    trust: Sequence[str] = (),
+    graph: ChannelGraph | None = None,
 ) -> Architecture:
     """Loads `path`, which compares cost and probe, and has fvcore count the cost once more.
 
-    trust, graph: as for `load`.
+    model, trust, graph: as for `load`.
     Returns what was stored; raises ArchitectureError, saying what differs.
     """
-    architecture, model = read(path), load(path, trust=trust, graph=graph)
+    architecture, model = read(path), load(path, model=model, trust=trust, graph=graph)
     measured = measure_cost(model, architecture.example_input)
     _check_cost(path, architecture.cost, measured)
     counted = _with_bytes(architecture.cost, measured, model, architecture.example_input)
     _check_bytes(path, architecture.cost, counted)
     return architecture
+
+
+def _of_own(
+    shape: WidthProfile | KeepPlan, model: nn.Module, example_input: ExampleInput | None
+) -> Architecture:
+    """The architecture of a network that no builder makes."""
+    if example_input is None:
+        raise ArchitectureError(
+            "a plan or profile is saved with example_input=…, by which the network is traced when "
+            "it is loaded"
+        )
+    profile = WidthProfile(shape.widths) if isinstance(shape, KeepPlan) else shape
+    cost = measure_cost(model, example_input)
+    return Architecture(None, profile, input_shape_of(example_input), (), cost)
 
 
 def _write(path: Path, architecture: Architecture, model: nn.Module) -> Architecture:
@@ -145,12 +197,13 @@ def _plain_file(folder: Path, name: str) -> Path:
     return file
 
 
-def _rebuilt(path: str | Path, architecture: Architecture, graph: ChannelGraph | None) -> nn.Module:
-    """The network with weights of the right shapes, at the cost that the file says."""
+def _rebuilt(
+    path: str | Path, architecture: Architecture, base: nn.Module, graph: ChannelGraph | None
+) -> nn.Module:
+    """`base` with weights of the right shapes, at the cost that the file says."""
     profile, example_input = architecture.profile, architecture.example_input
-    base = architecture.builder()
-    if _dtype_of(base) != example_input.dtype:
-        base = base.to(example_input.dtype)
+    if _dtype_of(base) != FRACTIONS[architecture.dtype]:
+        base = base.to(FRACTIONS[architecture.dtype])
     if profile.removed or graph is None or not profile.fits(graph):
         base = without_removed(base, profile, example_input)
         graph = graph_for(base, profile, example_input)
@@ -171,12 +224,12 @@ def _check_cost(path: str | Path, stored: Cost, actual: Cost) -> None:
         )
 
 
-def _with_bytes(cost: Cost, measured: Cost, model: nn.Module, example_input: Tensor) -> Cost:
+def _with_bytes(cost: Cost, measured: Cost, model: nn.Module, example_input: ExampleInput) -> Cost:
     """The cost with what else `model` takes: bytes, and what a trace tells, if that was known."""
     cost = dataclasses.replace(cost, weight_bytes=measured.weight_bytes)
     if cost.peak_activation_bytes is None and cost.uncounted is None:
         return cost
-    traced = traced_cost(model, example_input.to(_device_of(model)))
+    traced = traced_cost(model, moved(example_input, _device_of(model)))
     known = {name: getattr(cost, name) for name in ("peak_activation_bytes", "uncounted")}
     return dataclasses.replace(
         cost, **{n: getattr(traced, n) for n, value in known.items() if value is not None}
@@ -241,20 +294,23 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _check_probe_is_storable(path: Path, architecture: Architecture) -> None:
-    if not torch.tensor(architecture.probe).isfinite().all():
-        raise ArchitectureError(f"{path.name}: the network's outputs are not finite numbers")
-    if len(architecture.probe) != len(architecture.classes):
+def _check_classes(path: Path, architecture: Architecture, outputs: Sequence[Tensor]) -> None:
+    """Where a network returns one tensor, its second axis is that of the classes."""
+    if not architecture.classes or len(outputs) > 1:
+        return
+    num_outputs = outputs[0].shape[1] if outputs[0].dim() > 1 else outputs[0].numel()
+    if num_outputs != len(architecture.classes):
         raise ArchitectureError(
-            f"{path.name}: the network has {len(architecture.probe)} outputs and "
+            f"{path.name}: the network has {num_outputs} outputs and "
             f"{len(architecture.classes)} names of classes"
         )
 
 
-def _check_probe_comes_again(path: Path, architecture: Architecture, model: nn.Module) -> None:
+def _check_probe_is_storable(path: Path, architecture: Architecture, model: nn.Module) -> None:
     """What is random, or leaves something behind that the next run reads, cannot be verified."""
-    again = _probe(model, architecture)
-    if not _agree(architecture.probe, again, DTYPES[architecture.dtype]):
+    if not torch.tensor(architecture.probe).isfinite().all():
+        raise ArchitectureError(f"{path.name}: the network's outputs are not finite numbers")
+    if not _gives_probe(model, architecture):
         raise ArchitectureError(
             f"{path.name}: in eval mode the network's outputs differ from run to run, so that no "
             "copy could be told from a damaged one: make its forward deterministic"
@@ -263,10 +319,10 @@ def _check_probe_comes_again(path: Path, architecture: Architecture, model: nn.M
 
 def _dtype_name(model: nn.Module) -> str:
     dtype = _dtype_of(model)
-    for name, known in DTYPES.items():
+    for name, known in FRACTIONS.items():
         if known == dtype:
             return name
-    raise ArchitectureError(f"weights must be of {', '.join(DTYPES)}, got {dtype}")
+    raise ArchitectureError(f"weights must be of {', '.join(FRACTIONS)}, got {dtype}")
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:
@@ -279,25 +335,36 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _agree(stored: tuple[float, ...], output: tuple[float, ...], dtype: torch.dtype) -> bool:
-    if len(stored) != len(output) or not stored:
+def _gives_probe(model: nn.Module, architecture: Architecture) -> bool:
+    """Whether `model` puts out what the architecture says."""
+    stored, output = architecture.probe, _probe(_outputs(model, architecture))
+    if len(stored) != len(output):
         return False
     expected, actual = (torch.tensor(values, dtype=torch.float64) for values in (stored, output))
-    tolerance = max(_PROBE_TOLERANCE, 8 * torch.finfo(dtype).eps)
-    scale = float(expected.abs().max().clamp(min=1e-6))
+    tolerance = max(_PROBE_TOLERANCE, 8 * torch.finfo(FRACTIONS[architecture.dtype]).eps)
+    scale = float(expected.abs().max().clamp(min=1e-6)) if stored else 0
     return torch.allclose(expected, actual, rtol=0, atol=tolerance * scale)
 
 
-def _probe(model: nn.Module, architecture: Architecture) -> tuple[float, ...]:
-    generator = torch.Generator().manual_seed(PROBE_SEED)
-    images = torch.randn(1, *architecture.input_shape, generator=generator)
-    example = architecture.example_input
+def _probe(outputs: Sequence[Tensor]) -> tuple[float, ...]:
+    """All outputs, one after the other, or some of many."""
+    values = torch.cat([output.flatten().double().cpu() for output in outputs])
+    if len(values) > _MOST_OUTPUTS:
+        places = torch.linspace(0, len(values) - 1, _SOME_OUTPUTS, dtype=torch.float64)
+        values = values[places.long()]
+    return tuple(values.tolist())
+
+
+def _outputs(model: nn.Module, architecture: Architecture) -> list[Tensor]:
+    """What `model` puts out for the input of the probe."""
+    shape, dtype = architecture.input_shape, FRACTIONS[architecture.dtype]
+    example = moved(random_of(shape, dtype, PROBE_SEED), _device_of(model))
+    positional, keyword = call_arguments(example)
     try:
         with evaluating(model), torch.no_grad():
-            output = model(images.to(_device_of(model), example.dtype))
-        return tuple(output.flatten().double().cpu().tolist())
+            return list(returned_tensors(model(*positional, **keyword), set()))
     except Exception as error:  # a user's network may raise anything
+        name = type(model).__name__ if architecture.builder is None else architecture.builder.target
         raise ArchitectureError(
-            f"{architecture.builder.target} does not classify images of "
-            f"{'×'.join(map(str, architecture.input_shape))}: {first_line(error)}"
+            f"{name} cannot run on an input of {shape_text(shape)}: {first_line(error)}"
         ) from error

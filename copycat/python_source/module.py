@@ -8,18 +8,20 @@ import re
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from copycat.architecture import Architecture
-from copycat.export import random_images
+from copycat.export import random_inputs, tensors_of
+from copycat.input_shape import InputForm, shape_text
 from copycat.python_source.classes import PythonClasses
 from copycat.python_source.expression import Bracketed, render
+from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import ArchitectureError, first_line
 from pruning.sigmoid_batchnorm import fold
 
 _TEXT = '''"""{name}: {params:,} parameters, {flops:,} multiply-adds.
 
-It reads images N×{shape} and gives N×{num_classes} logits. The weights are loaded by
+It reads {reads}. The weights are loaded by
 
     model = build()
     model.load_state_dict(safetensors.torch.load_file("weights.safetensors"))
@@ -90,11 +92,18 @@ def _module_text(architecture: Architecture, model: nn.Module, dtype: torch.dtyp
         name=type(model).__name__,
         params=architecture.cost.params,
         flops=architecture.cost.flops,
-        shape="×".join(map(str, architecture.input_shape)),
-        num_classes=len(architecture.classes),
+        reads=_what_it_reads(architecture),
         imports=_imports({*classes.imports.values()}, content),
         content=content,
     )
+
+
+def _what_it_reads(architecture: Architecture) -> str:
+    shape, num_classes = architecture.input_shape, len(architecture.classes)
+    if isinstance(shape, InputForm):
+        return f"inputs such as {shape_text(shape)}"
+    reads = f"{'images' if len(shape) == 3 else 'samples'} N×{shape_text(shape)}"
+    return f"{reads} and gives N×{num_classes} logits" if num_classes else reads
 
 
 def _quoted(text: str) -> str:
@@ -116,17 +125,18 @@ def _imports(lines: set[str], content: str) -> str:
     )
 
 
-def _problem(text: str, model: nn.Module, example_input: Tensor) -> str | None:
+def _problem(text: str, model: nn.Module, example_input: ExampleInput) -> str | None:
     """Why the module does not make the same network; None if it does."""
     names: dict[str, Any] = {"__name__": "exported"}
-    images = random_images(example_input, 2).to(example_input.dtype)
+    positional, keyword = call_arguments(random_inputs(example_input, 2))
     try:
         exec(compile(text, "<export>", "exec"), names)  # the network's own code, which ran before
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network = names["build"]()
             network.load_state_dict(model.state_dict())
-            output, expected = network.eval()(images), model(images)
+            outputs = tensors_of(network.eval()(*positional, **keyword))
+            expected = tensors_of(model(*positional, **keyword))
     except Exception as error:  # the user's code may raise anything
         return first_line(error)
-    same = isinstance(output, Tensor) and torch.equal(output, expected)
+    same = len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
     return None if same else "it gives another output than the stored one"

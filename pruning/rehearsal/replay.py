@@ -19,9 +19,9 @@ from pruning.errors import first_line
 from pruning.graph.channel_labels import AxisLabels, Labels
 from pruning.graph.operators.rule import Call
 from pruning.networks.copies import moved
+from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import disable_current_modes, schema_of
 from pruning.tracer.meta_kernels import MetaKernels
-from pruning.tracer.nested_tensors import tensors_in
 from pruning.tracer.network_runs import follow
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
 from pruning.tracer.trace_records import Step

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pruning.networks.nested_tensors import numbers_in
 from pruning.tracer.calls import COUNTED, not_at_all
 from pruning.tracer.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
-from pruning.tracer.nested_tensors import numbers_in
 from pruning.tracer.trace_records import Step
 from pruning.tracer.tracer import Tracer
 

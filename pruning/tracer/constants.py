@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.operators.rule import Call, aten_names
+from pruning.networks.nested_tensors import numbers_in
 from pruning.networks.torch_interior import DisableTorchFunction
-from pruning.tracer.nested_tensors import numbers_in
 
 _SIZES = frozenset(
     aten_names(

@@ -10,8 +10,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.channel_labels import Labels
 from pruning.graph.operators.rule import Call, aten_names
+from pruning.networks.nested_tensors import tensors_in
 from pruning.tracer.labelled_tensors import LabelledTensors
-from pruning.tracer.nested_tensors import tensors_in
 from pruning.tracer.trace_records import Storage
 
 _FILLERS = frozenset(aten_names("zeros ones full empty"))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import schema_of, tree_map_only
-from pruning.tracer.nested_tensors import tensors_in
 
 _IN_PLACE = object()
 """In place of a description: the operator returns its first argument as it was."""

@@ -13,9 +13,9 @@ from torch import nn
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import TraceError
 from pruning.graph.operators.rule import pin_all
+from pruning.networks.nested_tensors import returned_tensors, tensors_in
 from pruning.networks.torch_interior import Norm
 from pruning.tracer.composite_calls import CompositeCalls, functions_left_out
-from pruning.tracer.nested_tensors import returned_tensors, tensors_in
 from pruning.tracer.recorded_values import RecordedValues
 from pruning.tracer.trace_records import LOSES_WHOLE_GROUPS
 from pruning.tracer.tracer import Tracer

@@ -13,6 +13,7 @@ from pruning.graph.channel_labels import AxisLabels, ChannelLabels, Labels, Tens
 from pruning.graph.operators import RULES, Call
 from pruning.graph.operators.elementwise import elementwise
 from pruning.graph.operators.rule import aten_names, pin_all, unlabelled
+from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import TorchDispatchMode, schema_of
 from pruning.tracer.calls import Calls
 from pruning.tracer.constants import Constants
@@ -20,7 +21,6 @@ from pruning.tracer.function_calls import FunctionCalls
 from pruning.tracer.labelled_tensors import LabelledTensors
 from pruning.tracer.memory import FilledTensors, Memory
 from pruning.tracer.meta_kernels import MetaKernels
-from pruning.tracer.nested_tensors import tensors_in
 from pruning.tracer.recorded_values import (
     RecordedValues,
     ReplayedReaders,

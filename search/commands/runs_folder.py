@@ -257,7 +257,8 @@ class _NetworkInFolder(StoredNetwork):
 
     @property
     def builder(self) -> str:
-        return architecture.read(self._source).builder.module
+        builder = architecture.read(self._source).builder
+        return "" if builder is None else builder.module
 
     def check(self) -> None:
         architecture.verify(self._source, trust=self._trust)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 _PICKLES = (b"PK", b"\x80")
 """How files of torch.save begin: since torch 1.6, and before."""
+
+_NAMED = re.compile(r"GLOBAL (\S+)")
+"""What torch says of classes and functions that a file names."""
 
 _DAMAGE = (EOFError, ValueError, KeyError, IndexError, AttributeError)
 """What torch raises on some damaged files, beside its own errors."""
@@ -111,14 +115,15 @@ def _of_file(source: str) -> Any:
     except OSError as error:
         raise WeightsError(f"the weights {source} cannot be read: {error.strerror}") from error
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, *_DAMAGE) as error:
-        if "GLOBAL" in str(error):  # what torch says of classes and functions
+        if (named := _NAMED.search(str(error))) is not None:
             raise WeightsError(
-                f"the weights {source} hold more than tensors, and code from a file is not run: "
-                "store the state dict alone, torch.save(model.state_dict(), FILE)"
+                f"the weights {source} hold more than tensors ({named[1]}), and code from a file "
+                "is not run: store the state dict alone, torch.save(model.state_dict(), FILE)"
             ) from error
+        is_unpickled = not isinstance(error, pickle.UnpicklingError)
+        reason = first_line(error) if is_unpickled else "it is damaged"
         raise WeightsError(
-            f"{source} is no file of weights (safetensors, or a state dict of torch.save): "
-            f"{first_line(error)}"
+            f"{source} is no file of weights (safetensors, or a state dict of torch.save): {reason}"
         ) from error
 
 

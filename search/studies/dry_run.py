@@ -154,6 +154,7 @@ def _verify(outcomes: Iterable[Outcome], context: JobContext, data: Data) -> Non
         for outcome in outcomes:
             folder = context.directory / outcome.path
             builder, preflight = read(folder).builder, context.preflight
+            assert builder is not None, folder
             graph = preflight.graph if builder == preflight.builder else None
             verify(folder, trust=builder.modules, graph=graph)
 

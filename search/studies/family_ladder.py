@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.families.base_network import BaseNetwork
+from copycat.input_shape import InputShape
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
+from pruning.restrictions import Restrictions
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.storage.layout import ARCHITECTURES_FOLDER
@@ -37,7 +40,7 @@ class Subject:
 
     base: BaseNetwork
     profile: WidthProfile
-    input_shape: tuple[int, int, int]
+    input_shape: InputShape
     classes: tuple[str, ...]
     data: str = ""
 
@@ -66,15 +69,16 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     Where it was narrowed inexactly, so are the networks that are derived from it.
     """
     stored = read(folder)
-    check_trust(folder, stored.builder, config.trust)
+    builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    base = BaseNetwork.of(stored.builder, stored.example_input, exact=exact)
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
-    return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    subject = Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    return _restricted(config, subject)
 
 
 def profile_subject(
-    config: FamilyConfig, input_shape: tuple[int, int, int], classes: tuple[str, ...]
+    config: FamilyConfig, input_shape: tuple[int, ...], classes: tuple[str, ...]
 ) -> Subject:
     """The network of a profile in a file; ConfigError if that or --model is missing."""
     if not config.model:
@@ -84,10 +88,23 @@ def profile_subject(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
-    builder = models.resolve(config.model, num_classes=len(classes), in_channels=input_shape[0])
+    own = config.as_search().model_arguments
+    builder = models.resolve(
+        config.model, num_classes=len(classes), in_channels=input_shape[0], own=own
+    )
     base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
     profile.check(base.graph_of(profile))
-    return Subject(base, profile, input_shape, classes)
+    return _restricted(config, Subject(base, profile, input_shape, classes))
+
+
+def _restricted(config: FamilyConfig, subject: Subject) -> Subject:
+    """The subject, whose shape is as wide as the restrictions of the ladder want it."""
+    restrictions = config.as_search().restrictions
+    if restrictions == Restrictions():
+        return subject
+    base = subject.base.under(restrictions)
+    profile = subject.profile.permitted(base.graph_of(subject.profile))
+    return dataclasses.replace(subject, base=base, profile=profile)
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:
@@ -125,7 +142,7 @@ def ladder(config: FamilyConfig, subject: Subject) -> tuple[list[Rung], list[str
     notes: list[str] = []
 
     def milliseconds(model: torch.nn.Module) -> float:
-        example_input = torch.zeros(1, *subject.input_shape)
+        example_input = subject.base.example_input
         return measured_latency(model, example_input, device=config_device(config)).median_ms
 
     for name in config.kind_names:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from copycat.architecture import read
+from copycat.input_shape import InputForm, shape_text
 from mlflow_server import schema
 from pruning.cost import Budget
 from pruning.errors import ConfigError, SearchFailedError
@@ -94,7 +94,9 @@ def opened(config: FamilyConfig, console: Console) -> tuple[Subject, ImageData]:
     folder = architecture_folder(config.source, config.runs)
     if folder is not None:
         subject = stored_subject(config, folder)
-        data = datasets.load(config.data, channels=subject.input_shape[0], seed=config.seed)
+        shape = subject.input_shape
+        channels = None if isinstance(shape, InputForm) else shape[0]
+        data = datasets.load(config.data, channels=channels, seed=config.seed)
         return subject, data
     data = read_images(config.data, config.model, config.seed, console)
     return profile_subject(config, data.train.image_shape, tuple(data.classes)), data
@@ -221,8 +223,9 @@ def _included(
         stored = read(folder / outcome.path)
         data = stored.provenance.get("data")
         if stored.builder != subject.base.builder or data != config.data.source:
+            searched = "another network" if stored.builder is None else stored.builder.target
             raise ConfigError(
-                f"{folder} cannot be included: it searched {stored.builder.target} on {data}, "
+                f"{folder} cannot be included: it searched {searched} on {data}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
             )
         if stored.inexact and subject.base.graph.exact:
@@ -250,7 +253,7 @@ def _preflight(subject: Subject) -> Preflight:
         builder=subject.base.builder,
         graph=subject.base.graph,
         groups=tuple(subject.profile.widths),
-        sample=Sample(torch.zeros(1, *subject.input_shape), subject.classes),
+        sample=Sample(subject.base.example_input, subject.classes),
         budget=budget,
         limits=budget.absolute(base),
         base=base,
@@ -260,13 +263,13 @@ def _preflight(subject: Subject) -> Preflight:
 
 def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None:
     for what, own, present in (
-        ("images of", subject.input_shape, data.train.image_shape),
-        ("classes", subject.classes, tuple(data.classes)),
+        ("images of", shape_text(subject.input_shape), shape_text(data.train.image_shape)),
+        ("classes", ", ".join(subject.classes), ", ".join(data.classes)),
     ):
-        if tuple(own) != tuple(present):
+        if own != present:
             raise ConfigError(
-                f"{config.source} is for {what} {', '.join(map(str, own))[:60]}, but "
-                f"{config.data.source} has {', '.join(map(str, present))[:60]}"
+                f"{config.source} is for {what} {own[:60]}, but {config.data.source} has "
+                f"{present[:60]}"
             )
 
 

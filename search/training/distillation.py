@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from copycat.architecture import load, read
+from copycat.input_shape import InputShape, shape_text
 from pruning.errors import ConfigError
 from search.config.training_config import TrainingConfig
 from search.data.data import Batch
@@ -63,13 +64,14 @@ def distilled(
     config: TrainingConfig,
     device: torch.device,
     *,
-    input_shape: Sequence[int],
+    input_shape: InputShape,
     classes: Sequence[str],
     trust: Sequence[str],
 ) -> Task:
     """The task with the teacher that `config` names, or as it is where there is none.
 
-    input_shape: (C, H, W) of an image.  trust: modules that may make the teacher.
+    input_shape: (C, H, W) of an image, or of what else is read.
+    trust: modules that may make the teacher.
     Raises ConfigError for a teacher of other images or classes, ArchitectureError for a folder
     that cannot be loaded.
     """
@@ -84,12 +86,12 @@ def distilled(
     )
 
 
-def check_teacher(path: str, input_shape: Sequence[int], classes: Sequence[str]) -> None:
+def check_teacher(path: str, input_shape: InputShape, classes: Sequence[str]) -> None:
     """Raise ConfigError unless the architecture at `path` knows these images and classes."""
     stored = read(path)
     for what, own, wanted in (
-        ("images", stored.input_shape, tuple(input_shape)),
-        ("classes", stored.classes, tuple(classes)),
+        ("inputs", shape_text(stored.input_shape), shape_text(input_shape)),
+        ("classes", ", ".join(stored.classes), ", ".join(classes)),
     ):
         if own != wanted:
             raise ConfigError(
@@ -98,6 +100,5 @@ def check_teacher(path: str, input_shape: Sequence[int], classes: Sequence[str])
             )
 
 
-def _short(values: Sequence[object]) -> str:
-    text = ", ".join(map(str, values))
+def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"

@@ -113,6 +113,10 @@ def test_edits_break_the_checksum(copied: Path, change: str) -> None:
         read(copied)
 
 
+def _tensor(**form: object) -> dict[str, object]:
+    return {"shape": [1, 3, 8, 8], **form}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -123,15 +127,28 @@ def test_edits_break_the_checksum(copied: Path, change: str) -> None:
         ({"widths": {"head.fc": 3}}, "cannot be rebuilt: .*'head.fc' is pinned"),
         ({"removed": {"brunch": []}}, 'is damaged: "removed" must hold lists of names'),
         ({"removed": {"block": ["bl"]}}, "cannot be rebuilt: this network has no block 'bl'"),
-        ({"input_shape": [3, 8]}, "is damaged: input_shape must be channels, height, width"),
-        ({"input_shape": [3, 0, 8]}, "is damaged: input_shape must be an image's, of at most"),
-        ({"input_shape": [3, 10**9, 10**9]}, "input_shape must be an image's, of at most 268,435"),
-        ({"input_shape": [3, 8.0, 8]}, r"input_shape must be a whole number, got 8\.0"),
+        ({"input_shape": [3, 8]}, "cannot run on an example input of 1×3×8"),
+        ({"input_shape": []}, "is damaged: input_shape must be those of tensors of 1 to 268,435"),
+        ({"input_shape": [3, 0, 8]}, "is damaged: input_shape must be of whole numbers from 1"),
+        ({"input_shape": [3, 10**9, 10**9]}, "input_shape must be those of tensors of 1 to 268,4"),
+        ({"input_shape": [3, 8.0, 8]}, r"input_shape must be of whole numbers from 1, got 8\.0"),
+        ({"input_shape": [1] * 64}, "input_shape must be of at most 63 sizes"),
+        ({"input_shape": 8}, "input_shape must be those of tensors"),
+        ({"input_shape": {"tuple": [8, "x", None]}}, "input_shape must be those of tensors"),
+        ({"input_shape": {"set": []}}, "must be sizes, or an object with shape and dtype, tuple"),
+        ({"input_shape": {"list": [], "tuple": []}}, "must be sizes, or an object with shape"),
+        ({"input_shape": {"shape": [1, 3], "dtype": "int128"}}, "input_shape must be of dtypes"),
+        ({"input_shape": _tensor(dtype="bool", highest=2)}, "up to 1 where it is bool, got 2"),
+        ({"input_shape": _tensor(dtype="float32", highest=1)}, "up to 0 where it is float32"),
+        ({"input_shape": _tensor(dtype="int8", highest=127)}, "up to 126 where it is int8"),
+        ({"input_shape": _tensor(dtype="int64", highest=-1)}, "got -1"),
+        ({"input_shape": _tensor(dtype="int64", highest=True)}, "got True"),
+        ({"builder": None}, r"what makes it: in Python, copycat\.load\(path, model=…\)"),
         ({"input_shape": [3, math.inf, 8]}, "Infinity is no number in JSON"),
         ({"input_shape": [4, 8, 8]}, "cannot run on an example input of 1×4×8×8"),
         ({"dtype": "float8"}, r"dtype must be one of \('float64', .*got 'float8'"),
         ({"dtype": []}, r"dtype must be one of"),
-        ({"dtype": "float64"}, "does not reproduce|does not classify"),
+        ({"dtype": "float64"}, "does not reproduce|cannot run on an input"),
         ({"cost": {"flops": 1}}, "is damaged: cost lacks params, convention"),
         ({"probe": {"seed": 0, "output": "x"}}, "probe.output must be a list of numbers"),
         ({"probe": {"seed": 1, "output": []}}, "probe.seed must be one of"),
@@ -227,7 +244,7 @@ def test_one_tensor_in_another_dtype_is_refused(copied: Path) -> None:
     tensors = load_file(copied / WEIGHTS)
     tensors["conv1.weight"] = tensors["conv1.weight"].double()
     exchange_weights(copied, tensors)
-    with pytest.raises(ArchitectureError, match="networks:small does not classify images of 3×8×8"):
+    with pytest.raises(ArchitectureError, match="networks:small cannot run on an input of 3×8×8"):
         load(copied, trust=TRUST)
 
 
@@ -333,7 +350,9 @@ def test_no_wrong_value_gets_past(copied: Path) -> None:
 @pytest.fixture
 def rebuilt_once(stored: Path) -> Iterator[None]:
     """The network of `stored` is traced once, for tests that leave its JSON as it is."""
-    network = folder_module._rebuilt(stored, read(stored), None)
+    architecture = read(stored)
+    assert architecture.builder is not None
+    network = folder_module._rebuilt(stored, architecture, architecture.builder(), None)
     with mock.patch.object(
         folder_module, "_rebuilt", side_effect=lambda *_: copy.deepcopy(network)
     ):

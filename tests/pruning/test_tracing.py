@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from pruning import ChannelGraph, KeepPlan, measure_cost, remove_channels, trace
 from pruning.errors import TraceError
-from pruning.tracer.nested_tensors import numbers_in
+from pruning.networks.nested_tensors import numbers_in
 from pruning.tracing import traced_cost
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)

@@ -78,6 +78,9 @@ CHANGED = SearchConfig(
     seeds=4,
     equal_compute_pairs=False,
     random_widths=True,
+    model_arg=("depth=20", "act=relu"),
+    ignore=("layer1.*", "head"),
+    max_removed=("layer2.*=50%",),
     min_channels=2,
     divisor=8,
     scoring_batches=7,
@@ -150,7 +153,7 @@ def test_a_whole_number_serves_as_a_real_one():
         ({"modle": "resnet20"}, "unknown key 'modle': did you mean model"),
         ({"data": {"limit_trian": 3}}, "unknown key 'data.limit_trian': did you mean limit_train"),
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch': did you mean epochs"),
-        ({"zzz": 3}, "unknown key 'zzz': known: model, weights, weights_digest, budget, data"),
+        ({"zzz": 3}, "unknown key 'zzz': known: model, model_arg, weights"),
         ({"epochs": 3}, "unknown key 'epochs'"),
     ],
 )

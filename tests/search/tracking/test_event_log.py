@@ -256,7 +256,7 @@ def test_a_search_feeds_all_that_happens(workers, tmp_path: Path) -> None:
     search_state = search_state_of(file)
     assert search_state.networks.keys() == {o.key for o in found.results.networks}
     run(config)  # again: everything is there
-    assert search_state_of(file).progress()["networks"] == len(found.results.everything)
+    assert search_state_of(file).progress()["networks"] == len(found.results.networks)
 
 
 def test_the_best_of_a_score_to_minimise_is_the_least(context: JobContext) -> None:

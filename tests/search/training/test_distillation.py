@@ -120,7 +120,7 @@ def test_a_teacher_is_loaded_as_it_was_stored(teacher: Path, preflight: Prefligh
 def test_a_teacher_of_other_images_or_classes_is_refused(teacher: Path, preflight: Preflight):
     config = TrainingConfig(distill_from=str(teacher))
     wide = dataclasses.replace(preflight, sample=Sample(torch.zeros(1, 1, 9, 9), preflight.classes))
-    with pytest.raises(ConfigError, match=r"the same images: .* has 1, 8, 8, the data 1, 9, 9"):
+    with pytest.raises(ConfigError, match=r"the same inputs: .* has 1×8×8, the data 1×9×9"):
         distilled(Classification(), config, CPU, **known_to(wide))
     other = dataclasses.replace(preflight, sample=Sample(preflight.example_input, ("a", "b")))
     with pytest.raises(ConfigError, match=r"the same classes: .* has 0, 1, 2, .* the data a, b"):
