@@ -37,6 +37,7 @@ from search.data import datasets
 from search.results.pictures import draw_all
 from search.results.report import Results, open_results
 from search.studies import publishing, search_study, session
+from search.tasks.score import ACCURACY
 from search.trials.jobs import Job, Outcome
 from search.trials.pareto import front
 from search.trials.trial import perform
@@ -94,7 +95,7 @@ def test_whatever_is_bounded_everything_is_within(
     for stored in result.results.everything:
         network = copycat.load(result.path / stored.path, trust=["samples"])
         assert limits.allows(measure_cost(network, torch.zeros(1, 1, 8, 8))), stored.key
-    assert result.front == tuple(front(result.results.everything))
+    assert result.front == tuple(front(result.results.everything, ACCURACY))
     assert [contest.label.partition(" ")[0] for contest in result.results.contests] == [
         budget[0].partition("=")[0]
     ] * 2
