@@ -63,7 +63,7 @@ export class ArchitectureTable {
 
 function slack(item) {
   const parts = Object.entries(item.slack);
-  const signed = (share) => `${share >= 0 ? "+" : "−"}${percent(Math.abs(share), 1)}`;
+  const signed = (share) => (share >= 0 ? `+${percent(share, 1)}` : "over");
   if (parts.length === 1) return signed(parts[0][1]);
   return parts.map(([name, share]) => `${name.replaceAll("_", " ")} ${signed(share)}`).join(", ");
 }
