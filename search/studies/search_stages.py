@@ -39,6 +39,11 @@ class SearchStages:
     def run(self) -> list[Outcome]:
         """All networks, the base network first; SearchFailedError if no trial came to one."""
         self._settle_leftovers()
+        if self._context.weights is not None:
+            self._notes.append(
+                "epochs and compute of fine-tuned networks leave out the training of the given "
+                "weights; --scratch-epochs gives networks from scratch as many"
+            )
         is_base_known = bool(self._session.stored(BASE))
         self._session.expect(
             (0 if is_base_known else self._plan.epochs_of_base)
