@@ -261,7 +261,8 @@ def _scores(
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
-    graph, layers, criteria = subject.preflight.graph, subject.layers, subject.criteria
+    graph, layers, loss = subject.preflight.graph, subject.layers, session.context.task.loss
+    criteria = {name: criterion.by_loss(loss) for name, criterion in subject.criteria.items()}
     scores: dict[str, UnitScores] = {}
 
     def report(stage: str, done: int, total: int) -> None:
@@ -273,7 +274,7 @@ def _scores(
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
         report("criteria", len(scores), len(criteria))
-    oracle = Oracle(on_unit=_each_second(functools.partial(report, "oracle")))
+    oracle = Oracle(loss, on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
 

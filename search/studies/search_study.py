@@ -26,7 +26,7 @@ from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
 from search.tracking.mlflow_runs import StudyRun
-from search.tracking.model_registry import register_front
+from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
@@ -168,6 +168,8 @@ def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:
     """
     builder = models.builder_for(config.model, sample, config.model_arguments)
     preflight = check(config, builder, sample)
+    if config.register:
+        require_registrable(preflight.input_shape)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight

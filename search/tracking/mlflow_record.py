@@ -121,7 +121,7 @@ class MlflowRecord(Observer):
     def mark_front(self, results: Results) -> None:
         """Say of every network whether it is on the front and what it gave up, and how many are."""
         on_front = {outcome.key for outcome in results.front}
-        for outcome in results.below_base(results.everything):
+        for outcome in results.networks:
             key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
             self._runs.tag(key, tags)

@@ -119,6 +119,7 @@ class _Trial:
             context.preflight,
             seed=self._seed,
             device=context.torch_device,
+            loss=context.task.loss,
             is_trained=context.weights is not None,
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs

@@ -234,7 +234,7 @@ def test_a_search_without_training_from_its_base_to_its_front(
         assert torch.equal(stored[name], tensor)
     assert workers.performed[0] == "base"
     assert "base" not in [o.origin for o in (*results.everything, *results.front)]
-    assert results.below_base(results.everything) == [base, *results.everything]
+    assert results.networks == [base, *results.everything]
     assert open_results(config.directory) == results
     assert memory.read("architecture/base").status == "finished"
     assert copycat.read(config.directory / base.path).provenance["weights"] == weights
