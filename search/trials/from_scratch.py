@@ -12,7 +12,7 @@ from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
 from search.training.distillation import distilled
-from search.training.trainer import Trainer
+from search.training.trainer import Trainer, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
 from search.trials.jobs import FromScratchJob, Outcome
@@ -43,16 +43,18 @@ def train_from_scratch(
         classes=preflight.classes,
         trust=preflight.builder.modules,
     )
-    trainer = Trainer(
-        model,
-        data,
-        task=task,
-        epochs=epochs,
-        config=config.training,
-        seed=seed,
-        device=context.torch_device,
-    )
-    trained = staged.train("from scratch", trainer)
+    trained = TrainingReport((), 0.0)
+    if epochs:
+        trainer = Trainer(
+            model,
+            data,
+            task=task,
+            epochs=epochs,
+            config=config.training,
+            seed=seed,
+            device=context.torch_device,
+        )
+        trained = staged.train("from scratch", trainer)
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     result = Finished(
         job.key,

@@ -16,7 +16,7 @@ from pruning.criteria import Batches
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Part
 from search.models.weights import TrainedWeights
-from search.storage.layout import JOBS_FOLDER
+from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE, JOBS_FOLDER
 from search.tasks import registry as tasks
 from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
@@ -59,6 +59,12 @@ class JobContext:
         """The folder of the network that is to be imitated; empty for none."""
         folder = self.config.training.distill_from
         return os.path.join(self.start, folder) if folder else ""
+
+    @property
+    def imitates_base(self) -> bool:
+        """Whether networks learn from the trained base network, which has to be there before."""
+        own = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return bool(self.teacher) and Path(self.teacher) == own
 
     @property
     def is_base_trained(self) -> bool:

@@ -245,6 +245,8 @@ class _Trial:
         """One stage; a sparse network with what its method adds to the loss."""
         is_first = stage != "fine-tuning"
         config = self._training if is_first else self._training.for_fine_tuning()
+        if is_first and not config.epochs:
+            return TrainingReport((), 0.0)
         trainer = Trainer(
             model,
             self._data,

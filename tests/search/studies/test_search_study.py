@@ -74,9 +74,7 @@ def statuses(memory: MemoryRecorder) -> dict[str, str]:
 
 def own_keys(results: Results) -> list[str]:
     """Of the networks that are no by-products, which have the names of their jobs."""
-    networks = [
-        o for o in results.below_base(results.everything) if not o.key.startswith("fine-tuned")
-    ]
+    networks = [o for o in results.networks if not o.key.startswith("fine-tuned")]
     trials = [f"fine-tuned-{o.trial}" for o in results.everything if o.origin == "fine-tuned"]
     return sorted({*trials, *(o.key for o in networks)})
 
