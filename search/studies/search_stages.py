@@ -14,7 +14,7 @@ from search.scheduling.from_scratch_jobs import compared, members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
-from search.training.trainer import total_push
+from search.training.schedules import total_push
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler

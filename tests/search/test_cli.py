@@ -105,10 +105,24 @@ CHANGED_FLAGS = {
     "fine-tune-epochs": 4,
     "scratch-epochs": 5,
     "batch-size": 6,
-    "learning-rate": 0.7,
+    "learning-rate": 0.07,
     "weight-decay": 0.0,
-    "schedule": "copycat",
-    "nesterov": False,
+    "schedule": "step",
+    "scratch-learning-rate": 0.05,
+    "warmup-epochs": 2,
+    "fine-tune-warmup-epochs": 1,
+    "drop-at": (0.4, 0.8),
+    "drop-by": 3.0,
+    "clip-norm": 1.0,
+    "ema-decay": 0.99,
+    "label-smoothing": 0.1,
+    "crop": "resized",
+    "crop-area": 0.5,
+    "augment": "randaugment",
+    "augment-magnitude": 5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "distill": True,
     "equal-compute": True,
     "compute-limit": 3.5,
     "distill-from": "teacher",
@@ -132,9 +146,11 @@ CHANGED_FLAGS = {
 }
 
 
-def test_every_setting_has_a_flag(asked: list[SearchConfig]):
+@pytest.mark.parametrize("either", [{"nesterov": False}, {"optimizer": "adamw"}])
+def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, object]):
     arguments = []
-    for name, value in CHANGED_FLAGS.items():
+    changed = CHANGED_FLAGS | either
+    for name, value in changed.items():
         values = value if isinstance(value, tuple) else (value,)
         switches = {True: f"--{name}", False: f"--no-{name}"}
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
@@ -145,10 +161,12 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
     for part in (config, *(getattr(config, table) for table in tables)):
         default = type(part)()
         for field in dataclasses.fields(part):
+            if field.name in {"nesterov", "optimizer"} - either.keys():
+                continue
             assert getattr(part, field.name) != getattr(default, field.name), field.name
             if part is not config or field.name not in tables:
                 flag = names.get(field.name, field.name).replace("_", "-")
-                assert getattr(part, field.name) == CHANGED_FLAGS[flag]
+                assert getattr(part, field.name) == changed[flag]
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):
