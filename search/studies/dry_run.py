@@ -82,7 +82,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
     config, devices = context.config, range(torch.cuda.device_count())
     training = dataclasses.replace(
         config.training,
-        epochs=1,
+        epochs=min(1, config.training.epochs),
         fine_tune_epochs=1,
         scratch_epochs=1,
         batch_size=min(config.training.batch_size, _MOST_SAMPLES),
@@ -101,7 +101,8 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         small = dataclasses.replace(
             config, training=training, study=study, scoring_batches=1, runs=folder
         )
-        yield JobContext(small, context.preflight, device), data.few(_MOST_SAMPLES)
+        here = dataclasses.replace(context, config=small, device=device)
+        yield here, data.few(_MOST_SAMPLES)
 
 
 def _in_folder(context: JobContext, name: str) -> JobContext:

@@ -14,6 +14,7 @@ from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Sample
+from search.models.weights import TrainedWeights
 from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
@@ -30,6 +31,7 @@ from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
+from search.trials.starting_weights import measured, starting_weights
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class SearchStudy(Study[Results]):
     kind: StudyKind = "search"
 
     def __init__(self, config: SearchConfig) -> None:
+        stored = settings_file(config).stored or {}
+        if config.weights and not config.weights_digest:
+            digest = str(stored.get("weights_digest", ""))
+            config = dataclasses.replace(config, weights_digest=digest)
         self._config, self.settings = config, settings_file(config)
         self.num_trials = config.trials
         self.modules: tuple[str, ...] = ()
@@ -84,6 +90,7 @@ class SearchStudy(Study[Results]):
             context, data = open_context(self._config, console)
             dry_run_of_search(context, data, trial_space(context, data))
         self.modules = context.preflight.builder.modules
+        self.settings = settings_file(context.config)  # with the digest of its weights
         return context, data
 
     def study_run(self, context: JobContext) -> StudyRun:
@@ -127,15 +134,30 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
 def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Data]:
     """What the jobs of a search need; EspalierError says why it could not work.
 
-    Prints what the network costs and the budget allows.
+    Prints what the network costs, its weights are worth and the budget allows.
     """
     device = chosen_device(config.device, config.resources)
     check_resources(config, device)
     data = read_images(config.data, config.model, config.seed, console)
     preflight = preflight_of(config, data.sample)
-    for line in preflight.describe():
+    config, weights = with_weights(config, preflight)
+    context = measured(JobContext(config, preflight, device, weights=weights), data)
+    for line in context.preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
-    return JobContext(config, preflight, device), data
+    return context, data
+
+
+def with_weights(
+    config: SearchConfig, preflight: Preflight
+) -> tuple[SearchConfig, TrainedWeights | None]:
+    """The settings with the digest of the weights that they name, and those weights, if any.
+
+    Raises the errors of `starting_weights`.
+    """
+    weights = starting_weights(config, preflight)
+    if weights is None:
+        return config, None
+    return dataclasses.replace(config, weights_digest=weights.digest), weights
 
 
 def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:

@@ -76,6 +76,7 @@ class SparseNetwork:
 
     base: with first weights; it may be used up.
     loss: by which criteria judge; their own by default.
+    is_trained: whether those are trained ones, whose scales σBN then starts from.
     model: what is to be trained in its place, on `device`.
     """
 
@@ -89,12 +90,14 @@ class SparseNetwork:
         seed: int,
         device: torch.device,
         loss: Loss | None = None,
+        is_trained: bool = False,
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight
         self._loss = loss
         self._method = method(proposal.criterion)
         self._example_input = moved(preflight.example_input, device)
-        self.model = self._method.prepared(base, seed).to(device)
+        trained_on = preflight.example_input if is_trained else None
+        self.model = self._method.prepared(base, seed, trained_on).to(device)
         gated = self._gated_granularities
         if gated:
             self.model = ScalingFactors(
@@ -106,7 +109,7 @@ class SparseNetwork:
                 restrictions=config.restrictions,
                 seed=seed,
             )
-        make = self._method.regularizer
+        make = self._method.regularizer if config.training.epochs else None
         self._regularizer = make(proposal.settings_of_criterion) if make else None
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from pruning.errors import ConfigError
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import seconds
+from search.config.search_config import BUILDER, TORCHVISION
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig
@@ -47,7 +48,7 @@ _HOUR = 3600
 class SettingsPolicy:
     """What the operator allows.
 
-    data_root: the folder that image folders, data sets and teachers lie below.
+    data_root: the folder that image folders, data sets, weights and teachers lie below.
     builders: module:callable of networks beside the zoo's and torchvision's.
     register_as: names in MLflow's registry that searches may register networks under.
     """
@@ -79,6 +80,7 @@ class SettingsPolicy:
                 **self._time_budget(resources.get("time_budget", "")),
                 "memory_gb": self.limits.memory_gb,
             }
+        settings |= self._weights(content.get("weights"))
         settings["data"] = self._data(_table(content, "data"))
         training = _table(content, "training")
         if isinstance(training, Mapping) and isinstance(training.get("distill_from"), str):
@@ -155,6 +157,14 @@ class SettingsPolicy:
             f"{model} is code that this server's operator has not allowed (--builder): {allowed}",
             "model",
         )
+
+    def _weights(self, weights: object) -> dict[str, str]:
+        """Where they name a file, its path: below the data root, as teachers are."""
+        if not isinstance(weights, str) or weights in ("", BUILDER):
+            return {}
+        if weights.startswith(TORCHVISION):
+            return {}
+        return {"weights": str(self._below(weights, "weights"))}
 
     def _data(self, data: object) -> object:
         if not isinstance(data, Mapping):
