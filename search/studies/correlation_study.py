@@ -126,6 +126,7 @@ class _Correlation(Study[CorrelationResults]):
                 f"{config.data.source}, does to the loss. Its runs: one per criterion."
             ),
             base=context.preflight.base,
+            score=context.preflight.score,
         )
 
     def work(self, session: Session) -> CorrelationResults:
@@ -160,8 +161,14 @@ class _Correlation(Study[CorrelationResults]):
         num_images = sum(len(targets) for _, targets in batches)
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
-        accuracy = outcome.validation_score
-        study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
+        study = CorrelationResults(
+            agreements,
+            subject.num_units,
+            num_images,
+            outcome.validation_score,
+            files,
+            subject.preflight.score,
+        )
         text = json.dumps(content(study, config, scores, oracle), indent=2)
         write_durably(results, text.encode())
         saved(
@@ -332,7 +339,8 @@ def _record(runs: StudyRuns, study: CorrelationResults) -> None:
         left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
         runs.log({**row.metrics, **left_out}, key)
         runs.end(key)
-    runs.log({schema.METRIC_VALIDATION_SCORE: study.validation_score})
+    name = schema.of_score(schema.METRIC_VALIDATION_SCORE, study.score.slug)
+    runs.log({name: study.validation_score})
     runs.conclude(study.files)
 
 

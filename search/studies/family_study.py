@@ -158,12 +158,13 @@ class _Family(Study[FamilyStudy]):
                 **config.scratch_training.params(without=UNUSED_TRAINING),
             },
             description=(
-                f"Test error against parameters of families of {config.source}: "
+                f"How good families of {config.source} are, by their parameters: "
                 f"{', '.join(config.kind_names)}. "
                 f"Its runs: every network with {config.seeds} seeds."
             ),
             base=context.preflight.base,
             budget=" ".join(config.budgets),
+            score=context.preflight.score,
         )
 
     def work(self, session: Session) -> FamilyStudy:
@@ -191,14 +192,20 @@ class _Family(Study[FamilyStudy]):
         results = self._config.directory / FAMILY_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         study = FamilyStudy(
-            tuple(runs), self._data.count("test"), session.failures, tuple(session.notes), files
+            tuple(runs),
+            self._data.count("test"),
+            session.failures,
+            tuple(session.notes),
+            files,
+            session.context.preflight.score,
         )
         write_durably(results, json.dumps(study.to_mapping(), indent=2).encode())
         note = (
             f"{self._config.data.source}: mean and deviation over runs, each measured once on "
             f"{study.num_test:,} test images"
         )
-        saved(family_figure(study.curves, note=note), results.with_suffix(""))
+        axis = f"{study.measure}{study.score.unit}"
+        saved(family_figure(study.curves, axis=axis, note=note), results.with_suffix(""))
         return study
 
 

@@ -40,7 +40,7 @@ from search.trials.starting_weights import measured, starting_weights
 class SearchResult:
     """What a search found.
 
-    front: architectures that no other one beats in validation accuracy and FLOPs.
+    front: architectures that no other one beats in validation score and FLOPs.
     verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
@@ -129,6 +129,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         ),
         base=preflight.base,
         budget=str(preflight.budget),
+        score=preflight.score,
     )
 
 
@@ -186,7 +187,7 @@ def _links(config: SearchConfig) -> str:
         return ""
     pages = {
         "architectures by origin": views.table,
-        "accuracy against FLOPs, curves": views.chart,
+        "score against FLOPs, curves": views.chart,
         "averages": views.averages,
     }
     # From the fragment on, so that they hold wherever the server is.

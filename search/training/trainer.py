@@ -152,7 +152,7 @@ class Trainer:
         return len(self.reports) >= self._epochs
 
     def run_epoch(self) -> EpochReport:
-        """Train on every sample once, then measure the score on the validation part.
+        """Train on every sample once, then measure the validation score.
 
         Raises TrainingDivergedError when the mean loss is not finite.
         """

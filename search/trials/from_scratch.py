@@ -11,7 +11,7 @@ from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
-from search.training.trainer import Trainer
+from search.training.trainer import Trainer, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
 from search.trials.jobs import FromScratchJob, Outcome
@@ -34,16 +34,18 @@ def train_from_scratch(
     starts_trained = job.origin == "base" and context.weights is not None
     model = _first_network(job, context, seed)
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
-    trainer = Trainer(
-        model,
-        data,
-        task=context.task if job.origin == "base" else context.task_of_smaller,
-        epochs=epochs,
-        config=config.training if starts_trained else config.training.for_scratch(),
-        seed=seed,
-        device=context.torch_device,
-    )
-    trained = staged.train("from scratch", trainer)
+    trained = TrainingReport((), 0.0)
+    if epochs:
+        trainer = Trainer(
+            model,
+            data,
+            task=context.task if job.origin == "base" else context.task_of_smaller,
+            epochs=epochs,
+            config=config.training if starts_trained else config.training.for_scratch(),
+            seed=seed,
+            device=context.torch_device,
+        )
+        trained = staged.train("from scratch", trainer)
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     result = Finished(
         job.key,

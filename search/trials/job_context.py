@@ -65,6 +65,12 @@ class JobContext:
         return str(base) if training.distill else ""
 
     @property
+    def imitates_base(self) -> bool:
+        """Whether networks learn from the trained base network, which has to be there before."""
+        own = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return bool(self.teacher) and Path(self.teacher) == own
+
+    @property
     def is_base_trained(self) -> bool:
         """Whether the given weights are those of the base network as it is, head and all."""
         return self.weights is not None and not self.weights.new_head

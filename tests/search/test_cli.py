@@ -22,6 +22,7 @@ from samples import Completed, FinishedSearch, espalier, outcome, small_config
 
 import copycat
 from pruning import Cost, measure_cost
+from pruning.cost import format_count
 from pruning.errors import SearchFailedError
 from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
@@ -438,10 +439,38 @@ def test_pareto_prints_the_front_as_a_table(finished_search: FinishedSearch):
     by_path = espalier("pareto", finished_search.folder)
     assert by_name == by_path
     assert (by_name.status, by_name.err) == (0, "")
-    header, *rows, note = by_name.out.splitlines()
-    assert header.split()[:2] == ["architecture", "FLOPs"]
-    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.results.front]
-    assert "fvcore" in note
+    results = finished_search.results
+    advice, table = by_name.out.split("\n\n")
+    for entry in results.recommendations:
+        assert entry.text in " ".join(advice.split())
+    assert advice.startswith("Take ")
+    keys = [line.split()[0] for line in table.splitlines()]
+    places = [keys.index(key) for key in ("base", *(o.key for o in results.front))]
+    assert places == sorted(places)
+    assert "fvcore" in table
+
+
+def test_a_bound_of_ones_own_has_a_recommendation_of_its_own(finished_search: FinishedSearch):
+    cheapest = finished_search.results.front[0]
+    bounded = ("pareto", finished_search.folder, f"--max=flops={cheapest.flops}")
+    words = " ".join(espalier(*bounded).out.split())
+    assert words.startswith(f"Take {cheapest.key} within flops={format_count(cheapest.flops)}")
+    none = espalier("pareto", finished_search.folder, f"--max=flops={cheapest.flops - 1}")
+    assert none.out.startswith("Nothing to take within flops=")
+
+
+def test_a_report_speaks_json(finished_search: FinishedSearch):
+    results, folder = finished_search.results, finished_search.folder
+    content = json.loads(espalier("report", folder, "--json").out)
+    taken = [entry["architecture"] for entry in content["recommendations"]]
+    assert taken == [entry.key for entry in results.recommendations]
+    assert content["base"]["flops_share"] == 1
+    assert [row["architecture"] for row in content["networks"]] == [
+        o.key for o in results.everything
+    ]
+    assert "--out has no effect beside --json" in one_line(
+        espalier("report", folder, "--json", "--out=r.html")
+    )
 
 
 def test_a_name_means_a_search_not_any_folder(
@@ -544,9 +573,7 @@ def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSea
 
 def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
     line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
-    keys = sorted(
-        o.key for o in finished_search.results.below_base(finished_search.results.everything)
-    )
+    keys = sorted(o.key for o in finished_search.results.networks)
     assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
 
 
@@ -626,7 +653,7 @@ def test_what_is_printed_at_the_end_can_be_typed_too(
     folder = tmp_path / "my runs" / "it's mine"
     place = RunsFolder(str(folder.parent))
     steps = place.next_steps(str(folder), finished_search.results)
-    key = finished_search.results.front[0].key
+    key = finished_search.results.first_choice
     _, pareto, export = (
         shlex.split(line.partition("espalier")[2])
         for line in steps.splitlines()
