@@ -27,6 +27,7 @@ TAG_STATE = "espalier.state"
 TAG_INEXACT = "espalier.inexact"
 
 PARAM_MODEL = "model"
+PARAM_WEIGHTS = "weights"
 PARAM_DATA = "data"
 PARAM_BUDGET = "budget"
 PARAM_SEED = "seed"
@@ -138,6 +139,7 @@ FIELDS: tuple[Field, ...] = (
     Field(TAG_STATE, "tag", "text", "", "why a run has no network: failed, stopped early …"),
     Field(TAG_INEXACT, "tag", "text", "", "groups narrowed though others then change values"),
     Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
+    Field(PARAM_WEIGHTS, "param", "text", "", "trained weights that trials start from"),
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
     Field(PARAM_SEED, "param", "integer", "", "seed of every random generator of the run"),

@@ -214,7 +214,7 @@ def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: 
     assert completed.out.index("trial 0: started") < completed.out.index("Pareto front")
     for command in ("espalier ui tiny --runs runs", "espalier pareto tiny --runs runs"):
         assert command in completed.out
-    assert f"espalier export tiny/{results.front[0].key} --out" in completed.out
+    assert f"espalier export tiny/{results.first_choice} --out" in completed.out
     assert "MLflow:" not in completed.out  # a problem of the recorder
 
 

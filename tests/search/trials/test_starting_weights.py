@@ -237,6 +237,7 @@ def test_a_search_without_training_from_its_base_to_its_front(
     assert results.networks == [base, *results.everything]
     assert open_results(config.directory) == results
     assert memory.read("architecture/base").status == "finished"
+    assert memory.read("search").params["weights"] == weights
     assert copycat.read(config.directory / base.path).provenance["weights"] == weights
 
 
