@@ -14,7 +14,7 @@ from search.scheduling.from_scratch_jobs import compared, members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
-from search.training.trainer import total_push
+from search.training.schedules import total_push
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
@@ -124,7 +124,8 @@ class SearchStages:
         """Shapes between the found ones and the uniformly narrowed network."""
         if not self._config.study.tempered_trials:
             return []
-        study = open_study(self._storage, f"{self._config.study_name}/tempered")
+        name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
+        study = open_study(self._storage, name, score)
         source = tempered_source(study, self._config, self._context.preflight, trials, family)
         by_key = {outcome.key: outcome for outcome in source.outcomes}
         for job, ending in source.settled():
@@ -175,7 +176,7 @@ def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> Study
     low, high = space.target_flops
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
-        open_study(storage, config.study_name),
+        open_study(storage, config.study_name, context.preflight.score),
         lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
             config.study.sampler, seed, config.trials, is_conditional=space.is_conditional

@@ -25,9 +25,11 @@ from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
@@ -38,7 +40,7 @@ from search.trials.starting_weights import measured, starting_weights
 class SearchResult:
     """What a search found.
 
-    front: architectures that no other one beats in validation accuracy and FLOPs.
+    front: architectures that no other one beats in validation score and FLOPs.
     verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
@@ -106,7 +108,6 @@ class SearchStudy(Study[Results]):
 def search_run(context: JobContext, links: str = "") -> StudyRun:
     """The run of a search in MLflow; links: Markdown that its description ends in."""
     config, preflight = context.config, context.preflight
-    training = dataclasses.asdict(config.training.resolved())
     notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
     return StudyRun(
         "search",
@@ -120,7 +121,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
             schema.PARAM_TRIALS: config.trials,
-            **{name: value for name, value in training.items() if value not in ("", None)},
+            **config.training.resolved().params(),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "
@@ -129,6 +130,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         ),
         base=preflight.base,
         budget=str(preflight.budget),
+        score=preflight.score,
     )
 
 
@@ -141,6 +143,7 @@ def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Da
     check_resources(config, device)
     data = read_images(config.data, config.model, config.seed, console)
     preflight = preflight_of(config, data.sample)
+    check_recipe(config.training, data, tasks.resolve(config.task))
     config, weights = with_weights(config, preflight)
     context = measured(JobContext(config, preflight, device, weights=weights), data)
     for line in context.preflight.describe():
@@ -185,7 +188,7 @@ def _links(config: SearchConfig) -> str:
         return ""
     pages = {
         "architectures by origin": views.table,
-        "accuracy against FLOPs, curves": views.chart,
+        "score against FLOPs, curves": views.chart,
         "averages": views.averages,
     }
     # From the fragment on, so that they hold wherever the server is.

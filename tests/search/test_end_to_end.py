@@ -26,6 +26,7 @@ from search.config.data_config import DataConfig
 from search.data import datasets
 from search.results.report import Results, open_results
 from search.tasks.classification import Classification
+from search.tasks.score import ACCURACY
 from search.trials.jobs import Outcome
 from search.trials.pareto import dominates
 
@@ -80,7 +81,7 @@ def test_the_front_is_what_nothing_stored_beats(finished_search: FinishedSearch)
     results = finished_search.results
     assert results.front
     for stored in results.everything:
-        is_beaten = any(dominates(other, stored) for other in results.everything)
+        is_beaten = any(dominates(other, stored, ACCURACY) for other in results.everything)
         point = (stored.validation_score, stored.flops)
         on_front = point in [(o.validation_score, o.flops) for o in results.front]
         assert on_front != is_beaten, stored.key
@@ -178,8 +179,8 @@ def test_mlflow_holds_the_search_every_trial_and_every_architecture(
     for key, stored in architectures.items():
         run = runs[key]
         final = {name: curve[-1][1] for name, curve in run.metrics.items()}
-        assert final[schema.METRIC_VALIDATION_SCORE] == stored.validation_score
-        assert final[schema.METRIC_TEST_SCORE] == stored.test_score
+        assert final[schema.of_score(schema.METRIC_VALIDATION_SCORE)] == stored.validation_score
+        assert final[schema.of_score(schema.METRIC_TEST_SCORE)] == stored.test_score
         assert final[schema.METRIC_FLOPS] == stored.flops
         assert run.tags[schema.TAG_ORIGIN] == stored.origin
         assert run.tags[schema.TAG_PROFILE] == stored.profile
@@ -215,6 +216,7 @@ def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: 
     for command in ("espalier ui tiny --runs runs", "espalier pareto tiny --runs runs"):
         assert command in completed.out
     assert f"espalier export tiny/{results.first_choice} --out" in completed.out
+    assert "Take " in completed.out.split("\n\n")[1]
     assert "MLflow:" not in completed.out  # a problem of the recorder
 
 
