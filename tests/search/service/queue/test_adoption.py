@@ -168,6 +168,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "images elsewhere": {"data": {"source": "imagefolder:/etc"}},
     "images above": {"data": {"source": "imagefolder:../runs"}},
     "a teacher elsewhere": {"training": {"distill_from": "/etc"}},
+    "weights elsewhere": {"weights": "/etc/passwd"},
     "a study elsewhere": {"study": {"storage": "sqlite:////tmp/x"}},
     "a model of others": {"register": "production"},
     "a huge network": {"model": "wrn-100000-1000"},
