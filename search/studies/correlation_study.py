@@ -25,7 +25,13 @@ from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedEr
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
-from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
+from search.config.correlation_config import (
+    ORACLE,
+    UNUSED_TRAINING,
+    CorrelationConfig,
+    candidates,
+    criterion_of,
+)
 from search.config.methods import method
 from search.data.data import Data
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
@@ -37,8 +43,9 @@ from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
-from search.training.trainer import Trainer
+from search.training.trainer import Trainer, check_recipe
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
 from search.trials.jobs import BASE, EpochRecord, Outcome
@@ -102,7 +109,7 @@ class _Correlation(Study[CorrelationResults]):
         return JobContext(config.as_search(), subject.preflight, device), data
 
     def study_run(self, context: JobContext) -> StudyRun:
-        config, training = self._config, self._config.training
+        config = self._config
         return StudyRun(
             "correlation",
             config.study_name,
@@ -112,12 +119,7 @@ class _Correlation(Study[CorrelationResults]):
                 schema.PARAM_CRITERION: ",".join(self._subject.criteria),
                 schema.PARAM_SEED: config.seed,
                 schema.PARAM_SCORING_BATCHES: config.scoring_batches,
-                schema.PARAM_EPOCHS: training.epochs,
-                schema.PARAM_BATCH_SIZE: training.batch_size,
-                schema.PARAM_LEARNING_RATE: training.learning_rate,
-                schema.PARAM_WEIGHT_DECAY: training.weight_decay,
-                schema.PARAM_SCHEDULE: training.schedule,
-                schema.PARAM_NESTEROV: training.nesterov,
+                **config.training.params(without=UNUSED_TRAINING),
             },
             description=(
                 f"How well criteria predict what removing a channel of {config.model}, trained on "
@@ -178,12 +180,14 @@ class _Correlation(Study[CorrelationResults]):
 
 def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    builder = models.builder_for(config.model, data.sample, config.as_search().model_arguments)
-    preflight = check(config.as_search(), builder, data.sample)
+    search = config.as_search()
+    check_recipe(config.training, data, tasks.resolve(search.task))
+    builder = models.builder_for(config.model, data.sample, search.model_arguments)
+    preflight = check(search, builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
-    model, graph, search = preflight.builder(), preflight.graph, config.as_search()
+    model, graph = preflight.builder(), preflight.graph
     usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
     layers = judged_groups(search, model, graph, usable)
     if not layers:
@@ -268,7 +272,8 @@ def _scores(
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
-    graph, layers, criteria = subject.preflight.graph, subject.layers, subject.criteria
+    graph, layers, loss = subject.preflight.graph, subject.layers, session.context.task.loss
+    criteria = {name: criterion.by_loss(loss) for name, criterion in subject.criteria.items()}
     scores: dict[str, UnitScores] = {}
 
     def report(stage: str, done: int, total: int) -> None:
@@ -280,7 +285,7 @@ def _scores(
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
         report("criteria", len(scores), len(criteria))
-    oracle = Oracle(on_unit=_each_second(functools.partial(report, "oracle")))
+    oracle = Oracle(loss, on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
+from pruning.restrictions import Restrictions
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.storage.layout import ARCHITECTURES_FOLDER
@@ -69,15 +71,14 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     stored = read(folder)
     builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    restrictions = config.as_search().restrictions
-    base = BaseNetwork.of(builder, stored.example_input, exact=exact, restrictions=restrictions)
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
-    profile = stored.profile.permitted(base.graph_of(stored.profile))
-    return Subject(base, profile, stored.input_shape, stored.classes, data)
+    subject = Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    return _restricted(config, subject)
 
 
 def profile_subject(
-    config: FamilyConfig, input_shape: tuple[int, int, int], classes: tuple[str, ...]
+    config: FamilyConfig, input_shape: tuple[int, ...], classes: tuple[str, ...]
 ) -> Subject:
     """The network of a profile in a file; ConfigError if that or --model is missing."""
     if not config.model:
@@ -91,13 +92,19 @@ def profile_subject(
     builder = models.resolve(
         config.model, num_classes=len(classes), in_channels=input_shape[0], own=own
     )
-    base = BaseNetwork.of(
-        builder,
-        torch.zeros(1, *input_shape),
-        exact=config.exact,
-        restrictions=config.as_search().restrictions,
-    )
-    return Subject(base, profile.permitted(base.graph_of(profile)), input_shape, classes)
+    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
+    profile.check(base.graph_of(profile))
+    return _restricted(config, Subject(base, profile, input_shape, classes))
+
+
+def _restricted(config: FamilyConfig, subject: Subject) -> Subject:
+    """The subject, whose shape is as wide as the restrictions of the ladder want it."""
+    restrictions = config.as_search().restrictions
+    if restrictions == Restrictions():
+        return subject
+    base = subject.base.under(restrictions)
+    profile = subject.profile.permitted(base.graph_of(subject.profile))
+    return dataclasses.replace(subject, base=base, profile=profile)
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:

@@ -42,8 +42,10 @@ from search.studies.family_ladder import (
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob
 from search.trials.preflight import Preflight
@@ -129,6 +131,7 @@ class _Family(Study[FamilyStudy]):
         device = chosen_device(config.device, config.resources)
         check_resources(config.as_search(), device)
         _check_data(config, subject, data)
+        check_recipe(config.training, data, tasks.resolve(config.as_search().task))
         if config.training.distill_from:
             check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
         for search in config.include:
@@ -144,7 +147,6 @@ class _Family(Study[FamilyStudy]):
 
     def study_run(self, context: JobContext) -> StudyRun:
         config = self._config
-        training = dataclasses.asdict(config.scratch_training)
         # The ladder is no param: a study may be continued with a longer one, which params forbid.
         return StudyRun(
             "family",
@@ -153,11 +155,7 @@ class _Family(Study[FamilyStudy]):
                 schema.PARAM_MODEL: config.model or context.preflight.builder.target,
                 schema.PARAM_DATA: config.data.source,
                 schema.PARAM_SEED: config.seed,
-                **{
-                    name: value
-                    for name, value in training.items()
-                    if value not in ("", None) and name not in UNUSED_TRAINING
-                },
+                **config.scratch_training.params(without=UNUSED_TRAINING),
             },
             description=(
                 f"How good families of {config.source} are, by their parameters: "

@@ -25,9 +25,11 @@ from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun
-from search.tracking.model_registry import register_front
+from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
@@ -106,7 +108,6 @@ class SearchStudy(Study[Results]):
 def search_run(context: JobContext, links: str = "") -> StudyRun:
     """The run of a search in MLflow; links: Markdown that its description ends in."""
     config, preflight = context.config, context.preflight
-    training = dataclasses.asdict(config.training.resolved())
     notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
     return StudyRun(
         "search",
@@ -119,7 +120,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
             schema.PARAM_TRIALS: config.trials,
-            **{name: value for name, value in training.items() if value not in ("", None)},
+            **config.training.resolved().params(),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "
@@ -141,6 +142,7 @@ def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Da
     check_resources(config, device)
     data = read_images(config.data, config.model, config.seed, console)
     preflight = preflight_of(config, data.sample)
+    check_recipe(config.training, data, tasks.resolve(config.task))
     config, weights = with_weights(config, preflight)
     context = measured(JobContext(config, preflight, device, weights=weights), data)
     for line in context.preflight.describe():
@@ -169,6 +171,8 @@ def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:
     """
     builder = models.builder_for(config.model, sample, config.model_arguments)
     preflight = check(config, builder, sample)
+    if config.register:
+        require_registrable(preflight.input_shape)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight

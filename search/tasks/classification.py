@@ -18,6 +18,7 @@ class Classification(Task):
     """Logits (N, classes) and class numbers (N,): cross entropy, and the share that is right."""
 
     score = ACCURACY
+    takes_class_shares = True
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         if not isinstance(outputs, Tensor):

@@ -28,9 +28,12 @@ class Task(ABC):
     """What is learned: how wrong outputs are, and how good a network is.
 
     score: what a network is chosen by.
+    takes_class_shares: whether targets are class numbers (N,), in whose place `loss` also takes the
+        share of each class, float (N, classes), as label smoothing, mixup and cutmix make them.
     """
 
     score: Score
+    takes_class_shares: bool = False
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:

@@ -119,6 +119,7 @@ class _Trial:
             context.preflight,
             seed=self._seed,
             device=context.torch_device,
+            loss=context.task.loss,
             is_trained=context.weights is not None,
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
@@ -241,14 +242,16 @@ class _Trial:
         *,
         after_epoch: Any = None,
     ) -> TrainingReport:
-        """One stage; a sparse network with what its method adds to the loss."""
+        """One stage; a sparse network with what its method adds to the loss, without a teacher."""
         is_first = stage != "fine-tuning"
         config = self._training if is_first else self._training.for_fine_tuning()
+        if is_first and not config.epochs:
+            return TrainingReport((), 0.0)
         trainer = Trainer(
             model,
             self._data,
-            task=self._context.task,
-            epochs=config.epochs if is_first else config.fine_tune_epochs,
+            task=self._context.task if sparse is not None else self._context.task_of_smaller,
+            epochs=config.epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -278,6 +281,7 @@ class _Trial:
             images=before + tuned.images_seen,
             compute=float(before * before_flops + tuned.images_seen * flops),
             details=product.details,
+            record={"distill_from": teacher} if (teacher := training.teacher) else {},
             curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
             files={SCORES_FILE: judged} if scores else {},
         )

@@ -80,6 +80,9 @@ CHANGED_FLAGS = {
     "seeds": 4,
     "equal-compute-pairs": False,
     "random-widths": True,
+    "model-arg": ("depth=20", "act=a=b"),
+    "ignore": ("layer1.*", "head"),
+    "max-removed": ("layer2.*=50%",),
     "min-channels": 2,
     "scoring-batches": 7,
     "divisor": 4,
@@ -102,10 +105,24 @@ CHANGED_FLAGS = {
     "fine-tune-epochs": 4,
     "scratch-epochs": 5,
     "batch-size": 6,
-    "learning-rate": 0.7,
+    "learning-rate": 0.07,
     "weight-decay": 0.0,
-    "schedule": "copycat",
-    "nesterov": False,
+    "schedule": "step",
+    "scratch-learning-rate": 0.05,
+    "warmup-epochs": 2,
+    "fine-tune-warmup-epochs": 1,
+    "drop-at": (0.4, 0.8),
+    "drop-by": 3.0,
+    "clip-norm": 1.0,
+    "ema-decay": 0.99,
+    "label-smoothing": 0.1,
+    "crop": "resized",
+    "crop-area": 0.5,
+    "augment": "randaugment",
+    "augment-magnitude": 5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "distill": True,
     "equal-compute": True,
     "compute-limit": 3.5,
     "distill-from": "teacher",
@@ -129,9 +146,11 @@ CHANGED_FLAGS = {
 }
 
 
-def test_every_setting_has_a_flag(asked: list[SearchConfig]):
+@pytest.mark.parametrize("either", [{"nesterov": False}, {"optimizer": "adamw"}])
+def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, object]):
     arguments = []
-    for name, value in CHANGED_FLAGS.items():
+    changed = CHANGED_FLAGS | either
+    for name, value in changed.items():
         values = value if isinstance(value, tuple) else (value,)
         switches = {True: f"--{name}", False: f"--no-{name}"}
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
@@ -142,10 +161,12 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
     for part in (config, *(getattr(config, table) for table in tables)):
         default = type(part)()
         for field in dataclasses.fields(part):
+            if field.name in {"nesterov", "optimizer"} - either.keys():
+                continue
             assert getattr(part, field.name) != getattr(default, field.name), field.name
             if part is not config or field.name not in tables:
                 flag = names.get(field.name, field.name).replace("_", "-")
-                assert getattr(part, field.name) == CHANGED_FLAGS[flag]
+                assert getattr(part, field.name) == changed[flag]
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):
@@ -197,6 +218,26 @@ def test_help_states_every_default():
 
 
 BAD_SETTINGS = {
+    "argument without a value": (
+        ["--model-arg=depth"],
+        "model_arg must be NAME=VALUE, such as depth=20, got 'depth'",
+    ),
+    "unknown argument": (
+        ["--model-arg=depth=3"],
+        "digits-vgg takes no argument 'depth': did you mean num_classes, in_channels?",
+    ),
+    "ignored layer": (
+        ["--ignore=features.convv1"],
+        "ignore names 'features.convv1', which is no layer with channels of the network: did you",
+    ),
+    "cap without a share": (
+        ["--max-removed=features.conv1"],
+        "max_removed must be PATTERN=SHARE, such as layer4.*=50%, got 'features.conv1'",
+    ),
+    "cap of no layer": (
+        ["--max-removed=*.head=10%"],
+        "max_removed names '*.head', which is no layer with channels of the network",
+    ),
     "unknown model": (
         ["--model=resnet2"],
         "no network is called 'resnet2'; did you mean resnet",
@@ -532,9 +573,7 @@ def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSea
 
 def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
     line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
-    keys = sorted(
-        o.key for o in finished_search.results.below_base(finished_search.results.everything)
-    )
+    keys = sorted(o.key for o in finished_search.results.networks)
     assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
 
 

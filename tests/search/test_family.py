@@ -200,7 +200,7 @@ def test_bad_input_is_one_line(search_folder: Path, here: Path):
     assert "for a profile give --model" in bad("p.json")
     assert "no architecture, and no profile" in bad("none.json", "--model=digits-vgg")
     assert "no channel group 'x'" in bad("p.json", "--model=digits-vgg")
-    assert "--input must be channels" in bad("p.json", "--model=digits-vgg", "--input=8x8")
+    assert "--input must be sizes" in bad("p.json", "--model=digits-vgg", "--input=8xa")
     assert "needs a network with residual blocks" in bad(
         "found/fine-tuned-0", "--kinds=bottleneck", "--budgets=flops=5%"
     )
@@ -388,7 +388,7 @@ def test_other_settings_want_another_name(search_folder: Path, performed: list[s
 def test_wrong_data_and_wrong_teachers_are_refused_before_anything_is_written(
     search_folder: Path, performed: list[str]
 ):
-    assert "is for images of 1, 8, 8, but digits has 1, 9, 9" in bad(*FLAGS, "--image-size=9")
+    assert "is for images of 1×8×8, but digits has 1×9×9" in bad(*FLAGS, "--image-size=9")
     assert "holds no architecture.json" in bad(*FLAGS, "--distill-from=nowhere")
     assert "holds no search" in bad(*FLAGS, "--include=none")
     assert not STUDY.exists()
