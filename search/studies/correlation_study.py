@@ -174,7 +174,7 @@ class _Correlation(Study[CorrelationResults]):
 
 def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    builder = models.builder_for(config.model, data.sample)
+    builder = models.builder_for(config.model, data.sample, config.as_search().model_arguments)
     preflight = check(config.as_search(), builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}

@@ -69,9 +69,11 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     stored = read(folder)
     builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
+    restrictions = config.as_search().restrictions
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact, restrictions=restrictions)
     data = str(stored.provenance.get("data", ""))
-    return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    profile = stored.profile.permitted(base.graph_of(stored.profile))
+    return Subject(base, profile, stored.input_shape, stored.classes, data)
 
 
 def profile_subject(
@@ -85,10 +87,17 @@ def profile_subject(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
-    builder = models.resolve(config.model, num_classes=len(classes), in_channels=input_shape[0])
-    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
-    profile.check(base.graph_of(profile))
-    return Subject(base, profile, input_shape, classes)
+    own = config.as_search().model_arguments
+    builder = models.resolve(
+        config.model, num_classes=len(classes), in_channels=input_shape[0], own=own
+    )
+    base = BaseNetwork.of(
+        builder,
+        torch.zeros(1, *input_shape),
+        exact=config.exact,
+        restrictions=config.as_search().restrictions,
+    )
+    return Subject(base, profile.permitted(base.graph_of(profile)), input_shape, classes)
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:

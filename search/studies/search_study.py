@@ -138,7 +138,8 @@ def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:
     Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
     another job.
     """
-    preflight = check(config, models.builder_for(config.model, sample), sample)
+    builder = models.builder_for(config.model, sample, config.model_arguments)
+    preflight = check(config, builder, sample)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight

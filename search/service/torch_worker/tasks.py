@@ -84,13 +84,14 @@ def _counts(cost: Any) -> dict[str, int]:
 def _preflight(config: Any, most_params: int) -> Any:
     ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
     sample = _sample(config.data, config.model, config.seed)
-    _require_params(config.model, sample, most_params)
+    _require_params(config, sample, most_params)
     return search_study.preflight_of(config, sample)
 
 
-def _require_params(model: str, sample: Sample, most: int) -> None:
+def _require_params(config: SearchConfig, sample: Sample, most: int) -> None:
     """ModelError for a network of more parameters, counted on tensors without memory."""
-    builder = models.builder_for(model, sample)
+    model = config.model
+    builder = models.builder_for(model, sample, config.model_arguments)
     try:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in builder().parameters())

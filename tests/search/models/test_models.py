@@ -252,7 +252,10 @@ def test_users_callable_gets_what_its_signature_names(
         ("users_networks:absent", "module 'users_networks' has no attribute 'absent'"),
         ("users_networks:setting", "users_networks:setting must be callable, got int"),
         ("users_networks:number", "must return a torch.nn.Module, got int"),
-        ("users_networks:broken", "users_networks:broken failed: ValueError: no luck"),
+        (
+            "users_networks:broken",
+            r"users_networks:broken failed: ValueError: no luck \(users_networks\.py, line 7\)",
+        ),
         (":make", "given as module:callable, got ':make'"),
         ("users_networks:", "given as module:callable, got 'users_networks:'"),
     ],
@@ -263,6 +266,64 @@ def test_faults_of_users_code_are_told_in_one_line(
     with pytest.raises(ModelError, match=message) as caught:
         resolve(target, num_classes=5, in_channels=4)()
     assert "\n" not in str(caught.value)
+
+
+def test_own_arguments_come_before_all_others(users_module: str) -> None:
+    source = resolve(f"{users_module}:wide", num_classes=5, in_channels=4, own={"in_channels": 7})
+    assert source.arguments == {"num_classes": 5, "in_channels": 7}
+    source = resolve(f"{users_module}:keywords", num_classes=5, in_channels=4, own={"x": 1, "y": 2})
+    assert source().weight.shape == (1, 3)
+    source = resolve(
+        "torchvision:mobilenet_v2", num_classes=5, in_channels=3, own={"width_mult": 0.25}
+    )
+    assert source().features[0][0].out_channels == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("users_networks:wide", {"chanels": 3}, r"wide takes no argument 'chanels': did you mean"),
+        ("users_networks:plain", {"x": 3}, "plain takes no argument 'x': it takes none"),
+        ("digits-vgg", {"depth": 3}, "digits-vgg takes no argument 'depth': did you mean"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "which would download weights"),
+        ("timm:resnet18", {"pretrained": True}, "which would download weights"),
+        ("timm:resnet18", {"checkpoint_path": "file.pth"}, "which would download weights"),
+        ("timm:resnet18", {"pretrained_cfg": "a1_in1k"}, "which would download weights"),
+    ],
+)
+def test_arguments_that_are_refused(
+    users_module: str, name: str, own: dict[str, object], message: str
+) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve(name, num_classes=5, in_channels=3, own=own)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrapped_network_is_taken_out_of_its_wrapper(users_module: str, tmp_path: Path) -> None:
+    lines = (
+        "import torch",
+        "from torch import nn",
+        "def spread(): return nn.DataParallel(nn.Linear(2, 3))",
+        "def compiled(): return torch.compile(nn.DataParallel(nn.Linear(2, 3)), backend='eager')",
+    )
+    (tmp_path / "users_wrappers.py").write_text("\n".join(lines))
+    for name in ("spread", "compiled"):
+        network = resolve(f"users_wrappers:{name}", num_classes=3, in_channels=2)()
+        assert type(network) is nn.Linear
+    sys.modules.pop("users_wrappers", None)
+
+
+def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    for make in (
+        lambda: resolve("timm:resnet18", num_classes=3, in_channels=3),
+        Builder("timm.models:resnet18"),
+    ):
+        with pytest.raises(ModelError, match=r"^timm is not installed: pip install 'espalier\[tim"):
+            make()
 
 
 def test_models_data_and_training_need_no_search_dependencies() -> None:
