@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from search.config.data_config import DataConfig
     from search.config.search_config import SearchConfig
     from search.config.training_config import TrainingConfig
+    from search.data.data_splits import DataSplits
     from search.studies.search_study import SearchResult, run
 
 _HOMES = {
     "Client": "search.client",
     "DataConfig": "search.config.data_config",
+    "DataSplits": "search.data.data_splits",
     "SearchConfig": "search.config.search_config",
     "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
     "run": "search.studies.search_study",
 }
 
-__all__ = ["Client", "DataConfig", "SearchConfig", "SearchResult", "TrainingConfig", "run"]
+__all__ = [
+    "Client",
+    "DataConfig",
+    "DataSplits",
+    "SearchConfig",
+    "SearchResult",
+    "TrainingConfig",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

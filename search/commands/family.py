@@ -102,7 +102,8 @@ def _opened(
             return config, family_ladder.stored_subject(config, folder), None
     elif shape is not None and not train:
         names = tuple(map(str, range(classes)))
-        return config, family_ladder.profile_subject(config, image_shape(shape), names), None
+        sample = family_ladder.image_sample(image_shape(shape), names)
+        return config, family_ladder.profile_subject(config, sample), None
     else:
         refuse_without_effect(("shape", "classes"), "beside the images of --data")
     return config, *family_study.opened(config, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ class DatasetLoader(Loader):
         self._minibatches = _Minibatches(reader, collate)
         self._requests: list[_Request] = []
         processes = num_reading_processes(num_processes, count, pays_above=_PROCESSES_PAY_ABOVE)
-        if reader.is_ordered:
-            processes = min(processes, 1)
+        num_batches = math.ceil(count / batch_size)
+        processes = min(processes, 1 if reader.is_ordered else num_batches, num_batches - 1)
         self._ahead = self._in_processes(processes) if processes else None
 
     def in_order(self) -> Iterator[Batch]:

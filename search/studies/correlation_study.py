@@ -27,7 +27,7 @@ from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
 from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
 from search.config.methods import method
-from search.data.data import Data
+from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
@@ -35,8 +35,9 @@ from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.trainer import Trainer
 from search.trials.artifacts import Finished, store
@@ -50,7 +51,10 @@ from search.trials.trial import ending_of
 _BASE = FromScratchJob("base", "base", widths={})
 """The training of the network itself."""
 
-_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download", "resources")
+_MAY_CHANGE = (
+    *("device", "runs", "mlflow_url", "resources"),
+    *("data.root", "data.download", "data.workers"),
+)
 """Settings of the machine, not of the study."""
 
 
@@ -92,7 +96,9 @@ class _Correlation(Study[CorrelationResults]):
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         config = self._config
         device = chosen_device(config.device)
-        data = read_images(config.data, config.model, config.seed, console)
+        task = tasks.resolve(config.as_search().task)
+        channels = models.required_channels(config.model)
+        data = read_data(config.data, task, config.seed, console, channels=channels)
         with memory_limited(config.resources.memory_gb):
             self._subject = subject = _subject(config, data, torch.device(device))
             _try_out(subject, data)
@@ -158,7 +164,7 @@ class _Correlation(Study[CorrelationResults]):
         )
         scores, oracle = _scores(subject, model, batches, session)
         agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
-        num_images = sum(len(targets) for _, targets in batches)
+        num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         accuracy = outcome.validation_score
@@ -260,7 +266,7 @@ def _require_affordable(session: Session) -> None:
 def _scores(
     subject: _Subject,
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
@@ -298,7 +304,7 @@ def _judged(
     chosen: Mapping[str, Criterion],
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
 ) -> Iterator[dict[str, dict[str, Tensor]]]:
     """Scores by method and group, as they come; first those that share one pass over the data."""
     together = {n: c for n, c in chosen.items() if isinstance(c, FirstOrderCriterion)}

@@ -21,8 +21,9 @@ from search.studies.dry_run import dry_run_of_search
 from search.studies.publishing import certified_results, publish
 from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front
 from search.training.distillation import check_teacher
@@ -125,7 +126,8 @@ def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Da
     """
     device = chosen_device(config.device, config.resources)
     check_resources(config, device)
-    data = read_images(config.data, config.model, config.seed, console)
+    task, channels = tasks.resolve(config.task), models.required_channels(config.model)
+    data = read_data(config.data, task, config.seed, console, channels=channels)
     preflight = preflight_of(config, data.sample)
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
@@ -164,7 +166,7 @@ def _links(config: SearchConfig) -> str:
 
 _MAY_CHANGE = (
     *("concurrency", "device", "mlflow_url", "register", "runs"),
-    *("data.root", "data.download"),
+    *("data.root", "data.download", "data.workers"),
 )
 """Settings of the machine, not of the search: they may differ when a search is continued."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.cost import call_arguments, evaluating
-from pruning.errors import ModelError
+from pruning.errors import DataError, ModelError
 from search.data.data import Batch, Loader, Sample
 from search.tasks.score import Score
 
@@ -28,9 +28,12 @@ class Task(ABC):
     """What is learned: how wrong outputs are, and how good a network is.
 
     score: what a network is chosen by.
+    has_classes: whether whole numbers as targets are classes: then there are as many as the highest
+        says, where the data do not name them, and parts of the data keep their shares.
     """
 
     score: Score
+    has_classes: bool = True
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any) -> Tensor:
@@ -42,6 +45,12 @@ class Task(ABC):
 
     def check_outputs(self, outputs: Any, sample: Sample) -> None:  # noqa: B027 - anything may do
         """Raise ModelError if a network that returns this for `sample` cannot learn the task.
+
+        It says what was expected and what was got.
+        """
+
+    def check_targets(self, targets: Any, sample: Sample) -> None:  # noqa: B027 - anything may do
+        """Raise DataError if a minibatch of samples with these targets cannot be learned from.
 
         It says what was expected and what was got.
         """
@@ -88,3 +97,11 @@ def require_tensor(outputs: Any, shape: tuple[int, ...], meaning: str) -> None:
             f"must return {meaning} of shape ({sizes}) in eval mode, got {words_for(outputs)} for "
             "one sample"
         )
+
+
+def require_targets(fits: bool, expected: str, targets: Any) -> None:
+    """DataError unless `targets` of a minibatch are what is expected."""
+    if not fits:
+        got = words_for(targets)
+        dtype = f" of {targets.dtype}" if isinstance(targets, Tensor) else ""
+        raise DataError(f"expected targets to be {expected}, got {got}{dtype}")
