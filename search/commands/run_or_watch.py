@@ -34,7 +34,9 @@ def run_here(config: SearchConfig) -> None:
     Ctrl-C ends with status 130; the same command goes on.
     """
     console = Console(highlight=False)
-    location, name = RunsFolder(config.runs, models.own_module(config.model)), str(config.directory)
+    modules = (models.own_module(config.model), config.data.own_module)
+    trust = tuple(dict.fromkeys(filter(None, modules)))
+    location, name = RunsFolder(config.runs, trust), str(config.directory)
     with stoppable(location, name):
         results = search_study.run(config, console=console).results
     print_results(results, location.next_steps(name, results), console)

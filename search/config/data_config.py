@@ -52,4 +52,5 @@ class DataConfig:
     @property
     def own_module(self) -> str:
         """The module of the user's own that these data would import; empty if there is none."""
-        return "" if self.source.startswith(_FILES) else self.source.rpartition(":")[0]
+        module, colon, _ = self.source.partition(":")
+        return module if colon and not self.source.startswith(_FILES) else ""

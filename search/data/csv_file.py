@@ -52,8 +52,8 @@ def open_csv_file(file: str, image_size: int | None) -> OpenedDataset:
     or cannot be understood.
     """
     names, rows = _rows(file)
-    labels, classes = _labels(file, names, rows)
     paths = _paths(file, rows)
+    labels, classes = _labels(file, names, rows)
     parts = _parts(file, rows) if _SPLIT in names else {"train": list(range(len(rows)))}
     first = paths[parts["train"][0]]
     size = image_size_of(first, image_size)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pruning.errors import ModelError
+from pruning.errors import DataError, ModelError
 from search.data.data import Sample
 from search.tasks.score import Score
 from search.tasks.task import Task, require_targets, require_tensor, words_for
@@ -42,9 +42,12 @@ class Classification(Task):
             "other numbers by --task regression)",
             targets,
         )
-        within = bool(((targets >= 0) & (targets < len(sample.classes))).all())
         highest = len(sample.classes) - 1
-        require_targets(within, f"numbers of classes from 0 to {highest}", targets.tolist())
+        if not ((targets >= 0) & (targets <= highest)).all():
+            raise DataError(
+                f"expected targets to be numbers of classes from 0 to {highest}, got "
+                f"{', '.join(map(str, targets.tolist()))[:60]}"
+            )
 
 
 class Accuracy:

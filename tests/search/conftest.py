@@ -33,6 +33,7 @@ def _share(name: str) -> ModuleType:
 
 
 samples, _, _ = _share("samples"), _share("serving"), _share("nets_of_users")
+_share("data_of_users")
 
 NETS = """
 import os

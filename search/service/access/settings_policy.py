@@ -20,6 +20,7 @@ _MAX_VALUES = {
     "seeds": 1000,
     "profiles": 1000,
     "resources.cpus_per_trial": 1024,
+    "data.workers": 64,
 }
 """Larger values would only use up memory; the operator sets the other limits."""
 
@@ -29,7 +30,9 @@ _RESERVED_NAMES = re.compile(r"(?i:service\.db|audit\.jsonl|mlflow|mlruns|mlarti
 
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 _MAX_DEPTH, _MAX_WIDTH = 400, 32
-_IMAGE_FOLDER = "imagefolder:"
+_FILES = ("imagefolder:", "csv:")
+"""How data begin that are a path."""
+
 SERVER_SETTINGS = frozenset(
     {
         *("runs", "mlflow_url", "device", "data.root", "data.download"),
@@ -44,8 +47,8 @@ _HOUR = 3600
 class SettingsPolicy:
     """What the operator allows.
 
-    data_root: the folder that image folders, data sets and teachers lie below.
-    builders: module:callable of networks beside the zoo's and torchvision's.
+    data_root: the folder that image folders, tables, data sets and teachers lie below.
+    builders: module:callable of networks beside the zoo's and torchvision's, and of data.
     register_as: names in MLflow's registry that searches may register networks under.
     """
 
@@ -145,11 +148,14 @@ class SettingsPolicy:
             return
         if model.partition(":")[0] == _TORCHVISION:
             return
+        raise self._forbidden_code(model, "model")
+
+    def _forbidden_code(self, name: str, field: str) -> ProblemError:
         allowed = ", ".join(self.builders) if self.builders else "none so far"
-        raise ProblemError(
+        return ProblemError(
             422,
-            f"{model} is code that this server's operator has not allowed (--builder): {allowed}",
-            "model",
+            f"{name} is code that this server's operator has not allowed (--builder): {allowed}",
+            field,
         )
 
     def _data(self, data: object) -> object:
@@ -157,9 +163,13 @@ class SettingsPolicy:
             return data
         source = data.get("source")
         settings = {**data, "root": str(self.data_root)}
-        if isinstance(source, str) and source.startswith(_IMAGE_FOLDER):
-            folder = self._below(source.removeprefix(_IMAGE_FOLDER), "data.source")
-            settings["source"] = f"{_IMAGE_FOLDER}{folder}"
+        if not isinstance(source, str):
+            return settings
+        kind, colon, path = source.partition(":")
+        if kind + colon in _FILES:
+            settings["source"] = f"{kind}:{self._below(path, 'data.source')}"
+        elif colon and source not in self.builders:
+            raise self._forbidden_code(source, "data.source")
         return settings
 
     def _below(self, path: str, field: str) -> Path:
