@@ -91,8 +91,9 @@ def _import(module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-            raise not_installed(error.name) from error
+        package = module_name.partition(".")[0]
+        if package in _EXTRAS and isinstance(error, ModuleNotFoundError):
+            raise not_installed(package) from error
         raise ModelError(f"cannot import {module_name!r}: {_reason(error)}") from error
 
 

@@ -32,6 +32,10 @@ else:
 _ZOO: dict[str, tuple[str, dict[str, object]]] = {
     "vgg16": ("vgg16", {}),
     **{f"resnet{depth}": ("resnet", {"depth": depth}) for depth in (20, 32, 44, 56, 110)},
+    "vgg16-fc": ("vgg16_fc", {}),
+    "lenet3": ("lenet3", {}),
+    "preact-resnet18": ("preact_resnet18", {}),
+    "mobilenetv2": ("mobilenetv2", {}),
     "digits-vgg": ("digits_vgg", {}),
     "digits-resnet": ("resnet", {"depth": 14}),
 }

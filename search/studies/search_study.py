@@ -14,6 +14,7 @@ from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Sample
+from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
 from search.storage.layout import CONFIG_FILE, StudyKind
@@ -37,7 +38,7 @@ class SearchResult:
     """What a search found.
 
     front: architectures that no other one beats in validation accuracy and FLOPs.
-    verdict: which origin won at which budget, in words.
+    verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
 
@@ -45,6 +46,11 @@ class SearchResult:
     verdict: str
     path: Path
     results: Results
+
+    @property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """What to take within each budget of the ladder, in its order, and what it gives up."""
+        return self.results.recommendations
 
 
 def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import ConfigError
+from search.config.model_arguments import model_arguments
 from search.config.resources_config import seconds
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
@@ -39,7 +40,9 @@ SERVER_SETTINGS = frozenset(
         *("resources.ray_address", "resources.memory_gb", "study.storage"),
     }
 )
-_TORCHVISION = "torchvision"
+_LIBRARIES = ("torchvision", "timm")
+"""Whose networks all may ask for: weights and files are no arguments of theirs, see below."""
+
 _HOUR = 3600
 
 
@@ -69,6 +72,7 @@ class SettingsPolicy:
         self.require_limits(content)
         _check_name(content.get("name"))
         self._check_model(content.get("model"))
+        _check_model_arguments(content.get("model_arg"))
         self._check_register(content.get("register"))
         settings = dict(content)
         resources = _table(content, "resources")
@@ -146,7 +150,7 @@ class SettingsPolicy:
         _check_wide_resnet(model)
         if ":" not in model:
             return
-        if model.partition(":")[0] == _TORCHVISION:
+        if model.partition(":")[0] in _LIBRARIES:
             return
         raise self._forbidden_code(model, "model")
 
@@ -227,6 +231,21 @@ def _check_name(name: object) -> None:
         )
     if _RESERVED_NAMES.fullmatch(name) is not None:
         raise ProblemError(422, f"{name} is the name of a file of this server", "name")
+
+
+def _check_model_arguments(texts: object) -> None:
+    """Numbers, true and false alone: a text may name a file or an address."""
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return  # the settings will say so
+    try:
+        arguments = model_arguments(texts)
+    except ConfigError:
+        return
+    for name, value in arguments.items():
+        if not isinstance(value, bool | int | float):
+            raise ProblemError(
+                422, f"model_arg gives numbers, true and false on a server, not {name}", "model_arg"
+            )
 
 
 def _check_wide_resnet(model: str) -> None:
