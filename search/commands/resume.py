@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from search import models
     from search.results import report
     from search.studies import correlation_study, family_study
+    from search.tasks import registry as tasks
 else:
-    models, report, correlation_study, family_study = lazy_modules(
-        *("search.models", "search.results.report"),
+    models, tasks, report, correlation_study, family_study = lazy_modules(
+        *("search.models", "search.tasks.registry", "search.results.report"),
         *("search.studies.correlation_study", "search.studies.family_study"),
     )
 
@@ -91,8 +92,8 @@ def stored_settings(
 ) -> Any:
     """The settings of a study, with flags over them; SearchStateError if there is none.
 
-    Raises ModelError if they name a network of anybody's own that is not trusted: a folder may
-    come from elsewhere.
+    Raises ModelError if they name a network or task of anybody's own that is not trusted: a
+    folder may come from elsewhere.
     """
     folder = search_folder(name, runs)
     file = folder / SETTINGS_FILES[kind]
@@ -107,6 +108,7 @@ def stored_settings(
     config = from_mapping(_SETTINGS[kind], overridden(content, flags), str(file))
     if config.model:
         models.require_trusted(config.model, trust, file)
+    tasks.require_trusted(config.task, trust, file)
     # A folder may have been moved since.
     moved: dict[str, Any] = {"name": folder.name, "runs": str(folder.parent)}
     if kind == "family":

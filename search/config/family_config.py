@@ -68,6 +68,7 @@ class FamilyConfig:
     model: str = option("", "base network; needed for a profile, which does not name it")
     trust: tuple[str, ...] = option((), "module whose builder may run, for a folder's network")
     data: DataConfig = field(default_factory=DataConfig)
+    task: str = same_option(SearchConfig, "task")
     training: TrainingConfig = field(default_factory=TrainingConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     seed: int = same_option(SearchConfig, "seed", "seed of data splits")
@@ -122,6 +123,7 @@ class FamilyConfig:
             budget=("flops=100%",),
             exact=self.exact,
             data=self.data,
+            task=self.task,
             training=self.scratch_training,
             resources=self.resources,
             seed=self.seed,

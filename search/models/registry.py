@@ -79,15 +79,17 @@ def own_module(name: str) -> str:
     return "" if name.startswith(_TORCHVISION) or ":" not in name else name.partition(":")[0]
 
 
-def require_trusted(name: str, trust: Sequence[str], origin: object) -> None:
+def require_trusted(
+    name: str, trust: Sequence[str], origin: object, *, kind: str = "network"
+) -> None:
     """ModelError if the network `name`, as `origin` has it, is code that nobody allowed by name.
 
-    trust: modules, or callables as module:callable.
+    trust: modules, or callables as module:callable.  kind: what else it may be, in the message.
     """
     module = own_module(name)
     if module and name not in trust and not is_within(module, trust):
         raise ModelError(
-            f"{origin} names the network {name}, which is code: if it is yours, allow it by name: "
+            f"{origin} names the {kind} {name}, which is code: if it is yours, allow it by name: "
             f"--trust {module}"
         )
 

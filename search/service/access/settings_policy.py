@@ -47,12 +47,14 @@ class SettingsPolicy:
     data_root: the folder that image folders, data sets and teachers lie below.
     builders: module:callable of networks beside the zoo's and torchvision's.
     register_as: names in MLflow's registry that searches may register networks under.
+    tasks: module:callable of tasks beside those of this package.
     """
 
     data_root: Path
     builders: tuple[str, ...] = ()
     register_as: tuple[str, ...] = ()
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tasks: tuple[str, ...] = ()
 
     def resolve(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with paths as the server has them; ProblemError 422 for what is forbidden.
@@ -66,6 +68,7 @@ class SettingsPolicy:
         self.require_limits(content)
         _check_name(content.get("name"))
         self._check_model(content.get("model"))
+        self._check_task(content.get("task"))
         self._check_register(content.get("register"))
         settings = dict(content)
         resources = _table(content, "resources")
@@ -145,12 +148,11 @@ class SettingsPolicy:
             return
         if model.partition(":")[0] == _TORCHVISION:
             return
-        allowed = ", ".join(self.builders) if self.builders else "none so far"
-        raise ProblemError(
-            422,
-            f"{model} is code that this server's operator has not allowed (--builder): {allowed}",
-            "model",
-        )
+        raise _not_allowed(model, "model", "--builder", self.builders)
+
+    def _check_task(self, task: object) -> None:
+        if isinstance(task, str) and ":" in task and task not in self.tasks:
+            raise _not_allowed(task, "task", "--task", self.tasks)
 
     def _data(self, data: object) -> object:
         if not isinstance(data, Mapping):
@@ -175,6 +177,13 @@ class SettingsPolicy:
         if root not in resolved.parents:
             raise refusal
         return resolved
+
+
+def _not_allowed(code: str, field: str, flag: str, allowed: tuple[str, ...]) -> ProblemError:
+    names = ", ".join(allowed) if allowed else "none so far"
+    return ProblemError(
+        422, f"{code} is code that this server's operator has not allowed ({flag}): {names}", field
+    )
 
 
 def _without_server_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
