@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, final
 
@@ -54,6 +53,7 @@ class MeanAveragePrecision:
 
     def __init__(self) -> None:
         self._metric: Any = None
+        self._is_there = torch.zeros((), dtype=torch.bool)
 
     def update(self, outputs: Tensor, targets: Tensor, /) -> None:
         if self._metric is None:
@@ -61,12 +61,14 @@ class MeanAveragePrecision:
                 MultilabelAveragePrecision,
             )
 
-            self._metric = MultilabelAveragePrecision(outputs.shape[1]).to(outputs.device)
+            self._metric = MultilabelAveragePrecision(outputs.shape[1], average="none")
+            self._metric.to(outputs.device)
         # In float64, where a sigmoid is one only for logits above 36, so that few are equal.
         self._metric.update(outputs.double().sigmoid(), targets.to(torch.int64))
+        self._is_there = self._is_there.to(targets.device) | targets.bool().any(0)
 
     def compute(self) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of labels that no sample has
-            precision = float(self._metric.compute())
-        return 0.0 if math.isnan(precision) else precision
+            precisions = self._metric.compute()[self._is_there]
+        return float(precisions.mean()) if len(precisions) else 0.0
