@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from search.config.training_config import TrainingConfig
     from search.data.data_splits import DataSplits
     from search.studies.search_study import SearchResult, run
+    from search.tasks.score import Score
+    from search.tasks.task import Task
+    from search.tasks.training_context import TrainingContext
 
 _HOMES = {
     "Client": "search.client",
@@ -24,6 +27,9 @@ _HOMES = {
     "SearchConfig": "search.config.search_config",
     "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
+    "Score": "search.tasks.score",
+    "Task": "search.tasks.task",
+    "TrainingContext": "search.tasks.training_context",
     "run": "search.studies.search_study",
 }
 
@@ -31,9 +37,12 @@ __all__ = [
     "Client",
     "DataConfig",
     "DataSplits",
+    "Score",
     "SearchConfig",
     "SearchResult",
+    "Task",
     "TrainingConfig",
+    "TrainingContext",
     "run",
 ]
 

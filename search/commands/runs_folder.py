@@ -75,8 +75,7 @@ class RunsFolder(SearchLocation):
         runs = str(folder.parent)
         where = () if runs == DEFAULT_RUNS else ("--runs", runs)
         if verb in ("resume", "export"):
-            named = (word for module in self._trust for word in ("--trust", module))
-            where = (*named, *where)
+            where = (*(word for name in self._trust for word in ("--trust", name)), *where)
         return "espalier", verb, folder.name, *rest, *where
 
     def searches(self) -> list[SearchEntry]:

@@ -118,8 +118,7 @@ def require_trusted(name: str, trust: Sequence[str], origin: object) -> None:
 
     trust: modules, or callables as module:callable.
     """
-    words = f"{origin} names the network"
-    require_trusted_code(name, own_module(name), trust, words, ModelError)
+    require_trusted_code(name, own_module(name), trust, f"{origin} names the network", ModelError)
 
 
 def required_channels(name: str) -> int | None:

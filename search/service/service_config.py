@@ -59,6 +59,9 @@ class ServiceConfig:
     builders: tuple[str, ...] = option(
         (), "module:callable of a network, or of data, that clients may name; repeatable"
     )
+    tasks: tuple[str, ...] = option(
+        (), "module:callable of a task that clients may name; repeatable"
+    )
     register_as: tuple[str, ...] = option(
         (), "name in MLflow's registry that clients may register networks under; repeatable"
     )

@@ -39,7 +39,7 @@ from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
-from search.training.trainer import Trainer
+from search.training.own_loop import trainer_for
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
 from search.trials.jobs import EpochRecord, FromScratchJob, Outcome
@@ -218,7 +218,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         lambda records: _report(records, session),
     )
     if staged.stage == 0:
-        trainer = Trainer(
+        trainer = trainer_for(
             model,
             data,
             task=context.task,

@@ -29,7 +29,7 @@ from pruning.errors import (
 from search.config.methods import method
 from search.config.training_config import TrainingConfig
 from search.data.data import Data
-from search.trials.job_context import JobContext
+from search.trials.job_context import JobContext, fresh_base
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
@@ -101,7 +101,20 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         small = dataclasses.replace(
             config, training=training, study=study, scoring_batches=1, runs=folder
         )
-        yield JobContext(small, context.preflight, device), data.few(_MOST_SAMPLES)
+        few = data.few(_MOST_SAMPLES)
+        there = dataclasses.replace(context, config=small, device=device)
+        _require_score(there, few)
+        yield there, few
+
+
+def _require_score(context: JobContext, data: Data) -> None:
+    """ModelError where even the untrained network has a score that is no number."""
+    model, _ = fresh_base(context.preflight, context.config.seed)
+    with _in_one_line(context, data):
+        try:
+            context.score(model, "validation", data)
+        except TrainingDivergedError as error:
+            raise ModelError(str(error)) from error
 
 
 def _in_folder(context: JobContext, name: str) -> JobContext:

@@ -48,7 +48,7 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob
 from search.trials.preflight import Preflight
 
-_IDENTITY = ("source", "model", "exact", "divisor", "data", "training", "seed")
+_IDENTITY = ("source", "model", "exact", "divisor", "data", "task", "training", "seed")
 """Settings that stored networks depend on; a ladder may grow, and more seeds be asked for."""
 _OF_THE_MACHINE = ("data.root", "data.download", "data.workers")
 

@@ -156,17 +156,26 @@ class Trainer:
         """Whether all epochs have run."""
         return len(self.reports) >= self._epochs
 
+    def run(
+        self,
+        stage: str,  # noqa: ARG002 - all are trained alike
+        on_epoch: Callable[[EpochReport], None],
+    ) -> None:
+        """Train for all epochs that are left, and pass on each as it ends."""
+        while not self.is_finished:
+            on_epoch(self.run_epoch())
+
     def run_epoch(self) -> EpochReport:
         """Train on every sample once, then measure the validation accuracy.
 
-        Raises TrainingDivergedError when the mean loss is not finite.
+        Raises TrainingDivergedError when the mean loss or the score is not finite.
         """
         epoch = len(self.reports)
         rate = learning_rate(self._config, epoch, self._epochs)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_factor"]
-        seed = _seed_of_epoch(self._seed, epoch)
-        with _seeded(seed, self._device), in_mode(self._model, training=True):
+        seed = seed_of_epoch(self._seed, epoch)
+        with seeded(seed, self._device), in_mode(self._model, training=True):
             images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
         if not math.isfinite(loss + penalty):
             raise TrainingDivergedError(
@@ -178,7 +187,7 @@ class Trainer:
             epoch=epoch + 1,
             train_loss=loss,
             penalty=penalty,
-            validation_score=self._task.evaluate(self._model, self._validation),
+            validation_score=self._task.measured(self._model, self._validation),
             learning_rate=rate,
             images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
         )
@@ -275,7 +284,7 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
     )
 
 
-def _seed_of_epoch(seed: int, epoch: int) -> int:
+def seed_of_epoch(seed: int, epoch: int) -> int:
     """A seed for one epoch of a run; no two pairs are mixed into it alike.
 
     Each number is 32 bits wide: a wider seed beside the epoch would be several of them.
@@ -285,12 +294,17 @@ def _seed_of_epoch(seed: int, epoch: int) -> int:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators at `seed` inside, and as they were afterwards."""
     accelerators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=accelerators):
-        torch.default_generator.manual_seed(seed)
-        if accelerators:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        seed_global_generators(seed, device)
         yield
+
+
+def seed_global_generators(seed: int, device: torch.device) -> None:
+    """Start torch's random numbers on the CPU and on this device anew."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -11,7 +11,7 @@ from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
 from search.training.distillation import distilled
-from search.training.trainer import Trainer
+from search.training.own_loop import trainer_for
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
 from search.trials.jobs import FromScratchJob, Outcome
@@ -40,7 +40,7 @@ def train_from_scratch(
         classes=preflight.classes,
         trust=preflight.builder.modules,
     )
-    trainer = Trainer(
+    trainer = trainer_for(
         model,
         data,
         task=task,

@@ -29,12 +29,14 @@ class JobContext:
     """Everything a job needs besides itself and the data; it can be sent anywhere.
 
     start: the folder that relative paths of the settings are meant from; empty for the current one.
+    own_task: a task that was given in Python; the settings cannot name it.
     """
 
     config: SearchConfig
     preflight: Preflight
     device: str
     start: str = ""
+    own_task: Task | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -63,12 +65,12 @@ class JobContext:
     @property
     def task(self) -> Task:
         """What is learned."""
-        return tasks.resolve(self.config.task)
+        return self.own_task or tasks.resolve(self.config.task)
 
     def score(self, model: nn.Module, part: Part, data: Data) -> float:
-        """Of `model`, which is moved to the device, on a part of the data."""
+        """Of `model`, which is moved to the device, on a part of the data; see Task.measured."""
         device = self.torch_device
-        return self.task.evaluate(model.to(device), data.loader(part, device=device))
+        return self.task.measured(model.to(device), data.loader(part, device=device))
 
 
 def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:

@@ -26,7 +26,7 @@ from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
-from search.tasks.task import called, words_for
+from search.tasks.task import Task, called, words_for
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,12 @@ class Preflight:
         return lines
 
 
-def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
+def check(
+    config: SearchConfig, builder: Builder, sample: Sample, task: Task | None = None
+) -> Preflight:
     """Trace the network and hold its reachable range against the budget.
 
+    task: what is learned; by default what the settings name.
     Raises UnreachableBudgetError naming the nearest reachable value, ModelError for a network
     that cannot run on these images or puts out another number of classes, CriterionError for
     one that a method of the search cannot judge or that lacks a granularity.
@@ -126,7 +129,7 @@ def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
         ) from error
     config.restrictions.check(whole)
     graph = config.restrictions.of(whole)
-    _check_output(config, model, sample)
+    _check_output(config, model, sample, task or tasks.resolve(config.task))
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -229,7 +232,7 @@ def _check_count(config: SearchConfig, model: nn.Module, base: Cost, sample: Sam
         )
 
 
-def _check_output(config: SearchConfig, model: nn.Module, sample: Sample) -> None:
+def _check_output(config: SearchConfig, model: nn.Module, sample: Sample, task: Task) -> None:
     model.eval()
     try:
         with torch.no_grad():
@@ -240,7 +243,7 @@ def _check_output(config: SearchConfig, model: nn.Module, sample: Sample) -> Non
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     try:
-        tasks.resolve(config.task).check_outputs(outputs, sample)
+        task.check_outputs(outputs, sample)
     except ModelError as error:
         raise ModelError(f"{config.model} {error}") from error
 

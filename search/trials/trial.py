@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from pruning.cost import Bound, Budget
 from pruning.criteria import Batches
@@ -25,7 +24,9 @@ from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
-from search.training.trainer import EpochReport, Trainer, TrainingReport
+from search.training.batchnorm_statistics import estimate_statistics
+from search.training.own_loop import trainer_for
+from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
@@ -214,7 +215,7 @@ class _Trial:
             return  # gates may still close
         model = self._sparse.without(pruning)
         with torch.random.fork_rng(devices=_generators(self._context.torch_device)):
-            update_bn(self._batches(_STATISTICS_BATCHES), model)
+            estimate_statistics(model, self._batches(_STATISTICS_BATCHES), self._context.task)
         accuracy = self._context.score(model, "validation", self._data)
         self._judge(epoch, accuracy, self._flops(pruning))
 
@@ -233,7 +234,7 @@ class _Trial:
         """One stage; a sparse network with what its method adds to the loss."""
         is_first = stage != "fine-tuning"
         config = self._training if is_first else self._training.for_fine_tuning()
-        trainer = Trainer(
+        trainer = trainer_for(
             model,
             self._data,
             task=self._context.task,

@@ -53,12 +53,14 @@ class SettingsPolicy:
     data_root: the folder that image folders, tables, data sets and teachers lie below.
     builders: module:callable of networks beside the zoo's and torchvision's, and of data.
     register_as: names in MLflow's registry that searches may register networks under.
+    tasks: module:callable of tasks beside those of this package.
     """
 
     data_root: Path
     builders: tuple[str, ...] = ()
     register_as: tuple[str, ...] = ()
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tasks: tuple[str, ...] = ()
 
     def resolve(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with paths as the server has them; ProblemError 422 for what is forbidden.
@@ -73,6 +75,7 @@ class SettingsPolicy:
         _check_name(content.get("name"))
         self._check_model(content.get("model"))
         _check_model_arguments(content.get("model_arg"))
+        self._check_task(content.get("task"))
         self._check_register(content.get("register"))
         settings = dict(content)
         resources = _table(content, "resources")
@@ -152,15 +155,11 @@ class SettingsPolicy:
             return
         if model.partition(":")[0] in _LIBRARIES:
             return
-        raise self._forbidden_code(model, "model")
+        raise _not_allowed(model, "model", "--builder", self.builders)
 
-    def _forbidden_code(self, name: str, field: str) -> ProblemError:
-        allowed = ", ".join(self.builders) if self.builders else "none so far"
-        return ProblemError(
-            422,
-            f"{name} is code that this server's operator has not allowed (--builder): {allowed}",
-            field,
-        )
+    def _check_task(self, task: object) -> None:
+        if isinstance(task, str) and ":" in task and task not in self.tasks:
+            raise _not_allowed(task, "task", "--task", self.tasks)
 
     def _data(self, data: object) -> object:
         if not isinstance(data, Mapping):
@@ -173,7 +172,7 @@ class SettingsPolicy:
         if kind + colon in _FILES:
             settings["source"] = f"{kind}:{self._below(path, 'data.source')}"
         elif colon and source not in self.builders:
-            raise self._forbidden_code(source, "data.source")
+            raise _not_allowed(source, "data.source", "--builder", self.builders)
         return settings
 
     def _below(self, path: str, field: str) -> Path:
@@ -189,6 +188,13 @@ class SettingsPolicy:
         if root not in resolved.parents:
             raise refusal
         return resolved
+
+
+def _not_allowed(code: str, field: str, flag: str, allowed: tuple[str, ...]) -> ProblemError:
+    names = ", ".join(allowed) if allowed else "none so far"
+    return ProblemError(
+        422, f"{code} is code that this server's operator has not allowed ({flag}): {names}", field
+    )
 
 
 def _without_server_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
