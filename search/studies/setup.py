@@ -18,8 +18,9 @@ from mlflow_server.runs import RunRecorder
 from pruning.errors import ConfigError, DataError, SearchStateError
 from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
-from search.data import datasets, own_datasets
+from search.data import datasets
 from search.data.data import Data, Part
+from search.data.own import own_data
 from search.storage.atomic_files import write_durably
 from search.storage.layout import SPOOL_FILE
 from search.tasks.task import Task
@@ -55,7 +56,7 @@ def read_data(
             status.update(Text(f"reading {config.source}: {done:,} of {total:,} samples"))
 
         if config.own_module:
-            data: Data = own_datasets.load(
+            data: Data = own_data.load(
                 config, has_classes=task.has_classes, seed=seed, progress=show
             )
         else:

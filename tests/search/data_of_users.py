@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from search.data.data_splits import DataSplits
+from search.data.own.data_splits import DataSplits
 
 NUM_CLASSES = 3
 

@@ -20,8 +20,8 @@ from pruning.errors import ConfigError, DataError
 from search.config.data_config import DataConfig
 from search.config.training_config import TrainingConfig
 from search.data.data import Part
-from search.data.dataset_labels import class_names, known_labels
-from search.data.own_datasets import DatasetData, load
+from search.data.own.labels import class_names, known_labels
+from search.data.own.own_data import DatasetData, load
 from search.tasks.classification import Classification
 from search.training.trainer import Trainer
 

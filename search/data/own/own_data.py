@@ -21,16 +21,16 @@ from pruning.errors import DataError
 from pruning.networks.nested_tensors import tensors_in
 from search.config.data_config import DataConfig
 from search.data.data import EVALUATION_BATCH, Data, Part, Sample
-from search.data.data_splits import DataSplits, splits_of
-from search.data.dataset_labels import (
+from search.data.own.data_splits import DataSplits, splits_of
+from search.data.own.labels import (
     check_labels,
     class_names,
     class_number,
     known_labels,
     target_of,
 )
-from search.data.dataset_loader import DatasetLoader, PairCollate, in_float32, in_words
-from search.data.dataset_parts import (
+from search.data.own.minibatches import DatasetLoader, PairCollate, in_float32, in_words
+from search.data.own.parts import (
     Chosen,
     Selection,
     Streamed,
@@ -38,7 +38,7 @@ from search.data.dataset_parts import (
     is_stream,
     streamed,
 )
-from search.data.seeded_generators import seeded
+from search.data.own.seeded_generators import seeded
 from search.data.stratified import require_every_class, require_no_fraction, used_and_held_out
 
 Progress = Callable[[int, int], None]

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pruning.errors import DataError
 from search.data.data import Batch, Loader, samples_trained_on
-from search.data.dataset_parts import Reader, failing_in_one_line
+from search.data.own.parts import Reader, failing_in_one_line
+from search.data.own.seeded_generators import seeded
 from search.data.reading_processes import num_reading_processes
-from search.data.seeded_generators import seeded
 
 Collate = Callable[[list[Any]], Any]
 

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 
 from pruning.errors import DataError, EspalierError, reason_with_place
 from search.data.data import Part
-from search.data.seeded_generators import set_seeds
+from search.data.own.seeded_generators import set_seeds
 
 
 def is_stream(dataset: object) -> bool:
