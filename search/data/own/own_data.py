@@ -6,9 +6,8 @@ callable is called again.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -25,25 +24,15 @@ from search.data.own.data_splits import DataSplits, splits_of
 from search.data.own.labels import (
     check_labels,
     class_names,
-    class_number,
-    known_labels,
-    target_of,
 )
 from search.data.own.minibatches import DatasetLoader, PairCollate, in_float32, in_words
 from search.data.own.parts import (
-    Chosen,
     Selection,
     Streamed,
-    failing_in_one_line,
-    is_stream,
-    streamed,
 )
 from search.data.own.seeded_generators import seeded
+from search.data.own.survey import Progress, Survey, part_name, surveyed
 from search.data.stratified import require_every_class, require_no_fraction, used_and_held_out
-
-Progress = Callable[[int, int], None]
-
-_READ_AT_ONCE = 64
 
 
 @final
@@ -77,7 +66,7 @@ class DatasetData(Data):
     ) -> DatasetLoader:
         splits, selection = splits_of(self.config), self.selections[part]
         dataset = splits.datasets.get(selection.source)
-        name = _name_of(selection.source, self.name)
+        name = part_name(selection.source, self.name)
         if dataset is None:
             raise DataError(f"{name} is no longer there: {self.name} must always return the same")
         return DatasetLoader(
@@ -98,28 +87,6 @@ class DatasetData(Data):
         return replace(self, config=replace(self.config, root=root))
 
 
-@dataclass(frozen=True, eq=False)
-class _Survey:
-    """What is known of a Dataset.
-
-    labels: the class of every sample, where targets are single whole numbers.
-    """
-
-    part: Part
-    count: int
-    first: Any
-    is_stream: bool
-    labels: Tensor | None = None
-    note: str = ""
-
-    def selection(self, numbers: Tensor | None = None) -> Selection:
-        """All of its samples, or those of these numbers."""
-        if self.is_stream:
-            return Streamed(self.part, self.count)
-        numbers = torch.arange(self.count) if numbers is None else numbers
-        return Chosen(self.part, self.count, numbers)
-
-
 def load(
     config: DataConfig, *, has_classes: bool, seed: int, progress: Progress | None = None
 ) -> DatasetData:
@@ -133,7 +100,7 @@ def load(
     splits_of.cache_clear()  # people may have changed what it returns
     splits = splits_of(config)
     surveys = {
-        part: _surveyed(dataset, part, config, has_classes=has_classes, progress=progress)
+        part: surveyed(dataset, part, config, has_classes=has_classes, progress=progress)
         for part, dataset in splits.datasets.items()
     }
     inputs, targets = _first_minibatches(splits, surveys, config)
@@ -157,114 +124,13 @@ def load(
     )
 
 
-def _name_of(part: Part, source: str) -> str:
-    return f"the {part} part of {source}"
-
-
-def _surveyed(
-    dataset: Any,
-    part: Part,
-    config: DataConfig,
-    *,
-    has_classes: bool,
-    progress: Progress | None,
-) -> _Survey:
-    name = _name_of(part, config.source)
-    survey = _stream if is_stream(dataset) else _by_number
-    with seeded(0):
-        found = survey(dataset, part, name, has_classes)
-    if found.count == 0:
-        raise DataError(f"{name} has no samples")
-    if is_stream(dataset) or found.labels is not None or not has_classes:
-        return found
-    if class_number(target_of(found.first)) is None:
-        return found
-    labels = _read_labels(dataset, found, name, config.workers, progress)
-    note = f"{name} was read once, for its classes: an attribute `targets` would save that"
-    return replace(found, labels=labels, note=note)
-
-
-def _by_number(dataset: Any, part: Part, name: str, has_classes: bool) -> _Survey:
-    """Without reading more than a few samples."""
-    with failing_in_one_line(f"the length of {name}"):
-        count = len(dataset)
-    if count == 0:
-        return _Survey(part, 0, None, is_stream=False)
-    with failing_in_one_line(f"sample 0 of {name}"):
-        first = dataset[0]
-    labels = None
-    if has_classes and class_number(target_of(first)) is not None:
-        labels = known_labels(dataset)
-        # what is known may be of before a transform, or of something else
-        places = (0, count // 2, count - 1)
-        if labels is not None and any(
-            class_number(target_of(dataset[place])) != int(labels[place]) for place in places
-        ):
-            labels = None
-    return _Survey(part, count, first, is_stream=False, labels=labels)
-
-
-def _stream(dataset: Any, part: Part, name: str, has_classes: bool) -> _Survey:
-    """Read once, unless it knows its length and nothing has to be known of its targets."""
-    items = streamed(dataset, 0, name)
-    first = next(items, None)
-    if first is None:
-        return _Survey(part, 0, None, is_stream=True)
-    numbered = has_classes and class_number(target_of(first)) is not None
-    if hasattr(dataset, "__len__") and not numbered:
-        return _Survey(part, len(dataset), first, is_stream=True)
-    numbers, count = [], 0
-    for count, item in enumerate(itertools.chain([first], items), start=1):
-        if numbered:
-            numbers.append(_label(item, count - 1, name))
-    labels = torch.tensor(numbers) if numbered else None
-    note = f"{name} was read once, to count its {count:,} samples"
-    return _Survey(part, count, first, is_stream=True, labels=labels, note=note)
-
-
-def _label(item: Any, number: int, name: str) -> int:
-    label = class_number(target_of(item))
-    if label is None:
-        raise DataError(
-            f"sample {number} of {name} must have the number of a class as its target, as sample "
-            f"0 has, got {in_words(target_of(item))}"
-        )
-    return label
-
-
-def _read_labels(
-    dataset: Any, survey: _Survey, name: str, workers: int | None, progress: Progress | None
-) -> Tensor:
-    """The class of every sample; `progress` is told how many are read, of how many."""
-    loader = DatasetLoader(
-        survey.selection().reader(dataset, name),
-        survey.count,
-        collate=_targets_alone,
-        batch_size=_READ_AT_ONCE,
-        device=torch.device("cpu"),
-        num_processes=workers,
-    )
-    labels: list[int] = []
-    for targets in loader.in_order():
-        labels += [
-            _label((None, target), len(labels) + i, name) for i, target in enumerate(targets)
-        ]
-        if progress is not None:
-            progress(len(labels), survey.count)
-    return torch.tensor(labels)
-
-
-def _targets_alone(items: list[Any]) -> list[Any]:
-    return [target_of(item) for item in items]
-
-
 def _first_minibatches(
-    splits: DataSplits, surveys: Mapping[Part, _Survey], config: DataConfig
+    splits: DataSplits, surveys: Mapping[Part, Survey], config: DataConfig
 ) -> tuple[Any, Any]:
     """A minibatch of the first sample of `train`; DataError if that of any part cannot be one."""
     minibatches = {}
     for part, survey in surveys.items():
-        name = _name_of(part, config.source)
+        name = part_name(part, config.source)
         if splits.collate_fn is None:
             _require_tensors_to_be(survey.first, f"sample 0 of {name}")
         with seeded(0):
@@ -303,7 +169,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _classes(
-    splits: DataSplits, surveys: Mapping[Part, _Survey], targets: Any, *, has_classes: bool
+    splits: DataSplits, surveys: Mapping[Part, Survey], targets: Any, *, has_classes: bool
 ) -> tuple[str, ...]:
     """The names that are given; or, where targets are classes, numbers."""
     given = tuple(map(str, splits.classes)) or class_names(splits.train)
@@ -318,7 +184,7 @@ def _classes(
 
 
 def _train_and_validation(
-    surveys: Mapping[Part, _Survey], classes: Sequence[str], config: DataConfig, seed: int
+    surveys: Mapping[Part, Survey], classes: Sequence[str], config: DataConfig, seed: int
 ) -> tuple[Selection, Selection, str]:
     """The samples of both parts, and what people should know of the split; maybe empty."""
     train, own = surveys["train"], surveys.get("validation")
@@ -333,7 +199,7 @@ def _train_and_validation(
     )
     if len(used) == 0:
         raise DataError(
-            f"{_name_of('train', config.source)} has {train.count} samples: too few to hold some "
+            f"{part_name('train', config.source)} has {train.count} samples: too few to hold some "
             "out for validation"
         )
     if train.labels is not None:
@@ -343,7 +209,7 @@ def _train_and_validation(
 
 
 def _parted_stream(
-    train: _Survey, own: _Survey | None, config: DataConfig
+    train: Survey, own: Survey | None, config: DataConfig
 ) -> tuple[Selection, Selection, str]:
     total = min(train.count, config.limit_train or train.count)
     if own is not None:
@@ -353,12 +219,12 @@ def _parted_stream(
     parts = [Streamed("train", total, every, is_held_out) for is_held_out in (False, True)]
     if min(map(len, parts)) == 0:
         raise DataError(
-            f"{_name_of('train', config.source)} has {total} samples: too few to hold out every "
+            f"{part_name('train', config.source)} has {total} samples: too few to hold out every "
             f"{every}th for validation"
         )
     note = (
-        f"every {every}th sample of {_name_of('train', config.source)} is held out for validation, "
-        "so that it has to come in the same order in every epoch: random generators are set alike "
-        "for each; a validation part of its own would leave it free"
+        f"every {every}th sample of {part_name('train', config.source)} is held out for "
+        "validation, so that it has to come in the same order in every epoch: random generators "
+        "begin each alike; a validation part of its own would leave it free"
     )
     return parts[0], parts[1], note

@@ -157,6 +157,26 @@ def test_minibatches_do_not_depend_on_what_training_draws() -> None:
     assert equal(undisturbed, disturbed)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gets_the_same_minibatches() -> None:
+    """From processes, through pinned memory; tuples stay what they are."""
+    for name in ("noisy", "nested"):
+        data = opened(name, has_classes=False, workers=2)
+        there, here = (
+            list(data.loader("train", device=device, batch_size=3).shuffled(generator()))
+            for device in (torch.device("cuda"), CPU)
+        )
+        assert len(there) == len(here) > 1
+        for (x, y), (expected, target) in zip(there, here, strict=True):
+            assert y.device.type == "cuda"
+            assert torch.equal(y.cpu(), target)
+            if name == "nested":
+                assert isinstance(x["pair"], tuple)
+                x, expected = x["pair"][1], expected["pair"][1]  # noqa: PLW2901
+            assert torch.equal(x.cpu(), expected)
+
+
 def test_a_single_sample_at_the_end_sits_out() -> None:
     loader = opened("plain").loader("train", device=CPU, batch_size=47)
     assert [len(targets) for _, targets in loader.shuffled(generator())] == [47]
