@@ -94,11 +94,11 @@ def _opened(
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
     folder = family_ladder.architecture_folder(source, content.get("runs", FamilyConfig.runs))
-    is_stored = folder is not None and "source" not in content.get("data", {})
-    if is_stored and (name := architecture.read(folder).provenance.get("data")):
+    names_data = "source" in content.get("data", {})
+    if folder is not None and (name := architecture.read(folder).provenance.get("data")):
         content["data"] = {"source": name, **content.get("data", {})}
     config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
-    if is_stored:  # what a folder names may be anybody's code
+    if not names_data:  # what a folder names may be anybody's code
         trusted_code.require_trusted_data(config.data, config.trust, folder)
     if folder is not None:
         refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
