@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from pruning.errors import CriterionError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.nested_tensors import num_samples
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Minibatches of inputs N×… and targets N (class numbers, say), on the network's device."""
+Batches = Iterable[tuple[Any, Any]]
+"""Minibatches of inputs and targets, on the network's device.
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs N×… and targets N → the mean loss E of the minibatch, a scalar."""
+Inputs are what the network is called with: a tensor N×…, a tuple of arguments or a mapping of them.
+Targets are what the loss takes: class numbers N, say, or anything else.
+"""
+
+Loss = Callable[[Any, Any], Tensor]
+"""What the network returns, of any kind, and targets → the mean loss E, a scalar."""
 
 
 class Criterion(ABC):
@@ -30,6 +36,14 @@ class Criterion(ABC):
     ) -> tuple[str, ...]:
         """The names of the prunable groups that this criterion can judge, in graph order."""
         return tuple(group.name for group in graph.prunable)
+
+    def by_loss(self, loss: Loss) -> Self:
+        """The same criterion, judging by another loss; itself where it does not look at any."""
+        if "loss" not in vars(self):
+            return self
+        changed = copy.copy(self)
+        vars(changed)["loss"] = loss
+        return changed
 
     @abstractmethod
     def score(
@@ -45,23 +59,29 @@ class Criterion(ABC):
         """
 
 
-def labelled(batches: Iterable[Any], criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each of `batches` as inputs N×… and targets N×…, for the criterion of this name.
+def labelled(batches: Iterable[Any], criterion: str) -> Iterator[tuple[Any, Any, int]]:
+    """Each of `batches` as inputs, targets and the number of samples, for this criterion.
 
     Raises CriterionError for a batch without targets or samples, and if there is no batch.
     """
     number = -1
     for number, batch in enumerate(batches):
         is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        if not is_pair or not all(isinstance(part, Tensor) for part in batch):
+        if not is_pair or batch[1] is None:
             raise CriterionError(
-                f"{criterion} needs labelled data: batch {number} is not a pair of tensors, "
-                "inputs and targets"
+                f"{criterion} needs labelled data: batch {number} is not a pair of inputs and "
+                "targets"
             )
         inputs, targets = batch
-        if not len(inputs):
+        try:
+            count = num_samples(inputs)
+        except ValueError as error:
+            raise CriterionError(
+                f"{criterion} needs data: the inputs of batch {number}, of type {error}"
+            ) from error
+        if not count:
             raise CriterionError(f"{criterion} needs data: batch {number} has no sample")
-        yield inputs, targets
+        yield inputs, targets, count
     if number < 0:
         raise CriterionError(
             f"{criterion} needs labelled data: pass batches=, pairs of inputs and targets "

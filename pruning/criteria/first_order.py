@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.cost import called
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver, flops_saved
 from pruning.errors import CriterionError
@@ -149,9 +150,9 @@ def gradient_moments(
     observer = GradientObserver(gates)
     with undisturbed(gates.model):
         names, parameters = zip(*observer.parameters, strict=True)
-        for inputs, targets in labelled(batches, criteria):
-            with gates.probing(len(inputs)) as probe:
-                energy = loss(gates.model(inputs), targets)
+        for inputs, targets, count in labelled(batches, criteria):
+            with gates.probing(count) as probe:
+                energy = loss(called(gates.model, inputs), targets)
             if energy.dim():
                 raise CriterionError(
                     f"{criteria}: the loss must be the mean over a minibatch, a scalar, "

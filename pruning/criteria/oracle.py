@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.cost import called
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
@@ -145,15 +146,16 @@ def _mean_losses(
     num_tried = sum(map(bool, removals))
     num_samples = done = 0
     with undisturbed(gates.model), torch.no_grad():
-        for number, (inputs, targets) in enumerate(labelled(batches, "the oracle"), start=1):
+        read = enumerate(labelled(batches, "the oracle"), start=1)
+        for number, (inputs, targets, count) in read:
             total = num_tried * (len(batches) if isinstance(batches, Sized) else number)
-            num_samples += len(targets)
+            num_samples += count
             for place, removed in enumerate(removals):
                 values[list(removed)] = 0
                 with gates.multiplying(values):
-                    outputs = gates.model(inputs)
+                    outputs = called(gates.model, inputs)
                 values[list(removed)] = 1
-                sums[place] += _scalar(loss(outputs, targets)) * len(targets)
+                sums[place] += _scalar(loss(outputs, targets)) * count
                 if on_removal is not None and removed:
                     done += 1
                     on_removal(done, total)

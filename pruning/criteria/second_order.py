@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pruning.cost import called
 from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
@@ -54,7 +55,7 @@ class SecondOrderCriterion(Criterion):
         generator = torch.Generator().manual_seed(self.seed)
         total, count = torch.zeros(()), 0
         with undisturbed(model):
-            for inputs, targets in labelled(batches, name):
+            for inputs, targets, _ in labelled(batches, name):
                 derivatives = self._derivatives(gates, inputs, targets, generator)
                 total = self.of(*derivatives) + total.to(derivatives[0])
                 count += 1
@@ -65,7 +66,7 @@ class SecondOrderCriterion(Criterion):
         return gates.by_channel(total / count)
 
     def _derivatives(
-        self, gates: ChannelGates, inputs: Tensor, targets: Tensor, generator: torch.Generator
+        self, gates: ChannelGates, inputs: Any, targets: Any, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """g and diag H of a minibatch's loss with respect to gates of one, shapes (U,)."""
         like = next(gates.model.parameters())
@@ -74,7 +75,7 @@ class SecondOrderCriterion(Criterion):
         # Only the plain kernel of scaled_dot_product_attention can be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH):
             with gates.multiplying(ones):
-                outputs = gates.model(inputs)
+                outputs = called(gates.model, inputs)
             energy = self.loss(outputs, targets)
             if energy.dim():
                 raise CriterionError(

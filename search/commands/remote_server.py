@@ -108,7 +108,8 @@ class _ServedNetwork(StoredNetwork):
     @property
     def builder(self) -> str:
         self.check()
-        return str(self._file["builder"]["target"]).partition(":")[0]
+        builder = self._file["builder"] or {"target": ""}  # none of a network of one's own
+        return str(builder["target"]).partition(":")[0]
 
     def check(self) -> None:
         if not self._file:

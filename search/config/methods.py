@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pruning import criteria, regularizers, sigmoid_batchnorm
+    from pruning.cost import ExampleInput
     from pruning.criteria import Criterion
     from pruning.networks import torch_interior
     from pruning.regularizers import Regularizer
@@ -68,11 +69,16 @@ class Method:
     prunes_untrained: bool = False
     tries_every_unit: bool = False
 
-    def prepared(self, model: nn.Module, seed: int) -> nn.Module:
-        """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`."""
-        return (
-            sigmoid_batchnorm.to_sigmoid_batchnorm(model, seed=seed) if self.uses_sigmoid else model
-        )
+    def prepared(
+        self, model: nn.Module, seed: int, trained_on: ExampleInput | None = None
+    ) -> nn.Module:
+        """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`.
+
+        trained_on: example input of a trained network, whose own scales σBN then starts from.
+        """
+        if not self.uses_sigmoid:
+            return model
+        return sigmoid_batchnorm.to_sigmoid_batchnorm(model, seed=seed, example_input=trained_on)
 
 
 PUSH = Range(10.0, 1000.0, is_log=True, is_push=True)

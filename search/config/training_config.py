@@ -27,7 +27,9 @@ class TrainingConfig:
     (distillation).
     """
 
-    epochs: int = option(160, "epochs of sparse training, before pruning", ge=1)
+    epochs: int = option(
+        160, "epochs of sparse training, before pruning; 0 only with --weights", ge=0
+    )
     fine_tune_epochs: int = option(160, "epochs of fine-tuning, after pruning", ge=1)
     scratch_epochs: int | None = option(
         None,

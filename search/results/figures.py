@@ -213,7 +213,7 @@ def front_figure(results: Results) -> Figure:
         zorder=1,
     )
     for origin, style in STYLES.items():
-        same = [o for o in results.below_base(results.everything) if o.origin == origin]
+        same = [o for o in results.networks if o.origin == origin]
         if same:
             axes.scatter(
                 [o.flops for o in same],

@@ -49,11 +49,11 @@ COMPUTE_NOTE = (
 class Results:
     """Everything a finished search knows.
 
-    everything: all stored architectures but the base network, front: those that no other one
-    beats in validation accuracy and FLOPs, num_test: images of the test split.  limits: the budget
-    in absolute numbers; by default as `budget` says, a text of three digits.  base_widths:
-    channels per group of the base network, where they are known.  base_network: the base network
-    as it was trained, None where it was not; it competes with none of the others.
+    everything: all stored architectures within the budget, front: those that no other one beats in
+    validation accuracy and FLOPs, num_test: images of the test split.  limits: the budget in
+    absolute numbers; by default as `budget` says, a text of three digits.  base_widths: channels
+    per group of the base network, where they are known.  base_network: that network itself,
+    trained, which is in neither of the two; None where it came to nothing.
     """
 
     base: Cost
@@ -98,6 +98,11 @@ class Results:
     def comparisons(self) -> list[str]:
         """Which kind won at which budget, by how much, a line each; see `verdict.verdict`."""
         return verdict(self.contests, self.everything, self.num_test)
+
+    @property
+    def networks(self) -> list[Outcome]:
+        """The base network, if it is there, and all others."""
+        return self.below_base(self.everything)
 
     @property
     def verdict(self) -> str:

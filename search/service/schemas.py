@@ -139,13 +139,15 @@ def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is the server's alone; image folder and teacher as clients name them."""
+    """Without what is the server's alone; paths as clients name them."""
     shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
     data, training = dict(shown.get("data", {})), shown.get("training")
     root = str(data.pop("root", ""))
     kind, separator, place = str(data.get("source", "")).partition(":")
     if separator:
         data["source"] = f"{kind}:{_below(place, root)}"
+    if shown.get("weights"):
+        shown["weights"] = _below(str(shown["weights"]), root)
     if isinstance(training, Mapping) and training.get("distill_from"):
         teacher = _below(str(training["distill_from"]), root)
         shown["training"] = {**training, "distill_from": teacher}

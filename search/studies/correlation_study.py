@@ -42,14 +42,11 @@ from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
-from search.trials.jobs import EpochRecord, FromScratchJob, Outcome
+from search.trials.jobs import BASE, EpochRecord, Outcome
 from search.trials.preflight import Preflight, check, judged_groups
 from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
 from search.trials.trial import ending_of
-
-_BASE = FromScratchJob("base", "base", widths={})
-"""The training of the network itself."""
 
 _MAY_CHANGE = (
     *("device", "runs", "mlflow_url", "resources"),
@@ -138,7 +135,7 @@ class _Correlation(Study[CorrelationResults]):
     def work(self, session: Session) -> CorrelationResults:
         session.forget_attempts()
         with session.showing():
-            job, observer = _BASE, session.observer
+            job, observer = BASE, session.observer
             observer.started(job)
             session.expect(self._config.training.epochs)
             _require_affordable(session)
@@ -213,7 +210,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         model = to_sigmoid_batchnorm(model, seed=config.seed)
     epochs = config.training.epochs
     staged = StagedTraining(
-        context.checkpoints(_BASE.key),
+        context.checkpoints(BASE.key),
         epochs,
         lambda records: _report(records, session),
     )
@@ -233,8 +230,8 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         model.load_state_dict(staged.notes["weights"])
     images = int(staged.notes["images"])
     result = Finished(
-        _BASE.key,
-        _BASE.origin,
+        BASE.key,
+        BASE.origin,
         trial=None,
         rung=None,
         alpha=1.0,
@@ -250,7 +247,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
 
 
 def _report(records: Sequence[EpochRecord], session: Session) -> None:
-    session.observer.epochs(_BASE, records)
+    session.observer.epochs(BASE, records)
     _require_affordable(session)
 
 
@@ -270,11 +267,12 @@ def _scores(
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
-    graph, layers, criteria = subject.preflight.graph, subject.layers, subject.criteria
+    graph, layers, loss = subject.preflight.graph, subject.layers, session.context.task.loss
+    criteria = {name: criterion.by_loss(loss) for name, criterion in subject.criteria.items()}
     scores: dict[str, UnitScores] = {}
 
     def report(stage: str, done: int, total: int) -> None:
-        session.observer.scored(_BASE, stage, done, total)
+        session.observer.scored(BASE, stage, done, total)
         _require_affordable(session)
 
     report("criteria", 0, len(criteria))
@@ -282,7 +280,7 @@ def _scores(
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
         report("criteria", len(scores), len(criteria))
-    oracle = Oracle(on_unit=_each_second(functools.partial(report, "oracle")))
+    oracle = Oracle(loss, on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
 

@@ -29,7 +29,7 @@ from pruning.errors import (
 from search.config.methods import method
 from search.config.training_config import TrainingConfig
 from search.data.data import Data
-from search.trials.job_context import JobContext, fresh_base
+from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
@@ -82,7 +82,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
     config, devices = context.config, range(torch.cuda.device_count())
     training = dataclasses.replace(
         config.training,
-        epochs=1,
+        epochs=min(1, config.training.epochs),
         fine_tune_epochs=1,
         scratch_epochs=1,
         batch_size=min(config.training.batch_size, _MOST_SAMPLES),
@@ -109,7 +109,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
 
 def _require_score(context: JobContext, data: Data) -> None:
     """ModelError where even the untrained network has a score that is no number."""
-    model, _ = fresh_base(context.preflight, context.config.seed)
+    model = context.first_network(context.config.seed)
     with _in_one_line(context, data):
         try:
             context.score(model, "validation", data)

@@ -1,4 +1,4 @@
-"""The stages of a search: trials, repetitions, families, interpolated shapes, one after another."""
+"""The stages of a search: base network and trials, repetitions, families, interpolated shapes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from optuna.storages import BaseStorage
 
 from pruning.errors import SearchFailedError
 from search.data.data import Data, steps_per_epoch
-from search.scheduling.compute_budget import Rationed
+from search.scheduling.compute_budget import Rationed, RationedList
 from search.scheduling.from_scratch_jobs import compared, members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
 from search.training.trainer import total_push
 from search.trials.job_context import JobContext
-from search.trials.jobs import Outcome, TrialJob
+from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 _LEAST_TARGET = 0.25
@@ -37,13 +37,16 @@ class SearchStages:
         self._source = trial_source(self._context, session.data, self._storage)
 
     def run(self) -> list[Outcome]:
-        """All networks; raises SearchFailedError if no trial came to one."""
+        """All networks, the base network first; SearchFailedError if no trial came to one."""
         self._settle_leftovers()
+        is_base_known = bool(self._session.stored(BASE))
         self._session.expect(
-            len(self._source) * self._plan.epochs_per_trial + self._plan.epochs_after_trials
+            (0 if is_base_known else self._plan.epochs_of_base)
+            + len(self._source) * self._plan.epochs_per_trial
+            + self._plan.epochs_after_trials
         )
         with self._session.showing():
-            trials = self._trials()
+            trials = self._trials([] if is_base_known else [BASE])
             repeats = self._repeats(trials)
             jobs, notes = members(self._config, self._context.preflight, trials)
             self._notes += notes
@@ -51,10 +54,16 @@ class SearchStages:
             family += self._interpolated(trials, family)
         for number, ending in self._source.endings.items():
             self._session.failures[f"trial {number}"] = ending.why
-        return [*trials, *repeats, *family]
+        return [*self._session.stored(BASE), *trials, *repeats, *family]
 
-    def _trials(self) -> list[Outcome]:
+    def _trials(self, before: Sequence[Job]) -> list[Outcome]:
+        """What comes of the trials, beside which these jobs are performed, as the first."""
         source, per_epoch = self._source, self._plan.images_per_epoch
+        first = RationedList(
+            before,
+            self._session.compute_budget,
+            reserve=self._plan.epochs_per_trial * per_epoch,
+        )
         rationed = Rationed(
             source,
             self._session.compute_budget,
@@ -62,7 +71,8 @@ class SearchStages:
             reserve=self._plan.epochs_after_trials * per_epoch,
             is_needed=lambda: not source.outcomes,
         )
-        self._session.perform(rationed)
+        self._session.perform(OneAfterAnother(first, rationed))
+        self._session.note_left_out(first)
         if rationed.is_cut_short:
             done = len(source.endings) + len({o.trial for o in source.outcomes})
             self._notes.append(

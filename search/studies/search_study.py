@@ -14,6 +14,7 @@ from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Sample
+from search.models.weights import TrainedWeights
 from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
@@ -28,11 +29,12 @@ from search.tasks import registry as tasks
 from search.tasks.registry import name_in_settings
 from search.tasks.task import Task, require_task
 from search.tracking.mlflow_runs import StudyRun
-from search.tracking.model_registry import register_front
+from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
+from search.trials.starting_weights import measured, starting_weights
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class SearchStudy(Study[Results]):
     kind: StudyKind = "search"
 
     def __init__(self, config: SearchConfig, task: Task | None = None) -> None:
+        stored = settings_file(config).stored or {}
+        if config.weights and not config.weights_digest:
+            digest = str(stored.get("weights_digest", ""))
+            config = dataclasses.replace(config, weights_digest=digest)
         self._config, self.settings, self._task = config, settings_file(config), task
         self.num_trials = config.trials
         self.modules: tuple[str, ...] = ()
@@ -93,6 +99,7 @@ class SearchStudy(Study[Results]):
             context, data = open_context(self._config, console, self._task)
             dry_run_of_search(context, data, trial_space(context, data))
         self.modules = context.preflight.builder.modules
+        self.settings = settings_file(context.config)  # with the digest of its weights
         return context, data
 
     def study_run(self, context: JobContext) -> StudyRun:
@@ -138,7 +145,7 @@ def open_context(
 ) -> tuple[JobContext, Data]:
     """What the jobs of a search need; EspalierError says why it could not work.
 
-    Prints what the network costs and the budget allows.
+    Prints what the network costs, its weights are worth and the budget allows.
     task: one that was given in Python.
     """
     learned = task or tasks.resolve(config.task)
@@ -147,9 +154,25 @@ def open_context(
     channels = models.required_channels(config.model)
     data = read_data(config.data, learned, config.seed, console, channels=channels)
     preflight = preflight_of(config, data.sample, learned)
-    for line in preflight.describe():
+    config, weights = with_weights(config, preflight)
+    context = JobContext(config, preflight, device, own_task=task, weights=weights)
+    context = measured(context, data)
+    for line in context.preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
-    return JobContext(config, preflight, device, own_task=task), data
+    return context, data
+
+
+def with_weights(
+    config: SearchConfig, preflight: Preflight
+) -> tuple[SearchConfig, TrainedWeights | None]:
+    """The settings with the digest of the weights that they name, and those weights, if any.
+
+    Raises the errors of `starting_weights`.
+    """
+    weights = starting_weights(config, preflight)
+    if weights is None:
+        return config, None
+    return dataclasses.replace(config, weights_digest=weights.digest), weights
 
 
 def preflight_of(config: SearchConfig, sample: Sample, task: Task | None = None) -> Preflight:
@@ -161,6 +184,8 @@ def preflight_of(config: SearchConfig, sample: Sample, task: Task | None = None)
     """
     builder = models.builder_for(config.model, sample, config.model_arguments)
     preflight = check(config, builder, sample, task)
+    if config.register:
+        require_registrable(preflight.input_shape)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight

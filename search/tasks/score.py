@@ -20,3 +20,7 @@ class Score:
     name: str = "accuracy"
     direction: Direction = "maximize"
     is_share: bool = True
+
+    def text(self, value: float) -> str:
+        """A value as people read it, such as "98.61 %"."""
+        return f"{100 * value:.2f} %" if self.is_share else f"{value:.4g}"

@@ -22,7 +22,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
-from search.trials.pareto import hypervolume
+from search.trials.pareto import hypervolume, without_base
 from search.trials.search_space import Proposal
 
 
@@ -101,7 +101,9 @@ class MlflowRecord(Observer):
         return curve[-1].time_ms if curve else None
 
     def _log_hypervolume(self, outcome: Outcome) -> None:
-        """Of all networks so far; a step is a network."""
+        """Of all smaller networks so far; a step is a network."""
+        if outcome.origin == "base":
+            return
         self._networks[outcome.key] = outcome
         volume = hypervolume(list(self._networks.values()), self._base.flops)
         metrics = {schema.METRIC_HYPERVOLUME: volume}
@@ -109,7 +111,7 @@ class MlflowRecord(Observer):
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._networks |= {outcome.key: outcome for outcome in outcomes}
+        self._networks |= {outcome.key: outcome for outcome in without_base(outcomes)}
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
@@ -119,7 +121,7 @@ class MlflowRecord(Observer):
     def mark_front(self, results: Results) -> None:
         """Say of every network whether it is on the front and what it gave up, and how many are."""
         on_front = {outcome.key for outcome in results.front}
-        for outcome in results.below_base(results.everything):
+        for outcome in results.networks:
             key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
             self._runs.tag(key, tags)

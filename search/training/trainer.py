@@ -61,8 +61,8 @@ class TrainingReport:
 
     @property
     def images_seen(self) -> int:
-        """Training images processed, repetitions counted."""
-        return self.epochs[-1].images_seen
+        """Training images processed, repetitions counted; 0 of no epochs."""
+        return self.epochs[-1].images_seen if self.epochs else 0
 
 
 def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:

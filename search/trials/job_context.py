@@ -13,12 +13,16 @@ from torch import nn
 from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Part
+from search.models.weights import TrainedWeights
 from search.storage.layout import JOBS_FOLDER
 from search.tasks import registry as tasks
 from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
 from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
+
+STATISTICS_BATCHES = 8
+"""Minibatches from which batch-norm statistics are estimated again where a network was changed."""
 
 Report = Callable[[Sequence[EpochRecord]], None]
 """Passes on epochs; the first call after a restart has all those that are done."""
@@ -30,6 +34,7 @@ class JobContext:
 
     start: the folder that relative paths of the settings are meant from; empty for the current one.
     own_task: a task that was given in Python; the settings cannot name it.
+    weights: that trials start from; None for those that are drawn for each.
     """
 
     config: SearchConfig
@@ -37,6 +42,7 @@ class JobContext:
     device: str
     start: str = ""
     own_task: Task | None = None
+    weights: TrainedWeights | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -53,6 +59,16 @@ class JobContext:
         """The folder of the network that is to be imitated; empty for none."""
         folder = self.config.training.distill_from
         return os.path.join(self.start, folder) if folder else ""
+
+    @property
+    def is_base_trained(self) -> bool:
+        """Whether the given weights are those of the base network as it is, head and all."""
+        return self.weights is not None and not self.weights.new_head
+
+    def first_network(self, seed: int) -> nn.Module:
+        """The base network with the given weights, or with those drawn from `seed`."""
+        model, _ = fresh_base(self.preflight, seed)
+        return model if self.weights is None else self.weights.fill(model)
 
     def sent(self) -> JobContext:
         """The same for processes that may have another current folder."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost
 from pruning.structure_removal.structures import Kind, Structure
+from search.storage.layout import BASE_ARCHITECTURE
 from search.trials.search_space import Proposal
 
 Origin = Literal[
@@ -104,6 +105,9 @@ class FromScratchJob:
         """The shape to train."""
         return WidthProfile(self.widths, tuple(Structure(*pair) for pair in self.removed))
 
+
+BASE = FromScratchJob(BASE_ARCHITECTURE, "base", widths={})
+"""The network itself, trained unless its weights are given: what all others are held against."""
 
 Job = TrialJob | FromScratchJob
 
@@ -320,3 +324,27 @@ class JobList:
 
     def ended(self, job: Job, ending: Ending) -> None:
         """Nothing waits for the results."""
+
+
+class OneAfterAnother:
+    """Several sources as one: the jobs of the first, then those of the next."""
+
+    def __init__(self, *sources: JobSource) -> None:
+        self._sources = sources
+        self._owner: dict[str, JobSource] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sources))
+
+    def next(self) -> Job | None:
+        for source in self._sources:
+            if (job := source.next()) is not None:
+                self._owner[job.key] = source
+                return job
+        return None
+
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self._owner[job.key].finished(job, outcomes)
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        self._owner[job.key].ended(job, ending)

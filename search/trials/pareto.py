@@ -17,7 +17,7 @@ class Point(Protocol):
 
 
 class Network(Protocol):
-    """A network that says how its weights came about."""
+    """What has weights that came about somehow."""
 
     @property
     def origin(self) -> str: ...
@@ -25,6 +25,11 @@ class Network(Protocol):
 
 P = TypeVar("P", bound=Point)
 N = TypeVar("N", bound=Network)
+
+
+def without_base(networks: Iterable[N]) -> list[N]:
+    """The smaller networks alone: the base network, which they are made from, is no rival."""
+    return [network for network in networks if network.origin != "base"]
 
 
 def dominates(first: Point, second: Point) -> bool:
@@ -46,11 +51,6 @@ def front(points: Sequence[P]) -> list[P]:
         if not result or point.validation_score > result[-1].validation_score:
             result.append(point)
     return result
-
-
-def without_base(networks: Iterable[N]) -> list[N]:
-    """Those that compete: the base network, which they are held against, is not one of them."""
-    return [network for network in networks if network.origin != "base"]
 
 
 def spread(points: Sequence[P], count: int) -> list[P]:

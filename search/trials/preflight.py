@@ -36,6 +36,8 @@ class Preflight:
     groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
     floor: the least cost that every granularity of the search can reach.
+    base_score: of the network with the trained weights that were given, on validation data; None
+        without such, or where it was not measured.  weights: what is to be said of them, in lines.
     """
 
     builder: Builder
@@ -46,6 +48,8 @@ class Preflight:
     limits: Budget
     base: Cost
     floor: Cost
+    base_score: float | None = None
+    weights: tuple[str, ...] = ()
 
     @property
     def example_input(self) -> ExampleInput:
@@ -89,6 +93,7 @@ class Preflight:
         base, floor = (_counts(cost, names) for cost in (self.base, self.floor))
         lines = [
             f"base network  {base}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
+            *(f"weights       {line}" for line in self.weights),
             f"reachable     {floor}  and more",
         ]
         for bound, limit in zip(self.budget.bounds, self.limits.bounds, strict=True):

@@ -66,6 +66,8 @@ def one_line(completed: Completed) -> str:
 
 
 CHANGED_FLAGS = {
+    "weights": "trained.pt",
+    "weights-digest": "0123",
     "model": "resnet20",
     "budget": ("flops=25%", "params=300k"),
     "count-attention": True,
@@ -77,6 +79,9 @@ CHANGED_FLAGS = {
     "seeds": 4,
     "equal-compute-pairs": False,
     "random-widths": True,
+    "model-arg": ("depth=20", "act=a=b"),
+    "ignore": ("layer1.*", "head"),
+    "max-removed": ("layer2.*=50%",),
     "min-channels": 2,
     "scoring-batches": 7,
     "divisor": 4,
@@ -195,6 +200,26 @@ def test_help_states_every_default():
 
 
 BAD_SETTINGS = {
+    "argument without a value": (
+        ["--model-arg=depth"],
+        "model_arg must be NAME=VALUE, such as depth=20, got 'depth'",
+    ),
+    "unknown argument": (
+        ["--model-arg=depth=3"],
+        "digits-vgg takes no argument 'depth': did you mean num_classes, in_channels?",
+    ),
+    "ignored layer": (
+        ["--ignore=features.convv1"],
+        "ignore names 'features.convv1', which is no layer with channels of the network: did you",
+    ),
+    "cap without a share": (
+        ["--max-removed=features.conv1"],
+        "max_removed must be PATTERN=SHARE, such as layer4.*=50%, got 'features.conv1'",
+    ),
+    "cap of no layer": (
+        ["--max-removed=*.head=10%"],
+        "max_removed names '*.head', which is no layer with channels of the network",
+    ),
     "unknown model": (
         ["--model=resnet2"],
         "no network is called 'resnet2'; did you mean resnet",
@@ -531,7 +556,9 @@ def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSea
 
 def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
     line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
-    keys = sorted(o.key for o in finished_search.results.everything)
+    keys = sorted(
+        o.key for o in finished_search.results.below_base(finished_search.results.everything)
+    )
     assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
 
 

@@ -188,7 +188,7 @@ def test_bad_input_is_one_line(search_folder: Path, here: Path):
     assert "for a profile give --model" in bad("p.json")
     assert "no architecture, and no profile" in bad("none.json", "--model=digits-vgg")
     assert "no channel group 'x'" in bad("p.json", "--model=digits-vgg")
-    assert "--input must be channels" in bad("p.json", "--model=digits-vgg", "--input=8x8")
+    assert "--input must be sizes" in bad("p.json", "--model=digits-vgg", "--input=8xa")
     assert "needs a network with residual blocks" in bad(
         "found/fine-tuned-0", "--kinds=bottleneck", "--budgets=flops=5%"
     )

@@ -52,5 +52,5 @@ def finished_rows(search_id: str, folder: Path) -> list[ArchitectureRow]:
     base = results.get("base_network")
     return [
         architecture_row(search_id, outcome, on_front=outcome["key"] in front_keys)
-        for outcome in [*([base] if base else []), *results["everything"]]
+        for outcome in ([] if base is None else [base]) + results["everything"]
     ]

@@ -22,6 +22,8 @@ from search.training.trainer import learning_rate
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits.toml"
 
 CHANGED = SearchConfig(
+    weights="trained.pt",
+    weights_digest="0123",
     model="resnet20",
     budget=("flops=25%", "params<=300k"),
     task="own.tasks:Mine",
@@ -77,6 +79,9 @@ CHANGED = SearchConfig(
     seeds=4,
     equal_compute_pairs=False,
     random_widths=True,
+    model_arg=("depth=20", "act=relu"),
+    ignore=("layer1.*", "head"),
+    max_removed=("layer2.*=50%",),
     min_channels=2,
     divisor=8,
     scoring_batches=7,
@@ -149,7 +154,7 @@ def test_a_whole_number_serves_as_a_real_one():
         ({"modle": "resnet20"}, "unknown key 'modle': did you mean model"),
         ({"data": {"limit_trian": 3}}, "unknown key 'data.limit_trian': did you mean limit_train"),
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch': did you mean epochs"),
-        ({"zzz": 3}, "unknown key 'zzz': known: model, budget, data"),
+        ({"zzz": 3}, "unknown key 'zzz': known: model, model_arg, weights"),
         ({"epochs": 3}, "unknown key 'epochs'"),
     ],
 )

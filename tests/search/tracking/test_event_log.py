@@ -244,6 +244,6 @@ def test_a_search_feeds_all_that_happens(workers, tmp_path: Path) -> None:
     assert kinds(file)[0] == "launched"
     assert kinds(file)[-1] == "concluded"
     search_state = search_state_of(file)
-    assert search_state.networks.keys() == {o.key for o in found.results.everything}
+    assert search_state.networks.keys() == {o.key for o in found.results.networks}
     run(config)  # again: everything is there
-    assert search_state_of(file).progress()["networks"] == len(found.results.everything)
+    assert search_state_of(file).progress()["networks"] == len(found.results.networks)
