@@ -39,10 +39,10 @@ else:
 @click.option("--train", is_flag=True, help="train every network; without it nothing is written")
 @click.option(
     "--recipe",
-    type=click.Choice(list(TrainingConfig.RECIPES)),
     default="rni",
     show_default=True,
-    help="settings of training by which a paper trained; other flags override them",
+    help=f"settings of training that are usual or a paper's: {', '.join(TrainingConfig.RECIPES)}; "
+    "other flags override them",
 )
 @click.option("--input", "shape", help="sizes of a sample of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")

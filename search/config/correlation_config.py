@@ -22,9 +22,10 @@ ORACLE = "oracle"
 """What all criteria are held against."""
 
 UNUSED_TRAINING = (
-    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule", "scratch_epochs"),
+    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule"),
+    *("fine_tune_warmup_epochs", "scratch_epochs", "scratch_learning_rate"),
     *("equal_compute", "compute_limit"),
-    *("distill_from", "distill_temperature", "distill_weight"),
+    *("distill", "distill_from", "distill_temperature", "distill_weight"),
 )
 """Settings of training that a study, which trains one network once, has no use for."""
 

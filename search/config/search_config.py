@@ -132,7 +132,7 @@ class SearchConfig:
     runs: str = option("espalier-runs", "folder that holds all searches and the MLflow store")
     mlflow_url: str = option("", "MLflow server to log to; by default the store under --runs")
     register: str = option(
-        "", "name under which MLflow's registry takes the front, the most accurate as `best`"
+        "", "name under which MLflow's registry takes the front, the best of them as `best`"
     )
 
     def __post_init__(self) -> None:

@@ -25,7 +25,13 @@ from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedEr
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
-from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
+from search.config.correlation_config import (
+    ORACLE,
+    UNUSED_TRAINING,
+    CorrelationConfig,
+    candidates,
+    criterion_of,
+)
 from search.config.methods import method
 from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
@@ -40,6 +46,7 @@ from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
+from search.training.trainer import check_recipe
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
 from search.trials.jobs import BASE, EpochRecord, Outcome
@@ -108,7 +115,7 @@ class _Correlation(Study[CorrelationResults]):
         return JobContext(config.as_search(), subject.preflight, device), data
 
     def study_run(self, context: JobContext) -> StudyRun:
-        config, training = self._config, self._config.training
+        config = self._config
         return StudyRun(
             "correlation",
             config.study_name,
@@ -118,18 +125,14 @@ class _Correlation(Study[CorrelationResults]):
                 schema.PARAM_CRITERION: ",".join(self._subject.criteria),
                 schema.PARAM_SEED: config.seed,
                 schema.PARAM_SCORING_BATCHES: config.scoring_batches,
-                schema.PARAM_EPOCHS: training.epochs,
-                schema.PARAM_BATCH_SIZE: training.batch_size,
-                schema.PARAM_LEARNING_RATE: training.learning_rate,
-                schema.PARAM_WEIGHT_DECAY: training.weight_decay,
-                schema.PARAM_SCHEDULE: training.schedule,
-                schema.PARAM_NESTEROV: training.nesterov,
+                **config.training.params(without=UNUSED_TRAINING),
             },
             description=(
                 f"How well criteria predict what removing a channel of {config.model}, trained on "
                 f"{config.data.source}, does to the loss. Its runs: one per criterion."
             ),
             base=context.preflight.base,
+            score=context.preflight.score,
         )
 
     def work(self, session: Session) -> CorrelationResults:
@@ -164,8 +167,14 @@ class _Correlation(Study[CorrelationResults]):
         num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
-        accuracy = outcome.validation_score
-        study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
+        study = CorrelationResults(
+            agreements,
+            subject.num_units,
+            num_images,
+            outcome.validation_score,
+            files,
+            subject.preflight.score,
+        )
         text = json.dumps(content(study, config, scores, oracle), indent=2)
         write_durably(results, text.encode())
         saved(
@@ -177,12 +186,14 @@ class _Correlation(Study[CorrelationResults]):
 
 def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    builder = models.builder_for(config.model, data.sample, config.as_search().model_arguments)
-    preflight = check(config.as_search(), builder, data.sample)
+    search = config.as_search()
+    check_recipe(config.training, data, tasks.resolve(search.task))
+    builder = models.builder_for(config.model, data.sample, search.model_arguments)
+    preflight = check(search, builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
-    model, graph, search = preflight.builder(), preflight.graph, config.as_search()
+    model, graph = preflight.builder(), preflight.graph
     usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
     layers = judged_groups(search, model, graph, usable)
     if not layers:
@@ -334,7 +345,8 @@ def _record(runs: StudyRuns, study: CorrelationResults) -> None:
         left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
         runs.log({**row.metrics, **left_out}, key)
         runs.end(key)
-    runs.log({schema.METRIC_VALIDATION_SCORE: study.validation_score})
+    name = schema.of_score(schema.METRIC_VALIDATION_SCORE, study.score.slug)
+    runs.log({name: study.validation_score})
     runs.conclude(study.files)
 
 

@@ -80,6 +80,7 @@ def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratc
 def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]:
     """The same with epochs of one step, in a folder that goes at the end of the block."""
     config, devices = context.config, range(torch.cuda.device_count())
+    taught = config.training if config.training.distill_from else TrainingConfig
     training = dataclasses.replace(
         config.training,
         epochs=min(1, config.training.epochs),
@@ -88,8 +89,14 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         batch_size=min(config.training.batch_size, _MOST_SAMPLES),
         learning_rate=_LEARNING_RATE,
         fine_tune_learning_rate=None,
+        scratch_learning_rate=None,
+        warmup_epochs=0,
+        fine_tune_warmup_epochs=None,
         equal_compute=False,
         compute_limit=TrainingConfig.compute_limit,
+        distill=False,  # there is no trained base network yet
+        distill_temperature=taught.distill_temperature,
+        distill_weight=taught.distill_weight,
     )
     study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
     # A cluster's GPU need not be here.

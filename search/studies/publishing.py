@@ -47,12 +47,15 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
         budget=str(preflight.budget),
         num_test=session.data.count("test"),
         everything=tuple(within),
-        front=tuple(front(first_runs)),
-        contests=contests(within, [(_rung_label(rung, preflight), rung) for rung in rungs]),
+        front=tuple(front(first_runs, preflight.score)),
+        contests=contests(
+            within, [(_rung_label(rung, preflight), rung) for rung in rungs], preflight.score
+        ),
         failures=dict(session.failures),
         notes=tuple(session.notes),
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
+        score=preflight.score,
     )
 
 
@@ -68,7 +71,7 @@ def publish(session: Session, results: Results) -> None:
     sentences = [f"**{entry.text}**" for entry in results.recommendations]
     session.runs.conclude(
         [*files, *pictures],
-        beginning=[*sentences, recommendation.note(results.num_test)],
+        beginning=[*sentences, recommendation.note(results.num_test, results.score)],
         verdict=results.comparisons,
     )
 

@@ -31,6 +31,7 @@ from search.tasks.task import Task, require_task
 from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
@@ -41,7 +42,7 @@ from search.trials.starting_weights import measured, starting_weights
 class SearchResult:
     """What a search found.
 
-    front: architectures that no other one beats in validation accuracy and FLOPs.
+    front: architectures that no other one beats in validation score and FLOPs.
     verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
@@ -115,7 +116,6 @@ class SearchStudy(Study[Results]):
 def search_run(context: JobContext, links: str = "") -> StudyRun:
     """The run of a search in MLflow; links: Markdown that its description ends in."""
     config, preflight = context.config, context.preflight
-    training = dataclasses.asdict(config.training.resolved())
     notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
     return StudyRun(
         "search",
@@ -128,7 +128,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
             schema.PARAM_TRIALS: config.trials,
-            **{name: value for name, value in training.items() if value not in ("", None)},
+            **config.training.resolved().params(),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "
@@ -137,6 +137,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         ),
         base=preflight.base,
         budget=str(preflight.budget),
+        score=preflight.score,
     )
 
 
@@ -154,6 +155,7 @@ def open_context(
     channels = models.required_channels(config.model)
     data = read_data(config.data, learned, config.seed, console, channels=channels)
     preflight = preflight_of(config, data.sample, learned)
+    check_recipe(config.training, data, learned)
     config, weights = with_weights(config, preflight)
     context = JobContext(config, preflight, device, own_task=task, weights=weights)
     context = measured(context, data)
@@ -200,7 +202,7 @@ def _links(config: SearchConfig) -> str:
         return ""
     pages = {
         "architectures by origin": views.table,
-        "accuracy against FLOPs, curves": views.chart,
+        "score against FLOPs, curves": views.chart,
         "averages": views.averages,
     }
     # From the fragment on, so that they hold wherever the server is.

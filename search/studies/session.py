@@ -127,7 +127,8 @@ class Session:
         self.record = MlflowRecord(self.runs, context.directory)
         self._failures = _Failures()
         self.failures = self._failures.reasons
-        self._progress, self._event_log = Progress(console), event_log
+        self._progress = Progress(console, context.preflight.score)
+        self._event_log = event_log
         self.observer = Observers(
             [
                 *(self.compute_budget, self._progress, event_log, self.record, self._failures),

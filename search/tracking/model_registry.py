@@ -18,7 +18,7 @@ from search.tracking.mlflow_record import architecture_key
 from search.trials.jobs import Outcome
 
 BEST = "best"
-"""Alias of the most accurate network of a front."""
+"""Alias of the network of the best score of a front."""
 
 
 def register_front(
@@ -26,7 +26,7 @@ def register_front(
 ) -> list[Registered]:
     """Every network of the front as a version of `config.register`, each under its own key.
 
-    The most accurate one, the last, has the alias `best` as well. TrackingError as for
+    The one of the best score, the last, has the alias `best` as well. TrackingError as for
     mlflow_server.register.
     """
     asked = [(outcome.key, outcome.key) for outcome in front]

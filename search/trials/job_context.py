@@ -14,10 +14,11 @@ from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Part
 from search.models.weights import TrainedWeights
-from search.storage.layout import JOBS_FOLDER
+from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE, JOBS_FOLDER
 from search.tasks import registry as tasks
 from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
+from search.training.distillation import distilled
 from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
 
@@ -57,8 +58,17 @@ class JobContext:
     @property
     def teacher(self) -> str:
         """The folder of the network that is to be imitated; empty for none."""
-        folder = self.config.training.distill_from
-        return os.path.join(self.start, folder) if folder else ""
+        training = self.config.training
+        if training.distill_from:
+            return os.path.join(self.start, training.distill_from)
+        base = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return str(base) if training.distill else ""
+
+    @property
+    def imitates_base(self) -> bool:
+        """Whether networks learn from the trained base network, which has to be there before."""
+        own = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return bool(self.teacher) and Path(self.teacher) == own
 
     @property
     def is_base_trained(self) -> bool:
@@ -82,6 +92,19 @@ class JobContext:
     def task(self) -> Task:
         """What is learned."""
         return self.own_task or tasks.resolve(self.config.task)
+
+    @property
+    def task_of_smaller(self) -> Task:
+        """What a smaller network learns: the task, and from the teacher, where there is one."""
+        preflight = self.preflight
+        return distilled(
+            self.task,
+            replace(self.config.training, distill_from=self.teacher),
+            self.torch_device,
+            input_shape=preflight.input_shape,
+            classes=preflight.classes,
+            trust=preflight.builder.modules,
+        )
 
     def score(self, model: nn.Module, part: Part, data: Data) -> float:
         """Of `model`, which is moved to the device, on a part of the data; see Task.measured."""

@@ -134,8 +134,8 @@ def _suffix(repeat: int) -> str:
 class Outcome:
     """A trained and stored architecture.
 
-    flops, params: as certified by fvcore.  Accuracies are in [0, 1]; test accuracy was
-    measured once, when the architecture was stored, and decides nothing.
+    flops, params: as certified by fvcore.  Scores are of the task's kind; that of the test split
+    was measured once, when the architecture was stored, and decides nothing.
     profile: digest of the shape.  path: folder below the search's own.
     seed: of weights and batches.  equal_compute: whether it trained longer than the others for
         costing less.  images: training images that the whole way to it took, repetitions counted.
@@ -143,7 +143,7 @@ class Outcome:
         forward run each; those before pruning cost as many as the base network.
     weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
         out.
-    details: further measurements, such as the accuracy before and after pruning.
+    details: further measurements, such as the score before and after pruning.
     inexact: groups that were narrowed though others then take other values.
     """
 

@@ -26,6 +26,7 @@ from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
+from search.tasks.score import ACCURACY, Score
 from search.tasks.task import Task, called, words_for
 
 
@@ -38,6 +39,7 @@ class Preflight:
     floor: the least cost that every granularity of the search can reach.
     base_score: of the network with the trained weights that were given, on validation data; None
         without such, or where it was not measured.  weights: what is to be said of them, in lines.
+    score: what networks are compared by, beside their cost.
     """
 
     builder: Builder
@@ -50,6 +52,7 @@ class Preflight:
     floor: Cost
     base_score: float | None = None
     weights: tuple[str, ...] = ()
+    score: Score = ACCURACY
 
     @property
     def example_input(self) -> ExampleInput:
@@ -134,7 +137,8 @@ def check(
         ) from error
     config.restrictions.check(whole)
     graph = config.restrictions.of(whole)
-    _check_output(config, model, sample, task or tasks.resolve(config.task))
+    task = task or tasks.resolve(config.task)
+    _check_output(config, model, sample, task)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -145,7 +149,7 @@ def check(
         if not limits.allows(floor):
             raise unreachable(limits, floor)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor)
+    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
 
 
 def judged_groups(

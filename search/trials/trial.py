@@ -127,7 +127,8 @@ class _Trial:
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         is_judged = self._config.study.early_stopping and not job.repeat
         folder = context.directory / RUNGS_FOLDER
-        self._halving = Halving(folder, self._training.epochs) if is_judged else None
+        score = context.preflight.score
+        self._halving = Halving(folder, self._training.epochs, score) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
@@ -192,9 +193,9 @@ class _Trial:
     def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
-        accuracy = self._context.score(model, "validation", self._data)
+        after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(percent)
-        details = {**before, "score_after_pruning": accuracy}
+        details = {**before, "score_after_pruning": after}
         return _Product(key, pruning, details, model.state_dict())
 
     def _pruning(self, target: int) -> Pruning:
@@ -223,17 +224,17 @@ class _Trial:
             return  # gates may still close
         model = self._sparse.without(pruning)
         self._estimate_statistics(model)
-        accuracy = self._context.score(model, "validation", self._data)
-        self._judge(epoch, accuracy, self._flops(pruning))
+        value = self._context.score(model, "validation", self._data)
+        self._judge(epoch, value, self._flops(pruning))
 
     def _estimate_statistics(self, model: nn.Module) -> None:
         """Those of batch normalisations, anew, from a few minibatches."""
         context, batches = self._context, self._batches(STATISTICS_BATCHES)
         estimate_statistics(model, batches, context.task, context.torch_device)
 
-    def _judge(self, epoch: EpochReport, accuracy: float, flops: int) -> None:
+    def _judge(self, epoch: EpochReport, value: float, flops: int) -> None:
         if self._halving is not None and epoch.epoch in self._halving.rungs:
-            self._halving.require_worth(self._job.key, epoch.epoch, accuracy, flops)
+            self._halving.require_worth(self._job.key, epoch.epoch, value, flops)
 
     def _train(
         self,
@@ -243,14 +244,16 @@ class _Trial:
         *,
         after_epoch: Any = None,
     ) -> TrainingReport:
-        """One stage; a sparse network with what its method adds to the loss."""
+        """One stage; a sparse network with what its method adds to the loss, without a teacher."""
         is_first = stage != "fine-tuning"
         config = self._training if is_first else self._training.for_fine_tuning()
+        if is_first and not config.epochs:
+            return TrainingReport((), 0.0)
         trainer = trainer_for(
             model,
             self._data,
-            task=self._context.task,
-            epochs=config.epochs if is_first else config.fine_tune_epochs,
+            task=self._context.task if sparse is not None else self._context.task_of_smaller,
+            epochs=config.epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -280,6 +283,7 @@ class _Trial:
             images=before + tuned.images_seen,
             compute=float(before * before_flops + tuned.images_seen * flops),
             details=product.details,
+            record={"distill_from": teacher} if (teacher := training.teacher) else {},
             curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
             files={SCORES_FILE: judged} if scores else {},
         )

@@ -76,6 +76,7 @@ def check_settings(
             "floor": _counts(preflight.floor),
             "limits": {bound.quantity: bound.value for bound in preflight.limits.bounds},
             "lines": preflight.describe(),
+            "score": preflight.score.to_mapping(),
         },
     }
 

@@ -19,6 +19,7 @@ from search.config.training_config import TrainingConfig
 from search.scheduling import compute_budget
 from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
 from search.storage.layout import SPENT_FILE
+from search.tasks.score import ACCURACY
 from search.trials.jobs import Ending, FromScratchJob, Job, JobList, Outcome
 from search.trials.pareto import front
 from search.trials.trial import perform
@@ -357,12 +358,10 @@ def test_a_search_never_exceeds_its_images_and_ends_with_a_front(
 ):
     config = limited(tmp_path, epochs)
     result = search.run(config)
-    assert result.front == tuple(front(result.results.everything))
+    assert result.front == tuple(front(result.results.everything, ACCURACY))
     assert result.front
     tuned = [o for o in result.results.everything if o.origin == "fine-tuned"]
-    others = [
-        o for o in result.results.below_base(result.results.everything) if o.origin != "fine-tuned"
-    ]
+    others = [o for o in result.results.networks if o.origin != "fine-tuned"]
     trials = {o.trial for o in tuned}  # each trained once, and fine-tuned for each network
     spent = EPOCH * (len(trials) + len(tuned)) + sum(o.images for o in others)
     assert spent == ledger(config) <= epochs * EPOCH
