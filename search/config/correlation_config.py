@@ -51,6 +51,7 @@ class CorrelationConfig:
     model: str = same_option(SearchConfig, "model")
     model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     data: DataConfig = field(default_factory=DataConfig)
+    task: str = same_option(SearchConfig, "task")
     training: TrainingConfig = field(default_factory=TrainingConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = option(

@@ -78,6 +78,7 @@ class FamilyConfig:
     model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     trust: tuple[str, ...] = option((), "module whose builder may run, for a folder's network")
     data: DataConfig = field(default_factory=DataConfig)
+    task: str = same_option(SearchConfig, "task")
     training: TrainingConfig = field(default_factory=TrainingConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     seed: int = same_option(SearchConfig, "seed", "seed of data splits")
@@ -137,6 +138,7 @@ class FamilyConfig:
             ignore=self.ignore,
             max_removed=self.max_removed,
             data=self.data,
+            task=self.task,
             training=self.scratch_training,
             resources=self.resources,
             seed=self.seed,

@@ -33,7 +33,7 @@ from search.config.correlation_config import (
     criterion_of,
 )
 from search.config.methods import method
-from search.data.data import Data
+from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
@@ -41,11 +41,12 @@ from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
-from search.training.trainer import Trainer, check_recipe
+from search.training.own_loop import trainer_for
+from search.training.trainer import check_recipe
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
 from search.trials.jobs import BASE, EpochRecord, Outcome
@@ -54,7 +55,10 @@ from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
 from search.trials.trial import ending_of
 
-_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download", "resources")
+_MAY_CHANGE = (
+    *("device", "runs", "mlflow_url", "resources"),
+    *("data.root", "data.download", "data.workers"),
+)
 """Settings of the machine, not of the study."""
 
 
@@ -96,7 +100,9 @@ class _Correlation(Study[CorrelationResults]):
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         config = self._config
         device = chosen_device(config.device)
-        data = read_images(config.data, config.model, config.seed, console)
+        task = tasks.resolve(config.as_search().task)
+        channels = models.required_channels(config.model)
+        data = read_data(config.data, task, config.seed, console, channels=channels)
         with memory_limited(config.resources.memory_gb):
             self._subject = subject = _subject(config, data, torch.device(device))
             _try_out(subject, data)
@@ -158,7 +164,7 @@ class _Correlation(Study[CorrelationResults]):
         )
         scores, oracle = _scores(subject, model, batches, session)
         agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
-        num_images = sum(len(targets) for _, targets in batches)
+        num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         study = CorrelationResults(
@@ -220,7 +226,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         lambda records: _report(records, session),
     )
     if staged.stage == 0:
-        trainer = Trainer(
+        trainer = trainer_for(
             model,
             data,
             task=context.task,
@@ -268,7 +274,7 @@ def _require_affordable(session: Session) -> None:
 def _scores(
     subject: _Subject,
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
@@ -307,7 +313,7 @@ def _judged(
     chosen: Mapping[str, Criterion],
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
 ) -> Iterator[dict[str, dict[str, Tensor]]]:
     """Scores by method and group, as they come; first those that share one pass over the data."""
     together = {n: c for n, c in chosen.items() if isinstance(c, FirstOrderCriterion)}

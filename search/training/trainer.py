@@ -151,16 +151,25 @@ class Trainer:
         """Whether all epochs have run."""
         return len(self.reports) >= self._epochs
 
+    def run(
+        self,
+        stage: str,  # noqa: ARG002 - all are trained alike
+        on_epoch: Callable[[EpochReport], None],
+    ) -> None:
+        """Train for all epochs that are left, and pass on each as it ends."""
+        while not self.is_finished:
+            on_epoch(self.run_epoch())
+
     def run_epoch(self) -> EpochReport:
         """Train on every sample once, then measure the validation score.
 
-        Raises TrainingDivergedError when the mean loss is not finite.
+        Raises TrainingDivergedError when the mean loss or the score is not finite.
         """
         epoch = len(self.reports)
         rates = self._rates[epoch * self._num_steps :][: self._num_steps].tolist()
-        seed = _seed_of_epoch(self._seed, epoch)
+        seed = seed_of_epoch(self._seed, epoch)
         self._exchange_average()
-        with _seeded(seed, self._device), in_mode(self._model, training=True):
+        with seeded(seed, self._device), in_mode(self._model, training=True):
             images, loss, penalty = self._steps(torch.Generator().manual_seed(seed), rates)
         self._exchange_average()
         if not math.isfinite(loss + penalty):
@@ -173,7 +182,7 @@ class Trainer:
             epoch=epoch + 1,
             train_loss=loss,
             penalty=penalty,
-            validation_score=self._task.evaluate(self._model, self._validation),
+            validation_score=self._task.measured(self._model, self._validation),
             learning_rate=rates[-1],
             images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
         )
@@ -272,7 +281,7 @@ def train(
     return TrainingReport(trainer.reports, time.perf_counter() - started)
 
 
-def _seed_of_epoch(seed: int, epoch: int) -> int:
+def seed_of_epoch(seed: int, epoch: int) -> int:
     """A seed for one epoch of a run; no two pairs are mixed into it alike.
 
     Each number is 32 bits wide: a wider seed beside the epoch would be several of them.
@@ -282,12 +291,17 @@ def _seed_of_epoch(seed: int, epoch: int) -> int:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators at `seed` inside, and as they were afterwards."""
     accelerators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=accelerators):
-        torch.default_generator.manual_seed(seed)
-        if accelerators:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        seed_global_generators(seed, device)
         yield
+
+
+def seed_global_generators(seed: int, device: torch.device) -> None:
+    """Start torch's random numbers on the CPU and on this device anew."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -11,7 +11,8 @@ from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
-from search.training.trainer import Trainer, TrainingReport
+from search.training.own_loop import trainer_for
+from search.training.trainer import TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
 from search.trials.jobs import FromScratchJob, Outcome
@@ -36,7 +37,7 @@ def train_from_scratch(
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
     trained = TrainingReport((), 0.0)
     if epochs:
-        trainer = Trainer(
+        trainer = trainer_for(
             model,
             data,
             task=context.task if job.origin == "base" else context.task_of_smaller,

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from copycat.recipes import Recipe, recorded
-from pruning.criteria import Batches
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Part
 from search.models.weights import TrainedWeights
@@ -36,6 +34,7 @@ class JobContext:
     """Everything a job needs besides itself and the data; it can be sent anywhere.
 
     start: the folder that relative paths of the settings are meant from; empty for the current one.
+    own_task: a task that was given in Python; the settings cannot name it.
     weights: that trials start from; None for those that are drawn for each.
     """
 
@@ -43,6 +42,7 @@ class JobContext:
     preflight: Preflight
     device: str
     start: str = ""
+    own_task: Task | None = None
     weights: TrainedWeights | None = None
 
     @property
@@ -91,7 +91,7 @@ class JobContext:
     @property
     def task(self) -> Task:
         """What is learned."""
-        return tasks.resolve(self.config.task)
+        return self.own_task or tasks.resolve(self.config.task)
 
     @property
     def task_of_smaller(self) -> Task:
@@ -107,9 +107,9 @@ class JobContext:
         )
 
     def score(self, model: nn.Module, part: Part, data: Data) -> float:
-        """Of `model`, which is moved to the device, on a part of the data."""
+        """Of `model`, which is moved to the device, on a part of the data; see Task.measured."""
         device = self.torch_device
-        return self.task.evaluate(model.to(device), data.loader(part, device=device))
+        return self.task.measured(model.to(device), data.loader(part, device=device))
 
 
 def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
@@ -120,15 +120,6 @@ def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return recorded(preflight.builder)
-
-
-def estimate_statistics(model: nn.Module, batches: Batches, device: torch.device) -> None:
-    """Those of batch normalisations, anew from these minibatches, by what the network now is.
-
-    Random numbers are left alone.
-    """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        update_bn(batches, model)
 
 
 class CheckpointCleaner(Observer):

@@ -47,7 +47,7 @@ def generator(seed: int = 0) -> torch.Generator:
 class OwnLoss(Task):
     """Classification with another loss."""
 
-    score = Score()
+    score = Score("accuracy")
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._loss = loss
@@ -738,4 +738,4 @@ def test_training_on_a_gpu_learns_from_the_same_batches(digits: ImageData) -> No
 def test_no_two_seeds_and_epochs_draw_alike():
     """A seed of more than 32 bits is no other seed in a later epoch."""
     pairs = [(seed + (high << 32), e) for seed in (0, 3) for high in range(4) for e in range(4)]
-    assert len({trainer._seed_of_epoch(*pair) for pair in pairs}) == len(pairs)
+    assert len({trainer.seed_of_epoch(*pair) for pair in pairs}) == len(pairs)
