@@ -81,7 +81,7 @@ def test_the_preflight_tells_the_score_of_the_base(
     assert context.preflight.base_score == expected
     (line,) = [line for line in context.preflight.describe() if line.startswith("weights")]
     assert line == (
-        f"weights       {weights}: accuracy {100 * expected:.2f} % on the validation data"
+        f"weights       {weights}: accuracy {expected:.2%} on the validation data"
     )
 
 
