@@ -32,6 +32,7 @@ TAG_SCORE_METRIC = "espalier.score_metric"
 TAG_SCORE_DIRECTION = "espalier.score_direction"
 
 PARAM_MODEL = "model"
+PARAM_WEIGHTS = "weights"
 PARAM_DATA = "data"
 PARAM_BUDGET = "budget"
 PARAM_SEED = "seed"
@@ -53,9 +54,25 @@ PARAM_WEIGHT_DECAY = "weight_decay"
 PARAM_SCHEDULE = "schedule"
 PARAM_FINE_TUNE_LEARNING_RATE = "fine_tune_learning_rate"
 PARAM_FINE_TUNE_SCHEDULE = "fine_tune_schedule"
+PARAM_SCRATCH_LEARNING_RATE = "scratch_learning_rate"
+PARAM_WARMUP_EPOCHS = "warmup_epochs"
+PARAM_FINE_TUNE_WARMUP_EPOCHS = "fine_tune_warmup_epochs"
+PARAM_DROP_AT = "drop_at"
+PARAM_DROP_BY = "drop_by"
+PARAM_OPTIMIZER = "optimizer"
 PARAM_NESTEROV = "nesterov"
+PARAM_CLIP_NORM = "clip_norm"
+PARAM_EMA_DECAY = "ema_decay"
+PARAM_LABEL_SMOOTHING = "label_smoothing"
+PARAM_CROP = "crop"
+PARAM_CROP_AREA = "crop_area"
+PARAM_AUGMENT = "augment"
+PARAM_AUGMENT_MAGNITUDE = "augment_magnitude"
+PARAM_MIXUP = "mixup"
+PARAM_CUTMIX = "cutmix"
 PARAM_EQUAL_COMPUTE = "equal_compute"
 PARAM_COMPUTE_LIMIT = "compute_limit"
+PARAM_DISTILL = "distill"
 PARAM_DISTILL_FROM = "distill_from"
 PARAM_DISTILL_TEMPERATURE = "distill_temperature"
 PARAM_DISTILL_WEIGHT = "distill_weight"
@@ -147,6 +164,7 @@ FIELDS: tuple[Field, ...] = (
     Field(TAG_SCORE_METRIC, "tag", "text", "", "the same in names of metrics, such as mean_iou"),
     Field(TAG_SCORE_DIRECTION, "tag", "text", "", "maximize or minimize"),
     Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
+    Field(PARAM_WEIGHTS, "param", "text", "", "trained weights that trials start from"),
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
     Field(PARAM_SEED, "param", "integer", "", "seed of every random generator of the run"),
@@ -170,9 +188,41 @@ FIELDS: tuple[Field, ...] = (
         PARAM_FINE_TUNE_LEARNING_RATE, "param", "real", "", "its highest in fine-tuning, if other"
     ),
     Field(PARAM_FINE_TUNE_SCHEDULE, "param", "text", "", "how it falls in fine-tuning, if other"),
+    Field(PARAM_SCRATCH_LEARNING_RATE, "param", "real", "", "its highest from scratch, if other"),
+    Field(PARAM_WARMUP_EPOCHS, "param", "integer", "epochs", "in which the learning rate rises"),
+    Field(PARAM_FINE_TUNE_WARMUP_EPOCHS, "param", "integer", "epochs", "in fine-tuning, if other"),
+    Field(
+        PARAM_DROP_AT, "param", "text", "", "where the schedule step drops, as shares of the epochs"
+    ),
+    Field(PARAM_DROP_BY, "param", "real", "", "what each drop of the schedule step divides by"),
+    Field(PARAM_OPTIMIZER, "param", "text", "", "sgd or adamw"),
     Field(PARAM_NESTEROV, "param", "boolean", "", "whether momentum is Nesterov's"),
+    Field(PARAM_CLIP_NORM, "param", "real", "", "largest norm of the gradient of the loss"),
+    Field(
+        PARAM_EMA_DECAY,
+        "param",
+        "real",
+        _FRACTION,
+        "of the running average of the weights; 0: none",
+    ),
+    Field(
+        PARAM_LABEL_SMOOTHING, "param", "real", _FRACTION, "of each label, spread over all classes"
+    ),
+    Field(PARAM_CROP, "param", "text", "", "how images are cropped: shifted or resized"),
+    Field(
+        PARAM_CROP_AREA,
+        "param",
+        "real",
+        _FRACTION,
+        "of an image that a resized crop leaves at least",
+    ),
+    Field(PARAM_AUGMENT, "param", "text", "", "none, randaugment or trivialaugment"),
+    Field(PARAM_AUGMENT_MAGNITUDE, "param", "integer", "", "of randaugment, of 31"),
+    Field(PARAM_MIXUP, "param", "real", "", "α of mixup; 0: none"),
+    Field(PARAM_CUTMIX, "param", "real", "", "α of cutmix; 0: none"),
     Field(PARAM_EQUAL_COMPUTE, "param", "boolean", "", "smaller networks train for more epochs"),
     Field(PARAM_COMPUTE_LIMIT, "param", "real", "", "most that equal compute multiplies epochs by"),
+    Field(PARAM_DISTILL, "param", "boolean", "", "the outputs of the base are imitated"),
     Field(PARAM_DISTILL_FROM, "param", "text", "", "architecture whose outputs are imitated"),
     Field(PARAM_DISTILL_TEMPERATURE, "param", "real", "", "T that softens outputs to imitate"),
     Field(PARAM_DISTILL_WEIGHT, "param", "real", _FRACTION, "of imitation in the loss"),

@@ -14,18 +14,37 @@ if TYPE_CHECKING:
     from search.config.data_config import DataConfig
     from search.config.search_config import SearchConfig
     from search.config.training_config import TrainingConfig
+    from search.data.own.data_splits import DataSplits
     from search.studies.search_study import SearchResult, run
+    from search.tasks.score import Score
+    from search.tasks.task import Task
+    from search.tasks.training_context import TrainingContext
 
 _HOMES = {
     "Client": "search.client",
     "DataConfig": "search.config.data_config",
+    "DataSplits": "search.data.own.data_splits",
     "SearchConfig": "search.config.search_config",
     "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
+    "Score": "search.tasks.score",
+    "Task": "search.tasks.task",
+    "TrainingContext": "search.tasks.training_context",
     "run": "search.studies.search_study",
 }
 
-__all__ = ["Client", "DataConfig", "SearchConfig", "SearchResult", "TrainingConfig", "run"]
+__all__ = [
+    "Client",
+    "DataConfig",
+    "DataSplits",
+    "Score",
+    "SearchConfig",
+    "SearchResult",
+    "Task",
+    "TrainingConfig",
+    "TrainingContext",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

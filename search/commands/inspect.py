@@ -62,7 +62,8 @@ def inspect(
     if profile is not None:
         config = FamilyConfig(profile, model=network, **settings)
         names = tuple(map(str, range(classes)))
-        _show(family_ladder.profile_subject(config, _sizes(shape), names), png, **counts)
+        sample = family_ladder.sample_of_sizes(_sizes(shape), names)
+        _show(family_ladder.profile_subject(config, sample), png, **counts)
     elif (folder := family_ladder.architecture_folder(network, runs)) is not None:
         without = ("shape", "classes", "model_arg", "ignore", "max_removed")
         refuse_without_effect(without, "on a stored network, which has its own")

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from search.commands import watch_display
     from search.commands.remote_server import RemoteServer
     from search.studies import search_study
+    from search.tasks import registry as tasks
 else:
-    models, watch_display, search_study = lazy_modules(
-        "search.models", "search.commands.watch_display", "search.studies.search_study"
+    models, tasks, watch_display, search_study = lazy_modules(
+        *("search.models", "search.tasks.registry", "search.commands.watch_display"),
+        "search.studies.search_study",
     )
 
 
@@ -34,7 +36,9 @@ def run_here(config: SearchConfig) -> None:
     Ctrl-C ends with status 130; the same command goes on.
     """
     console = Console(highlight=False)
-    location, name = RunsFolder(config.runs, models.own_module(config.model)), str(config.directory)
+    own = models.own_module(config.model), config.data.own_module, tasks.own_module(config.task)
+    trust = tuple(dict.fromkeys(module for module in own if module))
+    location, name = RunsFolder(config.runs, trust), str(config.directory)
     with stoppable(location, name):
         results = search_study.run(config, console=console).results
     print_results(results, location.next_steps(name, results), console)

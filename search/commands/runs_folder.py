@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,12 +59,12 @@ _PATIENCE_SECONDS = 90.0
 class RunsFolder(SearchLocation):
     """The folder given with --runs; a search is named, or given as a folder itself.
 
-    trust: a module of the user's own, to be named again by commands that run it.
+    trust: modules of the user's own, to be named again by commands that run them.
     """
 
     forms = ("safetensors", "onnx", "pt2")
 
-    def __init__(self, runs: str, trust: str = "") -> None:
+    def __init__(self, runs: str, trust: Sequence[str] = ()) -> None:
         self._runs, self._trust = runs, trust
 
     def command(self, name: str, *words: str) -> str:
@@ -74,8 +74,8 @@ class RunsFolder(SearchLocation):
         folder = search_folder(name, self._runs)
         runs = str(folder.parent)
         where = () if runs == DEFAULT_RUNS else ("--runs", runs)
-        if self._trust and verb in ("resume", "export"):
-            where = ("--trust", self._trust, *where)
+        if verb in ("resume", "export"):
+            where = (*(word for name in self._trust for word in ("--trust", name)), *where)
         return "espalier", verb, folder.name, *rest, *where
 
     def searches(self) -> list[SearchEntry]:

@@ -12,7 +12,15 @@ from search.config.data_config import DataConfig
 from search.config.methods import METHODS
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig, folder_name
-from search.config.settings import Device, listed, option, require_defaults, same_option, settings
+from search.config.settings import (
+    Device,
+    listed,
+    option,
+    require,
+    require_defaults,
+    same_option,
+    settings,
+)
 from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -22,9 +30,10 @@ ORACLE = "oracle"
 """What all criteria are held against."""
 
 UNUSED_TRAINING = (
-    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule", "scratch_epochs"),
+    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule"),
+    *("fine_tune_warmup_epochs", "scratch_epochs", "scratch_learning_rate"),
     *("equal_compute", "compute_limit"),
-    *("distill_from", "distill_temperature", "distill_weight"),
+    *("distill", "distill_from", "distill_temperature", "distill_weight"),
 )
 """Settings of training that a study, which trains one network once, has no use for."""
 
@@ -42,6 +51,7 @@ class CorrelationConfig:
     model: str = same_option(SearchConfig, "model")
     model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     data: DataConfig = field(default_factory=DataConfig)
+    task: str = same_option(SearchConfig, "task")
     training: TrainingConfig = field(default_factory=TrainingConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = option(
@@ -72,6 +82,7 @@ class CorrelationConfig:
         require_defaults(
             self.resources, UNUSED_RESOURCES, "in a correlation study, which runs here"
         )
+        require(self.training.epochs > 0, "epochs", "at least 1", self.training.epochs)
         self.as_search()
         for name in self.criteria:
             if name == ORACLE:

@@ -14,6 +14,7 @@ _FLAG_NAMES = {
     "source": "data",
     "root": "data_root",
     "builders": "builder",
+    "tasks": "task",
     "allowed_hosts": "allowed_host",
     "cors_origins": "cors_origin",
     "webhooks": "webhook",

@@ -61,7 +61,11 @@ class SearchConfig:
         "peak_activation_bytes=50%; repeatable",
     )
     data: DataConfig = field(default_factory=DataConfig)
-    task: str = option("classification", "what is learned: classification")
+    task: str = option(
+        "classification",
+        "what is learned: classification, multilabel, segmentation, regression, or "
+        "module:callable of a search.Task of your own",
+    )
     training: TrainingConfig = field(default_factory=TrainingConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)

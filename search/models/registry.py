@@ -16,12 +16,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from copycat.architecture.trust import check_no_download, is_within
+from copycat.architecture.trust import check_no_download
 from copycat.builder import Builder, not_installed
 from pruning.errors import ArchitectureError, ModelError
 from pruning.lazy_imports import lazy_modules
 from pruning.networks.nested_tensors import tensors_in
 from search.data.data import Sample
+from search.data.trusted_code import require_trusted_code
 
 if TYPE_CHECKING:
     import timm
@@ -118,12 +119,7 @@ def require_trusted(name: str, trust: Sequence[str], origin: object) -> None:
 
     trust: modules, or callables as module:callable.
     """
-    module = own_module(name)
-    if module and name not in trust and not is_within(module, trust):
-        raise ModelError(
-            f"{origin} names the network {name}, which is code: if it is yours, allow it by name: "
-            f"--trust {module}"
-        )
+    require_trusted_code(name, own_module(name), trust, f"{origin} names the network", ModelError)
 
 
 def required_channels(name: str) -> int | None:

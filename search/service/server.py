@@ -98,6 +98,7 @@ def _components(config: ServiceConfig) -> Iterator[Components]:
         tuple(config.builders),
         tuple(config.register_as),
         config.limits,
+        tuple(config.tasks),
     )
     mlflow_process = _mlflow_process(config)
     with ExitStack() as stack:
@@ -182,10 +183,10 @@ def _make_folders(*folders: Path) -> None:
 
 
 def _launcher(config: ServiceConfig, mlflow: MlflowConnection) -> Launcher:
-    # modules of allowed builders are found from where the service was started
+    # modules of allowed builders and tasks are found from where the service was started
     environment = {
         "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
-        "ESPALIER_TRUST": " ".join(config.builders),
+        "ESPALIER_TRUST": " ".join([*config.builders, *config.tasks]),
         **({} if mlflow.credentials is None else mlflow.credentials.environment),
     }
     if config.ray_address:

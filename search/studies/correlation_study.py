@@ -25,9 +25,15 @@ from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedEr
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
-from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
+from search.config.correlation_config import (
+    ORACLE,
+    UNUSED_TRAINING,
+    CorrelationConfig,
+    candidates,
+    criterion_of,
+)
 from search.config.methods import method
-from search.data.data import Data
+from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
@@ -35,10 +41,12 @@ from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
-from search.training.trainer import Trainer
+from search.training.own_loop import trainer_for
+from search.training.trainer import check_recipe
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
 from search.trials.jobs import BASE, EpochRecord, Outcome
@@ -47,7 +55,10 @@ from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
 from search.trials.trial import ending_of
 
-_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download", "resources")
+_MAY_CHANGE = (
+    *("device", "runs", "mlflow_url", "resources"),
+    *("data.root", "data.download", "data.workers"),
+)
 """Settings of the machine, not of the study."""
 
 
@@ -89,7 +100,9 @@ class _Correlation(Study[CorrelationResults]):
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         config = self._config
         device = chosen_device(config.device)
-        data = read_images(config.data, config.model, config.seed, console)
+        task = tasks.resolve(config.as_search().task)
+        channels = models.required_channels(config.model)
+        data = read_data(config.data, task, config.seed, console, channels=channels)
         with memory_limited(config.resources.memory_gb):
             self._subject = subject = _subject(config, data, torch.device(device))
             _try_out(subject, data)
@@ -102,7 +115,7 @@ class _Correlation(Study[CorrelationResults]):
         return JobContext(config.as_search(), subject.preflight, device), data
 
     def study_run(self, context: JobContext) -> StudyRun:
-        config, training = self._config, self._config.training
+        config = self._config
         return StudyRun(
             "correlation",
             config.study_name,
@@ -112,12 +125,7 @@ class _Correlation(Study[CorrelationResults]):
                 schema.PARAM_CRITERION: ",".join(self._subject.criteria),
                 schema.PARAM_SEED: config.seed,
                 schema.PARAM_SCORING_BATCHES: config.scoring_batches,
-                schema.PARAM_EPOCHS: training.epochs,
-                schema.PARAM_BATCH_SIZE: training.batch_size,
-                schema.PARAM_LEARNING_RATE: training.learning_rate,
-                schema.PARAM_WEIGHT_DECAY: training.weight_decay,
-                schema.PARAM_SCHEDULE: training.schedule,
-                schema.PARAM_NESTEROV: training.nesterov,
+                **config.training.params(without=UNUSED_TRAINING),
             },
             description=(
                 f"How well criteria predict what removing a channel of {config.model}, trained on "
@@ -156,7 +164,7 @@ class _Correlation(Study[CorrelationResults]):
         )
         scores, oracle = _scores(subject, model, batches, session)
         agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
-        num_images = sum(len(targets) for _, targets in batches)
+        num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         study = CorrelationResults(
@@ -178,12 +186,14 @@ class _Correlation(Study[CorrelationResults]):
 
 def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    builder = models.builder_for(config.model, data.sample, config.as_search().model_arguments)
-    preflight = check(config.as_search(), builder, data.sample)
+    search = config.as_search()
+    check_recipe(config.training, data, tasks.resolve(search.task))
+    builder = models.builder_for(config.model, data.sample, search.model_arguments)
+    preflight = check(search, builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
-    model, graph, search = preflight.builder(), preflight.graph, config.as_search()
+    model, graph = preflight.builder(), preflight.graph
     usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
     layers = judged_groups(search, model, graph, usable)
     if not layers:
@@ -216,7 +226,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         lambda records: _report(records, session),
     )
     if staged.stage == 0:
-        trainer = Trainer(
+        trainer = trainer_for(
             model,
             data,
             task=context.task,
@@ -264,7 +274,7 @@ def _require_affordable(session: Session) -> None:
 def _scores(
     subject: _Subject,
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
@@ -303,7 +313,7 @@ def _judged(
     chosen: Mapping[str, Criterion],
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
 ) -> Iterator[dict[str, dict[str, Tensor]]]:
     """Scores by method and group, as they come; first those that share one pass over the data."""
     together = {n: c for n, c in chosen.items() if isinstance(c, FirstOrderCriterion)}

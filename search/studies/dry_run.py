@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from pruning.errors import (
     TrainingDivergedError,
     UnreachableBudgetError,
     first_line,
+    reason_with_place,
 )
 from search.config.methods import method
 from search.config.training_config import TrainingConfig
@@ -80,6 +80,7 @@ def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratc
 def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]:
     """The same with epochs of one step, in a folder that goes at the end of the block."""
     config, devices = context.config, range(torch.cuda.device_count())
+    taught = config.training if config.training.distill_from else TrainingConfig
     training = dataclasses.replace(
         config.training,
         epochs=min(1, config.training.epochs),
@@ -88,8 +89,14 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         batch_size=min(config.training.batch_size, _MOST_SAMPLES),
         learning_rate=_LEARNING_RATE,
         fine_tune_learning_rate=None,
+        scratch_learning_rate=None,
+        warmup_epochs=0,
+        fine_tune_warmup_epochs=None,
         equal_compute=False,
         compute_limit=TrainingConfig.compute_limit,
+        distill=False,  # there is no trained base network yet
+        distill_temperature=taught.distill_temperature,
+        distill_weight=taught.distill_weight,
     )
     study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
     # A cluster's GPU need not be here.
@@ -101,8 +108,20 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         small = dataclasses.replace(
             config, training=training, study=study, scoring_batches=1, runs=folder
         )
-        here = dataclasses.replace(context, config=small, device=device)
-        yield here, data.few(_MOST_SAMPLES)
+        few = data.few(_MOST_SAMPLES)
+        there = dataclasses.replace(context, config=small, device=device)
+        _require_score(there, few)
+        yield there, few
+
+
+def _require_score(context: JobContext, data: Data) -> None:
+    """ModelError where even the untrained network has a score that is no number."""
+    model = context.first_network(context.config.seed)
+    with _in_one_line(context, data):
+        try:
+            context.score(model, "validation", data)
+        except TrainingDivergedError as error:
+            raise ModelError(str(error)) from error
 
 
 def _in_folder(context: JobContext, name: str) -> JobContext:
@@ -170,13 +189,4 @@ def _in_one_line(context: JobContext, data: Data, how: str = "") -> Iterator[Non
     except EspalierError as error:
         raise type(error)(f"{where}: {first_line(error)}") from error
     except (Exception, SystemExit) as error:  # a user's network may do anything
-        reason = f"{type(error).__name__}: {first_line(error)} ({_place(error)})"
-        raise ModelError(f"{where}: {reason}") from error
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line outside torch that the error came through."""
-    torch_folder = Path(torch.__file__).parent
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if torch_folder not in Path(frame.filename).parents]
-    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+        raise ModelError(f"{where}: {reason_with_place(error)}") from error

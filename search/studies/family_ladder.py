@@ -18,7 +18,7 @@ from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.families.base_network import BaseNetwork
-from copycat.input_shape import InputShape
+from copycat.input_shape import InputShape, input_shape_of
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
@@ -26,6 +26,7 @@ from pruning.errors import BudgetError, ConfigError
 from pruning.restrictions import Restrictions
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
+from search.data.data import Sample
 from search.storage.layout import ARCHITECTURES_FOLDER
 from search.terminal.text_table import text_table
 from search.trials.jobs import FromScratchJob, Origin
@@ -77,9 +78,12 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     return _restricted(config, subject)
 
 
-def profile_subject(
-    config: FamilyConfig, input_shape: tuple[int, ...], classes: tuple[str, ...]
-) -> Subject:
+def sample_of_sizes(sizes: tuple[int, ...], classes: tuple[str, ...]) -> Sample:
+    """What a sample is like where it is a tensor of these sizes, such as (C, H, W)."""
+    return Sample(torch.zeros(1, *sizes), classes)
+
+
+def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
     """The network of a profile in a file; ConfigError if that or --model is missing."""
     if not config.model:
         raise ConfigError(f"{config.source} is no architecture; for a profile give --model")
@@ -89,12 +93,11 @@ def profile_subject(
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
     own = config.as_search().model_arguments
-    builder = models.resolve(
-        config.model, num_classes=len(classes), in_channels=input_shape[0], own=own
-    )
-    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
+    builder = models.builder_for(config.model, sample, own)
+    base = BaseNetwork.of(builder, sample.inputs, exact=config.exact)
     profile.check(base.graph_of(profile))
-    return _restricted(config, Subject(base, profile, input_shape, classes))
+    shape = input_shape_of(sample.inputs)
+    return _restricted(config, Subject(base, profile, shape, sample.classes))
 
 
 def _restricted(config: FamilyConfig, subject: Subject) -> Subject:

@@ -14,7 +14,7 @@ from search.scheduling.from_scratch_jobs import compared, members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
-from search.training.trainer import total_push
+from search.training.schedules import total_push
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
@@ -39,6 +39,11 @@ class SearchStages:
     def run(self) -> list[Outcome]:
         """All networks, the base network first; SearchFailedError if no trial came to one."""
         self._settle_leftovers()
+        if self._context.weights is not None:
+            self._notes.append(
+                "epochs and compute of fine-tuned networks leave out the training of the given "
+                "weights; --scratch-epochs gives networks from scratch as many"
+            )
         is_base_known = bool(self._session.stored(BASE))
         self._session.expect(
             (0 if is_base_known else self._plan.epochs_of_base)
@@ -46,7 +51,11 @@ class SearchStages:
             + self._plan.epochs_after_trials
         )
         with self._session.showing():
-            trials = self._trials([] if is_base_known else [BASE])
+            beside = [] if is_base_known else [BASE]
+            if self._context.imitates_base:
+                self._require_base()
+                beside = []
+            trials = self._trials(beside)
             repeats = self._repeats(trials)
             jobs, notes = members(self._config, self._context.preflight, trials)
             self._notes += notes
@@ -56,11 +65,20 @@ class SearchStages:
             self._session.failures[f"trial {number}"] = ending.why
         return [*self._session.stored(BASE), *trials, *repeats, *family]
 
-    def _trials(self, before: Sequence[Job]) -> list[Outcome]:
-        """What comes of the trials, beside which these jobs are performed, as the first."""
+    def _require_base(self) -> None:
+        """Train the base network, if it is not yet; SearchFailedError if nothing comes of it."""
+        per_trial, later = self._plan.epochs_per_trial, self._plan.epochs_after_trials
+        if self._session.trained([BASE], epochs_later=len(self._source) * per_trial + later):
+            return
+        notes = self._session.notes[-1:]
+        reason = self._session.failures.get(BASE.key) or next(iter(notes), "it was not trained")
+        raise SearchFailedError(f"there is no base network to learn from: {reason}")
+
+    def _trials(self, beside: Sequence[Job]) -> list[Outcome]:
+        """What comes of the trials; these jobs are performed beside them, as the first."""
         source, per_epoch = self._source, self._plan.images_per_epoch
         first = RationedList(
-            before,
+            beside,
             self._session.compute_budget,
             reserve=self._plan.epochs_per_trial * per_epoch,
         )

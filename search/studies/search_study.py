@@ -23,11 +23,15 @@ from search.studies.dry_run import dry_run_of_search
 from search.studies.publishing import certified_results, publish
 from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
+from search.tasks.registry import name_in_settings
+from search.tasks.task import Task, require_task
 from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
@@ -54,15 +58,21 @@ class SearchResult:
         return self.results.recommendations
 
 
-def run(config: SearchConfig, *, console: Console | None = None) -> SearchResult:
+def run(
+    config: SearchConfig, *, task: Task | None = None, console: Console | None = None
+) -> SearchResult:
     """Runs a search, or continues one that was stopped, and returns its result.
 
     Everything is checked before anything is trained or written: EspalierError says what is
     wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
+    task: what is learned, in place of what the settings name; it is pickled for the workers.
     console: where progress is shown; none by default.
     """
     console = console or Console(quiet=True)
-    study = SearchStudy(config)
+    if task is not None:
+        name = name_in_settings(require_task(task, type(task).__name__))
+        config = dataclasses.replace(config, task=name)
+    study = SearchStudy(config, task)
     results = run_study(study, console)
     _links(config)  # now that its architectures are there
     if config.register:
@@ -76,18 +86,18 @@ class SearchStudy(Study[Results]):
 
     kind: StudyKind = "search"
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, task: Task | None = None) -> None:
         stored = settings_file(config).stored or {}
         if config.weights and not config.weights_digest:
             digest = str(stored.get("weights_digest", ""))
             config = dataclasses.replace(config, weights_digest=digest)
-        self._config, self.settings = config, settings_file(config)
+        self._config, self.settings, self._task = config, settings_file(config), task
         self.num_trials = config.trials
         self.modules: tuple[str, ...] = ()
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         with memory_limited(self._config.resources.memory_gb):
-            context, data = open_context(self._config, console)
+            context, data = open_context(self._config, console, self._task)
             dry_run_of_search(context, data, trial_space(context, data))
         self.modules = context.preflight.builder.modules
         self.settings = settings_file(context.config)  # with the digest of its weights
@@ -106,7 +116,6 @@ class SearchStudy(Study[Results]):
 def search_run(context: JobContext, links: str = "") -> StudyRun:
     """The run of a search in MLflow; links: Markdown that its description ends in."""
     config, preflight = context.config, context.preflight
-    training = dataclasses.asdict(config.training.resolved())
     notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
     return StudyRun(
         "search",
@@ -115,11 +124,12 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_CRITERION: ",".join(config.criteria),
             schema.PARAM_GRANULARITY: ",".join(config.granularities),
             schema.PARAM_MODEL: config.model,
+            **({schema.PARAM_WEIGHTS: config.weights} if config.weights else {}),
             schema.PARAM_DATA: config.data.source,
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
             schema.PARAM_TRIALS: config.trials,
-            **{name: value for name, value in training.items() if value not in ("", None)},
+            **config.training.resolved().params(),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "
@@ -132,17 +142,24 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
     )
 
 
-def open_context(config: SearchConfig, console: Console) -> tuple[JobContext, Data]:
+def open_context(
+    config: SearchConfig, console: Console, task: Task | None = None
+) -> tuple[JobContext, Data]:
     """What the jobs of a search need; EspalierError says why it could not work.
 
     Prints what the network costs, its weights are worth and the budget allows.
+    task: one that was given in Python.
     """
+    learned = task or tasks.resolve(config.task)
     device = chosen_device(config.device, config.resources)
     check_resources(config, device)
-    data = read_images(config.data, config.model, config.seed, console)
-    preflight = preflight_of(config, data.sample)
+    channels = models.required_channels(config.model)
+    data = read_data(config.data, learned, config.seed, console, channels=channels)
+    preflight = preflight_of(config, data.sample, learned)
+    check_recipe(config.training, data, learned)
     config, weights = with_weights(config, preflight)
-    context = measured(JobContext(config, preflight, device, weights=weights), data)
+    context = JobContext(config, preflight, device, own_task=task, weights=weights)
+    context = measured(context, data)
     for line in context.preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
     return context, data
@@ -161,14 +178,15 @@ def with_weights(
     return dataclasses.replace(config, weights_digest=weights.digest), weights
 
 
-def preflight_of(config: SearchConfig, sample: Sample) -> Preflight:
+def preflight_of(config: SearchConfig, sample: Sample, task: Task | None = None) -> Preflight:
     """What the preflight finds of the network on such samples.
 
+    task: what is learned; by default what the settings name.
     Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
     another job.
     """
     builder = models.builder_for(config.model, sample, config.model_arguments)
-    preflight = check(config, builder, sample)
+    preflight = check(config, builder, sample, task)
     if config.register:
         require_registrable(preflight.input_shape)
     if config.training.distill_from:
@@ -195,7 +213,7 @@ def _links(config: SearchConfig) -> str:
 
 _MAY_CHANGE = (
     *("concurrency", "device", "mlflow_url", "register", "runs"),
-    *("data.root", "data.download"),
+    *("data.root", "data.download", "data.workers"),
 )
 """Settings of the machine, not of the search: they may differ when a search is continued."""
 

@@ -60,6 +60,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
     provenance = {
         "search": config.study_name,
         "data": config.data.source,
+        "task": config.task,
         "budget": str(preflight.budget),
         "origin": result.origin,
         "trial": result.trial,

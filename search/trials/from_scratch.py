@@ -11,8 +11,8 @@ from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
-from search.training.distillation import distilled
-from search.training.trainer import Trainer
+from search.training.own_loop import trainer_for
+from search.training.trainer import TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
 from search.trials.jobs import FromScratchJob, Outcome
@@ -32,27 +32,21 @@ def train_from_scratch(
     profile, epochs = job.profile, member_epochs(job, context)
     number = job.trial if job.trial is not None else 0
     seed = config.seed_of(number) if job.seed is None else job.seed
+    starts_trained = job.origin == "base" and context.weights is not None
     model = _first_network(job, context, seed)
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
-    teacher = "" if job.origin == "base" else context.teacher
-    task = distilled(
-        context.task,
-        replace(config.training, distill_from=teacher),
-        context.torch_device,
-        input_shape=preflight.input_shape,
-        classes=preflight.classes,
-        trust=preflight.builder.modules,
-    )
-    trainer = Trainer(
-        model,
-        data,
-        task=task,
-        epochs=epochs,
-        config=config.training,
-        seed=seed,
-        device=context.torch_device,
-    )
-    trained = staged.train("from scratch", trainer)
+    trained = TrainingReport((), 0.0)
+    if epochs:
+        trainer = trainer_for(
+            model,
+            data,
+            task=context.task if job.origin == "base" else context.task_of_smaller,
+            epochs=epochs,
+            config=config.training if starts_trained else config.training.for_scratch(),
+            seed=seed,
+            device=context.torch_device,
+        )
+        trained = staged.train("from scratch", trainer)
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     result = Finished(
         job.key,
@@ -89,7 +83,7 @@ def _record(job: FromScratchJob, context: JobContext, epochs: int) -> dict[str, 
     optional = {
         "seed": job.seed,
         "budget": job.budget,
-        "distill_from": "" if is_base else context.config.training.distill_from,
+        "distill_from": "" if is_base else context.config.training.teacher,
         "weights": context.config.weights if is_base else "",
     }
     return {"epochs": epochs} | {n: v for n, v in optional.items() if v not in (None, "")}

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from copycat.recipes import Recipe, recorded
-from pruning.criteria import Batches
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Part
 from search.models.weights import TrainedWeights
-from search.storage.layout import JOBS_FOLDER
+from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE, JOBS_FOLDER
 from search.tasks import registry as tasks
 from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
+from search.training.distillation import distilled
 from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
 
@@ -35,6 +34,7 @@ class JobContext:
     """Everything a job needs besides itself and the data; it can be sent anywhere.
 
     start: the folder that relative paths of the settings are meant from; empty for the current one.
+    own_task: a task that was given in Python; the settings cannot name it.
     weights: that trials start from; None for those that are drawn for each.
     """
 
@@ -42,6 +42,7 @@ class JobContext:
     preflight: Preflight
     device: str
     start: str = ""
+    own_task: Task | None = None
     weights: TrainedWeights | None = None
 
     @property
@@ -57,8 +58,17 @@ class JobContext:
     @property
     def teacher(self) -> str:
         """The folder of the network that is to be imitated; empty for none."""
-        folder = self.config.training.distill_from
-        return os.path.join(self.start, folder) if folder else ""
+        training = self.config.training
+        if training.distill_from:
+            return os.path.join(self.start, training.distill_from)
+        base = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return str(base) if training.distill else ""
+
+    @property
+    def imitates_base(self) -> bool:
+        """Whether networks learn from the trained base network, which has to be there before."""
+        own = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return bool(self.teacher) and Path(self.teacher) == own
 
     @property
     def is_base_trained(self) -> bool:
@@ -81,12 +91,25 @@ class JobContext:
     @property
     def task(self) -> Task:
         """What is learned."""
-        return tasks.resolve(self.config.task)
+        return self.own_task or tasks.resolve(self.config.task)
+
+    @property
+    def task_of_smaller(self) -> Task:
+        """What a smaller network learns: the task, and from the teacher, where there is one."""
+        preflight = self.preflight
+        return distilled(
+            self.task,
+            replace(self.config.training, distill_from=self.teacher),
+            self.torch_device,
+            input_shape=preflight.input_shape,
+            classes=preflight.classes,
+            trust=preflight.builder.modules,
+        )
 
     def score(self, model: nn.Module, part: Part, data: Data) -> float:
-        """Of `model`, which is moved to the device, on a part of the data."""
+        """Of `model`, which is moved to the device, on a part of the data; see Task.measured."""
         device = self.torch_device
-        return self.task.evaluate(model.to(device), data.loader(part, device=device))
+        return self.task.measured(model.to(device), data.loader(part, device=device))
 
 
 def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
@@ -97,15 +120,6 @@ def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return recorded(preflight.builder)
-
-
-def estimate_statistics(model: nn.Module, batches: Batches, device: torch.device) -> None:
-    """Those of batch normalisations, anew from these minibatches, by what the network now is.
-
-    Random numbers are left alone.
-    """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        update_bn(batches, model)
 
 
 class CheckpointCleaner(Observer):

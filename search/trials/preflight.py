@@ -116,9 +116,12 @@ class Preflight:
         return lines
 
 
-def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
+def check(
+    config: SearchConfig, builder: Builder, sample: Sample, task: Task | None = None
+) -> Preflight:
     """Trace the network and hold its reachable range against the budget.
 
+    task: what is learned; by default what the settings name.
     Raises UnreachableBudgetError naming the nearest reachable value, ModelError for a network
     that cannot run on these images or puts out another number of classes, CriterionError for
     one that a method of the search cannot judge or that lacks a granularity.
@@ -134,7 +137,7 @@ def check(config: SearchConfig, builder: Builder, sample: Sample) -> Preflight:
         ) from error
     config.restrictions.check(whole)
     graph = config.restrictions.of(whole)
-    task = tasks.resolve(config.task)
+    task = task or tasks.resolve(config.task)
     _check_output(config, model, sample, task)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from search.training.checkpoints import Checkpoints
+from search.training.own_loop import OwnLoop
 from search.training.trainer import EpochReport, Trainer, TrainingReport
 from search.trials.jobs import EpochRecord, Stage
 
@@ -43,7 +44,7 @@ class StagedTraining:
     def train(
         self,
         stage: Stage,
-        trainer: Trainer,
+        trainer: Trainer | OwnLoop,
         *,
         sparsity: Sparsity | None = None,
         after_epoch: Callable[[EpochReport], None] | None = None,
@@ -57,8 +58,8 @@ class StagedTraining:
             trainer.load_state_dict(self._trainer)
             if after_epoch is not None:
                 after_epoch(trainer.reports[-1])
-        while not trainer.is_finished:
-            report = trainer.run_epoch()
+
+        def keep(report: EpochReport) -> None:
             images = self._images_before + report.images_seen
             record = EpochRecord(
                 stage,
@@ -77,6 +78,8 @@ class StagedTraining:
             self._report([record])
             if after_epoch is not None:
                 after_epoch(report)
+
+        trainer.run(stage, keep)
         return TrainingReport(trainer.reports, time.perf_counter() - started)
 
     def advance(self, notes: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from search.config.methods import method
 from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.models.weights import TrainedWeights, read
-from search.trials.job_context import STATISTICS_BATCHES, JobContext, estimate_statistics
+from search.training.batchnorm_statistics import estimate_statistics
+from search.trials.job_context import STATISTICS_BATCHES, JobContext
 from search.trials.preflight import Preflight
 
 
@@ -91,7 +92,7 @@ def _cost_of_conversion(context: JobContext, data: Data, before: float) -> str:
         seed=seed,
         device=context.torch_device,
     )
-    estimate_statistics(converted, batches, context.torch_device)
+    estimate_statistics(converted, batches, context.task, context.torch_device)
     after = context.score(converted, "validation", data)
     return (
         f"{', '.join(names)} begins with σBN in the place of batch normalisation, whose offsets it "

@@ -23,7 +23,9 @@ from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
-from search.training.trainer import EpochReport, Trainer, TrainingReport
+from search.training.batchnorm_statistics import estimate_statistics
+from search.training.own_loop import trainer_for
+from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
@@ -31,7 +33,6 @@ from search.trials.job_context import (
     STATISTICS_BATCHES,
     JobContext,
     Report,
-    estimate_statistics,
 )
 from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
 from search.trials.sparse_training import Pruning, SparseNetwork
@@ -228,7 +229,8 @@ class _Trial:
 
     def _estimate_statistics(self, model: nn.Module) -> None:
         """Those of batch normalisations, anew, from a few minibatches."""
-        estimate_statistics(model, self._batches(STATISTICS_BATCHES), self._context.torch_device)
+        context, batches = self._context, self._batches(STATISTICS_BATCHES)
+        estimate_statistics(model, batches, context.task, context.torch_device)
 
     def _judge(self, epoch: EpochReport, value: float, flops: int) -> None:
         if self._halving is not None and epoch.epoch in self._halving.rungs:
@@ -242,14 +244,16 @@ class _Trial:
         *,
         after_epoch: Any = None,
     ) -> TrainingReport:
-        """One stage; a sparse network with what its method adds to the loss."""
+        """One stage; a sparse network with what its method adds to the loss, without a teacher."""
         is_first = stage != "fine-tuning"
         config = self._training if is_first else self._training.for_fine_tuning()
-        trainer = Trainer(
+        if is_first and not config.epochs:
+            return TrainingReport((), 0.0)
+        trainer = trainer_for(
             model,
             self._data,
-            task=self._context.task,
-            epochs=config.epochs if is_first else config.fine_tune_epochs,
+            task=self._context.task if sparse is not None else self._context.task_of_smaller,
+            epochs=config.epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -279,6 +283,7 @@ class _Trial:
             images=before + tuned.images_seen,
             compute=float(before * before_flops + tuned.images_seen * flops),
             details=product.details,
+            record={"distill_from": teacher} if (teacher := training.teacher) else {},
             curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
             files={SCORES_FILE: judged} if scores else {},
         )

@@ -32,7 +32,7 @@ def _share(name: str) -> ModuleType:
     return module
 
 
-samples, _, _ = _share("samples"), _share("serving"), _share("nets_of_users")
+samples, *_ = map(_share, ("samples", "serving", "nets_of_users", "own_data", "data_of_users"))
 
 NETS = """
 import os

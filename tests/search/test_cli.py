@@ -101,14 +101,29 @@ CHANGED_FLAGS = {
     "flip": True,
     "limit-train": 1000,
     "validation-fraction": 0.25,
+    "workers": 2,
     "epochs": 3,
     "fine-tune-epochs": 4,
     "scratch-epochs": 5,
     "batch-size": 6,
-    "learning-rate": 0.7,
+    "learning-rate": 0.07,
     "weight-decay": 0.0,
-    "schedule": "copycat",
-    "nesterov": False,
+    "schedule": "step",
+    "scratch-learning-rate": 0.05,
+    "warmup-epochs": 2,
+    "fine-tune-warmup-epochs": 1,
+    "drop-at": (0.4, 0.8),
+    "drop-by": 3.0,
+    "clip-norm": 1.0,
+    "ema-decay": 0.99,
+    "label-smoothing": 0.1,
+    "crop": "resized",
+    "crop-area": 0.5,
+    "augment": "randaugment",
+    "augment-magnitude": 5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "distill": True,
     "equal-compute": True,
     "compute-limit": 3.5,
     "distill-from": "teacher",
@@ -132,9 +147,11 @@ CHANGED_FLAGS = {
 }
 
 
-def test_every_setting_has_a_flag(asked: list[SearchConfig]):
+@pytest.mark.parametrize("either", [{"nesterov": False}, {"optimizer": "adamw"}])
+def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, object]):
     arguments = []
-    for name, value in CHANGED_FLAGS.items():
+    changed = CHANGED_FLAGS | either
+    for name, value in changed.items():
         values = value if isinstance(value, tuple) else (value,)
         switches = {True: f"--{name}", False: f"--no-{name}"}
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
@@ -145,10 +162,12 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
     for part in (config, *(getattr(config, table) for table in tables)):
         default = type(part)()
         for field in dataclasses.fields(part):
+            if field.name in {"nesterov", "optimizer"} - either.keys():
+                continue
             assert getattr(part, field.name) != getattr(default, field.name), field.name
             if part is not config or field.name not in tables:
                 flag = names.get(field.name, field.name).replace("_", "-")
-                assert getattr(part, field.name) == CHANGED_FLAGS[flag]
+                assert getattr(part, field.name) == changed[flag]
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):
@@ -200,6 +219,15 @@ def test_help_states_every_default():
 
 
 BAD_SETTINGS = {
+    "no weights": (["--weights=none.pt"], "the weights none.pt cannot be read: No such file"),
+    "weights of another library": (
+        ["--weights=torchvision:IMAGENET1K_V1"],
+        "weights torchvision:IMAGENET1K_V1 are for networks torchvision:NAME, got search.models:",
+    ),
+    "no training without weights": (
+        ["--epochs=0"],
+        "epochs must be at least 1, got 0: only a network with trained --weights can be pruned",
+    ),
     "argument without a value": (
         ["--model-arg=depth"],
         "model_arg must be NAME=VALUE, such as depth=20, got 'depth'",
@@ -240,6 +268,34 @@ BAD_SETTINGS = {
     "no TOML": (["--config=no.toml"], "no.toml is not valid TOML"),
     "no such folder": (["--data=imagefolder:nowhere"], "there is no folder 'nowhere'"),
     "no train/": (["--data=imagefolder:empty"], "there is no train/"),
+    "no such table": (["--data=csv:none.csv"], "none.csv cannot be read: No such file"),
+    "a table of absent images": (
+        ["--data=csv:bad.csv"],
+        "bad.csv, line 2: there is no image 'a.png'",
+    ),
+    "data that fail": (
+        ["--data=bad_nets:raises"],
+        "bad_nets:raises failed: ValueError: a b (bad_nets.py, line 12)",
+    ),
+    "data of another kind": (
+        ["--data=bad_nets:no_module"],
+        "bad_nets:no_module must return (train, test), (train, validation, test), a mapping",
+    ),
+    "no such data": (["--data=no_such_module:make"], "data of one's own: cannot import 'no_such"),
+    "targets of another task": (
+        ["--data=data_of_users:floats_as_labels"],
+        "sample 0 of the train part of data_of_users:floats_as_labels does not fit the task: "
+        "expected targets to be int64 (batch,), numbers of classes (several labels are learned by "
+        "--task multilabel, other numbers by --task regression), got (1,) of torch.float32",
+    ),
+    "a share of data that are split": (
+        ["--data=data_of_users:with_targets", "--validation-fraction=0.3"],
+        "validation_fraction has no effect on data_of_users:with_targets",
+    ),
+    "a size of what is not ours": (
+        ["--data=data_of_users:plain", "--image-size=8"],
+        "image_size has no effect on data_of_users:plain, whose Datasets have transforms of",
+    ),
     "differing sizes": (
         ["--data=imagefolder:sizes"],
         "images must be of one size, but sizes/train/a/0.png is 8×8 and",
@@ -310,6 +366,7 @@ def colour(num_classes):
 def bad_things(here: Path) -> Path:
     """A folder full of what can be given by mistake."""
     (here / "no.toml").write_text("trials =")
+    (here / "bad.csv").write_text("path,label\na.png,x\n")
     (here / "bad-key.toml").write_text("trails = 3")
     (here / "bad_nets.py").write_text(BAD_NETS)
     (here / "bad_raises.py").write_text("raise RuntimeError('at\\nimport')")
@@ -555,9 +612,7 @@ def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSea
 
 def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
     line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
-    keys = sorted(
-        o.key for o in finished_search.results.below_base(finished_search.results.everything)
-    )
+    keys = sorted(o.key for o in finished_search.results.networks)
     assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
 
 

@@ -64,7 +64,7 @@ def test_everything_stored_is_within_the_budget(finished_search: FinishedSearch)
     """By fvcore's count of what the files rebuild to."""
     folder, results = finished_search.folder, finished_search.results
     assert results.budget == "flops=10% params=40k"
-    for stored in results.below_base(results.everything):
+    for stored in results.networks:
         network = copycat.load(folder / stored.path)
         cost = measure_cost(network, torch.zeros(1, 1, 8, 8))
         assert (cost.flops, cost.params) == (stored.flops, stored.params), stored.key
@@ -74,7 +74,7 @@ def test_everything_stored_is_within_the_budget(finished_search: FinishedSearch)
         assert cost.flops <= 0.1 * results.base.flops
         assert cost.params <= 40_000
     keys = {path.name for path in (folder / "architectures").iterdir()}
-    assert keys == {o.key for o in results.below_base(results.everything)}
+    assert keys == {o.key for o in results.networks}
 
 
 def test_the_front_is_what_nothing_stored_beats(finished_search: FinishedSearch):
@@ -166,7 +166,7 @@ def test_mlflow_holds_the_search_every_trial_and_every_architecture(
 ):
     results = finished_search.results
     runs = recorded_runs(finished_search.folder)
-    architectures = {f"architecture/{o.key}": o for o in results.below_base(results.everything)}
+    architectures = {f"architecture/{o.key}": o for o in results.networks}
     assert set(runs) == {"search", "trial/0", "trial/1", "trial/2", *architectures}
     assert {run.status for run in runs.values()} == {"finished"}
     assert runs["search"].parent is None

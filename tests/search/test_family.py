@@ -388,7 +388,7 @@ def test_other_settings_want_another_name(search_folder: Path, performed: list[s
 def test_wrong_data_and_wrong_teachers_are_refused_before_anything_is_written(
     search_folder: Path, performed: list[str]
 ):
-    assert "is for images of 1, 8, 8, but digits has 1, 9, 9" in bad(*FLAGS, "--image-size=9")
+    assert "is for inputs of 1×8×8, but digits has 1×9×9" in bad(*FLAGS, "--image-size=9")
     assert "holds no architecture.json" in bad(*FLAGS, "--distill-from=nowhere")
     assert "holds no search" in bad(*FLAGS, "--include=none")
     assert not STUDY.exists()

@@ -22,6 +22,7 @@ _MAX_VALUES = {
     "seeds": 1000,
     "profiles": 1000,
     "resources.cpus_per_trial": 1024,
+    "data.workers": 64,
 }
 """Larger values would only use up memory; the operator sets the other limits."""
 
@@ -31,7 +32,9 @@ _RESERVED_NAMES = re.compile(r"(?i:service\.db|audit\.jsonl|mlflow|mlruns|mlarti
 
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 _MAX_DEPTH, _MAX_WIDTH = 400, 32
-_IMAGE_FOLDER = "imagefolder:"
+_FILES = ("imagefolder:", "csv:")
+"""How data begin that are a path."""
+
 SERVER_SETTINGS = frozenset(
     {
         *("runs", "mlflow_url", "device", "data.root", "data.download"),
@@ -48,15 +51,17 @@ _HOUR = 3600
 class SettingsPolicy:
     """What the operator allows.
 
-    data_root: the folder that image folders, data sets, weights and teachers lie below.
-    builders: module:callable of networks beside the zoo's and torchvision's.
+    data_root: the folder that image folders, tables, data sets, weights and teachers lie below.
+    builders: module:callable of networks beside the zoo's and torchvision's, and of data.
     register_as: names in MLflow's registry that searches may register networks under.
+    tasks: module:callable of tasks beside those of this package.
     """
 
     data_root: Path
     builders: tuple[str, ...] = ()
     register_as: tuple[str, ...] = ()
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    tasks: tuple[str, ...] = ()
 
     def resolve(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The settings with paths as the server has them; ProblemError 422 for what is forbidden.
@@ -71,6 +76,7 @@ class SettingsPolicy:
         _check_name(content.get("name"))
         self._check_model(content.get("model"))
         _check_model_arguments(content.get("model_arg"))
+        self._check_task(content.get("task"))
         self._check_register(content.get("register"))
         settings = dict(content)
         resources = _table(content, "resources")
@@ -151,12 +157,11 @@ class SettingsPolicy:
             return
         if model.partition(":")[0] in _LIBRARIES:
             return
-        allowed = ", ".join(self.builders) if self.builders else "none so far"
-        raise ProblemError(
-            422,
-            f"{model} is code that this server's operator has not allowed (--builder): {allowed}",
-            "model",
-        )
+        raise _not_allowed(model, "model", "--builder", self.builders)
+
+    def _check_task(self, task: object) -> None:
+        if isinstance(task, str) and ":" in task and task not in self.tasks:
+            raise _not_allowed(task, "task", "--task", self.tasks)
 
     def _weights(self, weights: object) -> dict[str, str]:
         """Where they name a file, its path: below the data root, as teachers are."""
@@ -171,9 +176,13 @@ class SettingsPolicy:
             return data
         source = data.get("source")
         settings = {**data, "root": str(self.data_root)}
-        if isinstance(source, str) and source.startswith(_IMAGE_FOLDER):
-            folder = self._below(source.removeprefix(_IMAGE_FOLDER), "data.source")
-            settings["source"] = f"{_IMAGE_FOLDER}{folder}"
+        if not isinstance(source, str):
+            return settings
+        kind, colon, path = source.partition(":")
+        if kind + colon in _FILES:
+            settings["source"] = f"{kind}:{self._below(path, 'data.source')}"
+        elif colon and source not in self.builders:
+            raise _not_allowed(source, "data.source", "--builder", self.builders)
         return settings
 
     def _below(self, path: str, field: str) -> Path:
@@ -189,6 +198,13 @@ class SettingsPolicy:
         if root not in resolved.parents:
             raise refusal
         return resolved
+
+
+def _not_allowed(code: str, field: str, flag: str, allowed: tuple[str, ...]) -> ProblemError:
+    names = ", ".join(allowed) if allowed else "none so far"
+    return ProblemError(
+        422, f"{code} is code that this server's operator has not allowed ({flag}): {names}", field
+    )
 
 
 def _without_server_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

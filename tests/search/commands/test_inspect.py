@@ -85,7 +85,7 @@ def test_a_profile_is_shown_on_its_network(stored: Path):
             ("digits-vgg", "--input=8y8"),
             "--input must be sizes of a sample, such as 3x224x224, got",
         ),
-        (("digits-vgg", "--input=1x8"), "the network cannot run on an example input of 1×1×8"),
+        (("digits-vgg", "--input=1x8"), "VGG cannot run on an example input of 1×1×8"),
         (("digits-vgg", "--input=1x8x8", "--profile=gone.json"), "gone.json is no architecture"),
     ],
 )

@@ -361,9 +361,7 @@ def test_a_search_never_exceeds_its_images_and_ends_with_a_front(
     assert result.front == tuple(front(result.results.everything, ACCURACY))
     assert result.front
     tuned = [o for o in result.results.everything if o.origin == "fine-tuned"]
-    others = [
-        o for o in result.results.below_base(result.results.everything) if o.origin != "fine-tuned"
-    ]
+    others = [o for o in result.results.networks if o.origin != "fine-tuned"]
     trials = {o.trial for o in tuned}  # each trained once, and fine-tuned for each network
     spent = EPOCH * (len(trials) + len(tuned)) + sum(o.images for o in others)
     assert spent == ledger(config) <= epochs * EPOCH

@@ -17,7 +17,13 @@ from torch import nn
 import copycat
 import search
 from mlflow_server import MemoryRecorder
-from pruning.errors import ConfigError, SearchStateError, WeightsError
+from pruning.errors import (
+    ConfigError,
+    SearchFailedError,
+    SearchStateError,
+    TrainingDivergedError,
+    WeightsError,
+)
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from search.commands.resume import stored_config
 from search.config.search_config import SearchConfig
@@ -28,9 +34,10 @@ from search.results.report import open_results
 from search.storage.layout import CONFIG_FILE
 from search.studies.search_study import open_context
 from search.tasks.classification import Classification
+from search.tasks.score import ACCURACY
 from search.training.trainer import train
 from search.trials.job_context import JobContext, Report
-from search.trials.jobs import EpochRecord, Job, TrialJob
+from search.trials.jobs import EpochRecord, Job, JobSource, TrialJob
 from search.trials.search_space import Proposal
 from search.trials.trial import perform, run_trial
 
@@ -81,7 +88,7 @@ def test_the_preflight_tells_the_score_of_the_base(
     assert context.preflight.base_score == expected
     (line,) = [line for line in context.preflight.describe() if line.startswith("weights")]
     assert line == (
-        f"weights       {weights}: accuracy {expected:.2%} on the validation data"
+        f"weights       {weights}: accuracy {ACCURACY.text(expected)} on the validation data"
     )
 
 
@@ -91,7 +98,7 @@ def test_the_preflight_tells_what_sigmoid_batchnorm_costs(tmp_path: Path, weight
     assert context.preflight.base_score is not None
     assert cost.startswith(
         "rni begins with σBN in the place of batch normalisation, whose offsets it lacks: "
-        f"accuracy {100 * context.preflight.base_score:.2f} % → "
+        f"accuracy {ACCURACY.text(context.preflight.base_score)} → "
     )
     assert float(cost.split()[-2]) / 100 > context.preflight.base_score - 0.2
     assert note == (
@@ -228,9 +235,10 @@ def test_a_search_without_training_from_its_base_to_its_front(
         assert torch.equal(stored[name], tensor)
     assert workers.performed[0] == "base"
     assert "base" not in [o.origin for o in (*results.everything, *results.front)]
-    assert results.below_base(results.everything) == [base, *results.everything]
+    assert results.networks == [base, *results.everything]
     assert open_results(config.directory) == results
     assert memory.read("architecture/base").status == "finished"
+    assert memory.read("search").params["weights"] == weights
     assert copycat.read(config.directory / base.path).provenance["weights"] == weights
 
 
@@ -285,3 +293,57 @@ def test_a_stopped_base_goes_on(tmp_path: Path, workers: Workers):
         search.run(config)
     assert search.run(config).results.base_network == whole.base_network
     assert seen == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_the_base_is_there_before_anybody_imitates_it(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, is_first: bool
+):
+    """Otherwise it is handed out with the trials."""
+    monkeypatch.setattr(JobContext, "imitates_base", is_first)
+    waiting: list[int] = []
+
+    def counted(job: Job, *rest: object):
+        if job.key == "base":
+            waiting.append(len(workers.performed))
+        return perform(job, *rest)
+
+    sources: list[int] = []
+    perform_all = search.studies.session.Session.perform
+
+    def noted(self: object, source: JobSource) -> None:
+        sources.append(len(source))
+        perform_all(self, source)
+
+    monkeypatch.setattr("search.studies.session.Session.perform", noted)
+    workers.perform = counted
+    config = quick_config(tmp_path)
+    search.run(config)
+    assert waiting == [0]
+    assert sources[:2] == ([1, config.trials] if is_first else [1 + config.trials, 0])[:2]
+
+
+def test_without_a_base_to_imitate_a_search_fails(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+):
+    def failing(job: Job, *rest: object):
+        raise TrainingDivergedError(f"{job.key} had no luck")
+
+    monkeypatch.setattr(JobContext, "imitates_base", True)
+    workers.perform = failing
+    with pytest.raises(SearchFailedError, match="no base network to learn from: base had no luck"):
+        search.run(quick_config(tmp_path))
+    assert workers.performed == []
+
+
+def test_a_base_that_fails_does_not_end_a_search(tmp_path: Path, workers: Workers):
+    def failing(job: Job, *rest: object):
+        if job.key == "base":
+            raise TrainingDivergedError("it had no luck")
+        return perform(job, *rest)
+
+    workers.perform = failing
+    results = search.run(quick_config(tmp_path)).results
+    assert results.base_network is None
+    assert results.failures == {"base": "it had no luck"}
+    assert results.front

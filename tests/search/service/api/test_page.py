@@ -323,7 +323,7 @@ def check_run(page: Any, service: Service, item: Any, search_id: str) -> None:
     opened.value.get_by_text(item["key"]).first.wait_for(timeout=PATIENCE_MS)
     opened.value.close()
     page.locator(".plot .nsewdrag").scroll_into_view_if_needed()
-    box = points(page).first.bounding_box()
+    box = points(page).last.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
     page.locator(".card .profile").wait_for()
     key = page.locator(".card h3").inner_text()

@@ -166,8 +166,11 @@ def test_what_the_service_decides_is_taken_from_it_alone(empty: Any) -> None:
 REFUSED: dict[str, dict[str, Any]] = {
     "a builder": {"model": "os:system"},
     "images elsewhere": {"data": {"source": "imagefolder:/etc"}},
+    "a table elsewhere": {"data": {"source": "csv:/etc/passwd"}},
+    "data of one's own": {"data": {"source": "os:getcwd"}},
     "images above": {"data": {"source": "imagefolder:../runs"}},
     "a teacher elsewhere": {"training": {"distill_from": "/etc"}},
+    "weights elsewhere": {"weights": "/etc/passwd"},
     "a study elsewhere": {"study": {"storage": "sqlite:////tmp/x"}},
     "a model of others": {"register": "production"},
     "a huge network": {"model": "wrn-100000-1000"},

@@ -1,0 +1,178 @@
+"""A training loop of a task's own, gone through as any other: an epoch at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.cost import in_mode
+from pruning.errors import ModelError, TrainingDivergedError
+from search.config.training_config import TrainingConfig
+from search.data.data import Data, samples_trained_on
+from search.tasks.task import Task, has_own, require_number
+from search.tasks.training_context import ReportedEpoch, TrainingContext
+from search.training.trainer import (
+    EpochReport,
+    Penalty,
+    Trainer,
+    seed_global_generators,
+    seed_of_epoch,
+    seeded,
+)
+
+
+def trainer_for(
+    model: nn.Module,
+    data: Data,
+    *,
+    task: Task,
+    epochs: int,
+    config: TrainingConfig,
+    seed: int,
+    device: torch.device,
+    penalty: Penalty | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
+) -> Trainer | OwnLoop:
+    """What trains `model`: the task's own loop, where it has one, or a Trainer."""
+    make = OwnLoop if has_own(task, "train") else Trainer
+    return make(
+        model,
+        data,
+        task=task,
+        epochs=epochs,
+        config=config,
+        seed=seed,
+        device=device,
+        penalty=penalty,
+        after_step=after_step,
+    )
+
+
+class OwnLoop:
+    """One training by `Task.train`, that can be stored and continued between epochs.
+
+    See `Trainer`, whose arguments it takes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        *,
+        task: Task,
+        epochs: int,
+        config: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        penalty: Penalty | None = None,
+        after_step: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        self._model, self._data, self._task = model.to(device), data, task
+        self._epochs, self._config, self._seed, self._device = epochs, config, seed, device
+        self._penalty, self._after_step = penalty, after_step
+        self._context: TrainingContext | None = None
+        self._saved: dict[str, Any] | None = None
+        self.reports: tuple[EpochReport, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs have run."""
+        return len(self.reports) >= self._epochs
+
+    def run(self, stage: str, on_epoch: Callable[[EpochReport], None]) -> None:
+        """Train for all epochs that are left, and pass on each as it ends.
+
+        Raises TrainingDivergedError when a loss or score is not finite, ModelError unless every
+        epoch is reported.
+        """
+        if self.is_finished:
+            return
+
+        def report(epoch: ReportedEpoch) -> None:
+            self._take(epoch)
+            on_epoch(self.reports[-1])
+            self._begin_epoch()
+
+        self._context = context = TrainingContext(
+            stage=stage,
+            epochs=self._epochs,
+            epochs_done=len(self.reports),
+            settings=self._config,
+            seed=self._seed,
+            device=self._device,
+            data=self._data,
+            penalty=self._penalty or _none,
+            after_step=self._after_step or _nothing,
+            order_of=lambda epoch: torch.Generator().manual_seed(seed_of_epoch(self._seed, epoch)),
+            on_report=report,
+            saved=self._saved,
+        )
+        with (
+            seeded(seed_of_epoch(self._seed, 0), self._device),
+            in_mode(self._model, training=True),
+        ):
+            self._begin_epoch()
+            self._task.train(self._model, context)
+        if not self.is_finished:
+            raise ModelError(
+                f"{type(self._task).__name__}.train must report each of {self._epochs} epochs, got "
+                f"{len(self.reports)}: call context.report after every epoch"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
+        saved = None if self._context is None else self._context.saved
+        reports = [asdict(report) for report in self.reports]
+        return {"model": self._model.state_dict(), "saved": saved, "reports": reports}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict` of a loop made with the same arguments."""
+        self._model.load_state_dict(state["model"])
+        self._saved = state["saved"]
+        self.reports = tuple(EpochReport(**report) for report in state["reports"])
+
+    def _begin_epoch(self) -> None:
+        seed_global_generators(seed_of_epoch(self._seed, len(self.reports)), self._device)
+
+    def _take(self, epoch: ReportedEpoch) -> None:
+        number = len(self.reports) + 1
+        if number > self._epochs:
+            raise ModelError(
+                f"{type(self._task).__name__}.train must report {self._epochs} epochs, got more: "
+                "go through context.epochs_left"
+            )
+        if not math.isfinite(epoch.train_loss + epoch.penalty):
+            raise TrainingDivergedError(
+                f"training diverged in epoch {number} of {self._epochs}: the loss is "
+                f"{epoch.train_loss + epoch.penalty}"
+            )
+        score = epoch.validation_score
+        if score is None:
+            loader = self._data.loader("validation", device=self._device)
+            score = self._task.evaluate(self._model.to(self._device), loader)
+        seen = samples_trained_on(self._data.count("train"), self._config.batch_size)
+        rate = epoch.learning_rate
+        report = EpochReport(
+            epoch=number,
+            train_loss=float(epoch.train_loss),
+            penalty=float(epoch.penalty),
+            validation_score=require_number(self._task.score, score),
+            learning_rate=self._config.learning_rate if rate is None else float(rate),
+            images_seen=seen * number,
+        )
+        self.reports = (*self.reports, report)
+        assert self._context is not None
+        self._context.epochs_done = number
+
+
+def _none(model: nn.Module) -> torch.Tensor:
+    return next(model.parameters()).new_zeros(())
+
+
+def _nothing(model: nn.Module) -> None:
+    """What follows a step where the method asks for nothing."""
