@@ -5,19 +5,47 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruning.cost import call_arguments, in_mode
 from pruning.errors import CriterionError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.nested_tensors import tensors_in
+from pruning.networks.torch_interior import BatchNorm, Dropout
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Minibatches of inputs N×… and targets N (class numbers, say), on the network's device."""
+Batches = Iterable[Any]
+"""Minibatches on the network's device: pairs of inputs and targets, or what a BatchLoss takes.
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs N×… and targets N → the mean loss E of the minibatch, a scalar."""
+Inputs are a tensor N×…, a tuple of arguments or a mapping of them; targets have N samples too.
+"""
+
+Loss = Callable[[Any, Any], Tensor]
+"""Outputs and targets → the mean loss E of the minibatch, a scalar."""
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """The loss of whole minibatches, whatever they are, as a step of training has it.
+
+    step: network and minibatch → the mean loss, a scalar. The network is in training mode, but for
+        batch normalisation and dropout, and torch's random numbers are the same each time.
+    num_samples: how many samples a minibatch has.
+    """
+
+    step: Callable[[nn.Module, Any], Tensor]
+    num_samples: Callable[[Any], int]
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """One minibatch of `num_samples` samples; `loss(model)` is its mean loss, a scalar."""
+
+    num_samples: int
+    loss: Callable[[nn.Module], Tensor]
 
 
 class Criterion(ABC):
@@ -45,28 +73,73 @@ class Criterion(ABC):
         """
 
 
-def labelled(batches: Iterable[Any], criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each of `batches` as inputs N×… and targets N×…, for the criterion of this name.
+def minibatches(
+    batches: Iterable[Any], loss: Loss | BatchLoss, criterion: str
+) -> Iterator[Minibatch]:
+    """Each of `batches`, with its loss, for the criterion of this name.
 
-    Raises CriterionError for a batch without targets or samples, and if there is no batch.
+    Raises CriterionError for a batch without targets or samples, if there is no batch, and for a
+    loss that is no scalar.
     """
     number = -1
     for number, batch in enumerate(batches):
-        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        if not is_pair or not all(isinstance(part, Tensor) for part in batch):
-            raise CriterionError(
-                f"{criterion} needs labelled data: batch {number} is not a pair of tensors, "
-                "inputs and targets"
-            )
-        inputs, targets = batch
-        if not len(inputs):
+        if isinstance(loss, BatchLoss):
+            one = Minibatch(loss.num_samples(batch), _of_step(loss, batch))
+        else:
+            one = _labelled(loss, batch, f"batch {number}", criterion)
+        if not one.num_samples:
             raise CriterionError(f"{criterion} needs data: batch {number} has no sample")
-        yield inputs, targets
+        yield replace(one, loss=_scalar(one.loss, criterion))
     if number < 0:
         raise CriterionError(
             f"{criterion} needs labelled data: pass batches=, pairs of inputs and targets "
             "(an iterator can be used up)"
         )
+
+
+def _labelled(loss: Loss, batch: Any, name: str, criterion: str) -> Minibatch:
+    """A pair of inputs and targets."""
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+    first = next(tensors_in(batch[0]), None) if is_pair else None
+    if first is None or next(tensors_in(batch[1]), None) is None:
+        raise CriterionError(
+            f"{criterion} needs labelled data: {name} is not a pair of tensors, inputs and targets"
+        )
+    inputs, targets = batch
+    positional, keyword = call_arguments(inputs)
+    return Minibatch(len(first), lambda model: loss(model(*positional, **keyword), targets))
+
+
+def _of_step(loss: BatchLoss, batch: Any) -> Callable[[nn.Module], Tensor]:
+    def energy(model: nn.Module) -> Tensor:
+        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)), _as_in_training(model):
+            return loss.step(model, batch)
+
+    return energy
+
+
+@contextmanager
+def _as_in_training(model: nn.Module) -> Iterator[None]:
+    """Training mode, in which networks return losses, say, but nothing normalises or drops."""
+    with in_mode(model, training=True):
+        for module in model.modules():
+            if isinstance(module, BatchNorm | Dropout):
+                module.eval()
+        yield
+
+
+def _scalar(loss: Callable[[nn.Module], Tensor], criterion: str) -> Callable[[nn.Module], Tensor]:
+    def energy(model: nn.Module) -> Tensor:
+        value = loss(model)
+        if value.dim():
+            raise CriterionError(
+                f"{criterion}: the loss must be the mean over a minibatch, a scalar, got shape "
+                f"{tuple(value.shape)}"
+            )
+        return value
+
+    return energy
 
 
 @contextmanager

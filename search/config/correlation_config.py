@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pruning.errors import ConfigError
 from search.config.data_config import DataConfig
@@ -14,9 +13,6 @@ from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig, folder_name
 from search.config.settings import Device, listed, option, require_defaults, same_option, settings
 from search.config.training_config import TrainingConfig
-
-if TYPE_CHECKING:
-    from pruning.criteria import Criterion
 
 ORACLE = "oracle"
 """What all criteria are held against."""
@@ -110,13 +106,6 @@ class CorrelationConfig:
         return dataclasses.replace(self, name=self.study_name, criterion=self.criteria)
 
 
-def criterion_of(name: str) -> Criterion:
-    """The criterion of a method that has one."""
-    make = METHODS[name].criterion
-    assert make is not None, name
-    return make({})
-
-
 def candidates() -> tuple[str, ...]:
     """Methods whose criterion can judge a plainly trained network, each criterion once.
 
@@ -126,6 +115,6 @@ def candidates() -> tuple[str, ...]:
     for method in METHODS.values():
         is_apart = method.uses_sigmoid or method.prunes_untrained or method.name == ORACLE
         if not is_apart and method.criterion is not None:
-            criterion = criterion_of(method.name)
+            criterion = method.judge()
             names.setdefault((type(criterion), repr(vars(criterion))), method.name)
     return tuple(names.values())

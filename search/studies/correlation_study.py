@@ -20,14 +20,22 @@ from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
 from mlflow_server import schema
-from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
+from pruning.criteria import (
+    BatchLoss,
+    Criterion,
+    FirstOrderCriterion,
+    Loss,
+    Obd,
+    Oracle,
+    score_together,
+)
 from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
-from search.config.correlation_config import ORACLE, CorrelationConfig, candidates, criterion_of
+from search.config.correlation_config import ORACLE, CorrelationConfig, candidates
 from search.config.methods import method
-from search.data.data import Data
+from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
@@ -37,6 +45,8 @@ from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_images
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
+from search.tasks.criterion_loss import criterion_loss
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
 from search.trials.artifacts import Finished, store
@@ -61,6 +71,7 @@ class _Subject:
     config: CorrelationConfig
     preflight: Preflight
     criteria: Mapping[str, Criterion]
+    loss: Loss | BatchLoss
     layers: tuple[str, ...]
     device: torch.device
 
@@ -158,7 +169,7 @@ class _Correlation(Study[CorrelationResults]):
         )
         scores, oracle = _scores(subject, model, batches, session)
         agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
-        num_images = sum(len(targets) for _, targets in batches)
+        num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         accuracy = outcome.validation_score
@@ -176,18 +187,31 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
     """Everything about the network that can be wrong is found out here."""
     builder = models.builder_for(config.model, data.sample)
     preflight = check(config.as_search(), builder, data.sample)
+    loss = criterion_loss(tasks.resolve(config.task))
     if config.criteria:
-        chosen = {name: criterion_of(name) for name in config.criteria}
-        return _Subject(config, preflight, chosen, preflight.groups, device)
+        chosen = {name: method(name).judge(loss) for name in config.criteria}
+        return _Subject(config, preflight, chosen, loss, preflight.groups, device)
     model, graph, search = preflight.builder(), preflight.graph, config.as_search()
-    usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
-    layers = judged_groups(search, model, graph, usable)
+    able = {
+        name: criterion
+        for name in candidates()
+        if (criterion := _judge(name, loss)) and judged_groups(search, model, graph, [name])
+    }
+    layers = judged_groups(search, model, graph, able)
     if not layers:
         raise CriterionError(
-            f"no layer of {config.model} can be judged by all of {', '.join(usable)}: choose some "
+            f"no layer of {config.model} can be judged by all of {', '.join(able)}: choose some "
             "with --criterion"
         )
-    return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
+    return _Subject(config, preflight, able, loss, layers, device)
+
+
+def _judge(name: str, loss: Loss | BatchLoss) -> Criterion | None:
+    """The criterion of a method; None for one that cannot judge by such a loss."""
+    try:
+        return method(name).judge(loss)
+    except CriterionError:
+        return None
 
 
 def _try_out(subject: _Subject, data: Data) -> None:
@@ -260,7 +284,7 @@ def _require_affordable(session: Session) -> None:
 def _scores(
     subject: _Subject,
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
@@ -276,7 +300,7 @@ def _scores(
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
         report("criteria", len(scores), len(criteria))
-    oracle = Oracle(on_unit=_each_second(functools.partial(report, "oracle")))
+    oracle = Oracle(subject.loss, on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
 
@@ -298,7 +322,7 @@ def _judged(
     chosen: Mapping[str, Criterion],
     model: nn.Module,
     graph: ChannelGraph,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
 ) -> Iterator[dict[str, dict[str, Tensor]]]:
     """Scores by method and group, as they come; first those that share one pass over the data."""
     together = {n: c for n, c in chosen.items() if isinstance(c, FirstOrderCriterion)}

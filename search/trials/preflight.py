@@ -24,6 +24,7 @@ from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
+from search.tasks.criterion_loss import criterion_loss
 from search.tasks.task import Task, called, words_for
 
 
@@ -121,7 +122,9 @@ def check(
         raise ModelError(
             f"{config.model} ends the process when it runs (SystemExit: {error})"
         ) from error
-    _check_output(config, model, sample, task or tasks.resolve(config.task))
+    learned = task or tasks.resolve(config.task)
+    _check_output(config, model, sample, learned)
+    _check_loss(config, learned)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -135,12 +138,23 @@ def check(
     return Preflight(builder, graph, groups, sample, budget, limits, base, floor)
 
 
+def _check_loss(config: SearchConfig, task: Task) -> None:
+    """CriterionError if a method cannot judge by the loss that the task has."""
+    for name in config.criteria:
+        if (chosen := method(name)).criterion is not None:
+            try:
+                chosen.judge(criterion_loss(task))
+            except CriterionError as error:
+                learned = type(task).__name__
+                raise CriterionError(f"{name} cannot judge by {learned}: {error}") from error
+
+
 def judged_groups(
     config: SearchConfig, model: nn.Module, graph: ChannelGraph, criteria: Iterable[str]
 ) -> tuple[str, ...]:
     """The groups that every one of these methods can judge and the search may prune."""
     covered = [
-        chosen.criterion({}).covers(chosen.prepared(model, 0), graph)
+        chosen.judge().covers(chosen.prepared(model, 0), graph)
         for chosen in map(method, criteria)
         if chosen.criterion is not None
     ]

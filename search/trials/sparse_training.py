@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
 from pruning.cost import Budget
-from pruning.criteria import Batches
+from pruning.criteria import Batches, BatchLoss, Loss
 from pruning.errors import UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.copies import moved
@@ -75,6 +75,7 @@ class SparseNetwork:
     """A network under a proposal: what is trained, its penalty, and its pruned form.
 
     base: with first weights; it may be used up.
+    loss: what criteria that need one judge by.
     model: what is to be trained in its place, on `device`.
     """
 
@@ -87,8 +88,10 @@ class SparseNetwork:
         *,
         seed: int,
         device: torch.device,
+        loss: Loss | BatchLoss,
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight
+        self._loss = loss
         self._method = method(proposal.criterion)
         self._example_input = moved(preflight.example_input, device)
         self.model = self._method.prepared(base, seed).to(device)
@@ -174,11 +177,9 @@ class SparseNetwork:
         self, model: nn.Module, graph: ChannelGraph, groups: Collection[str], batches: Batches
     ) -> dict[str, Tensor]:
         """Of these groups; gates may have left none."""
-        criterion = self._method.criterion
-        assert criterion is not None, self._method
         if not groups:
             return {}
-        scores = criterion(self._proposal.settings_of_criterion).score(model, graph, batches)
+        scores = self._method.judge(self._loss).score(model, graph, batches)
         return {name: scores[name] for name in groups}
 
     def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
