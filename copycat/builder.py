@@ -6,15 +6,21 @@ import importlib
 import operator
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 
+import torch
 from torch import nn
 
 from pruning.errors import ModelError
 from pruning.networks.wrappers import unwrapped
+
+_EXTRAS = {"timm": "timm"}
+"""The extra that brings a package which is not installed with Espalier."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Builder:
             except ModelError:
                 raise
             except (Exception, SystemExit) as error:
-                raise ModelError(f"{self.target} failed: {_reason(error)}") from error
+                where = f" ({place})" if (place := _place(error)) else ""
+                raise ModelError(f"{self.target} failed: {_reason(error)}{where}") from error
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
@@ -84,11 +91,27 @@ def _import(module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
+        package = module_name.partition(".")[0]
+        if package in _EXTRAS and isinstance(error, ModuleNotFoundError):
+            raise not_installed(package) from error
         raise ModelError(f"cannot import {module_name!r}: {_reason(error)}") from error
+
+
+def not_installed(package: str) -> ModelError:
+    """The error for a package that one of Espalier's extras brings."""
+    return ModelError(f"{package} is not installed: pip install 'espalier[{_EXTRAS[package]}]'")
 
 
 def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _place(error: BaseException) -> str:
+    """The line behind a call of ours that raised, the innermost outside torch; empty for none."""
+    torch_folder = Path(torch.__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if torch_folder not in Path(frame.filename).parents]
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
 
 @contextmanager

@@ -162,6 +162,21 @@ class WidthProfile:
             except PlanError as error:
                 raise ProfileError(f"the profile does not fit the network: {error}") from error
 
+    def permitted(self, graph: ChannelGraph) -> WidthProfile:
+        """The same with the least width that `graph` permits where one is below that.
+
+        Such are groups that keep more than they need; see pruning.Restrictions. Raises
+        ProfileError for a profile that does not fit the graph even so.
+        """
+        known = {group.name: group for group in graph.groups}
+        widths = {
+            name: max(width, known[name].least_width) if name in known else width
+            for name, width in self.widths.items()
+        }
+        profile = WidthProfile(widths, self.removed)
+        profile.check(graph)
+        return profile
+
     def fits(self, graph: ChannelGraph) -> bool:
         """Whether the network of `graph` can be built at these widths."""
         try:

@@ -72,6 +72,7 @@ METRIC_SPARSITY = "sparsity"
 METRIC_SCORE_BEFORE_PRUNING = "score_before_pruning"
 METRIC_SCORE_AFTER_PRUNING = "score_after_pruning"
 METRIC_SCORE_AFTER_FINE_TUNING = "score_after_fine_tuning"
+METRIC_SCORE_AGAINST_BASE = "score_against_base"
 METRIC_FRONT_SIZE = "front_size"
 METRIC_HYPERVOLUME = "hypervolume"
 METRIC_COMPUTE = "compute"
@@ -91,6 +92,7 @@ MLFLOW_RUN_NAME = "mlflow.runName"
 MLFLOW_RUN_COLOUR = "mlflow.runColor"
 
 COLOURS = {
+    "base": "#8f5bd6",
     "fine-tuned": "#d55e00",
     "from-scratch": "#0072b2",
     "copycat": "#cc79a7",
@@ -99,7 +101,9 @@ COLOURS = {
     "random": "#999999",
     "bottleneck": "#009e73",
 }
-"""Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all."""
+"""Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all.
+
+That of the base network, which a mark of its own tells apart, is seen on black and on white."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,13 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),
     Field(METRIC_VALIDATION_SCORE, "metric", "real", _FRACTION, "final, on the validation split"),
     Field(METRIC_TEST_SCORE, "metric", "real", _FRACTION, "measured once, on the test set"),
+    Field(
+        METRIC_SCORE_AGAINST_BASE,
+        "metric",
+        "real",
+        "fraction −1–1",
+        "test_score minus that of the base network",
+    ),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
     Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),

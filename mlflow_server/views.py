@@ -37,7 +37,9 @@ _NAMES = {
 _COLUMNS = (
     f"metrics.`{schema.METRIC_VALIDATION_SCORE}`",
     f"metrics.`{schema.METRIC_TEST_SCORE}`",
+    f"metrics.`{schema.METRIC_SCORE_AGAINST_BASE}`",
     f"metrics.`{schema.METRIC_FLOPS}`",
+    f"metrics.`{schema.METRIC_FLOPS_SHARE}`",
     f"metrics.`{schema.METRIC_NUM_PARAMS}`",
     f"tags.`{schema.TAG_ON_FRONT}`",
 )

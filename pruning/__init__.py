@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pruning.one_shot import prune
     from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
+    from pruning.restrictions import Restrictions
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
     from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
@@ -51,6 +52,7 @@ _HOMES = {
     "IterativePruner": "pruning.iterative",
     "KeepPlan": "pruning.selection",
     "Pace": "pruning.iterative",
+    "Restrictions": "pruning.restrictions",
     "ResidualBlock": "pruning.structure_removal.residual_blocks",
     "ScalingFactors": "pruning.scaling_factors.scaling_factors",
     "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
@@ -90,6 +92,7 @@ __all__ = [
     "KeepPlan",
     "Pace",
     "ResidualBlock",
+    "Restrictions",
     "ScalingFactors",
     "SigmoidBatchNorm1d",
     "SigmoidBatchNorm2d",

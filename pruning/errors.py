@@ -23,6 +23,13 @@ Each message says what was expected, what was got and what to do. The command li
 as one line and exits with status 2.
 """
 
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
 
 class EspalierError(Exception):
     """Base of every error meant for people."""
@@ -95,6 +102,25 @@ def first_line(error: BaseException) -> str:
     """What an exception says, in one line: its name if it says nothing."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+
+def reason_with_place(error: BaseException) -> str:
+    """What people's own code raised, and where: "ValueError: no such file (data.py, line 3)"."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return reason
+    here = Path(__file__).parents[1]
+    ours = [here / name for name in ("pruning", "copycat", "mlflow_server", "search")]
+    installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    outside = [frame for frame in frames if not _is_within(frame.filename, installed)]
+    own = [frame for frame in outside if not _is_within(frame.filename, ours)]
+    place = (own or outside or frames)[-1]
+    return f"{reason} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def _is_within(file: str, folders: Iterable[Path]) -> bool:
+    return file.startswith("<frozen ") or any(map(Path(file).is_relative_to, folders))
 
 
 class StoppedEarlyError(EspalierError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+import glob
+from collections.abc import Iterable, Mapping
 from typing import TypedDict, Unpack
 
 from torch import nn
@@ -13,7 +12,6 @@ from pruning.cost import Budget, ExampleInput
 from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.magnitude import WeightMagnitude
 from pruning.errors import ConfigError
-from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
 from pruning.selection import FilterShare, Scope, select
 from pruning.surgery import remove_channels
@@ -37,6 +35,7 @@ def prune(
     criterion: Criterion | None = None,
     batches: Batches = (),
     ignore: Iterable[str | nn.Module] = (),
+    max_removed: Mapping[str, float] | None = None,
     exact: bool = True,
     **rules: Unpack[SelectionRules],
 ) -> nn.Module:
@@ -46,9 +45,12 @@ def prune(
     target: a budget, as text such as "flops=50%" or "flops=30M params=300k", whose shares refer to
         `model`; or a share of the filters.
     criterion: judges the channels; by default WeightMagnitude(2), which needs no data.
-    batches: minibatches for criteria that need data: pairs of inputs and targets.
+    batches: minibatches for criteria that need data: pairs of inputs, as the network is called
+        with, and targets, as the criterion's loss takes them.
     ignore: layers, or patterns of their names such as "layer4.*" or "*.downsample.*": what they
-        produce, or hold a parameter along, keeps all its channels.
+        produce, read, or otherwise hold a parameter along keeps all its channels.
+    max_removed: of layers by such patterns the largest share that goes of what they produce:
+        {"layer3.*": 0.5}.
     exact: as for `trace`.  rules: min_channels, divisor, scope and residual, as for `select`.
 
     The result is to be fine-tuned; `carry_over` lets an optimizer go on where removal happens in
@@ -57,38 +59,20 @@ def prune(
     """
     model = unwrapped(model)
     graph = trace(model, example_input, exact=exact)
-    whole = set(_groups_of(graph, _names(model, ignore)))
+    patterns = [_pattern(model, wanted) for wanted in ignore]
     scores = (criterion or WeightMagnitude(2)).score(model, graph, batches)
-    plan = select(
-        {name: values for name, values in scores.items() if name not in whole},
-        graph,
-        Budget.parse(*target.split()) if isinstance(target, str) else target,
-        **rules,
-    )
+    budget = Budget.parse(*target.split()) if isinstance(target, str) else target
+    plan = select(scores, graph, budget, ignore=patterns, max_removed=max_removed, **rules)
     return remove_channels(model, graph, plan)
 
 
-def _names(model: nn.Module, ignore: Iterable[str | nn.Module]) -> Iterator[str]:
-    """The names of the layers that are meant, and of all inside them."""
-    names = {name: module for name, module in model.named_modules() if name}
-    for wanted in ignore:
-        if isinstance(wanted, nn.Module):
-            matches = [name for name, module in names.items() if module is wanted]
-            words = f"a {type(wanted).__name__}"
-        else:
-            matches = [name for name in names if fnmatchcase(name, wanted)]
-            words = repr(wanted)
-        if not matches:
-            close = difflib.get_close_matches(str(wanted), names, n=3)
-            hint = f": did you mean {', '.join(close)}?" if close else ""
-            raise ConfigError(f"ignore names {words}, which is no layer of the network{hint}")
-        for name in matches:
-            yield from (other for other in names if f"{other}.".startswith(f"{name}."))
-
-
-def _groups_of(graph: ChannelGraph, names: Iterable[str]) -> Iterator[str]:
-    """The groups whose channels these layers produce or hold a parameter along."""
-    ignored = set(names)
-    for group in graph.groups:
-        if not ignored.isdisjoint((*group.producers, *group.layers)):
-            yield group.name
+def _pattern(model: nn.Module, wanted: str | nn.Module) -> str:
+    """The pattern that is meant; of a module the one that fits its name alone."""
+    if isinstance(wanted, str):
+        return wanted
+    for name, module in model.named_modules():
+        if module is wanted and name:
+            return str(glob.escape(name))
+    raise ConfigError(
+        f"ignore names a {type(wanted).__name__}, which is no layer of the network", field="ignore"
+    )

@@ -20,6 +20,7 @@ from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
 from pruning.ranking import MIN_CHANNELS, Rules, Scope, Step, removal_steps
+from pruning.restrictions import Restrictions
 
 __all__ = [
     "MIN_CHANNELS",
@@ -127,6 +128,8 @@ def select(
     divisor: int = 1,
     scope: Scope = "global",
     residual: bool = True,
+    ignore: Iterable[str] = (),
+    max_removed: Mapping[str, float] | None = None,
 ) -> KeepPlan:
     """Removes the lowest scores until the target is met, and no further.
 
@@ -145,11 +148,19 @@ def select(
     residual: whether residual streams are pruned. RNI (§5.1) and Crowley et al. (Fig. 2)
         leave them whole, the Taylor paper (§4.2) prunes them. If not, nobody looks at their
         scores.
+    ignore, max_removed: what stays whole and what loses no more than a share, by patterns of the
+        names of layers, such as ["layer4.*"] and {"layer3.*": 0.5}; see `Restrictions`.
 
-    Raises PlanError for scores or rules that do not fit the graph, and UnreachableBudgetError,
+    Raises ConfigError for a pattern that fits no layer, PlanError for scores or rules that do not
+    fit the graph, and UnreachableBudgetError,
     naming the nearest reachable cost or share, if the floors of all scored groups forbid the
     target (a share in "uniform" scope is always met as far as they allow).
     """
+    restrictions = Restrictions(tuple(ignore), max_removed or {})
+    restrictions.check(graph)
+    whole = graph
+    graph = restrictions.of(graph)
+    scores = {n: s for n, s in scores.items() if graph.group(n).pinned == whole.group(n).pinned}
     rules = Rules(min_channels, divisor, scope, residual)
     steps = removal_steps(scores, graph, rules)
     groups = rules.prunable(graph, scores)

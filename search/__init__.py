@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from search.config.data_config import DataConfig
     from search.config.search_config import SearchConfig
     from search.config.training_config import TrainingConfig
+    from search.data.own.data_splits import DataSplits
     from search.studies.search_study import SearchResult, run
     from search.tasks.score import Score
     from search.tasks.task import Task
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Client": "search.client",
     "DataConfig": "search.config.data_config",
+    "DataSplits": "search.data.own.data_splits",
     "SearchConfig": "search.config.search_config",
     "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "Client",
     "DataConfig",
+    "DataSplits",
     "Score",
     "SearchConfig",
     "SearchResult",

@@ -109,6 +109,7 @@ ROOMS = {
             "fvcore_count",
             "graph",
             "ranking",
+            "restrictions",
             "selection",
         ),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),

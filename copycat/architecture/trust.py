@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import get_type_hints
@@ -11,11 +12,14 @@ from torch import nn
 from copycat.builder import Builder
 from pruning.errors import ArchitectureError
 
-TRUSTED_BUILDERS = ("search.models", "torchvision.models")
+TRUSTED_BUILDERS = ("search.models", "torchvision.models", "timm.models")
 """Modules whose callables may build a network without the caller naming them."""
 
-_DOWNLOADING = ("weights", "pretrained")
-"""How torchvision's arguments begin that name weights to be downloaded and unpickled."""
+_DOWNLOADING = {
+    "torchvision": ("weights", "pretrained"),
+    "timm": ("pretrained", "checkpoint", "cache_dir"),
+}
+"""By package, how arguments begin that name weights to be downloaded, or files to be unpickled."""
 
 
 def check_trust(path: object, builder: Builder | None, trust: Sequence[str]) -> Builder:
@@ -49,19 +53,23 @@ def check_trust(path: object, builder: Builder | None, trust: Sequence[str]) -> 
     home = str(getattr(function, "__module__", None))
     check(home)
     is_helper = is_within(home, TRUSTED_BUILDERS) and _is_private(home)
-    if is_helper or not (is_within(home, trust) or _returns_network(function)):
+    if is_helper or not (is_within(home, trust) or _makes_network(builder, function)):
         raise ArchitectureError(f"{path} is built by {builder.target!r}, which makes no networks")
     check_no_download(path, builder)
     return builder
 
 
 def check_no_download(path: object, builder: Builder) -> None:
-    """ArchitectureError if `builder` is torchvision's and asks for weights to be downloaded."""
-    if not any(is_within(module, ("torchvision",)) for module in builder.modules):
-        return
-    effective = _defaults(builder.function()) | dict(builder.arguments)
+    """ArchitectureError if `builder` is a library's and asks for weights to be downloaded."""
+    beginnings = tuple(
+        beginning
+        for package, beginnings in _DOWNLOADING.items()
+        if any(is_within(module, (package,)) for module in builder.modules)
+        for beginning in beginnings
+    )
+    effective = _defaults(builder.function()) | dict(builder.arguments) if beginnings else {}
     for name, value in effective.items():
-        if name.startswith(_DOWNLOADING) and value is not None and value is not False:
+        if name.startswith(beginnings) and value is not None and value is not False:
             raise ArchitectureError(
                 f"{path} is built by {builder.target!r} with {name}={value!r}, which would "
                 f"download weights: pass {name}=None, the weights are in the folder"
@@ -77,7 +85,11 @@ def _is_private(module: str) -> bool:
     return any(part.startswith("_") for part in module.split("."))
 
 
-def _returns_network(function: Callable[..., object]) -> bool:
+def _makes_network(builder: Builder, function: Callable[..., object]) -> bool:
+    """Whether the callable says that it returns a network, or timm lists it among its networks."""
+    if builder.module == "timm.models":
+        listed: bool = importlib.import_module("timm").is_model(builder.target.partition(":")[2])
+        return listed
     try:
         returned = get_type_hints(function).get("return")
     except (NameError, TypeError):  # it says something that nobody can read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from copycat.recipes import Recipe, recorded
 from copycat.width_profile import WidthProfile
 from pruning.cost import ExampleInput
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.restrictions import Restrictions
 from pruning.tracing import whole_trace
 
 
@@ -22,20 +23,32 @@ from pruning.tracing import whole_trace
 class BaseNetwork:
     """A network that others are derived from.
 
-    builder: makes it.  graph: its trace.
+    builder: makes it.  graph: its trace, under its restrictions.
+    restrictions: what keeps its channels in all that are derived.
     """
 
     builder: Builder
     graph: ChannelGraph
     example_input: ExampleInput
+    restrictions: Restrictions = field(default_factory=Restrictions)
 
     @classmethod
     def of(
-        cls, builder: Builder, example_input: ExampleInput, *, exact: bool = True
+        cls,
+        builder: Builder,
+        example_input: ExampleInput,
+        *,
+        exact: bool = True,
+        restrictions: Restrictions | None = None,
     ) -> BaseNetwork:
-        """Build the network once and trace it; `exact` as for `trace`."""
-        made = _fresh(builder)
-        base = cls(builder, whole_trace(made[0], example_input, exact=exact), example_input)
+        """Build the network once and trace it; `exact` as for `trace`.
+
+        Raises ConfigError for a restriction that fits no layer.
+        """
+        made, restrictions = _fresh(builder), restrictions or Restrictions()
+        graph = whole_trace(made[0], example_input, exact=exact)
+        restrictions.check(graph)
+        base = cls(builder, restrictions.of(graph), example_input, restrictions)
         base.__dict__["made"] = made
         return base
 
@@ -49,7 +62,8 @@ class BaseNetwork:
         if not profile.removed:
             return self.graph
         left = without_removed(self.made[0], profile, self.example_input)
-        return whole_trace(left, self.example_input, exact=self.graph.exact)
+        graph = whole_trace(left, self.example_input, exact=self.graph.exact)
+        return self.restrictions.of(graph, self.graph)
 
     def build(self, shape: Shape, seed: int = 0) -> nn.Module:
         """The network of this shape with fresh weights drawn from `seed`.

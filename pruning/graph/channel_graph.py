@@ -56,6 +56,11 @@ class ChannelGroup:
         """The fewest units that hold `min_channels`, or all, and that the network works with."""
         return max(self.min_units, min(self.num_units, -(-min_channels // self.unit)))
 
+    @property
+    def least_width(self) -> int:
+        """The fewest channels that the group may have: all of one that is pinned."""
+        return self.width if self.pinned is not None else self.min_units * self.unit
+
     def check_floor(self, width: int) -> None:
         """Raise PlanError for fewer channels than the network works with."""
         if width < (least := self.min_units * self.unit):
@@ -249,6 +254,7 @@ class ChannelGraph:
             "width": group.width,
             "unit": group.unit,
             "min_width": group.min_units * group.unit,
+            "why_no_fewer": group.why_no_fewer if group.min_units > 1 else None,
             "layers": list(group.layers),
             f"{counted}_share": 1 - without.of(counted) / max(1, base.of(counted)),
             "params_share": 1 - without.params / max(1, base.params),
@@ -266,7 +272,7 @@ class ChannelGraph:
         for group in content["groups"]:
             status = "residual stream" if group["residual"] else "yes"
             if group["min_width"] > group["unit"]:
-                status += f", at least {group['min_width']} channels"
+                status += f", at least {group['min_width']} channels: {group['why_no_fewer']}"
             if group["inexact"]:
                 status += f", inexactly: {group['inexact']}"
             rows.append(

@@ -19,6 +19,7 @@ from pruning.cost import ExampleInput
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates, consumed_groups
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
+from pruning.restrictions import Restrictions
 from pruning.scaling_factors.gated_structures import GatedStructures, first_logits
 from pruning.selection import KeepPlan
 from pruning.structure_removal.structures import Structure
@@ -33,6 +34,7 @@ class FilterGates(nn.Module):
     gated: the network; the 1×1 convolutions of its added shortcuts are gated where they read.
     residual: whether channels along residual streams are gated.
     exact: as for `trace`.
+    restrictions: of the network; its channels that may not go have no gates.
 
     Channels of activations that meet each other (queries and keys) are left alone: no weight
     reads them that a gate could be folded into.
@@ -48,10 +50,12 @@ class FilterGates(nn.Module):
         *,
         residual: bool,
         exact: bool = True,
+        restrictions: Restrictions | None = None,
     ) -> None:
         super().__init__()
+        inside = (restrictions or Restrictions()).inside(_MODEL.rstrip("."))
         with gated.listening():
-            graph = trace(gated, example_input, exact=exact)
+            graph = inside.of(trace(gated, example_input, exact=exact))
         meeting = {number for product in graph.products for number in product.groups.tolist()}
         names = [
             group.name

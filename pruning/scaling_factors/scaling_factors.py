@@ -24,6 +24,7 @@ from pruning.errors import ConfigError, CriterionError, PlanError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
 from pruning.regularizers.penalties import Penalty, l1
+from pruning.restrictions import Restrictions
 from pruning.scaling_factors.filter_gates import FilterGates
 from pruning.scaling_factors.gated_structures import GatedStructures, first_logits
 from pruning.selection import MIN_CHANNELS, KeepPlan, unreachable
@@ -73,6 +74,7 @@ class ScalingFactors(nn.Module):
     residual: whether filter gates reach channels along residual streams.
     exact: whether filter gates reach only channels whose removal leaves the others their values;
         see `trace`.
+    restrictions: what keeps its channels, and has no gates or goes no further.
     seed: of the gates' first values, uniform in (0, 1) (§5.1) and clipped to [0.05, 0.95], and
         of the 1×1 convolutions of added shortcuts.
 
@@ -88,11 +90,14 @@ class ScalingFactors(nn.Module):
         *,
         residual: bool = True,
         exact: bool = True,
+        restrictions: Restrictions | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         model, chosen = unwrapped(model), _checked(granularities)
-        gateable = find(model, example_input, [kind for kind in KINDS if kind in chosen])
+        restrictions = restrictions or Restrictions()
+        wanted = [kind for kind in KINDS if kind in chosen]
+        gateable = find(model, example_input, wanted, restrictions)
         for kind in (kind for kind in KINDS if kind in chosen):
             if not any(structure.kind == kind for structure in gateable):
                 raise _nothing_to_gate(model, kind)
@@ -102,7 +107,12 @@ class ScalingFactors(nn.Module):
         self.filters: FilterGates | None = None
         if "filter" in chosen:
             self.filters = FilterGates(
-                self.gated, example_input, generator, residual=residual, exact=exact
+                self.gated,
+                example_input,
+                generator,
+                residual=residual,
+                exact=exact,
+                restrictions=restrictions,
             )
         self._example_input, self._exact = example_input, exact
         self._graphs: dict[frozenset[Structure], ChannelGraph] = {}

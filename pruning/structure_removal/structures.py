@@ -22,6 +22,7 @@ from pruning.errors import PlanError, TraceError, first_line
 from pruning.networks.copies import deep_copy
 from pruning.networks.torch_interior import Convolution, tree_leaves, tree_map_only
 from pruning.networks.wrappers import unwrapped
+from pruning.restrictions import Restrictions
 from pruning.structure_removal.residual_blocks import joins_paths, residual_blocks, without_branch
 from pruning.structure_removal.shortcuts import Shortcut, around_block, around_layer
 
@@ -47,7 +48,10 @@ Removable = Mapping[Structure, Shortcut | None]
 
 
 def structures(
-    model: nn.Module, example_input: ExampleInput, kinds: Iterable[Kind] = KINDS
+    model: nn.Module,
+    example_input: ExampleInput,
+    kinds: Iterable[Kind] = KINDS,
+    restrictions: Restrictions | None = None,
 ) -> tuple[Structure, ...]:
     """Everything that can be removed from `model`: layers, branches, blocks, each in order.
 
@@ -56,15 +60,19 @@ def structures(
     branch: of a block without obstacle (see `residual_blocks`).
     block: an outermost module whose own forward adds or concatenates paths from its input,
         a tensor N×C×…, to an output of this form.
+    restrictions: what they fit may not go, nor what holds it.
 
     The network runs on the example input; TraceError if it cannot. What its code needs, by
     reading the attributes of a layer for instance, is not among the structures.
     """
-    return tuple(find(model, example_input, kinds))
+    return tuple(find(model, example_input, kinds, restrictions))
 
 
 def find(
-    model: nn.Module, example_input: ExampleInput, kinds: Iterable[Kind] = KINDS
+    model: nn.Module,
+    example_input: ExampleInput,
+    kinds: Iterable[Kind] = KINDS,
+    restrictions: Restrictions | None = None,
 ) -> dict[Structure, Shortcut | None]:
     """`structures` with the shortcuts that they need."""
     wanted = set(kinds)
@@ -84,7 +92,10 @@ def find(
         }
     if "block" in wanted:
         removable |= _working(model, inputs, _blocks(model, runs))
-    return removable
+    if restrictions is None:
+        return removable
+    modules = [name for name, _ in model.named_modules()]
+    return {s: v for s, v in removable.items() if not restrictions.spares(s.name, modules)}
 
 
 def remove_structures(

@@ -24,11 +24,12 @@ from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from copycat import architecture
+    from search.data import trusted_code
     from search.results import report
     from search.studies import family_ladder, family_study
 else:
-    architecture, report, family_ladder, family_study = lazy_modules(
-        *("copycat.architecture", "search.results.report"),
+    architecture, trusted_code, report, family_ladder, family_study = lazy_modules(
+        *("copycat.architecture", "search.data.trusted_code", "search.results.report"),
         *("search.studies.family_ladder", "search.studies.family_study"),
     )
 
@@ -93,16 +94,20 @@ def _opened(
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
     folder = family_ladder.architecture_folder(source, content.get("runs", FamilyConfig.runs))
-    if folder is not None and (name := architecture.read(folder).provenance.get("data")):
+    is_stored = folder is not None and "source" not in content.get("data", {})
+    if is_stored and (name := architecture.read(folder).provenance.get("data")):
         content["data"] = {"source": name, **content.get("data", {})}
     config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
+    if is_stored:  # what a folder names may be anybody's code
+        trusted_code.require_trusted_data(config.data, config.trust, folder)
     if folder is not None:
         refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
         if not train:
             return config, family_ladder.stored_subject(config, folder), None
     elif shape is not None and not train:
         names = tuple(map(str, range(classes)))
-        return config, family_ladder.profile_subject(config, image_shape(shape), names), None
+        sample = family_ladder.image_sample(image_shape(shape), names)
+        return config, family_ladder.profile_subject(config, sample), None
     else:
         refuse_without_effect(("shape", "classes"), "beside the images of --data")
     return config, *family_study.opened(config, console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,7 +38,7 @@ else:
 @click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-@some_options(SearchConfig, ("count_attention", "exact"))
+@some_options(SearchConfig, ("model_arg", "count_attention", "ignore", "max_removed", "exact"))
 @RUNS
 def inspect(
     network: str,
@@ -50,27 +50,29 @@ def inspect(
     trust: tuple[str, ...],
     as_json: bool,
     count_attention: bool | None,
-    exact: bool | None,
     runs: str,
+    **flags: Any,
 ) -> None:
     """Show the channel groups of MODEL: what can be pruned, what it costs, and why not.
 
     Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each.
     """
-    exact = SearchConfig.exact if exact is None else exact
+    settings = {name: value for name, value in flags.items() if value is not None}
     counts = {"as_json": as_json, "count_attention": bool(count_attention)}
     if profile is not None:
-        config = FamilyConfig(profile, model=network, exact=exact)
+        config = FamilyConfig(profile, model=network, **settings)
         names = tuple(map(str, range(classes)))
-        _show(family_ladder.profile_subject(config, _sizes(shape), names), png, **counts)
+        sample = family_ladder.image_sample(_sizes(shape), names)
+        _show(family_ladder.profile_subject(config, sample), png, **counts)
     elif (folder := family_ladder.architecture_folder(network, runs)) is not None:
-        refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
-        config = FamilyConfig(network, runs=runs, trust=trust, exact=exact)
+        without = ("shape", "classes", "model_arg", "ignore", "max_removed")
+        refuse_without_effect(without, "on a stored network, which has its own")
+        config = FamilyConfig(network, runs=runs, trust=trust, **settings)
         _show(family_ladder.stored_subject(config, folder), png, **counts)
     elif png is not None:
         raise ConfigError("--png draws what is kept: name an architecture, or give --profile")
     else:
-        _describe(network, _sizes(shape), classes, exact=exact, **counts)
+        _describe(SearchConfig(model=network, **settings), _sizes(shape), classes, **counts)
 
 
 def _show(
@@ -99,17 +101,19 @@ def _show(
 
 
 def _describe(
-    model: str,
+    config: SearchConfig,
     sizes: tuple[int, int, int],
     classes: int,
     *,
-    exact: bool,
     as_json: bool,
     count_attention: bool,
 ) -> None:
     """What of a whole network can be pruned."""
-    network = models.resolve(model, num_classes=classes, in_channels=sizes[0])()
-    graph = tracing.trace(network, torch.zeros(1, *sizes), exact=exact)
+    own = config.model_arguments
+    builder = models.resolve(config.model, num_classes=classes, in_channels=sizes[0], own=own)
+    graph = tracing.trace(builder(), torch.zeros(1, *sizes), exact=config.exact)
+    config.restrictions.check(graph)
+    graph = config.restrictions.of(graph)
     if as_json:
         click.echo(json.dumps(graph.summary(count_attention=count_attention), indent=2))
     else:

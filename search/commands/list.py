@@ -41,7 +41,7 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(entries: Sequence[SearchEntry]) -> Table:
-    numbers = ("trials", "networks", "best", "FLOPs")
+    numbers = ("trials", "networks", "base", "best", "FLOPs")
     table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
     for entry in entries:
         table.add_row(
@@ -50,6 +50,7 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
             str(entry.num_networks) if entry.progress else "–",
+            f"{entry.base['validation_score']:.1%}" if entry.base else "–",
             f"{entry.best['validation_score']:.1%}" if entry.best else "–",
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),

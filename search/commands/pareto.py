@@ -10,12 +10,15 @@ from rich.console import Console
 from pruning.cost import Budget
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS
+from search.commands.result_summary import print_recommendations
 from search.commands.server_or_folder import location_of
 
 if TYPE_CHECKING:
-    from search.results import report
+    from search.results import recommendation, report, verdict
 else:
-    (report,) = lazy_modules("search.results.report")
+    recommendation, report, verdict = lazy_modules(
+        *("search.results.recommendation", "search.results.report", "search.results.verdict"),
+    )
 
 
 @click.command()
@@ -36,5 +39,16 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
         click.echo(report.to_csv(rows), nl=False)
     else:
         console = Console(highlight=False)
+        print_recommendations(results, _recommended(results, limit), console)
+        console.print()
         console.print(report.front_table(results, front))
         console.print(report.flops_note(results.base), style="dim", markup=False)
+
+
+def _recommended(
+    results: report.Results, limit: Budget | None
+) -> tuple[recommendation.Recommendation, ...]:
+    """What to take within the budgets of the search, or within the one that is asked about."""
+    if limit is None:
+        return results.recommendations
+    return results.recommended(verdict.contests(results.everything, [(str(limit), limit)]))

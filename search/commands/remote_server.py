@@ -68,7 +68,7 @@ class RemoteServer(SearchLocation):
         return _ServedNetwork(self, name)
 
     def next_steps(self, name: str, results: Results) -> str:
-        key = results.front[0].key
+        key = results.first_choice
         mlflow_url = self._mlflow_url()
         compare = f"  compare in MLflow    {mlflow_url}\n" if mlflow_url else ""
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,29 +11,40 @@ from rich.console import Console
 from pruning.lazy_imports import lazy_modules
 
 if TYPE_CHECKING:
-    from search.results import correlation_report, family_results, report
+    from search.results import correlation_report, family_results, recommendation, report
 else:
-    correlation_report, family_results, report = lazy_modules(
+    correlation_report, family_results, recommendation, report = lazy_modules(
         *("search.results.correlation_report", "search.results.family_results"),
-        "search.results.report",
+        *("search.results.recommendation", "search.results.report"),
     )
 
 
 def print_results(results: report.Results, next_steps: str, console: Console) -> None:
-    """Front, contests, verdict, what went wrong, and what can be done with it."""
+    """What to take, then front, contests, how they compare, what went wrong, what comes next."""
+    console.print()
+    print_recommendations(results, results.recommendations, console)
     console.print(f"\nPareto front within {results.budget}", style="bold")
     console.print(report.front_table(results))
     console.print(report.flops_note(results.base), style="dim", markup=False)
     console.print("\nThe best of each kind within each budget", style="bold")
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")
-    console.print("\nVerdict", style="bold")
-    console.print(results.verdict, markup=False)
+    console.print("\nHow they compare", style="bold")
+    console.print("\n".join(results.comparisons), markup=False)
     for note in results.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
     for job, reason in results.failures.items():
         console.print(f"{job}: {reason}", style="yellow", markup=False)
     console.print(next_steps, markup=False, soft_wrap=True)
+
+
+def print_recommendations(
+    results: report.Results, shown: Sequence[recommendation.Recommendation], console: Console
+) -> None:
+    """What to take within each budget, and what that rests on."""
+    for entry in shown:
+        console.print(entry.text, style="bold" if entry.chosen else "yellow", markup=False)
+    console.print(recommendation.note(results.num_test), style="dim", markup=False)
 
 
 def print_family(study: family_results.FamilyStudy, folder: Path, console: Console) -> None:

@@ -25,12 +25,14 @@ from search.storage.layout import SETTINGS_FILES, StudyKind, study_kind
 
 if TYPE_CHECKING:
     from search import models
+    from search.data import trusted_code
     from search.results import report
     from search.studies import correlation_study, family_study
     from search.tasks import registry as tasks
 else:
-    models, tasks, report, correlation_study, family_study = lazy_modules(
-        *("search.models", "search.tasks.registry", "search.results.report"),
+    models, trusted_code, tasks, report, correlation_study, family_study = lazy_modules(
+        *("search.models", "search.data.trusted_code", "search.tasks.registry"),
+        "search.results.report",
         *("search.studies.correlation_study", "search.studies.family_study"),
     )
 
@@ -92,8 +94,8 @@ def stored_settings(
 ) -> Any:
     """The settings of a study, with flags over them; SearchStateError if there is none.
 
-    Raises ModelError if they name a network or task of anybody's own that is not trusted: a
-    folder may come from elsewhere.
+    Raises ModelError or DataError if they name a network, data or a task of anybody's own that
+    are not trusted: a folder may come from elsewhere.
     """
     folder = search_folder(name, runs)
     file = folder / SETTINGS_FILES[kind]
@@ -108,6 +110,7 @@ def stored_settings(
     config = from_mapping(_SETTINGS[kind], overridden(content, flags), str(file))
     if config.model:
         models.require_trusted(config.model, trust, file)
+    trusted_code.require_trusted_data(config.data, trust, file)
     tasks.require_trusted(config.task, trust, file)
     # A folder may have been moved since.
     moved: dict[str, Any] = {"name": folder.name, "runs": str(folder.parent)}

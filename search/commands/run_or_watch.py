@@ -36,8 +36,8 @@ def run_here(config: SearchConfig) -> None:
     Ctrl-C ends with status 130; the same command goes on.
     """
     console = Console(highlight=False)
-    modules = models.own_module(config.model), tasks.own_module(config.task)
-    trust = tuple(dict.fromkeys(module for module in modules if module))
+    own = models.own_module(config.model), config.data.own_module, tasks.own_module(config.task)
+    trust = tuple(dict.fromkeys(module for module in own if module))
     location, name = RunsFolder(config.runs, trust), str(config.directory)
     with stoppable(location, name):
         results = search_study.run(config, console=console).results

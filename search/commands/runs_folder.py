@@ -185,7 +185,7 @@ class RunsFolder(SearchLocation):
             f"  compare in MLflow    {self.command(name, 'ui')}\n"
             f"  read the report      {folder / 'report.html'}\n"
             f"  list the front       {self.command(name, 'pareto')}\n"
-            f"  take one with you    {self._export_command(name, results.front[0].key)}"
+            f"  take one with you    {self._export_command(name, results.first_choice)}"
         )
 
     def _export_command(self, name: str, key: str) -> str:

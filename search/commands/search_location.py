@@ -60,9 +60,15 @@ class SearchEntry:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The most accurate network so far: key, flops, validation_score …"""
+        """The most accurate network so far, not the base: key, flops, validation_score …"""
         best: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
         return best
+
+    @property
+    def base(self) -> Mapping[str, Any] | None:
+        """The base network, once it is trained, as `best`."""
+        base: Mapping[str, Any] | None = self.progress.get("base") if self.progress else None
+        return base
 
     @property
     def seconds_left(self) -> float | None:
@@ -82,6 +88,7 @@ class SearchEntry:
             "trials_done": self.trials_done,
             "trials_planned": self.trials_planned,
             "best": None if self.best is None else dict(self.best),
+            "base": None if self.base is None else dict(self.base),
             "seconds_left": self.seconds_left,
             "ended_ms": self.ended_ms,
         }

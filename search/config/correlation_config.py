@@ -36,6 +36,7 @@ class CorrelationConfig:
     """
 
     model: str = same_option(SearchConfig, "model")
+    model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     data: DataConfig = field(default_factory=DataConfig)
     task: str = same_option(SearchConfig, "task")
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -65,7 +65,15 @@ class FamilyConfig:
     count_attention: bool = same_option(SearchConfig, "count_attention")
     exact: bool = same_option(SearchConfig, "exact")
     divisor: int = option(1, "widths of members are multiples of this", ge=1)
+    ignore: tuple[str, ...] = same_option(
+        SearchConfig,
+        "ignore",
+        "pattern of names of layers, such as layer4.*, that are as wide as in the base network; "
+        "repeatable",
+    )
+    max_removed: tuple[str, ...] = same_option(SearchConfig, "max_removed")
     model: str = option("", "base network; needed for a profile, which does not name it")
+    model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     trust: tuple[str, ...] = option((), "module whose builder may run, for a folder's network")
     data: DataConfig = field(default_factory=DataConfig)
     task: str = same_option(SearchConfig, "task")
@@ -88,6 +96,8 @@ class FamilyConfig:
             require_defaults(self.training, ("compute_limit",), "without equal_compute")
         self.ladder()
         self.as_search()
+        if not self.model:
+            require_defaults(self, ("model_arg",), "without --model")
 
     @property
     def kind_names(self) -> tuple[str, ...]:
@@ -121,7 +131,10 @@ class FamilyConfig:
         return SearchConfig(
             model=model or self.model or SearchConfig.model,
             budget=("flops=100%",),
+            model_arg=self.model_arg,
             exact=self.exact,
+            ignore=self.ignore,
+            max_removed=self.max_removed,
             data=self.data,
             task=self.task,
             training=self.scratch_training,

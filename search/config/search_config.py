@@ -6,11 +6,14 @@ import dataclasses
 import re
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 from pruning.cost import Budget
 from pruning.errors import ConfigError
+from pruning.restrictions import Restrictions
 from search.config.data_config import DataConfig
 from search.config.methods import granularity, method, parts_of
+from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
     Device,
@@ -35,7 +38,11 @@ class SearchConfig:
     """
 
     model: str = option(
-        "digits-vgg", "a network of the zoo, torchvision:NAME, or module:callable of your own"
+        "digits-vgg",
+        "a network of the zoo, torchvision:NAME, timm:NAME, or module:callable of your own",
+    )
+    model_arg: tuple[str, ...] = option(
+        (), "argument NAME=VALUE that the network is made with, such as depth=20; repeatable"
     )
     budget: tuple[str, ...] = option(
         ("flops=10%",),
@@ -82,6 +89,16 @@ class SearchConfig:
     random_widths: bool = option(
         False, "also compare shapes drawn at random within each rung of the ladder"
     )
+    ignore: tuple[str, ...] = option(
+        (),
+        "pattern of names of layers, such as layer4.* or *.downsample.*, that stay as they are: "
+        "all channels that they produce or read are kept; repeatable",
+    )
+    max_removed: tuple[str, ...] = option(
+        (),
+        "PATTERN=SHARE such as layer3.*=50%: so much at the most may go of what these layers "
+        "produce; repeatable",
+    )
     min_channels: int = option(3, "channels that stay in every layer, or all if it has fewer", ge=1)
     divisor: int = option(
         1, "channels of a layer that loses some are left with a multiple of this (8, 16 …)", ge=1
@@ -116,6 +133,7 @@ class SearchConfig:
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None
         require(is_name, "name", "letters, digits and . _ + - only", self.study_name)
+        _ = self.restrictions, self.model_arguments  # they say what does not fit
         if not (self.equal_compute_pairs or self.training.equal_compute):
             require_defaults(self.training, ("compute_limit",), "where nothing is at equal compute")
 
@@ -149,6 +167,16 @@ class SearchConfig:
         """The name of the search: made of model, data and budget, if none was given."""
         parts = [self.model, Path(self.data.source).name, *self.budget]
         return self.name or folder_name(parts)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """What the network is made with, beside what the data say."""
+        return model_arguments(self.model_arg)
+
+    @property
+    def restrictions(self) -> Restrictions:
+        """What may not be pruned, or only in part."""
+        return Restrictions.parse(self.ignore, self.max_removed)
 
     @property
     def criteria(self) -> tuple[str, ...]:

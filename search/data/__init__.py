@@ -1,4 +1,4 @@
-"""Images to learn from: data sets, their split, and where images are kept.
+"""Data to learn from: named data sets, files of images, people's own Datasets, and their split.
 
 May import `config` and what is below it.
 """

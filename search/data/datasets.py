@@ -30,7 +30,7 @@ from search.data.image_loader import ImageLoader
 from search.data.image_sources import ImageFiles, ImageSource, ImageSplit
 from search.data.named_datasets import open_dataset
 from search.data.opened_dataset import Augmentation
-from search.data.stratified import stratified_sample, train_and_validation
+from search.data.stratified import class_numbers, parted, random_sample
 from search.system.machine import usable_memory
 
 Progress = Callable[[int, int], None]
@@ -68,11 +68,7 @@ class ImageData(Data):
 
     @property
     def sample(self) -> Sample:
-        return Sample(
-            torch.zeros(1, *self.train.image_shape),
-            self.classes,
-            torch.zeros(1, dtype=torch.int64),
-        )
+        return Sample(torch.zeros(1, *self.train.image_shape), self.classes, self.train.labels[:1])
 
     @property
     def num_bytes(self) -> int:
@@ -135,10 +131,9 @@ def load(
     """
     opened = open_dataset(config)
     generator = torch.Generator().manual_seed(seed)
-    train, validation = train_and_validation(opened, config, generator)
     parts = [
-        _with_channels(_resized(part, config.image_size), channels, config.source)
-        for part in (train, validation, opened.test)
+        _with_channels(_as_configured(part, config), channels, config.source)
+        for part in parted(opened, config, generator)
     ]
     limit = _quarter_of_memory() if memory_limit_bytes is None else memory_limit_bytes
     train, validation, test = _in_memory(parts, limit, progress)
@@ -169,12 +164,15 @@ def _with_channels(source: ImageSource, channels: int | None, name: str) -> Imag
     raise DataError(f"images of {name} have {have} channels, the network reads {channels}")
 
 
-def _resized(source: ImageSource, image_size: int | None) -> ImageSource:
+def _as_configured(source: ImageSource, config: DataConfig) -> ImageSource:
     """Images in memory scaled to a square of `image_size`; files are resized when decoded."""
-    if image_size is None or not isinstance(source, ImageSplit):
+    if isinstance(source, ImageFiles):
+        return replace(source, workers=config.workers)
+    if config.image_size is None or not isinstance(source, ImageSplit):
         return source
+    size = (config.image_size, config.image_size)
     chunks = [
-        F.interpolate(chunk.float(), (image_size, image_size), mode="bilinear", antialias=True)
+        F.interpolate(chunk.float(), size, mode="bilinear", antialias=True)
         for chunk in torch.split(source.images, _RESIZED_AT_ONCE)
     ]
     images = torch.cat([chunk.round().clamp(0, 255).to(torch.uint8) for chunk in chunks])
@@ -242,7 +240,7 @@ def _channel_statistics(
     """
     order = torch.arange(len(train))
     if isinstance(train, ImageFiles) and len(train) > _SAMPLED_FOR_STATISTICS:
-        order = stratified_sample(train.labels, _SAMPLED_FOR_STATISTICS, generator)
+        order = random_sample(class_numbers(train), len(train), _SAMPLED_FOR_STATISTICS, generator)
     counts = torch.zeros(train.image_shape[0], 256, dtype=torch.float64)
     for batch in train.read(order, _at_once(train)):
         for channel, values in enumerate(batch.transpose(0, 1)):

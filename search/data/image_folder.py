@@ -1,4 +1,4 @@
-"""Image folders: FOLDER/{train,test}/CLASS/ with files at any depth."""
+"""Image folders: FOLDER/{train,val,test}/CLASS/, or FOLDER/CLASS/, with files at any depth."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from collections.abc import Iterator
 import torch
 
 from pruning.errors import DataError
+from search.data.data import Part
 from search.data.image_sources import ImageFiles, opened_image, turn_upright
 from search.data.opened_dataset import Augmentation, OpenedDataset
+from search.data.stratified import TEST_FRACTION
 
 _SUFFIXES = (
     *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
     ".webp",
 )
+
+
+_VALIDATION = ("val", "valid", "validation")
+"""What the folder of the validation part may be called."""
 
 
 def open_image_folder(folder: str, image_size: int | None) -> OpenedDataset:
@@ -24,44 +30,81 @@ def open_image_folder(folder: str, image_size: int | None) -> OpenedDataset:
     Files stay where they are. Raises DataError for what is missing or differs.
     """
     root = os.path.expanduser(folder)
-    if not os.path.isdir(root):
-        raise DataError(f"there is no folder {folder!r}")
-    for part in ("train", "test"):
-        if not os.path.isdir(os.path.join(root, part)):
-            raise DataError(
-                f"{folder} must hold train/ and test/, each with one folder per class; "
-                f"there is no {part}/"
-            )
-    classes = _class_names(os.path.join(root, "train"))
-    others = _class_names(os.path.join(root, "test"))
-    if classes != others:
-        raise DataError(
-            f"train/ and test/ of {folder} must hold the same classes; only in train/: "
-            f"{_listed(classes - others)}; only in test/: {_listed(others - classes)}"
-        )
-    names = tuple(sorted(classes))
+    folders = _part_folders(root, folder)
+    names = _common_classes(folders, folder)
     left_out: Counter[str] = Counter()
-    train, test = (
-        _image_files(os.path.join(root, part), names, left_out) for part in ("train", "test")
-    )
+    files = {part: _image_files(path, names, left_out) for part, path in folders.items()}
     if len(names) == 1:
         raise DataError(
             f"{folder} has one class only, {names[0]!r}: there is nothing to tell apart"
         )
-    if image_size is None:
-        with opened_image(train[0][0]) as image:
-            turn_upright(image)
-            size = (image.height, image.width)
-    else:
-        size = (image_size, image_size)
-    sources = [
-        ImageFiles(tuple(paths), torch.tensor(labels), size, train[0][0], image_size)
-        for paths, labels in (train, test)
-    ]
-    notes = (f"left out of {folder}: {_kinds(left_out)}",) if left_out else ()
+    first = files["train"][0][0]
+    size = image_size_of(first, image_size)
+    sources = {
+        part: ImageFiles(tuple(paths), torch.tensor(labels), size, first, image_size)
+        for part, (paths, labels) in files.items()
+    }
+    notes = [] if "test" in sources else [held_out_note(f"{folder} has no test/")]
+    notes += [f"left out of {folder}: {_kinds(left_out)}"] if left_out else []
     return OpenedDataset(
-        sources[0], sources[1], names, Augmentation(min(size) // 8, flip=True), notes
+        sources["train"],
+        sources.get("test"),
+        names,
+        Augmentation(min(size) // 8, flip=True),
+        tuple(notes),
+        sources.get("validation"),
     )
+
+
+def image_size_of(path: str, image_size: int | None) -> tuple[int, int]:
+    """Height and width of the images of a data set, the first of which is at `path`."""
+    if image_size is not None:
+        return image_size, image_size
+    with opened_image(path) as image:
+        turn_upright(image)
+        return image.height, image.width
+
+
+def held_out_note(lack: str) -> str:
+    """What people should know of data without a test part."""
+    return f"{lack}: {TEST_FRACTION:.0%} of the images, always the same, are held out for it"
+
+
+def _part_folders(root: str, folder: str) -> dict[Part, str]:
+    """The folder of each part that is there; DataError without one to train with."""
+    if not os.path.isdir(root):
+        raise DataError(f"there is no folder {folder!r}")
+    with os.scandir(root) as entries:
+        there = {item.name for item in entries if item.is_dir() and item.name[0] != "."}
+    validation = [name for name in _VALIDATION if name in there]
+    if len(validation) > 1:
+        raise DataError(f"{folder} has several validation parts: {', '.join(validation)}")
+    names: dict[Part, str] = {"train": "train", "test": "test"}
+    if validation:
+        names["validation"] = validation[0]
+    found = {part: os.path.join(root, name) for part, name in names.items() if name in there}
+    if there and not found:
+        return {"train": root}
+    if "train" not in found:
+        raise DataError(
+            f"{folder} must hold train/, and maybe val/ and test/, each with one folder per class; "
+            "there is no train/"
+        )
+    return found
+
+
+def _common_classes(folders: dict[Part, str], folder: str) -> tuple[str, ...]:
+    """The names of the classes, which all parts must have."""
+    classes = {part: _class_names(path) for part, path in folders.items()}
+    own = classes["train"]
+    for part, others in classes.items():
+        if own != others:
+            name = os.path.basename(folders[part])
+            raise DataError(
+                f"train/ and {name}/ of {folder} must hold the same classes; only in train/: "
+                f"{_listed(own - others)}; only in {name}/: {_listed(others - own)}"
+            )
+    return tuple(sorted(own))
 
 
 def _class_names(folder: str) -> set[str]:

@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pruning.errors import DataError
-from search.system.machine import usable_cores
+from search.data.reading_processes import num_reading_processes
 
 _WORKERS_PAY_ABOVE = 4096  # images; starting worker processes takes as long as a few thousand
-_MOST_WORKERS = 8
 
 
 class ImageSource(ABC):
-    """Labelled images of one size: `labels` is int64 (N,), images are uint8 (C, H, W) each."""
+    """Labelled images of one size.
+
+    Images are uint8 (C, H, W) each; `labels` is int64 (N,), or float32 (N, k) of several numbers.
+    """
 
     labels: Tensor
 
@@ -60,7 +62,7 @@ class ImageSource(ABC):
 @final
 @dataclass(frozen=True, eq=False)
 class ImageSplit(ImageSource):
-    """Images held in memory: `images` uint8 (N, C, H, W), `labels` int64 (N,)."""
+    """Images held in memory: `images` uint8 (N, C, H, W), and their `labels`."""
 
     images: Tensor
     labels: Tensor
@@ -104,6 +106,7 @@ class ImageFiles(ImageSource):
     size: tuple[int, int]
     reference: str
     image_size: int | None = None
+    workers: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -129,11 +132,12 @@ class ImageFiles(ImageSource):
 
         Raises DataError, with the path, for a file that is unreadable or of another size.
         """
-        is_much = len(order) > _WORKERS_PAY_ABOVE
         loader = DataLoader(
             _Decoder(self),
             batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
-            num_workers=min(_MOST_WORKERS, usable_cores()) if is_much else 0,
+            num_workers=num_reading_processes(
+                self.workers, len(order), pays_above=_WORKERS_PAY_ABOVE
+            ),
             collate_fn=_unchanged,
             generator=torch.Generator(),  # or it would draw from torch's global one
         )

@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's digits, torchvision's, and image folders."""
+"""Data sets by name: scikit-learn's digits, torchvision's, and files of images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from pruning.errors import DataError
 from pruning.lazy_imports import lazy_modules
 from search.config.data_config import DataConfig
+from search.data.csv_file import open_csv_file
 from search.data.image_folder import open_image_folder
 from search.data.image_sources import ImageSplit
 from search.data.opened_dataset import Augmentation, OpenedDataset
-from search.data.stratified import stratified_sample
+from search.data.stratified import without_test
 
 if TYPE_CHECKING:
     from sklearn import datasets as sklearn_datasets
@@ -23,8 +24,7 @@ else:
         "sklearn.datasets", "torchvision.datasets"
     )
 
-_IMAGE_FOLDER = "imagefolder:"
-_TEST_FRACTION_OF_DIGITS = 0.2
+_IMAGE_FOLDER, _CSV = "imagefolder:", "csv:"
 _TORCHVISION = {
     "cifar10": ("CIFAR10", Augmentation(4, flip=True)),
     "cifar100": ("CIFAR100", Augmentation(4, flip=True)),
@@ -34,8 +34,8 @@ _TORCHVISION = {
 
 
 def names() -> tuple[str, ...]:
-    """Every data set that there is; PATH stands for a folder."""
-    return ("digits", *_TORCHVISION, "imagefolder:PATH")
+    """Every data set that there is; PATH stands for a folder, FILE for a table."""
+    return ("digits", *_TORCHVISION, "imagefolder:PATH", "csv:FILE")
 
 
 def open_dataset(config: DataConfig) -> OpenedDataset:
@@ -46,9 +46,11 @@ def open_dataset(config: DataConfig) -> OpenedDataset:
         return _from_torchvision(config)
     if config.source.startswith(_IMAGE_FOLDER):
         return open_image_folder(config.source.removeprefix(_IMAGE_FOLDER), config.image_size)
+    if config.source.startswith(_CSV):
+        return open_csv_file(config.source.removeprefix(_CSV), config.image_size)
     close = difflib.get_close_matches(config.source, names(), n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names())}"
-    raise DataError(f"no data set is called {config.source!r}; {hint}")
+    raise DataError(f"no data set is called {config.source!r}; {hint}; module:callable also works")
 
 
 def _digits() -> OpenedDataset:
@@ -56,12 +58,9 @@ def _digits() -> OpenedDataset:
     bunch = sklearn_datasets.load_digits()
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
     everything = ImageSplit(images.unsqueeze(1), torch.from_numpy(bunch.target).long())
-    count = round(_TEST_FRACTION_OF_DIGITS * len(everything))
-    test = stratified_sample(everything.labels, count, torch.Generator().manual_seed(0))
-    rest = torch.ones(len(everything), dtype=torch.bool)
-    rest[test] = False
+    train, test = without_test(everything.labels, len(everything))
     return OpenedDataset(
-        train=everything.take(rest.nonzero().squeeze(1)),
+        train=everything.take(train),
         test=everything.take(test),
         classes=tuple(map(str, bunch.target_names)),
         augmentation=Augmentation(1, flip=False),

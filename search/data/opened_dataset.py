@@ -17,10 +17,15 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """A data set before it is split.  notes: what of its files is not in it."""
+    """A data set before it is split.
+
+    test, validation: None where they have to be held out of `train`.
+    notes: what people should know of it, such as what of its files is not in it.
+    """
 
     train: ImageSource
-    test: ImageSource
+    test: ImageSource | None
     classes: tuple[str, ...]
     augmentation: Augmentation
     notes: tuple[str, ...] = ()
+    validation: ImageSource | None = None

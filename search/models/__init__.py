@@ -5,6 +5,9 @@ exported architecture can be rebuilt without Ray, Optuna or MLflow.
 """
 
 from search.models.digits import digits_resnet, digits_vgg
+from search.models.lenet import lenet3
+from search.models.mobilenet import mobilenetv2
+from search.models.preactivation_resnet import preact_resnet18, wide_resnet
 from search.models.registry import (
     builder_for,
     names,
@@ -14,15 +17,17 @@ from search.models.registry import (
     resolve,
 )
 from search.models.resnet import resnet, resnet20, resnet32, resnet44, resnet56, resnet110
-from search.models.vgg import vgg16
-from search.models.wide_resnet import wide_resnet
+from search.models.vgg import vgg16, vgg16_fc
 
 __all__ = [
     "builder_for",
     "digits_resnet",
     "digits_vgg",
+    "lenet3",
+    "mobilenetv2",
     "names",
     "own_module",
+    "preact_resnet18",
     "require_trusted",
     "required_channels",
     "resnet",
@@ -33,5 +38,6 @@ __all__ = [
     "resnet110",
     "resolve",
     "vgg16",
+    "vgg16_fc",
     "wide_resnet",
 ]

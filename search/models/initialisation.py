@@ -32,7 +32,7 @@ class ZooNetwork(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 _zero(module.bias)
-            elif isinstance(module, nn.BatchNorm2d):
+            elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.reset_parameters()
                 if module.bias is not None:
                     nn.init.constant_(module.weight, self._norm_scale)

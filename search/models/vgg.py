@@ -16,8 +16,9 @@ class VGG(ZooNetwork):
 
     `stages` holds the widths of the convolutions, stage by stage. After the last stage the
     remaining positions are averaged (2×2 of them for VGG-16 on 32×32 images) and one linear
-    layer gives the logits. Input (N, in_channels, H, W) with H and W at least
-    2^(stages − 1); output (N, num_classes).
+    layer gives the logits, after further ones as wide as `hidden` says, each with batch norm and
+    ReLU, half of the outputs of the first dropped in training. Input (N, in_channels, H, W) with H
+    and W at least 2^(stages − 1); output (N, num_classes).
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class VGG(ZooNetwork):
         num_classes: int,
         in_channels: int,
         convolution_bias: bool,
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__(norm_scale=0.5)
         self.features = nn.Sequential()
@@ -41,11 +43,19 @@ class VGG(ZooNetwork):
                 self.features.add_module(f"norm{index}", nn.BatchNorm2d(width))
                 self.features.add_module(f"relu{index}", nn.ReLU(inplace=True))
                 channels = width
+        self.hidden = nn.Sequential()
+        for number, width in enumerate(hidden, 1):
+            self.hidden.add_module(f"linear{number}", nn.Linear(channels, width))
+            self.hidden.add_module(f"norm{number}", nn.BatchNorm1d(width))
+            self.hidden.add_module(f"relu{number}", nn.ReLU(inplace=True))
+            if number == 1:
+                self.hidden.add_module("dropout", nn.Dropout(0.5))
+            channels = width
         self.classifier = nn.Linear(channels, num_classes)
         self.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        logits: Tensor = self.classifier(self.hidden(self.features(images).mean((2, 3))))
         return logits
 
 
@@ -57,4 +67,20 @@ def vgg16(num_classes: int = 10, in_channels: int = 3) -> VGG:
     """
     return VGG(
         _VGG16_STAGES, num_classes=num_classes, in_channels=in_channels, convolution_bias=True
+    )
+
+
+def vgg16_fc(num_classes: int = 10, in_channels: int = 3) -> VGG:
+    """VGG-16 with two hidden linear layers of 512 outputs, for 32×32 images.
+
+    As Haider et al., "Online pruning with learnable scaling factors", §4.2, have it: batch norm
+    after every layer, and dropout of 0.5 after the first linear one. The paper does not say how
+    wide those are. Its L2 norm is a setting of training: --weight-decay.
+    """
+    return VGG(
+        _VGG16_STAGES,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        convolution_bias=True,
+        hidden=(512, 512),
     )

@@ -196,7 +196,10 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
 
 
 def front_figure(results: Results) -> Figure:
-    """Validation accuracy against FLOPs, origins in colours, the front as a line."""
+    """Validation accuracy against FLOPs, origins in colours, the front as a line.
+
+    The base network, which is on no front, is there to compare with.
+    """
     figure = _figure(7.5, 4.8)
     axes = figure.subplots()
     points = front(results.everything)
@@ -210,7 +213,7 @@ def front_figure(results: Results) -> Figure:
         zorder=1,
     )
     for origin, style in STYLES.items():
-        same = [o for o in results.everything if o.origin == origin]
+        same = [o for o in results.below_base(results.everything) if o.origin == origin]
         if same:
             axes.scatter(
                 [o.flops for o in same],

@@ -22,6 +22,7 @@ from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.models import own_module
 from search.results.pictures import widths_left
+from search.results.recommendation import against_base, difference_text, note, share_text
 from search.results.report import (
     COMPUTE_NOTE,
     Results,
@@ -30,7 +31,7 @@ from search.results.report import (
     slack,
 )
 from search.results.styles import STYLES, style_of
-from search.results.verdict import contestants, headline, short_name
+from search.results.verdict import Contestant, contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
@@ -65,6 +66,9 @@ def report_page(directory: Path) -> str:
         page=page,
         results=page.results,
         short_name=short_name,
+        gave_up=page.gave_up,
+        share=share_text,
+        note=note(page.results.num_test),
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
         style=_part("style.css"),
@@ -89,13 +93,16 @@ def _plotly() -> str:
 class _Network:
     """One architecture, as the page shows it.
 
-    bars: channels that remain and channels of the base network per layer; the latter 0 where they
-    are not known.  inexact: as in Architecture.
+    base_share: its FLOPs against those of the base network.  gave_up: what its test accuracy is
+    against that of the base network.  bars: channels that remain and channels of the base network
+    per layer; the latter 0 where they are not known.  inexact: as in Architecture.
     """
 
     outcome: Outcome
     name: str
     is_on_front: bool
+    base_share: str
+    gave_up: str
     slack: Mapping[str, float]
     bars: Sequence[tuple[int, int]]
     inexact: Mapping[str, str]
@@ -106,8 +113,10 @@ class _Network:
         o = self.outcome
         return [
             ("test", f"{o.test_score:.2%}"),
+            ("against base", self.gave_up),
             ("validation", f"{o.validation_score:.2%}"),
             ("FLOPs", format_count(o.flops)),
+            ("of base", self.base_share),
             ("params", format_count(o.params)),
             *((f"slack {name}", f"{100 * value:+.2f} %") for name, value in self.slack.items()),
             ("compute", format_count(o.compute) if o.compute else "–"),
@@ -146,14 +155,30 @@ class _Page:
 
     @cached_property
     def networks(self) -> list[_Network]:
-        """All architectures, by rising FLOPs."""
+        """All architectures, by rising FLOPs, after the base network."""
         by_flops = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
-        return list(map(self._network, by_flops))
+        return list(map(self._network, self.results.below_base(by_flops)))
+
+    @cached_property
+    def base(self) -> Contestant | None:
+        """The base network, where it was trained."""
+        base = self.results.base_network
+        return None if base is None else Contestant((base,))
 
     @cached_property
     def front(self) -> list[_Network]:
         """Those on the front, by rising FLOPs."""
         return [network for network in self.networks if network.is_on_front]
+
+    @property
+    def front_and_base(self) -> list[_Network]:
+        """The base network, where it was trained, and those on the front."""
+        return [n for n in self.networks if n.is_on_front or n.outcome.origin == "base"]
+
+    def gave_up(self, network: Outcome | Contestant) -> str:
+        """What its test accuracy is against that of the base network."""
+        base = None if network.origin == "base" else self.results.base_network
+        return difference_text(against_base(network.test_score, base))
 
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])
@@ -165,6 +190,8 @@ class _Page:
             outcome,
             short_name(entry),
             outcome.key in {o.key for o in self.results.front},
+            share_text(outcome.flops / self.results.base.flops),
+            self.gave_up(outcome),
             slack(outcome.cost, self.results.bounds),
             [(width, base.get(name, 0)) for name, width in widths.items()],
             stored.inexact,
@@ -176,33 +203,32 @@ class _Page:
         return {name: why for network in self.networks for name, why in network.inexact.items()}
 
     @cached_property
-    def verdict(self) -> list[str]:
-        """Its lines."""
-        return self.results.verdict.splitlines()
-
-    @cached_property
     def headline(self) -> list[str]:
-        """What of the verdict is said before all budgets."""
+        """What of the comparisons is said before all budgets."""
         return headline(self.results.contests)
 
     @cached_property
     def origins(self) -> dict[str, str]:
         """Colours of the origins that there are, in their order."""
-        present = {o.origin: None for o in self.results.everything}
+        present = {network.outcome.origin: None for network in self.networks}
         ordered = [*(name for name in STYLES if name in present), *present]
         return {name: style_of(name).colour for name in ordered}
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """Per network its steps and validation accuracies; the verdict's networks come first."""
-        compared = {
-            run.key: None
+        """Per network its steps and validation accuracies.
+
+        The base network comes first, then those of the verdict.
+        """
+        compared = [
+            run.key
             for contest in self.results.contests
             for entry in contest.entries.values()
             for run in entry.runs
-        }
-        keys = [*compared, *(network.outcome.key for network in reversed(self.front))]
-        paths = {outcome.key: outcome.path for outcome in self.results.everything}
+        ]
+        base = [run.key for run in self.base.runs] if self.base else []
+        keys = [*base, *compared, *(network.outcome.key for network in reversed(self.front))]
+        paths = {network.outcome.key: network.outcome.path for network in self.networks}
         curves = {key: _curve(self._directory / paths[key]) for key in dict.fromkeys(keys)}
         return {key: curves[key] for key in list(curves)[:_MOST_CURVES] if curves[key]}
 
@@ -212,8 +238,7 @@ class _Page:
         figures = {"front": self._front_figure()}
         if self.curves:
             figures["curves"] = self._curves_figure()
-        best = max(self.front, key=lambda n: n.outcome.validation_score, default=None)
-        return {"figures": figures, "first": best.outcome.key if best else None}
+        return {"figures": figures, "first": self.results.first_choice}
 
     def _front_figure(self) -> dict[str, Any]:
         figure = plotly.Figure()
@@ -256,7 +281,7 @@ class _Page:
         return _laid_out(figure)
 
     def _curves_figure(self) -> dict[str, Any]:
-        outcomes = {outcome.key: outcome for outcome in self.results.everything}
+        outcomes = {network.outcome.key: network.outcome for network in self.networks}
         figure = plotly.Figure()
         for key, points in self.curves.items():
             origin = outcomes[key].origin
@@ -292,12 +317,10 @@ class _Page:
         flags = as_arguments(explicit_settings(config))
         commands = {"run this search": shlex.join(["espalier", "search", *flags])}
         trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
-        if self.front:
-            best = max(self.front, key=lambda n: n.outcome.validation_score).outcome.key
-            commands["take the most accurate network along"] = (
-                f"espalier export {shlex.quote(f'{config.study_name}/{best}')} --out my-network"
-                f"{trust}{runs}"
-            )
+        chosen = shlex.quote(f"{config.study_name}/{self.results.first_choice}")
+        commands["take the recommended network along"] = (
+            f"espalier export {chosen} --out my-network{trust}{runs}"
+        )
         commands["list the front"] = f"espalier pareto {shlex.quote(config.study_name)}{runs}"
         commands["compare the runs in MLflow"] = f"espalier ui{runs}"
         return commands

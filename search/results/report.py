@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from rich.text import Text
 
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
-from search.results.verdict import Contest, short_name, verdict
+from search.results.recommendation import (
+    Recommendation,
+    against_base,
+    difference_text,
+    note,
+    recommendations,
+    share_text,
+)
+from search.results.verdict import Contest, Contestant, short_name, verdict
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
@@ -40,10 +49,11 @@ COMPUTE_NOTE = (
 class Results:
     """Everything a finished search knows.
 
-    everything: all stored architectures, front: those that no other one beats in validation
-    accuracy and FLOPs, num_test: images of the test split.  limits: the budget in absolute
-    numbers; by default as `budget` says, a text of three digits.  base_widths: channels per
-    group of the base network, where they are known.
+    everything: all stored architectures but the base network, front: those that no other one
+    beats in validation accuracy and FLOPs, num_test: images of the test split.  limits: the budget
+    in absolute numbers; by default as `budget` says, a text of three digits.  base_widths:
+    channels per group of the base network, where they are known.  base_network: the base network
+    as it was trained, None where it was not; it competes with none of the others.
     """
 
     base: Cost
@@ -56,20 +66,53 @@ class Results:
     notes: tuple[str, ...] = ()
     limits: Budget | None = None
     base_widths: Mapping[str, int] = field(default_factory=dict)
+    base_network: Outcome | None = None
 
     @property
     def bounds(self) -> Budget:
         """The budget in absolute numbers."""
         return self.limits or Budget.parse(*self.budget.split()).absolute(self.base)
 
+    @cached_property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """What to take, per budget of the ladder."""
+        return self.recommended(self.contests)
+
+    def recommended(self, contests: Sequence[Contest]) -> tuple[Recommendation, ...]:
+        """What to take within other budgets than those of the ladder."""
+        return recommendations(
+            contests, self.everything, self.base_network, self.base, self.num_test
+        )
+
+    @property
+    def first_choice(self) -> str:
+        """Key of the network to take within the first budget that there is one for."""
+        keys = (entry.key for entry in self.recommendations)
+        return next((key for key in keys if key), self.front[0].key)
+
+    def below_base(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """These networks, and before them the base network where it was trained."""
+        return list(outcomes) if self.base_network is None else [self.base_network, *outcomes]
+
+    @property
+    def comparisons(self) -> list[str]:
+        """Which kind won at which budget, by how much, a line each; see `verdict.verdict`."""
+        return verdict(self.contests, self.everything, self.num_test)
+
     @property
     def verdict(self) -> str:
-        """Which kind won at which budget, by how much; the plain narrow network first."""
-        return "\n".join(verdict(self.contests, self.everything, self.num_test))
+        """What to take within each budget, a line each, and the comparisons."""
+        return "\n".join([*(entry.text for entry in self.recommendations), *self.comparisons])
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self) | {"verdict": self.verdict}
+        sentences = [entry.to_mapping() for entry in self.recommendations]
+        basis = note(self.num_test)
+        return asdict(self) | {
+            "recommendations": sentences,
+            "basis": basis,
+            "verdict": self.verdict,
+        }
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> Results:
@@ -85,11 +128,16 @@ class Results:
             notes=tuple(content["notes"]),
             limits=_budget(content["limits"]),
             base_widths=dict(content["base_widths"]),
+            base_network=_outcome(content.get("base_network")),
         )
 
 
 def _budget(content: Mapping[str, Any] | None) -> Budget | None:
     return None if content is None else Budget(tuple(Bound(**bound) for bound in content["bounds"]))
+
+
+def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
+    return None if content is None else Outcome.from_mapping(content)
 
 
 def open_results(directory: Path) -> Results:
@@ -136,15 +184,15 @@ def slack(cost: Cost, limits: Budget) -> dict[str, float]:
 
 
 def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> Table:
-    """One row per architecture, by default those on the front; slack is that of the tightest bound.
+    """One row per architecture, by default those on the front, below that of the base network.
 
-    Keys begin with the origin.
+    Slack is that of the tightest bound. Keys begin with the origin.
     """
-    lacks = bool(results.base.uncounted)
+    lacks, base = bool(results.base.uncounted), results.base_network
     numbers = ["FLOPs", *["not counted"] * lacks, "of base", "params", "slack"]
-    numbers += ["validation", "test"]
+    numbers += ["validation", "test", *["against base"] * (base is not None)]
     table = text_table("architecture", *numbers, numbers=numbers)
-    for outcome in results.front if outcomes is None else outcomes:
+    for outcome in results.below_base(results.front if outcomes is None else outcomes):
         tightest = min(slack(outcome.cost, results.bounds).values())
         table.add_row(
             f"{outcome.key}, narrowed inexactly" if outcome.inexact else outcome.key,
@@ -155,26 +203,48 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
             f"{100 * tightest:+.1f} %",
             f"{outcome.validation_score:.2%}",
             f"{outcome.test_score:.2%}",
+            *_gave_up(outcome, base),
         )
     return table
 
 
 def contest_table(results: Results) -> Table:
-    """Per budget the best network of each kind, chosen by validation accuracy."""
-    numbers = ("FLOPs", "compute", "runs", "test accuracy")
+    """Per budget the best network of each kind, by validation accuracy, below the base network."""
+    base = results.base_network
+    numbers = ["FLOPs", "of base", "compute", "runs", "test accuracy"]
+    numbers += ["against base"] * (base is not None)
     table = text_table("within", *numbers, numbers=numbers)
+    if base is not None:
+        table.add_row(*_contest_row(Contestant((base,)), results))
     for contest in results.contests:
         table.add_row(Text(contest.label, style="bold"))
         for kind, entry in contest.entries.items():
             is_first = contest.winner is not None and contest.winner.kind == kind
-            table.add_row(
-                f"  {short_name(entry)}",
-                format_count(entry.flops),
-                format_count(entry.compute) if entry.compute else "–",
-                str(entry.num_seeds),
-                Text(entry.score_text(), style="green" if is_first else ""),
-            )
+            table.add_row(*_contest_row(entry, results, style="green" if is_first else ""))
     return table
+
+
+def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> list[str | Text]:
+    """style: of its test accuracy."""
+    indent = "" if entry.origin == "base" else "  "
+    return [
+        f"{indent}{short_name(entry)}",
+        format_count(entry.flops),
+        share_text(entry.flops / results.base.flops),
+        format_count(entry.compute) if entry.compute else "–",
+        str(entry.num_seeds),
+        Text(entry.score_text(), style=style),
+        *_gave_up(entry, results.base_network),
+    ]
+
+
+def _gave_up(network: Outcome | Contestant, base: Outcome | None) -> list[str]:
+    """The cell of what its test accuracy is against that of the base network, if there is one."""
+    if base is None:
+        return []
+    if network.origin == "base":
+        return ["–"]
+    return [difference_text(against_base(network.test_score, base))]
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
@@ -193,11 +263,23 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "slack": slack(o.cost, results.bounds),
             "validation_score": o.validation_score,
             "test_score": o.test_score,
+            "score_against_base": against_base(o.test_score, results.base_network),
             "inexact": ", ".join(o.inexact),
             "path": o.path,
         }
         for o in (results.front if outcomes is None else outcomes)
     ]
+
+
+def report_rows(results: Results) -> dict[str, Any]:
+    """JSON-able: what to take within each budget, the base network, and every network."""
+    base = results.base_network
+    return {
+        "recommendations": [entry.to_mapping() for entry in results.recommendations],
+        "base": None if base is None else front_rows(results, [base])[0],
+        "networks": front_rows(results, results.everything),
+        "verdict": results.verdict,
+    }
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -24,6 +24,7 @@ class Style:
 
 
 _LOOKS = {
+    "base": ("*", "star", "base", "the base network"),
     "fine-tuned": ("o", "circle", "fine-tuned", "pruned and fine-tuned"),
     "from-scratch": ("s", "square", "from scratch", "a pruned shape from scratch"),
     "copycat": ("^", "triangle-up", "copycat", "a rescaled shape from scratch (copycat)"),
@@ -38,7 +39,7 @@ _LOOKS = {
 STYLES: Mapping[str, Style] = {
     origin: Style(schema.COLOURS[origin], *look) for origin, look in _LOOKS.items()
 }
-_FURTHER = (("#000000", "+"), ("#7f7f7f", "*"), ("#8c564b", "<"), ("#56b4e9", ">"))
+_FURTHER = (("#000000", "+"), ("#7f7f7f", "h"), ("#8c564b", "<"), ("#56b4e9", ">"))
 """Colour and marker of kinds of network beyond those."""
 
 
@@ -47,4 +48,4 @@ def style_of(origin: str, number: int = 0) -> Style:
     if origin in STYLES:
         return STYLES[origin]
     colour, marker = _FURTHER[number % len(_FURTHER)]
-    return Style(colour, marker, "star", origin, f"a {origin} shape")
+    return Style(colour, marker, "hexagon", origin, f"a {origin} shape")

@@ -150,18 +150,23 @@ def contests(
 
 
 def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, Contestant]:
-    """A network competes if each of its runs is within the budget.
+    """The best of each kind by validation.
 
     Where some of a kind were trained with several seeds they alone compete: the luckiest of
     many single runs would look better than the mean of any.
     """
     best: dict[str, Contestant] = {}
-    within = [c for c in everything if all(budget.allows(run.cost) for run in c.runs)]
-    for kind in kinds(within):
-        same = [c for c in within if c.kind == kind]
+    networks = within(everything, budget)
+    for kind in kinds(networks):
+        same = [c for c in networks if c.kind == kind]
         repeated = [c for c in same if c.num_seeds > 1]
         best[kind] = max(repeated or same, key=lambda c: (c.validation_score, -c.flops))
     return best
+
+
+def within(everything: Iterable[Contestant], budget: Budget) -> list[Contestant]:
+    """Those of which each run is within the budget."""
+    return [c for c in everything if all(budget.allows(run.cost) for run in c.runs)]
 
 
 def kinds(networks: Iterable[Contestant]) -> list[str]:

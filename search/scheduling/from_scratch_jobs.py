@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from copycat.architecture import read
 from copycat.families import Copycat, Family, FamilyKind, Member, UniformWidth
-from copycat.families.base_network import BaseNetwork
 from copycat.width_profile import WidthProfile
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
@@ -83,7 +82,7 @@ class _Plan:
     ) -> None:
         self.notes: list[str] = []
         self._config, self._preflight = config, preflight
-        self._base = BaseNetwork(preflight.builder, preflight.graph, preflight.example_input)
+        self._base = preflight.base_network(config.restrictions)
         self._pairs = self._with_profiles(compared(config, preflight, trials))
         chosen = self._with_profiles(_chosen(config, trials))
         lines = [
@@ -141,13 +140,10 @@ class _Plan:
 
     def _random_profile(self, seed: int) -> WidthProfile:
         """Each width uniform between the least that stays and the whole of its group."""
-        generator, graph = random.Random(seed), self._preflight.graph
-        full = {name: graph.group(name).width for name in self._preflight.groups}
+        generator, least = random.Random(seed), self._config.min_channels
+        groups = map(self._preflight.graph.group, self._preflight.groups)
         return WidthProfile(
-            {
-                name: generator.randint(min(self._config.min_channels, width), width)
-                for name, width in full.items()
-            }
+            {g.name: g.unit * generator.randint(g.floor(least), g.num_units) for g in groups}
         )
 
     def _members(

@@ -13,7 +13,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from copycat.architecture import read
 from copycat.families import Family, TemperedCopycat
-from copycat.families.base_network import BaseNetwork
 from pruning.errors import BudgetError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
 from search.scheduling.from_scratch_jobs import compared
@@ -75,7 +74,7 @@ class _Points:
         self, config: SearchConfig, preflight: Preflight, shapes: Sequence[Outcome]
     ) -> None:
         self._config, self._preflight = config, preflight
-        self._base = BaseNetwork(preflight.builder, preflight.graph, preflight.example_input)
+        self._base = preflight.base_network(config.restrictions)
         self._shapes = {shape.key: shape for shape in shapes}
         self._distributions: dict[str, BaseDistribution] = {
             _SHAPE: CategoricalDistribution(tuple(self._shapes)),

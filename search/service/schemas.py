@@ -24,7 +24,7 @@ class Counts(BaseModel):
 
 
 class Best(BaseModel):
-    """The most accurate network so far, by validation accuracy."""
+    """A network that stands for a search, such as the most accurate so far, by validation."""
 
     key: str
     origin: str
@@ -53,6 +53,7 @@ class Progress(BaseModel):
     epochs: int
     expected_epochs: int
     best: Best | None
+    base: Best | None = Field(None, description="the base network, once it is trained")
     hypervolume: float = Field(
         description="0 to 1: the area dominated in validation accuracy and 1 − FLOPs / base"
     )
@@ -211,12 +212,19 @@ class Architecture(BaseModel):
     slack: dict[str, float] = Field(description="per bound of the budget: (limit − cost) / limit")
     validation_score: float
     test_score: float | None
+    score_against_base: float | None = Field(
+        description="its score minus that of the base network: of test once the search is over, "
+        "of validation before"
+    )
     on_front: bool
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: ArchitectureRow, search: SearchRow) -> dict[str, Any]:
-        """As a mapping, from the row of the database."""
+    def of(
+        cls, row: ArchitectureRow, search: SearchRow, base_row: ArchitectureRow | None
+    ) -> dict[str, Any]:
+        """As a mapping, from the rows of the database; base_row: of the base network."""
+        is_over = search.state == "finished"
         frame, outcome = search.frame or {}, row.outcome
         base = (frame.get("base") or {}).get("flops")
         limits = frame.get("limits") or {}
@@ -236,12 +244,21 @@ class Architecture(BaseModel):
                 if outcome.get(name) is not None and limit
             },
             "validation_score": row.validation_score,
-            "test_score": outcome["test_score"] if search.state == "finished" else None,
+            "test_score": outcome["test_score"] if is_over else None,
+            "score_against_base": _against_base(
+                outcome, base_row, "test_score" if is_over else "validation_score"
+            ),
             "on_front": row.on_front,
             "links": {
                 part: f"{here}/{part}" for part in ("folder", "weights", "onnx", "python", "run")
             },
         }
+
+
+def _against_base(
+    outcome: Mapping[str, Any], base_row: ArchitectureRow | None, name: str
+) -> float | None:
+    return None if base_row is None else float(outcome[name] - base_row.outcome[name])
 
 
 class ArchitectureDetails(Architecture):
@@ -277,9 +294,13 @@ class ArchitecturePage(Front):
 
 
 class Verdict(BaseModel):
-    """Which kind of network won, by how much."""
+    """What to take within each budget, and which kind of network won, by how much."""
 
     search: str
+    recommendations: list[dict[str, Any]] = Field(
+        description="per budget: text, architecture, scores, share of the base network's FLOPs"
+    )
+    basis: str = Field(description="what the recommendations rest on")
     lines: list[str]
     contests: list[dict[str, Any]]
     notes: list[str]

@@ -57,7 +57,7 @@ class ServiceConfig:
         ".data", "folder that holds the data sets and image folders that clients may name"
     )
     builders: tuple[str, ...] = option(
-        (), "module:callable of a network that clients may name; repeatable"
+        (), "module:callable of a network, or of data, that clients may name; repeatable"
     )
     tasks: tuple[str, ...] = option(
         (), "module:callable of a task that clients may name; repeatable"

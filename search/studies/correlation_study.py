@@ -43,10 +43,13 @@ from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
+<<<<<<< HEAD
 from search.tasks.criterion_loss import criterion_loss
+=======
+>>>>>>> data
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
 from search.trials.artifacts import Finished, store
@@ -60,7 +63,10 @@ from search.trials.trial import ending_of
 _BASE = FromScratchJob("base", "base", widths={})
 """The training of the network itself."""
 
-_MAY_CHANGE = ("device", "runs", "mlflow_url", "data.root", "data.download", "resources")
+_MAY_CHANGE = (
+    *("device", "runs", "mlflow_url", "resources"),
+    *("data.root", "data.download", "data.workers"),
+)
 """Settings of the machine, not of the study."""
 
 
@@ -103,7 +109,9 @@ class _Correlation(Study[CorrelationResults]):
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         config = self._config
         device = chosen_device(config.device)
-        data = read_images(config.data, config.model, config.seed, console)
+        task = tasks.resolve(config.as_search().task)
+        channels = models.required_channels(config.model)
+        data = read_data(config.data, task, config.seed, console, channels=channels)
         with memory_limited(config.resources.memory_gb):
             self._subject = subject = _subject(config, data, torch.device(device))
             _try_out(subject, data)
@@ -185,7 +193,7 @@ class _Correlation(Study[CorrelationResults]):
 
 def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    builder = models.builder_for(config.model, data.sample)
+    builder = models.builder_for(config.model, data.sample, config.as_search().model_arguments)
     preflight = check(config.as_search(), builder, data.sample)
     loss = criterion_loss(tasks.resolve(config.task))
     if config.criteria:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from pruning.errors import (
     TrainingDivergedError,
     UnreachableBudgetError,
     first_line,
+    reason_with_place,
 )
 from search.config.methods import method
 from search.config.training_config import TrainingConfig
@@ -182,13 +182,4 @@ def _in_one_line(context: JobContext, data: Data, how: str = "") -> Iterator[Non
     except EspalierError as error:
         raise type(error)(f"{where}: {first_line(error)}") from error
     except (Exception, SystemExit) as error:  # a user's network may do anything
-        reason = f"{type(error).__name__}: {first_line(error)} ({_place(error)})"
-        raise ModelError(f"{where}: {reason}") from error
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line outside torch that the error came through."""
-    torch_folder = Path(torch.__file__).parent
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if torch_folder not in Path(frame.filename).parents]
-    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+        raise ModelError(f"{where}: {reason_with_place(error)}") from error

@@ -17,13 +17,14 @@ from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.families.base_network import BaseNetwork
-from copycat.input_shape import InputShape
+from copycat.input_shape import InputShape, input_shape_of
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
+from search.data.data import Sample
 from search.storage.layout import ARCHITECTURES_FOLDER
 from search.terminal.text_table import text_table
 from search.trials.jobs import FromScratchJob, Origin
@@ -69,14 +70,19 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     stored = read(folder)
     builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
+    restrictions = config.as_search().restrictions
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact, restrictions=restrictions)
     data = str(stored.provenance.get("data", ""))
-    return Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    profile = stored.profile.permitted(base.graph_of(stored.profile))
+    return Subject(base, profile, stored.input_shape, stored.classes, data)
 
 
-def profile_subject(
-    config: FamilyConfig, input_shape: tuple[int, int, int], classes: tuple[str, ...]
-) -> Subject:
+def image_sample(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Sample:
+    """What a sample is like where it is an image, (C, H, W), of one of these classes."""
+    return Sample(torch.zeros(1, *shape), classes)
+
+
+def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
     """The network of a profile in a file; ConfigError if that or --model is missing."""
     if not config.model:
         raise ConfigError(f"{config.source} is no architecture; for a profile give --model")
@@ -85,10 +91,13 @@ def profile_subject(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
-    builder = models.resolve(config.model, num_classes=len(classes), in_channels=input_shape[0])
-    base = BaseNetwork.of(builder, torch.zeros(1, *input_shape), exact=config.exact)
-    profile.check(base.graph_of(profile))
-    return Subject(base, profile, input_shape, classes)
+    search = config.as_search()
+    builder = models.builder_for(config.model, sample, search.model_arguments)
+    base = BaseNetwork.of(
+        builder, sample.inputs, exact=config.exact, restrictions=search.restrictions
+    )
+    profile = profile.permitted(base.graph_of(profile))
+    return Subject(base, profile, input_shape_of(sample.inputs), sample.classes)
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:

@@ -14,14 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from copycat.architecture import read
-from copycat.input_shape import InputForm, shape_text
+from copycat.input_shape import InputForm, input_shape_of, shape_text
 from mlflow_server import schema
 from pruning.cost import Budget
 from pruning.errors import ConfigError, SearchFailedError
+from search import models
 from search.config.family_config import UNUSED_TRAINING, FamilyConfig
-from search.data import datasets
-from search.data.data import Sample
-from search.data.datasets import ImageData
+from search.data.data import Data, Sample
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
 from search.results.report import open_results
@@ -40,8 +39,9 @@ from search.studies.family_ladder import (
     stored_subject,
 )
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
+from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
 from search.trials.job_context import JobContext
@@ -50,7 +50,7 @@ from search.trials.preflight import Preflight
 
 _IDENTITY = ("source", "model", "exact", "divisor", "data", "task", "training", "seed")
 """Settings that stored networks depend on; a ladder may grow, and more seeds be asked for."""
-_OF_THE_MACHINE = ("data.root", "data.download")
+_OF_THE_MACHINE = ("data.root", "data.download", "data.workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(
     config: FamilyConfig,
     subject: Subject,
     rungs: Sequence[Rung],
-    data: ImageData,
+    data: Data,
     *,
     notes: Sequence[str] = (),
     console: Console | None = None,
@@ -89,17 +89,18 @@ def resume(config: FamilyConfig, *, console: Console | None = None) -> FamilyStu
     return run(config, subject, rungs, data, notes=notes, console=console)
 
 
-def opened(config: FamilyConfig, console: Console) -> tuple[Subject, ImageData]:
-    """The network whose shape is rescaled, and the images that its family learns from."""
+def opened(config: FamilyConfig, console: Console) -> tuple[Subject, Data]:
+    """The network whose shape is rescaled, and the data that its family learns from."""
+    task = tasks.resolve(config.as_search().task)
     folder = architecture_folder(config.source, config.runs)
     if folder is not None:
         subject = stored_subject(config, folder)
         shape = subject.input_shape
         channels = None if isinstance(shape, InputForm) else shape[0]
-        data = datasets.load(config.data, channels=channels, seed=config.seed)
-        return subject, data
-    data = read_images(config.data, config.model, config.seed, console)
-    return profile_subject(config, data.train.image_shape, tuple(data.classes)), data
+        return subject, read_data(config.data, task, config.seed, console, channels=channels)
+    channels = models.required_channels(config.model)
+    data = read_data(config.data, task, config.seed, console, channels=channels)
+    return profile_subject(config, data.sample), data
 
 
 class _Family(Study[FamilyStudy]):
@@ -112,7 +113,7 @@ class _Family(Study[FamilyStudy]):
         config: FamilyConfig,
         subject: Subject,
         rungs: Sequence[Rung],
-        data: ImageData,
+        data: Data,
         notes: Sequence[str],
     ) -> None:
         self._config, self._subject, self._data, self._notes = config, subject, data, notes
@@ -124,7 +125,7 @@ class _Family(Study[FamilyStudy]):
         ]
         self._tuned: list[FamilyRun] = []
 
-    def prepare(self, console: Console) -> tuple[JobContext, ImageData]:  # noqa: ARG002
+    def prepare(self, console: Console) -> tuple[JobContext, Data]:  # noqa: ARG002
         config, subject, data = self._config, self._subject, self._data
         device = chosen_device(config.device, config.resources)
         check_resources(config.as_search(), device)
@@ -254,9 +255,10 @@ def _preflight(subject: Subject) -> Preflight:
     )
 
 
-def _check_data(config: FamilyConfig, subject: Subject, data: ImageData) -> None:
+def _check_data(config: FamilyConfig, subject: Subject, data: Data) -> None:
+    present_shape = input_shape_of(data.sample.inputs)
     for what, own, present in (
-        ("images of", shape_text(subject.input_shape), shape_text(data.train.image_shape)),
+        ("inputs of", shape_text(subject.input_shape), shape_text(present_shape)),
         ("classes", ", ".join(subject.classes), ", ".join(data.classes)),
     ):
         if own != present:

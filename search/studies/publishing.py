@@ -9,6 +9,7 @@ from pathlib import Path
 from copycat.architecture import verify
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
+from search.results import recommendation
 from search.results.figures import front_figure
 from search.results.html_report import REPORT_FILE, report_page
 from search.results.pictures import draw_all
@@ -19,7 +20,7 @@ from search.storage.layout import RESULTS_FILE
 from search.studies.session import Session
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
-from search.trials.pareto import front
+from search.trials.pareto import front, without_base
 from search.trials.preflight import Preflight
 
 PLOT_FILE = "front.png"
@@ -32,7 +33,8 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     """
     config, preflight = session.context.config, session.context.preflight
     certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
-    within = [o for o in certified if preflight.limits.allows(o.cost)]
+    base_network = next((o for o in certified if o.origin == "base"), None)
+    within = [o for o in without_base(certified) if preflight.limits.allows(o.cost)]
     if not within:
         raise SearchFailedError(
             f"no architecture could be certified: {'; '.join(session.notes[:1])}"
@@ -50,6 +52,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
         notes=tuple(session.notes),
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
+        base_network=base_network,
     )
 
 
@@ -62,7 +65,12 @@ def publish(session: Session, results: Results) -> None:
     write_durably(folder / REPORT_FILE, report_page(folder).encode())
     files: list[Path] = [folder / name for name in (PLOT_FILE, RESULTS_FILE, REPORT_FILE)]
     session.record.mark_front(results)
-    session.runs.conclude([*files, *pictures], verdict=results.verdict)
+    sentences = [f"**{entry.text}**" for entry in results.recommendations]
+    session.runs.conclude(
+        [*files, *pictures],
+        beginning=[*sentences, recommendation.note(results.num_test)],
+        verdict=results.comparisons,
+    )
 
 
 def _base_widths(preflight: Preflight) -> dict[str, int]:

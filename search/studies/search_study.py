@@ -14,6 +14,7 @@ from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Sample
+from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
 from search.storage.layout import CONFIG_FILE, StudyKind
@@ -21,7 +22,7 @@ from search.studies.dry_run import dry_run_of_search
 from search.studies.publishing import certified_results, publish
 from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_images
+from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tasks.registry import name_in_settings
@@ -39,7 +40,7 @@ class SearchResult:
     """What a search found.
 
     front: architectures that no other one beats in validation accuracy and FLOPs.
-    verdict: which origin won at which budget, in words.
+    verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
 
@@ -47,6 +48,11 @@ class SearchResult:
     verdict: str
     path: Path
     results: Results
+
+    @property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """What to take within each budget of the ladder, in its order, and what it gives up."""
+        return self.results.recommendations
 
 
 def run(
@@ -138,7 +144,8 @@ def open_context(
     learned = task or tasks.resolve(config.task)
     device = chosen_device(config.device, config.resources)
     check_resources(config, device)
-    data = read_images(config.data, config.model, config.seed, console)
+    channels = models.required_channels(config.model)
+    data = read_data(config.data, learned, config.seed, console, channels=channels)
     preflight = preflight_of(config, data.sample, learned)
     for line in preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
@@ -152,7 +159,8 @@ def preflight_of(config: SearchConfig, sample: Sample, task: Task | None = None)
     Raises its errors, ModelError for a network that cannot be found, ConfigError for a teacher of
     another job.
     """
-    preflight = check(config, models.builder_for(config.model, sample), sample, task)
+    builder = models.builder_for(config.model, sample, config.model_arguments)
+    preflight = check(config, builder, sample, task)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight
@@ -177,7 +185,7 @@ def _links(config: SearchConfig) -> str:
 
 _MAY_CHANGE = (
     *("concurrency", "device", "mlflow_url", "register", "runs"),
-    *("data.root", "data.download"),
+    *("data.root", "data.download", "data.workers"),
 )
 """Settings of the machine, not of the search: they may differ when a search is continued."""
 

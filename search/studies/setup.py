@@ -1,4 +1,4 @@
-"""What a command that trains needs before it can begin: a device, images, a record, a folder."""
+"""What a command that trains needs before it can begin: a device, data, a record, a folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from rich.text import Text
 import mlflow_server
 from mlflow_server.errors import TrackingError
 from mlflow_server.runs import RunRecorder
-from pruning.errors import ConfigError, SearchStateError
-from search import models
+from pruning.errors import ConfigError, DataError, SearchStateError
 from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
 from search.data import datasets
-from search.data.datasets import ImageData
+from search.data.data import Data, Part
+from search.data.own import own_data
 from search.storage.atomic_files import write_durably
 from search.storage.layout import SPOOL_FILE
+from search.tasks.task import Task
 
 
 def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
@@ -41,18 +42,42 @@ def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
     return name
 
 
-def read_images(data: DataConfig, model: str, seed: int, console: Console) -> ImageData:
-    """The data set with as many colour channels as the network demands."""
-    with console.status(Text(f"reading {data.source}")) as status:
+def read_data(
+    config: DataConfig, task: Task, seed: int, console: Console, *, channels: int | None = None
+) -> Data:
+    """The data, split by `seed`, from which `task` can learn; what there is to know is printed.
+
+    channels: of colour that images are to have; None for as many as they have.
+    Raises DataError for data that cannot be read, or whose targets the task does not know.
+    """
+    with console.status(Text(f"reading {config.source}")) as status:
 
         def show(done: int, total: int) -> None:
-            status.update(Text(f"reading {data.source}: {done:,} of {total:,} images"))
+            status.update(Text(f"reading {config.source}: {done:,} of {total:,} samples"))
 
-        channels = models.required_channels(model)
-        images = datasets.load(data, channels=channels, seed=seed, progress=show)
-    for note in images.notes:
+        if config.own_module:
+            data: Data = own_data.load(
+                config, has_classes=task.has_classes, seed=seed, progress=show
+            )
+        else:
+            data = datasets.load(config, channels=channels, seed=seed, progress=show)
+    for note in data.notes:
         console.print(f"note          {note}", highlight=False, markup=False, soft_wrap=True)
-    return images
+    _check_targets(data, task)
+    return data
+
+
+def _check_targets(data: Data, task: Task) -> None:
+    few, device = data.few(1), torch.device("cpu")
+    parts: tuple[Part, ...] = ("train", "validation", "test")
+    for part in parts:
+        for _, targets in few.loader(part, device=device).in_order():
+            try:
+                task.check_targets(targets, data.sample)
+            except DataError as error:
+                raise DataError(
+                    f"sample 0 of the {part} part of {data.name} does not fit the task: {error}"
+                ) from error
 
 
 def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:

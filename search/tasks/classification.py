@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pruning.errors import ModelError
+from pruning.errors import DataError, ModelError
 from search.data.data import Sample
 from search.tasks.score import Score
-from search.tasks.task import Task, require_tensor, words_for
+from search.tasks.task import Task, require_targets, require_tensor, words_for
 
 
 @final
@@ -31,6 +32,22 @@ class Classification(Task):
 
     def check_outputs(self, outputs: Any, sample: Sample) -> None:
         require_tensor(outputs, (1, len(sample.classes)), "logits")
+
+    def check_targets(self, targets: Any, sample: Sample) -> None:
+        is_whole = isinstance(targets, Tensor) and targets.dtype == torch.int64
+        fits = is_whole and targets.dim() == 1
+        require_targets(
+            fits,
+            "int64 (batch,), numbers of classes (several labels are learned by --task multilabel, "
+            "other numbers by --task regression)",
+            targets,
+        )
+        highest = len(sample.classes) - 1
+        if not ((targets >= 0) & (targets <= highest)).all():
+            raise DataError(
+                f"expected targets to be numbers of classes from 0 to {highest}, got "
+                f"{', '.join(map(str, targets.tolist()))[:60]}"
+            )
 
 
 class Accuracy:

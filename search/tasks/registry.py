@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from copycat.builder import Builder
 from pruning.errors import ConfigError, EspalierError, ModelError
-from search import models
+from search.data.trusted_code import require_trusted_code
 from search.tasks.classification import Classification
 from search.tasks.multilabel import Multilabel
 from search.tasks.regression import Regression
@@ -49,13 +49,13 @@ def resolve(name: str) -> Task:
 
 def own_module(name: str) -> str:
     """The module of the user's own that `name` would import; empty for all other tasks."""
-    return "" if name.startswith(_IN_PYTHON) else models.own_module(name)
+    is_own = ":" in name and not name.startswith(_IN_PYTHON)
+    return name.partition(":")[0] if is_own else ""
 
 
 def require_trusted(name: str, trust: Sequence[str], origin: object) -> None:
     """ModelError if the task `name`, as `origin` has it, is code that nobody allowed by name."""
-    if own_module(name):
-        models.require_trusted(name, trust, origin, kind="task")
+    require_trusted_code(name, own_module(name), trust, f"{origin} names the task", ModelError)
 
 
 def name_in_settings(task: Task) -> str:

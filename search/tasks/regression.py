@@ -23,6 +23,7 @@ class Regression(Task):
     """
 
     score = Score("R²", is_share=False)
+    has_classes = False
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         numbers = _rows(outputs)

@@ -35,9 +35,12 @@ class Task:
     or else `evaluate`.
 
     score: what a network is chosen by.
+    has_classes: whether whole numbers as targets are classes: then there are as many as the highest
+        says, where the data do not name them, and parts of the data keep their shares.
     """
 
     score: Score
+    has_classes: bool = True
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The mean loss of a minibatch, a scalar, from what the network returns for its inputs."""

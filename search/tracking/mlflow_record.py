@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus
 from pruning.cost import Cost
+from search.results.recommendation import against_base
 from search.results.report import Results
 from search.tracking.mlflow_runs import StudyRuns
 from search.trials.artifacts import stored_curve
@@ -116,11 +117,16 @@ class MlflowRecord(Observer):
         self._runs.end(_run_key(job), status, ending.why)
 
     def mark_front(self, results: Results) -> None:
-        """Say of every network whether it is on the front, and how many are."""
+        """Say of every network whether it is on the front and what it gave up, and how many are."""
         on_front = {outcome.key for outcome in results.front}
-        for outcome in results.everything:
+        for outcome in results.below_base(results.everything):
+            key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
-            self._runs.tag(architecture_key(outcome.key), tags)
+            self._runs.tag(key, tags)
+            difference = against_base(outcome.test_score, results.base_network)
+            if difference is not None:
+                metrics = {schema.METRIC_SCORE_AGAINST_BASE: difference}
+                self._runs.log(metrics, key, time_ms=self._time(outcome))
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
         self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
 

@@ -95,13 +95,18 @@ class StudyRuns:
         self._recorder.end_run(key, status, reason)
         self._open.remove(key)
 
-    def conclude(self, files: Sequence[Path], *, verdict: str = "") -> None:
-        """Attach files, add the verdict to the description, and end the run of the study."""
+    def conclude(
+        self, files: Sequence[Path], *, beginning: Sequence[str] = (), verdict: Sequence[str] = ()
+    ) -> None:
+        """Attach files, complete the description, and end the run of the study.
+
+        beginning: paragraphs that the description then begins with.  verdict: those it ends in.
+        """
         for file in files:
             self._recorder.log_file(self.study.kind, file)
         if verdict:
-            text = verdict.replace("\n", "\n\n")
-            self._describe(f"{self.study.description}\n\n## Verdict\n\n{text}")
+            paragraphs = (*beginning, self.study.description, "## Verdict", *verdict)
+            self._describe("\n\n".join(paragraphs))
         self.end(self.study.kind)
 
     def failed(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
 from search.tracking.epoch_count import EpochCount
-from search.trials.pareto import hypervolume
+from search.trials.pareto import hypervolume, without_base
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -299,13 +299,17 @@ class SearchState:
         for work in self._work.values():
             if work.is_trial:
                 trials[work.state] += 1
-        best = max(self.networks.values(), key=lambda f: f.validation_score, default=None)
+        networks = list(self.networks.values())
+        base = next((f for f in networks if f.origin == "base"), None)
+        rivals = without_base(networks) if self.kind == "search" else networks
+        best = max(rivals, key=lambda f: f.validation_score, default=None)
         return {
             "trials": trials,
             "networks": len(self.networks),
             "epochs": self.num_epochs,
             "expected_epochs": self.num_epochs + (0 if self.end else self._epochs.remaining),
             "best": None if best is None else vars(best),
+            "base": None if base is None else vars(base),
             "hypervolume": self._best_volume,
             "images": sum(work.images for work in self._work.values()),
             "seconds_spent": (self._spent_ms + self._now_ms - self._launched_ms) / 1000,

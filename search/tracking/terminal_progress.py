@@ -18,8 +18,11 @@ from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 from search.tracking.epoch_count import EpochCount
 from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Observer, Outcome, TrialJob
+from search.trials.pareto import without_base
 
 _SHOWN_ROWS = 24
+_SECONDS_PER_LINE = 60.0
+"""Between the lines that say how far a study is, where the output is no terminal."""
 
 
 @dataclass
@@ -33,7 +36,9 @@ class _Row:
 
 
 class Progress(Observer):
-    """Shows every job.
+    """Shows every job: a table on a terminal, elsewhere a line when one begins, changes or ends.
+
+    There, a line a minute at most says how far the study is: epochs, scores, time left.
 
     now: seconds since some moment, by default of this machine's clock; who passes on what another
     process did, or does, gives the time at which it happened.
@@ -66,7 +71,8 @@ class Progress(Observer):
 
     def begun(self) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
-        self._epochs.begin(self._now())
+        self._line_at = self._now()
+        self._epochs.begin(self._line_at)
 
     def expect(self, epochs: int) -> None:
         """Correct the number of epochs that are still to come."""
@@ -84,12 +90,14 @@ class Progress(Observer):
         row.state = record.stage
         row.accuracy = record.validation_score
         self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
+        self._say_how_far(row)
 
     def scored(self, job: Job, stage: str, done: int, total: int) -> None:
         row = self._rows.setdefault(job.key, _Row(job))
         is_new = not row.state.startswith(stage)
         row.state = f"{stage} {done:,} of {total:,}"
         self._changed(f"{_title(job)}: {stage}" if is_new else None)
+        self._say_how_far(row)
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
@@ -117,6 +125,24 @@ class Progress(Observer):
         """Such as "about 3 min left"; empty before there is anything to go by."""
         seconds = self._epochs.seconds_left(self._now())
         return "" if seconds is None else f"about {duration_text(seconds)} left"
+
+    def _say_how_far(self, row: _Row) -> None:
+        """The line of this minute, unless there was one; row: the job that was just heard of."""
+        now = self._now()
+        if self._console.is_terminal or now - self._line_at < _SECONDS_PER_LINE:
+            return
+        self._line_at = now
+        done, left = self._epochs.done, self._epochs.remaining
+        score = "" if row.accuracy is None else f", validation {row.accuracy:.1%}"
+        outcomes = [r.outcome for r in self._rows.values() if r.outcome]
+        best = max(without_base(outcomes), key=lambda o: o.validation_score, default=None)
+        parts = [
+            f"{done:,} of {done + left:,} epochs",
+            f"{_title(row.job)} in {row.state}{score}",
+            "" if best is None else f"best network {_found(best)} FLOPs",
+            self._time_left,
+        ]
+        self._changed("; ".join(part for part in parts if part))
 
     def _changed(self, line: str | None) -> None:
         if self._live is not None:

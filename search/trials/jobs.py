@@ -37,9 +37,9 @@ Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
 """What a network goes through; plain training is that of one pruned at initialisation."""
 
 ORIGINS: tuple[Origin, ...] = (
-    *("fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
+    *("base", "fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
 )
-"""Those of a search."""
+"""Those of a search, the base network first."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 
@@ -16,7 +16,15 @@ class Point(Protocol):
     def flops(self) -> int: ...
 
 
+class Network(Protocol):
+    """A network that says how its weights came about."""
+
+    @property
+    def origin(self) -> str: ...
+
+
 P = TypeVar("P", bound=Point)
+N = TypeVar("N", bound=Network)
 
 
 def dominates(first: Point, second: Point) -> bool:
@@ -38,6 +46,11 @@ def front(points: Sequence[P]) -> list[P]:
         if not result or point.validation_score > result[-1].validation_score:
             result.append(point)
     return result
+
+
+def without_base(networks: Iterable[N]) -> list[N]:
+    """Those that compete: the base network, which they are held against, is not one of them."""
+    return [network for network in networks if network.origin != "base"]
 
 
 def spread(points: Sequence[P], count: int) -> list[P]:

@@ -11,12 +11,14 @@ from torch import nn
 
 from copycat.build import without_removed
 from copycat.builder import Builder
+from copycat.families.base_network import BaseNetwork
 from copycat.input_shape import InputShape, input_shape_of
 from copycat.width_profile import WidthProfile
 from pruning.cost import Budget, Cost, ExampleInput, format_count
 from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.restrictions import Restrictions
 from pruning.selection import least_widths, unreachable
 from pruning.structure_removal.structures import KINDS, remove_structures, structures
 from pruning.tracing import trace, whole_trace
@@ -60,6 +62,10 @@ class Preflight:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.sample.classes
+
+    def base_network(self, restrictions: Restrictions) -> BaseNetwork:
+        """The network that families are derived from, under the restrictions of the search."""
+        return BaseNetwork(self.builder, self.graph, self.example_input, restrictions)
 
     def graph_of(self, profile: WidthProfile) -> ChannelGraph:
         """The graph that prices this shape: without the structures that it lacks."""
@@ -115,16 +121,22 @@ def check(
     """
     model = builder()
     try:
-        graph = whole_trace(model, sample.inputs, exact=config.exact)
+        whole = whole_trace(model, sample.inputs, exact=config.exact)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     except SystemExit as error:
         raise ModelError(
             f"{config.model} ends the process when it runs (SystemExit: {error})"
         ) from error
+<<<<<<< HEAD
     learned = task or tasks.resolve(config.task)
     _check_output(config, model, sample, learned)
     _check_loss(config, learned)
+=======
+    config.restrictions.check(whole)
+    graph = config.restrictions.of(whole)
+    _check_output(config, model, sample, task or tasks.resolve(config.task))
+>>>>>>> data
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -177,7 +189,7 @@ def _nothing_to_prune(
             "--prune-residual prunes those"
         )
     if graph.exact:
-        free = trace(model, example_input, exact=False)
+        free = config.restrictions.of(trace(model, example_input, exact=False))
         for flags, freer in (("--no-exact", config), ("--no-exact --prune-residual", wider)):
             if judged_groups(freer, model, free, config.criteria):
                 return CriterionError(
@@ -209,7 +221,7 @@ def _floor(
     """
     parts = parts_of(granularity)
     kinds = [part for part in KINDS if part in parts]
-    removable = structures(model, example_input, kinds) if kinds else ()
+    removable = structures(model, example_input, kinds, config.restrictions) if kinds else ()
     for kind in kinds:
         if not any(structure.kind == kind for structure in removable):
             raise CriterionError(

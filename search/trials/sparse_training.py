@@ -103,6 +103,7 @@ class SparseNetwork:
                 gated,
                 residual=config.prune_residual,
                 exact=preflight.graph.exact,
+                restrictions=config.restrictions,
                 seed=seed,
             )
         make = self._method.regularizer
@@ -190,7 +191,9 @@ class SparseNetwork:
 
     def _traced(self, model: nn.Module) -> ChannelGraph:
         """The graph of what is left of the network, as that of the search was made."""
-        return whole_trace(model, self._example_input, exact=self._preflight.graph.exact)
+        whole = self._preflight.graph
+        graph = whole_trace(model, self._example_input, exact=whole.exact)
+        return self._config.restrictions.of(graph, whole)
 
     @property
     def _gated_granularities(self) -> tuple[Granularity, ...]:

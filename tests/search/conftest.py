@@ -32,7 +32,7 @@ def _share(name: str) -> ModuleType:
     return module
 
 
-samples, *_ = map(_share, ("samples", "serving", "nets_of_users", "own_data"))
+samples, *_ = map(_share, ("samples", "serving", "nets_of_users", "own_data", "data_of_users"))
 
 NETS = """
 import os

@@ -140,6 +140,12 @@ def outcome(key: str = "fine-tuned-0", **changes: object) -> Outcome:
     return Outcome(**(settings | changes))
 
 
+def base_outcome(**changes: object) -> Outcome:
+    """The base network as a search trains it, once."""
+    settings: dict[str, object] = {"origin": "base", "trial": None, "flops": 10_000, "params": 1000}
+    return outcome("base", **(settings | changes))
+
+
 def epoch_record(step: int = 1, num_steps: int = 2, **changes: object) -> EpochRecord:
     settings: dict[str, object] = {
         "stage": "sparse training",

@@ -95,6 +95,7 @@ CHANGED_FLAGS = {
     "flip": True,
     "limit-train": 1000,
     "validation-fraction": 0.25,
+    "workers": 2,
     "epochs": 3,
     "fine-tune-epochs": 4,
     "scratch-epochs": 5,
@@ -214,6 +215,34 @@ BAD_SETTINGS = {
     "no TOML": (["--config=no.toml"], "no.toml is not valid TOML"),
     "no such folder": (["--data=imagefolder:nowhere"], "there is no folder 'nowhere'"),
     "no train/": (["--data=imagefolder:empty"], "there is no train/"),
+    "no such table": (["--data=csv:none.csv"], "none.csv cannot be read: No such file"),
+    "a table of absent images": (
+        ["--data=csv:bad.csv"],
+        "bad.csv, line 2: there is no image 'a.png'",
+    ),
+    "data that fail": (
+        ["--data=bad_nets:raises"],
+        "bad_nets:raises failed: ValueError: a b (bad_nets.py, line 12)",
+    ),
+    "data of another kind": (
+        ["--data=bad_nets:no_module"],
+        "bad_nets:no_module must return (train, test), (train, validation, test), a mapping",
+    ),
+    "no such data": (["--data=no_such_module:make"], "data of one's own: cannot import 'no_such"),
+    "targets of another task": (
+        ["--data=data_of_users:floats_as_labels"],
+        "sample 0 of the train part of data_of_users:floats_as_labels does not fit the task: "
+        "expected targets to be int64 (batch,), numbers of classes (several labels are learned by "
+        "--task multilabel, other numbers by --task regression), got (1,) of torch.float32",
+    ),
+    "a share of data that are split": (
+        ["--data=data_of_users:with_targets", "--validation-fraction=0.3"],
+        "validation_fraction has no effect on data_of_users:with_targets",
+    ),
+    "a size of what is not ours": (
+        ["--data=data_of_users:plain", "--image-size=8"],
+        "image_size has no effect on data_of_users:plain, whose Datasets have transforms of",
+    ),
     "differing sizes": (
         ["--data=imagefolder:sizes"],
         "images must be of one size, but sizes/train/a/0.png is 8×8 and",
@@ -284,6 +313,7 @@ def colour(num_classes):
 def bad_things(here: Path) -> Path:
     """A folder full of what can be given by mistake."""
     (here / "no.toml").write_text("trials =")
+    (here / "bad.csv").write_text("path,label\na.png,x\n")
     (here / "bad-key.toml").write_text("trails = 3")
     (here / "bad_nets.py").write_text(BAD_NETS)
     (here / "bad_raises.py").write_text("raise RuntimeError('at\\nimport')")

@@ -12,6 +12,7 @@ from samples import espalier, stored_outcome
 import copycat
 from copycat.architecture.document import to_json
 from pruning.errors import ArchitectureError, ModelError
+from search.config.data_config import DataConfig
 from search.config.search_config import SearchConfig
 from search.models import own_module, require_trusted
 from search.results.report import Results
@@ -126,6 +127,36 @@ def test_a_network_that_is_allowed(trust: tuple[str, ...]) -> None:
 def test_a_network_that_is_not(trust: tuple[str, ...]) -> None:
     with pytest.raises(ModelError, match=r"search\.json names the network nets\.a:make"):
         require_trusted("nets.a:make", trust, "search.json")
+
+
+@pytest.mark.parametrize("trust", [(), ("other",), ("data_of_users:noisy",)])
+def test_data_of_a_folder_that_was_copied_in_are_not_read(
+    here: Path, trust: tuple[str, ...]
+) -> None:
+    """By what goes on with a search, and by what trains a stored network's family."""
+    config = SearchConfig(name="gift", data=DataConfig("data_of_users:raises"))
+    config.directory.mkdir(parents=True)
+    (config.directory / "search.json").write_text(json.dumps(dataclasses.asdict(config.resolved())))
+    for words in (("resume", "gift"), ("trial", "gift", "0")):
+        done = espalier(*words, *(word for name in trust for word in ("--trust", name)))
+        assert (done.status, done.out) == (2, "")
+        expected = "names the data data_of_users:raises, which is code: if it is yours, allow it by"
+        assert expected in done.err
+    done = espalier("resume", "gift", "--trust", "data_of_users:raises")
+    assert "data_of_users:raises failed: ValueError: no luck" in done.err
+
+
+def test_data_that_a_stored_network_names_are_not_read(here: Path, preflight: Preflight) -> None:
+    config = SearchConfig(name="gift")
+    outcome = stored_outcome(config, preflight, 0, {}, 0.5)
+    file = config.directory / outcome.path / "architecture.json"
+    stored = copycat.read(file.parent)
+    data = {"data": "data_of_users:raises"}
+    file.write_text(to_json(dataclasses.replace(stored, provenance=data)))
+    words = ("family", f"gift/{outcome.key}", "--budgets=flops=50%", "--train")
+    assert "which is code: if it is yours, allow it by name" in espalier(*words).err
+    done = espalier(*words, "--trust=data_of_users")
+    assert "data_of_users:raises failed: ValueError" in done.err
 
 
 def test_one_callable_is_trusted_without_its_module(hostile: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import ConfigError
+from search.config.model_arguments import model_arguments
 from search.config.resources_config import seconds
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
@@ -20,6 +21,7 @@ _MAX_VALUES = {
     "seeds": 1000,
     "profiles": 1000,
     "resources.cpus_per_trial": 1024,
+    "data.workers": 64,
 }
 """Larger values would only use up memory; the operator sets the other limits."""
 
@@ -29,14 +31,18 @@ _RESERVED_NAMES = re.compile(r"(?i:service\.db|audit\.jsonl|mlflow|mlruns|mlarti
 
 _WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 _MAX_DEPTH, _MAX_WIDTH = 400, 32
-_IMAGE_FOLDER = "imagefolder:"
+_FILES = ("imagefolder:", "csv:")
+"""How data begin that are a path."""
+
 SERVER_SETTINGS = frozenset(
     {
         *("runs", "mlflow_url", "device", "data.root", "data.download"),
         *("resources.ray_address", "resources.memory_gb", "study.storage"),
     }
 )
-_TORCHVISION = "torchvision"
+_LIBRARIES = ("torchvision", "timm")
+"""Whose networks all may ask for: weights and files are no arguments of theirs, see below."""
+
 _HOUR = 3600
 
 
@@ -44,8 +50,8 @@ _HOUR = 3600
 class SettingsPolicy:
     """What the operator allows.
 
-    data_root: the folder that image folders, data sets and teachers lie below.
-    builders: module:callable of networks beside the zoo's and torchvision's.
+    data_root: the folder that image folders, tables, data sets and teachers lie below.
+    builders: module:callable of networks beside the zoo's and torchvision's, and of data.
     register_as: names in MLflow's registry that searches may register networks under.
     tasks: module:callable of tasks beside those of this package.
     """
@@ -68,6 +74,7 @@ class SettingsPolicy:
         self.require_limits(content)
         _check_name(content.get("name"))
         self._check_model(content.get("model"))
+        _check_model_arguments(content.get("model_arg"))
         self._check_task(content.get("task"))
         self._check_register(content.get("register"))
         settings = dict(content)
@@ -146,7 +153,7 @@ class SettingsPolicy:
         _check_wide_resnet(model)
         if ":" not in model:
             return
-        if model.partition(":")[0] == _TORCHVISION:
+        if model.partition(":")[0] in _LIBRARIES:
             return
         raise _not_allowed(model, "model", "--builder", self.builders)
 
@@ -159,9 +166,13 @@ class SettingsPolicy:
             return data
         source = data.get("source")
         settings = {**data, "root": str(self.data_root)}
-        if isinstance(source, str) and source.startswith(_IMAGE_FOLDER):
-            folder = self._below(source.removeprefix(_IMAGE_FOLDER), "data.source")
-            settings["source"] = f"{_IMAGE_FOLDER}{folder}"
+        if not isinstance(source, str):
+            return settings
+        kind, colon, path = source.partition(":")
+        if kind + colon in _FILES:
+            settings["source"] = f"{kind}:{self._below(path, 'data.source')}"
+        elif colon and source not in self.builders:
+            raise _not_allowed(source, "data.source", "--builder", self.builders)
         return settings
 
     def _below(self, path: str, field: str) -> Path:
@@ -226,6 +237,21 @@ def _check_name(name: object) -> None:
         )
     if _RESERVED_NAMES.fullmatch(name) is not None:
         raise ProblemError(422, f"{name} is the name of a file of this server", "name")
+
+
+def _check_model_arguments(texts: object) -> None:
+    """Numbers, true and false alone: a text may name a file or an address."""
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return  # the settings will say so
+    try:
+        arguments = model_arguments(texts)
+    except ConfigError:
+        return
+    for name, value in arguments.items():
+        if not isinstance(value, bool | int | float):
+            raise ProblemError(
+                422, f"model_arg gives numbers, true and false on a server, not {name}", "model_arg"
+            )
 
 
 def _check_wide_resnet(model: str) -> None:

@@ -10,7 +10,11 @@ from search.service.database.tables import ArchitectureRow
 from search.service.database.transactions import Database, page_of
 from search.service.problem_details import ProblemError
 
-_BY_FLOPS = (ArchitectureRow.flops, ArchitectureRow.key)
+_BASE = "base"
+"""Origin of the base network of a search."""
+
+_BY_FLOPS = (ArchitectureRow.origin != _BASE, ArchitectureRow.flops, ArchitectureRow.key)
+"""The base network first, which the others are held against."""
 
 
 class Architectures:
@@ -27,8 +31,15 @@ class Architectures:
             raise ProblemError(404, f"there is no architecture {key!r} of a search {search_id!r}")
         return row
 
+    def base(self, search_id: str) -> ArchitectureRow | None:
+        """The base network of a search, once it is trained."""
+        of_search = ArchitectureRow.search_id == search_id
+        query = select(ArchitectureRow).where(of_search, ArchitectureRow.origin == _BASE)
+        with self._database.session() as session:
+            return session.scalars(query).first()
+
     def page(self, search_id: str, *, limit: int, offset: int) -> tuple[list[ArchitectureRow], int]:
-        """Those of a search, by FLOPs, and how many there are in all."""
+        """Those of a search, the base first, by FLOPs, and how many there are in all."""
         query = select(ArchitectureRow).where(ArchitectureRow.search_id == search_id)
         with self._database.session() as session:
             return page_of(session, query.order_by(*_BY_FLOPS), limit, offset)

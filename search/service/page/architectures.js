@@ -1,7 +1,7 @@
 /* The architectures of a search as a table, and the profile of one of them. */
 
 import { architecturePath, download, get, openRun } from "./api.js";
-import { Table, action, el, percent, short } from "./elements.js";
+import { Table, action, el, percent, points, short } from "./elements.js";
 import { colourOf, markOf } from "./plot.js";
 
 const FILES = [
@@ -22,9 +22,10 @@ export class ArchitectureTable {
       { title: "slack", number: true, text: slack },
       { title: "validation", number: true, text: (item) => percent(item.validation_score) },
       { title: "test", number: true, text: (item) => percent(item.test_score) },
+      { title: "against base", number: true, text: (item) => (item.origin === "base" ? "–" : points(item.score_against_base)) },
       { title: "open or save", node: (item) => this.links(item) },
     ];
-    this.table = new Table("Every architecture, by FLOPs", columns, {
+    this.table = new Table("Every architecture by FLOPs, the base network first", columns, {
       empty: "None so far.",
       key: (item) => item.key,
       rowClass: (item) => [item.on_front && "on-front", item.key === this.chosen && "chosen"].filter(Boolean).join(" "),
@@ -35,7 +36,7 @@ export class ArchitectureTable {
 
   show(items) {
     this.items = items;
-    this.table.show(this.only.checked ? items.filter((item) => item.on_front) : items);
+    this.table.show(this.only.checked ? items.filter((item) => item.on_front || item.origin === "base") : items);
   }
 
   mark(key) {

@@ -119,6 +119,14 @@ export function percent(share, digits = 2) {
   return share == null ? "" : `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
+/* A difference of scores, as −0.4 points. */
+export function points(difference) {
+  if (difference == null) return "";
+  const size = Math.abs(100 * difference).toFixed(1);
+  const sign = size === "0.0" ? "±" : difference < 0 ? "−" : "+";
+  return `${sign}${size}\u00a0points`;
+}
+
 export function duration(seconds) {
   if (seconds == null) return "";
   if (seconds < 60) return `${Math.ceil(seconds)} s`;
@@ -140,7 +148,7 @@ export function stateOf(search) {
 /* Epochs done and expected, best network, cost and time left, as far as they are known. */
 export function progressOf(search) {
   const {
-    epochs = 0, expected_epochs: expected = 0, best, seconds_left: left, networks = 0,
+    epochs = 0, expected_epochs: expected = 0, best, base, seconds_left: left, networks = 0,
     images = 0, seconds_spent: spent = 0,
   } = search.progress ?? {};
   return {
@@ -148,7 +156,10 @@ export function progressOf(search) {
     share: search.state === "finished" ? 1 : expected ? epochs / expected : 0,
     epochs: expected ? `${epochs} of ${expected} epochs` : "",
     networks: networks ? `${networks} networks` : "",
-    best: best ? `best ${percent(best.validation_score, 1)} at ${short(best.flops)} FLOPs` : "",
+    best: [
+      best && `best ${percent(best.validation_score, 1)} at ${short(best.flops)} FLOPs`,
+      base && `base ${percent(base.validation_score, 1)}`,
+    ].filter(Boolean).join(", "),
     cost: images ? `${duration(spent)} and ${short(images)} images so far` : "",
     left: search.state === "running" && left != null ? `${duration(left)} left` : "",
   };

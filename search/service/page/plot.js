@@ -4,6 +4,7 @@ import { el } from "./elements.js";
 
 /* Of each origin: those of mlflow_server/schema.py, which a test compares. */
 export const COLOURS = {
+  "base": "#8f5bd6",
   "fine-tuned": "#d55e00",
   "from-scratch": "#0072b2",
   "copycat": "#cc79a7",
@@ -14,16 +15,18 @@ export const COLOURS = {
 };
 /* As in the report of a search. */
 const SYMBOLS = {
+  "base": "star",
   "fine-tuned": "circle", "from-scratch": "square", "copycat": "triangle-up",
   "tempered": "triangle-down", "uniform": "x", "random": "diamond",
 };
 const MARKS = {
-  circle: "●", square: "■", "triangle-up": "▲", "triangle-down": "▼", x: "✖", diamond: "◆", star: "★",
+  circle: "●", square: "■", "triangle-up": "▲", "triangle-down": "▼", x: "✖", diamond: "◆", star: "★", hexagon: "⬢",
 };
 const OTHER = "#999999";
 
 export const colourOf = (origin) => COLOURS[origin] ?? OTHER;
-export const markOf = (origin) => MARKS[SYMBOLS[origin] ?? "star"];
+const symbolOf = (origin) => SYMBOLS[origin] ?? "hexagon";
+export const markOf = (origin) => MARKS[symbolOf(origin)];
 
 let library;
 
@@ -96,7 +99,7 @@ export class FrontPlot {
         return {
           ...placed(same), mode: "markers", customdata: same.map((item) => item.key), name: origin,
           hoverinfo: "none",
-          marker: { color: colourOf(origin), symbol: SYMBOLS[origin] ?? "star", size: hasFinger ? 13 : 10 },
+          marker: { color: colourOf(origin), symbol: symbolOf(origin), size: hasFinger ? 13 : 10 },
         };
       }),
       {

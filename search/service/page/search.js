@@ -33,6 +33,7 @@ class SearchView {
     this.state = el("span", { class: "state", role: "status" });
     this.facts = el("p", { class: "quiet" });
     this.reason = el("p", { class: "error" });
+    this.take = el("div", { class: "take", hidden: true, role: "region", "aria-label": "What to take" });
     this.buttons = el("div", { class: "buttons" });
     this.priority = el("input", { type: "number", min: -1000, max: 1000, step: 1, change: () => this.setPriority() });
     this.queue = el("label", { class: "inline", hidden: true }, "Priority ", this.priority);
@@ -45,7 +46,7 @@ class SearchView {
     this.settings = el("pre", { tabindex: 0 });
     return [
       el("div", { class: "title" }, el("h1", {}, this.id), this.state, this.buttons),
-      this.queue, this.facts, this.reason, this.bar, this.progress, this.working,
+      this.take, this.queue, this.facts, this.reason, this.bar, this.progress, this.working,
       el("h2", {}, "Pareto front"),
       this.legend,
       el("div", { class: "beside" }, this.plot.node, this.card.node),
@@ -196,14 +197,18 @@ class SearchView {
   }
 
   async showVerdict(state) {
+    this.take.hidden = state !== "finished";
     if (state !== "finished") {
       const text = OVER.includes(state) ? `The search ${state === "failed" ? "failed" : "was stopped"}: there is none.` : "It comes when the search is finished.";
       this.verdict.replaceChildren(el("p", { class: "quiet" }, text));
       return;
     }
-    const { lines, notes } = await get(`${this.path}/verdict`, this.signal);
+    const { recommendations, basis, lines, notes } = await get(`${this.path}/verdict`, this.signal);
+    const texts = recommendations.map(({ text }) => text);
+    this.take.replaceChildren(...texts.map((text) => el("p", {}, text)), el("p", { class: "quiet" }, basis));
+    const compared = lines.filter((line) => !texts.includes(line));
     this.verdict.replaceChildren(
-      el("ul", {}, lines.map((line) => el("li", {}, line))),
+      el("details", {}, el("summary", {}, "How they compare, and by which test"), el("ul", {}, compared.map((line) => el("li", {}, line)))),
       ...notes.map((note) => el("p", { class: "quiet" }, note)),
       el("p", {}, this.report()),
     );

@@ -29,7 +29,7 @@ from search.service.runs_folder import EXPORTS_FOLDER, SEARCH_ID
 from search.service.schemas import Architecture, SearchDetails
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 from search.tracking.search_state import Event, EventFile, SearchState
-from search.trials.pareto import front
+from search.trials.pareto import front, without_base
 
 _MAX_BYTES = 1 << 20
 """Of a file of settings."""
@@ -99,7 +99,7 @@ def read_rows(
 
 def _rows_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureRow]:
     rows = architecture_rows(search_id, events)
-    for row in front(rows):
+    for row in front(without_base(rows)):
         row.on_front = True
     return rows
 
@@ -138,7 +138,8 @@ def _row(
 def _require_showable(row: SearchRow, architectures: Sequence[ArchitectureRow]) -> None:
     """ValueError unless it can be shown as the API's description says."""
     search = SearchDetails.of(row)
-    shown = [Architecture.of(architecture, row) for architecture in architectures]
+    base_row = next((found for found in architectures if found.origin == "base"), None)
+    shown = [Architecture.of(architecture, row, base_row) for architecture in architectures]
     json.dumps([search, shown], allow_nan=False)
     SearchDetails.model_validate(search)
     for architecture in shown:

@@ -46,10 +46,11 @@ def architecture_row(
 
 
 def finished_rows(search_id: str, folder: Path) -> list[ArchitectureRow]:
-    """The architectures of a finished search, from its results file."""
+    """The architectures of a finished search, and its base network, from its results file."""
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     front_keys = {outcome["key"] for outcome in results["front"]}
+    base = results.get("base_network")
     return [
         architecture_row(search_id, outcome, on_front=outcome["key"] in front_keys)
-        for outcome in results["everything"]
+        for outcome in [*([base] if base else []), *results["everything"]]
     ]

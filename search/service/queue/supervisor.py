@@ -19,7 +19,7 @@ from search.service.queue.result_rows import architecture_rows, finished_rows, n
 from search.storage.atomic_files import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, SPOOL_FILE
 from search.tracking.search_state import Event
-from search.trials.pareto import front
+from search.trials.pareto import front, without_base
 
 MAX_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""
@@ -169,7 +169,7 @@ class Supervisor:
         rows = architecture_rows(row.id, events)
         if rows:
             self._architectures.put(row.id, rows)
-            networks = list(followed.search_state.networks.values())
+            networks = without_base(followed.search_state.networks.values())
             front_keys = {network.key for network in front(networks)}
             marked = followed.front_keys - {new.key for new in rows}
             joined, left = sorted(front_keys - marked), sorted(marked - front_keys)

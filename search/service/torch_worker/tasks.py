@@ -32,14 +32,15 @@ if TYPE_CHECKING:
     from search.data.data import Sample
     from search.scheduling import ray_executor
     from search.studies import search_study, setup
+    from search.tasks import registry as learned_tasks
 else:
     torch, architecture, export, python_source, models = lazy_modules(
         *("torch", "copycat.architecture", "copycat.export", "copycat.python_source"),
         "search.models",
     )
-    named_datasets, ray_executor, search_study, setup = lazy_modules(
+    named_datasets, ray_executor, search_study, setup, learned_tasks = lazy_modules(
         *("search.data.named_datasets", "search.scheduling.ray_executor"),
-        *("search.studies.search_study", "search.studies.setup"),
+        *("search.studies.search_study", "search.studies.setup", "search.tasks.registry"),
     )
 
 
@@ -83,14 +84,15 @@ def _counts(cost: Any) -> dict[str, int]:
 
 def _preflight(config: Any, most_params: int) -> Any:
     ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
-    sample = _sample(config.data, config.model, config.seed)
-    _require_params(config.model, sample, most_params)
+    sample = _sample(config.data, config.model, config.task, config.seed)
+    _require_params(config, sample, most_params)
     return search_study.preflight_of(config, sample)
 
 
-def _require_params(model: str, sample: Sample, most: int) -> None:
+def _require_params(config: SearchConfig, sample: Sample, most: int) -> None:
     """ModelError for a network of more parameters, counted on tensors without memory."""
-    builder = models.builder_for(model, sample)
+    model = config.model
+    builder = models.builder_for(model, sample, config.model_arguments)
     try:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in builder().parameters())
@@ -101,9 +103,13 @@ def _require_params(model: str, sample: Sample, most: int) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _sample(data: Any, model: str, seed: int) -> Sample:
+def _sample(data: Any, model: str, task: str, seed: int) -> Sample:
     """What a sample of the data is like."""
-    return setup.read_images(data, model, seed, Console(quiet=True)).sample
+    channels = models.required_channels(model)
+    console = Console(quiet=True)
+    return setup.read_data(
+        data, learned_tasks.resolve(task), seed, console, channels=channels
+    ).sample
 
 
 def catalogue() -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from samples import another_process, espalier, outcome, trial_job
+from samples import another_process, base_outcome, espalier, outcome, trial_job
 
 from search.commands import runs_folder
 from search.storage.folder_lock import FolderLock
@@ -108,13 +109,16 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
     assert found["best"]["key"] == "fine-tuned-0"
     assert found["seconds_left"] == 7.0
     heading, row = (line.split() for line in table)
-    assert heading == ["study", "kind", "state", "trials", "networks", "best", "FLOPs", "time"]
+    assert heading == [
+        *("study", "kind", "state", "trials", "networks", "base", "best", "FLOPs", "time"),
+    ]
     assert row == [
         "a",
         "search",
         "running",
         "2/3",
         "1",
+        "–",
         "62.5%",
         "1.23M",
         "about",
@@ -122,6 +126,19 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
         "s",
         "left",
     ]
+
+
+def test_the_base_network_is_told_apart_from_the_best(tmp_path: Path):
+    """It may cost whatever it does, so it is no answer to the search, and never the best of it."""
+    base = base_outcome(flops=2000, validation_score=0.99).to_mapping()
+    done = {"event": "finished", "key": "base", "outcomes": [base]}
+    made(tmp_path, "a", launched(), done)
+    found = listed(tmp_path)["a"]
+    assert (found["base"]["validation_score"], found["best"]) == (0.99, None)
+    made(tmp_path, "b", launched(), done, *trial(0, 0.625))
+    found = listed(tmp_path)["b"]
+    assert (found["base"]["key"], found["best"]["key"]) == ("base", "fine-tuned-0")
+    assert "99.0%  62.5%" in re.sub("  +", "  ", espalier("list", "--runs", tmp_path).out)
 
 
 def test_an_end_is_told_by_its_day(tmp_path: Path):

@@ -33,6 +33,7 @@ CHANGED = SearchConfig(
         flip=True,
         limit_train=1000,
         validation_fraction=0.25,
+        workers=2,
     ),
     training=TrainingConfig(
         epochs=3,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pruning.errors import DataError
+from pruning.errors import ConfigError, DataError
 from search.config.data_config import DataConfig
 from search.data import datasets, image_sources
 from search.data.datasets import load
@@ -329,7 +329,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no train/"):
         load(folder_config(tmp_path), seed=0)
     (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match="there is no test/"):
+    with pytest.raises(DataError, match=r"no images in .*train: it must hold one folder per class"):
         load(folder_config(tmp_path), seed=0)
     (tmp_path / "test").mkdir()
     with pytest.raises(DataError, match=r"no images in .*train: it must hold one folder per class"):
@@ -340,6 +340,51 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
         load(folder_config(tmp_path), seed=0)
     (tmp_path / "test" / "oak").rename(tmp_path / "test" / "ash")
     with pytest.raises(DataError, match=r"no images in .*train/ash"):
+        load(folder_config(tmp_path), seed=0)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_with_a_validation_part_of_its_own(tmp_path: Path, name: str) -> None:
+    make_folder(tmp_path)
+    shutil.copytree(tmp_path / "test", tmp_path / name)
+    photo = tmp_path / name / "birch" / "0.png"
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(photo)
+    data = load(folder_config(tmp_path), seed=0)
+    assert [data.count(part) for part in ("train", "validation", "test")] == [30, 6, 6]
+    ((image,),) = data.validation.read(torch.tensor([2]), 1)
+    assert image[:, 0, 0].tolist() == [1, 2, 3]
+    assert data.notes == ()
+    assert load(folder_config(tmp_path, limit_train=12), seed=0).count("validation") == 6
+    with pytest.raises(ConfigError, match="validation_fraction has no effect on imagefolder:"):
+        load(folder_config(tmp_path, validation_fraction=0.5), seed=0)
+    (tmp_path / name / "ash").rename(tmp_path / name / "oak")
+    with pytest.raises(DataError, match=f"train/ and {name}/ of .*only in train/: ash; only in"):
+        load(folder_config(tmp_path), seed=0)
+
+
+@pytest.mark.parametrize("has_parts", [True, False])
+def test_a_folder_without_a_test_part_has_some_held_out(tmp_path: Path, has_parts: bool) -> None:
+    """The same ones for every seed; also where there are folders of classes alone."""
+    make_folder(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "test")
+    folder = tmp_path / "a" if has_parts else tmp_path / "a" / "train"
+    first, second = (load(folder_config(folder), seed=seed) for seed in (0, 1))
+    assert [first.count(part) for part in ("train", "validation", "test")] == [19, 5, 6]
+    parts = [rows(part) for part in (first.train, first.validation, first.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+    assert rows(first.test) == rows(second.test)
+    assert rows(first.validation) != rows(second.validation)
+    assert torch.bincount(first.test.labels).tolist() == [2, 2, 2]
+    assert first.notes == (
+        f"{folder} has no test/: 20% of the images, always the same, are held out for it",
+    )
+
+
+def test_a_folder_with_two_validation_parts_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    for name in ("val", "valid"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="has several validation parts: val, valid"):
         load(folder_config(tmp_path), seed=0)
 
 

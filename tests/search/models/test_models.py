@@ -14,7 +14,7 @@ from torch import nn
 from copycat import Builder
 from pruning import measure_cost, to_sigmoid_batchnorm
 from pruning.errors import ModelError
-from search.models import names, required_channels, resnet20, resolve
+from search.models import mobilenetv2, names, required_channels, resnet20, resolve
 from search.models.resnet import BasicBlock, ResNet
 
 ZOO = {
@@ -23,9 +23,15 @@ ZOO = {
     "resnet56": (3, 32),
     "wrn-16-1": (3, 32),
     "wrn-40-2": (3, 32),
+    "preact-resnet18": (3, 32),
+    "vgg16-fc": (3, 32),
+    "mobilenetv2": (3, 32),
+    "lenet3": (3, 32),
     "digits-vgg": (1, 8),
     "digits-resnet": (1, 8),
 }
+DRAWN_AS_BY_TORCH = ("mobilenetv2", "lenet3")
+OF_ONE_SIZE = "lenet3"
 
 
 def build(name: str, num_classes: int = 10) -> tuple[nn.Module, torch.Tensor]:
@@ -43,6 +49,13 @@ def build(name: str, num_classes: int = 10) -> tuple[nn.Module, torch.Tensor]:
         ("wrn-40-2", 2_243_546, 329_008_384),
         # 40,550,400 in convolutions, 640 in the linear layer, 2 a batch-norm element, pooling
         ("resnet20", 269_722, 40_550_400 + 640 + 2 * 188_416 + 4_096),
+        # 28²·16·75 + 10²·32·400 in convolutions, 800·120 + 120·84 + 84·10 in linear layers
+        ("lenet3", 121_182, 940_800 + 1_280_000 + 106_920),
+        # RNI, Table 5, has 408k at a width of 0.35: see below
+        ("mobilenetv2", 2_236_682, 91_276_800),
+        ("preact-resnet18", 11_172_170, 556_536_832),
+        # vgg16 and two linear layers with batch norm more, those at a position instead of 2 × 2
+        ("vgg16-fc", 14_728_266 + 2 * (512 * 512 + 3 * 512), 313_754_624 + 2 * (512 * 512 + 1_024)),
         # 64·9·(32 + 32²) + 16·9·(32·64 + 64²) + 4·9·(64·128 + 128²), batch norm, linear layer
         ("digits-vgg", 288_170, 2_377_728 + 2 * 7_168 + 1_280),
     ],
@@ -52,7 +65,14 @@ def test_sizes_are_those_worked_out_by_hand(name: str, params: int, flops: int) 
     assert (cost.params, cost.flops) == (params, flops)
 
 
-@pytest.mark.parametrize("name", ZOO)
+def test_the_small_mobilenet_has_as_many_parameters_as_in_the_rni_paper() -> None:
+    """Table 5: 408k beside ResNet-56 pruned to half of its filters on CIFAR-10."""
+    network = mobilenetv2(10, 3, width_mult=0.35)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e3) in (408, 409)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name != OF_ONE_SIZE])
 def test_output_is_one_row_of_logits_an_image_at_other_sizes_too(name: str) -> None:
     model, example = build(name, num_classes=7)
     model.eval()
@@ -61,11 +81,11 @@ def test_output_is_one_row_of_logits_an_image_at_other_sizes_too(name: str) -> N
     assert model(larger).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in DRAWN_AS_BY_TORCH])
 def test_fresh_weights_follow_the_recipe(name: str) -> None:
     torch.manual_seed(0)
     model, _ = build(name)
-    scale = 1.0 if name.startswith("wrn") else 0.5
+    scale = 1.0 if name.startswith(("wrn", "preact")) else 0.5
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 2_000:
             out, _, height, width = layer.weight.shape
@@ -252,7 +272,10 @@ def test_users_callable_gets_what_its_signature_names(
         ("users_networks:absent", "module 'users_networks' has no attribute 'absent'"),
         ("users_networks:setting", "users_networks:setting must be callable, got int"),
         ("users_networks:number", "must return a torch.nn.Module, got int"),
-        ("users_networks:broken", "users_networks:broken failed: ValueError: no luck"),
+        (
+            "users_networks:broken",
+            r"users_networks:broken failed: ValueError: no luck \(users_networks\.py, line 7\)",
+        ),
         (":make", "given as module:callable, got ':make'"),
         ("users_networks:", "given as module:callable, got 'users_networks:'"),
     ],
@@ -263,6 +286,64 @@ def test_faults_of_users_code_are_told_in_one_line(
     with pytest.raises(ModelError, match=message) as caught:
         resolve(target, num_classes=5, in_channels=4)()
     assert "\n" not in str(caught.value)
+
+
+def test_own_arguments_come_before_all_others(users_module: str) -> None:
+    source = resolve(f"{users_module}:wide", num_classes=5, in_channels=4, own={"in_channels": 7})
+    assert source.arguments == {"num_classes": 5, "in_channels": 7}
+    source = resolve(f"{users_module}:keywords", num_classes=5, in_channels=4, own={"x": 1, "y": 2})
+    assert source().weight.shape == (1, 3)
+    source = resolve(
+        "torchvision:mobilenet_v2", num_classes=5, in_channels=3, own={"width_mult": 0.25}
+    )
+    assert source().features[0][0].out_channels == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "message"),
+    [
+        ("users_networks:wide", {"chanels": 3}, r"wide takes no argument 'chanels': did you mean"),
+        ("users_networks:plain", {"x": 3}, "plain takes no argument 'x': it takes none"),
+        ("digits-vgg", {"depth": 3}, "digits-vgg takes no argument 'depth': did you mean"),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, "which would download weights"),
+        ("timm:resnet18", {"pretrained": True}, "which would download weights"),
+        ("timm:resnet18", {"checkpoint_path": "file.pth"}, "which would download weights"),
+        ("timm:resnet18", {"pretrained_cfg": "a1_in1k"}, "which would download weights"),
+    ],
+)
+def test_arguments_that_are_refused(
+    users_module: str, name: str, own: dict[str, object], message: str
+) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve(name, num_classes=5, in_channels=3, own=own)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrapped_network_is_taken_out_of_its_wrapper(users_module: str, tmp_path: Path) -> None:
+    lines = (
+        "import torch",
+        "from torch import nn",
+        "def spread(): return nn.DataParallel(nn.Linear(2, 3))",
+        "def compiled(): return torch.compile(nn.DataParallel(nn.Linear(2, 3)), backend='eager')",
+    )
+    (tmp_path / "users_wrappers.py").write_text("\n".join(lines))
+    for name in ("spread", "compiled"):
+        network = resolve(f"users_wrappers:{name}", num_classes=3, in_channels=2)()
+        assert type(network) is nn.Linear
+    sys.modules.pop("users_wrappers", None)
+
+
+def test_without_timm_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "timm.models", raising=False)
+    for make in (
+        lambda: resolve("timm:resnet18", num_classes=3, in_channels=3),
+        Builder("timm.models:resnet18"),
+    ):
+        with pytest.raises(ModelError, match=r"^timm is not installed: pip install 'espalier\[tim"):
+            make()
 
 
 def test_models_data_and_training_need_no_search_dependencies() -> None:

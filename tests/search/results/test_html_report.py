@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from samples import espalier, small_config, stored_outcome
+from samples import base_outcome, espalier, small_config, stored_outcome
 
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
@@ -57,7 +57,16 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-def save_results(config: SearchConfig, preflight: Preflight, everything: list[Outcome]) -> Results:
+def _widths(preflight: Preflight) -> dict[str, int]:
+    return {name: preflight.graph.group(name).width for name in preflight.groups}
+
+
+def save_results(
+    config: SearchConfig,
+    preflight: Preflight,
+    everything: list[Outcome],
+    base_network: Outcome | None = None,
+) -> Results:
     rungs = [("all of it", preflight.limits), ("half of it", preflight.limits.scaled(0.5))]
     results = Results(
         base=preflight.base,
@@ -69,7 +78,8 @@ def save_results(config: SearchConfig, preflight: Preflight, everything: list[Ou
         failures={"trial 7": EVIL},
         notes=(EVIL,),
         limits=preflight.limits,
-        base_widths={name: preflight.graph.group(name).width for name in preflight.groups},
+        base_widths=_widths(preflight),
+        base_network=base_network,
     )
     (config.directory / "results.json").write_text(json.dumps(results.to_mapping()))
     return results
@@ -150,6 +160,53 @@ def test_the_page_says_what_the_results_say(page: Page, results: Results):
         assert f"{stored.validation_score:.2%}" in page.words
 
 
+@pytest.fixture
+def with_base(config: SearchConfig, preflight: Preflight, results: Results) -> Results:
+    """The same with the base network, trained."""
+    stored = stored_outcome(config, preflight, 9, _widths(preflight), 0.95)
+    base = base_outcome(
+        flops=preflight.base.flops,
+        params=preflight.base.params,
+        validation_score=0.95,
+        test_score=0.75,
+        path=stored.path,
+    )
+    return save_results(config, preflight, list(results.everything), base)
+
+
+def test_the_page_begins_with_what_to_take(config: SearchConfig, with_base: Results):
+    page = Page(report_page(config.directory))
+    start = page.words.index("Take fine-tuned-0 within all of it: 50.0 % (base 75.0 %) at ")
+    half = page.words.index("Take fine-tuned-0 within half of it")
+    assert start < half < page.words.index("Smaller networks than digits-vgg")
+    assert start < 60
+    assert "Chosen by validation accuracy" in page.words
+
+
+def test_the_base_network_is_first_in_every_table_and_drawn(
+    config: SearchConfig, with_base: Results
+):
+    text = report_page(config.directory)
+    page = Page(text)
+    tables = re.findall(r"<table.*?</table>", text, re.DOTALL)
+    first_rows = [re.findall(r"<tr.*?</tr>", table, re.DOTALL)[1] for table in tables]
+    assert len(first_rows) == 3
+    for row in first_rows:
+        assert re.search(r">\s*base\s*<", row)
+        assert "100 %" in row
+    assert "−25.0 points" in page.words
+    assert "−13.0 points" in page.words
+    base = next(t for t in figures(page)["front"]["data"] if t["meta"] == "base")
+    assert (base["x"], base["marker"]["symbol"]) == ([with_base.base.flops], ["star"])
+    assert base["x"][0] not in figures(page)["front"]["data"][0]["x"]
+
+
+def test_details_fold_away_and_open_by_keyboard(page: Page, results: Results):
+    """What a details element hides, its summary shows, which the keyboard reaches."""
+    folded = [tag for tag, _ in page.tags if tag == "details"]
+    assert len([tag for tag, _ in page.tags if tag == "summary"]) == len(folded) == 2
+
+
 def test_texts_of_others_stay_texts(config: SearchConfig, results: Results):
     text = report_page(config.directory)
     assert EVIL not in text
@@ -228,7 +285,7 @@ def test_learning_curves_are_shown_where_there_are_some(config: SearchConfig, re
 
 
 def test_the_commands_of_the_page_repeat_the_search(config: SearchConfig, page: Page):
-    (command,) = re.findall(r"espalier search (.*?) take the most", page.words)
+    (command,) = re.findall(r"espalier search (.*?) take the recommended", page.words)
     from search.commands.flags import overridden  # noqa: PLC0415
     from search.commands.search import search  # noqa: PLC0415
     from search.config.settings import from_mapping  # noqa: PLC0415
@@ -254,7 +311,9 @@ def test_the_report_lies_in_the_folder_of_the_search(config: SearchConfig, resul
     completed = espalier("report", "small", "--runs", config.runs)
     file = config.directory / "report.html"
     assert (completed.status, completed.err) == (0, "")
-    assert completed.out == f"{file} holds the report of small\n"
+    first, *_, last = completed.out.splitlines()
+    assert first.startswith("Take fine-tuned-0 within all of it: 50.0 %")
+    assert last == f"{file} holds the report of small"
     assert file.read_text() == report_page(config.directory)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from samples import outcome
+from samples import base_outcome, outcome
 
 from pruning import Budget, Cost
 from pruning.errors import SearchStateError
@@ -25,6 +25,7 @@ from search.results.report import (
     front_rows,
     front_table,
     open_results,
+    report_rows,
     slack,
     to_csv,
     to_json,
@@ -34,6 +35,7 @@ from search.trials.jobs import Outcome
 from search.trials.pareto import front
 
 BASE = Cost(10_000, 1000)
+BASE_NETWORK = base_outcome(validation_score=0.97, test_score=0.94, compute=6e9)
 RUNGS = (("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000")))
 
 EVERYTHING = (
@@ -86,6 +88,7 @@ def results(everything: Sequence[Outcome] = EVERYTHING, num_test: int = 400) -> 
         contests=contests(everything, RUNGS),
         failures={"trial 7": "training diverged"},
         notes=("a rung is left out",),
+        base_network=BASE_NETWORK,
     )
 
 
@@ -111,17 +114,24 @@ def test_a_contest_admits_what_is_within_its_budget():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"limits": Budget.parse("flops=5001"), "base_widths": {"conv": 8}}]
+    "changes",
+    [
+        {},
+        {"limits": Budget.parse("flops=5001"), "base_widths": {"conv": 8}},
+        {"base_network": None},
+    ],
 )
 def test_results_survive_json(changes: dict[str, object]):
     found = dataclasses.replace(results(), **changes)
     content = json.loads(json.dumps(found.to_mapping()))
     assert Results.from_mapping(content) == found
     assert content["verdict"] == found.verdict
+    sentences = [entry["text"] for entry in content["recommendations"]]
+    assert sentences == found.verdict.splitlines()[:2]
 
 
 def test_the_verdict_is_that_of_its_contests():
-    first, wide, tight, pair, _ = results().verdict.splitlines()
+    first, wide, tight, pair, _ = results().comparisons
     assert "uniform" in first
     assert "1 of 2 budgets" in first
     assert wide.startswith("wide: a pruned shape from scratch at equal epochs won, 5.0 ± 4.7 ")
@@ -174,6 +184,7 @@ def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
         "slack": {"flops": 0.2},
         "validation_score": 0.9,
         "test_score": 0.8,
+        "score_against_base": pytest.approx(-0.14),
         "inexact": "",
         "path": "architectures/fine-tuned-0",
     }
@@ -212,20 +223,46 @@ def test_nothing_is_an_empty_list_and_a_header():
 
 def test_the_front_is_a_table_for_people():
     text = shown(front_table(results()))
-    header, *rows = text.splitlines()
-    assert header.split() == [
-        *("architecture", "FLOPs", "of", "base", "params", "slack", "validation", "test")
+    header, base, *rows = text.splitlines()
+    assert re.split(r"  +", header) == [
+        *("architecture", "FLOPs", "of base", "params", "slack", "validation", "test"),
+        "against base",
+    ]
+    assert re.split(r"  +", base.strip()) == [
+        *("base", "10k", "100.00 %", "1k", "-100.0 %", "97.00%", "94.00%", "–"),
     ]
     assert [row.split()[0] for row in rows] == [o.key for o in results().front]
-    assert rows[-1].split()[1:] == [
-        *("4k", "40.00", "%", "100", "+20.0", "%", "95.00%", "90.00%"),
+    assert re.split(r"  +", rows[-1].strip())[1:] == [
+        *("4k", "40.00 %", "100", "+20.0 %", "95.00%", "90.00%", "−4.0 points"),
     ]
+
+
+def test_tables_do_without_a_base_network_that_was_not_trained():
+    found = dataclasses.replace(results(), base_network=None)
+    for table in (front_table(found), contest_table(found)):
+        text = shown(table)
+        assert "against base" not in text
+        assert "points" not in text
+    assert "base" not in {row["origin"] for row in report_rows(found)["networks"]}
+    assert report_rows(found)["base"] is None
+
+
+def test_machines_are_told_what_people_are_told():
+    rows = report_rows(results())
+    assert [entry["architecture"] for entry in rows["recommendations"]] == [
+        *("from-scratch-0", "uniform-b20"),
+    ]
+    assert rows["base"]["architecture"] == "base"
+    assert rows["base"]["score_against_base"] == 0
+    assert [row["architecture"] for row in rows["networks"]] == [o.key for o in EVERYTHING]
+    assert rows["verdict"] == results().verdict
+    assert json.loads(json.dumps(rows)) == rows
 
 
 def test_what_was_narrowed_inexactly_is_marked():
     marked = dataclasses.replace(EVERYTHING[0], inexact=("embed", "head.norm"))
     both = results([marked, EVERYTHING[1]])
-    _, exact, inexact = shown(front_table(both)).splitlines()
+    _, _, exact, inexact = shown(front_table(both)).splitlines()
     assert "fine-tuned-0, narrowed inexactly " in inexact
     assert "inexactly" not in exact
     assert [row["inexact"] for row in front_rows(both)] == ["", "embed, head.norm"]
@@ -246,21 +283,27 @@ REPEATED = (
 
 def test_the_contest_table_has_a_row_per_kind():
     header, *rows = shown(contest_table(results(REPEATED))).splitlines()
-    assert header.split() == ["within", "FLOPs", "compute", "runs", "test", "accuracy"]
+    assert re.split(r"  +", header) == [
+        *("within", "FLOPs", "of base", "compute", "runs", "test accuracy", "against base"),
+    ]
     found = [re.split(r"  +", row.strip()) for row in rows]
     assert found == [
+        ["base", "10k", "100 %", "6G", "1", "94.0 %", "–"],
         ["wide"],
-        ["fine-tuned", "4k", "–", "1", "80.0 %"],
-        ["from scratch, equal epochs", "2.5k", "1.5G", "2", "89.0 ± 1.4 %"],
-        ["from scratch, equal compute", "1k", "12.3G", "1", "50.0 %"],
-        ["copycat", "4.9k", "–", "1", "85.0 %"],
-        ["uniformly narrowed", "5k", "–", "1", "75.0 %"],
-        ["random widths", "1k", "–", "1", "50.0 %"],
+        ["fine-tuned", "4k", "40 %", "–", "1", "80.0 %", "−14.0 points"],
+        [
+            *("from scratch, equal epochs", "2.5k", "25 %", "1.5G", "2", "89.0 ± 1.4 %"),
+            "−5.0 points",
+        ],
+        ["from scratch, equal compute", "1k", "10 %", "12.3G", "1", "50.0 %", "−44.0 points"],
+        ["copycat", "4.9k", "49 %", "–", "1", "85.0 %", "−9.0 points"],
+        ["uniformly narrowed", "5k", "50 %", "–", "1", "75.0 %", "−19.0 points"],
+        ["random widths", "1k", "10 %", "–", "1", "50.0 %", "−44.0 points"],
         ["tight"],
-        ["fine-tuned", "900", "–", "1", "60.0 %"],
-        ["from scratch, equal compute", "1k", "12.3G", "1", "50.0 %"],
-        ["uniformly narrowed", "1k", "–", "1", "65.0 %"],
-        ["random widths", "1k", "–", "1", "50.0 %"],
+        ["fine-tuned", "900", "9 %", "–", "1", "60.0 %", "−34.0 points"],
+        ["from scratch, equal compute", "1k", "10 %", "12.3G", "1", "50.0 %", "−44.0 points"],
+        ["uniformly narrowed", "1k", "10 %", "–", "1", "65.0 %", "−29.0 points"],
+        ["random widths", "1k", "10 %", "–", "1", "50.0 %", "−44.0 points"],
     ]
 
 

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from samples import epoch_record, from_scratch_job, outcome, trial_job
+from samples import base_outcome, epoch_record, from_scratch_job, outcome, trial_job
 
 from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
 from mlflow_server.runs import Entry, LogMetrics
-from pruning.cost import Cost
+from pruning.cost import Budget, Cost
 from search.results.report import Results
+from search.results.verdict import contests
 from search.storage.layout import CURVE_FILE
 from search.studies.search_study import search_run
 from search.tracking.mlflow_record import MlflowRecord
@@ -39,7 +40,8 @@ def record_of(recorder: RunRecorder, context: JobContext) -> MlflowRecord:
 def concluded(record: MlflowRecord, results: Results, files: list[Path]) -> None:
     """As the session of a search ends it."""
     record.mark_front(results)
-    record._runs.conclude(files, verdict=results.verdict)
+    beginning = [entry.text for entry in results.recommendations]
+    record._runs.conclude(files, beginning=beginning, verdict=results.comparisons)
 
 
 @pytest.fixture
@@ -279,6 +281,30 @@ def test_the_end_marks_the_front_and_attaches_files(
     assert parent.files == ("front.png", "results.json")
     assert parent.metrics[schema.METRIC_FRONT_SIZE] == ((0, 1.0),)
     assert set(statuses(memory).values()) == {"finished"}
+
+
+def test_every_run_says_what_it_gave_up_and_the_search_what_to_take(
+    memory: MemoryRecorder, recording: MlflowRecord
+):
+    base = base_outcome(validation_score=0.9, test_score=0.95)
+    for job, found in ((from_scratch_job("base", origin="base"), base), (TRIAL, TUNED)):
+        recording.started(job)
+        recording.finished(job, [found])
+    found = dataclasses.replace(
+        results(TUNED, front=(TUNED,)),
+        contests=contests([TUNED], [("all of it", Budget.parse("flops=500k"))]),
+        base_network=base,
+    )
+    concluded(recording, found, [])
+    runs = [memory.read(f"architecture/{key}") for key in ("base", "fine-tuned-4")]
+    assert [run.tags[schema.TAG_ORIGIN] for run in runs] == ["base", "fine-tuned"]
+    assert [run.tags[schema.TAG_ON_FRONT] for run in runs] == ["false", "true"]
+    against = [run.metrics[schema.METRIC_SCORE_AGAINST_BASE][-1][1] for run in runs]
+    assert against == [0, pytest.approx(-0.25)]
+    description = memory.read("search").description
+    assert description.startswith(found.recommendations[0].text)
+    assert description.startswith("Take fine-tuned-4 within all of it: 70.0 % (base 95.0 %) at ")
+    assert description.endswith("\n\n".join(["## Verdict", *found.comparisons]))
 
 
 def test_an_architecture_of_an_earlier_process_gets_its_mark(

@@ -256,6 +256,65 @@ def test_time_goes_by_the_clock_that_is_given():
     assert text(screen).splitlines()[-1].endswith("; about 15 s left")
 
 
+def test_a_line_a_minute_says_how_far_a_study_is():
+    """One for all jobs together, of the one that was just heard of; the first after a minute."""
+    screen, seconds = console(), 0.0
+    shown = progress_on(screen, 100, now=lambda: seconds)
+    other = trial_job(4)
+    for job in (JOB, other):
+        shown.started(job)
+        shown.epochs(job, [epoch_record(1, 50)])
+    said = len(text(screen).splitlines())
+    lines: list[tuple[float, str]] = []
+    for step in range(2, 20):
+        for job in (JOB, other):
+            seconds += 10
+            shown.epochs(job, [epoch_record(step, 50, validation_score=step / 100)])
+            lines += [(seconds, line) for line in text(screen).splitlines()[said + len(lines) :]]
+    assert [at for at, _ in lines] == [60, 120, 180, 240, 300, 360]
+    assert lines[0][1] == (
+        "8 of 100 epochs; trial 4 in sparse training, validation 4.0%; about 12 min left"
+    )
+
+
+def test_the_line_of_a_minute_tells_the_best_network_but_not_the_base():
+    screen, seconds = console(), 0.0
+    shown = progress_on(screen, 9, now=lambda: seconds)
+    base = from_scratch_job("base", origin="base")
+    shown.finished(base, [outcome("base", origin="base", flops=2_000_000, validation_score=0.99)])
+    shown.started(JOB)
+    shown.scored(JOB, "oracle", 1, 400)
+    seconds += 60
+    shown.scored(JOB, "oracle", 2, 400)
+    assert text(screen).splitlines()[-1] == "1 of 10 epochs; trial 3 in oracle 2 of 400"
+    shown.finished(JOB, [DONE])
+    seconds += 60
+    shown.epochs(trial_job(4), [epoch_record(1, 2, validation_score=0.5)])
+    last = text(screen).splitlines()[-1]
+    assert (
+        "trial 4 in sparse training, validation 50.0%; best network 75.0% at 120k FLOPs; " in last
+    )
+
+
+def test_a_terminal_has_its_table_and_no_line_a_minute():
+    screen, seconds = console(is_terminal=True), 0.0
+    shown = progress_on(screen, 9, now=lambda: seconds)
+    for step in (1, 2, 3):
+        seconds += 100
+        shown.epochs(JOB, [epoch_record(step, 9)])
+    assert text(screen) == ""
+
+
+def test_another_process_that_goes_on_has_a_minute_of_its_own():
+    screen, seconds = console(), 0.0
+    shown = progress_on(screen, 9, now=lambda: seconds)
+    shown.epochs(JOB, [epoch_record(1, 9)])
+    seconds += 1000
+    shown.begun()
+    shown.epochs(JOB, [epoch_record(step, 9) for step in (1, 2)])
+    assert len(text(screen).splitlines()) == 1
+
+
 def test_time_counts_anew_when_another_process_goes_on(clock: Clock):
     screen = console()
     shown = progress_on(screen, 4)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import base_outcome, outcome
 
-from search.trials.pareto import dominates, front, hypervolume, spread
+from search.trials.pareto import dominates, front, hypervolume, spread, without_base
 
 
 @dataclass(frozen=True)
@@ -123,3 +124,8 @@ def test_the_hypervolume_of_the_best_of_all_is_nearly_one():
     assert hypervolume([Measured(0.8, 25), Measured(0.9, 50)], 100) == pytest.approx(
         0.8 * 0.25 + 0.9 * 0.5
     )
+
+
+def test_the_base_network_does_not_compete():
+    networks = [outcome("a"), base_outcome(), outcome("b", origin="uniform")]
+    assert [network.key for network in without_base(networks)] == ["a", "b"]

@@ -54,7 +54,7 @@ def show(architecture_id: ArchitectureId, components: InComponents, _: Reader) -
             for name in names
         ]
         shown = ArchitectureDetails(
-            **Architecture.of(row, search),
+            **Architecture.of(row, search, components.architectures.base(row.search_id)),
             widths=file["widths"],
             removed=removed,
             file=file,

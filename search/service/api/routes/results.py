@@ -54,20 +54,23 @@ async def front(
         rows = components.architectures.within(search_id, bounds=bounds, on_front=True)
         name = sort.removeprefix("-")
         rows.sort(key=lambda row: getattr(row, name), reverse=sort.startswith("-"))
-        return _front(row, rows)
+        return _front(row, rows, components)
 
     request = ("front", search_id, flops_max, params_max, sort)
     version = components.database.version(search_id)
     return await components.response_cache.respond(request, version, content)
 
 
-def _front(row: SearchRow, rows: Sequence[ArchitectureRow]) -> dict[str, Any]:
+def _front(
+    row: SearchRow, rows: Sequence[ArchitectureRow], components: Components
+) -> dict[str, Any]:
+    base_row = components.architectures.base(row.id)
     return {
         "search": row.id,
         "state": row.state,
         "is_final": row.state == "finished",
         "convention": FLOPS,
-        "items": [Architecture.of(architecture, row) for architecture in rows],
+        "items": [Architecture.of(architecture, row, base_row) for architecture in rows],
     }
 
 
@@ -98,19 +101,21 @@ def architectures(
     limit: PageLimit = 200,
     offset: PageOffset = 0,
 ) -> Response:
-    """Every architecture that was found, on the front or not, by FLOPs."""
+    """Every architecture that was found, on the front or not, by FLOPs; the base network first."""
     row = components.searches.get(search_id)
     rows, total = components.architectures.page(search_id, limit=limit, offset=offset)
-    return JSONResponse({**_front(row, rows), **paging(offset, len(rows), total)})
+    return JSONResponse({**_front(row, rows, components), **paging(offset, len(rows), total)})
 
 
 @router.get("/searches/{search_id}/verdict", response_model=Verdict, responses=documented(404, 409))
 def verdict(search_id: SearchId, components: InComponents, _: Reader) -> Response:
-    """Which kind of network won at which budget; once it is finished."""
+    """What to take, and which kind of network won at which budget; once it is finished."""
     content = _results(components, search_id)
     try:
         shown = Verdict(
             search=search_id,
+            recommendations=content.get("recommendations", []),
+            basis=content.get("basis", ""),
             lines=content["verdict"].splitlines(),
             contests=content["contests"],
             notes=content["notes"],

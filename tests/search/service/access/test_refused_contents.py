@@ -116,7 +116,8 @@ def test_no_body_is_too_much(service: Any, what: str) -> None:
 
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     **{
-        f"images in {place!r}": ({"data": {"source": f"imagefolder:{place}"}}, "data.source")
+        f"{kind} {place!r}": ({"data": {"source": f"{kind}:{place}"}}, "data.source")
+        for kind in ("imagefolder", "csv")
         for place in (
             "..",
             "../..",
@@ -128,6 +129,13 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
             "linked",
             "linked/x",
             "~/../..",
+        )
+    },
+    **{
+        f"the data {source!r}": ({"data": {"source": source}}, "data.source")
+        for source in (
+            *("os:system", "builtins:eval", "allowed:other", ":", ":x", "a:", "csv.x:/etc"),
+            *(" csv:x", "CSV:x", "imagefolder :x", "torchvision:x"),
         )
     },
     **{
@@ -187,6 +195,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "a huge network": ({"model": "wrn-100000-1000"}, "model"),
     "a number too large for any network": ({"model": f"wrn-{'9' * 200}-1"}, "model"),
     "many trials": ({"trials": 10**9}, "trials"),
+    "many processes": ({"data": {"workers": 10**6}}, "data.workers"),
     "a setting there is not": ({"shell": "id"}, "shell"),
     "a setting of another kind": ({"trials": "8; id"}, "trials"),
 }

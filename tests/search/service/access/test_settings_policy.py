@@ -80,6 +80,30 @@ def test_what_is_allowed_is_launched_within_the_memory_of_the_operator(tight: An
 
 
 @pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"model": "timm:resnet18", "model_arg": ["act_layer=relu"]}, "model_arg"),
+        (
+            {"model": "torchvision:alexnet", "model_arg": ["n=3", "weights=X"]},
+            "model_arg",
+        ),
+        ({"model_arg": ["path=null"]}, "model_arg"),
+        ({"model": "tim:resnet18"}, "model"),
+    ],
+)
+def test_texts_for_a_network_are_refused(
+    tmp_path: Path, settings: dict[str, Any], field: str
+) -> None:
+    """They may name files; numbers, true and false cannot."""
+    policy = SettingsPolicy(tmp_path)
+    with pytest.raises(ProblemError) as caught:
+        policy.resolve(DIGITS | settings)
+    assert (caught.value.status, caught.value.field) == (422, field)
+    numbers = {"model": "timm:resnet18", "model_arg": ["drop_rate=0.5", "bias=true", "n=3"]}
+    assert policy.resolve(DIGITS | numbers)["model_arg"] == numbers["model_arg"]
+
+
+@pytest.mark.parametrize(
     ("asked", "allowed"),
     [("", "5400s"), ("2h", "5400s"), ("1d", "5400s"), ("89min", "89min"), ("1.5h", "1.5h")],
 )

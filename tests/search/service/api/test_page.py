@@ -260,7 +260,7 @@ def test_one_can_launch_watch_look_and_take_an_architecture_along(watched, servi
     points(page).nth(len(found) - 1).wait_for()
     assert points(page).count() == len(found)
     check_samples(page.evaluate("window.seen"), len(found))
-    page.locator(".verdict li").first.wait_for()
+    check_verdict(page)
     assert page.get_by_text("It comes when the search is finished.").count() == 0
     check_table(page, found)
     check_trials(page, service)
@@ -279,6 +279,16 @@ def check_samples(seen: list[Any], num: int) -> None:
     assert any(0 < count < num for count in shown), "the plot is not live"
 
 
+def check_verdict(page: Any) -> None:
+    """What to take stands first; the comparisons fold away, and open by keyboard."""
+    page.locator(".take p").first.wait_for()
+    assert page.locator(".take p").first.inner_text().startswith("Take ")
+    line = page.locator(".verdict li").first
+    assert not line.is_visible()
+    page.locator(".verdict summary").press("Enter")
+    line.wait_for()
+
+
 def check_table(page: Any, found: list[Any]) -> None:
     for item in found:
         cells = row_of(page, item["key"]).locator("th, td").all_inner_texts()
@@ -287,7 +297,7 @@ def check_table(page: Any, found: list[Any]) -> None:
         assert cells[7] == f"{100 * item['test_score']:.2f}\u00a0%"
     page.get_by_label("only the front").check()
     shown = page.locator("tr:has(.links)").evaluate_all("rows => rows.map(r => r.dataset.key)")
-    assert shown == [item["key"] for item in found if item["on_front"]]
+    assert shown == [i["key"] for i in found if i["on_front"] or i["origin"] == "base"]
 
 
 def check_trials(page: Any, service: Service) -> None:

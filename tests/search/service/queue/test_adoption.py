@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from refusals import check_refused
-from samples import outcome
+from samples import base_outcome, outcome
 
 from search.config.search_config import SearchConfig
 from search.service.access.settings_policy import SettingsPolicy
@@ -49,7 +49,26 @@ def put(service: Any, name: str, content: object = None, *events: Mapping[str, A
 
 def finish(folder: Path, **changes: Any) -> None:
     found = [outcome(key, flops=1000).to_mapping() | changes for key in ("a-1", "b-2")]
-    (folder / RESULTS_FILE).write_text(json.dumps({"everything": found, "front": found[:1]}))
+    base = base_outcome(flops=2000, test_score=0.75).to_mapping()
+    content = {"everything": found, "front": found[:1], "base_network": base}
+    (folder / RESULTS_FILE).write_text(json.dumps(content))
+
+
+def test_what_to_take_is_told_with_the_verdict(empty: Any) -> None:
+    """As the search wrote it down; one of an older version has none."""
+    folder = put(empty, "done", settings(), LAUNCHED)
+    finish(folder)
+    adopt(empty)
+    content = json.loads((folder / RESULTS_FILE).read_text())
+    content |= {"verdict": "Take a-1.\nIt won.", "contests": [], "notes": [], "failures": {}}
+    (folder / RESULTS_FILE).write_text(json.dumps(content))
+    told = empty.ask("GET", "/v1/searches/done/verdict").json
+    assert (told["recommendations"], told["basis"]) == ([], "")
+    sentences = {"recommendations": [{"text": "Take a-1."}], "basis": "Chosen by validation."}
+    (folder / RESULTS_FILE).write_text(json.dumps(content | sentences))
+    told = empty.ask("GET", "/v1/searches/done/verdict").json
+    assert told.items() >= sentences.items()
+    assert told["lines"] == ["Take a-1.", "It won."]
 
 
 def adopt(service: Any, policy: SettingsPolicy | None = None) -> None:
@@ -77,6 +96,10 @@ def test_a_search_of_the_command_line_goes_on_here(empty: Any) -> None:
 def test_a_finished_one_is_shown_with_its_networks(empty: Any) -> None:
     finish(put(empty, "done", settings(), LAUNCHED))
     adopt(empty)
+    items = empty.ask("GET", "/v1/searches/done/architectures").json["items"]
+    assert [(one["key"], one["score_against_base"]) for one in items] == [
+        *(("base", 0), ("a-1", -0.25), ("b-2", -0.25)),
+    ]
     front = empty.ask("GET", "/v1/searches/done/front").json
     assert (front["state"], [one["key"] for one in front["items"]]) == ("finished", ["a-1"])
 
@@ -85,12 +108,18 @@ def test_one_that_was_stopped_is_shown_with_what_it_found(empty: Any) -> None:
     found = [
         outcome("best", flops=1000, validation_score=0.8).to_mapping(),
         outcome("worse", flops=1200, validation_score=0.7).to_mapping(),
+        base_outcome(flops=2000, validation_score=0.9).to_mapping(),
     ]
     finished = {"event": "finished", "time_ms": 6, "key": "t", "outcomes": found}
     put(empty, "mine", settings(), LAUNCHED, finished)
     adopt(empty)
     items = empty.ask("GET", "/v1/searches/mine/architectures").json["items"]
-    assert [(one["key"], one["on_front"]) for one in items] == [("best", True), ("worse", False)]
+    assert [(one["key"], one["on_front"]) for one in items] == [
+        *(("base", False), ("best", True), ("worse", False)),
+    ]
+    assert [one["score_against_base"] for one in items] == [
+        *(0, pytest.approx(-0.1), pytest.approx(-0.2)),
+    ]
 
 
 def test_what_the_service_decides_is_taken_from_it_alone(empty: Any) -> None:
@@ -113,6 +142,8 @@ def test_what_the_service_decides_is_taken_from_it_alone(empty: Any) -> None:
 REFUSED: dict[str, dict[str, Any]] = {
     "a builder": {"model": "os:system"},
     "images elsewhere": {"data": {"source": "imagefolder:/etc"}},
+    "a table elsewhere": {"data": {"source": "csv:/etc/passwd"}},
+    "data of one's own": {"data": {"source": "os:getcwd"}},
     "images above": {"data": {"source": "imagefolder:../runs"}},
     "a teacher elsewhere": {"training": {"distill_from": "/etc"}},
     "a study elsewhere": {"study": {"storage": "sqlite:////tmp/x"}},

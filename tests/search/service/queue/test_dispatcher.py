@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import outcome
+from samples import base_outcome, outcome
 
 from pruning.errors import ServiceError
 from search.service.database.architectures import Architectures
@@ -134,10 +134,12 @@ def test_progress_and_the_front_are_kept_while_it_runs(
     epoch(say, "a", 3)
     first = outcome("x", flops=1000, validation_score=0.7).to_mapping()
     worse = outcome("y", flops=1200, validation_score=0.6).to_mapping()
+    base = base_outcome(flops=BASE["flops"], validation_score=0.99).to_mapping()
+    say("a", "finished", key="base", outcomes=[base])
     say("a", "finished", key="t", outcomes=[first, worse])
     dispatcher.step()
     row = searches.get("a")
-    assert row.progress["best"]["key"] == "x"
+    assert (row.progress["best"]["key"], row.progress["base"]["key"]) == ("x", "base")
     assert row.progress["trials"]["finished"] == 1
     assert row.progress["hypervolume"] == pytest.approx(0.5 * 0.7)
     assert row.frame["base"] == BASE

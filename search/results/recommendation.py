@@ -1,0 +1,150 @@
+"""What to take within each budget, in one sentence: tables, pages and records begin with it.
+
+Networks are chosen by validation accuracy. Beside them stands test accuracy, which chooses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruning.cost import Cost
+from search.results.verdict import Comparison, Contest, Contestant, contestants, within
+from search.trials.jobs import Outcome
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The network to take within one budget, and what it gives up.
+
+    label: the budget in words.  chosen: by validation accuracy, of equal ones the cheaper; None
+    where no network is within the budget.  num_others: further networks within it.
+    num_within_chance: those of them whose test accuracy differs from that of the chosen one by no
+    more than chance would explain, see Comparison.
+    base: the base network, None where it was not trained.  base_flops: what it costs.
+    is_base_within: whether the budget allows the base network itself.
+    """
+
+    label: str
+    chosen: Contestant | None
+    num_others: int
+    num_within_chance: int
+    base: Outcome | None
+    base_flops: int
+    is_base_within: bool = False
+
+    @property
+    def key(self) -> str | None:
+        """Of the architecture to take: of several seeds the first, not the luckiest."""
+        if self.chosen is None:
+            return None
+        return min((run.key for run in self.chosen.runs), key=lambda key: (len(key), key))
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+        own = "; the base network itself is within this budget" if self.is_base_within else ""
+        if self.chosen is None:
+            return f"Nothing to take within {self.label}{own}."
+        return f"Take {self.key} within {self.label}: {self._measures}{self._others}{own}."
+
+    @property
+    def _measures(self) -> str:
+        assert self.chosen is not None
+        base = f" (base {Contestant((self.base,)).score_text()})" if self.base else ""
+        share = share_text(self.chosen.flops / self.base_flops)
+        return f"{self.chosen.score_text()}{base} at {share} of the FLOPs"
+
+    @property
+    def _others(self) -> str:
+        if not self.num_others:
+            return "; there is no other"
+        if self.num_others == 1:
+            is_not = "" if self.num_within_chance else "not "
+            return f"; the other one is {is_not}within chance of it"
+        return f"; {self.num_within_chance} of {self.num_others} others within chance of it"
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able, for machines; the network's numbers are None where there is none."""
+        chosen = self.chosen
+        return {
+            "budget": self.label,
+            "text": self.text,
+            "architecture": self.key,
+            "origin": chosen and chosen.origin,
+            "validation_score": chosen and chosen.validation_score,
+            "test_score": chosen and chosen.test_score,
+            "flops_share": chosen and chosen.flops / self.base_flops,
+            "base_test_score": self.base and self.base.test_score,
+            "score_against_base": chosen and against_base(chosen.test_score, self.base),
+            "num_others": self.num_others,
+            "num_within_chance": self.num_within_chance,
+            "is_base_within": self.is_base_within,
+        }
+
+
+def recommendations(
+    contests: Sequence[Contest],
+    everything: Sequence[Outcome],
+    base_network: Outcome | None,
+    base: Cost,
+    num_test: int,
+) -> tuple[Recommendation, ...]:
+    """One per contest, in their order.
+
+    everything: the networks that were found, without the base network.
+    """
+    networks = contestants(everything)
+    return tuple(
+        _recommendation(contest, networks, base_network, base, num_test) for contest in contests
+    )
+
+
+def _recommendation(
+    contest: Contest,
+    networks: Sequence[Contestant],
+    base_network: Outcome | None,
+    base: Cost,
+    num_test: int,
+) -> Recommendation:
+    best = sorted(contest.entries.values(), key=lambda c: (-c.validation_score, c.flops))
+    chosen = best[0] if best else None
+    others = [c for c in within(networks, contest.limits) if chosen and c.key != chosen.key]
+    is_clear = [chosen and Comparison.of(chosen, c, num_test).is_clear for c in others]
+    return Recommendation(
+        label=contest.label,
+        chosen=chosen,
+        num_others=len(others),
+        num_within_chance=is_clear.count(False),
+        base=base_network,
+        base_flops=base.flops,
+        is_base_within=contest.limits.allows(base if base_network is None else base_network.cost),
+    )
+
+
+def note(num_test: int) -> str:
+    """What the sentences rest on."""
+    return (
+        "Chosen by validation accuracy; what is shown is test accuracy, which chose nothing. "
+        f"Within chance: ± two standard errors on {num_test:,} test images, or Welch's t-test "
+        "where both were trained with several seeds."
+    )
+
+
+def against_base(score: float, base: Outcome | None, *, of: str = "test_score") -> float | None:
+    """How much better than the base network a score is, negative where it is worse."""
+    return None if base is None else score - float(getattr(base, of))
+
+
+def share_text(share: float) -> str:
+    """Such as 12 %, to three digits."""
+    return f"{100 * share:.3g} %"
+
+
+def difference_text(difference: float | None) -> str:
+    """Such as −0.4 points; a dash where there is nothing to compare with."""
+    if difference is None:
+        return "–"
+    points = f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{'±0.0' if points[1:] == '0.0' else points} points"
