@@ -46,10 +46,7 @@ from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
-<<<<<<< HEAD
 from search.tasks.criterion_loss import criterion_loss
-=======
->>>>>>> data
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
 from search.trials.artifacts import Finished, store

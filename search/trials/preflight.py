@@ -128,15 +128,11 @@ def check(
         raise ModelError(
             f"{config.model} ends the process when it runs (SystemExit: {error})"
         ) from error
-<<<<<<< HEAD
+    config.restrictions.check(whole)
+    graph = config.restrictions.of(whole)
     learned = task or tasks.resolve(config.task)
     _check_output(config, model, sample, learned)
     _check_loss(config, learned)
-=======
-    config.restrictions.check(whole)
-    graph = config.restrictions.of(whole)
-    _check_output(config, model, sample, task or tasks.resolve(config.task))
->>>>>>> data
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
