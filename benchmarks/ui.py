@@ -81,7 +81,7 @@ def _first_runs(url: str, views: Views) -> None:
         "experiment_ids": [experiment],
         "filter": "tags.`espalier.kind` = 'architecture'",
         "max_results": 100,  # as the page asks for
-        "order_by": ["metrics.`validation_score` DESC"],
+        "order_by": ["metrics.`validation_accuracy` DESC"],
     }
     request = urllib.request.Request(
         f"{url}/ajax-api/2.0/mlflow/runs/search",

@@ -52,7 +52,7 @@ class Builder:
         Raises ModelError if the target cannot be imported, raises, or returns anything but a
         torch.nn.Module.
         """
-        with _current_directory_importable():
+        with current_directory_importable():
             make = _load(self.target)
             try:
                 model = make(**self.arguments)
@@ -69,7 +69,7 @@ class Builder:
 
     def function(self) -> Callable[..., object]:
         """The target itself; raises ModelError if it cannot be imported."""
-        with _current_directory_importable():
+        with current_directory_importable():
             return _load(self.target)
 
 
@@ -115,7 +115,7 @@ def _place(error: BaseException) -> str:
 
 
 @contextmanager
-def _current_directory_importable() -> Iterator[None]:
+def current_directory_importable() -> Iterator[None]:
     """Let imports see the working directory, after all that is installed.
 
     Otherwise a file beside a stored architecture could pose as a module that is trusted.

@@ -145,9 +145,9 @@ def verdict(points: Sequence[dict[str, Any]]) -> Iterator[str]:
             for (kind, place), point in by_place.items()
             if kind == first and (second, place) in by_place
         ]
-        wins = sum(a["test_error"] < b["test_error"] for a, b in pairs)
+        wins = sum(a["test_score"] > b["test_score"] for a, b in pairs)
         clear = sum(
-            abs(a["test_error"] - b["test_error"]) > a["deviation"] + b["deviation"]
+            abs(a["test_score"] - b["test_score"]) > a["deviation"] + b["deviation"]
             for a, b in pairs
         )
         sizes = f"{wins} of {len(pairs)} sizes"
@@ -170,7 +170,7 @@ def unlucky(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def in_percent(point: dict[str, Any]) -> str:
-    return f"{100 * point['test_error']:.2f} ± {100 * point['deviation']:.2f}"
+    return f"{100 * (1 - point['test_score']):.2f} ± {100 * point['deviation']:.2f}"
 
 
 def cores() -> str:

@@ -45,7 +45,7 @@ class Signals(Dataset[tuple[Tensor, int]]):
         self.targets = torch.arange(count) % len(SHAPES)  # spares a pass over the data
         self._pitches = 3 + 5 * torch.rand(count, generator=generator)
         self._phases = torch.rand(count, generator=generator)
-        self._noise = 0.4 * torch.randn(count, 1, LENGTH, generator=generator)
+        self._noise = 0.9 * torch.randn(count, 1, LENGTH, generator=generator)
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -4,9 +4,11 @@ Nothing else is written: the recorders call `require` on each name first. The fe
 that belong to MLflow itself, and that its pages read, are listed in `MLFLOW_FIELDS`.
 
 FLOPs are fvcore's count in eval mode at batch 1, where one fused multiply-add is one.
-Accuracies and shares are fractions from 0 to 1.
+Shares are fractions from 0 to 1. `{score}` in the name of a metric stands for the score that the
+networks of a study are measured by, such as accuracy: see `of_score`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +27,9 @@ TAG_ON_FRONT = "espalier.on_front"
 TAG_FAILURE = "espalier.failure"
 TAG_STATE = "espalier.state"
 TAG_INEXACT = "espalier.inexact"
+TAG_SCORE = "espalier.score"
+TAG_SCORE_METRIC = "espalier.score_metric"
+TAG_SCORE_DIRECTION = "espalier.score_direction"
 
 PARAM_MODEL = "model"
 PARAM_DATA = "data"
@@ -48,9 +53,25 @@ PARAM_WEIGHT_DECAY = "weight_decay"
 PARAM_SCHEDULE = "schedule"
 PARAM_FINE_TUNE_LEARNING_RATE = "fine_tune_learning_rate"
 PARAM_FINE_TUNE_SCHEDULE = "fine_tune_schedule"
+PARAM_SCRATCH_LEARNING_RATE = "scratch_learning_rate"
+PARAM_WARMUP_EPOCHS = "warmup_epochs"
+PARAM_FINE_TUNE_WARMUP_EPOCHS = "fine_tune_warmup_epochs"
+PARAM_DROP_AT = "drop_at"
+PARAM_DROP_BY = "drop_by"
+PARAM_OPTIMIZER = "optimizer"
 PARAM_NESTEROV = "nesterov"
+PARAM_CLIP_NORM = "clip_norm"
+PARAM_EMA_DECAY = "ema_decay"
+PARAM_LABEL_SMOOTHING = "label_smoothing"
+PARAM_CROP = "crop"
+PARAM_CROP_AREA = "crop_area"
+PARAM_AUGMENT = "augment"
+PARAM_AUGMENT_MAGNITUDE = "augment_magnitude"
+PARAM_MIXUP = "mixup"
+PARAM_CUTMIX = "cutmix"
 PARAM_EQUAL_COMPUTE = "equal_compute"
 PARAM_COMPUTE_LIMIT = "compute_limit"
+PARAM_DISTILL = "distill"
 PARAM_DISTILL_FROM = "distill_from"
 PARAM_DISTILL_TEMPERATURE = "distill_temperature"
 PARAM_DISTILL_WEIGHT = "distill_weight"
@@ -58,21 +79,21 @@ PARAM_TRIALS = "trials"
 PARAM_SCORING_BATCHES = "scoring_batches"
 PARAM_ALPHA = "alpha"
 
-METRIC_VALIDATION_SCORE = "validation_score"
-METRIC_TEST_SCORE = "test_score"
+METRIC_VALIDATION_SCORE = "validation_{score}"
+METRIC_TEST_SCORE = "test_{score}"
 METRIC_FLOPS = "flops"
 METRIC_FLOPS_SHARE = "flops_share"
 METRIC_NUM_PARAMS = "num_params"
 METRIC_BASE_FLOPS = "base_flops"
 METRIC_BASE_NUM_PARAMS = "base_num_params"
 METRIC_TRAIN_LOSS = "train_loss"
-METRIC_EPOCH_VALIDATION_SCORE = "epoch_validation_score"
+METRIC_EPOCH_VALIDATION_SCORE = "epoch_validation_{score}"
 METRIC_LEARNING_RATE_NOW = "learning_rate_now"
 METRIC_SPARSITY = "sparsity"
-METRIC_SCORE_BEFORE_PRUNING = "score_before_pruning"
-METRIC_SCORE_AFTER_PRUNING = "score_after_pruning"
-METRIC_SCORE_AFTER_FINE_TUNING = "score_after_fine_tuning"
-METRIC_SCORE_AGAINST_BASE = "score_against_base"
+METRIC_SCORE_BEFORE_PRUNING = "{score}_before_pruning"
+METRIC_SCORE_AFTER_PRUNING = "{score}_after_pruning"
+METRIC_SCORE_AFTER_FINE_TUNING = "{score}_after_fine_tuning"
+METRIC_SCORE_AGAINST_BASE = "{score}_against_base"
 METRIC_FRONT_SIZE = "front_size"
 METRIC_HYPERVOLUME = "hypervolume"
 METRIC_COMPUTE = "compute"
@@ -122,6 +143,7 @@ class Field:
 
 
 _FRACTION = "fraction 0–1"
+_OF_SCORE = "the score's; shares as fractions 0–1"
 _FLOPS = "fused multiply-adds, batch 1"
 _COEFFICIENT = "coefficient −1–1"
 
@@ -137,6 +159,9 @@ FIELDS: tuple[Field, ...] = (
     Field(TAG_FAILURE, "tag", "text", "", "why the run failed or was killed"),
     Field(TAG_STATE, "tag", "text", "", "why a run has no network: failed, stopped early …"),
     Field(TAG_INEXACT, "tag", "text", "", "groups narrowed though others then change values"),
+    Field(TAG_SCORE, "tag", "text", "", "what networks are measured by, such as mean IoU"),
+    Field(TAG_SCORE_METRIC, "tag", "text", "", "the same in names of metrics, such as mean_iou"),
+    Field(TAG_SCORE_DIRECTION, "tag", "text", "", "maximize or minimize"),
     Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
@@ -161,23 +186,55 @@ FIELDS: tuple[Field, ...] = (
         PARAM_FINE_TUNE_LEARNING_RATE, "param", "real", "", "its highest in fine-tuning, if other"
     ),
     Field(PARAM_FINE_TUNE_SCHEDULE, "param", "text", "", "how it falls in fine-tuning, if other"),
+    Field(PARAM_SCRATCH_LEARNING_RATE, "param", "real", "", "its highest from scratch, if other"),
+    Field(PARAM_WARMUP_EPOCHS, "param", "integer", "epochs", "in which the learning rate rises"),
+    Field(PARAM_FINE_TUNE_WARMUP_EPOCHS, "param", "integer", "epochs", "in fine-tuning, if other"),
+    Field(
+        PARAM_DROP_AT, "param", "text", "", "where the schedule step drops, as shares of the epochs"
+    ),
+    Field(PARAM_DROP_BY, "param", "real", "", "what each drop of the schedule step divides by"),
+    Field(PARAM_OPTIMIZER, "param", "text", "", "sgd or adamw"),
     Field(PARAM_NESTEROV, "param", "boolean", "", "whether momentum is Nesterov's"),
+    Field(PARAM_CLIP_NORM, "param", "real", "", "largest norm of the gradient of the loss"),
+    Field(
+        PARAM_EMA_DECAY,
+        "param",
+        "real",
+        _FRACTION,
+        "of the running average of the weights; 0: none",
+    ),
+    Field(
+        PARAM_LABEL_SMOOTHING, "param", "real", _FRACTION, "of each label, spread over all classes"
+    ),
+    Field(PARAM_CROP, "param", "text", "", "how images are cropped: shifted or resized"),
+    Field(
+        PARAM_CROP_AREA,
+        "param",
+        "real",
+        _FRACTION,
+        "of an image that a resized crop leaves at least",
+    ),
+    Field(PARAM_AUGMENT, "param", "text", "", "none, randaugment or trivialaugment"),
+    Field(PARAM_AUGMENT_MAGNITUDE, "param", "integer", "", "of randaugment, of 31"),
+    Field(PARAM_MIXUP, "param", "real", "", "α of mixup; 0: none"),
+    Field(PARAM_CUTMIX, "param", "real", "", "α of cutmix; 0: none"),
     Field(PARAM_EQUAL_COMPUTE, "param", "boolean", "", "smaller networks train for more epochs"),
     Field(PARAM_COMPUTE_LIMIT, "param", "real", "", "most that equal compute multiplies epochs by"),
+    Field(PARAM_DISTILL, "param", "boolean", "", "the outputs of the base are imitated"),
     Field(PARAM_DISTILL_FROM, "param", "text", "", "architecture whose outputs are imitated"),
     Field(PARAM_DISTILL_TEMPERATURE, "param", "real", "", "T that softens outputs to imitate"),
     Field(PARAM_DISTILL_WEIGHT, "param", "real", _FRACTION, "of imitation in the loss"),
     Field(PARAM_TRIALS, "param", "integer", "trials", "trials that the search may start"),
     Field(PARAM_SCORING_BATCHES, "param", "integer", "minibatches", "seen by criteria and oracle"),
     Field(PARAM_ALPHA, "param", "real", "", "copycat factor by which a profile was rescaled"),
-    Field(METRIC_VALIDATION_SCORE, "metric", "real", _FRACTION, "final, on the validation split"),
-    Field(METRIC_TEST_SCORE, "metric", "real", _FRACTION, "measured once, on the test set"),
+    Field(METRIC_VALIDATION_SCORE, "metric", "real", _OF_SCORE, "final, on the validation split"),
+    Field(METRIC_TEST_SCORE, "metric", "real", _OF_SCORE, "measured once, on the test set"),
     Field(
         METRIC_SCORE_AGAINST_BASE,
         "metric",
         "real",
-        "fraction −1–1",
-        "test_score minus that of the base network",
+        _OF_SCORE,
+        "on the test set, minus that of the base network",
     ),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
@@ -191,7 +248,7 @@ FIELDS: tuple[Field, ...] = (
         METRIC_EPOCH_VALIDATION_SCORE,
         "metric",
         "real",
-        _FRACTION,
+        _OF_SCORE,
         "on the validation split at the end of the epoch",
     ),
     Field(METRIC_LEARNING_RATE_NOW, "metric", "real", "", "learning rate at the end of the epoch"),
@@ -200,24 +257,24 @@ FIELDS: tuple[Field, ...] = (
         METRIC_SCORE_BEFORE_PRUNING,
         "metric",
         "real",
-        _FRACTION,
-        "validation accuracy of the sparse network, before channels are removed",
+        _OF_SCORE,
+        "in validation, of the sparse network, before channels are removed",
     ),
     Field(
         METRIC_SCORE_AFTER_PRUNING,
         "metric",
         "real",
-        _FRACTION,
-        "validation accuracy right after channels are removed",
+        _OF_SCORE,
+        "in validation, right after channels are removed",
     ),
     Field(
         METRIC_SCORE_AFTER_FINE_TUNING,
         "metric",
         "real",
-        _FRACTION,
-        "validation accuracy once the smaller network is fine-tuned",
+        _OF_SCORE,
+        "in validation, once the smaller network is fine-tuned",
     ),
-    Field(METRIC_HYPERVOLUME, "metric", "real", _FRACTION, "area that all networks dominate"),
+    Field(METRIC_HYPERVOLUME, "metric", "real", _FRACTION, "that all networks dominate; of shares"),
     Field(METRIC_COMPUTE, "metric", "real", "image × FLOPs", "spent on training the network"),
     Field(METRIC_FRONT_SIZE, "metric", "integer", "architectures", "architectures on the front"),
     Field(METRIC_PEARSON_PER_LAYER, "metric", "real", _COEFFICIENT, "linear, mean over layers"),
@@ -242,7 +299,23 @@ MLFLOW_FIELDS: tuple[Field, ...] = (
     Field(MLFLOW_RUN_COLOUR, "tag", "text", "", "colour of a run in MLflow's charts, by origin"),
 )
 
-_NAMES = frozenset((field.kind, field.name) for field in FIELDS)
+_PLACE = "{score}"
+_NAMES = frozenset((field.kind, field.name) for field in FIELDS if _PLACE not in field.name)
+_OF_SCORES = re.compile(
+    "|".join(
+        re.escape(field.name).replace(re.escape(_PLACE), "[a-z0-9_]+")
+        for field in FIELDS
+        if _PLACE in field.name
+    )
+)
+
+
+def of_score(name: str, score: str = "accuracy") -> str:
+    """The name of a metric with a score in it: METRIC_TEST_SCORE of mean_iou is test_mean_iou.
+
+    score: in lower-case letters, digits and underscores.
+    """
+    return name.replace(_PLACE, score)
 
 
 def require(kind: FieldKind, names: Iterable[str]) -> None:
@@ -251,6 +324,7 @@ def require(kind: FieldKind, names: Iterable[str]) -> None:
     Writing any other name is a mistake in Espalier, not in what a user gave it.
     """
     for name in names:
-        assert (kind, name) in _NAMES, (
+        is_of_score = kind == "metric" and _OF_SCORES.fullmatch(name)
+        assert is_of_score or (kind, name) in _NAMES, (
             f"{name!r} is not a {kind} of Espalier: add it to mlflow_server.schema.FIELDS first"
         )

@@ -29,20 +29,7 @@ LOADED_AT_ONCE = 100
 _ARCHITECTURES = f"tags.`{schema.TAG_KIND}` = 'architecture'"
 _TAG = "mlflow.sharedViewState."
 _TABLE, _CHART, _AVERAGES = "espalier-table", "espalier-chart", "espalier-averages"
-_NAMES = {
-    _TABLE: "Espalier: architectures by origin",
-    _CHART: "Espalier: accuracy against FLOPs",
-    _AVERAGES: "Espalier: averages by origin",
-}
-_COLUMNS = (
-    f"metrics.`{schema.METRIC_VALIDATION_SCORE}`",
-    f"metrics.`{schema.METRIC_TEST_SCORE}`",
-    f"metrics.`{schema.METRIC_SCORE_AGAINST_BASE}`",
-    f"metrics.`{schema.METRIC_FLOPS}`",
-    f"metrics.`{schema.METRIC_FLOPS_SHARE}`",
-    f"metrics.`{schema.METRIC_NUM_PARAMS}`",
-    f"tags.`{schema.TAG_ON_FRONT}`",
-)
+_ACCURACY = ("accuracy", "accuracy", "maximize")
 _PAGE_OF_RUNS = 1000
 
 
@@ -51,7 +38,7 @@ class Views:
     """Links to the saved views of one search, each opened by anyone who reaches the server.
 
     table: its architectures grouped by origin, each group with its averages, best first.
-    chart: every architecture's accuracy against its FLOPs, coloured by origin; learning curves.
+    chart: every architecture's score against its FLOPs, coloured by origin; learning curves.
     averages: the measures as bars, averaged over each origin.
     num_architectures: if more than LOADED_AT_ONCE, averages hold for the best of them only, until
     `Load more` is pressed often enough.
@@ -81,15 +68,16 @@ def view_links(tracking_uri: str, search_name: str, *, address: str | None = Non
         experiment = client.get_experiment_by_name(search_name)
         if experiment is None or experiment.lifecycle_stage != "active":
             raise TrackingError(_unknown(client, search_name))
-        for key, state in _states().items():
-            _write(client, experiment, key, state)
+        score = _score_of(client, experiment.experiment_id)
+        for key, view in _views(score).items():
+            _write(client, experiment, key, view)
         num_architectures = _coloured(client, experiment.experiment_id)
     except MlflowException as error:
         raise tracking_error(tracking_uri, error) from error
     page = f"{(address or DEFAULT_ADDRESS).rstrip('/')}/#/experiments/{experiment.experiment_id}"
     # The menu beside the runs is that for training; MLflow's own choice is language models.
     opened = "runs?workflowType=machine_learning&viewStateShareKey"
-    links = {key: f"{page}/{opened}={key}" for key in _NAMES}
+    links = {key: f"{page}/{opened}={key}" for key in (_TABLE, _CHART, _AVERAGES)}
     return Views(
         table=links[_TABLE],
         chart=f"{links[_CHART]}&compareRunsMode=CHART",
@@ -116,19 +104,49 @@ def _unknown(client: Any, search_name: str) -> str:
     return f"MLflow has no search {search_name!r}: {listed}"
 
 
-def _write(client: Any, experiment: Any, key: str, state: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class _View:
+    """A view by its name and the state of the page."""
+
+    name: str
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Score:
+    """What the networks of a search are measured by."""
+
+    name: str
+    metric: str
+    direction: str
+
+    def of(self, metric: str) -> str:
+        """The name of a metric with this score in it."""
+        return schema.of_score(metric, self.metric)
+
+
+def _score_of(client: Any, experiment_id: str) -> _Score:
+    """What the search's own run says; accuracy where it says nothing."""
+    names = (schema.TAG_SCORE, schema.TAG_SCORE_METRIC, schema.TAG_SCORE_DIRECTION)
+    has_score = " and ".join(f"tags.`{name}` LIKE '%'" for name in names)
+    runs = client.search_runs([experiment_id], filter_string=has_score, max_results=1)
+    tags = runs[0].data.tags if runs else {}
+    return _Score(*(tags[name] for name in names)) if tags else _Score(*_ACCURACY)
+
+
+def _write(client: Any, experiment: Any, key: str, view: _View) -> None:
     """Set the view's tag, unless it holds this very state."""
-    text = json.dumps(state, separators=(",", ":"))
+    text = json.dumps(view.state, separators=(",", ":"))
     now = time.time_ns() // 1_000_000
     created = now
     try:
         before = json.loads(experiment.tags.get(_TAG + key, ""))
-        if (before["name"], before["state"]) == (_NAMES[key], text):
+        if (before["name"], before["state"]) == (view.name, text):
             return
         created = int(before["createdAt"])
     except (ValueError, TypeError, KeyError):
         pass  # there was none, or none of ours
-    envelope = {"name": _NAMES[key], "createdAt": created, "updatedAt": now, "state": text}
+    envelope = {"name": view.name, "createdAt": created, "updatedAt": now, "state": text}
     client.set_experiment_tag(experiment.experiment_id, _TAG + key, json.dumps(envelope))
 
 
@@ -152,15 +170,25 @@ def _coloured(client: Any, experiment_id: str) -> int:
     return number
 
 
-def _states() -> dict[str, dict[str, Any]]:
+def _views(score: _Score) -> dict[str, _View]:
     """What each page shows, in the words of MLflow's own page."""
+    validation = f"metrics.`{score.of(schema.METRIC_VALIDATION_SCORE)}`"
+    columns = (
+        validation,
+        f"metrics.`{score.of(schema.METRIC_TEST_SCORE)}`",
+        f"metrics.`{score.of(schema.METRIC_SCORE_AGAINST_BASE)}`",
+        f"metrics.`{schema.METRIC_FLOPS}`",
+        f"metrics.`{schema.METRIC_FLOPS_SHARE}`",
+        f"metrics.`{schema.METRIC_NUM_PARAMS}`",
+        f"tags.`{schema.TAG_ON_FRONT}`",
+    )
     shared = {
         "searchFilter": _ARCHITECTURES,
-        "orderByKey": f"metrics.`{schema.METRIC_VALIDATION_SCORE}`",
-        "orderByAsc": False,
-        "selectedColumns": list(_COLUMNS),
-        "columnOrder": list(_COLUMNS),
-        "columnWidths": dict.fromkeys(_COLUMNS, 150),
+        "orderByKey": validation,
+        "orderByAsc": score.direction == "minimize",
+        "selectedColumns": list(columns),
+        "columnOrder": list(columns),
+        "columnWidths": dict.fromkeys(columns, 150),
         "groupBy": {
             "aggregateFunction": "average",
             "groupByKeys": [{"mode": "tag", "groupByData": schema.TAG_ORIGIN}],
@@ -168,30 +196,33 @@ def _states() -> dict[str, dict[str, Any]]:
         "runsHiddenMode": "SHOW_ALL",
         "hideEmptyCharts": True,
     }
+    chart = _charts("Every architecture, coloured by origin", _chart_cards(score))
+    averages = _charts("Mean of each origin", _average_cards(score))
     return {
-        _TABLE: shared,
-        _CHART: shared
-        | {"useGroupedValuesInCharts": False}
-        | _charts("Every architecture, coloured by origin", _chart_cards()),
-        _AVERAGES: shared
-        | {"useGroupedValuesInCharts": True}
-        | _charts("Mean of each origin", _average_cards()),
+        _TABLE: _View("Espalier: architectures by origin", shared),
+        _CHART: _View(
+            f"Espalier: {score.name} against FLOPs",
+            shared | {"useGroupedValuesInCharts": False} | chart,
+        ),
+        _AVERAGES: _View(
+            "Espalier: averages by origin", shared | {"useGroupedValuesInCharts": True} | averages
+        ),
     }
 
 
-def _chart_cards() -> list[dict[str, Any]]:
+def _chart_cards(score: _Score) -> list[dict[str, Any]]:
     return [
-        _scatter(schema.METRIC_VALIDATION_SCORE),
-        _curves(),
-        _scatter(schema.METRIC_TEST_SCORE),
-        _bars(schema.METRIC_TEST_SCORE),
+        _scatter(score.of(schema.METRIC_VALIDATION_SCORE)),
+        _curves(score.of(schema.METRIC_EPOCH_VALIDATION_SCORE)),
+        _scatter(score.of(schema.METRIC_TEST_SCORE)),
+        _bars(score.of(schema.METRIC_TEST_SCORE)),
     ]
 
 
-def _average_cards() -> list[dict[str, Any]]:
+def _average_cards(score: _Score) -> list[dict[str, Any]]:
     return [
-        _bars(schema.METRIC_TEST_SCORE),
-        _bars(schema.METRIC_VALIDATION_SCORE),
+        _bars(score.of(schema.METRIC_TEST_SCORE)),
+        _bars(score.of(schema.METRIC_VALIDATION_SCORE)),
         _bars(schema.METRIC_FLOPS),
         _bars(schema.METRIC_NUM_PARAMS),
     ]
@@ -236,8 +267,7 @@ def _bars(metric: str) -> dict[str, Any]:
     return {"type": "BAR", "metricKey": metric}
 
 
-def _curves() -> dict[str, Any]:
-    metric = schema.METRIC_EPOCH_VALIDATION_SCORE
+def _curves(metric: str) -> dict[str, Any]:
     return {
         "type": "LINE",
         "metricKey": metric,

@@ -297,6 +297,12 @@ def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     return in_mode(model, training=False)
 
 
+def called(model: nn.Module, inputs: ExampleInput) -> Any:
+    """What `model` returns for inputs: one tensor, a tuple of arguments or a mapping of them."""
+    positional, keyword = call_arguments(inputs)
+    return model(*positional, **keyword)
+
+
 def call_arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """`example_input` as positional and keyword arguments of the network."""
     if isinstance(example_input, Mapping):

@@ -10,6 +10,7 @@
     ├── ArchitectureError         an architecture file is damaged, unsafe or not reproducible
     ├── ConfigError               a setting is unknown or out of range
     ├── ModelError                a model cannot be found, built or copied
+    │   └── WeightsError              trained weights cannot be read, or are another network's
     ├── DataError                 a data set is missing, unreadable or inconsistent
     ├── SearchStateError          a run directory does not hold what it should
     ├── SearchFailedError         every trial of a search failed
@@ -80,6 +81,10 @@ class ClusterUnreachableError(ConfigError):
 
 class ModelError(EspalierError):
     """A model cannot be found, built or copied."""
+
+
+class WeightsError(ModelError):
+    """Trained weights cannot be read, or are another network's."""
 
 
 class DataError(EspalierError):

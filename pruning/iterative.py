@@ -1,5 +1,7 @@
 """Iterative pruning while a network trains; whoever owns the training loop calls in.
 
+By criteria of the gates' gradients (Taylor, Fisher …) training itself is watched:
+
     pruner = IterativePruner(model, example_input, Taylor(), Budget.parse("flops=50%"), Pace())
     optimizer = torch.optim.SGD(pruner.network.parameters(), lr=0.01, momentum=0.9)
     for images, labels in batches:
@@ -9,7 +11,10 @@
         optimizer.step()
         optimizer.zero_grad()
         pruner.after_step(optimizer)
-    smaller = pruner.finish()
+    smaller = pruner.finish(optimizer)
+
+Any other criterion judges the network as it stands, from weights alone or from minibatches that the
+pruner is given (batches=…); `watching` may then be left out.
 
 Sources: Molchanov et al., "Importance Estimation for Neural Network Pruning", §3.1–3.2; Crowley
 et al., "Pruning neural networks: is it time to nip it in the bud?", §3 (one channel by the
@@ -25,15 +30,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.cost import Budget, ExampleInput
 from pruning.criteria.averaging import ScoreAverage
+from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.first_order import FirstOrderCriterion
 from pruning.criteria.gradient_moments import GradientObserver
 from pruning.errors import ConfigError, CriterionError
 from pruning.gates.channel_gates import ChannelGates, Gated
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.optimizer_state import carry_over, check_trains
+from pruning.restrictions import Restrictions
 from pruning.selection import MIN_CHANNELS, KeepPlan, least_widths, removal_order, unreachable
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
@@ -48,7 +56,8 @@ class Pace:
 
     units: channels (or units of channels that go together) removed per pruning step, N.
     minibatches: between two pruning steps, K; scores are means over them.
-    surgery_every: pruning steps between two real removals; until then channels are gated.
+    surgery_every: pruning steps between two real removals; until then channels are gated. Criteria
+        that are not of gates' gradients judge what is left, so that it is always 1 for them.
     momentum: of the moving average of scores over pruning steps, in [0, 1); the Taylor paper
         takes 0.9, and 0 forgets.
     """
@@ -90,38 +99,42 @@ class IterativePruner:
 
     model: left untouched; a copy of it is in `network`, which is to be trained.
     example_input: as for `trace`.
+    criterion: of any kind.
     budget: what to prune to; shares refer to `model`.
-    groups: names of the groups that may lose channels; all prunable ones if None.
+    batches: minibatches for a criterion that needs data and is not a FirstOrderCriterion; passed
+        over at each pruning step, so no iterator that is used up.
+    groups: names of the groups that may lose channels; all that the criterion can judge if None.
     min_channels: channels that stay in each group, or its width if it has fewer.
+    restrictions: what stays whole or loses no more than a share.
     exact: as for `trace`.
     measure: called after each real removal, for the trajectory.
 
-    Raises UnreachableBudgetError before any training if the floor is over budget, and
-    CriterionError for a criterion of another kind.
+    Raises UnreachableBudgetError before any training if the floor is over budget, CriterionError
+    for a criterion that cannot judge the network or lacks its data.
     """
 
     def __init__(
         self,
         model: nn.Module,
         example_input: ExampleInput,
-        criterion: FirstOrderCriterion,
+        criterion: Criterion,
         budget: Budget,
         pace: Pace | None = None,
         *,
+        batches: Batches = (),
         groups: Iterable[str] | None = None,
         min_channels: int = MIN_CHANNELS,
+        restrictions: Restrictions | None = None,
         exact: bool = True,
         measure: Measure | None = None,
     ) -> None:
-        if not isinstance(criterion, FirstOrderCriterion):
-            raise CriterionError(
-                "iterative pruning needs a criterion of the gates' gradients (Taylor, Fisher or "
-                f"another FirstOrderCriterion), got {type(criterion).__name__}"
-            )
-        graph = trace(model, example_input, exact=exact)
-        self._example_input, self._criterion = example_input, criterion
+        self._example_input, self._criterion, self._batches = example_input, criterion, batches
         self._pace, self._min_channels, self._measure = pace or Pace(), min_channels, measure
-        self._groups = tuple(g.name for g in graph.prunable) if groups is None else tuple(groups)
+        self._restrictions = restrictions or Restrictions()
+        self._base = trace(model, example_input, exact=exact)
+        self._restrictions.check(self._base)
+        graph = self._restrictions.of(self._base)
+        self._groups = _judged(criterion, model, graph, groups)
         self._limits = budget.absolute(graph.cost())
         floor = graph.cost(least_widths(graph, self._groups, min_channels=min_channels))
         if not self._limits.allows(floor):
@@ -135,6 +148,10 @@ class IterativePruner:
         self._gates = ChannelGates(remove_channels(model, graph, KeepPlan({})), graph, self._groups)
         self.network = Gated(self._gates)
         self._observer = GradientObserver(self._gates)
+        if not self._is_watching:
+            if batches is iter(batches):
+                raise CriterionError("batches must be there at each step: a list, no iterator")
+            self._scores()  # what the criterion lacks is found out before any training
 
     @property
     def is_finished(self) -> bool:
@@ -154,7 +171,7 @@ class IterativePruner:
     @contextmanager
     def watching(self, num_samples: int) -> Iterator[None]:
         """Around the forward and backward pass of one minibatch of `num_samples`."""
-        if self.is_finished:
+        if self.is_finished or not self._is_watching:
             yield
             return
         with self._observer.watching(num_samples):
@@ -164,8 +181,8 @@ class IterativePruner:
         """To be called after each update; prunes when it is time, and says whether it did.
 
         optimizer: what trains `network`; it goes on with the parameters of the smaller network,
-            its state cut to what they keep (see `carry_over`). ConfigError if it has none of the
-            network's parameters, or a state that cannot be cut.
+            its state cut to what they keep (see `carry_over`). ConfigError if it is None or has
+            none of the network's parameters, or a state that cannot be cut.
         """
         if self.is_finished:
             return False
@@ -175,16 +192,20 @@ class IterativePruner:
             return False
         self._prune()
         self._num_prunings += 1
-        if self.is_finished or self._num_prunings % self._pace.surgery_every == 0:
+        surgery_every = self._pace.surgery_every if self._is_watching else 1
+        if self.is_finished or self._num_prunings % surgery_every == 0:
             self._operate(optimizer)
         return True
 
     def finish(self, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
         """The network as it stands, without its gated channels and without gates.
 
-        optimizer: as for `after_step`, if the network is trained further with it.
+        optimizer: as for `after_step`; needed where channels are gated, whose removal changes the
+            parameters: ConfigError without it. That of a network within its budget has been done.
         """
         if not bool(self.network.mask.all()):
+            check_trains(optimizer, self.network)
+            assert optimizer is not None
             self._operate(optimizer)
         return self.network.model
 
@@ -227,10 +248,21 @@ class IterativePruner:
             {name: tuple(values.nonzero().flatten().tolist()) for name, values in stays.items()}
         )
 
+    @property
+    def _is_watching(self) -> bool:
+        """Whether training itself tells the criterion what it needs."""
+        return isinstance(self._criterion, FirstOrderCriterion)
+
+    def _scores(self) -> dict[str, Tensor]:
+        """Of the present network's channels, by the criterion."""
+        if isinstance(self._criterion, FirstOrderCriterion):
+            return self._gates.by_channel(self._criterion.of(self._observer.moments))
+        scores = self._criterion.score(self.network.model, self._graph, self._batches)
+        return {name: scores[name] for name in self._gates.names}
+
     def _prune(self) -> None:
         """Gate the units with the lowest scores, as many as the pace says or the budget needs."""
-        new = self._gates.by_channel(self._criterion.of(self._observer.moments))
-        scores, mask = self._average.update(new), self.network.mask
+        scores, mask = self._average.update(self._scores()), self.network.mask
         order = removal_order(scores, self._graph, kept=self._plan, min_channels=self._min_channels)
         for name, unit in order[: self._pace.units]:
             self._gates.by_group(mask)[name][unit] = 0  # a view of the mask
@@ -238,13 +270,12 @@ class IterativePruner:
                 break
         self._observer.reset(self._plan.widths)
 
-    def _operate(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _operate(self, optimizer: torch.optim.Optimizer) -> None:
         """Remove the gated channels for real and put the smaller network in place."""
         before, graph, plan = self.network.model, self._graph, self._plan
         self._replace(plan)
         self._average.keep(plan)
-        if optimizer is not None:
-            carry_over(optimizer, before, self.network.model, graph, plan)
+        carry_over(optimizer, before, self.network.model, graph, plan)
         self.trajectory.append(self._point())
 
     def _replace(self, plan: KeepPlan) -> None:
@@ -254,7 +285,8 @@ class IterativePruner:
             name: tuple(channels[c] for c in plan.keep.get(name, range(len(channels))))
             for name, channels in self._kept.items()
         }
-        self._graph = trace(smaller, self._example_input, exact=self._graph.exact)
+        traced = trace(smaller, self._example_input, exact=self._graph.exact)
+        self._graph = self._restrictions.of(traced, self._base)
         self._gates = ChannelGates(smaller, self._graph, self._groups)
         self._observer = GradientObserver(self._gates)
         self.network.exchange(self._gates)
@@ -264,3 +296,19 @@ class IterativePruner:
         error = math.nan if self._measure is None else self._measure(self.network.model)
         removed = self._num_channels - sum(len(channels) for channels in self._kept.values())
         return TrajectoryPoint(self._num_minibatches, removed, cost.flops, cost.params, error)
+
+
+def _judged(
+    criterion: Criterion, model: nn.Module, graph: ChannelGraph, names: Iterable[str] | None
+) -> tuple[str, ...]:
+    """The groups that are pruned; CriterionError if the criterion cannot judge one of them."""
+    covered = criterion.covers(model, graph)
+    chosen = covered if names is None else tuple(names)
+    missing = [name for name in chosen if name not in covered]
+    if missing or not chosen:
+        what = f"group {missing[0]!r}" if missing else "any group"
+        raise CriterionError(
+            f"{type(criterion).__name__} cannot judge {what} of this network: choose another "
+            "criterion, or other groups"
+        )
+    return chosen

@@ -51,8 +51,13 @@ def carry_over(
                     optimizer.state[new] = states[old]
 
 
-def check_trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-    """Raise ConfigError if `optimizer` has none of the parameters of `model`."""
+def check_trains(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
+    """Raise ConfigError if there is no optimizer, or it has none of the parameters of `model`."""
+    if optimizer is None:
+        raise ConfigError(
+            "channels are to be removed, which changes the network's parameters: pass the "
+            "optimizer that trains them, got None"
+        )
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not any(id(parameter) in known for parameter in model.parameters()):
         raise ConfigError(

@@ -13,9 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.cost import ExampleInput
 from pruning.networks.copies import check_copyable, deep_copy
 from pruning.networks.torch_interior import BatchNorm
 from pruning.networks.wrappers import unwrapped
+from pruning.scale_flow import runs_stock_code
+from pruning.trained_scales import bounded_scales
+
+_LEAST, _LARGEST = 1e-4, 0.99
+"""σ(γ) that trained scales become: further out, γ would hardly learn any more."""
 
 
 class SigmoidBatchNorm(BatchNorm):
@@ -82,25 +88,40 @@ _KINDS: tuple[tuple[type[BatchNorm], type[SigmoidBatchNorm]], ...] = (
 )
 
 
-def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
+def to_sigmoid_batchnorm(
+    model: nn.Module, *, seed: int = 0, example_input: ExampleInput | None = None
+) -> nn.Module:
     """A copy of `model` in which every batch normalisation with a scale is a σBN.
 
-    γ ~ N(0, 1) drawn from `seed`: the copy is meant to be trained. Offsets are dropped; running
-    statistics, device, dtype, mode, hooks, attributes and whether γ learns are kept. Parameter
-    names stay the same. A layer that normalises batches by code of its own (a subclass with
-    another forward pass, SyncBatchNorm) stays as it is, with a warning that names it.
+    γ ~ N(0, 1) drawn from `seed`: the copy is meant to be trained. With the example input of a
+    trained network, on which it runs once, γ is σ⁻¹ of the scale's size instead, once its sign,
+    what it has above 1 and the offset were moved to other layers where that changes nothing (see
+    pruning.trained_scales). What cannot be moved is lost: estimate the running statistics again
+    (torch.optim.swa_utils.update_bn), and measure what that cost.
+
+    Offsets are dropped; running statistics, device, dtype, mode, hooks, attributes and whether γ
+    learns are kept. Parameter names stay the same. A layer that normalises batches by code of its
+    own (a subclass with another forward pass, SyncBatchNorm) stays as it is, with a warning that
+    names it.
     """
     generator = torch.Generator().manual_seed(seed)
+    if example_input is not None:
+        model = bounded_scales(model, example_input, _LARGEST)
+
+    def gamma(old: BatchNorm) -> Tensor:
+        if example_input is None:
+            return torch.randn(old.num_features, generator=generator)
+        return old.weight.detach().double().abs().clamp(_LEAST, _LARGEST).logit()
 
     def convert(old: nn.Module, recast: Recast) -> None:
         if not isinstance(old, BatchNorm) or isinstance(old, SigmoidBatchNorm) or not old.affine:
             return
         kind = next((new for stock, new in _KINDS if isinstance(old, stock)), None)
-        if kind is not None and _runs_stock_code(old):
+        if kind is not None and runs_stock_code(old):
             new = recast(kind)
             new.register_parameter("bias", None)
             with torch.no_grad():
-                new.weight.copy_(torch.randn(old.num_features, generator=generator))
+                new.weight.copy_(gamma(old))
 
     result = _exchanged(model, convert)
     left = {
@@ -117,10 +138,6 @@ def to_sigmoid_batchnorm(model: nn.Module, *, seed: int = 0) -> nn.Module:
             stacklevel=2,
         )
     return result
-
-
-def _runs_stock_code(layer: BatchNorm) -> bool:
-    return type(layer).forward is BatchNorm.forward and "forward" not in vars(layer)
 
 
 def fold(model: nn.Module) -> nn.Module:

@@ -113,7 +113,8 @@ ROOMS = {
             "selection",
         ),
         *("tracer", "layer_sizes", "surgery", "optimizer_state", "rehearsal", "tracing", "gates"),
-        *("structure_removal", "sigmoid_batchnorm", "regularizers", "scaling_factors", "criteria"),
+        *("structure_removal", "scale_flow", "trained_scales", "sigmoid_batchnorm"),
+        *("regularizers", "scaling_factors", "criteria"),
         *("optimizer_groups", "one_shot", "iterative"),
     ),
     "search": (

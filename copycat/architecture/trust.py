@@ -88,8 +88,8 @@ def _is_private(module: str) -> bool:
 def _makes_network(builder: Builder, function: Callable[..., object]) -> bool:
     """Whether the callable says that it returns a network, or timm lists it among its networks."""
     if builder.module == "timm.models":
-        listed: bool = importlib.import_module("timm").is_model(builder.target.partition(":")[2])
-        return listed
+        listed: list[str] = importlib.import_module("timm").list_models()
+        return builder.target.partition(":")[2] in listed
     try:
         returned = get_type_hints(function).get("return")
     except (NameError, TypeError):  # it says something that nobody can read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -34,22 +34,19 @@ class BaseNetwork:
 
     @classmethod
     def of(
-        cls,
-        builder: Builder,
-        example_input: ExampleInput,
-        *,
-        exact: bool = True,
-        restrictions: Restrictions | None = None,
+        cls, builder: Builder, example_input: ExampleInput, *, exact: bool = True
     ) -> BaseNetwork:
-        """Build the network once and trace it; `exact` as for `trace`.
-
-        Raises ConfigError for a restriction that fits no layer.
-        """
-        made, restrictions = _fresh(builder), restrictions or Restrictions()
-        graph = whole_trace(made[0], example_input, exact=exact)
-        restrictions.check(graph)
-        base = cls(builder, restrictions.of(graph), example_input, restrictions)
+        """Build the network once and trace it; `exact` as for `trace`."""
+        made = _fresh(builder)
+        base = cls(builder, whole_trace(made[0], example_input, exact=exact), example_input)
         base.__dict__["made"] = made
+        return base
+
+    def under(self, restrictions: Restrictions) -> BaseNetwork:
+        """The same under these restrictions; ConfigError for one that fits no layer."""
+        restrictions.check(self.graph)
+        base = replace(self, graph=restrictions.of(self.graph), restrictions=restrictions)
+        base.__dict__["made"] = self.made
         return base
 
     @functools.cached_property

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from pruning.cost import call_arguments, in_mode
+from pruning.cost import called, in_mode
 from pruning.errors import CriterionError
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.networks.nested_tensors import tensors_in
+from pruning.networks.nested_tensors import num_samples
 from pruning.networks.torch_interior import BatchNorm, Dropout
 
 Batches = Iterable[Any]
 """Minibatches on the network's device: pairs of inputs and targets, or what a BatchLoss takes.
 
-Inputs are a tensor N×…, a tuple of arguments or a mapping of them; targets have N samples too.
+Inputs are what the network is called with: a tensor N×…, a tuple of arguments or a mapping of them.
+Targets are what the loss takes: class numbers N, say, or anything else.
 """
 
 Loss = Callable[[Any, Any], Tensor]
-"""Outputs and targets → the mean loss E of the minibatch, a scalar."""
+"""What the network returns, of any kind, and targets → the mean loss E, a scalar."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class Criterion(ABC):
     ) -> tuple[str, ...]:
         """The names of the prunable groups that this criterion can judge, in graph order."""
         return tuple(group.name for group in graph.prunable)
+
+    def by_loss(self, loss: Loss | BatchLoss) -> Self:
+        """The same criterion, judging by another loss; itself where it does not look at any."""
+        if "loss" not in vars(self):
+            return self
+        changed = copy.copy(self)
+        vars(changed)["loss"] = loss
+        return changed
 
     @abstractmethod
     def score(
@@ -100,14 +110,18 @@ def minibatches(
 def _labelled(loss: Loss, batch: Any, name: str, criterion: str) -> Minibatch:
     """A pair of inputs and targets."""
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-    first = next(tensors_in(batch[0]), None) if is_pair else None
-    if first is None or next(tensors_in(batch[1]), None) is None:
+    if not is_pair or batch[1] is None:
         raise CriterionError(
-            f"{criterion} needs labelled data: {name} is not a pair of tensors, inputs and targets"
+            f"{criterion} needs labelled data: {name} is not a pair of inputs and targets"
         )
     inputs, targets = batch
-    positional, keyword = call_arguments(inputs)
-    return Minibatch(len(first), lambda model: loss(model(*positional, **keyword), targets))
+    try:
+        count = num_samples(inputs)
+    except ValueError as error:
+        raise CriterionError(
+            f"{criterion} needs data: the inputs of {name}, of type {error}"
+        ) from error
+    return Minibatch(count, lambda model: loss(called(model, inputs), targets))
 
 
 def _of_step(loss: BatchLoss, batch: Any) -> Callable[[nn.Module], Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,20 @@ class FirstOrderCriterion(Criterion):
     needs_samples: ClassVar[bool] = False
 
     def __init__(self, loss: Loss | BatchLoss = F.cross_entropy) -> None:
+        self._check(loss)
+        self.loss = loss
+
+    def by_loss(self, loss: Loss | BatchLoss) -> Self:
+        self._check(loss)
+        return super().by_loss(loss)
+
+    def _check(self, loss: Loss | BatchLoss) -> None:
         if self.needs_samples and isinstance(loss, BatchLoss):
             raise CriterionError(
                 f"{type(self).__name__} needs the loss of each sample, but this one is of whole "
                 "minibatches: choose a criterion of those, such as Taylor, or give a loss of "
                 "outputs and targets"
             )
-        self.loss = loss
 
     @abstractmethod
     def of(self, moments: GradientMoments) -> Tensor:

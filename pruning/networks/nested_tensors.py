@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,24 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         yield from tensors_in(value)
+
+
+def num_samples(inputs: Any) -> int:
+    """How many samples a minibatch has: the length of the first list, or tensor, in it.
+
+    Detectors are given lists of images. ValueError for inputs without either.
+    """
+    if isinstance(inputs, list) or (isinstance(inputs, Tensor) and inputs.dim()):
+        return len(inputs)
+    parts: Iterable[Any] = ()
+    if isinstance(inputs, Mapping):
+        parts = inputs.values()
+    elif isinstance(inputs, tuple):
+        parts = inputs
+    for part in parts:
+        with suppress(ValueError):
+            return num_samples(part)
+    raise ValueError(f"{type(inputs).__name__} holds no tensor")
 
 
 def returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Options of several commands: where searches are, whose code may run, the shape of an image."""
+"""Options of several commands: where searches are, whose code may run, the shape of a sample."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ TRUST = click.option(
 )
 
 
-def image_shape(text: str) -> tuple[int, int, int]:
-    """Channels, height and width as --input takes them, such as 3x224x224."""
-    sizes = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)[x×]([1-9]\d*)", text)
-    if sizes is None:
-        raise ConfigError(f"--input must be channels x height x width, got {text!r}")
-    channels, height, width = map(int, sizes.groups())
-    return channels, height, width
+def sample_shape(text: str) -> tuple[int, ...]:
+    """Sizes of one sample as --input takes them: 3x224x224 for images, 2x500 for signals."""
+    if re.fullmatch(r"[1-9]\d*([x×][1-9]\d*)*", text) is None:
+        raise ConfigError(f"--input must be sizes of a sample, such as 3x224x224, got {text!r}")
+    return tuple(map(int, re.split("[x×]", text)))

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from pruning.lazy_imports import lazy_modules
-from search.commands.common_options import TRUST, image_shape
+from search.commands.common_options import TRUST, sample_shape
 from search.commands.flags import options, overridden, refuse_without_effect
 from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
 from search.commands.result_summary import print_family
@@ -39,12 +39,12 @@ else:
 @click.option("--train", is_flag=True, help="train every network; without it nothing is written")
 @click.option(
     "--recipe",
-    type=click.Choice(list(TrainingConfig.RECIPES)),
     default="rni",
     show_default=True,
-    help="settings of training by which a paper trained; other flags override them",
+    help=f"settings of training that are usual or a paper's: {', '.join(TrainingConfig.RECIPES)}; "
+    "other flags override them",
 )
-@click.option("--input", "shape", help="image shape of a profile's network, such as 3x32x32")
+@click.option("--input", "shape", help="sizes of a sample of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
 @click.option("--json", "as_json", is_flag=True, help="print the ladder as JSON")
 @options(FamilyConfig, without=("source", "trust", *UNUSED_TRAINING))
@@ -94,11 +94,11 @@ def _opened(
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
     folder = family_ladder.architecture_folder(source, content.get("runs", FamilyConfig.runs))
-    is_stored = folder is not None and "source" not in content.get("data", {})
-    if is_stored and (name := architecture.read(folder).provenance.get("data")):
+    names_data = "source" in content.get("data", {})
+    if folder is not None and (name := architecture.read(folder).provenance.get("data")):
         content["data"] = {"source": name, **content.get("data", {})}
     config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
-    if is_stored:  # what a folder names may be anybody's code
+    if not names_data:  # what a folder names may be anybody's code
         trusted_code.require_trusted_data(config.data, config.trust, folder)
     if folder is not None:
         refuse_without_effect(("shape", "classes"), "on a stored network, which has its own")
@@ -106,7 +106,7 @@ def _opened(
             return config, family_ladder.stored_subject(config, folder), None
     elif shape is not None and not train:
         names = tuple(map(str, range(classes)))
-        sample = family_ladder.image_sample(image_shape(shape), names)
+        sample = family_ladder.sample_of_sizes(sample_shape(shape), names)
         return config, family_ladder.profile_subject(config, sample), None
     else:
         refuse_without_effect(("shape", "classes"), "beside the images of --data")

@@ -14,12 +14,16 @@ from search.config.settings import tables, type_of
 
 
 def options(cls: type[Any], without: Collection[str] = ()) -> Callable[..., Any]:
-    """One flag per field of `cls` and its tables; help, defaults and types are theirs."""
+    """One flag per field of `cls` and its tables; help, defaults and types are theirs.
+
+    without: names of fields of `cls`; those of none are of its tables' fields.
+    """
+    own = {field.name for field in dataclasses.fields(cls)}
     made = [
         _option_of(table, field, name)
         for name, table in {"": cls, **tables(cls)}.items()
         for field in dataclasses.fields(table)
-        if field.name not in (*without, *tables(cls))
+        if field.name not in ({*without} - own if name else {*without, *tables(cls)})
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,7 @@ import click
 from pruning.cost import format_count
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
-from search.commands.common_options import RUNS, TRUST, image_shape
+from search.commands.common_options import RUNS, TRUST, sample_shape
 from search.commands.flags import refuse_without_effect, some_options
 from search.config.family_config import FamilyConfig
 from search.config.search_config import SearchConfig
@@ -32,7 +32,7 @@ else:
 
 @click.command()
 @click.argument("network", metavar="MODEL_OR_ARCH")
-@click.option("--input", "shape", help="image shape C×H×W of a MODEL, such as 3x224x224")
+@click.option("--input", "shape", help="sizes of a sample of a MODEL: 3x224x224, 2x500, 9")
 @click.option("--classes", default=10, show_default=True, help="number of classes of a MODEL")
 @click.option("--profile", help="JSON file with widths: show what they keep of MODEL")
 @click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
@@ -62,7 +62,7 @@ def inspect(
     if profile is not None:
         config = FamilyConfig(profile, model=network, **settings)
         names = tuple(map(str, range(classes)))
-        sample = family_ladder.image_sample(_sizes(shape), names)
+        sample = family_ladder.sample_of_sizes(_sizes(shape), names)
         _show(family_ladder.profile_subject(config, sample), png, **counts)
     elif (folder := family_ladder.architecture_folder(network, runs)) is not None:
         without = ("shape", "classes", "model_arg", "ignore", "max_removed")
@@ -102,7 +102,7 @@ def _show(
 
 def _describe(
     config: SearchConfig,
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, ...],
     classes: int,
     *,
     as_json: bool,
@@ -120,7 +120,7 @@ def _describe(
         click.echo(graph.describe(count_attention=count_attention))
 
 
-def _sizes(shape: str | None) -> tuple[int, int, int]:
+def _sizes(shape: str | None) -> tuple[int, ...]:
     if shape is None:
-        raise ConfigError("a model needs --input, the image shape, such as --input 3x224x224")
-    return image_shape(shape)
+        raise ConfigError("a model needs --input, a sample's sizes, such as --input 3x224x224")
+    return sample_shape(shape)

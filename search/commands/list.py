@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 from rich.console import Console
@@ -15,6 +16,7 @@ from pruning.cost import format_count
 from search.commands.common_options import RUNS
 from search.commands.search_location import SearchEntry
 from search.commands.server_or_folder import location_of
+from search.tasks.score import ACCURACY
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 
@@ -50,12 +52,20 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
             str(entry.num_networks) if entry.progress else "–",
-            f"{entry.base['validation_score']:.1%}" if entry.base else "–",
-            f"{entry.best['validation_score']:.1%}" if entry.best else "–",
+            _score_text(entry, entry.base),
+            _score_text(entry, entry.best),
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),
         )
     return table
+
+
+def _score_text(entry: SearchEntry, network: Mapping[str, Any] | None) -> Text:
+    """Of the base network or the best so far; with the score's name where it is no accuracy."""
+    if not network:
+        return Text("–")
+    shown = entry.score.text(network["validation_score"], 1)
+    return Text(shown if entry.score.name == ACCURACY.name else f"{entry.score.name} {shown}")
 
 
 def _time(entry: SearchEntry) -> str:

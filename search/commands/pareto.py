@@ -42,6 +42,7 @@ def pareto(search_name: str, bounds: tuple[str, ...], form: str | None, runs: st
         print_recommendations(results, _recommended(results, limit), console)
         console.print()
         console.print(report.front_table(results, front))
+        console.print(report.score_note(results.score), style="dim", markup=False)
         console.print(report.flops_note(results.base), style="dim", markup=False)
 
 
@@ -51,4 +52,5 @@ def _recommended(
     """What to take within the budgets of the search, or within the one that is asked about."""
     if limit is None:
         return results.recommendations
-    return results.recommended(verdict.contests(results.everything, [(str(limit), limit)]))
+    rungs = [(str(limit), limit)]
+    return results.recommended(verdict.contests(results.everything, rungs, results.score))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pruning.errors import ServiceError
 from search.client import Client, Export
 from search.commands.search_location import SearchEntry, SearchLocation, StoredNetwork
+from search.tasks.score import Score
 
 if TYPE_CHECKING:
     from search.results.report import Results
@@ -88,7 +89,12 @@ class RemoteServer(SearchLocation):
 def _entry(answer: dict[str, Any]) -> SearchEntry:
     try:
         return SearchEntry(
-            *(answer[name] for name in ("id", "state", "reason", "progress", "ended_ms"))
+            answer["id"],
+            answer["state"],
+            answer["reason"],
+            answer["progress"],
+            answer["ended_ms"],
+            score=Score.from_mapping(answer.get("score")),
         )
     except KeyError as error:
         raise ServiceError(f"the server tells nothing of a search's {error}") from error
@@ -108,7 +114,8 @@ class _ServedNetwork(StoredNetwork):
     @property
     def builder(self) -> str:
         self.check()
-        return str(self._file["builder"]["target"]).partition(":")[0]
+        builder = self._file["builder"] or {"target": ""}  # none of a network of one's own
+        return str(builder["target"]).partition(":")[0]
 
     def check(self) -> None:
         if not self._file:

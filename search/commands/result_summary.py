@@ -25,6 +25,7 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     print_recommendations(results, results.recommendations, console)
     console.print(f"\nPareto front within {results.budget}", style="bold")
     console.print(report.front_table(results))
+    console.print(report.score_note(results.score), style="dim", markup=False)
     console.print(report.flops_note(results.base), style="dim", markup=False)
     console.print("\nThe best of each kind within each budget", style="bold")
     console.print(report.contest_table(results))
@@ -44,12 +45,13 @@ def print_recommendations(
     """What to take within each budget, and what that rests on."""
     for entry in shown:
         console.print(entry.text, style="bold" if entry.chosen else "yellow", markup=False)
-    console.print(recommendation.note(results.num_test), style="dim", markup=False)
+    console.print(recommendation.note(results.num_test, results.score), style="dim", markup=False)
 
 
 def print_family(study: family_results.FamilyStudy, folder: Path, console: Console) -> None:
     """The table of a family study, what is missing in it, and where everything is."""
-    console.print("\nTest error, mean ± deviation over runs", style="bold")
+    title = f"{study.measure.capitalize()}, mean ± deviation over runs"
+    console.print(f"\n{title}", style="bold", markup=False)
     console.print(family_results.study_table(study))
     for note in study.notes:
         console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)

@@ -240,7 +240,9 @@ def _entry(folder: Path) -> SearchEntry:
         state, reason = "failed", last["reason"]
     progress = None if last is None else search_state.progress()
     ended = None if state == "running" or last is None else int(last["time_ms"])
-    return SearchEntry(folder.name, state, reason or file.damage, progress, ended, kind)
+    return SearchEntry(
+        folder.name, state, reason or file.damage, progress, ended, kind, search_state.score
+    )
 
 
 class _NetworkInFolder(StoredNetwork):

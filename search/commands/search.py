@@ -19,9 +19,8 @@ from search.config.training_config import TrainingConfig
 @click.option(
     "--recipe",
     "training__recipe",
-    type=click.Choice(list(TrainingConfig.RECIPES)),
-    help="settings of training by which a paper trained; other settings, also of the file, "
-    "override them  [default: rni]",
+    help=f"settings of training that are usual or a paper's: {', '.join(TrainingConfig.RECIPES)}; "
+    "other settings, also of the file, override them  [default: rni]",
 )
 @options(SearchConfig)
 def search(config_file: str | None, **flags: Any) -> None:

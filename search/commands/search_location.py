@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from search.commands import result_summary
+from search.tasks.score import ACCURACY, Score
 
 if TYPE_CHECKING:
     from search.results.report import Results
@@ -27,7 +28,7 @@ class SearchEntry:
     kind: search, family or correlation.
     state: queued, running, finished, failed or stopped.  reason: why it failed.
     progress: see search.tracking.search_state.SearchState.progress; None before anything happened.
-    ended_ms: since 1970; None until it is over.
+    ended_ms: since 1970; None until it is over.  score: what its networks are measured by.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SearchEntry:
     progress: Mapping[str, Any] | None
     ended_ms: int | None
     kind: str = "search"
+    score: Score = ACCURACY
 
     @property
     def is_over(self) -> bool:
@@ -60,7 +62,7 @@ class SearchEntry:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The most accurate network so far, not the base: key, flops, validation_score …"""
+        """The best network so far, not the base: key, flops, validation_score …"""
         best: Mapping[str, Any] | None = self.progress["best"] if self.progress else None
         return best
 
@@ -87,6 +89,7 @@ class SearchEntry:
             "reason": self.reason,
             "trials_done": self.trials_done,
             "trials_planned": self.trials_planned,
+            "score": self.score.to_mapping(),
             "best": None if self.best is None else dict(self.best),
             "base": None if self.base is None else dict(self.base),
             "seconds_left": self.seconds_left,

@@ -30,7 +30,7 @@ def ui(search: str | None, host: str, port: int, is_opened: bool, runs: str) -> 
     """Show all searches in the MLflow UI.
 
     With SEARCH, the name of one, also print links to it: its architectures grouped by origin
-    with the averages, accuracy against FLOPs with learning curves, and the averages as bars.
+    with the averages, the score against FLOPs with learning curves, and the averages as bars.
     """
     if search is None:
         serve(Path(runs), host, port)

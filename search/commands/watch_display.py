@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from search.tasks.score import Score
 from search.tracking.event_log import Replay
 from search.tracking.search_state import Event
 from search.tracking.terminal_progress import Progress
@@ -29,7 +30,7 @@ class WatchDisplay:
             self._seconds = event["time_ms"] / 1000
         match event["event"]:
             case "launched":
-                self.progress.begun()
+                self.progress.begun(Score.from_mapping(event.get("score")))
                 self._show(event["lines"])
             case "expected":
                 self.progress.expect(event["epochs"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pruning.errors import ConfigError
 from search.config.data_config import DataConfig
@@ -14,13 +15,17 @@ from search.config.search_config import SearchConfig, folder_name
 from search.config.settings import Device, listed, option, require_defaults, same_option, settings
 from search.config.training_config import TrainingConfig
 
+if TYPE_CHECKING:
+    from pruning.criteria import Criterion
+
 ORACLE = "oracle"
 """What all criteria are held against."""
 
 UNUSED_TRAINING = (
-    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule", "scratch_epochs"),
+    *("fine_tune_epochs", "fine_tune_learning_rate", "fine_tune_schedule"),
+    *("fine_tune_warmup_epochs", "scratch_epochs", "scratch_learning_rate"),
     *("equal_compute", "compute_limit"),
-    *("distill_from", "distill_temperature", "distill_weight"),
+    *("distill", "distill_from", "distill_temperature", "distill_weight"),
 )
 """Settings of training that a study, which trains one network once, has no use for."""
 
@@ -107,6 +112,13 @@ class CorrelationConfig:
         return dataclasses.replace(self, name=self.study_name, criterion=self.criteria)
 
 
+def criterion_of(name: str) -> Criterion:
+    """The criterion of a method that has one."""
+    make = METHODS[name].criterion
+    assert make is not None, name
+    return make({})
+
+
 def candidates() -> tuple[str, ...]:
     """Methods whose criterion can judge a plainly trained network, each criterion once.
 
@@ -116,6 +128,6 @@ def candidates() -> tuple[str, ...]:
     for method in METHODS.values():
         is_apart = method.uses_sigmoid or method.prunes_untrained or method.name == ORACLE
         if not is_apart and method.criterion is not None:
-            criterion = method.judge()
+            criterion = criterion_of(method.name)
             names.setdefault((type(criterion), repr(vars(criterion))), method.name)
     return tuple(names.values())

@@ -17,6 +17,7 @@ from search.config.settings import (
     Device,
     listed,
     option,
+    recipe_of,
     require,
     require_defaults,
     same_option,
@@ -25,10 +26,11 @@ from search.config.settings import (
 from search.config.training_config import TrainingConfig
 
 UNUSED_TRAINING = (
-    *("epochs", "fine_tune_epochs"),
-    *("fine_tune_learning_rate", "fine_tune_schedule"),
+    *("epochs", "fine_tune_epochs", "scratch_learning_rate", "distill"),
+    *("fine_tune_learning_rate", "fine_tune_schedule", "fine_tune_warmup_epochs"),
 )
-"""Settings of training that a family study, which trains from scratch, has no use for."""
+"""Settings of training that a family study, which trains from scratch and no base network, has no
+use for."""
 
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
@@ -156,9 +158,11 @@ class FamilyConfig:
 
 def recipe_of_family(name: str) -> dict[str, Any]:
     """A paper's settings of training for networks that train from scratch, in one stage."""
-    recipe = TrainingConfig.RECIPES[name]
+    recipe = recipe_of(TrainingConfig, name)
     used = {key: value for key, value in recipe.items() if key not in UNUSED_TRAINING}
-    return used | ({"scratch_epochs": recipe["epochs"]} if "epochs" in recipe else {})
+    if "scratch_learning_rate" in recipe:
+        used["learning_rate"] = recipe["scratch_learning_rate"]
+    return ({"scratch_epochs": recipe["epochs"]} if "epochs" in recipe else {}) | used
 
 
 def kind_and_number(name: str) -> tuple[str, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pruning import criteria, regularizers, sigmoid_batchnorm
-    from pruning.criteria import BatchLoss, Criterion, Loss
+    from pruning.cost import ExampleInput
+    from pruning.criteria import Criterion
     from pruning.networks import torch_interior
     from pruning.regularizers import Regularizer
     from pruning.scaling_factors import scaling_factors
@@ -28,7 +29,6 @@ else:
     )
 
 Settings = Mapping[str, float]
-AnyLoss: TypeAlias = "Loss | BatchLoss"
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ class Range:
 class Method:
     """One way to find unimportant channels.
 
-    criterion: judges channels, by the loss that is learned where it needs one; None if learnable
-        gates do.
-    settings: ranges by name; the regularizer takes a value for each.
+    criterion: judges channels; None if learnable gates do.
+    settings: ranges by name; criterion and regularizer take a value for each.
     after_step: what the method asks for after each update of the weights.
     reads_batchnorm: whether only channels with batch normalisation can be judged.
     uses_sigmoid: whether σBN takes its place.
@@ -61,7 +60,7 @@ class Method:
     """
 
     name: str
-    criterion: Callable[[AnyLoss], Criterion] | None
+    criterion: Callable[[Settings], Criterion] | None
     regularizer: Callable[[Settings], Regularizer] | None = None
     after_step: Callable[[nn.Module], None] | None = None
     settings: Mapping[str, Range] = field(default_factory=dict)
@@ -70,16 +69,16 @@ class Method:
     prunes_untrained: bool = False
     tries_every_unit: bool = False
 
-    def judge(self, loss: AnyLoss | None = None) -> Criterion:
-        """Its criterion, by this loss; by default one of classes. What it covers is the same."""
-        assert self.criterion is not None, self.name
-        return self.criterion(loss or torch.nn.functional.cross_entropy)
+    def prepared(
+        self, model: nn.Module, seed: int, trained_on: ExampleInput | None = None
+    ) -> nn.Module:
+        """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`.
 
-    def prepared(self, model: nn.Module, seed: int) -> nn.Module:
-        """What is trained: `model`, or a copy with σBN whose scales are drawn from `seed`."""
-        return (
-            sigmoid_batchnorm.to_sigmoid_batchnorm(model, seed=seed) if self.uses_sigmoid else model
-        )
+        trained_on: example input of a trained network, whose own scales σBN then starts from.
+        """
+        if not self.uses_sigmoid:
+            return model
+        return sigmoid_batchnorm.to_sigmoid_batchnorm(model, seed=seed, example_input=trained_on)
 
 
 PUSH = Range(10.0, 1000.0, is_log=True, is_push=True)
@@ -144,16 +143,14 @@ METHODS: Mapping[str, Method] = {
         ),
         Method("magnitude-l1", lambda _: criteria.WeightMagnitude(1)),
         Method("magnitude-l2", lambda _: criteria.WeightMagnitude(2)),
-        Method("taylor", lambda loss: criteria.Taylor(loss=loss)),
-        Method("taylor-weights", lambda loss: criteria.TaylorWeights(loss=loss)),
-        Method("taylor-full-gradient", lambda loss: criteria.TaylorFullGradient(loss=loss)),
-        Method(
-            "taylor-second-order", lambda loss: criteria.TaylorSecondOrder(loss=loss, probes=16)
-        ),
-        Method("obd", lambda loss: criteria.Obd(loss=loss, probes=16)),
-        Method("fisher", lambda loss: criteria.Fisher(loss=loss)),
-        Method("snip", lambda loss: criteria.Snip(loss=loss), prunes_untrained=True),
-        Method("oracle", lambda loss: criteria.Oracle(loss=loss), tries_every_unit=True),
+        Method("taylor", lambda _: criteria.Taylor()),
+        Method("taylor-weights", lambda _: criteria.TaylorWeights()),
+        Method("taylor-full-gradient", lambda _: criteria.TaylorFullGradient()),
+        Method("taylor-second-order", lambda _: criteria.TaylorSecondOrder(probes=16)),
+        Method("obd", lambda _: criteria.Obd(probes=16)),
+        Method("fisher", lambda _: criteria.Fisher()),
+        Method("snip", lambda _: criteria.Snip(), prunes_untrained=True),
+        Method("oracle", lambda _: criteria.Oracle(), tries_every_unit=True),
         Method("scaling-factors", None, settings={"strength": GATE_STRENGTH}),
         Method("random", lambda _: criteria.Random()),
     )

@@ -26,6 +26,9 @@ from search.config.settings import (
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 
+BUILDER, TORCHVISION = "builder", "torchvision:"
+"""Weights that are in no file: those that the network's builder returns, and torchvision's."""
+
 MOST_TRIALS = 2**20
 """Of a search: each has seeds of its own."""
 
@@ -43,6 +46,14 @@ class SearchConfig:
     )
     model_arg: tuple[str, ...] = option(
         (), "argument NAME=VALUE that the network is made with, such as depth=20; repeatable"
+    )
+    weights: str = option(
+        "",
+        "trained weights to start from: a file (safetensors, or a state dict of torch.save), "
+        "torchvision:IMAGENET1K_V2 …, or builder for those that the model's own builder returns",
+    )
+    weights_digest: str = option(
+        "", "SHA-256 of the weights, as a search stores it: others of the same name are refused"
     )
     budget: tuple[str, ...] = option(
         ("flops=10%",),
@@ -121,7 +132,7 @@ class SearchConfig:
     runs: str = option("espalier-runs", "folder that holds all searches and the MLflow store")
     mlflow_url: str = option("", "MLflow server to log to; by default the store under --runs")
     register: str = option(
-        "", "name under which MLflow's registry takes the front, the most accurate as `best`"
+        "", "name under which MLflow's registry takes the front, the best of them as `best`"
     )
 
     def __post_init__(self) -> None:
@@ -133,6 +144,7 @@ class SearchConfig:
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None
         require(is_name, "name", "letters, digits and . _ + - only", self.study_name)
+        self._require_training()
         _ = self.restrictions, self.model_arguments  # they say what does not fit
         if not (self.equal_compute_pairs or self.training.equal_compute):
             require_defaults(self.training, ("compute_limit",), "where nothing is at equal compute")
@@ -161,6 +173,27 @@ class SearchConfig:
                     f"{name} removes channels one by one, by their gates: it knows no divisor; "
                     "leave it out, or --divisor"
                 )
+
+    def _require_training(self) -> None:
+        """What no sparse training (epochs 0) takes: trained weights, and no gates to be learned."""
+        if not self.weights:
+            require_defaults(self, ("weights_digest",), "without weights")
+        if self.training.epochs:
+            return
+        if not self.weights:
+            raise ConfigError(
+                "epochs must be at least 1, got 0: only a network with trained --weights can be "
+                "pruned without training",
+                field="training.epochs",
+            )
+        gated = [name for name in self.criteria if method(name).criterion is None]
+        gated += [mixture for mixture in self.granularities if mixture != "filter"]
+        if gated:
+            raise ConfigError(
+                f"epochs must be at least 1 for {gated[0]}, whose gates sparse training opens and "
+                "closes, got 0",
+                field="training.epochs",
+            )
 
     @property
     def study_name(self) -> str:

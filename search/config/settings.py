@@ -191,14 +191,23 @@ def from_mapping(
 
 def _over_recipe(cls: type[Any], content: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The content laid over the recipe that it names, if these settings have recipes."""
-    recipes: Mapping[str, Mapping[str, Any]] = getattr(cls, "RECIPES", {})
-    if not recipes or "recipe" not in content:
+    if "recipe" not in content or not hasattr(cls, "RECIPES"):
         return content
     rest = dict(content)
-    name = rest.pop("recipe")
-    is_known = isinstance(name, str) and name in recipes
-    require(is_known, where, f"one of {', '.join(recipes)}", name)
-    return {**recipes[name], **rest}
+    return {**recipe_of(cls, rest.pop("recipe"), where), **rest}
+
+
+def recipe_of(cls: type[Any], name: object, where: str = "recipe") -> Mapping[str, Any]:
+    """The settings that a recipe of `cls` has; ConfigError, with names like it, for none."""
+    recipes: Mapping[str, Mapping[str, Any]] = cls.RECIPES
+    if isinstance(name, str) and name in recipes:
+        return recipes[name]
+    close = difflib.get_close_matches(str(name), recipes, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(recipes)}"
+    raise ConfigError(
+        f"{where} must be the name of a recipe, got {name!r}: {hint}",
+        field=where.rpartition(" ")[2],
+    )
 
 
 def _unknown_key(path: str, key: str, known: Collection[str], origin: str) -> ConfigError:

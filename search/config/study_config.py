@@ -18,7 +18,7 @@ class StudyConfig:
         "", "URL of a database for the Optuna study; by default a journal file beside the results"
     )
     early_stopping: bool = option(
-        True, "stop trials that too many others beat in both accuracy and FLOPs"
+        True, "stop trials that too many others beat in both score and FLOPs"
     )
     by_products: int = option(
         1,

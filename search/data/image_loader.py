@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import torch
@@ -49,7 +49,7 @@ class ImageLoader(Loader):
     def shuffled(
         self, generator: torch.Generator, *, augmented: bool = True
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `Loader.shuffled`; every image is cropped and mirrored at random.
+        """As `Loader.shuffled`; every image is cropped, mirrored and transformed at random.
 
         Around the image are black pixels (zeros before normalisation), as in the papers.
         """
@@ -64,8 +64,10 @@ class ImageLoader(Loader):
         for images, chunk in self._read(order[: samples_trained_on(count, self._batch_size)]):
             rows, columns, flips = shifts[:, start : start + len(images)]
             start += len(images)
-            cropped = crop_and_flip(images, rows, columns, flips.bool(), padding)
-            yield self._normalised(cropped), self._source.labels[chunk]
+            varied = crop_and_flip(images, rows, columns, flips.bool(), padding)
+            if augmentation.transform is not None:
+                varied = _transformed(varied, augmentation.transform, generator)
+            yield self._normalised(varied), self._source.labels[chunk]
 
     def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self._source.read(order, self._batch_size)
@@ -75,6 +77,16 @@ class ImageLoader(Loader):
     def _normalised(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)
         return floats.mul_(self._factor).add_(self._offset)
+
+
+def _transformed(
+    images: Tensor, transform: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> Tensor:
+    """The images after `transform`, for which torch's global generator is seeded meanwhile."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return transform(images)
 
 
 def crop_and_flip(

@@ -139,12 +139,13 @@ class ImageFiles(ImageSource):
                 self.workers, len(order), pays_above=_WORKERS_PAY_ABOVE
             ),
             collate_fn=_unchanged,
+            pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or it would draw from torch's global one
         )
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
-            yield batch.to(self.device)
+            yield batch.to(self.device, non_blocking=True)
 
     def decode(self, index: int) -> Tensor:
         """One image, uint8 (3, H, W)."""

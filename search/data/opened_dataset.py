@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from search.data.image_sources import ImageSource
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied: padding in pixels before a random crop, and mirroring."""
+    """How training images are varied: padding in pixels before a random crop, and mirroring.
+
+    transform: what is done after that to some images, uint8 (n, C, H, W), by random numbers of
+        torch's global generator; None for nothing.
+    """
 
     crop_padding: int
     flip: bool
+    transform: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Four spellings are understood:
     resnet56, wrn-40-2            a network of this package (the zoo)
-    torchvision:mobilenet_v2      any classifier of torchvision, without pretrained weights
+    torchvision:mobilenet_v2      any classifier or segmentation network of torchvision, without
+                                  pretrained weights
     timm:resnet18                 any network of timm, if that is installed, without them either
     my_module:make_net            a callable of the user's that returns a torch.nn.Module
 """
@@ -13,7 +14,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from copycat.architecture.trust import check_no_download
 from copycat.builder import Builder, not_installed
@@ -131,29 +132,38 @@ def required_channels(name: str) -> int | None:
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `resolve` knows: the zoo, some wide ResNets, torchvision's classifiers.
+    """Every name that `resolve` knows: the zoo, some wide ResNets, torchvision's networks.
 
     Wide ResNets of other depths and widths (wrn-DEPTH-WIDTH), timm:NAME and the user's own
     module:callable are understood as well.
     """
-    torchvision = (_TORCHVISION + name for name in _torchvision_names())
+    torchvision = (_TORCHVISION + name for name in _torchvision_modules())
     return (*_ZOO, *_WIDE_RESNET_EXAMPLES, *torchvision)
 
 
-def _torchvision_names() -> list[str]:
-    return cast(list[str], torchvision_models.list_models(module=torchvision_models))
+def _torchvision_modules() -> dict[str, str]:
+    """The module of every classifier and segmentation network of torchvision, by its name."""
+    modules = (torchvision_models, torchvision_models.segmentation)
+    return {
+        name: module.__name__
+        for module in modules
+        for name in torchvision_models.list_models(module=module)
+    }
 
 
 def _torchvision_source(name: str, num_classes: int, in_channels: int) -> Builder:
     bare = name.removeprefix(_TORCHVISION)
-    if bare not in _torchvision_names():
+    module = _torchvision_modules().get(bare)
+    if module is None:
         raise _unknown(name)
     if in_channels != 3:
         raise ModelError(f"{name} reads images of 3 channels, got {in_channels}")
     arguments: dict[str, object] = {"weights": None, "num_classes": num_classes}
     if bare in _WITH_AUXILIARY_LOGITS:
         arguments |= {"aux_logits": False, "init_weights": True}
-    return Builder(f"torchvision.models:{bare}", arguments)
+    if module.endswith(".segmentation"):
+        arguments["weights_backbone"] = None
+    return Builder(f"{module}:{bare}", arguments)
 
 
 def _timm_source(name: str, num_classes: int, in_channels: int) -> Builder:

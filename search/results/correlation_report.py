@@ -13,6 +13,7 @@ from rich.table import Table
 from search.config.correlation_config import CorrelationConfig
 from search.results.correlation import COEFFICIENTS, Agreement, Correlation, UnitScores
 from search.results.report import readable_results
+from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
 
 
@@ -21,7 +22,8 @@ class CorrelationResults:
     """What came of a correlation study.
 
     agreements: one per criterion, best first.  num_units, num_images: over which scores were
-    correlated, and on how many images they were measured.  validation_score: of the network.
+    correlated, and on how many images they were measured.  validation_score: of the network, of the
+    kind `score`.
     files: what was written.
     """
 
@@ -30,6 +32,7 @@ class CorrelationResults:
     num_images: int
     validation_score: float
     files: tuple[Path, ...]
+    score: Score = ACCURACY
 
 
 def read_results(file: Path) -> CorrelationResults:
@@ -44,8 +47,8 @@ def read_results(file: Path) -> CorrelationResults:
             for name, row in stored["criteria"].items()
         ]
         counts = int(stored["num_units"]), int(stored["num_images"])
-        accuracy = float(stored["validation_score"])
-        return CorrelationResults(tuple(agreements), *counts, accuracy, (file,))
+        value, score = float(stored["validation_score"]), Score.from_mapping(stored.get("score"))
+        return CorrelationResults(tuple(agreements), *counts, value, (file,), score)
 
 
 def study_table(study: CorrelationResults) -> Table:
@@ -70,7 +73,7 @@ def study_notes(study: CorrelationResults) -> list[str]:
     """What the table is about, and which layers are not in its means; a line each."""
     lines = [
         f"{study.num_units:,} units, {study.num_images:,} training images, "
-        f"validation accuracy {study.validation_score:.1%}",
+        f"validation {study.score.name} {study.score.text(study.validation_score, 1)}",
         "in layer: mean over layers, each of which counts once; overall: over all units",
     ]
     left_out = {a.criterion: a.num_left_out for a in study.agreements if a.num_left_out}
@@ -93,6 +96,7 @@ def content(
         "settings": dataclasses.asdict(config.resolved()),
         "num_units": study.num_units,
         "num_images": study.num_images,
+        "score": study.score.to_mapping(),
         "validation_score": study.validation_score,
         "criteria": {
             agreement.criterion: {

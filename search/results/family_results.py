@@ -13,6 +13,7 @@ from rich.table import Table
 from pruning.cost import format_count
 from search.results.report import readable_results
 from search.results.verdict import deviation
+from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -37,8 +38,8 @@ class FamilyRun:
 class Point:
     """The mean of all runs of one kind at one place of the ladder.
 
-    Test errors and their deviation (of a sample; 0 of a single run) are in [0, 1]; each run was
-    measured once, and none is left out.
+    The test score and its deviation (of a sample; 0 of a single run): each run was measured once,
+    and none is left out.
     """
 
     kind: str
@@ -46,19 +47,23 @@ class Point:
     num_runs: int
     params: float
     flops: float
-    test_error: float
+    test_score: float
     deviation: float
 
 
 @dataclass(frozen=True)
 class FamilyStudy:
-    """Everything that a finished study knows; num_test: images of the test split."""
+    """Everything that a finished study knows.
+
+    num_test: images of the test split.  score: what networks are measured by.
+    """
 
     runs: tuple[FamilyRun, ...]
     num_test: int
     failures: dict[str, str]
     notes: tuple[str, ...]
     files: tuple[Path, ...]
+    score: Score = ACCURACY
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -72,12 +77,22 @@ class FamilyStudy:
 
     @property
     def curves(self) -> dict[str, list[tuple[float, float, float]]]:
-        """Per kind its points as (parameters, test error in %, deviation in %)."""
+        """Per kind its points as (parameters, what `measure` names, its deviation), shares in %."""
         curves: dict[str, list[tuple[float, float, float]]] = {}
         for point in self.points:
-            row = (point.params, 100 * point.test_error, 100 * point.deviation)
+            value, spread = self.measured(point.test_score), point.deviation
+            row = (point.params, self.score.plotted(value), self.score.plotted(spread))
             curves.setdefault(point.kind, []).append(row)
         return curves
+
+    @property
+    def measure(self) -> str:
+        """What tables and figures show: the error rate where samples are right or wrong."""
+        return "test error" if self.score.counts_samples else f"test {self.score.name}"
+
+    def measured(self, test_score: float) -> float:
+        """The test score as `measure` names it."""
+        return 1 - test_score if self.score.counts_samples else test_score
 
     @classmethod
     def read(cls, file: Path) -> FamilyStudy:
@@ -91,12 +106,14 @@ class FamilyStudy:
                 for run in content["runs"]
             ]
             num_test, notes = int(content["num_test"]), tuple(content["notes"])
-            return cls(tuple(runs), num_test, dict(content["failures"]), notes, (file,))
+            score = Score.from_mapping(content.get("score"))
+            return cls(tuple(runs), num_test, dict(content["failures"]), notes, (file,), score)
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         return {
             "num_test": self.num_test,
+            "score": self.score.to_mapping(),
             "points": [asdict(point) for point in self.points],
             "runs": [asdict(run) for run in self.runs],
             "failures": self.failures,
@@ -105,30 +122,30 @@ class FamilyStudy:
 
 
 def _point(kind: str, place: str, outcomes: Sequence[Outcome]) -> Point:
-    errors = [1 - outcome.test_score for outcome in outcomes]
+    test_scores = [outcome.test_score for outcome in outcomes]
     return Point(
         kind=kind,
         place=place,
         num_runs=len(outcomes),
         params=statistics.mean(outcome.params for outcome in outcomes),
         flops=statistics.mean(outcome.flops for outcome in outcomes),
-        test_error=statistics.mean(errors),
-        deviation=deviation(errors),
+        test_score=statistics.mean(test_scores),
+        deviation=deviation(test_scores),
     )
 
 
 def study_table(study: FamilyStudy) -> Table:
-    """One row per point: mean test error and deviation over its runs."""
-    numbers = ("params", "FLOPs", "test error", "runs")
+    """One row per point: the mean on the test split and its deviation over the runs."""
+    numbers = ("params", "FLOPs", study.measure, "runs")
     table = text_table("kind", "place", *numbers, numbers=numbers)
     for point in study.points:
-        spread = f" ± {100 * point.deviation:.2f}" if point.num_runs > 1 else ""
+        spread = point.deviation if point.num_runs > 1 else None
         table.add_row(
             point.kind,
             point.place,
             format_count(point.params),
             format_count(point.flops),
-            f"{100 * point.test_error:.2f}{spread} %",
+            study.score.mean_text(study.measured(point.test_score), spread, decimals=2),
             str(point.num_runs),
         )
     return table

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 matplotlib_figure, ticker = lazy_modules("matplotlib.figure", "matplotlib.ticker")
 
 CurvePoint = tuple[float, float, float]
-"""Parameters, test error and its deviation over runs, the latter two in %."""
+"""Parameters, test error (or score) and its deviation over runs."""
 
 Widths = Mapping[str, int]
 """Channels per layer (channel group), in the order of the network."""
@@ -158,10 +158,13 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "") -> Figure:
+def family_figure(
+    curves: Mapping[str, Sequence[CurvePoint]], *, axis: str, note: str = ""
+) -> Figure:
     """Test error against parameters, a line per label with bars for the deviation over runs.
 
-    curves: per label (kind of network) its points.  note: in the title's place, in small.
+    curves: per label (kind of network) its points.  axis: what they show, such as test error (%).
+    note: in the title's place, in small.
     Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
     """
     figure = _figure(7.5, 5.0)
@@ -180,7 +183,7 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
         )
     _count_along(axes)
     axes.set_xlabel("parameters")
-    axes.set_ylabel("test error (%)")
+    axes.set_ylabel(axis)
     every = [error for points in curves.values() for _, error, _ in points]
     if 0 < _COMPARABLE * min(every) < max(every):  # else one bad point would hide the rest
         axes.set_yscale("log", nonpositive="clip")
@@ -196,16 +199,16 @@ def family_figure(curves: Mapping[str, Sequence[CurvePoint]], *, note: str = "")
 
 
 def front_figure(results: Results) -> Figure:
-    """Validation accuracy against FLOPs, origins in colours, the front as a line.
+    """The score in validation against FLOPs, origins in colours, the front as a line.
 
     The base network, which is on no front, is there to compare with.
     """
     figure = _figure(7.5, 4.8)
     axes = figure.subplots()
-    points = front(results.everything)
+    points, score = front(results.everything, results.score), results.score
     axes.step(
         [o.flops for o in points],
-        [100 * o.validation_score for o in points],
+        [score.plotted(o.validation_score) for o in points],
         where="post",
         color="#bbbbbb",
         linewidth=1.5,
@@ -213,11 +216,11 @@ def front_figure(results: Results) -> Figure:
         zorder=1,
     )
     for origin, style in STYLES.items():
-        same = [o for o in results.below_base(results.everything) if o.origin == origin]
+        same = [o for o in results.networks if o.origin == origin]
         if same:
             axes.scatter(
                 [o.flops for o in same],
-                [100 * o.validation_score for o in same],
+                [score.plotted(o.validation_score) for o in same],
                 color=style.colour,
                 marker=style.marker,
                 label=origin,
@@ -225,7 +228,7 @@ def front_figure(results: Results) -> Figure:
             )
     _count_along(axes)
     axes.set_xlabel("FLOPs (fvcore, eval mode, batch 1; 1 multiply-add = 1 FLOP)")
-    axes.set_ylabel("validation accuracy (%)")
+    axes.set_ylabel(score.axis("validation"))
     axes.set_title(f"Budget {results.budget} of {format_count(results.base.flops)} FLOPs")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -22,7 +22,7 @@ from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.models import own_module
 from search.results.pictures import widths_left
-from search.results.recommendation import against_base, difference_text, note, share_text
+from search.results.recommendation import against_base, note, share_text
 from search.results.report import (
     COMPUTE_NOTE,
     Results,
@@ -33,6 +33,7 @@ from search.results.report import (
 from search.results.styles import STYLES, style_of
 from search.results.verdict import Contestant, contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
+from search.tasks.score import Score
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
 
@@ -65,10 +66,11 @@ def report_page(directory: Path) -> str:
     page_text: str = environment.get_template("page.html.jinja").render(
         page=page,
         results=page.results,
+        score=page.results.score,
         short_name=short_name,
         gave_up=page.gave_up,
         share=share_text,
-        note=note(page.results.num_test),
+        note=note(page.results.num_test, page.results.score),
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
         style=_part("style.css"),
@@ -93,9 +95,10 @@ def _plotly() -> str:
 class _Network:
     """One architecture, as the page shows it.
 
-    base_share: its FLOPs against those of the base network.  gave_up: what its test accuracy is
+    base_share: its FLOPs against those of the base network.  gave_up: what its test score is
     against that of the base network.  bars: channels that remain and channels of the base network
     per layer; the latter 0 where they are not known.  inexact: as in Architecture.
+    score: what it is measured by.
     """
 
     outcome: Outcome
@@ -106,15 +109,16 @@ class _Network:
     slack: Mapping[str, float]
     bars: Sequence[tuple[int, int]]
     inexact: Mapping[str, str]
+    score: Score
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What is shown of it beside its name and shape."""
-        o = self.outcome
+        o, score = self.outcome, self.score
         return [
-            ("test", f"{o.test_score:.2%}"),
+            (f"test {score.name}", score.text(o.test_score)),
             ("against base", self.gave_up),
-            ("validation", f"{o.validation_score:.2%}"),
+            (f"validation {score.name}", score.text(o.validation_score)),
             ("FLOPs", format_count(o.flops)),
             ("of base", self.base_share),
             ("params", format_count(o.params)),
@@ -176,9 +180,9 @@ class _Page:
         return [n for n in self.networks if n.is_on_front or n.outcome.origin == "base"]
 
     def gave_up(self, network: Outcome | Contestant) -> str:
-        """What its test accuracy is against that of the base network."""
+        """What its test score is against that of the base network."""
         base = None if network.origin == "base" else self.results.base_network
-        return difference_text(against_base(network.test_score, base))
+        return self.results.score.change_text(against_base(network.test_score, base))
 
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])
@@ -195,6 +199,7 @@ class _Page:
             slack(outcome.cost, self.results.bounds),
             [(width, base.get(name, 0)) for name, width in widths.items()],
             stored.inexact,
+            self.results.score,
         )
 
     @property
@@ -216,7 +221,7 @@ class _Page:
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """Per network its steps and validation accuracies.
+        """Per network its steps and scores in validation.
 
         The base network comes first, then those of the verdict.
         """
@@ -241,11 +246,11 @@ class _Page:
         return {"figures": figures, "first": self.results.first_choice}
 
     def _front_figure(self) -> dict[str, Any]:
-        figure = plotly.Figure()
+        figure, score = plotly.Figure(), self.results.score
         figure.add_trace(
             plotly.Scatter(
                 x=[n.outcome.flops for n in self.front],
-                y=[100 * n.outcome.validation_score for n in self.front],
+                y=[score.plotted(n.outcome.validation_score) for n in self.front],
                 **{"mode": "lines", "line": {"shape": "hv", "width": 1.5}, "name": "front"},
                 hoverinfo="skip",
                 meta="front",
@@ -257,7 +262,7 @@ class _Page:
             figure.add_trace(
                 plotly.Scatter(
                     x=[n.outcome.flops for n in same],
-                    y=[100 * n.outcome.validation_score for n in same],
+                    y=[score.plotted(n.outcome.validation_score) for n in same],
                     customdata=[n.outcome.key for n in same],
                     mode="markers",
                     marker={
@@ -277,25 +282,26 @@ class _Page:
             if limit is not None:
                 figure.add_vline(limit, line={"dash": "dot", "width": 1})
         figure.update_layout(xaxis_type="log", xaxis_title="FLOPs", xaxis_tickformat="~s")
-        figure.update_layout(yaxis_title="validation accuracy (%)")
+        figure.update_layout(yaxis_title=score.axis("validation"))
         return _laid_out(figure)
 
     def _curves_figure(self) -> dict[str, Any]:
         outcomes = {network.outcome.key: network.outcome for network in self.networks}
-        figure = plotly.Figure()
+        figure, score = plotly.Figure(), self.results.score
+        shown = "%{y:.2f} %" if score.is_share else "%{y:.4~g}"
         for key, points in self.curves.items():
             origin = outcomes[key].origin
             figure.add_trace(
                 plotly.Scatter(
                     x=[step for step, _ in points],
-                    y=[100 * accuracy for _, accuracy in points],
+                    y=[score.plotted(value) for _, value in points],
                     customdata=[key] * len(points),
                     **{"mode": "lines", "name": key, "meta": origin},
                     line={"color": self.origins[origin], "width": 1.5},
-                    hovertemplate="%{customdata}<br>epoch %{x}: %{y:.2f} %<extra></extra>",
+                    hovertemplate=f"%{{customdata}}<br>epoch %{{x}}: {shown}<extra></extra>",
                 )
             )
-        figure.update_layout(xaxis_title="epoch", yaxis_title="validation accuracy (%)")
+        figure.update_layout(xaxis_title="epoch", yaxis_title=score.axis("validation"))
         return _laid_out(figure)
 
     @property
@@ -354,7 +360,7 @@ def _config(directory: Path) -> SearchConfig:
 
 
 def _curve(folder: Path) -> list[tuple[int, float]]:
-    """Steps and validation accuracies of a stored network."""
+    """Steps and scores in validation of a stored network."""
     points = [(record.step, record.validation_score) for record in stored_curve(folder)]
     return list(_thinned(points))
 

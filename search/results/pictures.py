@@ -19,29 +19,30 @@ from search.results.figures import (
 from search.results.report import Results
 from search.storage.layout import SCORES_FILE
 from search.trials.jobs import Outcome
+from search.trials.pareto import best
 
 
 def draw_all(directory: Path, results: Results, base_widths: Widths) -> list[Path]:
     """Every picture that a search has data for; the files, in the folder `pictures`.
 
-    directory: of the search. Each method is shown by its trial of highest validation accuracy
+    directory: of the search. Each method is shown by its trial of the best score in validation
     among those that stored their scores.
     """
-    best = _best_trials(directory, results)
+    trials = _best_trials(directory, results)
     folder = directory / "pictures"
     files: list[Path] = []
-    if best:
-        scores = {name: _flat(stored["scores"]) for name, (_, stored) in best.items()}
+    if trials:
+        scores = {name: _flat(stored["scores"]) for name, (_, stored) in trials.items()}
         widths = {
             name: widths_left(_profile(directory, outcome), base_widths)
-            for name, (outcome, _) in best.items()
+            for name, (outcome, _) in trials.items()
         }
         files += saved(histogram_figure(scores), folder / "importances")
         files += saved(removed_figure(widths, base_widths), folder / "removed")
-    tuned = [outcome for outcome in results.front if outcome.origin == "fine-tuned"]
-    if tuned:
-        chosen = _profile(directory, max(tuned, key=_quality))
-        retained = retained_figure(widths_left(chosen, base_widths), base_widths)
+    chosen = best([o for o in results.front if o.origin == "fine-tuned"], results.score)
+    if chosen:
+        left = widths_left(_profile(directory, chosen), base_widths)
+        retained = retained_figure(left, base_widths)
         files += saved(retained, folder / "retained")
     return files
 
@@ -57,18 +58,15 @@ def widths_left(profile: WidthProfile, base_widths: Widths) -> dict[str, int]:
 
 def _best_trials(directory: Path, results: Results) -> dict[str, tuple[Outcome, Mapping[str, Any]]]:
     """Per method its best trial and what that one stored of its scores."""
-    best: dict[str, tuple[Outcome, Mapping[str, Any]]] = {}
+    trials: dict[str, tuple[Outcome, Mapping[str, Any]]] = {}
     tuned = (outcome for outcome in results.everything if outcome.origin == "fine-tuned")
-    for outcome in sorted(tuned, key=_quality, reverse=True):
+    key = results.score.key
+    for outcome in sorted(tuned, key=lambda o: (-key(o.validation_score), o.flops)):
         file = directory / outcome.path / SCORES_FILE
         if file.exists():
             stored = json.loads(file.read_text(encoding="utf-8"))
-            best.setdefault(stored["criterion"], (outcome, stored))
-    return dict(sorted(best.items()))
-
-
-def _quality(outcome: Outcome) -> tuple[float, int]:
-    return outcome.validation_score, -outcome.flops
+            trials.setdefault(stored["criterion"], (outcome, stored))
+    return dict(sorted(trials.items()))
 
 
 def _profile(directory: Path, outcome: Outcome) -> WidthProfile:

@@ -21,13 +21,13 @@ from pruning.errors import SearchStateError
 from search.results.recommendation import (
     Recommendation,
     against_base,
-    difference_text,
     note,
     recommendations,
     share_text,
 )
 from search.results.verdict import Contest, Contestant, short_name, verdict
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
+from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -37,6 +37,12 @@ FLOPS_NOTE = "FLOPs: fvcore's count, eval mode, batch 1; one multiply-add is one
 def flops_note(base: Cost) -> str:
     """What is counted, and what of the base network is not."""
     return "; ".join([FLOPS_NOTE, *base.notes])
+
+
+def score_note(score: Score) -> str:
+    """What networks are measured by, on both splits."""
+    better = "more" if score.direction == "maximize" else "less"
+    return f"validation, test: {score.name}; {better} is better"
 
 
 COMPUTE_NOTE = (
@@ -49,11 +55,12 @@ COMPUTE_NOTE = (
 class Results:
     """Everything a finished search knows.
 
-    everything: all stored architectures but the base network, front: those that no other one
-    beats in validation accuracy and FLOPs, num_test: images of the test split.  limits: the budget
-    in absolute numbers; by default as `budget` says, a text of three digits.  base_widths:
-    channels per group of the base network, where they are known.  base_network: the base network
-    as it was trained, None where it was not; it competes with none of the others.
+    everything: all stored architectures within the budget, front: those that no other one beats in
+    validation score and FLOPs, num_test: images of the test split.  limits: the budget in
+    absolute numbers; by default as `budget` says, a text of three digits.  base_widths: channels
+    per group of the base network, where they are known.  base_network: that network itself,
+    trained, which is in neither of the two; None where it came to nothing.
+    score: what networks are compared by.
     """
 
     base: Cost
@@ -67,6 +74,7 @@ class Results:
     limits: Budget | None = None
     base_widths: Mapping[str, int] = field(default_factory=dict)
     base_network: Outcome | None = None
+    score: Score = ACCURACY
 
     @property
     def bounds(self) -> Budget:
@@ -97,7 +105,12 @@ class Results:
     @property
     def comparisons(self) -> list[str]:
         """Which kind won at which budget, by how much, a line each; see `verdict.verdict`."""
-        return verdict(self.contests, self.everything, self.num_test)
+        return verdict(self.contests, self.everything, self.num_test, self.score)
+
+    @property
+    def networks(self) -> list[Outcome]:
+        """The base network, if it is there, and all others."""
+        return self.below_base(self.everything)
 
     @property
     def verdict(self) -> str:
@@ -107,7 +120,7 @@ class Results:
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         sentences = [entry.to_mapping() for entry in self.recommendations]
-        basis = note(self.num_test)
+        basis = note(self.num_test, self.score)
         return asdict(self) | {
             "recommendations": sentences,
             "basis": basis,
@@ -129,6 +142,7 @@ class Results:
             limits=_budget(content["limits"]),
             base_widths=dict(content["base_widths"]),
             base_network=_outcome(content.get("base_network")),
+            score=Score.from_mapping(content.get("score")),
         )
 
 
@@ -201,17 +215,17 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
             f"{100 * outcome.flops / results.base.flops:.2f} %",
             format_count(outcome.params),
             f"{100 * tightest:+.1f} %",
-            f"{outcome.validation_score:.2%}",
-            f"{outcome.test_score:.2%}",
-            *_gave_up(outcome, base),
+            results.score.text(outcome.validation_score),
+            results.score.text(outcome.test_score),
+            *_gave_up(outcome, results),
         )
     return table
 
 
 def contest_table(results: Results) -> Table:
-    """Per budget the best network of each kind, by validation accuracy, below the base network."""
+    """Per budget the best network of each kind, by validation score, below the base network."""
     base = results.base_network
-    numbers = ["FLOPs", "of base", "compute", "runs", "test accuracy"]
+    numbers = ["FLOPs", "of base", "compute", "runs", f"test {results.score.name}"]
     numbers += ["against base"] * (base is not None)
     table = text_table("within", *numbers, numbers=numbers)
     if base is not None:
@@ -225,7 +239,7 @@ def contest_table(results: Results) -> Table:
 
 
 def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> list[str | Text]:
-    """style: of its test accuracy."""
+    """style: of its test score."""
     indent = "" if entry.origin == "base" else "  "
     return [
         f"{indent}{short_name(entry)}",
@@ -233,22 +247,23 @@ def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> lis
         share_text(entry.flops / results.base.flops),
         format_count(entry.compute) if entry.compute else "–",
         str(entry.num_seeds),
-        Text(entry.score_text(), style=style),
-        *_gave_up(entry, results.base_network),
+        Text(entry.score_text(results.score), style=style),
+        *_gave_up(entry, results),
     ]
 
 
-def _gave_up(network: Outcome | Contestant, base: Outcome | None) -> list[str]:
-    """The cell of what its test accuracy is against that of the base network, if there is one."""
+def _gave_up(network: Outcome | Contestant, results: Results) -> list[str]:
+    """The cell of what its test score is against that of the base network, if there is one."""
+    base = results.base_network
     if base is None:
         return []
     if network.origin == "base":
         return ["–"]
-    return [difference_text(against_base(network.test_score, base))]
+    return [results.score.change_text(against_base(network.test_score, base))]
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
-    """The table's content for machines: counts in full, accuracies and slacks in [0, 1].
+    """The table's content for machines: counts in full, shares in [0, 1].
 
     inexact: names of groups, as in MLflow; empty if all channels were removed exactly.
     """
@@ -261,6 +276,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             **({} if o.uncounted is None else {"uncounted": o.uncounted}),
             "params": o.params,
             "slack": slack(o.cost, results.bounds),
+            "score": results.score.name,
             "validation_score": o.validation_score,
             "test_score": o.test_score,
             "score_against_base": against_base(o.test_score, results.base_network),

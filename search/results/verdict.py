@@ -1,6 +1,7 @@
 """Who wins within each budget, by how much, and whether that means anything.
 
-Contestants are chosen by validation accuracy; test accuracy is reported and chooses nothing.
+Contestants are chosen by their score in validation; that on the test split is reported and chooses
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from pruning.cost import Bound, Budget, format_count
 from pruning.lazy_imports import lazy_modules
 from search.results.styles import style_of
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import ORIGINS, Origin, Outcome
 
 (scipy_stats,) = lazy_modules("scipy.stats")
@@ -29,7 +31,7 @@ _NOTABLE = 0.05
 class Contestant:
     """One network, trained once or with several seeds; `runs` are those, at least one.
 
-    Costs and accuracies are means: repetitions of a pruned network may differ in their widths.
+    Costs and scores are means: repetitions of a pruned network may differ in their widths.
     """
 
     runs: tuple[Outcome, ...]
@@ -61,17 +63,17 @@ class Contestant:
 
     @property
     def validation_score(self) -> float:
-        """The mean, in [0, 1]; it decides who competes."""
+        """The mean; it decides who competes."""
         return self._mean(lambda run: run.validation_score)
 
     @property
     def test_score(self) -> float:
-        """The mean, in [0, 1]."""
+        """The mean."""
         return self._mean(lambda run: run.test_score)
 
     @property
     def deviation(self) -> float:
-        """Of test accuracy over the seeds (of a sample); 0 of a single run."""
+        """Of the test score over the seeds (of a sample); 0 of a single run."""
         return deviation([run.test_score for run in self.runs])
 
     @property
@@ -84,10 +86,9 @@ class Contestant:
         """Training images × FLOPs of the way to one network; 0 where it is not known."""
         return self._mean(lambda run: run.compute)
 
-    def score_text(self) -> str:
-        """Test accuracy in %, with its deviation where there is one to tell."""
-        spread = f" ± {100 * self.deviation:.1f}" if self.num_seeds > 1 else ""
-        return f"{100 * self.test_score:.1f}{spread} %"
+    def score_text(self, score: Score) -> str:
+        """The test score, with its deviation where there is one to tell."""
+        return score.mean_text(self.test_score, self.deviation if self.num_seeds > 1 else None)
 
     def _mean(self, value: Callable[[Outcome], float]) -> float:
         return statistics.fmean(map(value, self.runs))
@@ -112,16 +113,18 @@ class Contest:
 
     label: the budget in words.  limits: in absolute numbers.
     entries: per kind (from-scratch, from-scratch-longer …) who competes for it.
+    score: what they are ranked by.
     """
 
     label: str
     limits: Budget
     entries: Mapping[str, Contestant]
+    score: Score = ACCURACY
 
     @property
     def ranking(self) -> list[Contestant]:
-        """By mean test accuracy, best first: this reports, it chooses nothing."""
-        return sorted(self.entries.values(), key=lambda entry: -entry.test_score)
+        """By the mean test score, best first: this reports, it chooses nothing."""
+        return _ranked(self.entries.values(), self.score)
 
     @property
     def winner(self) -> Contestant | None:
@@ -138,18 +141,28 @@ class Contest:
             for kind, entry in content["entries"].items()
         }
         bounds = tuple(Bound(**bound) for bound in content["limits"]["bounds"])
-        return cls(content["label"], Budget(bounds), entries)
+        score = Score.from_mapping(content.get("score"))
+        return cls(content["label"], Budget(bounds), entries, score)
 
 
 def contests(
-    everything: Sequence[Outcome], rungs: Sequence[tuple[str, Budget]]
+    everything: Sequence[Outcome], rungs: Sequence[tuple[str, Budget]], score: Score
 ) -> tuple[Contest, ...]:
     """For each rung, a label and an absolute budget, the best of each kind by validation."""
     networks = contestants(everything)
-    return tuple(Contest(label, budget, _best_within(networks, budget)) for label, budget in rungs)
+    return tuple(
+        Contest(label, budget, _best_within(networks, budget, score), score)
+        for label, budget in rungs
+    )
 
 
-def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, Contestant]:
+def _ranked(entries: Iterable[Contestant], score: Score) -> list[Contestant]:
+    return sorted(entries, key=lambda entry: -score.key(entry.test_score))
+
+
+def _best_within(
+    everything: Sequence[Contestant], budget: Budget, score: Score
+) -> dict[str, Contestant]:
     """The best of each kind by validation.
 
     Where some of a kind were trained with several seeds they alone compete: the luckiest of
@@ -160,7 +173,8 @@ def _best_within(everything: Sequence[Contestant], budget: Budget) -> dict[str, 
     for kind in kinds(networks):
         same = [c for c in networks if c.kind == kind]
         repeated = [c for c in same if c.num_seeds > 1]
-        best[kind] = max(repeated or same, key=lambda c: (c.validation_score, -c.flops))
+        competing = repeated or same
+        best[kind] = max(competing, key=lambda c: (score.key(c.validation_score), -c.flops))
     return best
 
 
@@ -196,28 +210,30 @@ def _length(entry: Contestant) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two contestants, the one with the higher mean test accuracy first.
+    """Two contestants, the one with the better mean test score first.
 
     By Welch's t-test over seeds where both were trained more than once, otherwise by two
-    standard errors of the difference on `num_test` images: the binomial error of both. Within a
-    budget the two are picked by the numbers that are tested, which makes p a little small where
-    many kinds compete.
+    standard errors of the difference on `num_test` images: the binomial error of both, where the
+    score counts samples. Of other scores nothing tells then what chance does. Within a budget the
+    two are picked by the numbers that are tested, which makes p a little small where many kinds
+    compete.
     """
 
     first: Contestant
     second: Contestant
     num_test: int
+    score: Score
 
     @classmethod
-    def of(cls, one: Contestant, other: Contestant, num_test: int) -> Comparison:
+    def of(cls, one: Contestant, other: Contestant, num_test: int, score: Score) -> Comparison:
         """The two in the right order."""
-        first, second = sorted((one, other), key=lambda entry: -entry.test_score)
-        return cls(first, second, num_test)
+        first, second = _ranked((one, other), score)
+        return cls(first, second, num_test, score)
 
     @property
     def lead(self) -> float:
-        """How far the first is ahead, in [0, 1]."""
-        return self.first.test_score - self.second.test_score
+        """How far the first is ahead, never negative."""
+        return abs(self.first.test_score - self.second.test_score)
 
     @property
     def p_value(self) -> float | None:
@@ -234,23 +250,37 @@ class Comparison:
         return float(scipy_stats.ttest_ind_from_stats(*one, *other, equal_var=False).pvalue)
 
     @property
-    def margin(self) -> float:
-        """Two standard errors of the difference of two accuracies on `num_test` images each."""
-        accuracies = self.first.test_score, self.second.test_score
-        return 2 * math.sqrt(sum(a * (1 - a) for a in accuracies) / self.num_test)
+    def margin(self) -> float | None:
+        """Two standard errors of the difference of two accuracies on `num_test` images each.
+
+        None where a test over seeds answers, or nothing does.
+        """
+        if self.p_value is not None or not self.score.counts_samples:
+            return None
+        shares = self.first.test_score, self.second.test_score
+        return 2 * math.sqrt(sum(share * (1 - share) for share in shares) / self.num_test)
 
     @property
     def is_clear(self) -> bool:
         """Whether the lead is more than chance would explain."""
-        p_value = self.p_value
-        return self.lead > self.margin if p_value is None else p_value < SIGNIFICANCE
+        p_value, margin = self.p_value, self.margin
+        if p_value is not None:
+            return p_value < SIGNIFICANCE
+        return margin is not None and self.lead > margin
+
+    @property
+    def is_told(self) -> bool:
+        """Whether anything tells what chance would explain."""
+        return self.p_value is not None or self.margin is not None
 
     @property
     def test(self) -> str:
         """What the answer rests on."""
         p_value = self.p_value
-        if p_value is None:
+        if self.margin is not None:
             return f"± two standard errors on {self.num_test:,} test images"
+        if p_value is None:
+            return "without several runs of both nothing tells what is chance"
         shown = f"p = {p_value:.2g}" if p_value >= 0.0001 else "p < 0.0001"
         seeds = f"{self.first.num_seeds} and {self.second.num_seeds} seeds"
         return f"Welch's t-test over {seeds}, {shown}"
@@ -258,13 +288,13 @@ class Comparison:
     def text(self, name: Callable[[Contestant], str] = _words) -> str:
         """The answer in words; where compute differs by more than 5 %, how much of it was spent."""
         first, second = name(self.first), name(self.second)
-        ahead = f"{100 * self.lead:.1f}"
-        if self.p_value is None:
-            ahead += f" ± {100 * self.margin:.1f}"
+        ahead = self.score.difference_text(self.lead, self.margin)
         if self.is_clear:
-            answer = f"{first} won, {ahead} points ahead of {second}"
+            answer = f"{first} won, {ahead} ahead of {second}"
+        elif not self.is_told:
+            answer = f"{first} is {ahead} ahead of {second}"
         else:
-            answer = f"no difference beyond chance; {first} is {ahead} points ahead of {second}"
+            answer = f"no difference beyond chance; {first} is {ahead} ahead of {second}"
         return f"{answer}{self._compute()} ({self.test})"
 
     def _compute(self) -> str:
@@ -276,10 +306,17 @@ class Comparison:
         return f", with {ratio:.3g} times the compute"
 
 
-def verdict(contests: Sequence[Contest], everything: Sequence[Outcome], num_test: int) -> list[str]:
+def verdict(
+    contests: Sequence[Contest], everything: Sequence[Outcome], num_test: int, score: Score
+) -> list[str]:
     """Lines: the plain narrow network where it is first, each budget, each shape both ways."""
     lines = [_contest_line(contest, num_test) for contest in contests]
-    return [*headline(contests), *lines, *_pair_lines(everything, num_test), _caveat(everything)]
+    return [
+        *headline(contests),
+        *lines,
+        *_pair_lines(everything, num_test, score),
+        _caveat(everything),
+    ]
 
 
 def headline(contests: Sequence[Contest]) -> list[str]:
@@ -299,15 +336,15 @@ def _contest_line(contest: Contest, num_test: int) -> str:
     if len(ranking) < 2:
         only = f", just {_words(ranking[0])}" if ranking else ""
         return f"{contest.label}: nothing to compare{only}."
-    return f"{contest.label}: {Comparison(ranking[0], ranking[1], num_test).text()}."
+    return f"{contest.label}: {Comparison(ranking[0], ranking[1], num_test, contest.score).text()}."
 
 
-def _pair_lines(everything: Sequence[Outcome], num_test: int) -> list[str]:
+def _pair_lines(everything: Sequence[Outcome], num_test: int, score: Score) -> list[str]:
     """Fine-tuned against the very same shape from scratch."""
     networks = contestants(everything)
     return [
         f"Shape of {tuned.key}, {format_count(tuned.flops)} FLOPs: "
-        f"{Comparison.of(tuned, other, num_test).text(short_name)}."
+        f"{Comparison.of(tuned, other, num_test, score).text(short_name)}."
         for tuned in networks
         for other in networks
         if tuned.origin == "fine-tuned" and other.key in _keys_of_pairs(tuned)

@@ -169,17 +169,20 @@ class Rationed:
 class RationedList(JobList):
     """Known jobs, in order, passing over those that the compute budget cannot afford.
 
+    reserve: images to be left for what comes after them.
     left_out: the ones passed over.
     """
 
-    def __init__(self, jobs: Iterable[Job], compute_budget: ComputeBudget) -> None:
+    def __init__(
+        self, jobs: Iterable[Job], compute_budget: ComputeBudget, *, reserve: int = 0
+    ) -> None:
         super().__init__(jobs)
-        self._compute_budget = compute_budget
+        self._compute_budget, self._reserve = compute_budget, reserve
         self.left_out: list[Job] = []
 
     def next(self) -> Job | None:
         while (job := super().next()) is not None:
-            if self._compute_budget.affords(self._compute_budget.images_left(job)):
+            if self._compute_budget.affords(self._compute_budget.images_left(job), self._reserve):
                 return job
             self.left_out.append(job)
         return None

@@ -38,14 +38,14 @@ def compared(
 ) -> list[Outcome]:
     """The trials whose networks the verdict is about: to be trained from scratch, and repeated.
 
-    The most accurate in validation within each rung of the ladder, so that a budget is judged by
-    the best that was found for it, and the chosen shapes of the front.
+    The best in validation within each rung of the ladder, so that a budget is judged by the best
+    that was found for it, and the chosen shapes of the front.
     """
-    trials_compared = _chosen(config, trials)
+    trials_compared = _chosen(config, preflight, trials)
     for rung in config.ladder:
         limits = preflight.limits.scaled(rung)
         within = [outcome for outcome in trials if limits.allows(outcome.cost)]
-        trials_compared += front(within)[-1:]
+        trials_compared += front(within, preflight.score)[-1:]
     return list({outcome.key: outcome for outcome in trials_compared}.values())
 
 
@@ -60,8 +60,8 @@ def num_members(config: SearchConfig) -> int:
     return config.seeds * (pairs * per_pair + len(config.ladder) * per_rung)
 
 
-def _chosen(config: SearchConfig, trials: Sequence[Outcome]) -> list[Outcome]:
-    return spread(front(trials), config.profiles)
+def _chosen(config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]) -> list[Outcome]:
+    return spread(front(trials, preflight.score), config.profiles)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Plan:
         self._config, self._preflight = config, preflight
         self._base = preflight.base_network(config.restrictions)
         self._pairs = self._with_profiles(compared(config, preflight, trials))
-        chosen = self._with_profiles(_chosen(config, trials))
+        chosen = self._with_profiles(_chosen(config, preflight, trials))
         lines = [
             _Line(UniformWidth(preflight.groups), "uniform", None, "uniform"),
             *(

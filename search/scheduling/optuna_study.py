@@ -20,9 +20,8 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from pruning.cost import Budget
 from pruning.errors import SearchStateError, UnreachableBudgetError, first_line
 from search.scheduling.journal_repair import mend
+from search.tasks.score import Score
 from search.trials.jobs import Ending, Job, Outcome
-
-OBJECTIVES = ("validation accuracy", "FLOPs")
 
 JOURNAL = "study.journal"
 """In the folder of a search, unless its study lies in a database."""
@@ -226,7 +225,8 @@ class StudySource(StudyRecord):
         trial = self._running.pop(job.key)
         own = outcomes[0]
         if not math.isfinite(own.validation_score):
-            reason = f"validation accuracy is {own.validation_score}"
+            (name, *_) = self._study.metric_names or ("validation score",)
+            reason = f"{name} is {own.validation_score}"
             self._end(trial, Ending("failed", reason, is_final=True))
             return
         excess = self._limits.excess(own.cost)
@@ -283,8 +283,12 @@ def recorded_study(directory: Path, name: str, url: str = "") -> StudyRecord:
     return StudyRecord(lambda: trials)
 
 
-def open_study(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of this name, created if need be; SearchStateError if a newer version made it."""
+def open_study(storage: BaseStorage, name: str, score: Score) -> optuna.Study:
+    """The study of this name, created if need be; its objectives are the score and FLOPs.
+
+    SearchStateError if another version made it, or if it is of another score.
+    """
+    names, directions = [f"validation {score.name}", "FLOPs"], [score.direction, "minimize"]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         # multivariate TPE, the constant liar and metric names are marked as experimental
@@ -292,13 +296,14 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
         study = optuna.create_study(
             study_name=name,
             storage=storage,
-            directions=["maximize", "minimize"],
+            directions=directions,
             load_if_exists=True,
         )
         if study.user_attrs.get(_FORMAT) is None:
+            study.set_metric_names(names)
             study.set_user_attr(_FORMAT, _FORMAT_NOW)
-            study.set_metric_names(list(OBJECTIVES))
     _check_format(study)
+    _check_objectives(study, names, directions)
     return study
 
 
@@ -309,6 +314,19 @@ def _check_format(study: optuna.Study) -> None:
             f"the study {study.study_name!r} is of format {version}, this Espalier reads "
             f"{_FORMAT_NOW}: continue it with the version that began it"
         )
+
+
+def _check_objectives(study: optuna.Study, names: Sequence[str], directions: Sequence[str]) -> None:
+    known = [direction.name.lower() for direction in study.directions]
+    if (study.metric_names, known) != (list(names), list(directions)):
+        raise SearchStateError(
+            f"the study {study.study_name!r} is to {_goals(study.metric_names or [], known)}, the "
+            f"task is to {_goals(names, directions)}: give the search another name"
+        )
+
+
+def _goals(names: Sequence[str], directions: Sequence[str]) -> str:
+    return " and ".join(f"{way} {name}" for way, name in zip(directions, names, strict=False))
 
 
 def add_known(study: optuna.Study, known: Sequence[FrozenTrial]) -> None:

@@ -58,7 +58,7 @@ _LOST_WORKER_RETRIES = 50
 
 _REACH_SECONDS = 5.0
 _STORE_BYTES = 1 << 27
-"""Of Ray's object store beside the images; Ray alone would reserve a third of the memory."""
+"""Of Ray's object store beside data and weights; Ray alone would reserve a third of the memory."""
 
 Perform = Callable[[JobSource, Observer], None]
 
@@ -117,7 +117,8 @@ def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
     observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
     what was under way to be continued, when there is no room to store anything.
     """
-    with _ray(context.config.resources.ray_address, share, data):
+    weights = 0 if context.weights is None else context.weights.num_bytes
+    with _ray(context.config.resources.ray_address, share, data.num_bytes + weights):
         shared = _Shared([ray.put(context.sent()), ray.put(data.sent())], share.cpus)
 
         def perform_all(source: JobSource, observer: Observer) -> None:
@@ -127,8 +128,11 @@ def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
 
 
 @contextmanager
-def _ray(address: str, share: Share, data: Data) -> Iterator[None]:
-    """The cluster at the address, or one of our own that ends with the block."""
+def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
+    """The cluster at the address, or one of our own that ends with the block.
+
+    num_bytes: of what workers are to find in its store.
+    """
     with ExitStack() as stack:
         if address:
             settings: dict[str, Any] = {"address": address}
@@ -137,7 +141,7 @@ def _ray(address: str, share: Share, data: Data) -> Iterator[None]:
                 "address": "local",  # or Ray would join any cluster that runs on this machine
                 "num_cpus": share.num_workers * share.cpus,
                 "include_dashboard": False,
-                "object_store_memory": _STORE_BYTES + data.num_bytes,
+                "object_store_memory": _STORE_BYTES + num_bytes,
                 "_temp_dir": str(stack.enter_context(own_folder())),
             }
             give_own_token()

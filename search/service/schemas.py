@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from search.service.database.tables import ArchitectureRow, SearchRow, State
+from search.tasks.score import Direction, Score
 
 FLOPS = "fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
 SEPARATOR = ":"
@@ -23,8 +24,22 @@ class Counts(BaseModel):
     params: int
 
 
+class ScoreKind(BaseModel):
+    """What networks are measured by: the kind of every `validation_score` and `test_score`."""
+
+    name: str = Field(description="such as accuracy, mean IoU or mean absolute error")
+    direction: Direction = Field(description="whether more or less of it is better")
+    is_share: bool = Field(description="whether it lies in 0 to 1 and is shown in percent")
+    counts_samples: bool = Field(description="whether it is the share of samples that are right")
+
+    @classmethod
+    def of(cls, row: SearchRow) -> dict[str, Any]:
+        """As a mapping, from the row of the database."""
+        return Score.from_mapping((row.frame or {}).get("score")).to_mapping()
+
+
 class Best(BaseModel):
-    """A network that stands for a search, such as the most accurate so far, by validation."""
+    """A network that stands for a search, such as the best so far, by its score in validation."""
 
     key: str
     origin: str
@@ -54,8 +69,9 @@ class Progress(BaseModel):
     expected_epochs: int
     best: Best | None
     base: Best | None = Field(None, description="the base network, once it is trained")
-    hypervolume: float = Field(
-        description="0 to 1: the area dominated in validation accuracy and 1 − FLOPs / base"
+    hypervolume: float | None = Field(
+        description="0 to 1: the area dominated in validation score and 1 − FLOPs / base; null "
+        "where the score is no share, and so has no worst value to measure from"
     )
     images: int = Field(description="training images so far, repetitions counted")
     seconds_spent: float = Field(description="by its processes, up to its last event")
@@ -76,6 +92,7 @@ class SearchSummary(BaseModel):
     model: str
     data: str
     budget: list[str]
+    score: ScoreKind
     created_ms: int = Field(description="since 1970")
     started_ms: int | None
     ended_ms: int | None
@@ -96,6 +113,7 @@ class SearchSummary(BaseModel):
             "model": str(settings.get("model", "")),
             "data": str(settings["data"].get("source", "")),
             "budget": list(settings.get("budget", [])),
+            "score": ScoreKind.of(row),
             "created_ms": row.created_ms,
             "started_ms": row.started_ms,
             "ended_ms": row.ended_ms,
@@ -139,13 +157,15 @@ def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is the server's alone; image folder and teacher as clients name them."""
+    """Without what is the server's alone; paths as clients name them."""
     shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
     data, training = dict(shown.get("data", {})), shown.get("training")
     root = str(data.pop("root", ""))
     kind, separator, place = str(data.get("source", "")).partition(":")
     if separator:
         data["source"] = f"{kind}:{_below(place, root)}"
+    if shown.get("weights"):
+        shown["weights"] = _below(str(shown["weights"]), root)
     if isinstance(training, Mapping) and training.get("distill_from"):
         teacher = _below(str(training["distill_from"]), root)
         shown["training"] = {**training, "distill_from": teacher}
@@ -200,7 +220,7 @@ class TrialDetails(Trial):
 
 
 class Architecture(BaseModel):
-    """A network that a search found; test accuracy is told once the search is over."""
+    """A network that a search found; its test score is told once the search is over."""
 
     id: str
     search: str
@@ -277,12 +297,13 @@ class RunPlace(BaseModel):
 
 
 class Front(BaseModel):
-    """The architectures that no other one beats in validation accuracy and FLOPs."""
+    """The architectures that no other one beats in validation score and FLOPs."""
 
     search: str
     state: State
     is_final: bool = Field(description="false while the search may find better ones")
     convention: str = FLOPS
+    score: ScoreKind
     items: list[Architecture]
 
 

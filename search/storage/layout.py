@@ -47,5 +47,8 @@ LOG_FILE = "process.log"
 JOBS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "jobs", "architectures", "rungs"
 """Checkpoints of running jobs, trained networks, and results of trials at each rung."""
 
+BASE_ARCHITECTURE = "base"
+"""Among the architectures of a search: its base network, trained."""
+
 SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
 """In the folder of an architecture: the scores of its units, and its epochs."""

@@ -20,21 +20,20 @@ from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
 from mlflow_server import schema
-from pruning.criteria import (
-    BatchLoss,
-    Criterion,
-    FirstOrderCriterion,
-    Loss,
-    Obd,
-    Oracle,
-    score_together,
-)
+from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
 from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
-from search.config.correlation_config import ORACLE, CorrelationConfig, candidates
+from search.config.correlation_config import (
+    ORACLE,
+    UNUSED_TRAINING,
+    CorrelationConfig,
+    candidates,
+    criterion_of,
+)
 from search.config.methods import method
+from search.config.search_config import SearchConfig
 from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
@@ -49,16 +48,14 @@ from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
+from search.training.trainer import check_recipe
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, fresh_base
-from search.trials.jobs import EpochRecord, FromScratchJob, Outcome
+from search.trials.jobs import BASE, EpochRecord, Outcome
 from search.trials.preflight import Preflight, check, judged_groups
 from search.trials.search_space import SearchSpace
 from search.trials.staged_training import StagedTraining
 from search.trials.trial import ending_of
-
-_BASE = FromScratchJob("base", "base", widths={})
-"""The training of the network itself."""
 
 _MAY_CHANGE = (
     *("device", "runs", "mlflow_url", "resources"),
@@ -74,7 +71,6 @@ class _Subject:
     config: CorrelationConfig
     preflight: Preflight
     criteria: Mapping[str, Criterion]
-    loss: Loss | BatchLoss
     layers: tuple[str, ...]
     device: torch.device
 
@@ -121,7 +117,7 @@ class _Correlation(Study[CorrelationResults]):
         return JobContext(config.as_search(), subject.preflight, device), data
 
     def study_run(self, context: JobContext) -> StudyRun:
-        config, training = self._config, self._config.training
+        config = self._config
         return StudyRun(
             "correlation",
             config.study_name,
@@ -131,24 +127,20 @@ class _Correlation(Study[CorrelationResults]):
                 schema.PARAM_CRITERION: ",".join(self._subject.criteria),
                 schema.PARAM_SEED: config.seed,
                 schema.PARAM_SCORING_BATCHES: config.scoring_batches,
-                schema.PARAM_EPOCHS: training.epochs,
-                schema.PARAM_BATCH_SIZE: training.batch_size,
-                schema.PARAM_LEARNING_RATE: training.learning_rate,
-                schema.PARAM_WEIGHT_DECAY: training.weight_decay,
-                schema.PARAM_SCHEDULE: training.schedule,
-                schema.PARAM_NESTEROV: training.nesterov,
+                **config.training.params(without=UNUSED_TRAINING),
             },
             description=(
                 f"How well criteria predict what removing a channel of {config.model}, trained on "
                 f"{config.data.source}, does to the loss. Its runs: one per criterion."
             ),
             base=context.preflight.base,
+            score=context.preflight.score,
         )
 
     def work(self, session: Session) -> CorrelationResults:
         session.forget_attempts()
         with session.showing():
-            job, observer = _BASE, session.observer
+            job, observer = BASE, session.observer
             observer.started(job)
             session.expect(self._config.training.epochs)
             _require_affordable(session)
@@ -177,8 +169,14 @@ class _Correlation(Study[CorrelationResults]):
         num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
-        accuracy = outcome.validation_score
-        study = CorrelationResults(agreements, subject.num_units, num_images, accuracy, files)
+        study = CorrelationResults(
+            agreements,
+            subject.num_units,
+            num_images,
+            outcome.validation_score,
+            files,
+            subject.preflight.score,
+        )
         text = json.dumps(content(study, config, scores, oracle), indent=2)
         write_durably(results, text.encode())
         saved(
@@ -190,33 +188,35 @@ class _Correlation(Study[CorrelationResults]):
 
 def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
     """Everything about the network that can be wrong is found out here."""
-    builder = models.builder_for(config.model, data.sample, config.as_search().model_arguments)
-    preflight = check(config.as_search(), builder, data.sample)
-    loss = criterion_loss(tasks.resolve(config.task))
+    search = config.as_search()
+    check_recipe(config.training, data, tasks.resolve(search.task))
+    builder = models.builder_for(config.model, data.sample, search.model_arguments)
+    preflight = check(search, builder, data.sample)
     if config.criteria:
-        chosen = {name: method(name).judge(loss) for name in config.criteria}
-        return _Subject(config, preflight, chosen, loss, preflight.groups, device)
-    model, graph, search = preflight.builder(), preflight.graph, config.as_search()
-    able = {
-        name: criterion
+        chosen = {name: criterion_of(name) for name in config.criteria}
+        return _Subject(config, preflight, chosen, preflight.groups, device)
+    model, graph = preflight.builder(), preflight.graph
+    usable = [
+        name
         for name in candidates()
-        if (criterion := _judge(name, loss)) and judged_groups(search, model, graph, [name])
-    }
-    layers = judged_groups(search, model, graph, able)
+        if judged_groups(search, model, graph, [name]) and _can_judge(name, search)
+    ]
+    layers = judged_groups(search, model, graph, usable)
     if not layers:
         raise CriterionError(
-            f"no layer of {config.model} can be judged by all of {', '.join(able)}: choose some "
+            f"no layer of {config.model} can be judged by all of {', '.join(usable)}: choose some "
             "with --criterion"
         )
-    return _Subject(config, preflight, able, loss, layers, device)
+    return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
 
 
-def _judge(name: str, loss: Loss | BatchLoss) -> Criterion | None:
-    """The criterion of a method; None for one that cannot judge by such a loss."""
+def _can_judge(name: str, search: SearchConfig) -> bool:
+    """Whether the criterion can judge by the loss of what is learned."""
     try:
-        return method(name).judge(loss)
+        criterion_of(name).by_loss(criterion_loss(tasks.resolve(search.task)))
     except CriterionError:
-        return None
+        return False
+    return True
 
 
 def _try_out(subject: _Subject, data: Data) -> None:
@@ -236,7 +236,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         model = to_sigmoid_batchnorm(model, seed=config.seed)
     epochs = config.training.epochs
     staged = StagedTraining(
-        context.checkpoints(_BASE.key),
+        context.checkpoints(BASE.key),
         epochs,
         lambda records: _report(records, session),
     )
@@ -256,8 +256,8 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         model.load_state_dict(staged.notes["weights"])
     images = int(staged.notes["images"])
     result = Finished(
-        _BASE.key,
-        _BASE.origin,
+        BASE.key,
+        BASE.origin,
         trial=None,
         rung=None,
         alpha=1.0,
@@ -273,7 +273,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
 
 
 def _report(records: Sequence[EpochRecord], session: Session) -> None:
-    session.observer.epochs(_BASE, records)
+    session.observer.epochs(BASE, records)
     _require_affordable(session)
 
 
@@ -293,11 +293,13 @@ def _scores(
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
-    graph, layers, criteria = subject.preflight.graph, subject.layers, subject.criteria
+    graph, layers = subject.preflight.graph, subject.layers
+    loss = criterion_loss(session.context.task)
+    criteria = {name: criterion.by_loss(loss) for name, criterion in subject.criteria.items()}
     scores: dict[str, UnitScores] = {}
 
     def report(stage: str, done: int, total: int) -> None:
-        session.observer.scored(_BASE, stage, done, total)
+        session.observer.scored(BASE, stage, done, total)
         _require_affordable(session)
 
     report("criteria", 0, len(criteria))
@@ -305,7 +307,7 @@ def _scores(
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
         report("criteria", len(scores), len(criteria))
-    oracle = Oracle(subject.loss, on_unit=_each_second(functools.partial(report, "oracle")))
+    oracle = Oracle(loss, on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
 
@@ -359,7 +361,8 @@ def _record(runs: StudyRuns, study: CorrelationResults) -> None:
         left_out = {schema.METRIC_LAYERS_LEFT_OUT: float(row.num_left_out)}
         runs.log({**row.metrics, **left_out}, key)
         runs.end(key)
-    runs.log({schema.METRIC_VALIDATION_SCORE: study.validation_score})
+    name = schema.of_score(schema.METRIC_VALIDATION_SCORE, study.score.slug)
+    runs.log({name: study.validation_score})
     runs.conclude(study.files)
 
 

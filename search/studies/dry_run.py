@@ -29,7 +29,7 @@ from pruning.errors import (
 from search.config.methods import method
 from search.config.training_config import TrainingConfig
 from search.data.data import Data
-from search.trials.job_context import JobContext, fresh_base
+from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
@@ -80,16 +80,23 @@ def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratc
 def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]:
     """The same with epochs of one step, in a folder that goes at the end of the block."""
     config, devices = context.config, range(torch.cuda.device_count())
+    taught = config.training if config.training.distill_from else TrainingConfig
     training = dataclasses.replace(
         config.training,
-        epochs=1,
+        epochs=min(1, config.training.epochs),
         fine_tune_epochs=1,
         scratch_epochs=1,
         batch_size=min(config.training.batch_size, _MOST_SAMPLES),
         learning_rate=_LEARNING_RATE,
         fine_tune_learning_rate=None,
+        scratch_learning_rate=None,
+        warmup_epochs=0,
+        fine_tune_warmup_epochs=None,
         equal_compute=False,
         compute_limit=TrainingConfig.compute_limit,
+        distill=False,  # there is no trained base network yet
+        distill_temperature=taught.distill_temperature,
+        distill_weight=taught.distill_weight,
     )
     study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
     # A cluster's GPU need not be here.
@@ -109,7 +116,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
 
 def _require_score(context: JobContext, data: Data) -> None:
     """ModelError where even the untrained network has a score that is no number."""
-    model, _ = fresh_base(context.preflight, context.config.seed)
+    model = context.first_network(context.config.seed)
     with _in_one_line(context, data):
         try:
             context.score(model, "validation", data)

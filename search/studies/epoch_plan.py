@@ -8,7 +8,7 @@ from search.data.data import samples_trained_on
 from search.scheduling.from_scratch_jobs import num_members
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
-from search.trials.jobs import FromScratchJob, Job
+from search.trials.jobs import BASE, FromScratchJob, Job
 from search.trials.trial import product_percents
 
 
@@ -32,6 +32,11 @@ class EpochPlan:
             config.training.epochs
             + len(product_percents(config)) * config.training.fine_tune_epochs
         )
+
+    @property
+    def epochs_of_base(self) -> int:
+        """Epochs of the base network; 0 where its weights are given."""
+        return member_epochs(BASE, self.context)
 
     @property
     def epochs_interpolated(self) -> int:

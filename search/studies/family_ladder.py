@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, format_count
 from pruning.errors import BudgetError, ConfigError
+from pruning.restrictions import Restrictions
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.data.data import Sample
@@ -70,16 +72,15 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     stored = read(folder)
     builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    restrictions = config.as_search().restrictions
-    base = BaseNetwork.of(builder, stored.example_input, exact=exact, restrictions=restrictions)
+    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
-    profile = stored.profile.permitted(base.graph_of(stored.profile))
-    return Subject(base, profile, stored.input_shape, stored.classes, data)
+    subject = Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    return _restricted(config, subject)
 
 
-def image_sample(shape: tuple[int, int, int], classes: tuple[str, ...]) -> Sample:
-    """What a sample is like where it is an image, (C, H, W), of one of these classes."""
-    return Sample(torch.zeros(1, *shape), classes)
+def sample_of_sizes(sizes: tuple[int, ...], classes: tuple[str, ...]) -> Sample:
+    """What a sample is like where it is a tensor of these sizes, such as (C, H, W)."""
+    return Sample(torch.zeros(1, *sizes), classes)
 
 
 def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
@@ -91,13 +92,22 @@ def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.source} is no architecture, and no profile: {error}") from error
     profile = WidthProfile.from_json(text)
-    search = config.as_search()
-    builder = models.builder_for(config.model, sample, search.model_arguments)
-    base = BaseNetwork.of(
-        builder, sample.inputs, exact=config.exact, restrictions=search.restrictions
-    )
-    profile = profile.permitted(base.graph_of(profile))
-    return Subject(base, profile, input_shape_of(sample.inputs), sample.classes)
+    own = config.as_search().model_arguments
+    builder = models.builder_for(config.model, sample, own)
+    base = BaseNetwork.of(builder, sample.inputs, exact=config.exact)
+    profile.check(base.graph_of(profile))
+    shape = input_shape_of(sample.inputs)
+    return _restricted(config, Subject(base, profile, shape, sample.classes))
+
+
+def _restricted(config: FamilyConfig, subject: Subject) -> Subject:
+    """The subject, whose shape is as wide as the restrictions of the ladder want it."""
+    restrictions = config.as_search().restrictions
+    if restrictions == Restrictions():
+        return subject
+    base = subject.base.under(restrictions)
+    profile = subject.profile.permitted(base.graph_of(subject.profile))
+    return dataclasses.replace(subject, base=base, profile=profile)
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:

@@ -44,6 +44,7 @@ from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob
 from search.trials.preflight import Preflight
@@ -130,6 +131,7 @@ class _Family(Study[FamilyStudy]):
         device = chosen_device(config.device, config.resources)
         check_resources(config.as_search(), device)
         _check_data(config, subject, data)
+        check_recipe(config.training, data, tasks.resolve(config.as_search().task))
         if config.training.distill_from:
             check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
         for search in config.include:
@@ -145,7 +147,6 @@ class _Family(Study[FamilyStudy]):
 
     def study_run(self, context: JobContext) -> StudyRun:
         config = self._config
-        training = dataclasses.asdict(config.scratch_training)
         # The ladder is no param: a study may be continued with a longer one, which params forbid.
         return StudyRun(
             "family",
@@ -154,19 +155,16 @@ class _Family(Study[FamilyStudy]):
                 schema.PARAM_MODEL: config.model or context.preflight.builder.target,
                 schema.PARAM_DATA: config.data.source,
                 schema.PARAM_SEED: config.seed,
-                **{
-                    name: value
-                    for name, value in training.items()
-                    if value not in ("", None) and name not in UNUSED_TRAINING
-                },
+                **config.scratch_training.params(without=UNUSED_TRAINING),
             },
             description=(
-                f"Test error against parameters of families of {config.source}: "
+                f"How good families of {config.source} are, by their parameters: "
                 f"{', '.join(config.kind_names)}. "
                 f"Its runs: every network with {config.seeds} seeds."
             ),
             base=context.preflight.base,
             budget=" ".join(config.budgets),
+            score=context.preflight.score,
         )
 
     def work(self, session: Session) -> FamilyStudy:
@@ -194,14 +192,20 @@ class _Family(Study[FamilyStudy]):
         results = self._config.directory / FAMILY_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         study = FamilyStudy(
-            tuple(runs), self._data.count("test"), session.failures, tuple(session.notes), files
+            tuple(runs),
+            self._data.count("test"),
+            session.failures,
+            tuple(session.notes),
+            files,
+            session.context.preflight.score,
         )
         write_durably(results, json.dumps(study.to_mapping(), indent=2).encode())
         note = (
             f"{self._config.data.source}: mean and deviation over runs, each measured once on "
             f"{study.num_test:,} test images"
         )
-        saved(family_figure(study.curves, note=note), results.with_suffix(""))
+        axis = f"{study.measure}{study.score.unit}"
+        saved(family_figure(study.curves, axis=axis, note=note), results.with_suffix(""))
         return study
 
 

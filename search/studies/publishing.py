@@ -33,7 +33,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     """
     config, preflight = session.context.config, session.context.preflight
     certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
-    base_network = next((o for o in certified if o.origin == "base"), None)
+    base = next((o for o in certified if o.origin == "base"), None)
     within = [o for o in without_base(certified) if preflight.limits.allows(o.cost)]
     if not within:
         raise SearchFailedError(
@@ -43,16 +43,19 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     rungs = [preflight.limits.scaled(rung) for rung in config.ladder]
     return Results(
         base=preflight.base,
+        base_network=base,
         budget=str(preflight.budget),
         num_test=session.data.count("test"),
         everything=tuple(within),
-        front=tuple(front(first_runs)),
-        contests=contests(within, [(_rung_label(rung, preflight), rung) for rung in rungs]),
+        front=tuple(front(first_runs, preflight.score)),
+        contests=contests(
+            within, [(_rung_label(rung, preflight), rung) for rung in rungs], preflight.score
+        ),
         failures=dict(session.failures),
         notes=tuple(session.notes),
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
-        base_network=base_network,
+        score=preflight.score,
     )
 
 
@@ -68,7 +71,7 @@ def publish(session: Session, results: Results) -> None:
     sentences = [f"**{entry.text}**" for entry in results.recommendations]
     session.runs.conclude(
         [*files, *pictures],
-        beginning=[*sentences, recommendation.note(results.num_test)],
+        beginning=[*sentences, recommendation.note(results.num_test, results.score)],
         verdict=results.comparisons,
     )
 

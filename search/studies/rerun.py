@@ -18,6 +18,7 @@ from search.scheduling.optuna_study import recorded_study
 from search.storage.folder_lock import require_free
 from search.studies.search_stages import trial_space
 from search.studies.search_study import open_context
+from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
 from search.tracking.terminal_progress import Progress
 from search.trials.artifacts import surroundings
@@ -31,12 +32,14 @@ class Rerun:
 
     before: why it came to nothing in the search; empty where it did not.
     moved: what is other than it was then, such as the processor; last digits depend on it.
+    score: what the networks are measured by.
     """
 
     first: tuple[Outcome, ...]
     again: tuple[Outcome, ...]
     before: str
     moved: tuple[str, ...] = ()
+    score: Score = ACCURACY
 
     @property
     def is_unfinished(self) -> bool:
@@ -45,7 +48,7 @@ class Rerun:
 
     @property
     def is_equal(self) -> bool:
-        """Whether shapes, costs and accuracies are the same to the last bit."""
+        """Whether shapes, costs and scores are the same to the last bit."""
         return list(map(_numbers, self.first)) == list(map(_numbers, self.again))
 
 
@@ -70,7 +73,8 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     study = dataclasses.replace(elsewhere.study, early_stopping=False)
     context = dataclasses.replace(stored, config=dataclasses.replace(elsewhere, study=study))
     job = TrialJob(number, proposal)
-    progress = Progress(console)
+    score = stored.preflight.score
+    progress = Progress(console, score)
 
     def report(records: Sequence[EpochRecord]) -> None:
         progress.epochs(job, records)
@@ -79,7 +83,7 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     with progress.showing():
         again = perform(job, context, data, report)
     ending = record.endings.get(number)
-    return Rerun(first, again, "" if ending is None else ending.why, moved)
+    return Rerun(first, again, "" if ending is None else ending.why, moved, score)
 
 
 def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -98,12 +102,15 @@ def comparison_table(rerun: Rerun) -> Table:
         table.add_row(
             outcome.key,
             format_count(outcome.flops),
-            f"{outcome.validation_score:.4%}",
-            f"{outcome.test_score:.4%}",
-            "–" if first is None else f"{first.validation_score:.4%}",
-            "–" if first is None else f"{first.test_score:.4%}",
+            *_score_texts(outcome, rerun.score),
+            *(("–", "–") if first is None else _score_texts(first, rerun.score)),
         )
     return table
+
+
+def _score_texts(outcome: Outcome, score: Score) -> list[str]:
+    values = outcome.validation_score, outcome.test_score
+    return [score.text(value, decimals=4) for value in values]
 
 
 def _numbers(outcome: Outcome) -> tuple[object, ...]:

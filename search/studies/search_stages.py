@@ -1,4 +1,4 @@
-"""The stages of a search: trials, repetitions, families, interpolated shapes, one after another."""
+"""The stages of a search: base network and trials, repetitions, families, interpolated shapes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from optuna.storages import BaseStorage
 
 from pruning.errors import SearchFailedError
 from search.data.data import Data, steps_per_epoch
-from search.scheduling.compute_budget import Rationed
+from search.scheduling.compute_budget import Rationed, RationedList
 from search.scheduling.from_scratch_jobs import compared, members
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
-from search.training.trainer import total_push
+from search.training.schedules import total_push
 from search.trials.job_context import JobContext
-from search.trials.jobs import Outcome, TrialJob
+from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 _LEAST_TARGET = 0.25
@@ -37,13 +37,25 @@ class SearchStages:
         self._source = trial_source(self._context, session.data, self._storage)
 
     def run(self) -> list[Outcome]:
-        """All networks; raises SearchFailedError if no trial came to one."""
+        """All networks, the base network first; SearchFailedError if no trial came to one."""
         self._settle_leftovers()
+        if self._context.weights is not None:
+            self._notes.append(
+                "epochs and compute of fine-tuned networks leave out the training of the given "
+                "weights; --scratch-epochs gives networks from scratch as many"
+            )
+        is_base_known = bool(self._session.stored(BASE))
         self._session.expect(
-            len(self._source) * self._plan.epochs_per_trial + self._plan.epochs_after_trials
+            (0 if is_base_known else self._plan.epochs_of_base)
+            + len(self._source) * self._plan.epochs_per_trial
+            + self._plan.epochs_after_trials
         )
         with self._session.showing():
-            trials = self._trials()
+            beside = [] if is_base_known else [BASE]
+            if self._context.imitates_base:
+                self._require_base()
+                beside = []
+            trials = self._trials(beside)
             repeats = self._repeats(trials)
             jobs, notes = members(self._config, self._context.preflight, trials)
             self._notes += notes
@@ -51,10 +63,25 @@ class SearchStages:
             family += self._interpolated(trials, family)
         for number, ending in self._source.endings.items():
             self._session.failures[f"trial {number}"] = ending.why
-        return [*trials, *repeats, *family]
+        return [*self._session.stored(BASE), *trials, *repeats, *family]
 
-    def _trials(self) -> list[Outcome]:
+    def _require_base(self) -> None:
+        """Train the base network, if it is not yet; SearchFailedError if nothing comes of it."""
+        per_trial, later = self._plan.epochs_per_trial, self._plan.epochs_after_trials
+        if self._session.trained([BASE], epochs_later=len(self._source) * per_trial + later):
+            return
+        notes = self._session.notes[-1:]
+        reason = self._session.failures.get(BASE.key) or next(iter(notes), "it was not trained")
+        raise SearchFailedError(f"there is no base network to learn from: {reason}")
+
+    def _trials(self, beside: Sequence[Job]) -> list[Outcome]:
+        """What comes of the trials; these jobs are performed beside them, as the first."""
         source, per_epoch = self._source, self._plan.images_per_epoch
+        first = RationedList(
+            beside,
+            self._session.compute_budget,
+            reserve=self._plan.epochs_per_trial * per_epoch,
+        )
         rationed = Rationed(
             source,
             self._session.compute_budget,
@@ -62,7 +89,8 @@ class SearchStages:
             reserve=self._plan.epochs_after_trials * per_epoch,
             is_needed=lambda: not source.outcomes,
         )
-        self._session.perform(rationed)
+        self._session.perform(OneAfterAnother(first, rationed))
+        self._session.note_left_out(first)
         if rationed.is_cut_short:
             done = len(source.endings) + len({o.trial for o in source.outcomes})
             self._notes.append(
@@ -96,7 +124,8 @@ class SearchStages:
         """Shapes between the found ones and the uniformly narrowed network."""
         if not self._config.study.tempered_trials:
             return []
-        study = open_study(self._storage, f"{self._config.study_name}/tempered")
+        name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
+        study = open_study(self._storage, name, score)
         source = tempered_source(study, self._config, self._context.preflight, trials, family)
         by_key = {outcome.key: outcome for outcome in source.outcomes}
         for job, ending in source.settled():
@@ -147,7 +176,7 @@ def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> Study
     low, high = space.target_flops
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
-        open_study(storage, config.study_name),
+        open_study(storage, config.study_name, context.preflight.score),
         lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
             config.study.sampler, seed, config.trials, is_conditional=space.is_conditional

@@ -14,6 +14,7 @@ from mlflow_server.errors import TrackingError
 from search import models
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Sample
+from search.models.weights import TrainedWeights
 from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
@@ -28,18 +29,20 @@ from search.tasks import registry as tasks
 from search.tasks.registry import name_in_settings
 from search.tasks.task import Task, require_task
 from search.tracking.mlflow_runs import StudyRun
-from search.tracking.model_registry import register_front
+from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
+from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
+from search.trials.starting_weights import measured, starting_weights
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """What a search found.
 
-    front: architectures that no other one beats in validation accuracy and FLOPs.
+    front: architectures that no other one beats in validation score and FLOPs.
     verdict: what to take within each budget, and which origin won there, in words.
     path: the folder of the search; each outcome's `path` is below it.
     """
@@ -84,6 +87,10 @@ class SearchStudy(Study[Results]):
     kind: StudyKind = "search"
 
     def __init__(self, config: SearchConfig, task: Task | None = None) -> None:
+        stored = settings_file(config).stored or {}
+        if config.weights and not config.weights_digest:
+            digest = str(stored.get("weights_digest", ""))
+            config = dataclasses.replace(config, weights_digest=digest)
         self._config, self.settings, self._task = config, settings_file(config), task
         self.num_trials = config.trials
         self.modules: tuple[str, ...] = ()
@@ -93,6 +100,7 @@ class SearchStudy(Study[Results]):
             context, data = open_context(self._config, console, self._task)
             dry_run_of_search(context, data, trial_space(context, data))
         self.modules = context.preflight.builder.modules
+        self.settings = settings_file(context.config)  # with the digest of its weights
         return context, data
 
     def study_run(self, context: JobContext) -> StudyRun:
@@ -108,7 +116,6 @@ class SearchStudy(Study[Results]):
 def search_run(context: JobContext, links: str = "") -> StudyRun:
     """The run of a search in MLflow; links: Markdown that its description ends in."""
     config, preflight = context.config, context.preflight
-    training = dataclasses.asdict(config.training.resolved())
     notes = "".join(f"\n\nNote: {note}." for note in preflight.base.notes)
     return StudyRun(
         "search",
@@ -121,7 +128,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
             schema.PARAM_TRIALS: config.trials,
-            **{name: value for name, value in training.items() if value not in ("", None)},
+            **config.training.resolved().params(),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "
@@ -130,6 +137,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         ),
         base=preflight.base,
         budget=str(preflight.budget),
+        score=preflight.score,
     )
 
 
@@ -138,7 +146,7 @@ def open_context(
 ) -> tuple[JobContext, Data]:
     """What the jobs of a search need; EspalierError says why it could not work.
 
-    Prints what the network costs and the budget allows.
+    Prints what the network costs, its weights are worth and the budget allows.
     task: one that was given in Python.
     """
     learned = task or tasks.resolve(config.task)
@@ -147,9 +155,26 @@ def open_context(
     channels = models.required_channels(config.model)
     data = read_data(config.data, learned, config.seed, console, channels=channels)
     preflight = preflight_of(config, data.sample, learned)
-    for line in preflight.describe():
+    check_recipe(config.training, data, learned)
+    config, weights = with_weights(config, preflight)
+    context = JobContext(config, preflight, device, own_task=task, weights=weights)
+    context = measured(context, data)
+    for line in context.preflight.describe():
         console.print(line, highlight=False, soft_wrap=True)
-    return JobContext(config, preflight, device, own_task=task), data
+    return context, data
+
+
+def with_weights(
+    config: SearchConfig, preflight: Preflight
+) -> tuple[SearchConfig, TrainedWeights | None]:
+    """The settings with the digest of the weights that they name, and those weights, if any.
+
+    Raises the errors of `starting_weights`.
+    """
+    weights = starting_weights(config, preflight)
+    if weights is None:
+        return config, None
+    return dataclasses.replace(config, weights_digest=weights.digest), weights
 
 
 def preflight_of(config: SearchConfig, sample: Sample, task: Task | None = None) -> Preflight:
@@ -161,6 +186,8 @@ def preflight_of(config: SearchConfig, sample: Sample, task: Task | None = None)
     """
     builder = models.builder_for(config.model, sample, config.model_arguments)
     preflight = check(config, builder, sample, task)
+    if config.register:
+        require_registrable(preflight.input_shape)
     if config.training.distill_from:
         check_teacher(config.training.distill_from, preflight.input_shape, preflight.classes)
     return preflight
@@ -175,7 +202,7 @@ def _links(config: SearchConfig) -> str:
         return ""
     pages = {
         "architectures by origin": views.table,
-        "accuracy against FLOPs, curves": views.chart,
+        "score against FLOPs, curves": views.chart,
         "averages": views.averages,
     }
     # From the fragment on, so that they hold wherever the server is.

@@ -80,7 +80,7 @@ def run_study(study: Study[Result], console: Console) -> Result:
         recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
         stack.enter_context(disk_full_as_error(folder))
         try:
-            settings.write()
+            study.settings.write()
             lock.acquire()
             event_log = EventLog(context, study.kind, study.num_trials)
             stack.enter_context(event_log)
@@ -127,7 +127,8 @@ class Session:
         self.record = MlflowRecord(self.runs, context.directory)
         self._failures = _Failures()
         self.failures = self._failures.reasons
-        self._progress, self._event_log = Progress(console), event_log
+        self._progress = Progress(console, context.preflight.score)
+        self._event_log = event_log
         self.observer = Observers(
             [
                 *(self.compute_budget, self._progress, event_log, self.record, self._failures),
@@ -189,11 +190,15 @@ class Session:
             self.expect(sum(map(self.plan.epochs_of, missing)) + epochs_later)
         rationed = RationedList(missing, self.compute_budget)
         self.perform(rationed)
+        self.note_left_out(rationed)
+        stored |= {job.key: self.stored(job) for job in missing}
+        return [outcome for job in jobs for outcome in stored[job.key]]
+
+    def note_left_out(self, rationed: RationedList) -> None:
+        """Let people know of the jobs that could not be afforded."""
         if rationed.left_out:
             names = ", ".join(job.key for job in rationed.left_out)
             self.notes.append(f"not trained, for want of time or images: {names}")
-        stored |= {job.key: self.stored(job) for job in missing}
-        return [outcome for job in jobs for outcome in stored[job.key]]
 
     def stored(self, job: Job) -> list[Outcome]:
         """What an earlier process made of the job and told of; the folder is the record."""

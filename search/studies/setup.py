@@ -125,11 +125,7 @@ class SettingsFile:
         folder = self.path.parent
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return
-        try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            stored = None
-        if not isinstance(stored, Mapping):
+        if (stored := self.stored) is None:
             raise SearchStateError(
                 f"{folder} exists but holds no {self.kind}: choose another --name or --runs"
             )
@@ -144,6 +140,15 @@ class SettingsFile:
                 f"{folder} holds another {self.kind}, which differs in {', '.join(differing)}: "
                 "choose another --name, or repeat its own settings to continue it"
             )
+
+    @property
+    def stored(self) -> Mapping[str, Any] | None:
+        """What the file says; None where there is none, or none that can be read."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, Mapping) else None
 
     def write(self) -> None:
         """Make the folder, if it is not there, and write the file whole."""

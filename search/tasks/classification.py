@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning.errors import DataError, ModelError
 from search.data.data import Sample
-from search.tasks.score import Score
+from search.tasks.score import ACCURACY
 from search.tasks.task import Task, require_targets, require_tensor, words_for
 
 
@@ -18,7 +18,8 @@ from search.tasks.task import Task, require_targets, require_tensor, words_for
 class Classification(Task):
     """Logits (N, classes) and class numbers (N,): cross entropy, and the share that is right."""
 
-    score = Score("accuracy")
+    score = ACCURACY
+    takes_class_shares = True
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         if not isinstance(outputs, Tensor):

@@ -37,10 +37,13 @@ class Task:
     score: what a network is chosen by.
     has_classes: whether whole numbers as targets are classes: then there are as many as the highest
         says, where the data do not name them, and parts of the data keep their shares.
+    takes_class_shares: whether targets are class numbers (N,), in whose place `loss` also takes the
+        share of each class, float (N, classes), as label smoothing, mixup and cutmix make them.
     """
 
     score: Score
     has_classes: bool = True
+    takes_class_shares: bool = False
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """The mean loss of a minibatch, a scalar, from what the network returns for its inputs."""

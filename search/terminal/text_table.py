@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from rich.table import Table
+from rich.text import Text
 
 
 def text_table(*headings: str, numbers: Collection[str] = ()) -> Table:
@@ -15,5 +16,5 @@ def text_table(*headings: str, numbers: Collection[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         is_number = heading in numbers
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(Text(heading), justify="right" if is_number else "left", overflow="fold")
     return table

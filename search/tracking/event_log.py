@@ -56,6 +56,7 @@ class EventLog(Observer):
             trials=self._num_trials,
             base={"flops": preflight.base.flops, "params": preflight.base.params},
             limits={bound.quantity: bound.value for bound in preflight.limits.bounds},
+            score=preflight.score.to_mapping(),
         )
         return self
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus
-from pruning.cost import Cost
 from search.results.recommendation import against_base
 from search.results.report import Results
 from search.tracking.mlflow_runs import StudyRuns
@@ -22,7 +21,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
-from search.trials.pareto import hypervolume
+from search.trials.pareto import hypervolume, without_base
 from search.trials.search_space import Proposal
 
 
@@ -36,6 +35,7 @@ class MlflowRecord(Observer):
 
     def __init__(self, runs: StudyRuns, directory: Path) -> None:
         self._runs, self._base, self._directory = runs, runs.study.base, directory
+        self._score = runs.study.score
         self._networks: dict[str, Outcome] = {}
 
     def started(self, job: Job) -> None:
@@ -63,7 +63,7 @@ class MlflowRecord(Observer):
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         if isinstance(job, TrialJob):
             key, first = _run_key(job), outcomes[0]
-            metrics = {**_metrics(first, self._base), **_details(first)}
+            metrics = {**self._metrics(first), **self._details(first)}
             self._runs.log(metrics, key, time_ms=self._time(first))
             self._runs.tag(key, _tags(first))
             self._runs.end(key)
@@ -89,7 +89,7 @@ class MlflowRecord(Observer):
         self._measured(key, outcome, name=f"{source}/{outcome.key}")
 
     def _measured(self, key: str, outcome: Outcome, *, name: str = "") -> None:
-        metrics = _metrics(outcome, self._base)
+        metrics = self._metrics(outcome)
         self._runs.log(metrics, key, time_ms=self._time(outcome))
         tags = _tags(outcome)
         self._runs.tag(key, {**tags, schema.TAG_ARCHITECTURE: name or outcome.key})
@@ -101,15 +101,19 @@ class MlflowRecord(Observer):
         return curve[-1].time_ms if curve else None
 
     def _log_hypervolume(self, outcome: Outcome) -> None:
-        """Of all networks so far; a step is a network."""
+        """Of all smaller networks so far, where the score allows it; a step is a network."""
+        if outcome.origin == "base":
+            return
         self._networks[outcome.key] = outcome
-        volume = hypervolume(list(self._networks.values()), self._base.flops)
+        volume = hypervolume(list(self._networks.values()), self._base.flops, self._score)
+        if volume is None:
+            return
         metrics = {schema.METRIC_HYPERVOLUME: volume}
         self._runs.log(metrics, step=len(self._networks), time_ms=self._time(outcome))
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._networks |= {outcome.key: outcome for outcome in outcomes}
+        self._networks |= {outcome.key: outcome for outcome in without_base(outcomes)}
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
@@ -119,13 +123,13 @@ class MlflowRecord(Observer):
     def mark_front(self, results: Results) -> None:
         """Say of every network whether it is on the front and what it gave up, and how many are."""
         on_front = {outcome.key for outcome in results.front}
-        for outcome in results.below_base(results.everything):
+        for outcome in results.networks:
             key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
             self._runs.tag(key, tags)
             difference = against_base(outcome.test_score, results.base_network)
             if difference is not None:
-                metrics = {schema.METRIC_SCORE_AGAINST_BASE: difference}
+                metrics = {self._named(schema.METRIC_SCORE_AGAINST_BASE): difference}
                 self._runs.log(metrics, key, time_ms=self._time(outcome))
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
         self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
@@ -150,13 +154,33 @@ class MlflowRecord(Observer):
         for record in records:
             metrics = {
                 schema.METRIC_TRAIN_LOSS: record.train_loss,
-                schema.METRIC_EPOCH_VALIDATION_SCORE: record.validation_score,
+                self._named(schema.METRIC_EPOCH_VALIDATION_SCORE): record.validation_score,
                 schema.METRIC_LEARNING_RATE_NOW: record.learning_rate,
             }
             if record.sparsity is not None:
                 metrics[schema.METRIC_SPARSITY] = record.sparsity
             time_ms = record.time_ms or None
             self._runs.log(metrics, key, step=record.step, time_ms=time_ms)
+
+    def _metrics(self, outcome: Outcome) -> dict[str, float]:
+        return {
+            self._named(schema.METRIC_VALIDATION_SCORE): outcome.validation_score,
+            self._named(schema.METRIC_TEST_SCORE): outcome.test_score,
+            schema.METRIC_FLOPS: outcome.flops,
+            schema.METRIC_FLOPS_SHARE: outcome.flops / self._base.flops,
+            schema.METRIC_NUM_PARAMS: outcome.params,
+            schema.METRIC_COMPUTE: outcome.compute,
+            **({schema.METRIC_UNCOUNTED: outcome.uncounted} if outcome.uncounted else {}),
+        }
+
+    def _details(self, outcome: Outcome) -> dict[str, float]:
+        """What is known of the way of a trial's network, beside its curve."""
+        details = {_DETAILS.get(name, name): value for name, value in outcome.details.items()}
+        details[schema.METRIC_SCORE_AFTER_FINE_TUNING] = outcome.validation_score
+        return {self._named(name): value for name, value in details.items()}
+
+    def _named(self, metric: str) -> str:
+        return schema.of_score(metric, self._score.slug)
 
 
 _OF_THE_LADDER = "A network of the ladder, trained from scratch with one seed."
@@ -182,24 +206,11 @@ def architecture_key(key: str) -> str:
     return f"architecture/{key}"
 
 
-def _metrics(outcome: Outcome, base: Cost) -> dict[str, float]:
-    return {
-        schema.METRIC_VALIDATION_SCORE: outcome.validation_score,
-        schema.METRIC_TEST_SCORE: outcome.test_score,
-        schema.METRIC_FLOPS: outcome.flops,
-        schema.METRIC_FLOPS_SHARE: outcome.flops / base.flops,
-        schema.METRIC_NUM_PARAMS: outcome.params,
-        schema.METRIC_COMPUTE: outcome.compute,
-        **({schema.METRIC_UNCOUNTED: outcome.uncounted} if outcome.uncounted else {}),
-    }
-
-
-def _details(outcome: Outcome) -> dict[str, float]:
-    return {
-        schema.METRIC_SCORE_AFTER_FINE_TUNING: outcome.validation_score,
-        **outcome.details,
-    }
-
+_DETAILS = {
+    "score_before_pruning": schema.METRIC_SCORE_BEFORE_PRUNING,
+    "score_after_pruning": schema.METRIC_SCORE_AFTER_PRUNING,
+}
+"""Of an outcome, under the schema's names."""
 
 _SETTINGS = {
     "strength": schema.PARAM_SPARSITY_STRENGTH,

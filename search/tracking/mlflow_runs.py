@@ -10,6 +10,7 @@ from mlflow_server import schema
 from mlflow_server.runs import EndStatus, RunKind, RunRecorder
 from pruning.cost import Cost
 from search.storage.layout import StudyKind
+from search.tasks.score import ACCURACY, Score
 
 _STOPPED = "stopped before its end"
 
@@ -19,6 +20,7 @@ class StudyRun:
     """The parent run of a study, whose key is its kind.
 
     base: cost of the base network.  budget: in words, a tag of the study and of its networks.
+    score: what its networks are measured by.
     """
 
     kind: StudyKind
@@ -27,6 +29,7 @@ class StudyRun:
     description: str
     base: Cost
     budget: str = ""
+    score: Score = ACCURACY
 
 
 class StudyRuns:
@@ -134,6 +137,15 @@ class StudyRuns:
             kind=self.study.kind,
             name=self.study.name,
             params=self.study.params,
-            tags=self._budget,
+            tags={**self._budget, **_score_tags(self.study.score)},
             description=description,
         )
+
+
+def _score_tags(score: Score) -> dict[str, str]:
+    """By which its views name and sort what they show."""
+    return {
+        schema.TAG_SCORE: score.name,
+        schema.TAG_SCORE_METRIC: score.slug,
+        schema.TAG_SCORE_DIRECTION: score.direction,
+    }

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
+from search.tasks.score import ACCURACY, Direction, Score
 from search.tracking.epoch_count import EpochCount
-from search.trials.pareto import hypervolume, without_base
+from search.trials.pareto import best, hypervolume, without_base
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -40,6 +41,15 @@ class _Costs(_Checked):
     params: int
 
 
+class _Score(_Checked):
+    """See search.tasks.score.Score."""
+
+    name: str
+    direction: Direction
+    is_share: bool
+    counts_samples: bool
+
+
 class _Launched(_Event):
     """A process has begun or continued the search."""
 
@@ -50,6 +60,7 @@ class _Launched(_Event):
     trials: int
     base: _Costs
     limits: dict[str, float]
+    score: _Score | None = None
 
 
 class _Expected(_Event):
@@ -214,6 +225,7 @@ class SearchState:
     kind: str = "search"
     num_trials: int = 0
     base_flops: int = 0
+    score: Score = ACCURACY
     lines: list[str] = field(default_factory=list)
     end: Event | None = None
     networks: dict[str, NetworkSummary] = field(default_factory=dict)
@@ -222,7 +234,7 @@ class SearchState:
     _spent_ms: int = 0
     _now_ms: int = 0
     _epochs: EpochCount = field(default_factory=EpochCount)
-    _best_volume: float = 0.0
+    _best_volume: float | None = 0.0
 
     def take(self, event: Event) -> None:
         """Let an event count; the same one twice counts once."""
@@ -259,6 +271,7 @@ class SearchState:
         self.lines = list(event["lines"])
         self.num_trials, self.base_flops = event["trials"], event["base"]["flops"]
         self.kind, self._launched_ms = event.get("kind", "search"), self._now_ms
+        self.score = Score.from_mapping(event.get("score"))
         self._epochs.begin(self._now_ms / 1000)
         for work in self._work.values():
             if work.state == "running":
@@ -280,7 +293,8 @@ class SearchState:
             self.networks[outcome["key"]] = NetworkSummary(
                 **{name: outcome[name] for name in names}
             )
-        self._best_volume = hypervolume(list(self.networks.values()), self.base_flops or 1)
+        networks = list(self.networks.values())
+        self._best_volume = hypervolume(networks, self.base_flops or 1, self.score)
 
     @property
     def num_epochs(self) -> int:
@@ -302,13 +316,13 @@ class SearchState:
         networks = list(self.networks.values())
         base = next((f for f in networks if f.origin == "base"), None)
         rivals = without_base(networks) if self.kind == "search" else networks
-        best = max(rivals, key=lambda f: f.validation_score, default=None)
+        leading = best(rivals, self.score)
         return {
             "trials": trials,
             "networks": len(self.networks),
             "epochs": self.num_epochs,
             "expected_epochs": self.num_epochs + (0 if self.end else self._epochs.remaining),
-            "best": None if best is None else vars(best),
+            "best": None if leading is None else vars(leading),
             "base": None if base is None else vars(base),
             "hypervolume": self._best_volume,
             "images": sum(work.images for work in self._work.values()),

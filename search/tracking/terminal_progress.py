@@ -14,11 +14,12 @@ from rich.text import Text
 
 from pruning.cost import format_count
 from pruning.scaling_factors.scaling_factors import GRANULARITIES
+from search.tasks.score import ACCURACY, Score
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 from search.tracking.epoch_count import EpochCount
 from search.trials.jobs import Ending, EpochRecord, FromScratchJob, Job, Observer, Outcome, TrialJob
-from search.trials.pareto import without_base
+from search.trials.pareto import best, without_base
 
 _SHOWN_ROWS = 24
 _SECONDS_PER_LINE = 60.0
@@ -31,7 +32,7 @@ class _Row:
 
     job: Job
     state: str = "starting"
-    accuracy: float | None = None
+    value: float | None = None
     outcome: Outcome | None = None
 
 
@@ -40,6 +41,7 @@ class Progress(Observer):
 
     There, a line a minute at most says how far the study is: epochs, scores, time left.
 
+    score: what networks are measured by.
     now: seconds since some moment, by default of this machine's clock; who passes on what another
     process did, or does, gives the time at which it happened.
     """
@@ -47,11 +49,12 @@ class Progress(Observer):
     def __init__(
         self,
         console: Console,
+        score: Score = ACCURACY,
         now: Callable[[], float] | None = None,
     ) -> None:
         self._console, self._now = console, now or time.monotonic
         self._epochs = EpochCount()
-        self.begun()
+        self.begun(score)
         self._rows: dict[str, _Row] = {}
         self._live: Live | None = None
 
@@ -69,9 +72,9 @@ class Progress(Observer):
             finally:
                 self._live = None
 
-    def begun(self) -> None:
+    def begun(self, score: Score) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
-        self._line_at = self._now()
+        self._score, self._line_at = score, self._now()
         self._epochs.begin(self._line_at)
 
     def expect(self, epochs: int) -> None:
@@ -88,7 +91,7 @@ class Progress(Observer):
         is_replay = len(records) > 1
         self._epochs.count(job.key, record.step, record.num_steps, is_replay=is_replay)
         row.state = record.stage
-        row.accuracy = record.validation_score
+        row.value = record.validation_score
         self._changed(f"{_title(job)}: {record.stage}" if changed_stage else None)
         self._say_how_far(row)
 
@@ -103,14 +106,15 @@ class Progress(Observer):
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
         self._epochs.settle(job.key, is_finished=True)
         row.state, row.outcome = "done", outcome
-        row.accuracy = outcome.validation_score
+        row.value, score = outcome.validation_score, self._score
         pruned = outcome.details.get("score_after_pruning")
         before = outcome.details.get("score_before_pruning")
-        measured = before is not None and pruned is not None
-        how = f" (before pruning {before:.1%}, just after {pruned:.1%})" if measured else ""
-        further = "".join(f"; and {_found(product)}" for product in outcomes[1:])
+        how = ""
+        if before is not None and pruned is not None:
+            how = f" (before pruning {score.text(before, 1)}, just after {score.text(pruned, 1)})"
+        further = "".join(f"; and {self._found(product)}" for product in outcomes[1:])
         self._changed(
-            f"{_title(job)}: validation accuracy {outcome.validation_score:.1%}{how}, "
+            f"{_title(job)}: validation {score.name} {score.text(row.value, 1)}{how}, "
             f"{format_count(outcome.flops)} FLOPs{further}; {self._time_left}"
         )
 
@@ -126,20 +130,24 @@ class Progress(Observer):
         seconds = self._epochs.seconds_left(self._now())
         return "" if seconds is None else f"about {duration_text(seconds)} left"
 
+    def _found(self, outcome: Outcome) -> str:
+        shown = self._score.text(outcome.validation_score, 1)
+        return f"{shown} at {format_count(outcome.flops)}"
+
     def _say_how_far(self, row: _Row) -> None:
         """The line of this minute, unless there was one; row: the job that was just heard of."""
         now = self._now()
         if self._console.is_terminal or now - self._line_at < _SECONDS_PER_LINE:
             return
         self._line_at = now
-        done, left = self._epochs.done, self._epochs.remaining
-        score = "" if row.accuracy is None else f", validation {row.accuracy:.1%}"
+        done, left, score = self._epochs.done, self._epochs.remaining, self._score
+        value = "" if row.value is None else f", validation {score.name} {score.text(row.value, 1)}"
         outcomes = [r.outcome for r in self._rows.values() if r.outcome]
-        best = max(without_base(outcomes), key=lambda o: o.validation_score, default=None)
+        leading = best(without_base(outcomes), score)
         parts = [
             f"{done:,} of {done + left:,} epochs",
-            f"{_title(row.job)} in {row.state}{score}",
-            "" if best is None else f"best network {_found(best)} FLOPs",
+            f"{_title(row.job)} in {row.state}{value}",
+            "" if leading is None else f"best network {self._found(leading)} FLOPs",
             self._time_left,
         ]
         self._changed("; ".join(part for part in parts if part))
@@ -151,7 +159,7 @@ class Progress(Observer):
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
-        numbers = ("validation", "FLOPs")
+        numbers = (f"validation\n{self._score.name}", "FLOPs")
         table = text_table("job", "what", "stage", "progress", *numbers, numbers=numbers)
         for row in list(self._rows.values())[-_SHOWN_ROWS:]:
             step, num_steps = self._epochs.steps(row.job.key)
@@ -160,7 +168,7 @@ class Progress(Observer):
                 _what(row.job),
                 Text(row.state, style=_style(row.state)),
                 ProgressBar(total=num_steps, completed=step, width=18),
-                "" if row.accuracy is None else f"{row.accuracy:.1%}",
+                "" if row.value is None else self._score.text(row.value, 1),
                 "" if row.outcome is None else format_count(row.outcome.flops),
             )
         done = sum(row.outcome is not None for row in self._rows.values())
@@ -172,10 +180,6 @@ def _title(job: Job) -> str:
     if isinstance(job, FromScratchJob):
         return job.key
     return f"trial {job.number}" + (f", seed {job.repeat}" if job.repeat else "")
-
-
-def _found(outcome: Outcome) -> str:
-    return f"{outcome.validation_score:.1%} at {format_count(outcome.flops)}"
 
 
 def _what(job: Job) -> str:

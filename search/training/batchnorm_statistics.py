@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -11,13 +12,16 @@ from search.data.data import Batch
 from search.tasks.task import Task, called, has_own
 
 
-def estimate_statistics(model: nn.Module, batches: Iterable[Batch], task: Task) -> None:
+def estimate_statistics(
+    model: nn.Module, batches: Iterable[Batch], task: Task, device: torch.device
+) -> None:
     """Replace the running statistics by the means over these minibatches, in training mode.
 
     The network runs as in a step of the task's training, so that whatever a minibatch is, and
-    whatever the network reads, will do.
+    whatever the network reads, will do. Random numbers, also those of `device`, are left alone.
     """
-    update_bn(((batch,) for batch in batches), _Steps(model, task))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        update_bn(((batch,) for batch in batches), _Steps(model, task))
 
 
 class _Steps(nn.Module):

@@ -36,6 +36,7 @@ class Distillation(Task):
         self, task: Task, teacher: nn.Module, *, temperature: float, weight: float
     ) -> None:
         self.score, self._task, self._teacher = task.score, task, teacher
+        self.takes_class_shares = task.takes_class_shares
         self._temperature, self._weight = temperature, weight
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
@@ -72,11 +73,12 @@ def distilled(
 
     input_shape: (C, H, W) of an image, or of what else is read.
     trust: modules that may make the teacher.
-    Raises ConfigError for a teacher of other images or classes, ArchitectureError for a folder
-    that cannot be loaded.
+    Raises ConfigError for a teacher of other images or classes and for a task without classes,
+    ArchitectureError for a folder that cannot be loaded.
     """
     if not config.distill_from:
         return task
+    check_imitation(task)
     check_teacher(config.distill_from, input_shape, classes)
     teacher = load(config.distill_from, trust=trust).to(device)
     for parameter in teacher.parameters():
@@ -84,6 +86,16 @@ def distilled(
     return Distillation(
         task, teacher, temperature=config.distill_temperature, weight=config.distill_weight
     )
+
+
+def check_imitation(task: Task) -> None:
+    """Raise ConfigError for a task whose outputs are no logits of classes."""
+    if not task.takes_class_shares:
+        raise ConfigError(
+            f"distillation softens outputs that are logits of classes: a task whose score is "
+            f"{task.score.name} has none, leave distill and distill_from out",
+            field="distill",
+        )
 
 
 def check_teacher(path: str, input_shape: InputShape, classes: Sequence[str]) -> None:

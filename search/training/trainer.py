@@ -1,15 +1,13 @@
-"""Training and measuring one network: the recipes of the papers, deterministic on a CPU.
+"""Training and measuring one network, deterministic on a CPU.
 
-SGD with momentum 0.9, Nesterov's or the classical one; the learning rate falls by a schedule;
-σBN scales learn 10 times faster and without weight decay (RNI, section 5.1). The validation part
-is measured after every epoch, in float32; the test part is never looked at.
+The validation part is measured after every epoch, in float32; the test part is never looked at.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,14 +18,17 @@ from torch import Tensor, nn
 
 from pruning.cost import ExampleInput, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
-from pruning.optimizer_groups import SCALE_LEARNS_FASTER, parameter_groups
 from search.config.training_config import TrainingConfig
-from search.data.data import Data, num_samples, samples_trained_on
+from search.data.data import Data, num_samples, samples_trained_on, steps_per_epoch
 from search.tasks.task import Task
+from search.training.augmentation import target_mixing, varied
+from search.training.averaging import AveragedWeights
+from search.training.distillation import check_imitation
+from search.training.optimizers import Stepper
+from search.training.schedules import learning_rates
 
 Penalty = Callable[[nn.Module], Tensor]
 
-_MOMENTUM = 0.9
 _BF16_PAYS_FROM_PIXELS = 16 * 16
 
 
@@ -36,7 +37,8 @@ class EpochReport:
     """One epoch: `epoch` counts from 1, losses are means over the images trained on.
 
     `train_loss` is the task's loss alone, `penalty` what was added to it; `validation_score` is
-    the task's score; `images_seen` counts from the start of training.
+    the task's score; `learning_rate` that of the last step; `images_seen` counts from the start of
+    training.
     """
 
     epoch: int
@@ -61,33 +63,8 @@ class TrainingReport:
 
     @property
     def images_seen(self) -> int:
-        """Training images processed, repetitions counted."""
-        return self.epochs[-1].images_seen
-
-
-def learning_rate(config: TrainingConfig, epoch: int, epochs: int) -> float:
-    """The rate of ordinary parameters in `epoch` (from 0), by the configured schedule.
-
-    rni: a tenth from 50 % of the epochs, again from 75 % (RNI, section 5.1).
-    copycat: a fifth from 30 %, again from 60 % and 90 %: of 200 epochs every 60 (Crowley et al.,
-    implementation details).  constant: as at first.
-    """
-    if config.schedule == "constant":
-        return config.learning_rate
-    if config.schedule == "copycat":
-        return float(config.learning_rate / 5 ** (10 * epoch // (3 * epochs)))
-    drops = (2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)
-    return float(config.learning_rate / 10**drops)
-
-
-def total_push(config: TrainingConfig, epochs: int, steps_per_epoch: int) -> float:
-    """Σ over steps of lr_σ(t) / (1 − momentum), lr_σ being the rate of σBN scales and gates.
-
-    A penalty of strength λ_S moves a scale by about λ_S times this (where its gradient is
-    one), so λ_S for another schedule follows from a wanted push: push / total_push.
-    """
-    rates = sum(learning_rate(config, epoch, epochs) for epoch in range(epochs))
-    return SCALE_LEARNS_FASTER * rates * steps_per_epoch / (1 - _MOMENTUM)
+        """Training images processed, repetitions counted; 0 of no epochs."""
+        return self.epochs[-1].images_seen if self.epochs else 0
 
 
 def training_precision(device: torch.device, example_input: ExampleInput) -> torch.dtype:
@@ -118,6 +95,14 @@ def _has_amx() -> bool:
     return capabilities is not None and bool(capabilities().get("amx_bf16", False))
 
 
+def check_recipe(config: TrainingConfig, data: Data, task: Task) -> None:
+    """Raise ConfigError for what `config` asks for and these data or this task do not allow."""
+    varied(data, config)
+    target_mixing(config, task, len(data.classes))
+    if config.teacher:
+        check_imitation(task)
+
+
 class Trainer:
     """One training run, an epoch at a time, that can be stored and continued in between.
 
@@ -125,6 +110,10 @@ class Trainer:
     `penalty(model)`, a scalar, is added to the loss of every step, and `after_step(model)` called
     after it. The order of samples, their augmentation and the model's own random numbers (dropout)
     depend on `seed` and the epoch alone, and torch's global generators are left as they were.
+
+    Where a running average of the weights is kept, `model` holds it between epochs: the average
+    is what is measured, pruned and stored.
+    Raises ConfigError as `check_recipe` does.
     """
 
     def __init__(
@@ -145,10 +134,16 @@ class Trainer:
         self._model, self._task = model.to(device), task
         self._epochs, self._config, self._seed = epochs, config, seed
         self._device, self._penalty, self._after_step = device, penalty, after_step
-        self._train = data.loader("train", batch_size=config.batch_size, device=device)
+        self._mixed = target_mixing(config, task, len(data.classes))
+        self._train = varied(data, config).loader(
+            "train", batch_size=config.batch_size, device=device
+        )
         self._validation = data.loader("validation", device=device)
         self._precision = training_precision(device, data.sample.inputs)
-        self._optimizer = _optimizer(model, config)
+        self._num_steps = steps_per_epoch(data.count("train"), config.batch_size)
+        self._rates = learning_rates(config, epochs, self._num_steps)
+        self._stepper = Stepper(self._model, config)
+        self._average = AveragedWeights(self._model, config.ema_decay) if config.ema_decay else None
         self.reports: tuple[EpochReport, ...] = ()
 
     @property
@@ -166,17 +161,17 @@ class Trainer:
             on_epoch(self.run_epoch())
 
     def run_epoch(self) -> EpochReport:
-        """Train on every sample once, then measure the validation accuracy.
+        """Train on every sample once, then measure the validation score.
 
         Raises TrainingDivergedError when the mean loss or the score is not finite.
         """
         epoch = len(self.reports)
-        rate = learning_rate(self._config, epoch, self._epochs)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["lr_factor"]
+        rates = self._rates[epoch * self._num_steps :][: self._num_steps].tolist()
         seed = seed_of_epoch(self._seed, epoch)
+        self._exchange_average()
         with seeded(seed, self._device), in_mode(self._model, training=True):
-            images, loss, penalty = self._steps(torch.Generator().manual_seed(seed))
+            images, loss, penalty = self._steps(torch.Generator().manual_seed(seed), rates)
+        self._exchange_average()
         if not math.isfinite(loss + penalty):
             raise TrainingDivergedError(
                 f"training diverged in epoch {epoch + 1} of {self._epochs}: the loss is "
@@ -188,7 +183,7 @@ class Trainer:
             train_loss=loss,
             penalty=penalty,
             validation_score=self._task.measured(self._model, self._validation),
-            learning_rate=rate,
+            learning_rate=rates[-1],
             images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
         )
         self.reports = (*self.reports, report)
@@ -196,23 +191,35 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
+        average = self._average
         return {
             "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._stepper.state_dict(),
+            "average": None if average is None else average.state_dict(),
             "reports": [asdict(report) for report in self.reports],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a Trainer made with the same arguments."""
         self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._stepper.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self.reports = tuple(EpochReport(**report) for report in state["reports"])
 
-    def _steps(self, generator: torch.Generator) -> tuple[int, float, float]:
-        """One epoch of steps: samples seen, mean loss, mean penalty."""
+    def _exchange_average(self) -> None:
+        """Put the average where the weights are that steps are taken from, and the other way."""
+        if self._average is not None:
+            self._average.swap(self._model)
+
+    def _steps(
+        self, generator: torch.Generator, rates: Sequence[float]
+    ) -> tuple[int, float, float]:
+        """One epoch of steps at these rates: samples seen, mean loss, mean penalty."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         num_seen = 0
-        for batch in self._train.shuffled(generator):
+        for step, samples in enumerate(self._train.shuffled(generator)):
+            batch = self._mixed(samples)
             with torch.autocast(
                 self._device.type, self._precision, enabled=self._precision != torch.float32
             ):
@@ -223,16 +230,16 @@ class Trainer:
                     "that requires gradients (requires_grad, torch.no_grad, detach)"
                 )
             penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
-            self._optimizer.zero_grad()
-            (loss + penalty).backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
+            self._stepper.step(loss, penalty, rates[min(step, len(rates) - 1)])
             if self._after_step is not None:
                 self._after_step(self._model)
+            if self._average is not None:
+                self._average.update(self._model)
             size = num_samples(batch)
             num_seen += size
             # Summed on the device: reading a number back would stall the accelerator.
             sums += torch.stack([loss, penalty]).detach() * size
-        self._optimizer.zero_grad()
+        self._stepper.forget_gradients()
         loss_sum, penalty_sum = sums.tolist()
         return num_seen, loss_sum / num_seen, penalty_sum / num_seen
 
@@ -272,16 +279,6 @@ def train(
         if on_epoch is not None:
             on_epoch(report)
     return TrainingReport(trainer.reports, time.perf_counter() - started)
-
-
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """SGD with momentum and σBN scales and gates in a group of their own, with its `lr_factor`."""
-    rate, decay = config.learning_rate, config.weight_decay
-    return torch.optim.SGD(
-        parameter_groups(model, lr=rate, weight_decay=decay),
-        momentum=_MOMENTUM,
-        nesterov=config.nesterov,
-    )
 
 
 def seed_of_epoch(seed: int, epoch: int) -> int:

@@ -71,6 +71,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
         "equal_compute": result.equal_compute,
         "images": result.images,
         "compute": result.compute,
+        "score": preflight.score.to_mapping(),
         "validation_score": context.score(model, "validation", data),
         "test_score": context.score(model, "test", data),
         "details": dict(result.details),

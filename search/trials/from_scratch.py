@@ -1,17 +1,18 @@
-"""One member of a family, trained from scratch."""
+"""One member of a family, or the base network, trained from scratch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
-from search.training.distillation import distilled
 from search.training.own_loop import trainer_for
+from search.training.trainer import TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.job_context import JobContext, Report, fresh_base
 from search.trials.jobs import FromScratchJob, Outcome
@@ -21,35 +22,31 @@ from search.trials.staged_training import StagedTraining
 def train_from_scratch(
     job: FromScratchJob, context: JobContext, data: Data, report: Report
 ) -> Outcome:
-    """Build the member's shape with fresh weights, train it from scratch, store it."""
+    """Build the member's shape with fresh weights, train it from scratch, store it.
+
+    The base network begins with the weights that were given, if there are any, and learns from
+    nobody.
+    """
     context = _context_of(job, context)
     config, preflight = context.config, context.preflight
     profile, epochs = job.profile, member_epochs(job, context)
     number = job.trial if job.trial is not None else 0
     seed = config.seed_of(number) if job.seed is None else job.seed
-    base, recipe = fresh_base(preflight, seed)
-    model = build(
-        base, profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
-    )
+    starts_trained = job.origin == "base" and context.weights is not None
+    model = _first_network(job, context, seed)
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
-    task = distilled(
-        context.task,
-        replace(config.training, distill_from=context.teacher),
-        context.torch_device,
-        input_shape=preflight.input_shape,
-        classes=preflight.classes,
-        trust=preflight.builder.modules,
-    )
-    trainer = trainer_for(
-        model,
-        data,
-        task=task,
-        epochs=epochs,
-        config=config.training,
-        seed=seed,
-        device=context.torch_device,
-    )
-    trained = staged.train("from scratch", trainer)
+    trained = TrainingReport((), 0.0)
+    if epochs:
+        trainer = trainer_for(
+            model,
+            data,
+            task=context.task if job.origin == "base" else context.task_of_smaller,
+            epochs=epochs,
+            config=config.training if starts_trained else config.training.for_scratch(),
+            seed=seed,
+            device=context.torch_device,
+        )
+        trained = staged.train("from scratch", trainer)
     flops = preflight.graph_of(profile).cost(profile.widths).flops
     result = Finished(
         job.key,
@@ -63,15 +60,32 @@ def train_from_scratch(
         compute=float(trained.images_seen * flops),
         equal_compute=config.training.equal_compute or job.equal_compute,
         details={} if job.rho is None else {"rho": job.rho},
-        record=_record(job, epochs, config.training.distill_from),
+        record=_record(job, context, epochs),
         curve=staged.records,
     )
     return store(result, model, context, data)
 
 
-def _record(job: FromScratchJob, epochs: int, teacher: str) -> dict[str, object]:
+def _first_network(job: FromScratchJob, context: JobContext, seed: int) -> nn.Module:
+    """What training begins with."""
+    preflight = context.preflight
+    if job.origin == "base" and context.weights is not None:
+        return context.first_network(seed)
+    base, recipe = fresh_base(preflight, seed)
+    return build(
+        base, job.profile, preflight.example_input, seed, graph=preflight.graph, recipe=recipe
+    )
+
+
+def _record(job: FromScratchJob, context: JobContext, epochs: int) -> dict[str, object]:
     """What its provenance says of its training alone."""
-    optional = {"seed": job.seed, "budget": job.budget, "distill_from": teacher}
+    is_base = job.origin == "base"
+    optional = {
+        "seed": job.seed,
+        "budget": job.budget,
+        "distill_from": "" if is_base else context.config.training.teacher,
+        "weights": context.config.weights if is_base else "",
+    }
     return {"epochs": epochs} | {n: v for n, v in optional.items() if v not in (None, "")}
 
 
@@ -86,8 +100,13 @@ def _context_of(job: FromScratchJob, context: JobContext) -> JobContext:
 
 
 def member_epochs(job: FromScratchJob, context: JobContext) -> int:
-    """How long the member trains: as many epochs as all, or more at equal compute."""
+    """How long the member trains: as many epochs as all, or more at equal compute.
+
+    The base network is as it is where its weights were given.
+    """
     training, preflight = context.config.training, context.preflight
+    if job.origin == "base" and context.is_base_trained:
+        return 0
     if job.equal_compute:
         training = replace(training, equal_compute=True)
     if not training.equal_compute:  # saves tracing shapes that lack structures

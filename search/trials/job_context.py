@@ -13,12 +13,17 @@ from torch import nn
 from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
 from search.data.data import Data, Part
-from search.storage.layout import JOBS_FOLDER
+from search.models.weights import TrainedWeights
+from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE, JOBS_FOLDER
 from search.tasks import registry as tasks
 from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
+from search.training.distillation import distilled
 from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
+
+STATISTICS_BATCHES = 8
+"""Minibatches from which batch-norm statistics are estimated again where a network was changed."""
 
 Report = Callable[[Sequence[EpochRecord]], None]
 """Passes on epochs; the first call after a restart has all those that are done."""
@@ -30,6 +35,7 @@ class JobContext:
 
     start: the folder that relative paths of the settings are meant from; empty for the current one.
     own_task: a task that was given in Python; the settings cannot name it.
+    weights: that trials start from; None for those that are drawn for each.
     """
 
     config: SearchConfig
@@ -37,6 +43,7 @@ class JobContext:
     device: str
     start: str = ""
     own_task: Task | None = None
+    weights: TrainedWeights | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -51,8 +58,27 @@ class JobContext:
     @property
     def teacher(self) -> str:
         """The folder of the network that is to be imitated; empty for none."""
-        folder = self.config.training.distill_from
-        return os.path.join(self.start, folder) if folder else ""
+        training = self.config.training
+        if training.distill_from:
+            return os.path.join(self.start, training.distill_from)
+        base = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return str(base) if training.distill else ""
+
+    @property
+    def imitates_base(self) -> bool:
+        """Whether networks learn from the trained base network, which has to be there before."""
+        own = self.directory / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        return bool(self.teacher) and Path(self.teacher) == own
+
+    @property
+    def is_base_trained(self) -> bool:
+        """Whether the given weights are those of the base network as it is, head and all."""
+        return self.weights is not None and not self.weights.new_head
+
+    def first_network(self, seed: int) -> nn.Module:
+        """The base network with the given weights, or with those drawn from `seed`."""
+        model, _ = fresh_base(self.preflight, seed)
+        return model if self.weights is None else self.weights.fill(model)
 
     def sent(self) -> JobContext:
         """The same for processes that may have another current folder."""
@@ -66,6 +92,19 @@ class JobContext:
     def task(self) -> Task:
         """What is learned."""
         return self.own_task or tasks.resolve(self.config.task)
+
+    @property
+    def task_of_smaller(self) -> Task:
+        """What a smaller network learns: the task, and from the teacher, where there is one."""
+        preflight = self.preflight
+        return distilled(
+            self.task,
+            replace(self.config.training, distill_from=self.teacher),
+            self.torch_device,
+            input_shape=preflight.input_shape,
+            classes=preflight.classes,
+            trust=preflight.builder.modules,
+        )
 
     def score(self, model: nn.Module, part: Part, data: Data) -> float:
         """Of `model`, which is moved to the device, on a part of the data; see Task.measured."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost
 from pruning.structure_removal.structures import Kind, Structure
+from search.storage.layout import BASE_ARCHITECTURE
 from search.trials.search_space import Proposal
 
 Origin = Literal[
@@ -105,6 +106,9 @@ class FromScratchJob:
         return WidthProfile(self.widths, tuple(Structure(*pair) for pair in self.removed))
 
 
+BASE = FromScratchJob(BASE_ARCHITECTURE, "base", widths={})
+"""The network itself, trained unless its weights are given: what all others are held against."""
+
 Job = TrialJob | FromScratchJob
 
 
@@ -130,8 +134,8 @@ def _suffix(repeat: int) -> str:
 class Outcome:
     """A trained and stored architecture.
 
-    flops, params: as certified by fvcore.  Accuracies are in [0, 1]; test accuracy was
-    measured once, when the architecture was stored, and decides nothing.
+    flops, params: as certified by fvcore.  Scores are of the task's kind; that of the test split
+    was measured once, when the architecture was stored, and decides nothing.
     profile: digest of the shape.  path: folder below the search's own.
     seed: of weights and batches.  equal_compute: whether it trained longer than the others for
         costing less.  images: training images that the whole way to it took, repetitions counted.
@@ -139,7 +143,7 @@ class Outcome:
         forward run each; those before pruning cost as many as the base network.
     weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
         out.
-    details: further measurements, such as the accuracy before and after pruning.
+    details: further measurements, such as the score before and after pruning.
     inexact: groups that were narrowed though others then take other values.
     """
 
@@ -320,3 +324,27 @@ class JobList:
 
     def ended(self, job: Job, ending: Ending) -> None:
         """Nothing waits for the results."""
+
+
+class OneAfterAnother:
+    """Several sources as one: the jobs of the first, then those of the next."""
+
+    def __init__(self, *sources: JobSource) -> None:
+        self._sources = sources
+        self._owner: dict[str, JobSource] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sources))
+
+    def next(self) -> Job | None:
+        for source in self._sources:
+            if (job := source.next()) is not None:
+                self._owner[job.key] = source
+                return job
+        return None
+
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        self._owner[job.key].finished(job, outcomes)
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        self._owner[job.key].ended(job, ending)

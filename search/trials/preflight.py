@@ -27,6 +27,7 @@ from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
+from search.tasks.score import ACCURACY, Score
 from search.tasks.task import Task, called, words_for
 
 
@@ -37,6 +38,9 @@ class Preflight:
     groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
     floor: the least cost that every granularity of the search can reach.
+    base_score: of the network with the trained weights that were given, on validation data; None
+        without such, or where it was not measured.  weights: what is to be said of them, in lines.
+    score: what networks are compared by, beside their cost.
     """
 
     builder: Builder
@@ -47,6 +51,9 @@ class Preflight:
     limits: Budget
     base: Cost
     floor: Cost
+    base_score: float | None = None
+    weights: tuple[str, ...] = ()
+    score: Score = ACCURACY
 
     @property
     def example_input(self) -> ExampleInput:
@@ -90,6 +97,7 @@ class Preflight:
         base, floor = (_counts(cost, names) for cost in (self.base, self.floor))
         lines = [
             f"base network  {base}  (fvcore, eval mode; 1 multiply-add = 1 FLOP)",
+            *(f"weights       {line}" for line in self.weights),
             f"reachable     {floor}  and more",
         ]
         for bound, limit in zip(self.budget.bounds, self.limits.bounds, strict=True):
@@ -130,9 +138,9 @@ def check(
         ) from error
     config.restrictions.check(whole)
     graph = config.restrictions.of(whole)
-    learned = task or tasks.resolve(config.task)
-    _check_output(config, model, sample, learned)
-    _check_loss(config, learned)
+    task = task or tasks.resolve(config.task)
+    _check_output(config, model, sample, task)
+    _check_loss(config, task)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -143,15 +151,15 @@ def check(
         if not limits.allows(floor):
             raise unreachable(limits, floor)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor)
+    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
 
 
 def _check_loss(config: SearchConfig, task: Task) -> None:
     """CriterionError if a method cannot judge by the loss that the task has."""
     for name in config.criteria:
-        if (chosen := method(name)).criterion is not None:
+        if (make := method(name).criterion) is not None:
             try:
-                chosen.judge(criterion_loss(task))
+                make({}).by_loss(criterion_loss(task))
             except CriterionError as error:
                 learned = type(task).__name__
                 raise CriterionError(f"{name} cannot judge by {learned}: {error}") from error
@@ -162,7 +170,7 @@ def judged_groups(
 ) -> tuple[str, ...]:
     """The groups that every one of these methods can judge and the search may prune."""
     covered = [
-        chosen.judge().covers(chosen.prepared(model, 0), graph)
+        chosen.criterion({}).covers(chosen.prepared(model, 0), graph)
         for chosen in map(method, criteria)
         if chosen.criterion is not None
     ]

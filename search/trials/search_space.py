@@ -62,7 +62,8 @@ class SearchSpace:
     """The methods to choose from with the settings of each, and the range of the target.
 
     total_push: Σ over the steps of sparse training of learning rate / (1 − momentum), of σBN
-        scales and gates: the push at a strength of 1.
+        scales and gates: the push at a strength of 1; 0 without sparse training, where settings
+        of methods, all of them of penalties, have no effect and are no dimensions.
     criteria, granularities: at least one of each; a dimension only where there are several.
     target_flops: least and most, drawn log-uniformly.
     """
@@ -142,6 +143,8 @@ class SearchSpace:
     def _settings(
         self, criterion: str, granularity: str
     ) -> Iterator[tuple[str, FloatDistribution]]:
+        if not self.total_push:
+            return
         for name, values in method(criterion).settings.items():
             yield f"{criterion}.{name}", self._distribution(values)
         for part in parts_of(granularity):

@@ -75,7 +75,8 @@ class SparseNetwork:
     """A network under a proposal: what is trained, its penalty, and its pruned form.
 
     base: with first weights; it may be used up.
-    loss: what criteria that need one judge by.
+    loss: by which criteria judge; their own by default.
+    is_trained: whether those are trained ones, whose scales σBN then starts from.
     model: what is to be trained in its place, on `device`.
     """
 
@@ -88,13 +89,15 @@ class SparseNetwork:
         *,
         seed: int,
         device: torch.device,
-        loss: Loss | BatchLoss,
+        loss: Loss | BatchLoss | None = None,
+        is_trained: bool = False,
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight
         self._loss = loss
         self._method = method(proposal.criterion)
         self._example_input = moved(preflight.example_input, device)
-        self.model = self._method.prepared(base, seed).to(device)
+        trained_on = preflight.example_input if is_trained else None
+        self.model = self._method.prepared(base, seed, trained_on).to(device)
         gated = self._gated_granularities
         if gated:
             self.model = ScalingFactors(
@@ -106,7 +109,7 @@ class SparseNetwork:
                 restrictions=config.restrictions,
                 seed=seed,
             )
-        make = self._method.regularizer
+        make = self._method.regularizer if config.training.epochs else None
         self._regularizer = make(proposal.settings_of_criterion) if make else None
 
     @property
@@ -178,9 +181,14 @@ class SparseNetwork:
         self, model: nn.Module, graph: ChannelGraph, groups: Collection[str], batches: Batches
     ) -> dict[str, Tensor]:
         """Of these groups; gates may have left none."""
+        criterion = self._method.criterion
+        assert criterion is not None, self._method
         if not groups:
             return {}
-        scores = self._method.judge(self._loss).score(model, graph, batches)
+        judge = criterion(self._proposal.settings_of_criterion)
+        if self._loss is not None:
+            judge = judge.by_loss(self._loss)
+        scores = judge.score(model, graph, batches)
         return {name: scores[name] for name in groups}
 
     def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:

@@ -89,6 +89,11 @@ class StagedTraining:
         self._trainer = None
         self._save()
 
+    @property
+    def images(self) -> int:
+        """Training images that all stages have looked at so far, repetitions counted."""
+        return self.records[-1].images if self.records else 0
+
     def curve(self, own: int, epochs_before: int) -> list[EpochRecord]:
         """The first `epochs_before` epochs and the last `own`, numbered without a gap."""
         first = max(epochs_before, len(self.records) - own)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pruning.cost import Bound, Budget
@@ -31,13 +30,14 @@ from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
-from search.trials.job_context import JobContext, Report, fresh_base
+from search.trials.job_context import (
+    STATISTICS_BATCHES,
+    JobContext,
+    Report,
+)
 from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
 from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import StagedTraining
-
-_STATISTICS_BATCHES = 8
-"""Minibatches from which batch-norm statistics are estimated again after a trial pruning."""
 
 
 def perform(job: Job, context: JobContext, data: Data, report: Report) -> tuple[Outcome, ...]:
@@ -115,19 +115,21 @@ class _Trial:
         self._prunes_first = method(job.proposal.criterion).prunes_untrained
         self._targets = self._own_and_further_targets()
         self._sparse = SparseNetwork(
-            fresh_base(context.preflight, self._seed)[0],
+            context.first_network(self._seed),
             job.proposal,
             context.config,
             context.preflight,
             seed=self._seed,
             device=context.torch_device,
             loss=criterion_loss(context.task),
+            is_trained=context.weights is not None,
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         is_judged = self._config.study.early_stopping and not job.repeat
         folder = context.directory / RUNGS_FOLDER
-        self._halving = Halving(folder, self._training.epochs) if is_judged else None
+        score = context.preflight.score
+        self._halving = Halving(folder, self._training.epochs, score) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
@@ -135,13 +137,13 @@ class _Trial:
         if staged.stage == 0:
             products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
             states = [product.to_state() for product in products]
-            staged.advance({"products": states, "images": staged.records[-1].images})
+            staged.advance({"products": states, "images": staged.images})
         outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
         for state in staged.notes["products"][len(outcomes) :]:
             outcomes.append(self._fine_tuned(_Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use
             done = [outcome.to_mapping() for outcome in outcomes]
-            staged.advance({"outcomes": done, "images": staged.records[-1].images})
+            staged.advance({"outcomes": done, "images": staged.images})
         return tuple(outcomes)
 
     def _own_and_further_targets(self) -> list[int]:
@@ -171,7 +173,13 @@ class _Trial:
         sparse = self._train(
             "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
         )
-        before = {"score_before_pruning": sparse.validation_score}
+        if not sparse.epochs and method(self._job.proposal.criterion).uses_sigmoid:
+            self._estimate_statistics(self._sparse.model)  # which the offsets have left behind
+        before = {
+            "score_before_pruning": sparse.validation_score
+            if sparse.epochs
+            else self._context.score(self._sparse.model, "validation", self._data)
+        }
         if (sparsity := self._sparse.sparsity) is not None:
             before["sparsity"] = sparsity
         products = [self._product(100, self._targets[0], before)]
@@ -186,9 +194,9 @@ class _Trial:
     def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
-        accuracy = self._context.score(model, "validation", self._data)
+        after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(percent)
-        details = {**before, "score_after_pruning": accuracy}
+        details = {**before, "score_after_pruning": after}
         return _Product(key, pruning, details, model.state_dict())
 
     def _pruning(self, target: int) -> Pruning:
@@ -216,14 +224,18 @@ class _Trial:
         except UnreachableBudgetError:
             return  # gates may still close
         model = self._sparse.without(pruning)
-        with torch.random.fork_rng(devices=_generators(self._context.torch_device)):
-            estimate_statistics(model, self._batches(_STATISTICS_BATCHES), self._context.task)
-        accuracy = self._context.score(model, "validation", self._data)
-        self._judge(epoch, accuracy, self._flops(pruning))
+        self._estimate_statistics(model)
+        value = self._context.score(model, "validation", self._data)
+        self._judge(epoch, value, self._flops(pruning))
 
-    def _judge(self, epoch: EpochReport, accuracy: float, flops: int) -> None:
+    def _estimate_statistics(self, model: nn.Module) -> None:
+        """Those of batch normalisations, anew, from a few minibatches."""
+        context, batches = self._context, self._batches(STATISTICS_BATCHES)
+        estimate_statistics(model, batches, context.task, context.torch_device)
+
+    def _judge(self, epoch: EpochReport, value: float, flops: int) -> None:
         if self._halving is not None and epoch.epoch in self._halving.rungs:
-            self._halving.require_worth(self._job.key, epoch.epoch, accuracy, flops)
+            self._halving.require_worth(self._job.key, epoch.epoch, value, flops)
 
     def _train(
         self,
@@ -233,14 +245,16 @@ class _Trial:
         *,
         after_epoch: Any = None,
     ) -> TrainingReport:
-        """One stage; a sparse network with what its method adds to the loss."""
+        """One stage; a sparse network with what its method adds to the loss, without a teacher."""
         is_first = stage != "fine-tuning"
         config = self._training if is_first else self._training.for_fine_tuning()
+        if is_first and not config.epochs:
+            return TrainingReport((), 0.0)
         trainer = trainer_for(
             model,
             self._data,
-            task=self._context.task,
-            epochs=config.epochs if is_first else config.fine_tune_epochs,
+            task=self._context.task if sparse is not None else self._context.task_of_smaller,
+            epochs=config.epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -255,7 +269,7 @@ class _Trial:
         model.load_state_dict(product.weights)
         tuned = self._train("fine-tuning", model)
         flops, training = self._flops(product.pruning), self._training
-        before = self._staged.records[training.epochs - 1].images
+        before = self._staged.records[training.epochs - 1].images if training.epochs else 0
         before_flops = flops if self._prunes_first else self._preflight.base.flops
         scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
         judged = {"criterion": self._job.proposal.criterion, "scores": scores}
@@ -270,6 +284,7 @@ class _Trial:
             images=before + tuned.images_seen,
             compute=float(before * before_flops + tuned.images_seen * flops),
             details=product.details,
+            record={"distill_from": teacher} if (teacher := training.teacher) else {},
             curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
             files={SCORES_FILE: judged} if scores else {},
         )
@@ -282,8 +297,3 @@ def _with_target(limits: Budget, target_flops: int) -> Budget:
     lowered = target_flops if flops is None else min(target_flops, int(flops))
     others = tuple(bound for bound in limits.bounds if bound.quantity != "flops")
     return Budget((Bound("flops", lowered), *others))
-
-
-def _generators(device: torch.device) -> Sequence[torch.device]:
-    """Devices whose random numbers are to be left alone; the CPU's always are."""
-    return [device] if device.type == "cuda" else []

@@ -126,6 +126,29 @@ def test_weights_to_be_downloaded_are_refused(
         assert "would download weights: pass" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        ("timm.models:resnet10t", {"pretrained": True}, "would download weights"),
+        ("timm.models:resnet10t", {"checkpoint_path": "x.pth"}, "would download weights"),
+        ("timm.models:resnet10t", {"pretrained_cfg_overlay": {"file": "x"}}, "download weights"),
+        ("timm.models:create_model", {"model_name": "resnet10t"}, "which makes no networks"),
+        ("timm.models:load_checkpoint", {"checkpoint_path": "x.pth"}, "which makes no networks"),
+        ("timm.models:resnet.build_model_with_cfg", {}, "which makes no networks"),
+        ("timm.models:resnet10t.__call__", {}, "is not trusted"),
+        ("timm:create_model", {"model_name": "resnet10t"}, "is not trusted"),
+    ],
+)
+def test_of_timm_only_networks_run_and_without_any_file(
+    copied: Path, target: str, arguments: dict[str, object], message: str
+) -> None:
+    pytest.importorskip("timm")
+    builder = {"target": target, "arguments": arguments}
+    edit(copied, lambda content: content.update(builder=builder))
+    with pytest.raises(ArchitectureError, match=message):
+        load(copied)
+
+
 @pytest.mark.parametrize("argument", [{"weights": None}, {"pretrained": False}])
 def test_weights_that_are_not_asked_for_are_no_obstacle(
     copied: Path, argument: dict[str, object]

@@ -80,7 +80,7 @@ def test_the_table_shows_each_origin_with_its_average_and_its_members(page, view
     headers = page.get_by_role("columnheader").evaluate_all(
         "headers => headers.map(h => [h.getBoundingClientRect().left, h.innerText.trim()])"
     )
-    columns = ["validation_score", "test_score", "flops", "num_params", "espalier.on_front"]
+    columns = ["validation_accuracy", "test_accuracy", "flops", "num_params", "espalier.on_front"]
     seen = dict.fromkeys(name for _, name in sorted(headers) if name in columns)
     assert list(seen) == columns
     # best first, and neither the search itself nor a trial among them
@@ -94,8 +94,8 @@ def test_the_table_shows_each_origin_with_its_average_and_its_members(page, view
 
 def test_the_chart_has_a_point_for_every_architecture_in_the_colour_of_its_origin(page, views):
     opened(page, views.chart)
-    page.get_by_text("flops vs. validation_score").wait_for()
-    page.get_by_text("epoch_validation_score").first.wait_for()
+    page.get_by_text("flops vs. validation_accuracy").wait_for()
+    page.get_by_text("epoch_validation_accuracy").first.wait_for()
     first = page.locator(".js-plotly-plot").first
     first.locator(".scatterlayer .point").nth(NUM_EACH * len(ORIGINS) - 1).wait_for()
     points = first.locator(".scatterlayer .point")

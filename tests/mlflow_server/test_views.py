@@ -4,7 +4,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from recorded import ORIGINS, record_search
+from recorded import MEAN_ABSOLUTE_ERROR, ORIGINS, record_search
 
 from mlflow_server import TrackingError, connect, schema, store_uri, view_links
 
@@ -57,7 +57,8 @@ def test_over_http_links_lead_to_the_server(server_url):
 def test_only_what_is_recorded_is_shown(uri):
     """A name that the schema does not have would be an empty column or chart."""
     view_links(uri, "digits")
-    metrics = {field.name for field in schema.FIELDS if field.kind == "metric"}
+    fields = [field for field in schema.FIELDS if field.kind == "metric"]
+    metrics = {schema.of_score(field.name) for field in fields}
     for state in states(uri).values():
         assert state["searchFilter"] == "tags.`espalier.kind` = 'architecture'"
         shown = {column.split("`")[1] for column in state["selectedColumns"]}
@@ -68,6 +69,34 @@ def test_only_what_is_recorded_is_shown(uri):
             keys = [card.get("metricKey"), card.get("xaxis", {}).get("key")]
             assert set(keys) - {None} <= metrics
             assert card["metricSectionId"] == state["compareRunSections"][0]["uuid"]
+
+
+def test_views_are_of_the_score_that_the_search_is_measured_by(store: Path):
+    """Sorted so that the best comes first: the least, of an error."""
+    uri = store_uri(store)
+    record_search(connect(uri, "digits"), 1, num_epochs=2, score=MEAN_ABSOLUTE_ERROR)
+    view_links(uri, "digits")
+    chart = json.loads(tags(uri)[KEYS[1]])
+    assert chart["name"] == "Espalier: mean absolute error against FLOPs"
+    for state in states(uri).values():
+        assert state["selectedColumns"][:2] == [
+            *("metrics.`validation_mean_absolute_error`", "metrics.`test_mean_absolute_error`"),
+        ]
+        assert state["orderByKey"] == "metrics.`validation_mean_absolute_error`"
+        assert state["orderByAsc"]
+        assert "accuracy" not in json.dumps(state)
+    (recorded,) = mlflow.MlflowClient(uri).search_runs(
+        [connect(uri, "digits").experiment_id], "tags.`espalier.key` = 'architecture/uniform-0'"
+    )
+    shown = {card.get("metricKey") for card in states(uri)[KEYS[1]]["compareRunCharts"]} - {None}
+    assert shown <= set(recorded.data.metrics)
+
+
+def test_the_best_accuracies_come_first(uri):
+    view_links(uri, "digits")
+    for state in states(uri).values():
+        assert state["orderByKey"] == "metrics.`validation_accuracy`"
+        assert not state["orderByAsc"]
 
 
 def test_views_that_are_there_are_left_alone(uri):

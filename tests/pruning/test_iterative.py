@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning import Budget, measure_cost, trace
+from pruning import Budget, ChannelGraph, Restrictions, measure_cost, removal_order, trace
 from pruning.criteria import (
+    BatchNormScale,
     Criterion,
     FirstOrderCriterion,
     Fisher,
     GradientMoments,
+    Oracle,
+    Random,
+    SigmoidScale,
     Taylor,
     TaylorSecondOrder,
     WeightMagnitude,
@@ -219,10 +224,114 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_weights(stop: int) -> None:
         assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.parametrize("criterion", [WeightMagnitude(), TaylorSecondOrder()])
-def test_a_criterion_of_another_kind_is_refused_at_once(criterion: Criterion) -> None:
-    with pytest.raises(CriterionError, match=f"got {type(criterion).__name__}"):
-        pruner_of(network(), criterion=criterion)
+DATA = list(batches(2, start=100))
+OTHERS = [WeightMagnitude(), BatchNormScale(), Random(2), TaylorSecondOrder(), Oracle()]
+named = pytest.mark.parametrize("criterion", OTHERS, ids=lambda c: type(c).__name__)
+
+
+@named
+def test_any_criterion_prunes_what_it_scores_lowest(criterion: Criterion) -> None:
+    """Step by step what it says of the network as it stands, whose channels are gone for real."""
+    pruner = pruner_of(
+        network(), "params=90%", criterion=criterion, batches=DATA, pace=Pace(1, 2, 50, 0.0)
+    )
+    optimizer = sgd(pruner.network)
+    for start in range(0, 6, 2):
+        advance(pruner, optimizer, batches(1, start))
+        model = pruner.network.model
+        weights = {name: p.detach().clone() for name, p in pruner.network.named_parameters()}
+        graph, before = trace(model, EXAMPLE), pruner.plan
+        if pruner.is_finished:
+            break
+        # nothing but the update of the weights lies between here and the pruning
+        expected: list[str] = []
+
+        def judge(_: object, graph: ChannelGraph = graph, found: list[str] = expected) -> None:
+            scores = criterion.score(pruner.network.model, graph, DATA)
+            found.append(removal_order(scores, graph)[0][0])
+
+        hook = optimizer.register_step_post_hook(lambda o, *_: judge(o))
+        advance(pruner, optimizer, batches(1, start + 1))
+        hook.remove()
+        (group,) = expected
+        assert len(pruner.plan.keep[group]) == len(before.keep.get(group, range(99))) - 1
+        assert any(weights[name].shape != p.shape for name, p in pruner.network.named_parameters())
+    assert pruner.network.mask.all()
+
+
+@named
+def test_any_criterion_ends_within_the_budget_and_can_go_on(criterion: Criterion) -> None:
+    settings: dict[str, Any] = {"criterion": criterion, "batches": DATA, "pace": Pace(1, 2)}
+    straight = pruner_of(network(), "params=60%", **settings)
+    optimizer = sgd(straight.network)
+    advance(straight, optimizer, batches(5))
+    assert not straight.is_finished
+
+    second = pruner_of(network(), "params=60%", **settings)
+    second.load_state_dict(straight.state_dict())
+    second.network.load_state_dict(straight.network.state_dict())
+    second_optimizer = sgd(second.network)
+    second_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for pruner, its_optimizer in ((straight, optimizer), (second, second_optimizer)):
+        advance(pruner, its_optimizer, batches(20, 5))
+    assert second.plan == straight.plan
+    limits = Budget.parse("params=60%").absolute(measure_cost(network(), EXAMPLE))
+    assert limits.allows(measure_cost(straight.finish(), EXAMPLE))
+    expected = straight.network.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in second.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": Oracle()}, "the oracle needs labelled data: pass batches="),
+        ({"criterion": Oracle(), "batches": iter(DATA)}, "a list, no iterator"),
+        ({"criterion": SigmoidScale()}, "BatchNormScale cannot judge any group of this network"),
+        (
+            {"criterion": BatchNormScale(), "groups": ["a"]},
+            "BatchNormScale cannot judge group 'a' of this network",
+        ),
+    ],
+)
+def test_what_a_criterion_lacks_is_found_out_before_any_training(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CriterionError, match=message):
+        pruner_of(network(), **options)
+
+
+def test_restrictions_hold_for_shares_of_the_whole_network() -> None:
+    floor = trace(network(), EXAMPLE).cost({"a": 5})
+    pruner = pruner_of(
+        network(),
+        f"params={floor.params}",
+        pace=Pace(2, 1, 1),
+        restrictions=Restrictions(("stem",), {"a": 0.5}),
+    )
+    advance(pruner, sgd(pruner.network), batches(8))
+    assert pruner.plan.widths == {"a": 5}
+    with pytest.raises(UnreachableBudgetError, match=f"nearest reachable: {floor.params:,}"):
+        pruner_of(
+            network(),
+            f"params={floor.params - 1}",
+            restrictions=Restrictions(("stem",), {"a": 0.5}),
+        )
+
+
+def test_whoever_changes_the_parameters_needs_the_optimizer() -> None:
+    pruner = pruner_of(network(), pace=Pace(2, 1, surgery_every=100))
+    with pytest.raises(ConfigError, match="pass the optimizer that trains them, got None"):
+        pruner.after_step(None)  # type: ignore[arg-type]
+    optimizer = sgd(pruner.network)
+    advance(pruner, optimizer, batches(2))
+    parameters = list(pruner.network.parameters())
+    with pytest.raises(ConfigError, match="pass the optimizer that trains them, got None"):
+        pruner.finish()
+    assert all(a is b for a, b in zip(parameters, pruner.network.parameters(), strict=True))
+    smaller = pruner.finish(optimizer)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in smaller.parameters()} == trained
+    assert pruner.finish() is smaller  # nothing is left to remove
 
 
 def test_an_optimizer_of_another_network_is_refused_at_the_first_step() -> None:

@@ -24,6 +24,7 @@ from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
+from search.tasks.score import ACCURACY, Score
 from search.trials.job_context import JobContext
 from search.trials.jobs import (
     EpochRecord,
@@ -40,6 +41,11 @@ from search.trials.trial import ending_of, perform
 
 Perform = Callable[..., tuple[Outcome, ...]]
 """What stands in for search.trials.trial.perform."""
+
+MEAN_IOU = Score("mean IoU")
+ABSOLUTE_ERROR = Score("mean absolute error", "minimize", is_share=False)
+SCORES = (ACCURACY, MEAN_IOU, ABSOLUTE_ERROR)
+"""Shares to maximise, of samples and of something else, and a number to minimise."""
 
 NUM_IMAGES = 240
 """Training images of the small searches, a fifth of them for validation."""

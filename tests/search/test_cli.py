@@ -22,6 +22,7 @@ from samples import Completed, FinishedSearch, espalier, outcome, small_config
 
 import copycat
 from pruning import Cost, measure_cost
+from pruning.cost import format_count
 from pruning.errors import SearchFailedError
 from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
@@ -66,6 +67,8 @@ def one_line(completed: Completed) -> str:
 
 
 CHANGED_FLAGS = {
+    "weights": "trained.pt",
+    "weights-digest": "0123",
     "model": "resnet20",
     "budget": ("flops=25%", "params=300k"),
     "count-attention": True,
@@ -77,6 +80,9 @@ CHANGED_FLAGS = {
     "seeds": 4,
     "equal-compute-pairs": False,
     "random-widths": True,
+    "model-arg": ("depth=20", "act=a=b"),
+    "ignore": ("layer1.*", "head"),
+    "max-removed": ("layer2.*=50%",),
     "min-channels": 2,
     "scoring-batches": 7,
     "divisor": 4,
@@ -100,10 +106,24 @@ CHANGED_FLAGS = {
     "fine-tune-epochs": 4,
     "scratch-epochs": 5,
     "batch-size": 6,
-    "learning-rate": 0.7,
+    "learning-rate": 0.07,
     "weight-decay": 0.0,
-    "schedule": "copycat",
-    "nesterov": False,
+    "schedule": "step",
+    "scratch-learning-rate": 0.05,
+    "warmup-epochs": 2,
+    "fine-tune-warmup-epochs": 1,
+    "drop-at": (0.4, 0.8),
+    "drop-by": 3.0,
+    "clip-norm": 1.0,
+    "ema-decay": 0.99,
+    "label-smoothing": 0.1,
+    "crop": "resized",
+    "crop-area": 0.5,
+    "augment": "randaugment",
+    "augment-magnitude": 5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "distill": True,
     "equal-compute": True,
     "compute-limit": 3.5,
     "distill-from": "teacher",
@@ -127,9 +147,11 @@ CHANGED_FLAGS = {
 }
 
 
-def test_every_setting_has_a_flag(asked: list[SearchConfig]):
+@pytest.mark.parametrize("either", [{"nesterov": False}, {"optimizer": "adamw"}])
+def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, object]):
     arguments = []
-    for name, value in CHANGED_FLAGS.items():
+    changed = CHANGED_FLAGS | either
+    for name, value in changed.items():
         values = value if isinstance(value, tuple) else (value,)
         switches = {True: f"--{name}", False: f"--no-{name}"}
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
@@ -140,10 +162,12 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig]):
     for part in (config, *(getattr(config, table) for table in tables)):
         default = type(part)()
         for field in dataclasses.fields(part):
+            if field.name in {"nesterov", "optimizer"} - either.keys():
+                continue
             assert getattr(part, field.name) != getattr(default, field.name), field.name
             if part is not config or field.name not in tables:
                 flag = names.get(field.name, field.name).replace("_", "-")
-                assert getattr(part, field.name) == CHANGED_FLAGS[flag]
+                assert getattr(part, field.name) == changed[flag]
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):
@@ -195,6 +219,26 @@ def test_help_states_every_default():
 
 
 BAD_SETTINGS = {
+    "argument without a value": (
+        ["--model-arg=depth"],
+        "model_arg must be NAME=VALUE, such as depth=20, got 'depth'",
+    ),
+    "unknown argument": (
+        ["--model-arg=depth=3"],
+        "digits-vgg takes no argument 'depth': did you mean num_classes, in_channels?",
+    ),
+    "ignored layer": (
+        ["--ignore=features.convv1"],
+        "ignore names 'features.convv1', which is no layer with channels of the network: did you",
+    ),
+    "cap without a share": (
+        ["--max-removed=features.conv1"],
+        "max_removed must be PATTERN=SHARE, such as layer4.*=50%, got 'features.conv1'",
+    ),
+    "cap of no layer": (
+        ["--max-removed=*.head=10%"],
+        "max_removed names '*.head', which is no layer with channels of the network",
+    ),
     "unknown model": (
         ["--model=resnet2"],
         "no network is called 'resnet2'; did you mean resnet",
@@ -425,10 +469,38 @@ def test_pareto_prints_the_front_as_a_table(finished_search: FinishedSearch):
     by_path = espalier("pareto", finished_search.folder)
     assert by_name == by_path
     assert (by_name.status, by_name.err) == (0, "")
-    header, *rows, note = by_name.out.splitlines()
-    assert header.split()[:2] == ["architecture", "FLOPs"]
-    assert [row.split()[0] for row in rows] == [o.key for o in finished_search.results.front]
-    assert "fvcore" in note
+    results = finished_search.results
+    advice, table = by_name.out.split("\n\n")
+    for entry in results.recommendations:
+        assert entry.text in " ".join(advice.split())
+    assert advice.startswith("Take ")
+    keys = [line.split()[0] for line in table.splitlines()]
+    places = [keys.index(key) for key in ("base", *(o.key for o in results.front))]
+    assert places == sorted(places)
+    assert "fvcore" in table
+
+
+def test_a_bound_of_ones_own_has_a_recommendation_of_its_own(finished_search: FinishedSearch):
+    cheapest = finished_search.results.front[0]
+    bounded = ("pareto", finished_search.folder, f"--max=flops={cheapest.flops}")
+    words = " ".join(espalier(*bounded).out.split())
+    assert words.startswith(f"Take {cheapest.key} within flops={format_count(cheapest.flops)}")
+    none = espalier("pareto", finished_search.folder, f"--max=flops={cheapest.flops - 1}")
+    assert none.out.startswith("Nothing to take within flops=")
+
+
+def test_a_report_speaks_json(finished_search: FinishedSearch):
+    results, folder = finished_search.results, finished_search.folder
+    content = json.loads(espalier("report", folder, "--json").out)
+    taken = [entry["architecture"] for entry in content["recommendations"]]
+    assert taken == [entry.key for entry in results.recommendations]
+    assert content["base"]["flops_share"] == 1
+    assert [row["architecture"] for row in content["networks"]] == [
+        o.key for o in results.everything
+    ]
+    assert "--out has no effect beside --json" in one_line(
+        espalier("report", folder, "--json", "--out=r.html")
+    )
 
 
 def test_a_name_means_a_search_not_any_folder(
@@ -531,7 +603,7 @@ def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSea
 
 def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
     line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
-    keys = sorted(o.key for o in finished_search.results.everything)
+    keys = sorted(o.key for o in finished_search.results.networks)
     assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
 
 
@@ -611,7 +683,7 @@ def test_what_is_printed_at_the_end_can_be_typed_too(
     folder = tmp_path / "my runs" / "it's mine"
     place = RunsFolder(str(folder.parent))
     steps = place.next_steps(str(folder), finished_search.results)
-    key = finished_search.results.front[0].key
+    key = finished_search.results.first_choice
     _, pareto, export = (
         shlex.split(line.partition("espalier")[2])
         for line in steps.splitlines()

@@ -152,8 +152,8 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
 
     def interrupted(self: MlflowRecord, job: Job, records: Sequence[EpochRecord]) -> None:
         epochs(self, job, records)
-        assert isinstance(job, TrialJob)
-        begun.add(job.number)
+        if isinstance(job, TrialJob):
+            begun.add(job.number)
         if len(begun) == 2:
             raise KeyboardInterrupt
 

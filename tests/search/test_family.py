@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.container import ErrorbarContainer
-from samples import NUM_IMAGES, Completed, espalier, outcome, run_in_process, stored_outcome
+from rich.console import Console
+from samples import (
+    ABSOLUTE_ERROR,
+    MEAN_IOU,
+    NUM_IMAGES,
+    Completed,
+    espalier,
+    outcome,
+    run_in_process,
+    stored_outcome,
+)
 
 import copycat
 from copycat import WidthProfile
@@ -21,6 +32,7 @@ from pruning.cost import Cost
 from pruning.errors import ArchitectureError, BudgetError, ConfigError
 from pruning.fvcore_count import measure_cost
 from pruning.tracing import trace
+from search.commands.result_summary import print_family
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
@@ -188,7 +200,7 @@ def test_bad_input_is_one_line(search_folder: Path, here: Path):
     assert "for a profile give --model" in bad("p.json")
     assert "no architecture, and no profile" in bad("none.json", "--model=digits-vgg")
     assert "no channel group 'x'" in bad("p.json", "--model=digits-vgg")
-    assert "--input must be channels" in bad("p.json", "--model=digits-vgg", "--input=8x8")
+    assert "--input must be sizes" in bad("p.json", "--model=digits-vgg", "--input=8xa")
     assert "needs a network with residual blocks" in bad(
         "found/fine-tuned-0", "--kinds=bottleneck", "--budgets=flops=5%"
     )
@@ -376,7 +388,7 @@ def test_other_settings_want_another_name(search_folder: Path, performed: list[s
 def test_wrong_data_and_wrong_teachers_are_refused_before_anything_is_written(
     search_folder: Path, performed: list[str]
 ):
-    assert "is for images of 1, 8, 8, but digits has 1, 9, 9" in bad(*FLAGS, "--image-size=9")
+    assert "is for inputs of 1×8×8, but digits has 1×9×9" in bad(*FLAGS, "--image-size=9")
     assert "holds no architecture.json" in bad(*FLAGS, "--distill-from=nowhere")
     assert "holds no search" in bad(*FLAGS, "--include=none")
     assert not STUDY.exists()
@@ -440,9 +452,27 @@ def test_points_are_means_with_the_deviation_of_a_sample():
     assert curves["fine-tuned"] == [pytest.approx((60, 30, 100 * 0.02**0.5))]
 
 
+def test_other_scores_than_accuracy_are_no_errors():
+    runs = (run_of("copycat", "a", 0, 0.75), run_of("copycat", "a", 1, 0.25))
+    study = FamilyStudy(runs, 10, {}, (), (), MEAN_IOU)
+    assert study.measure == "test mean IoU"
+    assert study.curves == {"copycat": [pytest.approx((100, 50, 50 * 0.5**0.5))]}
+    study = FamilyStudy(runs, 10, {}, (), (), ABSOLUTE_ERROR)
+    assert study.measure == "test mean absolute error"
+    assert study.curves == {"copycat": [pytest.approx((100, 0.5, 0.5 * 0.5**0.5))]}
+    console = Console(file=io.StringIO(), width=100)
+    print_family(study, Path("family"), console)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert shown.startswith("\nTest mean absolute error, mean ± deviation over runs")
+    assert "0.5 ± 0.3536" in shown
+    assert "%" not in shown
+
+
 def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
     curves = {"copycat": [(1e3, 5.0, 1.0), (1e4, 3.0, 0.5)], "tempered:0.5": [(2e3, 4.0, 0.0)]}
-    (axes,) = figures.family_figure(curves).axes
+    (axes,) = figures.family_figure(curves, axis="test error (%)").axes
+    assert axes.get_ylabel() == "test error (%)"
     bars = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
     assert [bar.get_label() for bar in bars] == list(curves)
     for bar, points in zip(bars, curves.values(), strict=True):
@@ -451,7 +481,7 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
         for segment, (params, error, deviation) in zip(spread.get_segments(), points, strict=True):
             ends = [[params, error - deviation], [params, error + deviation]]
             assert segment.tolist() == ends
-    files = figures.saved(figures.family_figure(curves), tmp_path / "family")
+    files = figures.saved(figures.family_figure(curves, axis=""), tmp_path / "family")
     assert [file.name for file in files] == ["family.png", "family.svg"]
     assert all(file.stat().st_size > 1000 for file in files)
 

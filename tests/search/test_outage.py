@@ -132,7 +132,7 @@ def test_it_is_not_slowed_down_and_every_metric_is_there(
         curve = stored_curve(context.directory / outcome.path)
         expected = tuple((record.step, record.train_loss) for record in curve)
         assert run.metrics[schema.METRIC_TRAIN_LOSS] == expected, outcome.key
-        assert run.metrics[schema.METRIC_TEST_SCORE] == ((0, outcome.test_score),)
+        assert run.metrics[schema.of_score(schema.METRIC_TEST_SCORE)] == ((0, outcome.test_score),)
         assert run.status == "finished"
     parent = recorder.read("search")
     assert parent.status == "finished"

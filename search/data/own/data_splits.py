@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from copycat.builder import Builder
+from copycat.builder import Builder, current_directory_importable
 from pruning.errors import DataError, EspalierError, ModelError, reason_with_place
 from search.config.data_config import DataConfig
 from search.data.data import Part
@@ -65,7 +65,8 @@ def splits_of(config: DataConfig) -> DataSplits:
     offered = {"root": config.root, "download": config.download}
     accepted = offered.keys() & _parameter_names(make)
     try:
-        returned = make(**{name: offered[name] for name in sorted(accepted)})
+        with current_directory_importable():
+            returned = make(**{name: offered[name] for name in sorted(accepted)})
         return _as_splits(returned, config.source)
     except EspalierError:
         raise

@@ -96,13 +96,19 @@ def _by_number(dataset: Any, part: Part, name: str, has_classes: bool) -> Survey
     labels = None
     if has_classes and class_number(target_of(first)) is not None:
         labels = known_labels(dataset)
-        # what is known may be of before a transform, or of something else
-        places = (0, count // 2, count - 1)
-        if labels is not None and any(
-            class_number(target_of(dataset[place])) != int(labels[place]) for place in places
-        ):
+        if labels is not None and not _are_those_of(labels, dataset, name):
             labels = None
     return Survey(part, count, first, is_stream=False, labels=labels)
+
+
+def _are_those_of(labels: Tensor, dataset: Any, name: str) -> bool:
+    """Whether some samples have these labels, which may be of before a transform."""
+    for place in (0, len(labels) // 2, len(labels) - 1):
+        with failing_in_one_line(f"sample {place} of {name}"):
+            item = dataset[place]
+        if class_number(target_of(item)) != int(labels[place]):
+            return False
+    return True
 
 
 def _stream(dataset: Any, part: Part, name: str, has_classes: bool) -> Survey:

@@ -12,6 +12,7 @@ from typing import Any
 from pruning.errors import ConfigError
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import seconds
+from search.config.search_config import BUILDER, TORCHVISION
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig
@@ -50,7 +51,7 @@ _HOUR = 3600
 class SettingsPolicy:
     """What the operator allows.
 
-    data_root: the folder that image folders, tables, data sets and teachers lie below.
+    data_root: the folder that image folders, tables, data sets, weights and teachers lie below.
     builders: module:callable of networks beside the zoo's and torchvision's, and of data.
     register_as: names in MLflow's registry that searches may register networks under.
     tasks: module:callable of tasks beside those of this package.
@@ -85,6 +86,7 @@ class SettingsPolicy:
                 **self._time_budget(resources.get("time_budget", "")),
                 "memory_gb": self.limits.memory_gb,
             }
+        settings |= self._weights(content.get("weights"))
         settings["data"] = self._data(_table(content, "data"))
         training = _table(content, "training")
         if isinstance(training, Mapping) and isinstance(training.get("distill_from"), str):
@@ -160,6 +162,14 @@ class SettingsPolicy:
     def _check_task(self, task: object) -> None:
         if isinstance(task, str) and ":" in task and task not in self.tasks:
             raise _not_allowed(task, "task", "--task", self.tasks)
+
+    def _weights(self, weights: object) -> dict[str, str]:
+        """Where they name a file, its path: below the data root, as teachers are."""
+        if not isinstance(weights, str) or weights in ("", BUILDER):
+            return {}
+        if weights.startswith(TORCHVISION):
+            return {}
+        return {"weights": str(self._below(weights, "weights"))}
 
     def _data(self, data: object) -> object:
         if not isinstance(data, Mapping):

@@ -47,14 +47,12 @@ class Architectures:
     def within(
         self, search_id: str, *, bounds: Mapping[str, float], on_front: bool
     ) -> list[ArchitectureRow]:
-        """Those within bounds on flops, params and validation_score (at least), by FLOPs."""
+        """Those within bounds on flops and params, by FLOPs."""
         query = select(ArchitectureRow).where(ArchitectureRow.search_id == search_id)
         if on_front:
             query = query.where(ArchitectureRow.on_front.is_(True))
         for name, value in bounds.items():
-            column = getattr(ArchitectureRow, name)
-            is_floor = name == "validation_score"
-            query = query.where(column >= value if is_floor else column <= value)
+            query = query.where(getattr(ArchitectureRow, name) <= value)
         with self._database.session() as session:
             return list(session.scalars(query.order_by(*_BY_FLOPS)))
 

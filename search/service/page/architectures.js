@@ -1,7 +1,7 @@
 /* The architectures of a search as a table, and the profile of one of them. */
 
 import { architecturePath, download, get, openRun } from "./api.js";
-import { Table, action, el, percent, points, short } from "./elements.js";
+import { Table, action, differenceText, el, percent, scoreText, short } from "./elements.js";
 import { colourOf, markOf } from "./plot.js";
 
 const FILES = [
@@ -11,7 +11,7 @@ const FILES = [
 ];
 
 export class ArchitectureTable {
-  constructor({ id, choose, fail }) {
+  constructor({ id, score, choose, fail }) {
     Object.assign(this, { id, choose, fail, items: [] });
     const columns = [
       { title: "architecture", node: (item) => this.name(item) },
@@ -20,9 +20,9 @@ export class ArchitectureTable {
       { title: "of base", number: true, text: (item) => percent(item.flops_share) },
       { title: "params", number: true, text: (item) => short(item.params) },
       { title: "slack", number: true, text: slack },
-      { title: "validation", number: true, text: (item) => percent(item.validation_score) },
-      { title: "test", number: true, text: (item) => percent(item.test_score) },
-      { title: "against base", number: true, text: (item) => (item.origin === "base" ? "–" : points(item.score_against_base)) },
+      { title: () => `validation ${score.name}`, number: true, text: (item) => scoreText(score, item.validation_score) },
+      { title: () => `test ${score.name}`, number: true, text: (item) => scoreText(score, item.test_score) },
+      { title: "against base", number: true, text: (item) => (item.origin === "base" ? "–" : differenceText(score, item.score_against_base)) },
       { title: "open or save", node: (item) => this.links(item) },
     ];
     this.table = new Table("Every architecture by FLOPs, the base network first", columns, {
@@ -63,7 +63,7 @@ export class ArchitectureTable {
 
 function slack(item) {
   const parts = Object.entries(item.slack);
-  const signed = (share) => `${share >= 0 ? "+" : "−"}${percent(Math.abs(share), 1)}`;
+  const signed = (share) => (share >= 0 ? `+${percent(share, 1)}` : "over");
   if (parts.length === 1) return signed(parts[0][1]);
   return parts.map(([name, share]) => `${name.replaceAll("_", " ")} ${signed(share)}`).join(", ");
 }
@@ -75,8 +75,8 @@ function runLink(item, text, fail) {
 
 /* Beside the plot: the channels per group of the architecture that is looked at. */
 export class ProfileCard {
-  constructor({ id, fail }) {
-    Object.assign(this, { id, fail, known: new Map(), key: "" });
+  constructor({ id, score, fail }) {
+    Object.assign(this, { id, score, fail, known: new Map(), key: "" });
     this.node = el("aside", { class: "card", "aria-live": "polite", "aria-label": "Profile" },
       el("p", { class: "quiet" }, "Point at an architecture in the plot, or choose one in the table, to see its profile."));
   }
@@ -98,7 +98,7 @@ export class ProfileCard {
   fill(item, details) {
     const parts = [
       el("h3", {}, item.key),
-      el("p", { class: "quiet" }, `${item.origin}, ${short(item.flops)} FLOPs, ${percent(item.validation_score)}`),
+      el("p", { class: "quiet" }, `${item.origin}, ${short(item.flops)} FLOPs, ${scoreText(this.score, item.validation_score)}`),
       details ? bars(details.widths) : el("p", { class: "quiet" }, "Loading its profile …"),
       details?.removed.length ? el("p", {}, without(details.removed)) : null,
       details?.file.inexact ? el("p", {}, `narrowed inexactly: ${Object.keys(details.file.inexact).join(", ")}`) : null,

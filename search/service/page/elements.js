@@ -42,18 +42,22 @@ export function sync(parent, items, { key, make, update }) {
   for (const child of known.values()) child.remove();
 }
 
-/* A table of columns {title, number, text(item)} or {title, node(item)}; nodes are made once. */
+const titleOf = ({ title }) => (typeof title === "function" ? title() : title);
+
+/* A table of columns {title, number, text(item)} or {title, node(item)}; nodes are made once.
+   A title that is not known from the beginning is a function. */
 export class Table {
   constructor(caption, columns, { empty, key, rowClass = () => "" }) {
     Object.assign(this, { columns, key, rowClass });
-    const heads = columns.map((c) => el("th", { scope: "col", class: c.number && "number" }, c.title));
+    this.heads = columns.map((c) => el("th", { scope: "col", class: c.number && "number" }, titleOf(c)));
     this.body = el("tbody");
     this.empty = el("p", { class: "quiet" }, empty);
-    this.table = el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, heads)), this.body);
+    this.table = el("table", {}, el("caption", {}, caption), el("thead", {}, el("tr", {}, this.heads)), this.body);
     this.node = el("div", {}, scrolling(caption, this.table), this.empty);
   }
 
   show(items) {
+    this.columns.forEach((column, i) => say(this.heads[i], titleOf(column)));
     this.empty.hidden = items.length > 0;
     this.node.firstElementChild.hidden = items.length === 0;
     sync(this.body, items, {
@@ -119,12 +123,19 @@ export function percent(share, digits = 2) {
   return share == null ? "" : `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
+/* A score as its kind (see the service's ScoreKind) is told: 98.61 %, or 0.01234 of what is no share. */
+export function scoreText(kind, value, digits = 2) {
+  if (value == null) return "";
+  return kind.is_share ? percent(value, digits) : String(Number(value.toPrecision(digits + 2)));
+}
+
 /* A difference of scores, as −0.4 points. */
-export function points(difference) {
+export function differenceText(kind, difference) {
   if (difference == null) return "";
-  const size = Math.abs(100 * difference).toFixed(1);
-  const sign = size === "0.0" ? "±" : difference < 0 ? "−" : "+";
-  return `${sign}${size}\u00a0points`;
+  const size = Math.abs(difference);
+  const text = kind.is_share ? (100 * size).toFixed(1) : String(Number(size.toPrecision(3)));
+  const sign = Number(text) === 0 ? "±" : difference < 0 ? "−" : "+";
+  return `${sign}${text}${kind.is_share ? "\u00a0points" : ""}`;
 }
 
 export function duration(seconds) {
@@ -145,6 +156,8 @@ export function stateOf(search) {
   return search.is_stopping ? "stopping" : search.state;
 }
 
+const named = ({ name }) => (name === "accuracy" ? "" : ` ${name}`);
+
 /* Epochs done and expected, best network, cost and time left, as far as they are known. */
 export function progressOf(search) {
   const {
@@ -157,8 +170,8 @@ export function progressOf(search) {
     epochs: expected ? `${epochs} of ${expected} epochs` : "",
     networks: networks ? `${networks} networks` : "",
     best: [
-      best && `best ${percent(best.validation_score, 1)} at ${short(best.flops)} FLOPs`,
-      base && `base ${percent(base.validation_score, 1)}`,
+      best && `best ${scoreText(search.score, best.validation_score, 1)}${named(search.score)} at ${short(best.flops)} FLOPs`,
+      base && `base ${scoreText(search.score, base.validation_score, 1)}`,
     ].filter(Boolean).join(", "),
     cost: images ? `${duration(spent)} and ${short(images)} images so far` : "",
     left: search.state === "running" && left != null ? `${duration(left)} left` : "",

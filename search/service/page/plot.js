@@ -1,4 +1,4 @@
-/* The live Pareto plot: validation accuracy against FLOPs, drawn by Plotly. */
+/* The live Pareto plot: the score in validation against FLOPs, drawn by Plotly. */
 
 import { el } from "./elements.js";
 
@@ -48,10 +48,10 @@ function theme(name) {
 const hasFinger = matchMedia("(pointer: coarse)").matches;
 
 export class FrontPlot {
-  /* choose(key): looked at.  open(key): to be opened. */
-  constructor({ choose, open, signal }) {
-    this.node = el("div", { class: "plot", role: "img", "aria-label": "Validation accuracy against FLOPs; the table below has the same" });
-    Object.assign(this, { choose, open, items: [], limits: {}, chosen: "" });
+  /* score: its kind.  choose(key): looked at.  open(key): to be opened. */
+  constructor({ score, choose, open, signal }) {
+    this.node = el("div", { class: "plot", role: "img" });
+    Object.assign(this, { score, choose, open, items: [], limits: {}, chosen: "" });
     const dark = matchMedia("(prefers-color-scheme: dark)");
     dark.addEventListener("change", () => this.draw(), { signal });
     signal.addEventListener("abort", () => window.Plotly?.purge(this.node));
@@ -71,6 +71,8 @@ export class FrontPlot {
     const library = await plotly();
     if (!this.node.isConnected) return;
     const isFirst = !this.node.on;
+    const label = `Validation ${this.score.name} against FLOPs; the table below has the same`;
+    this.node.setAttribute("aria-label", label);
     await library.react(this.node, this.traces(), this.layout(), {
       responsive: true, displaylogo: false, displayModeBar: !hasFinger,
       modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
@@ -91,19 +93,19 @@ export class FrontPlot {
     const origins = [...new Set(this.items.map((item) => item.origin))];
     return [
       {
-        ...placed(front), mode: "lines", hoverinfo: "skip",
+        ...placed(front, this.score), mode: "lines", hoverinfo: "skip",
         line: { shape: "hv", width: 1.5, color: theme("--quiet") },
       },
       ...origins.map((origin) => {
         const same = this.items.filter((item) => item.origin === origin);
         return {
-          ...placed(same), mode: "markers", customdata: same.map((item) => item.key), name: origin,
+          ...placed(same, this.score), mode: "markers", customdata: same.map((item) => item.key), name: origin,
           hoverinfo: "none",
           marker: { color: colourOf(origin), symbol: symbolOf(origin), size: hasFinger ? 13 : 10 },
         };
       }),
       {
-        ...placed(this.items.filter((item) => item.key === this.chosen)), mode: "markers", hoverinfo: "skip",
+        ...placed(this.items.filter((item) => item.key === this.chosen), this.score), mode: "markers", hoverinfo: "skip",
         marker: { symbol: "circle-open", size: 18, color: theme("--text"), line: { width: 2 } },
       },
     ];
@@ -128,7 +130,7 @@ export class FrontPlot {
       font: { family: "system-ui, sans-serif", size: 12, color: text },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: theme("--accent") },
       xaxis: { ...axis, type: "log", title: { text: "FLOPs" }, tickformat: "~s", ...this.ticks() },
-      yaxis: { ...axis, title: { text: "validation accuracy (%)" }, ...(this.items.length ? {} : { range: [0, 100] }) },
+      yaxis: { ...axis, title: { text: axisTitle(this.score) }, ...(this.items.length || !this.score.is_share ? {} : { range: [0, 100] }) },
       shapes: limit ? [{ type: "line", ...edge, line: { dash: "dot", width: 1.5, color: quiet } }] : [],
       annotations: limit
         ? [{ xref: "x", x: Math.log10(limit), xanchor: "right", yref: "paper", y: 0, yanchor: "bottom", text: "budget", showarrow: false, font: { color: quiet } }]
@@ -137,16 +139,18 @@ export class FrontPlot {
   }
 }
 
-/* Validation accuracy over the epochs of one trial. */
+/* The score in validation over the epochs of one trial. */
 export class CurvePlot {
-  constructor({ signal }) {
-    this.node = el("div", { class: "curve", role: "img", "aria-label": "Validation accuracy over epochs" });
+  constructor({ score, signal }) {
+    this.score = score;
+    this.node = el("div", { class: "curve", role: "img" });
     signal.addEventListener("abort", () => window.Plotly?.purge(this.node));
   }
 
   async show(curve) {
     const library = await plotly();
     if (!this.node.isConnected) return;
+    this.node.setAttribute("aria-label", `Validation ${this.score.name} over epochs`);
     const [text, line] = ["--text", "--line"].map(theme);
     const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true };
     const stages = [...new Set(curve.map((epoch) => epoch.stage))];
@@ -154,7 +158,7 @@ export class CurvePlot {
       const own = curve.filter((epoch) => epoch.stage === stage);
       return {
         name: stage, mode: "lines+markers", marker: { size: 5 },
-        x: own.map((epoch) => epoch.step), y: own.map((epoch) => 100 * epoch.validation_score),
+        x: own.map((epoch) => epoch.step), y: own.map((epoch) => plotted(this.score, epoch.validation_score)),
       };
     });
     await library.react(this.node, traces, {
@@ -163,11 +167,14 @@ export class CurvePlot {
       margin: { l: 52, r: 12, t: 28, b: 44 },
       font: { family: "system-ui, sans-serif", size: 12, color: text },
       xaxis: { ...axis, title: { text: "epochs" }, rangemode: "tozero" },
-      yaxis: { ...axis, title: { text: "validation accuracy (%)" } },
+      yaxis: { ...axis, title: { text: axisTitle(this.score) } },
     }, { responsive: true, displaylogo: false, displayModeBar: false, staticPlot: hasFinger });
   }
 }
 
-function placed(items) {
-  return { x: items.map((item) => item.flops), y: items.map((item) => 100 * item.validation_score) };
+const plotted = (score, value) => (score.is_share ? 100 * value : value);
+const axisTitle = (score) => `validation ${score.name}${score.is_share ? " (%)" : ""}`;
+
+function placed(items, score) {
+  return { x: items.map((item) => item.flops), y: items.map((item) => plotted(score, item.validation_score)) };
 }

@@ -19,13 +19,15 @@ class SearchView {
     Object.assign(this, { id, signal, works, path: searchPath(id), shown: "", told: "", isFollowing: false });
     this.fail = (error) => { if (!signal.aborted) fail(error); };
     this.events = new Events(id);
-    this.trials = new Trials({ path: this.path, fail: this.fail, signal });
+    this.score = { name: "score", is_share: true }; // until the search says which
+    const { score } = this;
+    this.trials = new Trials({ path: this.path, score, fail: this.fail, signal });
     this.log = new Log({ path: `${this.path}/log`, fail: this.fail });
     const openOne = (key) => openRun(`${id}:${key}`).catch(this.fail);
     const choose = (key) => this.choose(key);
-    this.plot = new FrontPlot({ choose, open: openOne, signal });
-    this.table = new ArchitectureTable({ id, choose, fail: this.fail });
-    this.card = new ProfileCard({ id, fail: this.fail });
+    this.plot = new FrontPlot({ score, choose, open: openOne, signal });
+    this.table = new ArchitectureTable({ id, score, choose, fail: this.fail });
+    this.card = new ProfileCard({ id, score, fail: this.fail });
     root.append(...this.parts());
   }
 
@@ -96,6 +98,7 @@ class SearchView {
   }
 
   showState(search) {
+    Object.assign(this.score, search.score);
     say(this.state, stateOf(search));
     this.state.dataset.state = search.state;
     this.showButtons(search);

@@ -1,13 +1,13 @@
 /* The trials of a search, told from its events (tracking/search_state.py says what they are). */
 
 import { OVER, get } from "./api.js";
-import { Table, el, percent, say, short } from "./elements.js";
+import { Table, el, say, scoreText, short } from "./elements.js";
 import { CurvePlot } from "./plot.js";
 
 const REDRAW_MS = 250;
 
 export class Trials {
-  constructor({ path, fail, signal }) {
+  constructor({ path, score, fail, signal }) {
     Object.assign(this, { path, fail, signal, tasks: new Map(), isOver: false });
     const columns = [
       { title: "trial", node: (task) => this.name(task) },
@@ -16,11 +16,11 @@ export class Trials {
       { title: "target FLOPs", number: true, text: (task) => short(task.target) },
       { title: "stage", text: (task) => (this.isOver && !task.outcome ? "interrupted" : task.stage) },
       { title: "epochs", number: true, text: (task) => (task.total ? `${task.step} of ${task.total}` : "") },
-      { title: "validation", number: true, text: (task) => percent(task.accuracy) },
+      { title: () => `validation ${score.name}`, number: true, text: (task) => scoreText(score, task.value) },
       { title: "outcome", wide: true, text: (task) => task.outcome },
     ];
     this.table = new Table("Every trial", columns, { empty: "None so far.", key: (task) => task.key });
-    this.plot = new CurvePlot({ signal });
+    this.plot = new CurvePlot({ score, signal });
     this.heading = el("h3");
     this.why = el("p", { class: "error" });
     this.chosen = el("div", { class: "trial", hidden: true }, this.heading, this.why, this.plot.node);
@@ -77,12 +77,12 @@ export class Trials {
 
   change(type, event, task) {
     if (type === "epochs") {
-      const { stage, step, num_steps: total, validation_score: accuracy } = event.records.at(-1);
-      Object.assign(task, { stage, step, total, accuracy });
+      const { stage, step, num_steps: total, validation_score: value } = event.records.at(-1);
+      Object.assign(task, { stage, step, total, value });
     } else if (type === "finished") {
       const [first, ...others] = event.outcomes;
       const more = others.length ? `, and ${others.length} smaller` : "";
-      Object.assign(task, { stage: "finished", step: task.total, accuracy: first.validation_score });
+      Object.assign(task, { stage: "finished", step: task.total, value: first.validation_score });
       task.outcome = `${first.key}: ${short(first.flops)} FLOPs${more}`;
     } else if (type === "ended") {
       Object.assign(task, { stage: event.state, outcome: event.reason });

@@ -28,6 +28,7 @@ from search.service.queue.result_rows import architecture_rows, finished_rows, n
 from search.service.runs_folder import EXPORTS_FOLDER, SEARCH_ID
 from search.service.schemas import Architecture, SearchDetails
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
+from search.tasks.score import Score
 from search.tracking.search_state import Event, EventFile, SearchState
 from search.trials.pareto import front, without_base
 
@@ -81,7 +82,9 @@ def read_rows(
         search_state.take(event)
     is_finished = _is_there(folder / RESULTS_FILE)
     architectures = (
-        finished_rows(folder.name, folder) if is_finished else _rows_so_far(folder.name, events)
+        finished_rows(folder.name, folder)
+        if is_finished
+        else _rows_so_far(folder.name, events, search_state.score)
     )
     state: State = "finished" if is_finished else "stopped"
     reason = file.damage
@@ -97,9 +100,9 @@ def read_rows(
     return row, architectures
 
 
-def _rows_so_far(search_id: str, events: Sequence[Event]) -> list[ArchitectureRow]:
+def _rows_so_far(search_id: str, events: Sequence[Event], score: Score) -> list[ArchitectureRow]:
     rows = architecture_rows(search_id, events)
-    for row in front(without_base(rows)):
+    for row in front(without_base(rows), score):
         row.on_front = True
     return rows
 

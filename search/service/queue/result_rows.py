@@ -13,12 +13,13 @@ from search.tracking.search_state import Event
 
 
 def newest_frame(events: Iterable[Event]) -> dict[str, Any] | None:
-    """What a front is read against: base cost, limits, and the lines of the preflight.
+    """What a front is read against: base cost, limits, score, and the lines of the preflight.
 
     None where no process has begun the search.
     """
     launched = [event for event in events if event["event"] == "launched"]
-    return {name: launched[-1][name] for name in ("base", "limits", "lines")} if launched else None
+    names = ("base", "limits", "lines", "score")
+    return {name: launched[-1].get(name) for name in names} if launched else None
 
 
 def architecture_rows(search_id: str, events: Iterable[Event]) -> list[ArchitectureRow]:
@@ -52,5 +53,5 @@ def finished_rows(search_id: str, folder: Path) -> list[ArchitectureRow]:
     base = results.get("base_network")
     return [
         architecture_row(search_id, outcome, on_front=outcome["key"] in front_keys)
-        for outcome in [*([base] if base else []), *results["everything"]]
+        for outcome in ([] if base is None else [base]) + results["everything"]
     ]

@@ -169,8 +169,9 @@ class Supervisor:
         rows = architecture_rows(row.id, events)
         if rows:
             self._architectures.put(row.id, rows)
-            networks = without_base(followed.search_state.networks.values())
-            front_keys = {network.key for network in front(networks)}
+            state = followed.search_state
+            on_front = front(without_base(state.networks.values()), state.score)
+            front_keys = {network.key for network in on_front}
             marked = followed.front_keys - {new.key for new in rows}
             joined, left = sorted(front_keys - marked), sorted(marked - front_keys)
             self._architectures.mark_front(row.id, joined, left)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from search.scheduling import ray_executor
     from search.studies import search_study, setup
     from search.tasks import registry as learned_tasks
+    from search.trials.preflight import Preflight
 else:
     torch, architecture, export, python_source, models = lazy_modules(
         *("torch", "copycat.architecture", "copycat.export", "copycat.python_source"),
@@ -52,6 +53,7 @@ def check_settings(
     most_params: a network of more parameters is refused before it takes any memory.
     """
     fields = {
+        errors.WeightsError: "weights",
         errors.ModelError: "model",
         errors.TraceError: "model",
         errors.BudgetError: "budget",
@@ -61,7 +63,7 @@ def check_settings(
     }
     try:
         config = from_mapping(SearchConfig, {**settings, "device": device}, "the request")
-        preflight = _preflight(config, most_params)
+        config, preflight = _preflight(config, most_params)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
             (name for kind, name in fields.items() if isinstance(error, kind)), None
@@ -74,6 +76,7 @@ def check_settings(
             "floor": _counts(preflight.floor),
             "limits": {bound.quantity: bound.value for bound in preflight.limits.bounds},
             "lines": preflight.describe(),
+            "score": preflight.score.to_mapping(),
         },
     }
 
@@ -82,11 +85,13 @@ def _counts(cost: Any) -> dict[str, int]:
     return {"flops": cost.flops, "params": cost.params}
 
 
-def _preflight(config: Any, most_params: int) -> Any:
+def _preflight(config: SearchConfig, most_params: int) -> tuple[SearchConfig, Preflight]:
+    """The settings, with the digest of the weights that they name, and what the preflight says."""
     ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
     sample = _sample(config.data, config.model, config.task, config.seed)
     _require_params(config, sample, most_params)
-    return search_study.preflight_of(config, sample)
+    preflight = search_study.preflight_of(config, sample)
+    return search_study.with_weights(config, preflight)[0], preflight
 
 
 def _require_params(config: SearchConfig, sample: Sample, most: int) -> None:

@@ -303,3 +303,14 @@ def permuted(
         tensor = tensors[axis.tensor]
         tensor.data = tensor.data.index_select(axis.axis, torch.from_numpy(source))
     return result
+
+
+@of_all
+def test_it_judges_by_the_loss_that_it_is_given(case: Case) -> None:
+    """A copy does; those that look at no loss are themselves."""
+    criterion = case.make()
+    other = criterion.by_loss(lambda outputs, targets: loss(outputs, targets) * 2)
+    assert (other is criterion) == (not case.needs_data)
+    if case.needs_data:
+        assert vars(other) == vars(criterion) | {"loss": vars(other)["loss"]}
+        assert vars(other)["loss"] is not vars(criterion)["loss"]

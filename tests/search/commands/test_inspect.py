@@ -31,6 +31,26 @@ def test_a_network_is_described():
     assert shown.out.startswith("base network  2.39M FLOPs")
 
 
+def test_networks_of_signals_and_rows_are_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    lines = (
+        "from torch import nn",
+        "def signals(in_channels, num_classes):",
+        "    ends = nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, num_classes)",
+        "    return nn.Sequential(nn.Conv1d(in_channels, 8, 3), *ends)",
+        "def rows(in_channels, width, num_classes):",
+        "    return nn.Sequential(nn.Linear(in_channels, width), nn.ReLU(), nn.Linear(width, 3))",
+    )
+    Path("nets_of_signals.py").write_text("\n".join(lines))
+    shown = espalier("inspect", "nets_of_signals:signals", "--input=2x50", "--json")
+    assert json.loads(shown.out)["base"]["params"] == 8 * (2 * 3 + 1) + 10 * 9
+    arguments = ("--input=9", "--classes=3", "--model-arg=width=5", "--json")
+    shown = espalier("inspect", "nets_of_signals:rows", *arguments)
+    assert json.loads(shown.out)["base"]["params"] == 5 * 10 + 3 * 6
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_an_architecture_is_shown_by_what_it_keeps(stored: Path, by_name: bool):
     source = f"found/{stored.name}" if by_name else stored
@@ -59,9 +79,13 @@ def test_a_profile_is_shown_on_its_network(stored: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("digits-vgg",), "a model needs --input, the image shape, such as --input 3x224x224"),
+        (("digits-vgg",), "a model needs --input, a sample's sizes, such as --input 3x224x224"),
         (("digits-vgg", "--input=1x8x8", "--png=x.png"), "--png draws what is kept: name an arch"),
-        (("digits-vgg", "--input=8x8"), "--input must be channels x height x width, got '8x8'"),
+        (
+            ("digits-vgg", "--input=8y8"),
+            "--input must be sizes of a sample, such as 3x224x224, got",
+        ),
+        (("digits-vgg", "--input=1x8"), "VGG cannot run on an example input of 1×1×8"),
         (("digits-vgg", "--input=1x8x8", "--profile=gone.json"), "gone.json is no architecture"),
     ],
 )

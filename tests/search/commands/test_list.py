@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from samples import another_process, base_outcome, espalier, outcome, trial_job
+from samples import ABSOLUTE_ERROR, another_process, base_outcome, espalier, outcome, trial_job
 
 from search.commands import runs_folder
 from search.storage.folder_lock import FolderLock
@@ -53,6 +53,21 @@ def trial(number: int, accuracy: float | None, flops: int = 1000) -> list[dict[s
     found = outcome(job.key, flops=flops, validation_score=accuracy or 0.0)
     done = {"event": "finished", "key": job.key, "outcomes": [found.to_mapping()]}
     return [begun] if accuracy is None else [begun, done]
+
+
+def test_the_best_of_errors_is_the_least_and_says_what_it_is(tmp_path: Path):
+    made(
+        tmp_path,
+        "a",
+        {**launched(), "score": ABSOLUTE_ERROR.to_mapping()},
+        *trial(0, 0.75),
+        *trial(1, 0.0625),
+        *trial(2, 0.5),
+    )
+    (found,) = listed(tmp_path).values()
+    assert found["best"]["key"] == "fine-tuned-1"
+    assert found["score"] == ABSOLUTE_ERROR.to_mapping()
+    assert " mean absolute error 0.0625 " in espalier("list", "--runs", tmp_path).out
 
 
 def listed(runs: Path) -> dict[str, dict[str, object]]:

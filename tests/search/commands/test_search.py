@@ -42,6 +42,8 @@ def test_the_settings_of_a_file_override_a_recipe(asked_for: list[SearchConfig],
 
 
 def test_an_unknown_recipe_is_refused(asked_for: list[SearchConfig]):
-    refused = espalier("search", "--recipe=soufflé")
-    assert (refused.status, asked_for) == (2, [])
-    assert "'rni', 'copycat'" in refused.err
+    for command in (("search",), ("family", "profile.json")):
+        refused = espalier(*command, "--recipe=imagnet")
+        assert (refused.status, asked_for) == (2, [])
+        (line,) = refused.err.splitlines()
+        assert "recipe must be the name of a recipe, got 'imagnet': did you mean" in line

@@ -11,17 +11,19 @@ import pytest
 from pruning.errors import BudgetError, ConfigError
 from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
-from search.config.family_config import FamilyConfig
+from search.config.family_config import FamilyConfig, recipe_of_family
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import MOST_TRIALS, SearchConfig
 from search.config.settings import from_mapping, read_toml
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
-from search.training.trainer import learning_rate
+from search.training.schedules import learning_rates
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "digits.toml"
 
 CHANGED = SearchConfig(
+    weights="trained.pt",
+    weights_digest="0123",
     model="resnet20",
     budget=("flops=25%", "params<=300k"),
     task="own.tasks:Mine",
@@ -40,14 +42,29 @@ CHANGED = SearchConfig(
         fine_tune_epochs=4,
         scratch_epochs=5,
         batch_size=6,
-        learning_rate=0.7,
+        learning_rate=0.07,
         fine_tune_learning_rate=0.02,
         fine_tune_schedule="constant",
+        scratch_learning_rate=0.05,
+        warmup_epochs=2,
+        fine_tune_warmup_epochs=1,
         weight_decay=0.0,
-        schedule="copycat",
+        schedule="step",
+        drop_at=(0.4, 0.8),
+        drop_by=3.0,
         nesterov=False,
+        clip_norm=1.0,
+        ema_decay=0.99,
+        label_smoothing=0.1,
+        crop="resized",
+        crop_area=0.5,
+        augment="randaugment",
+        augment_magnitude=5,
+        mixup=0.2,
+        cutmix=1.0,
         equal_compute=True,
         compute_limit=3.5,
+        distill=True,
         distill_from="teacher",
         distill_temperature=2.0,
         distill_weight=0.5,
@@ -77,6 +94,9 @@ CHANGED = SearchConfig(
     seeds=4,
     equal_compute_pairs=False,
     random_widths=True,
+    model_arg=("depth=20", "act=relu"),
+    ignore=("layer1.*", "head"),
+    max_removed=("layer2.*=50%",),
     min_channels=2,
     divisor=8,
     scoring_batches=7,
@@ -90,7 +110,10 @@ CHANGED = SearchConfig(
     mlflow_url="http://127.0.0.1:5000",
     register="small-network",
 )
-"""Every field has another value than by default; see the first test."""
+WITH_ADAMW = dataclasses.replace(
+    CHANGED, training=dataclasses.replace(CHANGED.training, optimizer="adamw", nesterov=True)
+)
+"""Between them, every field has another value than by default; see the first test."""
 
 
 def from_toml(path: Path) -> SearchConfig:
@@ -111,10 +134,13 @@ def test_the_changed_settings_of_these_tests_cover_every_field():
     for changed in (CHANGED, *tables):
         default = type(changed)()
         for field in dataclasses.fields(changed):
-            assert getattr(changed, field.name) != getattr(default, field.name), field.name
+            one = WITH_ADAMW.training if field.name == "optimizer" else changed
+            assert getattr(one, field.name) != getattr(default, field.name), field.name
 
 
-@pytest.mark.parametrize("config", [SearchConfig(), CHANGED], ids=["default", "changed"])
+@pytest.mark.parametrize(
+    "config", [SearchConfig(), CHANGED, WITH_ADAMW], ids=["default", "changed", "adamw"]
+)
 def test_settings_survive_json(config: SearchConfig):
     assert from_mapping(SearchConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
@@ -149,7 +175,7 @@ def test_a_whole_number_serves_as_a_real_one():
         ({"modle": "resnet20"}, "unknown key 'modle': did you mean model"),
         ({"data": {"limit_trian": 3}}, "unknown key 'data.limit_trian': did you mean limit_train"),
         ({"training": {"epoch": 3}}, "unknown key 'training.epoch': did you mean epochs"),
-        ({"zzz": 3}, "unknown key 'zzz': known: model, budget, data"),
+        ({"zzz": 3}, "unknown key 'zzz': known: model, model_arg, weights"),
         ({"epochs": 3}, "unknown key 'epochs'"),
     ],
 )
@@ -225,9 +251,76 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"training": {"learning_rate": float("inf")}}, "learning_rate must be above 0, got inf"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate must be above 0, got nan"),
         ({"training": {"weight_decay": -0.1}}, "weight_decay must be at least 0, got -0.1"),
-        ({"training": {"recipe": "x"}}, "the configuration: training.recipe must be one of rni, "),
-        ({"training": {"recipe": ["rni"]}}, "the configuration: training.recipe must be one of"),
-        ({"training": {"schedule": "x"}}, "schedule must be one of rni, copycat, constant, got"),
+        (
+            {"training": {"recipe": "x"}},
+            "the configuration: training.recipe must be the name of a recipe, got 'x': known: rni,",
+        ),
+        (
+            {"training": {"recipe": "imagnet"}},
+            "the configuration: training.recipe must be the name of a recipe, got 'imagnet': did "
+            "you mean imagenet?",
+        ),
+        ({"training": {"recipe": ["rni"]}}, "the configuration: training.recipe must be the name"),
+        (
+            {"training": {"schedule": "x"}},
+            "schedule must be one of rni, copycat, step, cosine, one-cycle, constant, got 'x'",
+        ),
+        ({"training": {"optimizer": "lion"}}, "optimizer must be one of sgd, adamw, got 'lion'"),
+        (
+            {"training": {"optimizer": "adamw"}},
+            "learning_rate must be below 0.1 with adamw, such as 0.001, got 0.1",
+        ),
+        (
+            {
+                "training": {
+                    "optimizer": "adamw",
+                    "learning_rate": 1e-3,
+                    "fine_tune_learning_rate": 1.0,
+                }
+            },
+            "fine_tune_learning_rate must be below 0.1 with adamw, such as 0.001, got 1.0",
+        ),
+        ({"training": {"warmup_epochs": -1}}, "warmup_epochs must be at least 0, got -1"),
+        (
+            {"training": {"warmup_epochs": 5, "epochs": 5}},
+            "warmup_epochs must be below epochs, which is 5, got 5",
+        ),
+        (
+            {"training": {"warmup_epochs": 6, "fine_tune_epochs": 5}},
+            "warmup_epochs must be below fine_tune_epochs, which is 5, got 6",
+        ),
+        (
+            {"training": {"warmup_epochs": 6, "scratch_epochs": 4}},
+            "warmup_epochs must be below scratch_epochs, which is 4, got 6",
+        ),
+        (
+            {"training": {"fine_tune_warmup_epochs": 6, "fine_tune_epochs": 5}},
+            "fine_tune_warmup_epochs must be below fine_tune_epochs, which is 5, got 6",
+        ),
+        (
+            {"training": {"schedule": "step", "drop_at": [0.5, 0.5]}},
+            "drop_at must be rising fractions between 0 and 1, got (0.5, 0.5)",
+        ),
+        (
+            {"training": {"schedule": "step", "drop_at": [0.5, 1.0]}},
+            "drop_at must be rising fractions between 0 and 1, got (0.5, 1.0)",
+        ),
+        ({"training": {"schedule": "step", "drop_by": 1.0}}, "drop_by must be above 1, got 1.0"),
+        ({"training": {"clip_norm": 0}}, "clip_norm must be above 0, got 0"),
+        ({"training": {"ema_decay": 1.0}}, "ema_decay must be"),
+        ({"training": {"label_smoothing": 1}}, "label_smoothing must be"),
+        ({"training": {"mixup": -0.1}}, "mixup must be at least 0, got -0.1"),
+        ({"training": {"cutmix": float("inf")}}, "cutmix must be at least 0, got inf"),
+        ({"training": {"crop": "x"}}, "crop must be one of shifted, resized, got 'x'"),
+        ({"training": {"crop": "resized", "crop_area": 0}}, "crop_area must be"),
+        (
+            {"training": {"augment": "autoaugment"}},
+            "augment must be one of none, randaugment, trivialaugment, got 'autoaugment'",
+        ),
+        (
+            {"training": {"augment": "randaugment", "augment_magnitude": 31}},
+            "augment_magnitude must be from 0 to 30, got 31",
+        ),
         ({"training": {"fine_tune_learning_rate": 0.0}}, "fine_tune_learning_rate must be above 0"),
         ({"training": {"fine_tune_schedule": "x"}}, "fine_tune_schedule must be one of rni, copy"),
         ({"training": {"compute_limit": 0.9}}, "compute_limit must be at least 1, got 0.9"),
@@ -323,7 +416,49 @@ def test_the_recipe_of_copycat_networks_is_the_papers():
     recipe = TrainingConfig(**TrainingConfig.RECIPES["copycat"])
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
     assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "copycat", False)
+    assert recipe.for_fine_tuning().learning_rate == 8e-4
     assert TrainingConfig(**TrainingConfig.RECIPES["rni"]) == TrainingConfig()
+
+
+def test_the_recipe_for_imagenet_is_the_rni_papers():
+    """§5.1: 90 epochs and 30 of fine-tuning, batches of 512, rates of 0.1 and 0.01, which fall by
+    ten after a third and two thirds.
+    """
+    recipe = TrainingConfig(**TrainingConfig.RECIPES["imagenet"])
+    assert (recipe.epochs, recipe.fine_tune_epochs, recipe.batch_size) == (90, 30, 512)
+    assert (recipe.optimizer, recipe.weight_decay, recipe.crop) == ("sgd", 1e-4, "resized")
+    tuning = recipe.for_fine_tuning()
+    for stage, highest in ((recipe, 0.1), (tuning, 0.01), (recipe.for_scratch(), 0.1)):
+        third = stage.epochs // 3
+        expected = [highest] * third + [highest / 10] * third + [highest / 100] * third
+        assert learning_rates(stage, stage.epochs, 1).tolist() == pytest.approx(expected)
+    assert tuning.epochs == 30
+
+
+def test_the_recipe_for_cifar_is_one_cosine_over_200_epochs():
+    """Loshchilov and Hutter, SGDR, §4.1."""
+    recipe = TrainingConfig(**TrainingConfig.RECIPES["cifar"])
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 128, 0.1)
+    assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "cosine", True)
+
+
+def test_the_recipe_for_trained_networks_trains_for_a_quarter_at_a_tenth_of_the_rate():
+    """Li et al., §4, retrain for 40 epochs, "one-fourth of the original training epochs"."""
+    recipe, usual = TrainingConfig(**TrainingConfig.RECIPES["fine-tune"]), TrainingConfig()
+    assert 4 * recipe.epochs == 4 * recipe.fine_tune_epochs == usual.epochs == 160
+    assert 10 * recipe.learning_rate == 10 * recipe.for_fine_tuning().learning_rate == 0.1
+    scratch = recipe.for_scratch()
+    assert (scratch.epochs, scratch.learning_rate) == (usual.epochs, usual.learning_rate)
+
+
+@pytest.mark.parametrize("name", TrainingConfig.RECIPES)
+def test_every_recipe_does_for_every_kind_of_study(name: str):
+    search = from_mapping(SearchConfig, {"training": {"recipe": name}})
+    assert search.training == TrainingConfig(**TrainingConfig.RECIPES[name])
+    family = FamilyConfig("p.json", training=TrainingConfig(**recipe_of_family(name)))
+    assert family.scratch_training.for_scratch().learning_rate == 0.1
+    one_stage = {"fine-tune": 160}.get(name, search.training.epochs)
+    assert family.scratch_training.scratch_epochs == one_stage
 
 
 @pytest.mark.parametrize(
@@ -402,6 +537,23 @@ def test_nothing_that_follows_from_other_settings_stays_behind(config: Any):
     [
         (lambda: TrainingConfig(distill_weight=0.5), "distill_weight"),
         (lambda: TrainingConfig(distill_temperature=2.0), "distill_temperature"),
+        (lambda: TrainingConfig(drop_at=(0.5,)), "drop_at"),
+        (lambda: TrainingConfig(schedule="cosine", drop_by=2.0), "drop_by"),
+        (
+            lambda: TrainingConfig(optimizer="adamw", learning_rate=1e-3, nesterov=False),
+            "nesterov",
+        ),
+        (lambda: TrainingConfig(crop_area=0.5), "crop_area"),
+        (
+            lambda: TrainingConfig(augment="trivialaugment", augment_magnitude=3),
+            "augment_magnitude",
+        ),
+        (lambda: FamilyConfig("p.json", training=TrainingConfig(distill=True)), "distill"),
+        (lambda: CorrelationConfig(training=TrainingConfig(distill=True)), "distill"),
+        (
+            lambda: CorrelationConfig(training=TrainingConfig(fine_tune_warmup_epochs=1)),
+            "fine_tune_warmup_epochs",
+        ),
         (
             lambda: SearchConfig(
                 equal_compute_pairs=False, training=TrainingConfig(compute_limit=3.0)
@@ -440,17 +592,54 @@ def test_whatever_has_a_closed_form_can_be_bounded(bound: str):
 def test_fine_tuning_is_as_training_unless_told():
     plain = TrainingConfig()
     assert plain.for_fine_tuning() == plain
-    told = TrainingConfig(fine_tune_learning_rate=0.01, fine_tune_schedule="constant")
-    assert told.for_fine_tuning() == dataclasses.replace(
-        told, learning_rate=0.01, schedule="constant"
+    told = TrainingConfig(
+        fine_tune_epochs=20,
+        fine_tune_learning_rate=0.01,
+        fine_tune_schedule="constant",
+        schedule="step",
+        drop_at=(0.5,),
+        warmup_epochs=10,
+        fine_tune_warmup_epochs=0,
+        batch_size=3,
     )
+    assert told.for_fine_tuning() == TrainingConfig(
+        epochs=20, fine_tune_epochs=20, learning_rate=0.01, schedule="constant", batch_size=3
+    )
+    warm = TrainingConfig(epochs=3, fine_tune_epochs=30, fine_tune_warmup_epochs=5)
+    assert (warm.warmup_epochs, warm.for_fine_tuning().warmup_epochs) == (0, 5)
+
+
+def test_a_record_has_the_settings_that_have_an_effect():
+    def recorded(**settings: Any) -> dict[str, Any]:
+        plain = TrainingConfig().params()
+        params = TrainingConfig(**settings).params(without=("epochs",))
+        return {name: value for name, value in params.items() if plain.get(name) != value}
+
+    assert recorded() == {}
+    assert recorded(schedule="step", drop_at=(0.25, 0.5)) == {
+        "schedule": "step",
+        "drop_at": "0.25,0.5",
+        "drop_by": 10.0,
+    }
+    adamw = TrainingConfig(optimizer="adamw", learning_rate=1e-3, distill=True).params()
+    assert "nesterov" not in adamw
+    assert (adamw["distill"], adamw["distill_weight"]) == (True, 0.9)
+
+
+def test_training_from_scratch_is_as_training_unless_told():
+    plain = TrainingConfig(warmup_epochs=2, schedule="cosine")
+    assert dataclasses.replace(plain.for_scratch(), epochs=160, fine_tune_epochs=160) == plain
+    told = TrainingConfig(
+        scratch_epochs=9, scratch_learning_rate=0.3, fine_tune_schedule="constant"
+    )
+    scratch = told.for_scratch()
+    assert (scratch.epochs, scratch.learning_rate, scratch.schedule) == (9, 0.3, "rni")
 
 
 def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
     training = TrainingConfig(**TrainingConfig.RECIPES["copycat"])
-    lowest = learning_rate(training, training.epochs - 1, training.epochs)
-    rates = {learning_rate(training.for_fine_tuning(), epoch, 200) for epoch in range(200)}
-    assert rates == {8e-4}
+    lowest = learning_rates(training, training.epochs, 1)[-1]
+    assert set(learning_rates(training.for_fine_tuning(), 200, 1)) == {8e-4}
     assert lowest == pytest.approx(8e-4, rel=1e-12)
 
 

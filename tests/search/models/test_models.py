@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from copycat import Builder
-from pruning import measure_cost, to_sigmoid_batchnorm
+import copycat
+from copycat import Architecture, Builder, WidthProfile, save, verify
+from pruning import measure_cost, to_sigmoid_batchnorm, trace
 from pruning.errors import ModelError
 from search.models import mobilenetv2, names, required_channels, resnet20, resolve
 from search.models.resnet import BasicBlock, ResNet
@@ -193,6 +194,26 @@ def test_torchvision_networks_want_three_channels() -> None:
     assert required_channels("resnet20") is None
     with pytest.raises(ModelError, match="torchvision:resnet18 reads images of 3 channels, got 1"):
         resolve("torchvision:resnet18", num_classes=10, in_channels=1)
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+def test_torchvisions_segmentation_networks_are_pruned_and_stored(
+    name: str, tmp_path: Path
+) -> None:
+    """They return mappings; weights of their backbones are not downloaded."""
+    builder = resolve(f"torchvision:{name}", num_classes=4, in_channels=3)
+    image = torch.zeros(1, 3, 32, 32)
+    network = builder()
+    graph = trace(network, image)
+    assert measure_cost(network, image) == graph.cost()
+    widths = {g.name: max(g.least_width, g.width // 2 // g.unit * g.unit) for g in graph.prunable}
+    smaller = copycat.build(network, WidthProfile(widths), image, graph=graph)
+    assert graph.cost(widths).flops < 0.5 * graph.cost().flops
+    assert smaller.eval()(image)["out"].shape == (1, 4, 32, 32)
+    classes = ("sky", "sea", "ship", "gull")
+    stored = Architecture(builder, WidthProfile(widths), (3, 32, 32), classes, graph.cost(widths))
+    save(tmp_path / "net", stored, smaller)
+    assert verify(tmp_path / "net", graph=graph)
 
 
 def test_every_listed_name_resolves() -> None:

@@ -114,7 +114,7 @@ def test_channels_of_a_unit_have_one_score():
 
 
 def test_by_default_each_criterion_for_trained_networks_is_asked_once():
-    found = [type(METHODS[name].judge()) for name in candidates()]
+    found = [type(METHODS[name].criterion({})) for name in candidates()]
     assert found.count(criteria.BatchNormScale) == 1
     assert found.count(criteria.WeightMagnitude) == 2
     assert {criteria.Taylor, criteria.TaylorSecondOrder, criteria.Obd, criteria.Fisher} <= {*found}

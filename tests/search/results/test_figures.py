@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from samples import outcome, small_config, stored_outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, outcome, small_config, stored_outcome
 
 from copycat import WidthProfile
 from pruning import Cost
@@ -19,6 +19,7 @@ from pruning.structure_removal.structures import Structure
 from search.results import figures, pictures
 from search.results.report import Results
 from search.storage.layout import SCORES_FILE
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight
 
@@ -161,8 +162,45 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple]:
     return found
 
 
-def results(everything: list[Outcome], front: list[Outcome]) -> Results:
-    return Results(Cost(1, 1), "flops=10%", 1, tuple(everything), tuple(front), (), {})
+def results(everything: list[Outcome], front: list[Outcome], score: Score = ACCURACY) -> Results:
+    base = Cost(1, 1)
+    return Results(base, "flops=10%", 1, tuple(everything), tuple(front), (), {}, score=score)
+
+
+def test_the_front_is_drawn_by_the_scores_own_name_and_direction():
+    points = [(100, 0.4), (200, 0.5), (300, 0.1)]
+    found = [outcome(f"fine-tuned-{f}", flops=f, validation_score=v) for f, v in points]
+    for score, title, front in (
+        (ABSOLUTE_ERROR, "validation mean absolute error", [(100, 0.4), (300, 0.1)]),
+        (MEAN_IOU, "validation mean IoU (%)", [(100, 40), (200, 50)]),
+        (ACCURACY, "validation accuracy (%)", [(100, 40), (200, 50)]),
+    ):
+        (axes,) = figures.front_figure(results(found, found, score)).axes
+        assert axes.get_ylabel() == title
+        (line,) = axes.lines
+        assert [*zip(*line.get_data(), strict=True)] == front
+        (dots,) = axes.collections
+        assert dots.get_offsets()[0].tolist() == [100, score.plotted(0.4)]
+
+
+def test_of_errors_the_least_is_the_best_trial(
+    tmp_path: Path, preflight: Preflight, drawn: dict[str, tuple]
+):
+    config = small_config(tmp_path)
+    base = {name: preflight.graph.group(name).width for name in preflight.groups}
+    first = preflight.groups[0]
+    trials = [
+        stored_outcome(config, preflight, number, base | {first: 3 + number}, error)
+        for number, error in enumerate((0.4, 0.2, 0.3))
+    ]
+    for number, trial in enumerate(trials):
+        stored = {"criterion": "rni", "scores": {first: [number]}}
+        (config.directory / trial.path / SCORES_FILE).write_text(json.dumps(stored))
+    pictures.draw_all(config.directory, results(trials, trials, ABSOLUTE_ERROR), base)
+    scores, _ = drawn["histogram_figure"]
+    assert scores == {"rni": [1]}
+    profile, _, _ = drawn["retained_figure"]
+    assert profile[first] == 4
 
 
 def test_a_search_shows_the_best_trial_of_each_method(

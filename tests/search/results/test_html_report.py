@@ -12,13 +12,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from samples import base_outcome, espalier, small_config, stored_outcome
+from samples import (
+    ABSOLUTE_ERROR,
+    MEAN_IOU,
+    base_outcome,
+    espalier,
+    small_config,
+    stored_outcome,
+)
 
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
 from search.results.html_report import report_page
 from search.results.report import Results
 from search.results.verdict import contests
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import EpochRecord, Outcome
 from search.trials.pareto import front
 from search.trials.preflight import Preflight
@@ -73,8 +81,8 @@ def save_results(
         budget=str(preflight.budget),
         num_test=400,
         everything=tuple(everything),
-        front=tuple(front(everything)),
-        contests=contests(everything, rungs),
+        front=tuple(front(everything, ACCURACY)),
+        contests=contests(everything, rungs, ACCURACY),
         failures={"trial 7": EVIL},
         notes=(EVIL,),
         limits=preflight.limits,
@@ -298,6 +306,35 @@ def test_the_commands_of_the_page_repeat_the_search(config: SearchConfig, page: 
         default in command for default in ("--model", "--validation", "flip", "--divisor")
     )
     assert f"espalier export small/fine-tuned-0 --out my-network --runs {config.runs}" in page.words
+
+
+@pytest.mark.parametrize(
+    ("score", "first", "number"),
+    [(MEAN_IOU, "fine-tuned-0", "90.00%"), (ABSOLUTE_ERROR, "from-scratch-0", "0.9")],
+)
+def test_the_page_tells_scores_by_their_own_name(
+    config: SearchConfig, results: Results, score: Score, first: str, number: str
+):
+    rungs = [(contest.label, contest.limits) for contest in results.contests]
+    found = dataclasses.replace(
+        results,
+        score=score,
+        front=tuple(front(results.everything, score)),
+        contests=contests(results.everything, rungs, score),
+    )
+    save_curve(config, "fine-tuned-0", 3)
+    (config.directory / "results.json").write_text(json.dumps(found.to_mapping()))
+    page = Page(report_page(config.directory))
+    assert json.loads(page.scripts["data"])["first"] == first
+    assert number in page.words
+    assert f"test {score.name}" in page.words
+    shown = page.words + json.dumps(page.tags) + page.scripts["data"]
+    assert "accura" not in shown.lower()
+    drawn = json.loads(page.scripts["data"])["figures"]
+    for figure in drawn.values():
+        assert figure["layout"]["yaxis"]["title"]["text"] == score.axis("validation")
+    value = score.plotted(0.9)
+    assert value in [y for trace in drawn["front"]["data"] for y in trace["y"]]
 
 
 def test_equal_searches_give_equal_pages(config: SearchConfig, results: Results):

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
 import pytest
-from samples import base_outcome, outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, base_outcome, outcome
 
 from pruning import Budget, Cost
 from search.results.recommendation import (
     Recommendation,
-    difference_text,
     note,
     recommendations,
     share_text,
 )
 from search.results.verdict import contests
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Outcome
 
 BASE = Cost(10_000, 1000)
@@ -29,8 +30,10 @@ def recommended(
     rung: tuple[str, Budget] = WIDE,
     base: Outcome | None = BASE_NETWORK,
     num_test: int = 400,
+    score: Score = ACCURACY,
 ) -> Recommendation:
-    (entry,) = recommendations(contests(everything, [rung]), everything, base, BASE, num_test)
+    rivals = contests(everything, [rung], score)
+    (entry,) = recommendations(rivals, everything, base, BASE, num_test)
     return entry
 
 
@@ -117,6 +120,7 @@ def test_machines_are_told_the_numbers():
         "text": entry.text,
         "architecture": "tempered-0",
         "origin": "tempered",
+        "score": "accuracy",
         "validation_score": 0.9,
         "test_score": 0.95,
         "flops_share": 0.05,
@@ -124,21 +128,46 @@ def test_machines_are_told_the_numbers():
         "score_against_base": pytest.approx(-0.036),
         "num_others": 1,
         "num_within_chance": 1,
+        "num_untold": 0,
         "is_base_within": False,
     }
 
 
 def test_the_note_says_what_the_choice_and_chance_rest_on():
-    assert "Chosen by validation accuracy" in note(1234)
-    assert "two standard errors on 1,234 test images" in note(1234)
+    assert "Chosen by validation accuracy" in note(1234, ACCURACY)
+    assert "two standard errors on 1,234 test images" in note(1234, ACCURACY)
+    assert note(1234, MEAN_IOU) == (
+        "Chosen by validation mean IoU; what is shown is test mean IoU, which chose nothing. "
+        "Within chance: by Welch's t-test where both were trained with several seeds."
+    )
 
 
-@pytest.mark.parametrize(
-    ("difference", "text"),
-    [(-0.004, "−0.4 points"), (0.0126, "+1.3 points"), (-0.0001, "±0.0 points"), (None, "–")],
-)
-def test_a_difference_has_its_sign(difference: float | None, text: str):
-    assert difference_text(difference) == text
+def test_of_errors_the_least_is_taken():
+    everything = [tempered(0, 0.5, 0.25), tempered(1, 0.25, 0.5), tempered(2, 0.75, 0.1)]
+    base = base_outcome(test_score=0.375)
+    entry = recommended(everything, base=base, score=ABSOLUTE_ERROR)
+    assert entry.text == (
+        "Take tempered-1 within wide: mean absolute error 0.5 (base 0.375) at 5 % of the FLOPs; "
+        "nothing tells whether 2 others are within chance of it."
+    )
+    assert entry.to_mapping()["score_against_base"] == 0.125
+    assert entry.to_mapping()["score"] == "mean absolute error"
+
+
+def test_of_other_scores_only_seeds_tell_what_is_chance():
+    """Without them a difference is neither within chance nor beyond it."""
+    chosen = [outcome(f"fine-tuned-0{s}", test_score=t) for s, t in (("", 0.8), ("-s1", 0.82))]
+    same = [outcome(f"fine-tuned-1{s}", test_score=t) for s, t in (("", 0.79), ("-s1", 0.84))]
+    alone = [outcome("fine-tuned-2", test_score=0.1)]
+    worse = [outcome(f"fine-tuned-3{s}", test_score=t) for s, t in (("", 0.2), ("-s1", 0.22))]
+    chosen = [dataclasses.replace(run, validation_score=0.9) for run in chosen]
+    entry = recommended([*chosen, *same, *alone, *worse], score=MEAN_IOU)
+    assert entry.text.startswith(
+        "Take fine-tuned-0 within wide: mean IoU 81.0 ± 1.4 % (base 98.6 %"
+    )
+    assert entry.text.endswith("; 1 of 3 others within chance of it, of 1 nothing tells.")
+    entry = recommended([*chosen, *alone], score=MEAN_IOU)
+    assert entry.text.endswith("; nothing tells whether the other is within chance of it.")
 
 
 def test_a_share_has_three_digits():

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from samples import base_outcome, outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, outcome
 
 from pruning import Budget, Cost
 from pruning.errors import SearchStateError
+from search.commands.result_summary import print_results
 from search.results.figures import front_figure
 from search.results.report import (
     Results,
@@ -31,6 +32,7 @@ from search.results.report import (
     to_json,
 )
 from search.results.verdict import contests
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Outcome
 from search.trials.pareto import front
 
@@ -78,17 +80,20 @@ EVERYTHING = (
 )
 
 
-def results(everything: Sequence[Outcome] = EVERYTHING, num_test: int = 400) -> Results:
+def results(
+    everything: Sequence[Outcome] = EVERYTHING, num_test: int = 400, score: Score = ACCURACY
+) -> Results:
     return Results(
         base=BASE,
         budget="flops=50%",
         num_test=num_test,
         everything=tuple(everything),
-        front=tuple(front(everything)),
-        contests=contests(everything, RUNGS),
+        front=tuple(front(everything, score)),
+        contests=contests(everything, RUNGS, score),
         failures={"trial 7": "training diverged"},
         notes=("a rung is left out",),
         base_network=BASE_NETWORK,
+        score=score,
     )
 
 
@@ -100,7 +105,7 @@ def shown(table: Table, width: int = 120) -> str:
 
 
 def test_a_contest_admits_what_is_within_its_budget():
-    wide, tight = contests(EVERYTHING, RUNGS)
+    wide, tight = contests(EVERYTHING, RUNGS, ACCURACY)
     assert {origin: entry.key for origin, entry in wide.entries.items()} == {
         "fine-tuned": "fine-tuned-0",
         "from-scratch": "from-scratch-0",
@@ -182,6 +187,7 @@ def test_rows_hold_counts_in_full_and_accuracies_as_fractions():
         "flops_share": 0.4,
         "params": 100,
         "slack": {"flops": 0.2},
+        "score": "accuracy",
         "validation_score": 0.9,
         "test_score": 0.8,
         "score_against_base": pytest.approx(-0.14),
@@ -235,6 +241,41 @@ def test_the_front_is_a_table_for_people():
     assert re.split(r"  +", rows[-1].strip())[1:] == [
         *("4k", "40.00 %", "100", "+20.0 %", "95.00%", "90.00%", "−4.0 points"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("score", "number", "better"),
+    [(MEAN_IOU, "75.00%", "more"), (ABSOLUTE_ERROR, "0.65", "less")],
+)
+def test_nothing_says_accuracy_of_another_score(score: Score, number: str, better: str):
+    console = Console(file=io.StringIO(), width=120, highlight=False)
+    found = results(score=score)
+    print_results(found, "", console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert f"validation, test: {score.name}; {better} is better" in text
+    assert f"test {score.name}" in text
+    assert number in text
+    assert "accura" not in text
+    assert {row["score"] for row in front_rows(found)} == {score.name}
+
+
+def test_errors_are_ranked_from_the_least():
+    found = results(score=ABSOLUTE_ERROR)
+    assert [o.key for o in found.front] == ["fine-tuned-1"]
+    (wide, _) = found.contests
+    least = min(wide.entries.values(), key=lambda entry: entry.test_score)
+    assert wide.winner == least
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_results_keep_their_score(score: Score):
+    found = results(score=score)
+    content = json.loads(json.dumps(found.to_mapping()))
+    assert Results.from_mapping(content) == found
+    for part in (content, *content["contests"]):
+        del part["score"]
+    assert Results.from_mapping(content).score == ACCURACY
 
 
 def test_tables_do_without_a_base_network_that_was_not_trained():
@@ -317,7 +358,7 @@ def test_tables_fit_a_terminal_of_80_columns():
         base=Cost(1_234_567, 123_456),
         limits=Budget.parse("flops=124k"),
         front=(long,),
-        contests=contests([*REPEATED, long], rungs),
+        contests=contests([*REPEATED, long], rungs, ACCURACY),
     )
     for table in (front_table(found), contest_table(found)):
         text = shown(table, width=80)

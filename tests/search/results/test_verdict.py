@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 import pytest
-from samples import outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, outcome
 from scipy import stats
 
 from pruning import Budget
@@ -23,6 +23,7 @@ from search.results.verdict import (
     short_name,
     verdict,
 )
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Outcome
 
 RUNGS = (("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000")))
@@ -49,7 +50,17 @@ def lone(key: str, accuracy: float, **changes: object) -> Contestant:
 
 
 def verdict_of(everything: Sequence[Outcome], num_test: int = 400) -> list[str]:
-    return verdict(contests(everything, RUNGS[:1]), everything, num_test)
+    return verdict(contests(everything, RUNGS[:1], ACCURACY), everything, num_test, ACCURACY)
+
+
+with_other_scores = pytest.mark.parametrize(
+    ("score", "best", "worse"),
+    [
+        (MEAN_IOU, {"validation_score": 0.6, "test_score": 0.5}, {"test_score": 0.4}),
+        (ABSOLUTE_ERROR, {"validation_score": 0.4, "test_score": 0.3}, {"test_score": 0.4}),
+    ],
+    ids=["mean IoU", "mean absolute error"],
+)
 
 
 # ---- contestants
@@ -66,15 +77,15 @@ def test_runs_that_differ_in_seeds_alone_are_one_contestant():
     assert found[0].test_score == pytest.approx(0.8)
     assert found[0].deviation == pytest.approx(statistics.stdev([0.8, 0.9, 0.7]))
     assert (found[0].flops, found[0].compute) == (1100, pytest.approx(50 / 3))
-    assert found[0].score_text() == "80.0 ± 10.0 %"
-    assert (found[1].deviation, found[1].score_text()) == (0, "50.0 %")
+    assert found[0].score_text(ACCURACY) == "80.0 ± 10.0 %"
+    assert (found[1].deviation, found[1].score_text(ACCURACY)) == (0, "50.0 %")
 
 
 def test_equal_epochs_and_equal_compute_are_two_kinds():
     scratch = {"origin": "from-scratch", "trial": 0}
     equal = outcome("from-scratch-0", **scratch)
     longer = outcome("from-scratch-0-longer", **scratch, equal_compute=True)
-    (contest,) = contests([longer, equal], RUNGS[:1])
+    (contest,) = contests([longer, equal], RUNGS[:1], ACCURACY)
     assert {kind: entry.key for kind, entry in contest.entries.items()} == {
         "from-scratch": "from-scratch-0",
         "from-scratch-longer": "from-scratch-0-longer",
@@ -88,7 +99,7 @@ def test_equal_epochs_and_equal_compute_are_two_kinds():
 def test_contestants_are_chosen_by_validation_never_by_test_accuracy():
     lucky = outcome("fine-tuned-2", trial=2, validation_score=0.5, test_score=1.0)
     steady = outcome("fine-tuned-3", trial=3, validation_score=0.6, test_score=0.1)
-    (contest,) = contests([lucky, steady], RUNGS[:1])
+    (contest,) = contests([lucky, steady], RUNGS[:1], ACCURACY)
     assert contest.entries == {"fine-tuned": Contestant((steady,))}
 
 
@@ -98,7 +109,7 @@ def test_the_mean_over_seeds_chooses_not_the_best_of_them():
         dataclasses.replace(run, validation_score=accuracy)
         for run, accuracy in zip(seeds("fine-tuned-1", [0.5] * 3), (0.9, 0.4, 0.4), strict=True)
     ]
-    (contest,) = contests([*steady, *shaky], RUNGS[:1])
+    (contest,) = contests([*steady, *shaky], RUNGS[:1], ACCURACY)
     assert contest.entries["fine-tuned"].key == "fine-tuned-0"
 
 
@@ -107,6 +118,7 @@ def test_single_runs_do_not_compete_with_repeated_ones():
     (contest,) = contests(
         [outcome("fine-tuned-9", validation_score=0.99), *seeds("fine-tuned-0", [0.5, 0.5])],
         RUNGS[:1],
+        ACCURACY,
     )
     assert contest.entries["fine-tuned"].key == "fine-tuned-0"
 
@@ -114,7 +126,7 @@ def test_single_runs_do_not_compete_with_repeated_ones():
 def test_every_run_of_a_contestant_is_within_the_budget():
     runs = seeds("fine-tuned-0", [0.5, 0.5], validation=0.9)
     runs[1] = dataclasses.replace(runs[1], flops=1001)
-    wide, tight = contests([*runs, *seeds("fine-tuned-1", [0.5, 0.5])], RUNGS)
+    wide, tight = contests([*runs, *seeds("fine-tuned-1", [0.5, 0.5])], RUNGS, ACCURACY)
     assert wide.entries["fine-tuned"].key == "fine-tuned-0"
     assert tight.entries["fine-tuned"].key == "fine-tuned-1"
 
@@ -122,25 +134,40 @@ def test_every_run_of_a_contestant_is_within_the_budget():
 def test_every_bound_of_a_budget_counts():
     both = Budget.parse("flops=5000", "params=50")
     fat, slim = outcome("fine-tuned-0"), outcome("fine-tuned-1", params=50, validation_score=0.1)
-    (contest,) = contests([fat, slim], [("both", both)])
+    (contest,) = contests([fat, slim], [("both", both)], ACCURACY)
     assert contest.entries == {"fine-tuned": Contestant((slim,))}
 
 
 def test_of_equally_accurate_networks_the_cheaper_competes():
     dear, cheap = outcome("fine-tuned-0", flops=900), outcome("fine-tuned-1", flops=800)
-    (contest,) = contests([dear, cheap], RUNGS[:1])
+    (contest,) = contests([dear, cheap], RUNGS[:1], ACCURACY)
     assert contest.entries["fine-tuned"] == Contestant((cheap,))
 
 
 def test_an_origin_of_another_kind_of_search_is_let_in_last():
-    (contest,) = contests([outcome("w", origin="wrn"), outcome("u", origin="uniform")], RUNGS[:1])
+    (contest,) = contests(
+        [outcome("w", origin="wrn"), outcome("u", origin="uniform")], RUNGS[:1], ACCURACY
+    )
     assert list(contest.entries) == ["uniform", "wrn"]
-    assert "a wrn shape" in verdict([contest], [], 100)[0]
+    assert "a wrn shape" in verdict([contest], [], 100, ACCURACY)[0]
+
+
+@with_other_scores
+def test_the_best_by_the_scores_own_direction_competes_and_wins(score, best, worse):
+    near, far = outcome(**best), outcome("fine-tuned-1", trial=1, **worse)
+    uniform = outcome("uniform-b100", origin="uniform", trial=None, **worse)
+    for everything in itertools.permutations([near, far, uniform]):
+        (contest,) = contests(everything, RUNGS[:1], score)
+        assert contest.entries["fine-tuned"].key == near.key
+        assert contest.winner == contest.entries["fine-tuned"]
+        assert [entry.key for entry in contest.ranking] == [near.key, uniform.key]
 
 
 def test_a_contest_survives_json():
     (contest,) = contests(
-        [*seeds("fine-tuned-0", [0.5, 0.6]), outcome("u", origin="uniform")], RUNGS[:1]
+        [*seeds("fine-tuned-0", [0.5, 0.6]), outcome("u", origin="uniform")],
+        RUNGS[:1],
+        ABSOLUTE_ERROR,
     )
     assert Contest.from_mapping(json.loads(json.dumps(dataclasses.asdict(contest)))) == contest
 
@@ -151,10 +178,12 @@ def test_a_contest_survives_json():
 A, B = (0.90, 0.91, 0.92), (0.86, 0.88, 0.87)
 
 
-def compared(one: Sequence[float], other: Sequence[float], num_test: int = 400) -> Comparison:
+def compared(
+    one: Sequence[float], other: Sequence[float], num_test: int = 400, score: Score = ACCURACY
+) -> Comparison:
     first = Contestant(tuple(seeds("fine-tuned-0", one)))
     second = Contestant(tuple(seeds("uniform-b100", other, origin="uniform", trial=None)))
-    return Comparison.of(first, second, num_test)
+    return Comparison.of(first, second, num_test, score)
 
 
 def test_several_seeds_are_compared_by_welchs_test():
@@ -202,6 +231,33 @@ def test_without_deviations_the_binomial_error_decides(one, other):
         assert f"{100 * (a - b):.1f} ± {100 * margin:.1f} points ahead" in comparison.text()
 
 
+@pytest.mark.parametrize("score", [MEAN_IOU, ABSOLUTE_ERROR])
+@pytest.mark.parametrize(
+    ("one", "other"), [((0.9,), (0.2,)), (A, (0.2,)), ((0.9, 0.9), (0.2, 0.2))]
+)
+def test_without_seeds_nothing_is_said_of_chance_in_other_scores(score, one, other):
+    """The binomial error is that of samples that are right or wrong."""
+    comparison = compared(one, other, score=score)
+    assert (comparison.p_value, comparison.margin) == (None, None)
+    assert not comparison.is_clear
+    text = comparison.text()
+    assert "won" not in text
+    assert "beyond chance" not in text
+    assert "without several runs of both nothing tells what is chance" in text
+
+
+def test_seeds_are_compared_by_welchs_test_whatever_the_score():
+    errors = compared(A, B, score=ABSOLUTE_ERROR)
+    assert errors.p_value == pytest.approx(compared(A, B).p_value)
+    assert errors.first.origin == "uniform"
+    assert errors.lead == pytest.approx(0.04)
+    assert errors.text().startswith(
+        "the uniformly narrowed network won, 0.04 ahead of pruned and fine-tuned (Welch's"
+    )
+    shares = compared(A, B, score=MEAN_IOU)
+    assert shares.text().startswith("pruned and fine-tuned won, 4.0 points ahead of the uniformly")
+
+
 def test_a_single_deviation_is_enough_for_welch():
     assert compared((0.9, 0.9, 0.9), B).p_value is not None
 
@@ -223,6 +279,7 @@ def test_compute_is_told_where_it_differs(computes, told):
         lone("uniform-b100", 0.7, origin="uniform", compute=computes[1]),
         lone("fine-tuned-0", 0.9, compute=computes[0]),
         400,
+        ACCURACY,
     )
     assert (told or "compute") in comparison.text() or told is None
     assert ("compute" in comparison.text()) == (told is not None)

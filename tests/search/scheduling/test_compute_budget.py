@@ -19,6 +19,7 @@ from search.config.training_config import TrainingConfig
 from search.scheduling import compute_budget
 from search.scheduling.compute_budget import ComputeBudget, Rationed, RationedList
 from search.storage.layout import SPENT_FILE
+from search.tasks.score import ACCURACY
 from search.trials.jobs import Ending, FromScratchJob, Job, JobList, Outcome
 from search.trials.pareto import front
 from search.trials.trial import perform
@@ -342,7 +343,7 @@ EPOCH = 192
 
 
 def limited(folder: Path, epochs: int, **changes: object) -> SearchConfig:
-    """A search whose trials take three epochs, members and tempered shapes one or two."""
+    """Trials take three epochs, the base network one, members and tempered shapes one or two."""
     resources = ResourcesConfig(max_train_images=epochs * EPOCH)
     return quick_config(folder, resources=resources, **({"trials": 4} | changes))
 
@@ -357,16 +358,16 @@ def test_a_search_never_exceeds_its_images_and_ends_with_a_front(
 ):
     config = limited(tmp_path, epochs)
     result = search.run(config)
-    assert result.front == tuple(front(result.results.everything))
+    assert result.front == tuple(front(result.results.everything, ACCURACY))
     assert result.front
     tuned = [o for o in result.results.everything if o.origin == "fine-tuned"]
-    others = [o for o in result.results.everything if o.origin != "fine-tuned"]
+    others = [o for o in result.results.networks if o.origin != "fine-tuned"]
     trials = {o.trial for o in tuned}  # each trained once, and fine-tuned for each network
     spent = EPOCH * (len(trials) + len(tuned)) + sum(o.images for o in others)
     assert spent == ledger(config) <= epochs * EPOCH
-    assert (
-        f"{len(trials)} of 4 trials were made: more would not have left" in result.results.notes[0]
-    )
+    notes = "\n".join(result.results.notes)
+    assert f"{len(trials)} of 4 trials were made: more would not have left" in notes
+    assert (result.results.base_network is None) == (epochs < 4)
     workers.performed = []
     again = search.run(config)
     assert (again.results, workers.performed) == (result.results, [])
@@ -403,7 +404,8 @@ def test_too_few_images_for_one_trial_still_make_one(tmp_path: Path, workers: Wo
     result = search.run(limited(tmp_path, 1))
     assert workers.performed == ["fine-tuned-0"]
     assert [o.key for o in result.results.everything] == ["fine-tuned-0", "fine-tuned-0-t50"]
-    assert result.results.notes[0].startswith("1 of 4 trials were made: ")
+    assert result.results.notes[0] == "not trained, for want of time or images: base"
+    assert result.results.notes[1].startswith("1 of 4 trials were made: ")
 
 
 def test_a_trial_that_fails_is_followed_by_another_whatever_it_costs(

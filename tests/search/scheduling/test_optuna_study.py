@@ -9,19 +9,19 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, outcome
 
 from pruning import Budget
 from pruning.errors import SearchStateError, UnreachableBudgetError
 from search.scheduling.optuna_study import (
     JOURNAL,
-    OBJECTIVES,
     StudySource,
     open_study,
     recorded_study,
     study_storage,
     trial_number,
 )
+from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Ending, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
@@ -52,10 +52,11 @@ def opened(
     targets: tuple[float, ...] = (),
     sampler_name: str = "tpe",
     url: str = "",
+    score: Score = ACCURACY,
 ) -> StudySource:
     """The study of the search in `folder`, as a new process opens it."""
     return StudySource(
-        open_study(study_storage(folder, url), "a-search"),
+        open_study(study_storage(folder, url), "a-search", score),
         lambda trial: TrialJob(trial_number(trial), SPACE.propose(trial)),
         lambda number: sampler(sampler_name, number, num_trials),
         LIMITS,
@@ -141,9 +142,40 @@ def test_a_finished_trial_is_complete_with_both_objectives(reopen: Open, tmp_pat
     (trial,) = plain(tmp_path).trials
     assert trial.state is TrialState.COMPLETE
     assert trial.values == [0.75, 900.0]
-    assert plain(tmp_path).metric_names == list(OBJECTIVES)
+    assert plain(tmp_path).metric_names == ["validation accuracy", "FLOPs"]
     expected = outcome("fine-tuned-0", validation_score=0.75, flops=900, details={"sparsity": 0.5})
     assert source.outcomes == reopen().outcomes == [expected]
+
+
+def test_the_objectives_are_the_score_in_its_direction_and_flops(tmp_path: Path):
+    study = open_study(study_storage(tmp_path), "errors", ABSOLUTE_ERROR)
+    assert study.metric_names == ["validation mean absolute error", "FLOPs"]
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MINIMIZE"]
+    open_study(study_storage(tmp_path), "errors", ABSOLUTE_ERROR)  # again
+    with pytest.raises(SearchStateError) as caught:
+        open_study(study_storage(tmp_path), "errors", MEAN_IOU)
+    assert str(caught.value) == (
+        "the study 'errors' is to minimize validation mean absolute error and minimize FLOPs, the "
+        "task is to maximize validation mean IoU and minimize FLOPs: give the search another name"
+    )
+
+
+@pytest.mark.parametrize("sampler_name", ["tpe", "nsga2"])
+def test_errors_lead_a_sampler_where_accuracies_would(tmp_path: Path, sampler_name: str):
+    """Two searches of which one is told −x wherever the other is told x propose the same."""
+
+    def proposals(name: str, score: Score, sign: int) -> list[object]:
+        folder = tmp_path / name
+        folder.mkdir()
+        source = opened(folder, 16, sampler_name=sampler_name, score=score)
+        found: list[object] = []
+        while len(source):
+            job = started(source)
+            found.append(job.proposal)
+            finish(source, job, validation_score=sign * job.proposal.settings["rni.shift"])
+        return found
+
+    assert proposals("one", ACCURACY, 1) == proposals("other", ABSOLUTE_ERROR, -1)
 
 
 @pytest.mark.parametrize("accuracy", [math.nan, math.inf])
@@ -410,7 +442,7 @@ def test_a_proposal_that_nothing_can_be_made_of_is_infeasible(tmp_path: Path):
             raise UnreachableBudgetError("too small")
         return TrialJob(trial.number, SPACE.propose(trial))
 
-    study = open_study(study_storage(tmp_path), "a-search")
+    study = open_study(study_storage(tmp_path), "a-search", ACCURACY)
     source = StudySource(study, propose, lambda seed: sampler("tpe", seed, 3), LIMITS, 3, seed=0)
     assert started(source).number == 2
     assert source.endings == dict.fromkeys((0, 1), Ending("infeasible", "too small"))

@@ -20,6 +20,7 @@ from search.config.study_config import StudyConfig
 from search.scheduling.from_scratch_jobs import members
 from search.scheduling.optuna_study import open_study
 from search.scheduling.width_interpolation import tempered_source
+from search.tasks.score import ACCURACY
 from search.trials.jobs import FromScratchJob, Job, Outcome
 from search.trials.preflight import Preflight
 from search.trials.trial import perform
@@ -58,7 +59,7 @@ def trained(jobs: Sequence[FromScratchJob]) -> list[Outcome]:
 
 
 def in_memory() -> optuna.Study:
-    return open_study(InMemoryStorage(), "tempered")
+    return open_study(InMemoryStorage(), "tempered", ACCURACY)
 
 
 # ---- proposals

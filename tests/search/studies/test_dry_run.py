@@ -14,6 +14,7 @@ import search
 from pruning.errors import EspalierError, TrainingDivergedError, UnreachableBudgetError
 from search.config.methods import METHODS
 from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.studies import dry_run
 from search.studies.dry_run import dry_run_of_search
 from search.studies.search_stages import trial_space
@@ -62,6 +63,28 @@ def test_the_command_line_prints_that_line(tmp_path: Path):
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert "fails a dry run on 2 samples by rni: the network must return logits" in done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_that_the_images_do_not_allow_is_refused_before_anything(tmp_path: Path):
+    flags = ("--limit-train=40", "--runs", tmp_path / "runs")
+    for bad, expected in (
+        (("--recipe=imagenet", "--warmup-epochs=30"), "warmup_epochs must be below fine_tune_epo"),
+        (("--mixup=-1",), "mixup must be at least 0, got -1.0"),
+        (("--recipe=cifarr",), "recipe must be the name of a recipe, got 'cifarr': did you mean "),
+        (("--distill-from=nowhere",), "holds no architecture.json"),
+    ):
+        done = espalier("search", *flags, *bad)
+        assert (done.status, done.err.count("\n")) == (2, 1)
+        assert expected in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", TrainingConfig.RECIPES)
+def test_every_recipe_passes(tmp_path: Path, name: str):
+    training = TrainingConfig(**TrainingConfig.RECIPES[name], distill=True)
+    config = config_of(tmp_path, "Plain", training=training)
+    context, data = open_context(config, Console(quiet=True))
+    dry_run_of_search(context, data, trial_space(context, data))
 
 
 @pytest.mark.parametrize(

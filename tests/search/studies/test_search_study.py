@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -15,8 +18,8 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import Perform, Workers, quick_config, small_config
-from torch import nn
+from samples import ABSOLUTE_ERROR, Perform, Workers, quick_config, small_config
+from torch import Tensor, nn
 
 import copycat
 import search
@@ -37,6 +40,9 @@ from search.data import datasets
 from search.results.pictures import draw_all
 from search.results.report import Results, open_results
 from search.studies import publishing, search_study, session
+from search.tasks import registry as tasks
+from search.tasks.score import ACCURACY
+from search.tasks.task import Task
 from search.trials.jobs import Job, Outcome
 from search.trials.pareto import front
 from search.trials.trial import perform
@@ -47,10 +53,19 @@ def config(tmp_path: Path) -> SearchConfig:
     return quick_config(tmp_path)
 
 
+PLOTLY = r'<script id="plotly".*?</script>'
+"""In a report: the library that draws it."""
+
+
+def study_of(config: SearchConfig) -> optuna.Study:
+    """Read by Optuna alone."""
+    storage = JournalStorage(JournalFileBackend(str(config.directory / "study.journal")))
+    return optuna.load_study(study_name=config.name, storage=storage)
+
+
 def trials_of(config: SearchConfig) -> list[optuna.trial.FrozenTrial]:
     """The study's trials, read by Optuna alone."""
-    storage = JournalStorage(JournalFileBackend(str(config.directory / "study.journal")))
-    return optuna.load_study(study_name=config.name, storage=storage).trials
+    return study_of(config).trials
 
 
 def statuses(memory: MemoryRecorder) -> dict[str, str]:
@@ -59,7 +74,7 @@ def statuses(memory: MemoryRecorder) -> dict[str, str]:
 
 def own_keys(results: Results) -> list[str]:
     """Of the networks that are no by-products, which have the names of their jobs."""
-    networks = [o for o in results.everything if not o.key.startswith("fine-tuned")]
+    networks = [o for o in results.networks if not o.key.startswith("fine-tuned")]
     trials = [f"fine-tuned-{o.trial}" for o in results.everything if o.origin == "fine-tuned"]
     return sorted({*trials, *(o.key for o in networks)})
 
@@ -92,10 +107,58 @@ def test_whatever_is_bounded_everything_is_within(
     for stored in result.results.everything:
         network = copycat.load(result.path / stored.path, trust=["samples"])
         assert limits.allows(measure_cost(network, torch.zeros(1, 1, 8, 8))), stored.key
-    assert result.front == tuple(front(result.results.everything))
+    assert result.front == tuple(front(result.results.everything, ACCURACY))
     assert [contest.label.partition(" ")[0] for contest in result.results.contests] == [
         budget[0].partition("=")[0]
     ] * 2
+
+
+class ProbabilityError(Task):
+    """Classification, measured by how far the probability of the right class is from one."""
+
+    score = ABSOLUTE_ERROR
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def metric(self) -> MeanError:
+        return MeanError()
+
+
+class MeanError:
+    def __init__(self) -> None:
+        self.errors: list[float] = []
+
+    def update(self, outputs: Tensor, targets: Tensor, /) -> None:
+        right = outputs.softmax(1).gather(1, targets[:, None])
+        self.errors += (1 - right).flatten().tolist()
+
+    def compute(self) -> float:
+        return statistics.fmean(self.errors)
+
+
+def test_a_score_to_minimise_has_its_name_and_direction_in_everything_there_is(
+    tmp_path: Path, workers: Workers, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(tasks._TASKS, "errors", ProbabilityError)
+    config = quick_config(tmp_path, task="errors", trials=3)
+    found = search.run(config).results
+    assert found.score == open_results(config.directory).score == ABSOLUTE_ERROR
+    everything = sorted(found.everything, key=lambda o: (o.validation_score, o.flops))
+    assert found.front[-1].key == everything[0].key
+    for dearer in found.front[1:]:
+        assert dearer.validation_score < found.front[0].validation_score
+    stored = copycat.read(config.directory / found.front[0].path)
+    assert stored.provenance["score"] == ABSOLUTE_ERROR.to_mapping()
+    assert study_of(config).metric_names == ["validation mean absolute error", "FLOPs"]
+    recorded = {name for run in map(memory.read, memory.keys()) for name in run.metrics}
+    assert "test_mean_absolute_error" in recorded
+    told = [*recorded, *(run.description for run in map(memory.read, memory.keys()))]
+    suffixes = (".json", ".jsonl", ".html", ".journal")
+    files = [file for file in config.directory.rglob("*") if file.suffix in suffixes]
+    assert {"results.json", "events.jsonl", "report.html"} <= {file.name for file in files}
+    for text in [*told, *(re.sub(PLOTLY, "", file.read_text(), flags=re.S) for file in files)]:
+        assert "accura" not in text.lower()
 
 
 def test_activations_can_be_bounded(tmp_path: Path, workers: Workers):
@@ -269,11 +332,11 @@ class Stop:
         return perform(job, context, data, counted)
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 4, 6])
+@pytest.mark.parametrize("epoch", [1, 2, 4, 5, 8])
 def test_a_search_goes_on_wherever_it_was_stopped(
     config: SearchConfig, workers: Workers, memory: MemoryRecorder, epoch: int
 ):
-    """Four epochs are of trials, the rest of members."""
+    """One epoch is of the base network, six of trials, the rest of members."""
     workers.perform = Stop(epoch)
     with pytest.raises(KeyboardInterrupt):
         search.run(config)

@@ -17,6 +17,7 @@ from search.config.training_config import TrainingConfig
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
 from search.studies import search_stages, session
+from search.tasks.score import ACCURACY
 from search.trials.jobs import EpochRecord, Job, Outcome
 from search.trials.pareto import hypervolume
 from search.trials.trial import perform
@@ -213,5 +214,5 @@ def test_the_hypervolume_goes_on_where_it_was(
     assert [step for step, _ in curve] == list(range(1, len(results.everything) + 1))
     values = [value for _, value in curve]
     assert values == sorted(values)
-    expected = hypervolume(results.everything, results.base.flops)
+    expected = hypervolume(results.everything, results.base.flops, ACCURACY)
     assert values[-1] == pytest.approx(expected)

@@ -1,15 +1,24 @@
 """What others can know of a search while it runs."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 import pytest
-from samples import epoch_record, from_scratch_job, outcome, quick_config, trial_job
+from samples import (
+    ABSOLUTE_ERROR,
+    epoch_record,
+    from_scratch_job,
+    outcome,
+    quick_config,
+    trial_job,
+)
 
 from pruning.errors import DiskFullError, SearchFailedError
 from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
+from search.tasks.score import ACCURACY
 from search.tracking.event_log import EventLog, Replay
 from search.tracking.search_state import EventFile, SearchState
 from search.trials.job_context import JobContext
@@ -79,6 +88,7 @@ def test_every_event_of_a_search_can_be_followed(event_log: EventLog, file: Path
     assert progress["hypervolume"] == hypervolume(
         [outcome(validation_score=0.8), outcome("half", flops=500)],
         context.preflight.base.flops,
+        ACCURACY,
     )
     assert progress["epochs"] == progress["expected_epochs"] == 2
     assert progress["seconds_left"] is None
@@ -244,6 +254,31 @@ def test_a_search_feeds_all_that_happens(workers, tmp_path: Path) -> None:
     assert kinds(file)[0] == "launched"
     assert kinds(file)[-1] == "concluded"
     search_state = search_state_of(file)
-    assert search_state.networks.keys() == {o.key for o in found.results.everything}
+    assert search_state.networks.keys() == {o.key for o in found.results.networks}
     run(config)  # again: everything is there
-    assert search_state_of(file).progress()["networks"] == len(found.results.everything)
+    assert search_state_of(file).progress()["networks"] == len(found.results.networks)
+
+
+def test_the_best_of_a_score_to_minimise_is_the_least(context: JobContext) -> None:
+    preflight = dataclasses.replace(context.preflight, score=ABSOLUTE_ERROR)
+    context = dataclasses.replace(context, preflight=preflight)
+    context.directory.mkdir(parents=True)
+    found = [outcome(validation_score=0.8), outcome("better", validation_score=0.3)]
+    with EventLog(context) as log:
+        log.finished(trial_job(), found)
+    state = search_state_of(context.directory / EVENTS_FILE)
+    assert state.score == ABSOLUTE_ERROR
+    assert state.progress()["best"]["key"] == "better"
+    assert state.progress()["hypervolume"] is None  # it has no worst value to measure from
+
+
+def test_events_from_before_there_were_scores_are_of_accuracy(
+    event_log: EventLog, file: Path
+) -> None:
+    with event_log:
+        pass
+    first, *rest = file.read_text().splitlines()
+    launched = json.loads(first)
+    del launched["score"]
+    file.write_text("\n".join([json.dumps(launched), *rest, ""]))
+    assert search_state_of(file).score == ACCURACY

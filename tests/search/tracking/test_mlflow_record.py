@@ -9,7 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from samples import base_outcome, epoch_record, from_scratch_job, outcome, trial_job
+from samples import (
+    ABSOLUTE_ERROR,
+    base_outcome,
+    epoch_record,
+    from_scratch_job,
+    outcome,
+    trial_job,
+)
 
 from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
 from mlflow_server.runs import Entry, LogMetrics
@@ -18,6 +25,7 @@ from search.results.report import Results
 from search.results.verdict import contests
 from search.storage.layout import CURVE_FILE
 from search.studies.search_study import search_run
+from search.tasks.score import ACCURACY
 from search.tracking.mlflow_record import MlflowRecord
 from search.tracking.mlflow_runs import StudyRuns
 from search.trials.job_context import JobContext
@@ -119,11 +127,18 @@ def test_the_search_is_the_parent_and_says_what_was_asked_for(
         "learning_rate": "0.1",
         "weight_decay": "0.0001",
         "schedule": "rni",
+        "warmup_epochs": "0",
+        "optimizer": "sgd",
         "nesterov": "true",
+        "ema_decay": "0.0",
+        "label_smoothing": "0.0",
+        "crop": "shifted",
+        "augment": "none",
+        "mixup": "0.0",
+        "cutmix": "0.0",
         "equal_compute": "false",
         "compute_limit": "2.0",
-        "distill_temperature": "4.0",
-        "distill_weight": "0.9",
+        "distill": "false",
     }
     assert run.metrics == {
         schema.METRIC_BASE_FLOPS: ((0, preflight.base.flops),),
@@ -150,7 +165,9 @@ def test_curves_have_a_step_per_epoch(memory: MemoryRecorder, recording: MlflowR
     curves = memory.read("trial/4").metrics
     assert curves == {
         schema.METRIC_TRAIN_LOSS: tuple((r.step, r.train_loss) for r in records),
-        schema.METRIC_EPOCH_VALIDATION_SCORE: tuple((r.step, r.validation_score) for r in records),
+        schema.of_score(schema.METRIC_EPOCH_VALIDATION_SCORE): tuple(
+            (r.step, r.validation_score) for r in records
+        ),
         schema.METRIC_LEARNING_RATE_NOW: ((1, 0.1), (2, 0.1), (3, 0.1)),
         schema.METRIC_SPARSITY: ((1, 0.25), (2, 0.5)),
     }
@@ -168,8 +185,8 @@ def test_a_finished_trial_leaves_an_architecture_beside_it(
     assert architecture.parent == "search"
     for run in (trial, architecture):
         final = {name: curve[-1][1] for name, curve in run.metrics.items()}
-        assert final[schema.METRIC_VALIDATION_SCORE] == 0.75
-        assert final[schema.METRIC_TEST_SCORE] == 0.7
+        assert final[schema.of_score(schema.METRIC_VALIDATION_SCORE)] == 0.75
+        assert final[schema.of_score(schema.METRIC_TEST_SCORE)] == 0.7
         assert final[schema.METRIC_FLOPS] == 120_000
         assert final[schema.METRIC_FLOPS_SHARE] == 120_000 / preflight.base.flops
         assert final[schema.METRIC_NUM_PARAMS] == 5000
@@ -186,10 +203,30 @@ def test_accuracy_is_recorded_before_and_after_each_step_of_a_trial(
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
     final = {name: curve[-1][1] for name, curve in memory.read("trial/4").metrics.items()}
-    assert final[schema.METRIC_SCORE_BEFORE_PRUNING] == 0.8
-    assert final[schema.METRIC_SCORE_AFTER_PRUNING] == 0.4
-    assert final[schema.METRIC_SCORE_AFTER_FINE_TUNING] == 0.75
+    assert final[schema.of_score(schema.METRIC_SCORE_BEFORE_PRUNING)] == 0.8
+    assert final[schema.of_score(schema.METRIC_SCORE_AFTER_PRUNING)] == 0.4
+    assert final[schema.of_score(schema.METRIC_SCORE_AFTER_FINE_TUNING)] == 0.75
     assert final[schema.METRIC_SPARSITY] == 0.5
+
+
+def test_a_score_is_recorded_under_its_own_name(memory: MemoryRecorder, context: JobContext):
+    """An error has no worst value that a hypervolume could be measured from."""
+    preflight = dataclasses.replace(context.preflight, score=ABSOLUTE_ERROR)
+    recording = record_of(memory, dataclasses.replace(context, preflight=preflight))
+    recording.started(TRIAL)
+    epochs(recording, TRIAL, None)
+    recording.finished(TRIAL, [TUNED])
+    names = {name for run in map(memory.read, memory.keys()) for name in run.metrics}
+    assert {name for name in names if "mean_absolute_error" in name} == {
+        *("validation_mean_absolute_error", "test_mean_absolute_error"),
+        *("epoch_validation_mean_absolute_error", "mean_absolute_error_before_pruning"),
+        *("mean_absolute_error_after_pruning", "mean_absolute_error_after_fine_tuning"),
+    }
+    assert not [name for name in names if "accuracy" in name or "score" in name]
+    assert schema.METRIC_HYPERVOLUME not in names
+    assert memory.read("search").tags[schema.TAG_SCORE] == "mean absolute error"
+    assert memory.read("search").tags[schema.TAG_SCORE_METRIC] == "mean_absolute_error"
+    assert memory.read("search").tags[schema.TAG_SCORE_DIRECTION] == "minimize"
 
 
 def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: MlflowRecord):
@@ -292,14 +329,16 @@ def test_every_run_says_what_it_gave_up_and_the_search_what_to_take(
         recording.finished(job, [found])
     found = dataclasses.replace(
         results(TUNED, front=(TUNED,)),
-        contests=contests([TUNED], [("all of it", Budget.parse("flops=500k"))]),
+        contests=contests([TUNED], [("all of it", Budget.parse("flops=500k"))], ACCURACY),
         base_network=base,
     )
     concluded(recording, found, [])
     runs = [memory.read(f"architecture/{key}") for key in ("base", "fine-tuned-4")]
     assert [run.tags[schema.TAG_ORIGIN] for run in runs] == ["base", "fine-tuned"]
     assert [run.tags[schema.TAG_ON_FRONT] for run in runs] == ["false", "true"]
-    against = [run.metrics[schema.METRIC_SCORE_AGAINST_BASE][-1][1] for run in runs]
+    against = [
+        run.metrics[schema.of_score(schema.METRIC_SCORE_AGAINST_BASE)][-1][1] for run in runs
+    ]
     assert against == [0, pytest.approx(-0.25)]
     description = memory.read("search").description
     assert description.startswith(found.recommendations[0].text)
@@ -412,7 +451,7 @@ def test_points_have_the_time_at_which_their_epochs_ended(context: JobContext):
     store_curve(context, TUNED, records)
     recording.finished(TRIAL, [TUNED])
     written_points = [e for e in written.entries if isinstance(e, LogMetrics)]
-    final = [e for e in written_points if schema.METRIC_TEST_SCORE in e.metrics]
+    final = [e for e in written_points if schema.of_score(schema.METRIC_TEST_SCORE) in e.metrics]
     assert {(e.key, e.time_ms) for e in final} == {
         ("trial/4", 2000),
         ("architecture/fine-tuned-4", 2000),

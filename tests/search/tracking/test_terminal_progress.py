@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 from rich.console import Console
-from samples import epoch_record, from_scratch_job, outcome, trial_job
+from samples import ABSOLUTE_ERROR, epoch_record, from_scratch_job, outcome, trial_job
 
+from search.tasks.score import ACCURACY
 from search.tracking import terminal_progress
 from search.tracking.terminal_progress import Progress
 from search.trials.jobs import Ending, State
@@ -103,6 +104,21 @@ def test_lines_tell_the_story_of_a_member():
         "uniform-b100: from scratch",
     ]
     assert lines[3].startswith("uniform-b100: validation accuracy 50.0%, 5k FLOPs; ")
+
+
+def test_a_score_has_its_own_name_and_form():
+    screen = console()
+    shown = Progress(screen, ABSOLUTE_ERROR)
+    shown.finished(JOB, [DONE, outcome("half", flops=500, validation_score=0.125)])
+    assert (
+        "validation mean absolute error 0.75 (before pruning 0.5, just after 0.25), 120k FLOPs; "
+        "and 0.125 at 500" in text(screen)
+    )
+    live = console(is_terminal=True)
+    with Progress(live, ABSOLUTE_ERROR).showing():
+        pass
+    assert "accuracy" not in text(screen) + text(live)
+    assert "mean absolute error" in text(live)
 
 
 def test_an_accuracy_of_nothing_after_pruning_is_not_hushed_up():
@@ -273,7 +289,7 @@ def test_a_line_a_minute_says_how_far_a_study_is():
             lines += [(seconds, line) for line in text(screen).splitlines()[said + len(lines) :]]
     assert [at for at, _ in lines] == [60, 120, 180, 240, 300, 360]
     assert lines[0][1] == (
-        "8 of 100 epochs; trial 4 in sparse training, validation 4.0%; about 12 min left"
+        "8 of 100 epochs; trial 4 in sparse training, validation accuracy 4.0%; about 12 min left"
     )
 
 
@@ -292,7 +308,8 @@ def test_the_line_of_a_minute_tells_the_best_network_but_not_the_base():
     shown.epochs(trial_job(4), [epoch_record(1, 2, validation_score=0.5)])
     last = text(screen).splitlines()[-1]
     assert (
-        "trial 4 in sparse training, validation 50.0%; best network 75.0% at 120k FLOPs; " in last
+        "trial 4 in sparse training, validation accuracy 50.0%; best network 75.0% at 120k FLOPs; "
+        in last
     )
 
 
@@ -310,7 +327,7 @@ def test_another_process_that_goes_on_has_a_minute_of_its_own():
     shown = progress_on(screen, 9, now=lambda: seconds)
     shown.epochs(JOB, [epoch_record(1, 9)])
     seconds += 1000
-    shown.begun()
+    shown.begun(ACCURACY)
     shown.epochs(JOB, [epoch_record(step, 9) for step in (1, 2)])
     assert len(text(screen).splitlines()) == 1
 
@@ -321,7 +338,7 @@ def test_time_counts_anew_when_another_process_goes_on(clock: Clock):
     shown.started(JOB)
     clock.ahead += 1000
     shown.epochs(JOB, [epoch_record(1, 4)])
-    shown.begun()
+    shown.begun(ACCURACY)
     shown.expect(3)
     clock.ahead += 5
     shown.epochs(JOB, [epoch_record(2, 4)])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from samples import from_scratch_job, small_config, stored_outcome
+from samples import from_scratch_job, small_config, stored_outcome, trial_job
 from torch import Tensor, nn
 
 import copycat
@@ -20,7 +21,7 @@ from search.data.datasets import ImageData
 from search.tasks.classification import Classification
 from search.training.distillation import Distillation, distilled
 from search.trials.job_context import JobContext
-from search.trials.jobs import EpochRecord
+from search.trials.jobs import EpochRecord, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.trial import perform
 
@@ -151,6 +152,50 @@ def test_a_member_learns_from_the_teacher(
     without = next(copycat.load(plain.config.directory / outcome.path).parameters())
     assert torch.equal(weights["alone"], without)
     assert not torch.equal(weights["taught"], without)
+
+
+@pytest.mark.parametrize("job", [trial_job(), None], ids=["trial", "member"])
+def test_with_distill_smaller_networks_imitate_the_trained_base(
+    tmp_path: Path,
+    teacher: Path,
+    preflight: Preflight,
+    digits: ImageData,
+    job: TrialJob | None,
+):
+    """Sparse training does not, fine-tuning and training from scratch do."""
+    job = job or from_scratch_job(widths=dict.fromkeys(preflight.groups, 6))
+    stored, weights, before = {}, {}, {}
+    for name, changes in (
+        ("plain", {}),
+        ("alone", {"distill": True, "distill_weight": 0.0}),
+        ("taught", {"distill": True, "distill_weight": 1.0}),
+    ):
+        training = TrainingConfig(1, 1, 1, batch_size=32, **changes)
+        config = small_config(tmp_path, name=name, training=training)
+        context = JobContext(config, preflight, "cpu")
+        shutil.copytree(teacher, config.directory / "architectures" / "base")
+        outcome, *_ = perform(job, context, digits, _ignored)
+        stored[name] = copycat.read(config.directory / outcome.path).provenance
+        weights[name] = next(copycat.load(config.directory / outcome.path).parameters())
+        before[name] = outcome.details
+    assert context.teacher == str(config.directory / "architectures" / "base")
+    assert [stored[name].get("distill_from") for name in stored] == [None, "base", "base"]
+    assert before["plain"] == before["alone"] == before["taught"]
+    assert torch.equal(weights["plain"], weights["alone"])
+    assert not torch.equal(weights["plain"], weights["taught"])
+
+
+def test_the_base_itself_imitates_nobody(tmp_path: Path, preflight: Preflight, digits: ImageData):
+    """Its folder, which is the teacher's, is not there yet."""
+    training = TrainingConfig(1, 1, 1, batch_size=32, distill=True)
+    context = JobContext(small_config(tmp_path, training=training), preflight, "cpu")
+    widths = {name: preflight.graph.group(name).width for name in preflight.groups}
+    job = from_scratch_job("base", origin="base", widths=widths)
+    (outcome,) = perform(job, context, digits, _ignored)
+    stored = context.config.directory / outcome.path
+    assert str(stored) == context.teacher
+    assert "distill_from" not in copycat.read(stored).provenance
+    assert context.task_of_smaller is not context.task
 
 
 def _ignored(records: Sequence[EpochRecord]) -> None:

@@ -4,6 +4,7 @@ import math
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,11 +27,10 @@ from search.tasks.classification import Accuracy, Classification
 from search.tasks.score import Score
 from search.tasks.task import Task
 from search.training import trainer
+from search.training.schedules import learning_rates, total_push
 from search.training.trainer import (
     EpochReport,
     Trainer,
-    learning_rate,
-    total_push,
     train,
     training_precision,
 )
@@ -226,7 +226,7 @@ def test_only_a_lonely_last_image_sits_out(count: int, batch_size: int, sizes: l
 )
 def test_learning_rate_falls_at_half_and_three_quarters(epochs: int, drops: list[int]) -> None:
     config = TrainingConfig(learning_rate=0.1)
-    found = [learning_rate(config, epoch, epochs) for epoch in range(epochs)]
+    found = learning_rates(config, epochs, 1).tolist()
     assert found == pytest.approx([0.1 * 10**-drop for drop in drops])
 
 
@@ -244,7 +244,7 @@ def test_the_schedule_of_copycat_networks_falls_by_five_every_60_of_200_epochs(
     epochs: int, drops: list[int]
 ) -> None:
     config = TrainingConfig(learning_rate=0.1, schedule="copycat")
-    found = [learning_rate(config, epoch, epochs) for epoch in range(epochs)]
+    found = learning_rates(config, epochs, 1).tolist()
     assert found == pytest.approx([0.1 * 0.2**drop for drop in drops])
     if epochs >= 10:
         assert min(found) == pytest.approx(8e-4)  # what the paper fine-tunes with
@@ -252,7 +252,7 @@ def test_the_schedule_of_copycat_networks_falls_by_five_every_60_of_200_epochs(
 
 def test_a_constant_rate_stays_as_it_is() -> None:
     config = TrainingConfig(learning_rate=0.03, schedule="constant")
-    assert [learning_rate(config, epoch, 5) for epoch in range(5)] == [0.03] * 5
+    assert learning_rates(config, 5, 1).tolist() == [0.03] * 5
 
 
 def test_total_push_of_the_paper_is_660_at_a_strength_of_a_thousandth() -> None:
@@ -451,26 +451,132 @@ def test_modes_gradients_and_layout_are_as_before(digits: ImageData) -> None:
     assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
-def test_training_can_stop_and_go_on_elsewhere(digits: ImageData, tmp_path: Path) -> None:
-    def trainer(model: nn.Module) -> Trainer:
-        config = TrainingConfig(batch_size=16)
-        return Trainer(model, digits, task=TASK, epochs=4, config=config, seed=3, device=CPU)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "adamw", "learning_rate": 0.01},
+        {"schedule": "one-cycle"},
+        {"schedule": "cosine", "warmup_epochs": 1},
+        {"schedule": "step", "clip_norm": 0.5},
+        {"ema_decay": 0.9},
+        {"label_smoothing": 0.1, "mixup": 0.4, "cutmix": 1.0},
+        {"crop": "resized", "augment": "randaugment"},
+        {"augment": "trivialaugment"},
+        {
+            **{"optimizer": "adamw", "learning_rate": 0.01, "schedule": "one-cycle"},
+            **{"ema_decay": 0.9, "clip_norm": 1.0, "mixup": 0.4, "augment": "randaugment"},
+        },
+    ],
+    ids=lambda settings: "-".join(map(str, settings)) or "default",
+)
+def test_training_can_stop_and_go_on_elsewhere(
+    digits: ImageData, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """To the bit, by every recipe, with a penalty, whatever is drawn elsewhere meanwhile."""
 
-    straight = trainer(whole := small_network())
+    def trainer(model: nn.Module) -> Trainer:
+        return Trainer(
+            model,
+            digits,
+            task=TASK,
+            epochs=4,
+            config=TrainingConfig(batch_size=16, **settings),
+            seed=3,
+            device=CPU,
+            penalty=lambda network: 1e-3 * network[1].weight.square().sum(),
+        )
+
+    def new(seed: int = 0) -> nn.Module:
+        return to_sigmoid_batchnorm(small_network(seed), seed=seed)
+
+    straight = trainer(whole := new())
     while not straight.is_finished:
         straight.run_epoch()
 
-    interrupted = trainer(small_network())
+    interrupted = trainer(new())
     interrupted.run_epoch()
     interrupted.run_epoch()
     torch.save(interrupted.state_dict(), tmp_path / "state.pt")
-    resumed = trainer(rest := small_network(seed=8))
+    resumed = trainer(rest := new(seed=8))
+    torch.rand(5)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     while not resumed.is_finished:
         resumed.run_epoch()
 
     assert resumed.reports == straight.reports
     assert all(map(torch.equal, whole.state_dict().values(), rest.state_dict().values()))
+
+
+def steps_of(model: nn.Module, data: ImageData, epochs: int, **settings: Any) -> list[Tensor]:
+    """The weights of the last layer after every step."""
+    found: list[Tensor] = []
+    train(
+        model,
+        data,
+        task=TASK,
+        epochs=epochs,
+        config=TrainingConfig(**settings),
+        seed=0,
+        device=CPU,
+        after_step=lambda network: found.append(network[-1].weight.detach().clone()),
+    )
+    return found
+
+
+def test_the_average_of_the_weights_is_measured_and_left(digits: ImageData) -> None:
+    """Between epochs the network has the average; steps go on from the weights themselves."""
+    plain = small_network()
+    first = plain[-1].weight.detach().clone()
+    expected = steps_of(plain, digits, 3)
+    assert torch.equal(plain[-1].weight, expected[-1])
+
+    model = small_network()
+    trainer = Trainer(
+        model,
+        digits,
+        task=TASK,
+        epochs=3,
+        config=TrainingConfig(ema_decay=0.8),
+        seed=0,
+        device=CPU,
+    )
+    average, step = first, 0
+    while not trainer.is_finished:
+        report = trainer.run_epoch()
+        for weights in expected[step : step + 4]:
+            step += 1
+            average = torch.lerp(weights, average, min(0.8, (1 + step) / (10 + step)))
+        assert torch.allclose(model[-1].weight, average, atol=1e-6)
+        assert not torch.allclose(average, expected[step - 1], atol=1e-4)
+        assert TASK.evaluate(model, digits.loader("validation", device=CPU)) == (
+            report.validation_score
+        )
+    assert step == len(expected) == 12
+
+
+def test_a_reported_rate_is_that_of_the_last_step_of_its_epoch(digits: ImageData) -> None:
+    config = TrainingConfig(schedule="cosine", warmup_epochs=1)
+    report = train(small_network(), digits, task=TASK, epochs=3, config=config, seed=0, device=CPU)
+    rates = learning_rates(config, 3, 4)
+    assert [epoch.learning_rate for epoch in report.epochs] == [rates[3], rates[7], rates[11]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adamw", "learning_rate": 0.01, "schedule": "one-cycle"},
+        {"schedule": "cosine", "warmup_epochs": 1, "clip_norm": 1.0, "ema_decay": 0.9},
+        {"label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0, "schedule": "one-cycle"},
+        {"crop": "resized", "crop_area": 0.6, "augment": "randaugment", "augment_magnitude": 3},
+    ],
+    ids=lambda settings: "-".join(map(str, settings)),
+)
+def test_a_network_learns_by_any_recipe(digits: ImageData, settings: dict[str, Any]) -> None:
+    config = TrainingConfig(batch_size=16, **settings)
+    torch.manual_seed(0)
+    report = train(digits_vgg(), digits, task=TASK, epochs=8, config=config, seed=0, device=CPU)
+    assert report.validation_score > 0.6
 
 
 def test_reports_can_be_stored(digits: ImageData) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import Workers, quick_config, trial_job
+from samples import ABSOLUTE_ERROR, Workers, quick_config, trial_job
 
 import search
 from mlflow_server import MemoryRecorder, schema
@@ -25,6 +25,7 @@ from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.storage.layout import RUNGS_FOLDER
+from search.tasks.score import ACCURACY
 from search.trials.early_stopping import Halving, RungResult
 from search.trials.job_context import JobContext
 from search.trials.jobs import Job, Outcome
@@ -44,7 +45,7 @@ Point = tuple[float, int]
 
 @pytest.fixture
 def halving(tmp_path: Path) -> Halving:
-    return Halving(tmp_path / "rungs", 160)
+    return Halving(tmp_path / "rungs", 160, ACCURACY)
 
 
 def goes_on(halving: Halving, key: str, point: Point, epoch: int = 20) -> bool:
@@ -70,7 +71,7 @@ def fates(halving: Halving, points: list[Point]) -> list[bool]:
 def test_rungs_are_halves_of_halves_and_none_is_the_end(
     tmp_path: Path, epochs: int, rungs: tuple[int, ...]
 ):
-    assert Halving(tmp_path, epochs).rungs == rungs
+    assert Halving(tmp_path, epochs, ACCURACY).rungs == rungs
 
 
 # ---- who is stopped
@@ -101,6 +102,17 @@ def test_a_small_network_is_not_starved(halving: Halving):
     assert not goes_on(halving, "as cheap, but worse", (0.1, 50))
 
 
+def test_of_errors_the_largest_are_stopped(tmp_path: Path):
+    """As of accuracies the smallest: with every score turned round, every trial fares the same."""
+    points = [(0.9, 10), (0.8, 20), (0.7, 30), (0.6, 40), (0.85, 15), (0.75, 25), (0.95, 5)]
+    errors = [(1 - accuracy, flops) for accuracy, flops in points]
+    expected = [True, True, True, False, True, False, True]
+    halving = Halving(tmp_path, 160, ABSOLUTE_ERROR)
+    assert fates(halving, errors) == expected
+    with pytest.raises(StoppedEarlyError, match=r"in mean absolute error and FLOPs \(0\.45 when"):
+        halving.require_worth("fine-tuned-9", 20, 0.45, 50)
+
+
 def test_a_stopped_trial_is_told_what_beat_it(halving: Halving):
     fates(halving, [(0.9, 10), (0.8, 20), (0.7, 30)])
     expected = (
@@ -122,7 +134,7 @@ def test_asked_again_the_answer_is_that_of_the_first_time(halving: Halving, tmp_
     assert fates(halving, [(0.5, 50), (0.6, 40), (0.7, 30), (0.4, 60)]) == [True] * 3 + [False]
     for n in range(8):
         halving.require_worth(f"better-{n}", 20, 0.9, 10)
-    again = Halving(tmp_path / "rungs", 160)
+    again = Halving(tmp_path / "rungs", 160, ACCURACY)
     for key, point, expected in (
         ("fine-tuned-0", (0.5, 50), True),
         ("fine-tuned-1", (0.1, 90), True),
@@ -134,8 +146,8 @@ def test_asked_again_the_answer_is_that_of_the_first_time(halving: Halving, tmp_
 
 def test_rungs_survive_the_process(tmp_path: Path):
     for n, point in enumerate([(0.9, 10), (0.8, 20), (0.7, 30)]):
-        Halving(tmp_path, 160).require_worth(f"fine-tuned-{n}", 20, *point)
-    assert not goes_on(Halving(tmp_path, 160), "fine-tuned-3", (0.6, 40))
+        Halving(tmp_path, 160, ACCURACY).require_worth(f"fine-tuned-{n}", 20, *point)
+    assert not goes_on(Halving(tmp_path, 160, ACCURACY), "fine-tuned-3", (0.6, 40))
     (rung_result,) = rung_results(tmp_path, "fine-tuned-3")
     expected = RungResult("fine-tuned-3", 20, 0.6, 40, dominated_by=3, seen=4, goes_on=False)
     assert rung_result == expected
@@ -164,7 +176,7 @@ POINTS = st.lists(
 def test_in_any_order_those_on_the_front_of_a_rung_go_on(points: list[Point]):
     """And whoever is stopped has at least half of those seen then before it."""
     with tempfile.TemporaryDirectory() as folder:
-        found = fates(Halving(Path(folder), 160), points)
+        found = fates(Halving(Path(folder), 160, ACCURACY), points)
     for n, (point, is_going_on) in enumerate(zip(points, found, strict=True)):
         if beaten_by(point, points) == 0:
             assert is_going_on
@@ -272,7 +284,7 @@ def test_a_stopped_trial_that_is_asked_for_again_is_stopped_again_at_once(
 
 def crowd(context: JobContext, flops: int) -> None:
     """Five others were on every rung before, perfect at so many FLOPs."""
-    halving = Halving(context.directory / RUNGS_FOLDER, context.config.training.epochs)
+    halving = Halving(context.directory / RUNGS_FOLDER, context.config.training.epochs, ACCURACY)
     for n in range(5):
         for rung in halving.rungs:
             halving.require_worth(f"other-{n}", rung, 1.0, flops)

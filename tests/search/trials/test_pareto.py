@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import base_outcome, outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, outcome
 
-from search.trials.pareto import dominates, front, hypervolume, spread, without_base
+from search.tasks.score import ACCURACY, Score
+from search.trials.pareto import best, dominates, front, hypervolume, spread, without_base
+
+SHARE_OF_ERRORS = Score("error rate", "minimize")
 
 
 @dataclass(frozen=True)
@@ -32,39 +35,59 @@ def values(points: list[Measured]) -> list[tuple[float, int]]:
     return [(p.validation_score, p.flops) for p in points]
 
 
-@given(clouds, clouds)
-def test_dominating_is_a_strict_order(first, second):
+with_every_score = pytest.mark.parametrize("score", SCORES, ids=lambda score: score.slug)
+
+
+def is_better(a: Measured, b: Measured, score: Score) -> bool:
+    if score.direction == "minimize":
+        return a.validation_score < b.validation_score
+    return a.validation_score > b.validation_score
+
+
+@with_every_score
+@given(first=clouds, second=clouds)
+def test_dominating_is_a_strict_order(score, first, second):
     for a in first:
-        assert not dominates(a, a)
+        assert not dominates(a, a, score)
         for b in second:
-            better = (a.validation_score > b.validation_score, a.flops < b.flops)
-            worse = (a.validation_score < b.validation_score, a.flops > b.flops)
-            assert dominates(a, b) == (any(better) and not any(worse))
+            better = (is_better(a, b, score), a.flops < b.flops)
+            worse = (is_better(b, a, score), a.flops > b.flops)
+            assert dominates(a, b, score) == (any(better) and not any(worse))
 
 
-@given(clouds)
-def test_the_front_is_what_no_point_dominates(points):
+@with_every_score
+@given(points=clouds)
+def test_the_front_is_what_no_point_dominates(score, points):
     expected = {
         (p.validation_score, p.flops)
         for p in points
-        if not any(dominates(other, p) for other in points)
+        if not any(dominates(other, p, score) for other in points)
     }
-    found = values(front(points))
+    found = values(front(points, score))
     assert set(found) == expected
     assert len(found) == len(expected)
 
 
-@given(clouds)
-def test_the_front_rises_in_both_cost_and_accuracy(points):
-    found = front(points)
+@with_every_score
+@given(points=clouds)
+def test_what_costs_more_on_the_front_is_better(score, points):
+    found = front(points, score)
     for cheaper, dearer in itertools.pairwise(found):
         assert cheaper.flops < dearer.flops
-        assert cheaper.validation_score < dearer.validation_score
+        assert is_better(dearer, cheaper, score)
+
+
+@with_every_score
+@given(points=clouds)
+def test_the_best_is_the_last_of_the_front(score, points):
+    found = front(points, score)
+    leading = best(points, score)
+    assert (None if leading is None else values([leading])) == (values(found)[-1:] or None)
 
 
 @given(clouds)
 def test_of_equal_points_the_first_stays(points):
-    for point in front(points):
+    for point in front(points, ACCURACY):
         equal = [p for p in points if values([p]) == values([point])]
         assert point.number == equal[0].number
 
@@ -72,12 +95,13 @@ def test_of_equal_points_the_first_stays(points):
 @given(clouds.flatmap(lambda points: st.tuples(st.just(points), st.permutations(points))))
 def test_the_order_of_the_points_does_not_matter(both):
     points, shuffled = both
-    assert values(front(points)) == values(front(shuffled))
+    assert values(front(points, ACCURACY)) == values(front(shuffled, ACCURACY))
 
 
 def test_no_points_have_no_front():
-    assert front([]) == []
-    assert hypervolume([], 1) == 0
+    assert front([], ACCURACY) == []
+    assert best([], ACCURACY) is None
+    assert hypervolume([], 1, ACCURACY) == 0
     assert spread([], 3) == []
 
 
@@ -110,20 +134,33 @@ def test_the_hypervolume_is_the_area_that_points_dominate(points):
         any(10 * p.validation_score > row + 0.5 and p.flops <= column for p in points)
         for row, column in itertools.product(range(10), range(BASE_FLOPS))
     )
-    assert hypervolume(points, BASE_FLOPS) == pytest.approx(covered / (10 * BASE_FLOPS))
+    assert hypervolume(points, BASE_FLOPS, MEAN_IOU) == pytest.approx(covered / (10 * BASE_FLOPS))
 
 
-@given(clouds, clouds)
-def test_more_points_never_take_hypervolume_away(points, more):
-    assert hypervolume(points, 6) <= hypervolume([*points, *more], 6) + 1e-12
-    assert hypervolume(front(points), 6) == hypervolume(points, 6)
+@pytest.mark.parametrize("score", [ACCURACY, SHARE_OF_ERRORS])
+@given(points=clouds, more=clouds)
+def test_more_points_never_take_hypervolume_away(score, points, more):
+    assert hypervolume(points, 6, score) <= hypervolume([*points, *more], 6, score) + 1e-12
+    assert hypervolume(front(points, score), 6, score) == hypervolume(points, 6, score)
 
 
 def test_the_hypervolume_of_the_best_of_all_is_nearly_one():
-    assert hypervolume([Measured(1.0, 1)], 1_000_000) == pytest.approx(1 - 1e-6)
-    assert hypervolume([Measured(0.8, 25), Measured(0.9, 50)], 100) == pytest.approx(
-        0.8 * 0.25 + 0.9 * 0.5
-    )
+    assert hypervolume([Measured(1.0, 1)], 1_000_000, ACCURACY) == pytest.approx(1 - 1e-6)
+    assert hypervolume([Measured(0.0, 1)], 1_000_000, SHARE_OF_ERRORS) == pytest.approx(1 - 1e-6)
+    points = [Measured(0.8, 25), Measured(0.9, 50)]
+    assert hypervolume(points, 100, ACCURACY) == pytest.approx(0.8 * 0.25 + 0.9 * 0.5)
+
+
+@given(clouds)
+def test_the_hypervolume_of_errors_is_that_of_what_is_right(points):
+    right = [Measured(1 - p.validation_score, p.flops) for p in points]
+    expected = hypervolume(right, 5, ACCURACY)
+    assert hypervolume(points, 5, SHARE_OF_ERRORS) == pytest.approx(expected)
+
+
+def test_a_score_without_a_worst_value_has_no_hypervolume():
+    assert hypervolume([Measured(0.5, 1)], 2, ABSOLUTE_ERROR) is None
+    assert hypervolume([], 2, ABSOLUTE_ERROR) is None
 
 
 def test_the_base_network_does_not_compete():

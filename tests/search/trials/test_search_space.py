@@ -14,7 +14,7 @@ from search.config.settings import choices
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.data import steps_per_epoch
-from search.training.trainer import total_push
+from search.training.schedules import total_push
 from search.trials.search_space import Proposal, SearchSpace, sampler
 
 TARGETS = (1000.0, 9999.0)

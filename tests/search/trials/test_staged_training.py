@@ -27,7 +27,12 @@ from search.trials.staged_training import StagedTraining
 from search.trials.trial import perform
 
 TRAINING = TrainingConfig(3, 2, 3, batch_size=32)
-NUM_EPOCHS = {"snip": 5, "member": 3, "longer member": 6}
+ANOTHER_RECIPE = dataclasses.replace(
+    TRAINING,
+    **{"optimizer": "adamw", "learning_rate": 0.01, "schedule": "one-cycle", "ema_decay": 0.9},
+    **{"clip_norm": 1.0, "mixup": 0.2, "cutmix": 1.0, "augment": "randaugment"},
+)
+NUM_EPOCHS = {"snip": 5, "member": 3, "longer member": 6, "member by another recipe": 3}
 """Of the jobs below; of the others 3 + 2 + 2."""
 
 
@@ -102,6 +107,11 @@ CASES = {
     ),
     "member": Case(member()),
     "longer member": Case(member(equal_compute=True)),
+    "another recipe": Case(
+        proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0}),
+        changes=(("training", ANOTHER_RECIPE),),
+    ),
+    "member by another recipe": Case(member(), changes=(("training", ANOTHER_RECIPE),)),
 }
 
 

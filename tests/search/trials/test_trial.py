@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +21,9 @@ from search.data.image_sources import ImageSource
 from search.tasks.classification import Classification
 from search.trials.from_scratch import train_from_scratch
 from search.trials.job_context import JobContext
-from search.trials.jobs import EpochRecord, FromScratchJob, Job, Outcome
+from search.trials.jobs import EpochRecord, FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight, check
+from search.trials.search_space import Proposal
 from search.trials.trial import perform, run_trial
 
 CPU = torch.device("cpu")
@@ -116,6 +118,57 @@ def test_every_epoch_is_reported_with_its_stage(trained):
     assert [r.sparsity is None for r in records] == [False, False, True, True]
     assert [r.learning_rate for r in records] == [0.1, pytest.approx(0.01), 0.1, 0.1]
     assert [r.images for r in records] == [192, 384, 576, 768]
+
+
+EVERYTHING = {
+    **{"optimizer": "adamw", "learning_rate": 0.01, "schedule": "one-cycle", "clip_norm": 1.0},
+    **{"ema_decay": 0.9, "label_smoothing": 0.1, "mixup": 0.2, "cutmix": 1.0},
+    **{"crop": "resized", "augment": "randaugment"},
+}
+
+
+@pytest.mark.parametrize("criterion", ["rni", "slimming", "scaling-factors"])
+def test_a_trial_by_another_recipe_measures_and_stores_the_same_network(
+    tmp_path: Path, preflight: Preflight, digits: ImageData, criterion: str
+):
+    """What is stored is the average of the weights, on which the last epoch was measured."""
+    training = TrainingConfig(2, 2, 1, batch_size=32, **EVERYTHING)
+    config = small_config(tmp_path, criterion=(criterion,), training=training)
+    context = JobContext(config, preflight, "cpu")
+    settings = {f"{criterion}.{name}": 0.01 for name in ("strength", "shift")}
+    job = TrialJob(0, Proposal(criterion, "filter", settings, 200_000))
+    outcome, records, network = performed(job, context, digits)
+    assert outcome.flops <= 200_000
+    assert records[3].validation_score == outcome.validation_score
+    again, _, other = performed(job, context, digits)
+    assert again == outcome
+    assert all(map(torch.equal, network.state_dict().values(), other.state_dict().values()))
+
+
+def test_every_stage_has_its_own_course_of_the_learning_rate(
+    tmp_path: Path, preflight: Preflight, digits: ImageData
+):
+    """Of 240 images, 192 are trained on: 6 steps an epoch."""
+    training = TrainingConfig(
+        4,
+        2,
+        3,
+        batch_size=32,
+        learning_rate=0.08,
+        schedule="constant",
+        warmup_epochs=1,
+        fine_tune_schedule="step",
+        fine_tune_learning_rate=0.01,
+        fine_tune_warmup_epochs=0,
+        drop_at=(0.5,),
+        drop_by=4.0,
+        scratch_learning_rate=0.02,
+    )
+    context = JobContext(small_config(tmp_path, training=training), preflight, "cpu")
+    _, records, _ = performed(trial_job(), context, digits)
+    assert [r.learning_rate for r in records[:6]] == pytest.approx([0.08] * 4 + [0.01, 0.0025])
+    _, records, _ = performed(uniform(preflight), context, digits)
+    assert [r.learning_rate for r in records] == pytest.approx([0.02] * 3)
 
 
 def test_fine_tuning_can_have_a_learning_rate_of_its_own(

@@ -159,7 +159,7 @@ def _row(components: Components, architecture_id: str) -> ArchitectureRow:
 
 
 def _content(components: Components, row: ArchitectureRow) -> dict[str, Any]:
-    """Its file, without test accuracy until its search is over."""
+    """Its file, without its test score until its search is over."""
     content = components.runs.json_object(row.search_id, ARCHITECTURES_FOLDER, row.key, _JSON_FILE)
     provenance = content.get("provenance", {})
     if not isinstance(provenance, dict):

@@ -15,7 +15,15 @@ from search.service.api.dependencies import InComponents, PageLimit, PageOffset,
 from search.service.api.downloads import RangeFileResponse, documented_file
 from search.service.database.tables import ArchitectureRow, SearchRow
 from search.service.problem_details import ProblemError, documented
-from search.service.schemas import FLOPS, Architecture, ArchitecturePage, Front, Verdict, paging
+from search.service.schemas import (
+    FLOPS,
+    Architecture,
+    ArchitecturePage,
+    Front,
+    ScoreKind,
+    Verdict,
+    paging,
+)
 from search.storage.layout import RESULTS_FILE
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
@@ -70,6 +78,7 @@ def _front(
         "state": row.state,
         "is_final": row.state == "finished",
         "convention": FLOPS,
+        "score": ScoreKind.of(row),
         "items": [Architecture.of(architecture, row, base_row) for architecture in rows],
     }
 

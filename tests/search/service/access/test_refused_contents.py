@@ -143,6 +143,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         for place in ("..", "/etc", "../runs/done/architectures/a-1", "linked", "./..", "a/../../x")
     },
     **{
+        f"weights in {place!r}": ({"weights": place}, "weights")
+        for place in ("..", "/etc/passwd", "../runs/done/architectures/a-1", "linked", "a/../../x")
+    },
+    **{
         f"the builder {model!r}": ({"model": model}, "model")
         for model in (
             *("os:system", "subprocess:run", "builtins:eval", "allowed:other", "allowed:net.x"),

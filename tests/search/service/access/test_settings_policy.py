@@ -9,11 +9,13 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from refusals import check_refused, untouched
 
 from pruning.errors import ConfigError
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
+from search.models import digits_resnet, digits_vgg
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig, ServiceConfig
@@ -207,3 +209,29 @@ def test_only_tasks_that_the_operator_allows_run(tight: Any) -> None:
         with pytest.raises(ProblemError, match=r"has not allowed \(--task\): mine:Task") as refused:
             policy.resolve({"task": name})
         assert (refused.value.status, refused.value.field) == (422, "task")
+
+
+@pytest.mark.parametrize("source", ["builder", "torchvision:IMAGENET1K_V2", ""])
+def test_weights_that_are_in_no_file_stay_as_they_are_named(tmp_path: Path, source: str) -> None:
+    assert SettingsPolicy(tmp_path).resolve(DIGITS | {"weights": source})["weights"] == source
+
+
+def test_files_of_weights_lie_in_the_data_folder(tmp_path: Path) -> None:
+    resolved = SettingsPolicy(tmp_path).resolve(DIGITS | {"weights": "nets/mine.pt"})
+    assert resolved["weights"] == str(tmp_path.resolve() / "nets" / "mine.pt")
+
+
+def test_weights_are_fitted_before_a_search_is_queued(tmp_path: Path) -> None:
+    model = digits_vgg()
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    torch.save(digits_resnet().state_dict(), tmp_path / "other.pt")
+
+    def checked(name: str) -> Any:
+        return check_settings(DIGITS | {"weights": str(tmp_path / name)}, "cpu", 10**9)
+
+    assert len(checked("own.pt")["settings"]["weights_digest"]) == 64
+    for name, words in (("other.pt", "are of another network"), ("none.pt", "cannot be read")):
+        refusal = checked(name)
+        assert isinstance(refusal, Refusal)
+        assert refusal.field == "weights"
+        assert words in refusal.detail

@@ -405,7 +405,6 @@ def test_architectures_within_bounds(searches: Searches, architectures: Architec
     assert keys(True) == ["small", "large"]
     assert keys(True, flops=29) == ["small"]
     assert keys(False, params=2) == ["small", "bad"]
-    assert keys(False, validation_score=0.5) == ["small", "large"]
 
 
 def test_a_long_reason_is_cut(searches: Searches, queue: SearchQueue) -> None:

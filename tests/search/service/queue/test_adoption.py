@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from refusals import check_refused
-from samples import base_outcome, outcome
+from samples import ABSOLUTE_ERROR, base_outcome, outcome
 
 from search.config.search_config import SearchConfig
 from search.service.access.settings_policy import SettingsPolicy
@@ -18,10 +18,12 @@ from search.service.database.tables import SearchRow
 from search.service.queue.adoption import adopt_searches
 from search.service.runs_folder import EXPORTS_FOLDER
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
+from search.tasks.score import ACCURACY
 
 BASE = {"flops": 2000, "params": 200}
 LAUNCHED = {"event": "launched", "time_ms": 5, "pid": 1, "lines": ["base"], "trials": 2}
 LAUNCHED |= {"base": BASE, "limits": {"flops": 1500}}
+FINISHED = {"event": "finished", "time_ms": 6, "key": "t"}
 
 
 @pytest.fixture
@@ -110,8 +112,7 @@ def test_one_that_was_stopped_is_shown_with_what_it_found(empty: Any) -> None:
         outcome("worse", flops=1200, validation_score=0.7).to_mapping(),
         base_outcome(flops=2000, validation_score=0.9).to_mapping(),
     ]
-    finished = {"event": "finished", "time_ms": 6, "key": "t", "outcomes": found}
-    put(empty, "mine", settings(), LAUNCHED, finished)
+    put(empty, "mine", settings(), LAUNCHED, {**FINISHED, "outcomes": found})
     adopt(empty)
     items = empty.ask("GET", "/v1/searches/mine/architectures").json["items"]
     assert [(one["key"], one["on_front"]) for one in items] == [
@@ -120,6 +121,29 @@ def test_one_that_was_stopped_is_shown_with_what_it_found(empty: Any) -> None:
     assert [one["score_against_base"] for one in items] == [
         *(0, pytest.approx(-0.1), pytest.approx(-0.2)),
     ]
+
+
+def test_errors_come_with_their_name_and_the_least_is_on_the_front(empty: Any) -> None:
+    found = [
+        outcome("least", flops=1000, validation_score=0.25).to_mapping(),
+        outcome("worse", flops=1200, validation_score=0.75).to_mapping(),
+    ]
+    launched = {**LAUNCHED, "score": ABSOLUTE_ERROR.to_mapping()}
+    put(empty, "mine", settings(), launched, {**FINISHED, "outcomes": found})
+    put(empty, "old", settings(), LAUNCHED)
+    adopt(empty)
+    page = empty.ask("GET", "/v1/searches/mine/architectures").json
+    assert page["score"] == ABSOLUTE_ERROR.to_mapping()
+    assert [(one["key"], one["on_front"]) for one in page["items"]] == [
+        *(("least", True), ("worse", False)),
+    ]
+    front = empty.ask("GET", "/v1/searches/mine/front?sort=-validation_score").json
+    assert [one["key"] for one in front["items"]] == ["least"]
+    shown = empty.ask("GET", "/v1/searches/mine").json
+    assert shown["progress"]["best"]["key"] == "least"
+    assert shown["progress"]["hypervolume"] is None
+    assert shown["score"] == ABSOLUTE_ERROR.to_mapping()
+    assert empty.ask("GET", "/v1/searches/old").json["score"] == ACCURACY.to_mapping()
 
 
 def test_what_the_service_decides_is_taken_from_it_alone(empty: Any) -> None:

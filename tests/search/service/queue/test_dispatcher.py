@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import base_outcome, outcome
+from samples import ABSOLUTE_ERROR, base_outcome, outcome
 
 from pruning.errors import ServiceError
 from search.service.database.architectures import Architectures
@@ -19,6 +19,7 @@ from search.service.database.transactions import Database
 from search.service.queue.dispatcher import Dispatcher
 from search.service.queue.launcher import Launcher, ProcessExit
 from search.service.queue.supervisor import MAX_LOSSES
+from search.service.schemas import SearchSummary
 from search.storage.layout import EVENTS_FILE, SPOOL_FILE
 
 BASE = {"flops": 2000, "params": 200}
@@ -87,8 +88,9 @@ def add(searches: Searches, *names: str) -> None:
         searches.add(name, settings, key=key, is_taken=lambda _: False, frame={})
 
 
-def begin(say: Callable[..., None], search_id: str) -> None:
-    say(search_id, "launched", pid=1, lines=["base"], trials=2, base=BASE, limits={"flops": 1500})
+def begin(say: Callable[..., None], search_id: str, **further: object) -> None:
+    content = {"pid": 1, "lines": ["base"], "trials": 2, "base": BASE, "limits": {"flops": 1500}}
+    say(search_id, "launched", **content, **further)
 
 
 def epoch(say: Callable[..., None], search_id: str, step: int) -> None:
@@ -143,6 +145,25 @@ def test_progress_and_the_front_are_kept_while_it_runs(
     assert row.progress["trials"]["finished"] == 1
     assert row.progress["hypervolume"] == pytest.approx(0.5 * 0.7)
     assert row.frame["base"] == BASE
+    on_front = architectures.within("a", bounds={}, on_front=True)
+    assert [found.key for found in on_front] == ["x"]
+
+
+def test_of_errors_the_least_are_on_the_front(
+    searches: Searches, dispatcher: Dispatcher, say: Any, architectures: Architectures
+) -> None:
+    add(searches, "a")
+    dispatcher.step()
+    begin(say, "a", score=ABSOLUTE_ERROR.to_mapping())
+    say("a", "started", key="t", job={"proposal": {}})
+    least = outcome("x", flops=1000, validation_score=0.25).to_mapping()
+    worse = outcome("y", flops=1200, validation_score=0.75).to_mapping()
+    say("a", "finished", key="t", outcomes=[worse, least])
+    dispatcher.step()
+    row = searches.get("a")
+    assert row.progress["best"]["key"] == "x"
+    assert row.progress["hypervolume"] is None
+    assert SearchSummary.of(row)["score"] == ABSOLUTE_ERROR.to_mapping()
     on_front = architectures.within("a", bounds={}, on_front=True)
     assert [found.key for found in on_front] == ["x"]
 
