@@ -32,6 +32,7 @@ TAG_SCORE_METRIC = "espalier.score_metric"
 TAG_SCORE_DIRECTION = "espalier.score_direction"
 
 PARAM_MODEL = "model"
+PARAM_WEIGHTS = "weights"
 PARAM_DATA = "data"
 PARAM_BUDGET = "budget"
 PARAM_SEED = "seed"
@@ -163,6 +164,7 @@ FIELDS: tuple[Field, ...] = (
     Field(TAG_SCORE_METRIC, "tag", "text", "", "the same in names of metrics, such as mean_iou"),
     Field(TAG_SCORE_DIRECTION, "tag", "text", "", "maximize or minimize"),
     Field(PARAM_MODEL, "param", "text", "", "name of the base network"),
+    Field(PARAM_WEIGHTS, "param", "text", "", "trained weights that trials start from"),
     Field(PARAM_DATA, "param", "text", "", "name of the data set"),
     Field(PARAM_BUDGET, "param", "text", "", "all budgets of the search, as written by the user"),
     Field(PARAM_SEED, "param", "integer", "", "seed of every random generator of the run"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from pruning.cost import ExampleInput
 from pruning.networks.copies import check_copyable, deep_copy
-from pruning.networks.torch_interior import BatchNorm
+from pruning.networks.torch_interior import BatchNorm, parameter_slots
 from pruning.networks.wrappers import unwrapped
 from pruning.scale_flow import runs_stock_code
 from pruning.trained_scales import bounded_scales
@@ -88,6 +89,30 @@ _KINDS: tuple[tuple[type[BatchNorm], type[SigmoidBatchNorm]], ...] = (
 )
 
 
+def _with_code_of(kind: type[BatchNorm]) -> type[SigmoidBatchNorm]:
+    """σBN of a class with a forward pass of its own, which runs with σ(γ) in the place of γ."""
+
+    def forward(self: SigmoidBatchNorm, *inputs: Any, **named: Any) -> Any:
+        slots: dict[str, Any] = parameter_slots(self)
+        gamma, scale = slots["weight"], self.importance
+        slots["weight"] = scale
+        try:
+            return kind.forward(self, *inputs, **named)
+        finally:
+            slots["weight"] = gamma
+
+    return type(f"Sigmoid{kind.__name__}", (SigmoidBatchNorm, kind), {"forward": forward})
+
+
+def _stock_of(layer: SigmoidBatchNorm) -> type[BatchNorm]:
+    """The class that a σBN took the place of."""
+    for stock, kind in _KINDS:
+        if isinstance(layer, kind):
+            return stock
+    own: type[BatchNorm] = type(layer).__bases__[1]  # of _with_code_of
+    return own
+
+
 def to_sigmoid_batchnorm(
     model: nn.Module, *, seed: int = 0, example_input: ExampleInput | None = None
 ) -> nn.Module:
@@ -100,9 +125,10 @@ def to_sigmoid_batchnorm(
     (torch.optim.swa_utils.update_bn), and measure what that cost.
 
     Offsets are dropped; running statistics, device, dtype, mode, hooks, attributes and whether γ
-    learns are kept. Parameter names stay the same. A layer that normalises batches by code of its
-    own (a subclass with another forward pass, SyncBatchNorm) stays as it is, with a warning that
-    names it.
+    learns are kept. Parameter names stay the same. A subclass with a forward pass of its own, such
+    as timm's BatchNormAct2d, runs that with σ(γ) for a scale and None for an offset. What is no
+    batch normalisation of torch's (SyncBatchNorm), or was given another forward pass as an object,
+    stays as it is, with a warning that names it.
     """
     generator = torch.Generator().manual_seed(seed)
     if example_input is not None:
@@ -117,8 +143,8 @@ def to_sigmoid_batchnorm(
         if not isinstance(old, BatchNorm) or isinstance(old, SigmoidBatchNorm) or not old.affine:
             return
         kind = next((new for stock, new in _KINDS if isinstance(old, stock)), None)
-        if kind is not None and runs_stock_code(old):
-            new = recast(kind)
+        if kind is not None and "forward" not in vars(old):
+            new = recast(kind if runs_stock_code(old) else _with_code_of(type(old)))
             new.register_parameter("bias", None)
             with torch.no_grad():
                 new.weight.copy_(gamma(old))
@@ -134,7 +160,8 @@ def to_sigmoid_batchnorm(
     if left:
         warnings.warn(
             f"no sigmoid batch normalisation for {', '.join(sorted(left))}, whose forward pass is "
-            "not torch's own: these channels have no importance to learn",
+            "not that of its class, or no batch normalisation of torch's: these channels have no "
+            "importance to learn",
             stacklevel=2,
         )
     return result
@@ -148,7 +175,7 @@ def fold(model: nn.Module) -> nn.Module:
 
     def convert(old: nn.Module, recast: Recast) -> None:
         if isinstance(old, SigmoidBatchNorm):
-            new = recast(next(stock for stock, kind in _KINDS if isinstance(old, kind)))
+            new = recast(_stock_of(old))
             with torch.no_grad():
                 new.weight.copy_(old.importance)
             offset = torch.zeros_like(new.weight)

@@ -12,7 +12,15 @@ from search.config.data_config import DataConfig
 from search.config.methods import METHODS
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig, folder_name
-from search.config.settings import Device, listed, option, require_defaults, same_option, settings
+from search.config.settings import (
+    Device,
+    listed,
+    option,
+    require,
+    require_defaults,
+    same_option,
+    settings,
+)
 from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -74,6 +82,7 @@ class CorrelationConfig:
         require_defaults(
             self.resources, UNUSED_RESOURCES, "in a correlation study, which runs here"
         )
+        require(self.training.epochs > 0, "epochs", "at least 1", self.training.epochs)
         self.as_search()
         for name in self.criteria:
             if name == ORACLE:

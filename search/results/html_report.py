@@ -281,9 +281,15 @@ class _Page:
             limit = contest.limits.limit("flops")
             if limit is not None:
                 figure.add_vline(limit, line={"dash": "dot", "width": 1})
-        figure.update_layout(xaxis_type="log", xaxis_title="FLOPs", xaxis_tickformat="~s")
+        figure.update_xaxes(type="log", title="FLOPs", tickformat="~s", **self._ticks)
         figure.update_layout(yaxis_title=score.axis("validation"))
         return _laid_out(figure)
+
+    @property
+    def _ticks(self) -> dict[str, Any]:
+        """At 1, 2 and 5 of each power of ten, where that gives at least two."""
+        flops = [network.outcome.flops for network in self.networks]
+        return {"dtick": "D2"} if max(flops) > 4 * min(flops) else {"nticks": 6}
 
     def _curves_figure(self) -> dict[str, Any]:
         outcomes = {network.outcome.key: network.outcome for network in self.networks}

@@ -203,8 +203,8 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
     Slack is that of the tightest bound. Keys begin with the origin.
     """
     lacks, base = bool(results.base.uncounted), results.base_network
-    numbers = ["FLOPs", *["not counted"] * lacks, "of base", "params", "slack"]
-    numbers += ["validation", "test", *["against base"] * (base is not None)]
+    numbers = ["FLOPs", *["not counted"] * lacks, "of\nbase", "params", "slack"]
+    numbers += ["validation", "test", *["against\nbase"] * (base is not None)]
     table = text_table("architecture", *numbers, numbers=numbers)
     for outcome in results.below_base(results.front if outcomes is None else outcomes):
         tightest = min(slack(outcome.cost, results.bounds).values())
@@ -212,9 +212,9 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
             f"{outcome.key}, narrowed inexactly" if outcome.inexact else outcome.key,
             format_count(outcome.flops),
             *[format_count(outcome.uncounted or 0)] * lacks,
-            f"{100 * outcome.flops / results.base.flops:.2f} %",
+            share_text(outcome.flops / results.base.flops),
             format_count(outcome.params),
-            f"{100 * tightest:+.1f} %",
+            f"{100 * tightest:+.1f} %" if tightest >= 0 else "over",
             results.score.text(outcome.validation_score),
             results.score.text(outcome.test_score),
             *_gave_up(outcome, results),
@@ -225,8 +225,8 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
 def contest_table(results: Results) -> Table:
     """Per budget the best network of each kind, by validation score, below the base network."""
     base = results.base_network
-    numbers = ["FLOPs", "of base", "compute", "runs", f"test {results.score.name}"]
-    numbers += ["against base"] * (base is not None)
+    numbers = ["FLOPs", "of\nbase", "compute", "runs", f"test\n{results.score.name}"]
+    numbers += ["against\nbase"] * (base is not None)
     table = text_table("within", *numbers, numbers=numbers)
     if base is not None:
         table.add_row(*_contest_row(Contestant((base,)), results))

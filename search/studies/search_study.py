@@ -124,6 +124,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_CRITERION: ",".join(config.criteria),
             schema.PARAM_GRANULARITY: ",".join(config.granularities),
             schema.PARAM_MODEL: config.model,
+            **({schema.PARAM_WEIGHTS: config.weights} if config.weights else {}),
             schema.PARAM_DATA: config.data.source,
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,

@@ -146,7 +146,7 @@ class Progress(Observer):
         leading = best(without_base(outcomes), score)
         parts = [
             f"{done:,} of {done + left:,} epochs",
-            f"{_title(row.job)} in {row.state}{value}",
+            f"{_title(row.job)}: {row.state}{value}",
             "" if leading is None else f"best network {self._found(leading)} FLOPs",
             self._time_left,
         ]

@@ -9,8 +9,17 @@ import pytest
 import torch
 from networks import chain, conv, head, randomised
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pruning import SigmoidBatchNorm2d, fold, to_sigmoid_batchnorm
+from pruning import (
+    KeepPlan,
+    SigmoidBatchNorm2d,
+    fold,
+    remove_channels,
+    to_sigmoid_batchnorm,
+    trace,
+)
+from pruning.criteria import SigmoidScale
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
 MOMENTA = pytest.mark.parametrize("momentum", [0.1, 0.7, None])
@@ -216,17 +225,42 @@ class Named(nn.BatchNorm2d):
     """A subclass that runs torch's code."""
 
 
-def test_subclasses_are_converted_if_they_run_the_code_of_torch() -> None:
+def test_subclasses_are_converted_unless_they_are_not_torchs() -> None:
     assert isinstance(to_sigmoid_batchnorm(Named(4)), SigmoidBatchNorm)
     model = chain(conv=conv(3, 4), own=Own(4), sync=nn.SyncBatchNorm(4), named=Named(4))
-    with pytest.warns(UserWarning, match=r"own \(Own\), sync \(SyncBatchNorm\), whose forward"):
+    with pytest.warns(UserWarning, match=r"for sync \(SyncBatchNorm\), whose forward"):
         converted = to_sigmoid_batchnorm(model)
-    assert type(converted.own) is Own
+    assert isinstance(converted.own, SigmoidBatchNorm)
     assert isinstance(converted.named, SigmoidBatchNorm)
     patched = nn.BatchNorm2d(4)
     patched.forward = patched.forward  # type: ignore[method-assign]
     with pytest.warns(UserWarning, match="no sigmoid batch normalisation"):
         assert type(to_sigmoid_batchnorm(patched)) is nn.BatchNorm2d
+
+
+def test_a_subclass_runs_its_own_code_with_the_bounded_scale() -> None:
+    """In training, too; gradients reach γ, and what is folded gives the same again."""
+    model = randomised(chain(conv=conv(3, 4), own=Own(4), last=conv(4, 2)), seed=1)
+    converted = to_sigmoid_batchnorm(model, seed=2)
+    layer, x = converted.own, torch.randn(5, 4, 3, 3)
+    assert set(converted.state_dict()) == set(model.state_dict()) - {"own.bias"}
+    expected = F.batch_norm(x, None, None, layer.weight.sigmoid(), training=True).relu()
+    output = layer(x)
+    torch.testing.assert_close(output, expected)
+    assert int(layer.num_batches_tracked) == 1
+    output.square().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().sum() > 0
+    assert isinstance(layer.weight, nn.Parameter)
+
+    graph = trace(converted, torch.zeros(1, 3, 8, 8))
+    scores = SigmoidScale().score(converted, graph)
+    assert torch.equal(scores["conv"], layer.importance.detach())
+    smaller = remove_channels(converted, graph, KeepPlan({"conv": (0, 2)}))
+    folded = fold(copy.deepcopy(smaller)).eval()
+    assert type(folded.own) is Own
+    image = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(folded(image), smaller.eval()(image))
 
 
 @pytest.mark.parametrize("learns", [True, False])

@@ -219,6 +219,15 @@ def test_help_states_every_default():
 
 
 BAD_SETTINGS = {
+    "no weights": (["--weights=none.pt"], "the weights none.pt cannot be read: No such file"),
+    "weights of another library": (
+        ["--weights=torchvision:IMAGENET1K_V1"],
+        "weights torchvision:IMAGENET1K_V1 are for networks torchvision:NAME, got search.models:",
+    ),
+    "no training without weights": (
+        ["--epochs=0"],
+        "epochs must be at least 1, got 0: only a network with trained --weights can be pruned",
+    ),
     "argument without a value": (
         ["--model-arg=depth"],
         "model_arg must be NAME=VALUE, such as depth=20, got 'depth'",

@@ -8,6 +8,7 @@ from pathlib import Path
 from samples import Workers
 
 from mlflow_server import MemoryRecorder
+from search.tasks.score import ACCURACY
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prune_trained.py"
 
@@ -21,7 +22,7 @@ def test_the_example_prunes_what_it_trained(
     assert base is not None
     assert base.images == 0
     assert base.validation_score > 0.5
-    assert f"accuracy {100 * base.validation_score:.2f} % on the validation data" in (
+    assert f"accuracy {ACCURACY.text(base.validation_score)} on the validation data" in (
         " ".join(capsys.readouterr().out.split())
     )
     tuned = [o for o in results.everything if o.origin == "fine-tuned" and o.key == o.network]

@@ -114,6 +114,7 @@ function without(removed) {
 
 function bars(widths) {
   const groups = Object.entries(widths);
+  if (!groups.length) return el("p", {}, "with all channels of the base network");
   const most = Math.max(...groups.map(([, width]) => width));
   const caption = el("caption", {}, "channels per group");
   const rows = groups.map(([name, width]) => {

@@ -18,7 +18,7 @@ from search.config.training_config import TrainingConfig
     ("model", "criterion"),
     [
         ("timm:resnet10t", "rni"),
-        ("timm:mobilenetv3_small_050", "slimming"),
+        ("timm:mobilenetv3_small_050", "rni"),
         ("timm:efficientnet_lite0", "slimming"),
         ("timm:convnext_atto", "taylor"),  # it has no batch norms
     ],

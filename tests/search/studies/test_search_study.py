@@ -8,7 +8,8 @@ import math
 import re
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,52 @@ def test_what_failed_for_a_reason_that_may_be_mended_is_tried_again(
     workers.performed = []
     search.run(config)
     assert workers.performed == []
+
+
+def imitating(config: SearchConfig) -> SearchConfig:
+    training = dataclasses.replace(config.training, distill=True)
+    return dataclasses.replace(config, training=training)
+
+
+def test_the_base_is_trained_before_those_that_imitate_it(
+    config: SearchConfig, workers: Workers, monkeypatch: pytest.MonkeyPatch
+):
+    """Before them, not beside them, however many jobs are performed at once."""
+    rounds: list[list[str]] = []
+    plain = workers.cluster
+
+    @contextmanager
+    def cluster(*arguments: Any) -> Iterator[Callable[..., None]]:
+        with plain(*arguments) as perform_all:
+
+            def counted(source: Any, observer: Any) -> None:
+                before = len(workers.performed)
+                perform_all(source, observer)
+                rounds.append(workers.performed[before:])
+
+            yield counted
+
+    monkeypatch.setattr("search.studies.session.cluster", cluster)
+    results = search.run(imitating(config)).results
+    assert rounds[0] == ["base"]
+    folders = [config.directory / outcome.path for outcome in results.everything]
+    assert len(folders) > 4
+    assert {copycat.read(f).provenance.get("distill_from") for f in folders} == {"base"}
+    base = config.directory / "architectures" / "base"
+    assert "distill_from" not in copycat.read(base).provenance
+
+
+def test_without_the_base_nothing_is_trained_that_would_imitate_it(
+    config: SearchConfig, workers: Workers
+):
+    workers.perform = failing("base")
+    expected = "the base network, which smaller ones are to imitate, was not trained: base had no"
+    with pytest.raises(SearchFailedError, match=f"^{expected} luck$"):
+        search.run(imitating(config))
+    assert workers.performed == []
+    workers.perform = perform
+    assert search.run(imitating(config)).results.failures == {}
+    assert workers.performed[0] == "base"
 
 
 def test_divergence_of_every_trial_is_such_a_failure(tmp_path: Path, workers: Workers):

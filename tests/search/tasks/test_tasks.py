@@ -230,14 +230,14 @@ class NamedOnly(Whole):
 
 
 class Lossless(Task):
-    score = Score()
+    score = Score("accuracy")
 
     def metric(self) -> Any:
         return Classification().metric()
 
 
 class Unmeasured(Task):
-    score = Score()
+    score = Score("accuracy")
 
     def training_step(self, model: nn.Module, batch: Any) -> Tensor:
         return model(batch)

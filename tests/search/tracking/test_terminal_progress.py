@@ -289,7 +289,7 @@ def test_a_line_a_minute_says_how_far_a_study_is():
             lines += [(seconds, line) for line in text(screen).splitlines()[said + len(lines) :]]
     assert [at for at, _ in lines] == [60, 120, 180, 240, 300, 360]
     assert lines[0][1] == (
-        "8 of 100 epochs; trial 4 in sparse training, validation accuracy 4.0%; about 12 min left"
+        "8 of 100 epochs; trial 4: sparse training, validation accuracy 4.0%; about 12 min left"
     )
 
 
@@ -302,13 +302,13 @@ def test_the_line_of_a_minute_tells_the_best_network_but_not_the_base():
     shown.scored(JOB, "oracle", 1, 400)
     seconds += 60
     shown.scored(JOB, "oracle", 2, 400)
-    assert text(screen).splitlines()[-1] == "1 of 10 epochs; trial 3 in oracle 2 of 400"
+    assert text(screen).splitlines()[-1] == "1 of 10 epochs; trial 3: oracle 2 of 400"
     shown.finished(JOB, [DONE])
     seconds += 60
     shown.epochs(trial_job(4), [epoch_record(1, 2, validation_score=0.5)])
     last = text(screen).splitlines()[-1]
     assert (
-        "trial 4 in sparse training, validation accuracy 50.0%; best network 75.0% at 120k FLOPs; "
+        "trial 4: sparse training, validation accuracy 50.0%; best network 75.0% at 120k FLOPs; "
         in last
     )
 

@@ -47,7 +47,7 @@ def generator(seed: int = 0) -> torch.Generator:
 class OwnLoss(Task):
     """Classification with another loss."""
 
-    score = Score()
+    score = Score("accuracy")
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         self._loss = loss

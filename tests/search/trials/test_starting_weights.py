@@ -34,6 +34,7 @@ from search.results.report import open_results
 from search.storage.layout import CONFIG_FILE
 from search.studies.search_study import open_context
 from search.tasks.classification import Classification
+from search.tasks.score import ACCURACY
 from search.training.trainer import train
 from search.trials.job_context import JobContext, Report
 from search.trials.jobs import EpochRecord, Job, JobSource, TrialJob
@@ -87,7 +88,7 @@ def test_the_preflight_tells_the_score_of_the_base(
     assert context.preflight.base_score == expected
     (line,) = [line for line in context.preflight.describe() if line.startswith("weights")]
     assert line == (
-        f"weights       {weights}: accuracy {100 * expected:.2f} % on the validation data"
+        f"weights       {weights}: accuracy {ACCURACY.text(expected)} on the validation data"
     )
 
 
@@ -97,7 +98,7 @@ def test_the_preflight_tells_what_sigmoid_batchnorm_costs(tmp_path: Path, weight
     assert context.preflight.base_score is not None
     assert cost.startswith(
         "rni begins with σBN in the place of batch normalisation, whose offsets it lacks: "
-        f"accuracy {100 * context.preflight.base_score:.2f} % → "
+        f"accuracy {ACCURACY.text(context.preflight.base_score)} → "
     )
     assert float(cost.split()[-2]) / 100 > context.preflight.base_score - 0.2
     assert note == (
@@ -237,6 +238,7 @@ def test_a_search_without_training_from_its_base_to_its_front(
     assert results.networks == [base, *results.everything]
     assert open_results(config.directory) == results
     assert memory.read("architecture/base").status == "finished"
+    assert memory.read("search").params["weights"] == weights
     assert copycat.read(config.directory / base.path).provenance["weights"] == weights
 
 

@@ -4,6 +4,8 @@ The screenshots in docs/ are made again where ESPALIER_SCREENSHOTS names a folde
 the search that is looked at is that of examples/digits.toml, which takes longer.
 """
 
+import dataclasses
+import json
 import os
 import re
 import shutil
@@ -22,9 +24,13 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from samples import ABSOLUTE_ERROR, base_outcome, outcome, trial_job
 
 import copycat
 from mlflow_server import schema
+from search.config.search_config import SearchConfig
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE
+from search.trials.jobs import job_to_mapping
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -317,7 +323,7 @@ def check_run(page: Any, service: Service, item: Any, search_id: str) -> None:
     opened.value.get_by_text(item["key"]).first.wait_for(timeout=PATIENCE_MS)
     opened.value.close()
     page.locator(".plot .nsewdrag").scroll_into_view_if_needed()
-    box = points(page).first.bounding_box()
+    box = points(page).last.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
     page.locator(".card .profile").wait_for()
     key = page.locator(".card h3").inner_text()
@@ -347,6 +353,58 @@ def check_files(page: Any, key: str, folder: Path) -> None:
 
 
 # ---- the form
+
+
+def store_errors(runs: Path) -> None:
+    """A search that was stopped, as the command line leaves it; it measures an error."""
+    folder = runs / "errors"
+    folder.mkdir(parents=True)
+    settings = dataclasses.asdict(SearchConfig(name="errors").resolved())
+    (folder / CONFIG_FILE).write_text(json.dumps(settings))
+    job = trial_job(0)
+    base = {"flops": 2000, "params": 200}
+    launched = {"pid": 1, "lines": [], "trials": 2, "base": base, "limits": {"flops": 1500}}
+    epoch = {"stage": "training", "num_steps": 2, "train_loss": 1.0, "learning_rate": 0.1}
+    records = [{**epoch, "step": step, "validation_score": 0.5 / step} for step in (1, 2)]
+    outcomes = [
+        base_outcome(flops=2000, validation_score=0.125),
+        outcome("least", flops=1000, validation_score=0.25),
+        outcome("worse", flops=1200, validation_score=0.75),
+    ]
+    events = [
+        {"event": "launched", **launched, "score": ABSOLUTE_ERROR.to_mapping()},
+        {"event": "started", "key": job.key, "job": job_to_mapping(job)},
+        {"event": "epochs", "key": job.key, "records": records},
+        {"event": "finished", "key": job.key, "outcomes": [o.to_mapping() for o in outcomes]},
+        {"event": "interrupted"},
+    ]
+    lines = [json.dumps({"time_ms": time_ms, **event}) for time_ms, event in enumerate(events)]
+    (folder / EVENTS_FILE).write_text("\n".join([*lines, ""]))
+
+
+def test_the_page_tells_a_score_by_its_own_name_and_form(browser, tmp_path):
+    store_errors(tmp_path / "runs")
+    with serving(tmp_path) as service, looking(browser, service) as watched:
+        page = watched.open("/")
+        best = "best 0.25 mean absolute error at 1k FLOPs, base 0.125"
+        page.locator(".searches .best", has_text=best).wait_for()
+        watched.open("/searches/errors")
+        points(page).nth(2).wait_for()
+        assert page.locator(".plot .ytitle").text_content() == "validation mean absolute error"
+        for key, cells in (
+            ("least", ["0.25", "", "+0.125"]),
+            ("worse", ["0.75", "", "+0.625"]),
+            ("base", ["0.125", "", "–"]),
+        ):
+            assert row_of(page, key).locator("td").all_inner_texts()[5:8] == cells
+        shown = page.locator("tr.on-front").evaluate_all("rows => rows.map(r => r.dataset.key)")
+        assert shown == ["least"]
+        page.get_by_role("button", name="0", exact=True).click()
+        page.locator(".curve .ytitle").wait_for()
+        assert page.locator(".curve .ytitle").text_content() == "validation mean absolute error"
+        heads = page.locator("th", has_text="validation mean absolute error")
+        assert heads.count() == 2
+        assert "accura" not in page.locator("body").inner_text().lower()
 
 
 def test_a_budget_that_cannot_be_reached_is_refused_at_its_field(watched):

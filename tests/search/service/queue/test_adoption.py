@@ -170,6 +170,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "data of one's own": {"data": {"source": "os:getcwd"}},
     "images above": {"data": {"source": "imagefolder:../runs"}},
     "a teacher elsewhere": {"training": {"distill_from": "/etc"}},
+    "weights elsewhere": {"weights": "/etc/passwd"},
     "a study elsewhere": {"study": {"storage": "sqlite:////tmp/x"}},
     "a model of others": {"register": "production"},
     "a huge network": {"model": "wrn-100000-1000"},
