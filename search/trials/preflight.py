@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
-from search.tasks.score import ACCURACY, Score
+from search.tasks.score import Score
 from search.tasks.task import Task, called, words_for
 
 
@@ -52,7 +52,7 @@ class Preflight:
     floor: Cost
     base_score: float | None = None
     weights: tuple[str, ...] = ()
-    score: Score = ACCURACY
+    score: Score = field(kw_only=True)
 
     @property
     def example_input(self) -> ExampleInput:
