@@ -304,7 +304,7 @@ def test_without_the_base_nothing_is_trained_that_would_imitate_it(
     config: SearchConfig, workers: Workers
 ):
     workers.perform = failing("base")
-    expected = "the base network, which smaller ones are to imitate, was not trained: base had no"
+    expected = "there is no base network to learn from: base had no"
     with pytest.raises(SearchFailedError, match=f"^{expected} luck$"):
         search.run(imitating(config))
     assert workers.performed == []
