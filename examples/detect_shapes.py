@@ -148,7 +148,12 @@ def settings(folder: str) -> search.SearchConfig:
         criterion=("taylor", "magnitude-l2"),
         budget=("flops=50%",),
         training=search.TrainingConfig(
-            epochs=10, fine_tune_epochs=4, scratch_epochs=8, batch_size=16, learning_rate=0.05
+            epochs=6,
+            fine_tune_epochs=3,
+            scratch_epochs=4,
+            optimizer="adamw",
+            batch_size=16,
+            learning_rate=0.002,
         ),
         trials=2,
         ladder=(1.0,),

@@ -42,6 +42,7 @@ from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
+from search.tasks.score import Score
 from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
 from search.training.trainer import check_recipe
@@ -128,19 +129,20 @@ class _Family(Study[FamilyStudy]):
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:  # noqa: ARG002
         config, subject, data = self._config, self._subject, self._data
+        task = tasks.resolve(config.as_search().task)
         device = chosen_device(config.device, config.resources)
         check_resources(config.as_search(), device)
         _check_data(config, subject, data)
-        check_recipe(config.training, data, tasks.resolve(config.as_search().task))
+        check_recipe(config.training, data, task)
         if config.training.distill_from:
             check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
         for search in config.include:
-            tuned, planned = _included(config, subject, search)
+            tuned, planned = _included(config, subject, search, task.score)
             self._tuned += tuned
             self._planned += planned
         if not self._planned:
             raise ConfigError("there is nothing to train: give --budgets, or --include a search")
-        context = JobContext(config.as_search(), _preflight(subject), device)
+        context = JobContext(config.as_search(), _preflight(subject, task.score), device)
         with memory_limited(config.resources.memory_gb):
             dry_run_of_family(context, data, [plan.job for plan in self._planned])
         return context, data
@@ -210,12 +212,18 @@ class _Family(Study[FamilyStudy]):
 
 
 def _included(
-    config: FamilyConfig, subject: Subject, search: str
+    config: FamilyConfig, subject: Subject, search: str, score: Score
 ) -> tuple[list[FamilyRun], list[_Planned]]:
     """The fine-tuned networks of a search, and the training of their shapes from scratch."""
     folder = Path(search) if Path(search).is_dir() else Path(config.runs) / search
     tuned, planned = [], []
-    for outcome in open_results(folder).everything:
+    found = open_results(folder)
+    if found.score != score:
+        raise ConfigError(
+            f"{folder} cannot be included: it measured {found.score.name}, the study measures "
+            f"{score.name}"
+        )
+    for outcome in found.everything:
         if outcome.origin != "fine-tuned":
             continue
         stored = read(folder / outcome.path)
@@ -243,7 +251,7 @@ def _included(
     return tuned, planned
 
 
-def _preflight(subject: Subject) -> Preflight:
+def _preflight(subject: Subject, score: Score) -> Preflight:
     """What jobs need to know of the base network; its budget is no bound."""
     base = subject.base.graph.cost()
     budget = Budget.parse("flops=100%")
@@ -256,6 +264,7 @@ def _preflight(subject: Subject) -> Preflight:
         limits=budget.absolute(base),
         base=base,
         floor=base,
+        score=score,
     )
 
 

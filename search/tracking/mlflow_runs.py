@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_server import schema
 from mlflow_server.runs import EndStatus, RunKind, RunRecorder
 from pruning.cost import Cost
 from search.storage.layout import StudyKind
-from search.tasks.score import ACCURACY, Score
+from search.tasks.score import Score
 
 _STOPPED = "stopped before its end"
 
@@ -29,7 +29,7 @@ class StudyRun:
     description: str
     base: Cost
     budget: str = ""
-    score: Score = ACCURACY
+    score: Score = field(kw_only=True)
 
 
 class StudyRuns:

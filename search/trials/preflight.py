@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
-from search.tasks.score import ACCURACY, Score
+from search.tasks.score import Score
 from search.tasks.task import Task, called, words_for
 
 
@@ -53,7 +53,7 @@ class Preflight:
     floor: Cost
     base_score: float | None = None
     weights: tuple[str, ...] = ()
-    score: Score = ACCURACY
+    score: Score = field(kw_only=True)
 
     @property
     def example_input(self) -> ExampleInput:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from copycat import WidthProfile, build
 from copycat.architecture import Architecture, save
@@ -25,6 +27,7 @@ from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.results.report import Results
 from search.tasks.score import ACCURACY, Score
+from search.tasks.task import Task
 from search.trials.job_context import JobContext
 from search.trials.jobs import (
     EpochRecord,
@@ -89,6 +92,30 @@ def small_network(num_classes: int, width: int = 8) -> nn.Module:
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
     )
+
+
+class ProbabilityError(Task):
+    """Classification, measured by how far the probability of the right class is from one."""
+
+    score = ABSOLUTE_ERROR
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def metric(self) -> MeanError:
+        return MeanError()
+
+
+class MeanError:
+    def __init__(self) -> None:
+        self.errors: list[float] = []
+
+    def update(self, outputs: Tensor, targets: Tensor, /) -> None:
+        right = outputs.softmax(1).gather(1, targets[:, None])
+        self.errors += (1 - right).flatten().tolist()
+
+    def compute(self) -> float:
+        return statistics.fmean(self.errors)
 
 
 class WithBareParameter(nn.Module):

@@ -19,6 +19,7 @@ from samples import (
     MEAN_IOU,
     NUM_IMAGES,
     Completed,
+    ProbabilityError,
     espalier,
     outcome,
     run_in_process,
@@ -44,6 +45,7 @@ from search.results.report import Results
 from search.scheduling.ray_executor import Perform, Share
 from search.studies import family_study, session
 from search.studies.family_ladder import stored_subject
+from search.tasks import registry as tasks
 from search.trials.job_context import JobContext, Report
 from search.trials.jobs import EpochRecord, FromScratchJob, JobSource, Observer, Outcome
 from search.trials.preflight import Preflight
@@ -300,6 +302,22 @@ def test_every_member_is_trained_with_every_seed(
     assert pair[0].tags[schema.TAG_PROFILE] == pair[1].tags[schema.TAG_PROFILE]
     assert [run.tags[schema.TAG_ORIGIN] for run in pair] == ["fine-tuned", "from-scratch"]
     assert all(run.status == "finished" and run.parent == "family" for run in pair)
+
+
+def test_a_family_is_measured_as_its_task_says(
+    search_folder: Path, performed: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(tasks._TASKS, "errors", ProbabilityError)
+    few = ("--task=errors", "--seeds=1")
+    completed, found = trained(*few)
+    assert len(performed) == 4
+    assert found["score"] == ABSOLUTE_ERROR.to_mapping()
+    assert "Test mean absolute error, mean ± deviation over runs" in completed.out
+    assert "validation mean absolute error 0." in completed.out
+    assert "accura" not in (completed.out + (STUDY / "events.jsonl").read_text()).lower()
+    refused = espalier("family", *FLAGS, *few, "--include=found")
+    assert refused.status == 2
+    assert "it measured accuracy, the study measures mean absolute error" in refused.err
 
 
 def test_a_stopped_study_goes_on_where_it_was(

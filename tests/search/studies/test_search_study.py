@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,8 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import ABSOLUTE_ERROR, Perform, Workers, quick_config, small_config
-from torch import Tensor, nn
+from samples import ABSOLUTE_ERROR, Perform, ProbabilityError, Workers, quick_config, small_config
+from torch import nn
 
 import copycat
 import search
@@ -43,7 +42,6 @@ from search.results.report import Results, open_results
 from search.studies import publishing, search_study, session
 from search.tasks import registry as tasks
 from search.tasks.score import ACCURACY
-from search.tasks.task import Task
 from search.trials.jobs import Job, Outcome
 from search.trials.pareto import front
 from search.trials.trial import perform
@@ -112,30 +110,6 @@ def test_whatever_is_bounded_everything_is_within(
     assert [contest.label.partition(" ")[0] for contest in result.results.contests] == [
         budget[0].partition("=")[0]
     ] * 2
-
-
-class ProbabilityError(Task):
-    """Classification, measured by how far the probability of the right class is from one."""
-
-    score = ABSOLUTE_ERROR
-
-    def loss(self, outputs: Any, targets: Any) -> Tensor:
-        return nn.functional.cross_entropy(outputs, targets)
-
-    def metric(self) -> MeanError:
-        return MeanError()
-
-
-class MeanError:
-    def __init__(self) -> None:
-        self.errors: list[float] = []
-
-    def update(self, outputs: Tensor, targets: Tensor, /) -> None:
-        right = outputs.softmax(1).gather(1, targets[:, None])
-        self.errors += (1 - right).flatten().tolist()
-
-    def compute(self) -> float:
-        return statistics.fmean(self.errors)
 
 
 def test_a_score_to_minimise_has_its_name_and_direction_in_everything_there_is(

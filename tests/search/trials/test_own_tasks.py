@@ -99,7 +99,7 @@ class ByLoop(Task):
                 (loss + context.penalty(model)).backward()
                 optimizer.step()
                 context.after_step(model)
-            context.report(train_loss=float(loss))
+            context.report(train_loss=float(loss.detach()))
 
 
 class Unmeasurable(ByStep):
