@@ -4,7 +4,7 @@ May import `gates`, `graph`, `selection`, `sigmoid_batchnorm` and what is below 
 """
 
 from pruning.criteria.averaging import ScoreAverage
-from pruning.criteria.criterion import Batches, Criterion, Loss
+from pruning.criteria.criterion import Batches, BatchLoss, Criterion, Loss
 from pruning.criteria.first_order import (
     FirstOrderCriterion,
     Fisher,
@@ -22,6 +22,7 @@ from pruning.criteria.scale import BatchNormScale, SigmoidScale
 from pruning.criteria.second_order import Obd, SecondOrderCriterion, TaylorSecondOrder
 
 __all__ = [
+    "BatchLoss",
     "BatchNormScale",
     "Batches",
     "Criterion",

@@ -6,17 +6,20 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from pruning.cost import called, in_mode
 from pruning.errors import CriterionError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.nested_tensors import num_samples
+from pruning.networks.torch_interior import BatchNorm, Dropout
 
-Batches = Iterable[tuple[Any, Any]]
-"""Minibatches of inputs and targets, on the network's device.
+Batches = Iterable[Any]
+"""Minibatches on the network's device: pairs of inputs and targets, or what a BatchLoss takes.
 
 Inputs are what the network is called with: a tensor N×…, a tuple of arguments or a mapping of them.
 Targets are what the loss takes: class numbers N, say, or anything else.
@@ -24,6 +27,27 @@ Targets are what the loss takes: class numbers N, say, or anything else.
 
 Loss = Callable[[Any, Any], Tensor]
 """What the network returns, of any kind, and targets → the mean loss E, a scalar."""
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """The loss of whole minibatches, whatever they are, as a step of training has it.
+
+    step: network and minibatch → the mean loss, a scalar. The network is in training mode, but for
+        batch normalisation and dropout, and torch's random numbers are the same each time.
+    num_samples: how many samples a minibatch has.
+    """
+
+    step: Callable[[nn.Module, Any], Tensor]
+    num_samples: Callable[[Any], int]
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """One minibatch of `num_samples` samples; `loss(model)` is its mean loss, a scalar."""
+
+    num_samples: int
+    loss: Callable[[nn.Module], Tensor]
 
 
 class Criterion(ABC):
@@ -37,7 +61,7 @@ class Criterion(ABC):
         """The names of the prunable groups that this criterion can judge, in graph order."""
         return tuple(group.name for group in graph.prunable)
 
-    def by_loss(self, loss: Loss) -> Self:
+    def by_loss(self, loss: Loss | BatchLoss) -> Self:
         """The same criterion, judging by another loss; itself where it does not look at any."""
         if "loss" not in vars(self):
             return self
@@ -59,34 +83,77 @@ class Criterion(ABC):
         """
 
 
-def labelled(batches: Iterable[Any], criterion: str) -> Iterator[tuple[Any, Any, int]]:
-    """Each of `batches` as inputs, targets and the number of samples, for this criterion.
+def minibatches(
+    batches: Iterable[Any], loss: Loss | BatchLoss, criterion: str
+) -> Iterator[Minibatch]:
+    """Each of `batches`, with its loss, for the criterion of this name.
 
-    Raises CriterionError for a batch without targets or samples, and if there is no batch.
+    Raises CriterionError for a batch without targets or samples, if there is no batch, and for a
+    loss that is no scalar.
     """
     number = -1
     for number, batch in enumerate(batches):
-        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        if not is_pair or batch[1] is None:
-            raise CriterionError(
-                f"{criterion} needs labelled data: batch {number} is not a pair of inputs and "
-                "targets"
-            )
-        inputs, targets = batch
-        try:
-            count = num_samples(inputs)
-        except ValueError as error:
-            raise CriterionError(
-                f"{criterion} needs data: the inputs of batch {number}, of type {error}"
-            ) from error
-        if not count:
+        if isinstance(loss, BatchLoss):
+            one = Minibatch(loss.num_samples(batch), _of_step(loss, batch))
+        else:
+            one = _labelled(loss, batch, f"batch {number}", criterion)
+        if not one.num_samples:
             raise CriterionError(f"{criterion} needs data: batch {number} has no sample")
-        yield inputs, targets, count
+        yield replace(one, loss=_scalar(one.loss, criterion))
     if number < 0:
         raise CriterionError(
             f"{criterion} needs labelled data: pass batches=, pairs of inputs and targets "
             "(an iterator can be used up)"
         )
+
+
+def _labelled(loss: Loss, batch: Any, name: str, criterion: str) -> Minibatch:
+    """A pair of inputs and targets."""
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if not is_pair or batch[1] is None:
+        raise CriterionError(
+            f"{criterion} needs labelled data: {name} is not a pair of inputs and targets"
+        )
+    inputs, targets = batch
+    try:
+        count = num_samples(inputs)
+    except ValueError as error:
+        raise CriterionError(
+            f"{criterion} needs data: the inputs of {name}, of type {error}"
+        ) from error
+    return Minibatch(count, lambda model: loss(called(model, inputs), targets))
+
+
+def _of_step(loss: BatchLoss, batch: Any) -> Callable[[nn.Module], Tensor]:
+    def energy(model: nn.Module) -> Tensor:
+        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices=list(devices)), _as_in_training(model):
+            return loss.step(model, batch)
+
+    return energy
+
+
+@contextmanager
+def _as_in_training(model: nn.Module) -> Iterator[None]:
+    """Training mode, in which networks return losses, say, but nothing normalises or drops."""
+    with in_mode(model, training=True):
+        for module in model.modules():
+            if isinstance(module, BatchNorm | Dropout):
+                module.eval()
+        yield
+
+
+def _scalar(loss: Callable[[nn.Module], Tensor], criterion: str) -> Callable[[nn.Module], Tensor]:
+    def energy(model: nn.Module) -> Tensor:
+        value = loss(model)
+        if value.dim():
+            raise CriterionError(
+                f"{criterion}: the loss must be the mean over a minibatch, a scalar, got shape "
+                f"{tuple(value.shape)}"
+            )
+        return value
+
+    return energy
 
 
 @contextmanager

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import final
+from typing import ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.cost import called
-from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
+from pruning.criteria.criterion import (
+    Batches,
+    BatchLoss,
+    Criterion,
+    Loss,
+    minibatches,
+    undisturbed,
+)
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver, flops_saved
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
@@ -24,11 +30,28 @@ from pruning.graph.channel_graph import ChannelGraph
 class FirstOrderCriterion(Criterion):
     """A function of GradientMoments; it can judge every prunable group.
 
-    loss: the mean loss E of a minibatch, from outputs and targets.
+    loss: the mean loss E of a minibatch, from outputs and targets, or of whole minibatches.
+    needs_samples: whether it needs the gradient of each sample's loss; CriterionError then for
+        a loss of whole minibatches, in which samples may share what is computed.
     """
 
-    def __init__(self, loss: Loss = F.cross_entropy) -> None:
+    needs_samples: ClassVar[bool] = False
+
+    def __init__(self, loss: Loss | BatchLoss = F.cross_entropy) -> None:
+        self._check(loss)
         self.loss = loss
+
+    def by_loss(self, loss: Loss | BatchLoss) -> Self:
+        self._check(loss)
+        return super().by_loss(loss)
+
+    def _check(self, loss: Loss | BatchLoss) -> None:
+        if self.needs_samples and isinstance(loss, BatchLoss):
+            raise CriterionError(
+                f"{type(self).__name__} needs the loss of each sample, but this one is of whole "
+                "minibatches: choose a criterion of those, such as Taylor, or give a loss of "
+                "outputs and targets"
+            )
 
     @abstractmethod
     def of(self, moments: GradientMoments) -> Tensor:
@@ -61,6 +84,8 @@ class TaylorFullGradient(FirstOrderCriterion):
     Source: Molchanov et al., §4.1.2, "full grad".
     """
 
+    needs_samples = True
+
     def of(self, moments: GradientMoments) -> Tensor:
         return moments.sample_squares / moments.num_samples
 
@@ -90,7 +115,11 @@ class Fisher(FirstOrderCriterion):
         Turner et al., "Pruning neural networks: is it time to nip it in the bud?".
     """
 
-    def __init__(self, flops_penalty: float = 0.0, *, loss: Loss = F.cross_entropy) -> None:
+    needs_samples = True
+
+    def __init__(
+        self, flops_penalty: float = 0.0, *, loss: Loss | BatchLoss = F.cross_entropy
+    ) -> None:
         if not 0 <= flops_penalty < float("inf"):
             raise CriterionError(
                 f"flops_penalty must be finite and at least 0, got {flops_penalty}"
@@ -141,7 +170,7 @@ def score_together(
 
 
 def gradient_moments(
-    gates: ChannelGates, batches: Batches, loss: Loss, *, criteria: str
+    gates: ChannelGates, batches: Batches, loss: Loss | BatchLoss, *, criteria: str
 ) -> GradientMoments:
     """The moments of a network in eval mode; the network is left as it was.
 
@@ -150,14 +179,9 @@ def gradient_moments(
     observer = GradientObserver(gates)
     with undisturbed(gates.model):
         names, parameters = zip(*observer.parameters, strict=True)
-        for inputs, targets, count in labelled(batches, criteria):
-            with gates.probing(count) as probe:
-                energy = loss(called(gates.model, inputs), targets)
-            if energy.dim():
-                raise CriterionError(
-                    f"{criteria}: the loss must be the mean over a minibatch, a scalar, "
-                    f"got shape {tuple(energy.shape)}"
-                )
+        for batch in minibatches(batches, loss, criteria):
+            with gates.probing(batch.num_samples) as probe:
+                energy = batch.loss(gates.model)
             # Not while probing: there the call's own arguments would be probed.
             gradients = torch.autograd.grad(energy, parameters, allow_unused=True)
             observer.add(probe.gradients, dict(zip(names, gradients, strict=True)))

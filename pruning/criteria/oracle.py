@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.cost import called
-from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
+from pruning.criteria.criterion import (
+    Batches,
+    BatchLoss,
+    Criterion,
+    Loss,
+    minibatches,
+    undisturbed,
+)
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph
@@ -34,12 +40,14 @@ class Oracle(Criterion):
     and minibatch. The data is passed over once, and beyond one number per unit nothing is kept
     from one evaluation to the next, so the memory of a forward pass is enough for any network.
 
-    loss: outputs and targets → the mean loss of the minibatch.
+    loss: outputs and targets → the mean loss of the minibatch; or that of whole minibatches.
     on_unit: called after each evaluation of a unit on a minibatch, with the number of these so
         far and in all. Of minibatches without a length the ones seen so far count.
     """
 
-    def __init__(self, loss: Loss = F.cross_entropy, on_unit: Progress | None = None) -> None:
+    def __init__(
+        self, loss: Loss | BatchLoss = F.cross_entropy, on_unit: Progress | None = None
+    ) -> None:
         self.loss = loss
         self.on_unit = on_unit
 
@@ -69,7 +77,7 @@ def greedy_order(
     batches: Batches,
     num_removed: int,
     *,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | BatchLoss = F.cross_entropy,
 ) -> tuple[Removal, ...]:
     """The units that go if at each of `num_removed` steps the one goes that leaves the least loss.
 
@@ -104,7 +112,7 @@ def combinatorial_oracle(
     batches: Batches,
     num_removed: int,
     *,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | BatchLoss = F.cross_entropy,
 ) -> tuple[tuple[int, ...], float]:
     """The `num_removed` units of one group whose removal leaves the least mean loss, and that.
 
@@ -131,7 +139,7 @@ def combinatorial_oracle(
 def _mean_losses(
     gates: ChannelGates,
     batches: Batches,
-    loss: Loss,
+    loss: Loss | BatchLoss,
     removals: Sequence[Sequence[int]],
     on_removal: Progress | None = None,
 ) -> Tensor:
@@ -146,16 +154,15 @@ def _mean_losses(
     num_tried = sum(map(bool, removals))
     num_samples = done = 0
     with undisturbed(gates.model), torch.no_grad():
-        read = enumerate(labelled(batches, "the oracle"), start=1)
-        for number, (inputs, targets, count) in read:
+        for number, batch in enumerate(minibatches(batches, loss, "the oracle"), start=1):
             total = num_tried * (len(batches) if isinstance(batches, Sized) else number)
-            num_samples += count
+            num_samples += batch.num_samples
             for place, removed in enumerate(removals):
                 values[list(removed)] = 0
                 with gates.multiplying(values):
-                    outputs = called(gates.model, inputs)
+                    energy = batch.loss(gates.model)
                 values[list(removed)] = 1
-                sums[place] += _scalar(loss(outputs, targets)) * count
+                sums[place] += energy * batch.num_samples
                 if on_removal is not None and removed:
                     done += 1
                     on_removal(done, total)
@@ -164,15 +171,6 @@ def _mean_losses(
             "the oracle: a loss is infinite or not a number; look at the loss and the data"
         )
     return sums / num_samples
-
-
-def _scalar(energy: Tensor) -> Tensor:
-    if energy.dim():
-        raise CriterionError(
-            "the oracle: the loss must be the mean over a minibatch, a scalar, got shape "
-            f"{tuple(energy.shape)}"
-        )
-    return energy
 
 
 def _check_removable(gates: ChannelGates, num_removed: int) -> None:

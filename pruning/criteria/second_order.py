@@ -5,15 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pruning.cost import called
-from pruning.criteria.criterion import Batches, Criterion, Loss, labelled, undisturbed
+from pruning.criteria.criterion import (
+    Batches,
+    BatchLoss,
+    Criterion,
+    Loss,
+    Minibatch,
+    minibatches,
+    undisturbed,
+)
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph
@@ -24,7 +31,7 @@ _REFUSALS = ("is not implemented", "not supported", "once_differentiable")
 class SecondOrderCriterion(Criterion):
     """What the gradient g and the diagonal of the Hessian H with respect to gates say.
 
-    loss: outputs and targets → the mean loss of the minibatch.
+    loss: outputs and targets → the mean loss of the minibatch; or that of whole minibatches.
     probes: None for the exact diagonal, one Hessian-vector product per unit and minibatch; a
         number of random vectors, at least 1, for Hutchinson's unbiased estimate of it with that
         many products.
@@ -36,7 +43,10 @@ class SecondOrderCriterion(Criterion):
     """
 
     def __init__(
-        self, loss: Loss = F.cross_entropy, probes: int | None = None, seed: int = 0
+        self,
+        loss: Loss | BatchLoss = F.cross_entropy,
+        probes: int | None = None,
+        seed: int = 0,
     ) -> None:
         if probes is not None and probes < 1:
             raise CriterionError(f"probes must be at least 1, or None for all, got {probes}")
@@ -55,8 +65,8 @@ class SecondOrderCriterion(Criterion):
         generator = torch.Generator().manual_seed(self.seed)
         total, count = torch.zeros(()), 0
         with undisturbed(model):
-            for inputs, targets, _ in labelled(batches, name):
-                derivatives = self._derivatives(gates, inputs, targets, generator)
+            for batch in minibatches(batches, self.loss, name):
+                derivatives = self._derivatives(gates, batch, generator)
                 total = self.of(*derivatives) + total.to(derivatives[0])
                 count += 1
         if not total.isfinite().all():
@@ -66,7 +76,7 @@ class SecondOrderCriterion(Criterion):
         return gates.by_channel(total / count)
 
     def _derivatives(
-        self, gates: ChannelGates, inputs: Any, targets: Any, generator: torch.Generator
+        self, gates: ChannelGates, batch: Minibatch, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """g and diag H of a minibatch's loss with respect to gates of one, shapes (U,)."""
         like = next(gates.model.parameters())
@@ -75,13 +85,7 @@ class SecondOrderCriterion(Criterion):
         # Only the plain kernel of scaled_dot_product_attention can be differentiated twice.
         with sdpa_kernel(SDPBackend.MATH):
             with gates.multiplying(ones):
-                outputs = called(gates.model, inputs)
-            energy = self.loss(outputs, targets)
-            if energy.dim():
-                raise CriterionError(
-                    f"{type(self).__name__}: the loss must be the mean over a minibatch, a "
-                    f"scalar, got shape {tuple(energy.shape)}"
-                )
+                energy = batch.loss(gates.model)
             (gradient,) = torch.autograd.grad(energy, ones, create_graph=True)
             with _refusals_explained(type(self).__name__):
                 _check_twice_differentiable(gradient)

@@ -12,6 +12,7 @@ from torch import FunctionSchema, Tensor, nn
 from torch._C import DisableTorchFunction
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import (
@@ -26,6 +27,7 @@ __all__ = [
     "BatchNorm",
     "Convolution",
     "DisableTorchFunction",
+    "Dropout",
     "Norm",
     "TorchDispatchMode",
     "buffer_slots",
@@ -43,6 +45,7 @@ __all__ = [
 
 Convolution = _ConvNd
 BatchNorm = _BatchNorm
+Dropout = _DropoutNd
 Norm = _NormBase
 disable_current_modes = _disable_current_modes
 

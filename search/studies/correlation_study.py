@@ -33,6 +33,7 @@ from search.config.correlation_config import (
     criterion_of,
 )
 from search.config.methods import method
+from search.config.search_config import SearchConfig
 from search.data.data import Batch, Data, num_samples
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
@@ -44,6 +45,7 @@ from search.studies.session import Session, Study, run_study
 from search.studies.setup import SettingsFile, chosen_device, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
+from search.tasks.criterion_loss import criterion_loss
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
 from search.training.own_loop import trainer_for
 from search.training.trainer import check_recipe
@@ -194,7 +196,11 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
         chosen = {name: criterion_of(name) for name in config.criteria}
         return _Subject(config, preflight, chosen, preflight.groups, device)
     model, graph = preflight.builder(), preflight.graph
-    usable = [name for name in candidates() if judged_groups(search, model, graph, [name])]
+    usable = [
+        name
+        for name in candidates()
+        if judged_groups(search, model, graph, [name]) and _can_judge(name, search)
+    ]
     layers = judged_groups(search, model, graph, usable)
     if not layers:
         raise CriterionError(
@@ -202,6 +208,15 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
             "with --criterion"
         )
     return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
+
+
+def _can_judge(name: str, search: SearchConfig) -> bool:
+    """Whether the criterion can judge by the loss of what is learned."""
+    try:
+        criterion_of(name).by_loss(criterion_loss(tasks.resolve(search.task)))
+    except CriterionError:
+        return False
+    return True
 
 
 def _try_out(subject: _Subject, data: Data) -> None:
@@ -278,7 +293,8 @@ def _scores(
     session: Session,
 ) -> tuple[dict[str, UnitScores], UnitScores]:
     """Scores per unit of every criterion, and of the oracle, all on the same minibatches."""
-    graph, layers, loss = subject.preflight.graph, subject.layers, session.context.task.loss
+    graph, layers = subject.preflight.graph, subject.layers
+    loss = criterion_loss(session.context.task)
     criteria = {name: criterion.by_loss(loss) for name, criterion in subject.criteria.items()}
     scores: dict[str, UnitScores] = {}
 

@@ -60,7 +60,7 @@ class Determination:
         self._targets: list[Tensor] = []
 
     def update(self, outputs: Tensor, targets: Tensor, /) -> None:
-        numbers = _rows(outputs).double()
+        numbers = _rows(outputs).detach().double()
         self._outputs.append(numbers)
         self._targets.append(_rows(targets, like=numbers).double())
 

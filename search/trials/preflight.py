@@ -26,6 +26,7 @@ from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
 from search.data.data import Sample
 from search.tasks import registry as tasks
+from search.tasks.criterion_loss import criterion_loss
 from search.tasks.score import Score
 from search.tasks.task import Task, called, words_for
 
@@ -139,6 +140,7 @@ def check(
     graph = config.restrictions.of(whole)
     task = task or tasks.resolve(config.task)
     _check_output(config, model, sample, task)
+    _check_loss(config, task)
     groups = judged_groups(config, model, graph, config.criteria)
     base = graph.cost()
     _check_count(config, model, base, sample)
@@ -150,6 +152,17 @@ def check(
             raise unreachable(limits, floor)
     floor = max(floors, key=lambda cost: cost.flops)
     return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
+
+
+def _check_loss(config: SearchConfig, task: Task) -> None:
+    """CriterionError if a method cannot judge by the loss that the task has."""
+    for name in config.criteria:
+        if (make := method(name).criterion) is not None:
+            try:
+                make({}).by_loss(criterion_loss(task))
+            except CriterionError as error:
+                learned = type(task).__name__
+                raise CriterionError(f"{name} cannot judge by {learned}: {error}") from error
 
 
 def judged_groups(

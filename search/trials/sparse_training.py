@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
 from pruning.cost import Budget
-from pruning.criteria import Batches, Loss
+from pruning.criteria import Batches, BatchLoss, Loss
 from pruning.errors import UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.copies import moved
@@ -89,7 +89,7 @@ class SparseNetwork:
         *,
         seed: int,
         device: torch.device,
-        loss: Loss | None = None,
+        loss: Loss | BatchLoss | None = None,
         is_trained: bool = False,
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight

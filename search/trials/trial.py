@@ -23,6 +23,7 @@ from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
+from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
 from search.training.own_loop import trainer_for
 from search.training.trainer import EpochReport, TrainingReport
@@ -120,7 +121,7 @@ class _Trial:
             context.preflight,
             seed=self._seed,
             device=context.torch_device,
-            loss=context.task.loss,
+            loss=criterion_loss(context.task),
             is_trained=context.weights is not None,
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs

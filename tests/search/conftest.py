@@ -66,6 +66,18 @@ def _wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, object]], None]:
+    """Makes the content of a file of tests what its module is, for what is built by name."""
+
+    def make(name: str, content: dict[str, object]) -> None:
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
     """The images of the small searches."""

@@ -100,7 +100,7 @@ def test_the_preflight_tells_what_sigmoid_batchnorm_costs(tmp_path: Path, weight
         "rni begins with σBN in the place of batch normalisation, whose offsets it lacks: "
         f"accuracy {ACCURACY.text(context.preflight.base_score)} → "
     )
-    assert float(cost.split()[-2]) / 100 > context.preflight.base_score - 0.2
+    assert float(cost.rpartition("→ ")[2].rstrip("%")) / 100 > context.preflight.base_score - 0.2
     assert note == (
         "without sparse training (epochs 0) rni, slimming prunes straight away, by its criterion: "
         "its penalty has no effect"

@@ -200,6 +200,17 @@ def test_a_preflight_takes_no_more_memory_than_it_may(
         worker.close()
 
 
+def test_only_tasks_that_the_operator_allows_run(tight: Any) -> None:
+    """Those of this package do; one given in Python has no name that anything could be made by."""
+    policy = SettingsPolicy(tight.home / "data", tasks=("mine:Task",))
+    for name in ("segmentation", "regression", "mine:Task"):
+        assert policy.resolve({"task": name})["task"] == name
+    for name in ("mine:Other", "os:system", "python:mine.Task"):
+        with pytest.raises(ProblemError, match=r"has not allowed \(--task\): mine:Task") as refused:
+            policy.resolve({"task": name})
+        assert (refused.value.status, refused.value.field) == (422, "task")
+
+
 @pytest.mark.parametrize("source", ["builder", "torchvision:IMAGENET1K_V2", ""])
 def test_weights_that_are_in_no_file_stay_as_they_are_named(tmp_path: Path, source: str) -> None:
     assert SettingsPolicy(tmp_path).resolve(DIGITS | {"weights": source})["weights"] == source
