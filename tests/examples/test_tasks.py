@@ -34,6 +34,7 @@ def finished(name: str, search: str, folder: Path) -> Results:
 def test_smaller_networks_do_the_task(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
     name: str,
     search: str,
     task: str,
