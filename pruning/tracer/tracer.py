@@ -169,11 +169,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, call: Call, pointwise: bool) -> None:
         known = [self.labelled[t] for t in call.tensors if t in self.labelled]
+        rule = RULES.get(call.name) or (elementwise if pointwise else None)
         if not known:
+            if rule is not None:
+                rule(self, call)  # for its cost: what is made of inputs alone has no labels
             return
         names = map(self.labelled.name, call.tensors)
         self.labelled.used.update(name for name in names if name is not None)
-        rule = RULES.get(call.name) or (elementwise if pointwise else None)
         if rule is None:
             pin_all(self, call.tensors, _no_rule(call))
             labels = [self._labelled_without_rule(call, output) for output in call.outputs]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
 
 from pruning.cost import ExampleInput
 
@@ -106,17 +105,6 @@ class Data(ABC):
         loader = self.loader("train", batch_size=batch_size, device=device)
         generator = torch.Generator().manual_seed(seed)
         return itertools.islice(loader.shuffled(generator, augmented=False), count)
-
-
-def num_samples(batch: Batch) -> int:
-    """How many samples a minibatch has: the length of the first tensor, or list, in it."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    if isinstance(batch, Mapping):
-        return num_samples(next(iter(batch.values())))
-    if isinstance(batch, list):  # as detectors are given images
-        return len(batch)
-    return num_samples(batch[0])
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:

@@ -23,6 +23,7 @@ from mlflow_server import schema
 from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
 from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.nested_tensors import num_samples
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
 from search import models
 from search.config.correlation_config import (
@@ -34,7 +35,7 @@ from search.config.correlation_config import (
 )
 from search.config.methods import method
 from search.config.search_config import SearchConfig
-from search.data.data import Batch, Data, num_samples
+from search.data.data import Batch, Data
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved

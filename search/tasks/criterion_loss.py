@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pruning.criteria import BatchLoss, Loss
 from pruning.errors import CriterionError
-from search.data.data import Batch, num_samples
+from pruning.networks.nested_tensors import num_samples
+from search.data.data import Batch
 from search.tasks.task import Task, has_own
 
 

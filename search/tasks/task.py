@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pruning.cost import call_arguments, evaluating
+from pruning.cost import called, evaluating
 from pruning.errors import ConfigError, DataError, ModelError, TrainingDivergedError
 from pruning.networks.nested_tensors import tensors_in
 from search.data.data import Batch, Loader, Sample
@@ -139,12 +139,6 @@ def require_task(task: object, name: str) -> Task:
             names = " or ".join(methods)
             raise ConfigError(f"the task {name} must give {names}, got none", field="task")
     return task
-
-
-def called(model: nn.Module, inputs: Any) -> Any:
-    """What `model` returns for inputs: one tensor, a tuple of arguments or a mapping of them."""
-    args, kwargs = call_arguments(inputs)
-    return model(*args, **kwargs)
 
 
 def words_for(value: Any) -> str:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from pruning.cost import called
 from search.data.data import Batch
-from search.tasks.task import Task, called, has_own
+from search.tasks.task import Task, has_own
 
 
 def estimate_statistics(

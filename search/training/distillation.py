@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from copycat.architecture import load, read
 from copycat.input_shape import InputShape, shape_text
+from pruning.cost import called
 from pruning.errors import ConfigError
 from search.config.training_config import TrainingConfig
 from search.data.data import Batch
-from search.tasks.task import Metric, Task, called
+from search.tasks.task import Metric, Task
 
 
 @final

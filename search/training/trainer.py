@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from pruning.cost import ExampleInput, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
+from pruning.networks.nested_tensors import num_samples
 from search.config.training_config import TrainingConfig
-from search.data.data import Data, num_samples, samples_trained_on, steps_per_epoch
+from search.data.data import Data, samples_trained_on, steps_per_epoch
 from search.tasks.task import Task
 from search.training.augmentation import target_mixing, varied
 from search.training.averaging import AveragedWeights

@@ -14,7 +14,7 @@ from copycat.builder import Builder
 from copycat.families.base_network import BaseNetwork
 from copycat.input_shape import InputShape, input_shape_of
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, ExampleInput, format_count
+from pruning.cost import Budget, Cost, ExampleInput, called, format_count
 from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
@@ -28,7 +28,7 @@ from search.data.data import Sample
 from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
 from search.tasks.score import Score
-from search.tasks.task import Task, called, words_for
+from search.tasks.task import Task, words_for
 
 
 @dataclass(frozen=True)

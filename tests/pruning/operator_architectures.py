@@ -435,6 +435,18 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
         prunable={"left": (6, 1), "right": (7, 1), "form": (8, 1)},
     ),
     Architecture(
+        "what is made of the input alone",
+        lambda: Branches(
+            lambda net, x: net.last(
+                net.first(F.interpolate(x, size=6, mode="bilinear")).relu()
+                * (y := F.adaptive_avg_pool2d(x, 2).flatten(2)).matmul(y.mT).mean()
+            ),
+            first=conv(3, 6),
+            last=conv(6, 4),
+        ),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
         "matrix times vector",
         lambda: MatrixVector(lambda x, vector: x @ vector),
         prunable={"first": (6, 1)},

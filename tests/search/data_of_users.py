@@ -258,3 +258,22 @@ def collate_of_one() -> DataSplits:
 
 def with_fewer() -> tuple[Any, Any]:
     return Numbered(59), Numbered(12)
+
+
+class Masks(Dataset[tuple[Tensor, Tensor]]):
+    """Noise 3×32×32, and the class of every pixel: 0 on the left, 1 on the right."""
+
+    classes = ("left", "right")
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(index))
+        sides = (torch.arange(32) >= 16).long()
+        return image, sides.expand(32, 32).contiguous()
+
+
+def masks() -> DataSplits:
+    """Images to segment."""
+    return DataSplits(train=Masks(), test=Masks())

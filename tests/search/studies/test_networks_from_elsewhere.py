@@ -74,3 +74,30 @@ def test_what_is_restricted_stays_so_to_the_end_of_a_search(
         assert widths.keys() <= full.keys()
         narrowed = {name: width / full[name] for name, width in widths.items()}
         assert all(part >= 0.75 for name, part in narrowed.items() if name.startswith("layer3."))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
+def test_segmentation_networks_of_torchvision_go_through_a_search(
+    tmp_path: Path, workers: object, name: str
+) -> None:
+    """They return dicts, with auxiliary outputs or without; the score is the mean IoU."""
+    config = quick_config(
+        tmp_path,
+        model=f"torchvision:{name}",
+        task="segmentation",
+        criterion=("slimming",),
+        budget=("flops=80%",),
+        ladder=(1.0,),
+        trials=1,
+        data=DataConfig("data_of_users:masks", validation_fraction=0.25),
+        training=TrainingConfig(1, 1, 1, batch_size=6),
+        study=StudyConfig(by_products=0, tempered_trials=0),
+        equal_compute_pairs=False,
+    )
+    results = search.run(config).results
+    assert {"fine-tuned", "uniform"} <= {outcome.origin for outcome in results.everything}
+    assert results.score.name == "mean IoU"
+    for outcome in results.everything:
+        assert outcome.flops <= 0.8 * results.base.flops
+        copycat.verify(config.directory / outcome.path)
