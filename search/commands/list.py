@@ -22,6 +22,9 @@ from search.terminal.text_table import text_table
 
 _STYLES = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow"}
 
+_LEAST_NAME = 12
+"""Characters of a name that stay in one line on the narrowest terminal, so that it can be read."""
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
@@ -45,6 +48,7 @@ def list(*, as_json: bool, runs: str) -> None:
 def _table(entries: Sequence[SearchEntry]) -> Table:
     numbers = ("trials", "networks", "base", "best", "FLOPs")
     table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
+    table.columns[0].min_width = min(_LEAST_NAME, max(len(entry.name) for entry in entries))
     for entry in entries:
         table.add_row(
             Text(entry.name),

@@ -43,20 +43,29 @@ class VGG(ZooNetwork):
                 self.features.add_module(f"norm{index}", nn.BatchNorm2d(width))
                 self.features.add_module(f"relu{index}", nn.ReLU(inplace=True))
                 channels = width
-        self.hidden = nn.Sequential()
-        for number, width in enumerate(hidden, 1):
-            self.hidden.add_module(f"linear{number}", nn.Linear(channels, width))
-            self.hidden.add_module(f"norm{number}", nn.BatchNorm1d(width))
-            self.hidden.add_module(f"relu{number}", nn.ReLU(inplace=True))
-            if number == 1:
-                self.hidden.add_module("dropout", nn.Dropout(0.5))
-            channels = width
+        self.hidden = _hidden_layers(channels, hidden) if hidden else None
+        channels = hidden[-1] if hidden else channels
         self.classifier = nn.Linear(channels, num_classes)
         self.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.hidden(self.features(images).mean((2, 3))))
+        x = self.features(images).mean((2, 3))
+        if self.hidden is not None:
+            x = self.hidden(x)
+        logits: Tensor = self.classifier(x)
         return logits
+
+
+def _hidden_layers(channels: int, widths: Sequence[int]) -> nn.Sequential:
+    layers = nn.Sequential()
+    for number, width in enumerate(widths, 1):
+        layers.add_module(f"linear{number}", nn.Linear(channels, width))
+        layers.add_module(f"norm{number}", nn.BatchNorm1d(width))
+        layers.add_module(f"relu{number}", nn.ReLU(inplace=True))
+        if number == 1:
+            layers.add_module("dropout", nn.Dropout(0.5))
+        channels = width
+    return layers
 
 
 def vgg16(num_classes: int = 10, in_channels: int = 3) -> VGG:
