@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import click
 from rich.console import Console
@@ -46,7 +45,7 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(entries: Sequence[SearchEntry]) -> Table:
-    numbers = ("trials", "networks", "base", "best", "FLOPs")
+    numbers = ("trials", "networks", "best", "FLOPs")
     table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
     table.columns[0].min_width = min(_LEAST_NAME, max(len(entry.name) for entry in entries))
     for entry in entries:
@@ -56,20 +55,22 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             Text(entry.state, style=_STYLES.get(entry.state, "")),
             f"{entry.trials_done}/{entry.trials_planned}" if entry.trials_planned else "–",
             str(entry.num_networks) if entry.progress else "–",
-            _score_text(entry, entry.base),
-            _score_text(entry, entry.best),
+            _score_text(entry),
             format_count(entry.best["flops"]) if entry.best else "–",
             _time(entry),
         )
     return table
 
 
-def _score_text(entry: SearchEntry, network: Mapping[str, Any] | None) -> Text:
-    """Of the base network or the best so far; with the score's name where it is no accuracy."""
-    if not network:
-        return Text("–")
-    shown = entry.score.text(network["validation_score"], 1)
-    return Text(shown if entry.score.name == ACCURACY.name else f"{entry.score.name} {shown}")
+def _score_text(entry: SearchEntry) -> Text:
+    """Of the best network so far and of the base; with the score's name where it is no accuracy."""
+    shown = [
+        f"{before}{entry.score.text(network['validation_score'], 1)}{after}"
+        for before, network, after in (("", entry.best, ""), ("(base ", entry.base, ")"))
+        if network
+    ]
+    name = [] if entry.score.name == ACCURACY.name or not shown else [entry.score.name]
+    return Text(" ".join([*name, *shown]) or "–")
 
 
 def _time(entry: SearchEntry) -> str:
