@@ -229,6 +229,11 @@ def label_below() -> tuple[Any, Any]:
     return TensorDataset(torch.zeros(9, 2), torch.arange(-1, 8)), Numbered(12)
 
 
+def only_labels_below() -> tuple[Any, Any]:
+    train, test = (TensorDataset(torch.zeros(9, 2), torch.full((9,), -1)) for _ in range(2))
+    return train, test
+
+
 def class_without_samples() -> tuple[Any, Any]:
     return TensorDataset(torch.zeros(60, 2), torch.arange(60).clamp(max=1) * 2), Numbered(12)
 

@@ -79,7 +79,12 @@ def check_labels(labels: Tensor, part: Part, classes: Sequence[str], name: str) 
     wrong = ((labels < 0) | (labels >= len(classes))).nonzero()
     if len(wrong):
         number = int(wrong[0])
+        there_are = (
+            f"there are {len(classes)} classes, numbered from 0 to {len(classes) - 1}"
+            if classes
+            else "classes are numbered from 0"
+        )
         raise DataError(
             f"sample {number} of the {part} part of {name} has the label {int(labels[number])}, "
-            f"but there are {len(classes)} classes, numbered from 0 to {len(classes) - 1}"
+            f"but {there_are}"
         )

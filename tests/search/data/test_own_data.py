@@ -329,6 +329,7 @@ BAD = {
         f"^sample 2 of the train part of {M}:label_outside has the label 2, but there are 2 "
         "classes, numbered from 0 to 1$"
     ),
+    "only_labels_below": "^sample 0 .* has the label -1, but classes are numbered from 0$",
     "label_below": "^sample 0 of the train part of .* has the label -1, but there are 8 classes",
     "class_without_samples": "^class '1' has no training sample left among 60 with 12 held out",
     "mixed_labels": "^sample 1 of the train part of .* must have the number of a class as its targ",
