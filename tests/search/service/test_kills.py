@@ -85,10 +85,8 @@ def check_each_once(running: Service, search_id: str) -> None:
     assert len(found) == LONGER["trials"]
     assert all(trial.state.is_finished() for trial in found)
     assert len({str(trial.params) for trial in found}) == LONGER["trials"]
-    keys = [
-        outcome["key"]
-        for outcome in json.loads((folder / "results.json").read_text())["everything"]
-    ]
+    results = json.loads((folder / "results.json").read_text())
+    keys = [outcome["key"] for outcome in [results["base_network"], *results["everything"]]]
     assert len(keys) == len(set(keys)) >= 4
     shown = httpx.get(f"{running.url}/v1/searches/{search_id}/architectures").json()["items"]
     assert sorted(item["key"] for item in shown) == sorted(keys)
