@@ -4,92 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 
 from pruning.cost import in_mode
 from pruning.errors import ModelError, TrainingDivergedError
-from search.config.training_config import TrainingConfig
 from search.data.data import Data, samples_trained_on
-from search.tasks.task import Task, has_own, require_number
+from search.tasks.task import has_own, require_number
 from search.tasks.training_context import ReportedEpoch, TrainingContext
 from search.training.trainer import (
+    EpochLoop,
     EpochReport,
-    Penalty,
     Trainer,
+    TrainingArguments,
     seed_global_generators,
     seed_of_epoch,
     seeded,
 )
 
 
-def trainer_for(
-    model: nn.Module,
-    data: Data,
-    *,
-    task: Task,
-    epochs: int,
-    config: TrainingConfig,
-    seed: int,
-    device: torch.device,
-    penalty: Penalty | None = None,
-    after_step: Callable[[nn.Module], None] | None = None,
-) -> Trainer | OwnLoop:
+def trainer_for(model: nn.Module, data: Data, **arguments: Unpack[TrainingArguments]) -> EpochLoop:
     """What trains `model`: the task's own loop, where it has one, or a Trainer."""
-    make = OwnLoop if has_own(task, "train") else Trainer
-    return make(
-        model,
-        data,
-        task=task,
-        epochs=epochs,
-        config=config,
-        seed=seed,
-        device=device,
-        penalty=penalty,
-        after_step=after_step,
-    )
+    make = OwnLoop if has_own(arguments["task"], "train") else Trainer
+    return make(model, data, **arguments)
 
 
-class OwnLoop:
-    """One training by `Task.train`, that can be stored and continued between epochs.
-
-    See `Trainer`, whose arguments it takes.
-    """
+class OwnLoop(EpochLoop):
+    """One training by `Task.train`."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        data: Data,
-        *,
-        task: Task,
-        epochs: int,
-        config: TrainingConfig,
-        seed: int,
-        device: torch.device,
-        penalty: Penalty | None = None,
-        after_step: Callable[[nn.Module], None] | None = None,
+        self, model: nn.Module, data: Data, **arguments: Unpack[TrainingArguments]
     ) -> None:
-        self._model, self._data, self._task = model.to(device), data, task
-        self._epochs, self._config, self._seed, self._device = epochs, config, seed, device
-        self._penalty, self._after_step = penalty, after_step
+        super().__init__(model, data, **arguments)
         self._context: TrainingContext | None = None
         self._saved: dict[str, Any] | None = None
-        self.reports: tuple[EpochReport, ...] = ()
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether all epochs have run."""
-        return len(self.reports) >= self._epochs
 
     def run(self, stage: str, on_epoch: Callable[[EpochReport], None]) -> None:
-        """Train for all epochs that are left, and pass on each as it ends.
-
-        Raises TrainingDivergedError when a loss or score is not finite, ModelError unless every
-        epoch is reported.
-        """
+        """As `EpochLoop.run`; raises ModelError unless every epoch is reported."""
         if self.is_finished:
             return
 
@@ -125,16 +78,12 @@ class OwnLoop:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
         saved = None if self._context is None else self._context.saved
-        reports = [asdict(report) for report in self.reports]
-        return {"model": self._model.state_dict(), "saved": saved, "reports": reports}
+        return super().state_dict() | {"saved": saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict` of a loop made with the same arguments."""
-        self._model.load_state_dict(state["model"])
+        super().load_state_dict(state)
         self._saved = state["saved"]
-        self.reports = tuple(EpochReport(**report) for report in state["reports"])
 
     def _begin_epoch(self) -> None:
         seed_global_generators(seed_of_epoch(self._seed, len(self.reports)), self._device)

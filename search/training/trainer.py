@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -104,47 +105,36 @@ def check_recipe(config: TrainingConfig, data: Data, task: Task) -> None:
         check_imitation(task)
 
 
-class Trainer:
-    """One training run, an epoch at a time, that can be stored and continued in between.
+class TrainingArguments(TypedDict):
+    """How a network is trained, whoever's the loop is.
 
-    `model` is moved to `device` and trained in place by the training step of `task`.
-    `penalty(model)`, a scalar, is added to the loss of every step, and `after_step(model)` called
-    after it. The order of samples, their augmentation and the model's own random numbers (dropout)
-    depend on `seed` and the epoch alone, and torch's global generators are left as they were.
+    penalty: of the network, a scalar that is added to the loss of every step.
+    after_step: called with the network after every step.
+    """
 
-    Where a running average of the weights is kept, `model` holds it between epochs: the average
-    is what is measured, pruned and stored.
-    Raises ConfigError as `check_recipe` does.
+    task: Task
+    epochs: int
+    config: TrainingConfig
+    seed: int
+    device: torch.device
+    penalty: NotRequired[Penalty | None]
+    after_step: NotRequired[Callable[[nn.Module], None] | None]
+
+
+class EpochLoop(ABC):
+    """One training of `model`, in place and on the device, that is stored between its epochs.
+
+    reports: of the epochs that have run.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        data: Data,
-        *,
-        task: Task,
-        epochs: int,
-        config: TrainingConfig,
-        seed: int,
-        device: torch.device,
-        penalty: Penalty | None = None,
-        after_step: Callable[[nn.Module], None] | None = None,
+        self, model: nn.Module, data: Data, **arguments: Unpack[TrainingArguments]
     ) -> None:
-        if samples_trained_on(data.count("train"), config.batch_size) == 0:
-            raise DataError(f"training needs at least 2 samples, got {data.count('train')}")
-        self._model, self._task = model.to(device), task
-        self._epochs, self._config, self._seed = epochs, config, seed
-        self._device, self._penalty, self._after_step = device, penalty, after_step
-        self._mixed = target_mixing(config, task, len(data.classes))
-        self._train = varied(data, config).loader(
-            "train", batch_size=config.batch_size, device=device
-        )
-        self._validation = data.loader("validation", device=device)
-        self._precision = training_precision(device, data.sample.inputs)
-        self._num_steps = steps_per_epoch(data.count("train"), config.batch_size)
-        self._rates = learning_rates(config, epochs, self._num_steps)
-        self._stepper = Stepper(self._model, config)
-        self._average = AveragedWeights(self._model, config.ema_decay) if config.ema_decay else None
+        self._device = arguments["device"]
+        self._model, self._data = model.to(self._device), data
+        self._task, self._config = arguments["task"], arguments["config"]
+        self._epochs, self._seed = arguments["epochs"], arguments["seed"]
+        self._penalty, self._after_step = arguments.get("penalty"), arguments.get("after_step")
         self.reports: tuple[EpochReport, ...] = ()
 
     @property
@@ -152,12 +142,59 @@ class Trainer:
         """Whether all epochs have run."""
         return len(self.reports) >= self._epochs
 
+    @abstractmethod
+    def run(self, stage: str, on_epoch: Callable[[EpochReport], None]) -> None:
+        """Train for all epochs that are left, and pass on each as it ends.
+
+        Raises TrainingDivergedError when a loss or score is not finite.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
+        reports = [asdict(report) for report in self.reports]
+        return {"model": self._model.state_dict(), "reports": reports}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict` of a loop made with the same arguments."""
+        self._model.load_state_dict(state["model"])
+        self.reports = tuple(EpochReport(**report) for report in state["reports"])
+
+
+class Trainer(EpochLoop):
+    """One training run by the training step of the task.
+
+    The penalty is added to the loss. The order of samples, their augmentation and the model's own
+    random numbers (dropout) depend on the seed and the epoch alone, and torch's global generators
+    are left as they were.
+
+    Where a running average of the weights is kept, `model` holds it between epochs: the average
+    is what is measured, pruned and stored.
+    Raises ConfigError as `check_recipe` does.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: Data, **arguments: Unpack[TrainingArguments]
+    ) -> None:
+        super().__init__(model, data, **arguments)
+        config, device, num_train = self._config, self._device, data.count("train")
+        if samples_trained_on(num_train, config.batch_size) == 0:
+            raise DataError(f"training needs at least 2 samples, got {num_train}")
+        self._mixed = target_mixing(config, self._task, len(data.classes))
+        self._train = varied(data, config).loader(
+            "train", batch_size=config.batch_size, device=device
+        )
+        self._validation = data.loader("validation", device=device)
+        self._precision = training_precision(device, data.sample.inputs)
+        self._num_steps = steps_per_epoch(num_train, config.batch_size)
+        self._rates = learning_rates(config, self._epochs, self._num_steps)
+        self._stepper = Stepper(self._model, config)
+        self._average = AveragedWeights(self._model, config.ema_decay) if config.ema_decay else None
+
     def run(
         self,
         stage: str,  # noqa: ARG002 - all are trained alike
         on_epoch: Callable[[EpochReport], None],
     ) -> None:
-        """Train for all epochs that are left, and pass on each as it ends."""
         while not self.is_finished:
             on_epoch(self.run_epoch())
 
@@ -191,22 +228,17 @@ class Trainer:
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        """What continuing needs: tensors, numbers and strings only (torch.load weights_only)."""
         average = self._average
-        return {
-            "model": self._model.state_dict(),
+        return super().state_dict() | {
             "optimizer": self._stepper.state_dict(),
             "average": None if average is None else average.state_dict(),
-            "reports": [asdict(report) for report in self.reports],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict` of a Trainer made with the same arguments."""
-        self._model.load_state_dict(state["model"])
+        super().load_state_dict(state)
         self._stepper.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        self.reports = tuple(EpochReport(**report) for report in state["reports"])
 
     def _exchange_average(self) -> None:
         """Put the average where the weights are that steps are taken from, and the other way."""
@@ -249,14 +281,8 @@ def train(
     model: nn.Module,
     data: Data,
     *,
-    task: Task,
-    epochs: int,
-    config: TrainingConfig,
-    seed: int,
-    device: torch.device,
-    penalty: Penalty | None = None,
-    after_step: Callable[[nn.Module], None] | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    **arguments: Unpack[TrainingArguments],
 ) -> TrainingReport:
     """Train `model` in place for `epochs` epochs (at least 1); see `Trainer`.
 
@@ -264,17 +290,7 @@ def train(
     TrainingDivergedError when a loss becomes infinite or NaN.
     """
     started = time.perf_counter()
-    trainer = Trainer(
-        model,
-        data,
-        task=task,
-        epochs=epochs,
-        config=config,
-        seed=seed,
-        device=device,
-        penalty=penalty,
-        after_step=after_step,
-    )
+    trainer = Trainer(model, data, **arguments)
     while not trainer.is_finished:
         report = trainer.run_epoch()
         if on_epoch is not None:

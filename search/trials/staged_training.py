@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from search.training.checkpoints import Checkpoints
-from search.training.own_loop import OwnLoop
-from search.training.trainer import EpochReport, Trainer, TrainingReport
+from search.training.trainer import EpochLoop, EpochReport, TrainingReport
 from search.trials.jobs import EpochRecord, Stage
 
 Sparsity = Callable[[], float | None]
@@ -44,7 +43,7 @@ class StagedTraining:
     def train(
         self,
         stage: Stage,
-        trainer: Trainer | OwnLoop,
+        trainer: EpochLoop,
         *,
         sparsity: Sparsity | None = None,
         after_epoch: Callable[[EpochReport], None] | None = None,
