@@ -6,17 +6,14 @@ import importlib
 import operator
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 
-import torch
 from torch import nn
 
-from pruning.errors import ModelError
+from pruning.errors import ModelError, reason_with_place
 from pruning.networks.wrappers import unwrapped
 
 _EXTRAS = {"timm": "timm"}
@@ -59,8 +56,7 @@ class Builder:
             except ModelError:
                 raise
             except (Exception, SystemExit) as error:
-                where = f" ({place})" if (place := _place(error)) else ""
-                raise ModelError(f"{self.target} failed: {_reason(error)}{where}") from error
+                raise ModelError(f"{self.target} failed: {reason_with_place(error)}") from error
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
@@ -104,14 +100,6 @@ def not_installed(package: str) -> ModelError:
 
 def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _place(error: BaseException) -> str:
-    """The line behind a call of ours that raised, the innermost outside torch; empty for none."""
-    torch_folder = Path(torch.__file__).parent
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    own = [frame for frame in frames if torch_folder not in Path(frame.filename).parents]
-    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
 
 
 @contextmanager

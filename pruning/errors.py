@@ -110,18 +110,17 @@ def first_line(error: BaseException) -> str:
 
 
 def reason_with_place(error: BaseException) -> str:
-    """What people's own code raised, and where: "ValueError: no such file (data.py, line 3)"."""
+    """What people's own code raised, and where: "ValueError: no such file (data.py, line 3)".
+
+    Without a place where the error came through no code but ours and what is installed.
+    """
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return reason
     here = Path(__file__).parents[1]
     ours = [here / name for name in ("pruning", "copycat", "mlflow_server", "search")]
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    outside = [frame for frame in frames if not _is_within(frame.filename, installed)]
-    own = [frame for frame in outside if not _is_within(frame.filename, ours)]
-    place = (own or outside or frames)[-1]
-    return f"{reason} ({Path(place.filename).name}, line {place.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_within(frame.filename, [*installed, *ours])]
+    return f"{reason} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else reason
 
 
 def _is_within(file: str, folders: Iterable[Path]) -> bool:
