@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 from typing import IO
 
@@ -49,7 +50,11 @@ class DatabaseLock:
         self._connection = connection
 
     def close(self) -> None:
-        """Let others in."""
+        """Let others in, at once: a server ends sessions, and their locks, when it comes to it."""
+        if self._connection is not None:
+            query = sqlalchemy.text("SELECT pg_advisory_unlock(:key)")
+            with contextlib.suppress(SQLAlchemyError):  # the session, and the lock, are lost
+                self._connection.execute(query, {"key": LOCK_KEY})
         self._drop()
         if self._stream is not None:
             self._stream.close()

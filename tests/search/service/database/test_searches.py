@@ -175,6 +175,14 @@ def test_a_database_has_one_service(url: str, engine: Engine) -> None:
     other.dispose()
 
 
+def test_a_lock_that_is_let_go_can_be_taken_at_once(url: str, engine: Engine) -> None:
+    other = open_database(url)
+    for _ in range(20):
+        DatabaseLock(engine).close()
+        DatabaseLock(other).close()
+    other.dispose()
+
+
 def test_a_lock_that_was_lost_with_its_connection_is_taken_again_or_missed(
     url: str, engine: Engine
 ) -> None:
