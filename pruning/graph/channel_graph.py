@@ -152,6 +152,9 @@ class ChannelGraph:
     in which the network runs them.
 
     exact: whether only channels are offered without which the others keep their values.
+    axes: of parameters and buffers.
+    sizes: attributes of modules that hold a number of channels, as axes by the attribute's name
+        (block.width, or block.sizes.1 of several numbers).
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class ChannelGraph:
         forms: CostForms,
         *,
         group_split: frozenset[str],
+        sizes: tuple[TensorAxis, ...] = (),
         products: tuple[Product, ...] = (),
         notes: tuple[str, ...] = (),
         exact: bool = True,
@@ -169,6 +173,7 @@ class ChannelGraph:
         self.exact = exact
         self.axes = axes
         self.group_split = group_split
+        self.sizes = sizes
         self.products = products
         self._notes = notes
         self._forms = forms
@@ -220,6 +225,7 @@ class ChannelGraph:
             self.axes,
             self._forms,
             group_split=self.group_split,
+            sizes=self.sizes,
             products=self.products,
             notes=self._notes,
             exact=self.exact,
