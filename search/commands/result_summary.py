@@ -11,11 +11,17 @@ from rich.console import Console
 from pruning.lazy_imports import lazy_modules
 
 if TYPE_CHECKING:
-    from search.results import correlation_report, family_results, recommendation, report
+    from search.results import (
+        correlation_report,
+        family_results,
+        recommendation,
+        report,
+        verdict,
+    )
 else:
-    correlation_report, family_results, recommendation, report = lazy_modules(
+    correlation_report, family_results, recommendation, report, verdict = lazy_modules(
         *("search.results.correlation_report", "search.results.family_results"),
-        *("search.results.recommendation", "search.results.report"),
+        *("search.results.recommendation", "search.results.report", "search.results.verdict"),
     )
 
 
@@ -31,7 +37,9 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")
     console.print("\nHow they compare", style="bold")
-    console.print("\n".join(results.comparisons), markup=False)
+    console.print(report.contrast_table(results))
+    for line in verdict.remarks(results.contests, results.contrasts, results.everything):
+        console.print(line, style="dim", markup=False)
     for note in results.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
     for job, reason in results.failures.items():

@@ -21,6 +21,7 @@ from search.config.explicit_settings import as_arguments, explicit_settings
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.models import own_module
+from search.results.contests import Contestant, contestants, short_name
 from search.results.pictures import widths_left
 from search.results.recommendation import against_base, note, share_text
 from search.results.report import (
@@ -31,7 +32,7 @@ from search.results.report import (
     slack,
 )
 from search.results.styles import STYLES, style_of
-from search.results.verdict import Contestant, contestants, headline, short_name
+from search.results.verdict import headline
 from search.storage.layout import CONFIG_FILE
 from search.tasks.score import Score
 from search.trials.artifacts import stored_curve

@@ -8,7 +8,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
+from search.results.contests import Contest, Contestant, short_name
 from search.results.recommendation import (
     Recommendation,
     against_base,
@@ -25,7 +26,9 @@ from search.results.recommendation import (
     recommendations,
     share_text,
 )
-from search.results.verdict import Contest, Contestant, short_name, verdict
+from search.results.statistics.contrasts import Contrast, contrasts, p_text
+from search.results.statistics.test_samples import NO_SAMPLES, TestSamples
+from search.results.verdict import verdict
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
 from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
@@ -61,6 +64,7 @@ class Results:
     per group of the base network, where they are known.  base_network: that network itself,
     trained, which is in neither of the two; None where it came to nothing.
     score: what networks are compared by.
+    samples: of the test split, from the folders of the networks; they are in no mapping.
     """
 
     base: Cost
@@ -75,6 +79,7 @@ class Results:
     base_widths: Mapping[str, int] = field(default_factory=dict)
     base_network: Outcome | None = None
     score: Score = ACCURACY
+    samples: TestSamples = field(default=NO_SAMPLES, compare=False, repr=False)
 
     @property
     def bounds(self) -> Budget:
@@ -89,7 +94,7 @@ class Results:
     def recommended(self, contests: Sequence[Contest]) -> tuple[Recommendation, ...]:
         """What to take within other budgets than those of the ladder."""
         return recommendations(
-            contests, self.everything, self.base_network, self.base, self.num_test
+            contests, self.everything, self.base_network, self.base, self.samples
         )
 
     @property
@@ -102,10 +107,17 @@ class Results:
         """These networks, and before them the base network where it was trained."""
         return list(outcomes) if self.base_network is None else [self.base_network, *outcomes]
 
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """The comparisons that were fixed beforehand, and what chance makes of them."""
+        return contrasts(
+            self.contests, self.everything, self.base_network, self.samples, self.score
+        )
+
     @property
     def comparisons(self) -> list[str]:
-        """Which kind won at which budget, by how much, a line each; see `verdict.verdict`."""
-        return verdict(self.contests, self.everything, self.num_test, self.score)
+        """The contrasts in lines, and what they rest on; see `verdict.verdict`."""
+        return verdict(self.contests, self.contrasts, self.everything)
 
     @property
     def networks(self) -> list[Outcome]:
@@ -120,17 +132,20 @@ class Results:
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         sentences = [entry.to_mapping() for entry in self.recommendations]
-        basis = note(self.num_test, self.score)
-        return asdict(self) | {
+        content = asdict(replace(self, samples=NO_SAMPLES))
+        del content["samples"]
+        return content | {
             "recommendations": sentences,
-            "basis": basis,
+            "basis": note(self.num_test, self.score),
+            "contrasts": [contrast.to_mapping() for contrast in self.contrasts],
             "verdict": self.verdict,
         }
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any]) -> Results:
+    def from_mapping(cls, content: Mapping[str, Any], samples: TestSamples = NO_SAMPLES) -> Results:
         """The inverse of `to_mapping`."""
         return cls(
+            samples=samples,
             base=Cost(**{**content["base"], "notes": tuple(content["base"].get("notes", ()))}),
             budget=content["budget"],
             num_test=content["num_test"],
@@ -157,7 +172,7 @@ def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
 def open_results(directory: Path) -> Results:
     """The results of a finished search; SearchStateError if there are none."""
     with readable_results(directory / RESULTS_FILE) as content:
-        return Results.from_mapping(content)
+        return Results.from_mapping(content, TestSamples(directory))
 
 
 @contextmanager
@@ -238,6 +253,32 @@ def contest_table(results: Results) -> Table:
     return table
 
 
+def contrast_table(results: Results) -> Table:
+    """Per contrast the difference on the test split, its interval, and what it comes to."""
+    numbers = [f"{results.score.name}", "adjusted", "FLOPs", "compute"]
+    table = text_table("contrast", *numbers, "finding", numbers=numbers)
+    place = ""
+    for contrast in results.contrasts:
+        if contrast.place != place:
+            place = contrast.place
+            table.add_row(Text(place, style="bold"))
+        told = contrast.adjusted_p
+        names = f"{short_name(contrast.first)} − {short_name(contrast.second)}"
+        table.add_row(
+            f"  {names}",
+            contrast.effect,
+            "–" if told is None else p_text(told),
+            *(times(*pair) for pair in contrast.costs.values()),
+            contrast.finding,
+        )
+    return table
+
+
+def times(one: float, other: float) -> str:
+    """How many times `other` it is, such as "0.48 ×"; a dash where either is not known."""
+    return f"{one / other:.3g} ×" if one and other else "–"
+
+
 def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> list[str | Text]:
     """style: of its test score."""
     indent = "" if entry.origin == "base" else "  "
@@ -246,7 +287,7 @@ def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> lis
         format_count(entry.flops),
         share_text(entry.flops / results.base.flops),
         format_count(entry.compute) if entry.compute else "–",
-        str(entry.num_seeds),
+        str(entry.num_judged),
         Text(entry.score_text(results.score), style=style),
         *_gave_up(entry, results),
     ]
@@ -294,6 +335,7 @@ def report_rows(results: Results) -> dict[str, Any]:
         "recommendations": [entry.to_mapping() for entry in results.recommendations],
         "base": None if base is None else front_rows(results, [base])[0],
         "networks": front_rows(results, results.everything),
+        "contrasts": [contrast.to_mapping() for contrast in results.contrasts],
         "verdict": results.verdict,
     }
 

@@ -52,3 +52,6 @@ BASE_ARCHITECTURE = "base"
 
 SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
 """In the folder of an architecture: the scores of its units, and its epochs."""
+
+TEST_SAMPLES_FILE = "test_samples.npy"
+"""In the same: what each sample of the test split adds to the score, where the task gives it."""

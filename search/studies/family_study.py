@@ -167,6 +167,7 @@ class _Family(Study[FamilyStudy]):
             base=context.preflight.base,
             budget=" ".join(config.budgets),
             score=context.preflight.score,
+            reference=context.preflight.reference,
         )
 
     def work(self, session: Session) -> FamilyStudy:

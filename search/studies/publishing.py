@@ -10,11 +10,12 @@ from copycat.architecture import verify
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
 from search.results import recommendation
+from search.results.contests import contests
 from search.results.figures import front_figure
 from search.results.html_report import REPORT_FILE, report_page
 from search.results.pictures import draw_all
 from search.results.report import Results
-from search.results.verdict import contests
+from search.results.statistics.test_samples import TestSamples
 from search.storage.atomic_files import write_durably
 from search.storage.layout import RESULTS_FILE
 from search.studies.session import Session
@@ -56,6 +57,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
         score=preflight.score,
+        samples=TestSamples(session.context.directory),
     )
 
 

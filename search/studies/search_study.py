@@ -139,6 +139,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         base=preflight.base,
         budget=str(preflight.budget),
         score=preflight.score,
+        reference=preflight.reference,
     )
 
 

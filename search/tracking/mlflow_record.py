@@ -21,7 +21,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
-from search.trials.pareto import hypervolume, without_base
+from search.trials.pareto import Hypervolume, without_base
 from search.trials.search_space import Proposal
 
 
@@ -36,7 +36,8 @@ class MlflowRecord(Observer):
     def __init__(self, runs: StudyRuns, directory: Path) -> None:
         self._runs, self._base, self._directory = runs, runs.study.base, directory
         self._score = runs.study.score
-        self._networks: dict[str, Outcome] = {}
+        self._volume = Hypervolume(runs.study.reference, self._score)
+        self._networks: set[str] = set()
 
     def started(self, job: Job) -> None:
         if isinstance(job, FromScratchJob):
@@ -104,16 +105,17 @@ class MlflowRecord(Observer):
         """Of all smaller networks so far, where the score allows it; a step is a network."""
         if outcome.origin == "base":
             return
-        self._networks[outcome.key] = outcome
-        volume = hypervolume(list(self._networks.values()), self._base.flops, self._score)
-        if volume is None:
+        self.known([outcome])
+        if self._volume.value is None:
             return
-        metrics = {schema.METRIC_HYPERVOLUME: volume}
+        metrics = {schema.METRIC_HYPERVOLUME: self._volume.value}
         self._runs.log(metrics, step=len(self._networks), time_ms=self._time(outcome))
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._networks |= {outcome.key: outcome for outcome in without_base(outcomes)}
+        for outcome in without_base(outcomes):
+            self._networks.add(outcome.key)
+            self._volume.add(outcome)
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"

@@ -16,10 +16,12 @@ from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
+from search.storage.layout import EVENTS_FILE
 from search.studies import search_stages, session
 from search.tasks.score import ACCURACY
+from search.tracking.search_state import EventFile
 from search.trials.jobs import EpochRecord, Job, Outcome
-from search.trials.pareto import hypervolume
+from search.trials.pareto import Reference, hypervolume
 from search.trials.trial import perform
 
 
@@ -214,5 +216,6 @@ def test_the_hypervolume_goes_on_where_it_was(
     assert [step for step, _ in curve] == list(range(1, len(results.everything) + 1))
     values = [value for _, value in curve]
     assert values == sorted(values)
-    expected = hypervolume(results.everything, results.base.flops, ACCURACY)
+    launched = next(EventFile(config.directory / EVENTS_FILE).read())
+    expected = hypervolume(results.everything, Reference(**launched["reference"]), ACCURACY)
     assert values[-1] == pytest.approx(expected)
