@@ -225,7 +225,7 @@ def difference_of_networks(
 def _over_seeds(first: Contestant, second: Contestant) -> Difference | None:
     """Paired where both have the same seeds, otherwise by Welch; None where they tell nothing."""
     one, other = ({run.seed: run.test_score for run in c.judged} for c in (first, second))
-    if one.keys() == other.keys():
+    if one.keys() == other.keys() and len(one) == len(first.judged) == len(second.judged):
         return paired_by_seed(list(one.values()), [other[seed] for seed in one])
     scores = ([run.test_score for run in c.judged] for c in (first, second))
     return welch(*scores)
