@@ -6,6 +6,7 @@ Each answers with the difference, a 95 % confidence interval and a two-sided p-v
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -130,35 +131,33 @@ def paired_by_seed(first: Sequence[float], second: Sequence[float]) -> Differenc
     gaps = [one - other for one, other in zip(first, second, strict=True)]
     if not _scatters(gaps):
         return None
-    result = scipy_stats.ttest_1samp(gaps, 0.0)
-    interval = result.confidence_interval(1 - LEVEL)
-    return Difference(
-        float(np.mean(gaps)),
-        float(interval.low),
-        float(interval.high),
-        float(result.pvalue),
-        f"paired t-test over {len(gaps)} seeds",
-        "shapes",
-    )
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps))
+    test = f"paired t-test over {len(gaps)} seeds"
+    return _by_t(statistics.fmean(gaps), error, len(gaps) - 1, test)
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Of means over seeds of either's own: Welch's t-test.
+    """Of means over seeds of either's own: Welch's t-test, with Satterthwaite's degrees of freedom.
 
     None for fewer than two of either, or where neither scatters.
     """
     if min(len(first), len(second)) < 2 or not (_scatters(first) or _scatters(second)):
         return None
-    result = scipy_stats.ttest_ind(first, second, equal_var=False)
-    interval = result.confidence_interval(1 - LEVEL)
-    return Difference(
-        float(np.mean(first) - np.mean(second)),
-        float(interval.low),
-        float(interval.high),
-        float(result.pvalue),
-        f"Welch's t-test over {len(first)} and {len(second)} seeds",
-        "shapes",
+    shares = [statistics.variance(sample) / len(sample) for sample in (first, second)]
+    total = sum(shares)
+    freedom = total**2 / sum(
+        share**2 / (len(sample) - 1) for share, sample in zip(shares, (first, second), strict=True)
     )
+    value = statistics.fmean(first) - statistics.fmean(second)
+    test = f"Welch's t-test over {len(first)} and {len(second)} seeds"
+    return _by_t(value, math.sqrt(total), freedom, test)
+
+
+def _by_t(value: float, error: float, freedom: float, test: str) -> Difference:
+    """From a difference of means, its standard error and degrees of freedom."""
+    margin = float(scipy_stats.t.isf(LEVEL / 2, freedom)) * error
+    p_value = 2 * float(scipy_stats.t.sf(abs(value) / error, freedom))
+    return Difference(value, value - margin, value + margin, p_value, test, "shapes")
 
 
 def _scatters(values: Sequence[float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
@@ -69,6 +71,24 @@ def test_compared_trials_and_all_members_are_repeated_with_other_seeds(
         folder = config.directory / "architectures" / f"fine-tuned-{trial}-s1"
         assert (folder / "architecture.json").exists()
     assert not [*(config.directory / "jobs").iterdir()]
+
+
+def test_the_best_interpolated_shapes_are_repeated_as_well(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+):
+    """What competes in means has several runs; those that no rung prefers have one."""
+    monkeypatch.setattr(search_stages, "tempered_source", knowing_nothing)
+    study = StudyConfig(by_products=0, tempered_trials=3)
+    results = search.run(dataclasses.replace(repeated(tmp_path), study=study)).results
+    runs: dict[str, list[int]] = {}
+    for found in results.everything:
+        if found.origin == "tempered":
+            runs.setdefault(found.network, []).append(found.seed)
+    repeated_networks = {name for name, seeds in runs.items() if len(set(seeds)) == 2}
+    competing = [c.entries["tempered"] for c in results.contests if "tempered" in c.entries]
+    assert competing
+    assert {entry.key for entry in competing} == repeated_networks
+    assert all(len(seeds) == 1 for name, seeds in runs.items() if name not in repeated_networks)
 
 
 def test_a_repetition_ends_elsewhere_than_its_trial(tmp_path: Path, workers: Workers):
