@@ -89,7 +89,7 @@ class Recommendation:
             "test_score": chosen and chosen.test_score,
             "flops_share": chosen and chosen.flops / self.base_flops,
             "base_test_score": self.base and self.base.test_score,
-            "score_against_base": chosen and against_base(chosen.test_score, self.base),
+            "score_against_base": chosen and against_base(chosen.test_score, self.base, self.score),
             "num_others": self.num_others,
             "num_within_chance": self.num_within_chance,
             "num_untold": self.num_untold,
@@ -153,9 +153,9 @@ def note(num_test: int, score: Score) -> str:
     )
 
 
-def against_base(score: float, base: Outcome | None, *, of: str = "test_score") -> float | None:
-    """A score minus that of the base network."""
-    return None if base is None else score - float(getattr(base, of))
+def against_base(test_score: float, base: Outcome | None, score: Score) -> float | None:
+    """How much better a score is than that of the base network; negative where it is worse."""
+    return None if base is None else score.gain(test_score, base.test_score)
 
 
 def share_text(share: float) -> str:

@@ -259,7 +259,7 @@ def _gave_up(network: Outcome | Contestant, results: Results) -> list[str]:
         return []
     if network.origin == "base":
         return ["–"]
-    return [results.score.change_text(against_base(network.test_score, base))]
+    return [results.score.gain_text(against_base(network.test_score, base, results.score))]
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
@@ -279,7 +279,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "score": results.score.name,
             "validation_score": o.validation_score,
             "test_score": o.test_score,
-            "score_against_base": against_base(o.test_score, results.base_network),
+            "score_against_base": against_base(o.test_score, results.base_network, results.score),
             "inexact": ", ".join(o.inexact),
             "path": o.path,
         }

@@ -74,13 +74,24 @@ class Score:
         spread = "" if margin is None else f" ± {self._number(margin)}"
         return f"{self._number(difference)}{spread}{' points' if self.is_share else ''}"
 
-    def change_text(self, difference: float | None) -> str:
-        """Such as "−0.4 points", "±0.0 points" or "+0.012"; a dash where there is none."""
-        if difference is None:
+    def gain(self, score: float, base: float) -> float:
+        """How much better a score is than that of the base network; negative where it is worse."""
+        return self.key(score) - self.key(base)
+
+    def gain_text(self, gain: float | None) -> str:
+        """Such as "−0.4 points", "±0.0 points" or "+0.012"; a dash where there is none.
+
+        Where less is better a sign would be read the wrong way: there it is "0.012 better", or
+        "worse".
+        """
+        if gain is None:
             return "–"
-        size = self.difference_text(abs(difference))
-        is_zero = not any(digit in size for digit in "123456789")
-        return f"{'±' if is_zero else '−' if difference < 0 else '+'}{size}"
+        size = self.difference_text(abs(gain))
+        if not any(digit in size for digit in "123456789"):
+            return f"±{size}"
+        if self.direction == "minimize":
+            return f"{size} {'worse' if gain < 0 else 'better'}"
+        return f"{'−' if gain < 0 else '+'}{size}"
 
     def _number(self, value: float, decimals: int = 1) -> str:
         return f"{100 * value:.{decimals}f}" if self.is_share else f"{value:.{decimals + 2}g}"

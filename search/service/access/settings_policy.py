@@ -107,6 +107,10 @@ class SettingsPolicy:
             raise ProblemError(409, "its study is kept in a database elsewhere (study.storage)")
         return self.resolve(_without_server_settings(settings))
 
+    def shown(self, text: str) -> str:
+        """What clients are told: files below the data root under the names that they gave."""
+        return text.replace(f"{self.data_root.resolve()}/", "").replace(f"{self.data_root}/", "")
+
     def require_limits(self, settings: Mapping[str, Any]) -> None:
         """ProblemError 422 for what is more than the operator lets clients ask for.
 

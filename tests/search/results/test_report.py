@@ -260,6 +260,15 @@ def test_nothing_says_accuracy_of_another_score(score: Score, number: str, bette
     assert {row["score"] for row in front_rows(found)} == {score.name}
 
 
+def test_a_lower_error_is_a_gain_in_tables_and_rows():
+    found = results(score=ABSOLUTE_ERROR)
+    least = next(o for o in EVERYTHING if o.test_score == 0.65)
+    (row,) = front_rows(found, [least])
+    assert row["score_against_base"] == pytest.approx(0.29)
+    assert "0.29 better" in shown(front_table(found, [least]))
+    assert "0.29 better" in shown(contest_table(found))
+
+
 def test_errors_are_ranked_from_the_least():
     found = results(score=ABSOLUTE_ERROR)
     assert [o.key for o in found.front] == ["fine-tuned-1"]
