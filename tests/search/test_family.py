@@ -313,7 +313,7 @@ def check_base_comes_first(out: str, found: dict[str, Any], memory: MemoryRecord
     base = found["base_network"]
     stored = copycat.verify(STUDY / base["path"])
     assert (stored.profile, stored.provenance["epochs"]) == (WidthProfile({}), 1)
-    heading, _, first, second = out[out.index("Test error") :].splitlines()[1:5]
+    heading, first, second = out[out.index("Test error") :].splitlines()[1:4]
     assert "against base" in heading
     assert (first.split()[0], first.split()[-2]) == ("base", "–")
     gain = 100 * (found["points"][0]["test_score"] - base["test_score"])
@@ -510,7 +510,7 @@ def test_the_base_network_is_the_first_row_of_all(
     console = Console(file=io.StringIO(), width=100)
     console.print(study_table(study))
     assert isinstance(console.file, io.StringIO)
-    first, second = console.file.getvalue().splitlines()[2:4]
+    first, second = console.file.getvalue().splitlines()[1:]
     assert first.split()[0] == "base"
     assert texts[0] in first
     assert all(text in second for text in texts[1:])

@@ -12,7 +12,7 @@ from typing import Any
 from pruning.errors import ConfigError
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import seconds
-from search.config.search_config import BUILDER, TORCHVISION
+from search.config.search_config import BUILDER, TIMM, TORCHVISION
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig
@@ -171,7 +171,7 @@ class SettingsPolicy:
         """Where they name a file, its path: below the data root, as teachers are."""
         if not isinstance(weights, str) or weights in ("", BUILDER):
             return {}
-        if weights.startswith(TORCHVISION):
+        if weights.startswith((TORCHVISION, TIMM)):
             return {}
         return {"weights": str(self._below(weights, "weights"))}
 

@@ -252,7 +252,8 @@ def test_a_study_of_a_regression_judges_by_its_loss_and_names_its_score(
     assert (completed.status, completed.err) == (0, "")
     content = stored(here)
     assert content["num_units"] == 16
-    assert {"taylor", "obd", "l1"} < {*content["criteria"]}  # by gradients, curvature and weights
+    by_gradients_curvature_and_weights = {"taylor", "obd", "magnitude-l2"}
+    assert by_gradients_curvature_and_weights < {*content["criteria"]}
     for found in content["criteria"].values():
         assert np.isfinite([v for values in found["scores"].values() for v in values]).all()
     assert len(np.unique(np.concatenate([*content["oracle"].values()]))) > 10

@@ -212,7 +212,7 @@ def test_only_tasks_that_the_operator_allows_run(tight: Any) -> None:
         assert (refused.value.status, refused.value.field) == (422, "task")
 
 
-@pytest.mark.parametrize("source", ["builder", "torchvision:IMAGENET1K_V2", ""])
+@pytest.mark.parametrize("source", ["builder", "torchvision:IMAGENET1K_V2", "timm:a1_in1k", ""])
 def test_weights_that_are_in_no_file_stay_as_they_are_named(tmp_path: Path, source: str) -> None:
     assert SettingsPolicy(tmp_path).resolve(DIGITS | {"weights": source})["weights"] == source
 
