@@ -37,7 +37,9 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")
     console.print("\nHow they compare", style="bold")
-    console.print(report.contrast_table(results))
+    for place, table in report.contrast_tables(results):
+        console.print(place, style="bold", markup=False, highlight=False)
+        console.print(table)
     for line in verdict.remarks(results.contests, results.contrasts, results.everything):
         console.print(line, style="dim", markup=False)
     for note in results.notes:

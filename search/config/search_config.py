@@ -26,7 +26,7 @@ from search.config.settings import (
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 
-BUILDER, TORCHVISION = "builder", "torchvision:"
+BUILDER, TORCHVISION, TIMM = "builder", "torchvision:", "timm:"
 """Weights that are in no file: those that the network's builder returns, and torchvision's."""
 
 MOST_TRIALS = 2**20
@@ -50,7 +50,8 @@ class SearchConfig:
     weights: str = option(
         "",
         "trained weights to start from: a file (safetensors, or a state dict of torch.save), "
-        "torchvision:IMAGENET1K_V2 …, or builder for those that the model's own builder returns",
+        "torchvision:IMAGENET1K_V2 …, timm:a1_in1k …, or builder for those that the model's own "
+        "builder returns",
     )
     weights_digest: str = option(
         "", "SHA-256 of the weights, as a search stores it: others of the same name are refused"

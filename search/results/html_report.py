@@ -182,8 +182,9 @@ class _Page:
 
     def gave_up(self, network: Outcome | Contestant) -> str:
         """What its test score is against that of the base network."""
+        score = self.results.score
         base = None if network.origin == "base" else self.results.base_network
-        return self.results.score.change_text(against_base(network.test_score, base))
+        return score.gain_text(against_base(network.test_score, base, score))
 
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])

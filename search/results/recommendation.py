@@ -28,9 +28,9 @@ class Recommendation:
     where no network is within the budget.  num_others: further networks within it.
     num_within_chance: those of them whose test score differs from that of the chosen one by no
     more than chance would explain, each tested by itself (see `difference_of_networks`).
-    num_untold: those of which nothing tells.  lost: the chosen one's test score minus the base
-    network's, with its interval; None without either.  The chosen one's own score is that of its
-    first run, which is the network to take.
+    num_untold: those of which nothing tells.  lost: how much better the chosen one's test score is
+    than the base network's, with its interval; None without either.  The chosen one's own score is
+    that of its first run, which is the network to take.
     base: the base network, None where it was not trained.  base_flops: what it costs.
     is_base_within: whether the budget allows the base network itself.  score: of all of them.
     """
@@ -115,7 +115,8 @@ class Recommendation:
             "test_score": chosen and chosen.runs[0].test_score,
             "flops_share": chosen and chosen.flops / self.base_flops,
             "base_test_score": self.base and self.base.test_score,
-            "score_against_base": chosen and against_base(chosen.runs[0].test_score, self.base),
+            "score_against_base": chosen
+            and against_base(chosen.runs[0].test_score, self.base, self.score),
             "against_base_low": self.lost and self.lost.low,
             "against_base_high": self.lost and self.lost.high,
             "num_others": self.num_others,
@@ -189,9 +190,9 @@ def note(num_test: int, score: Score) -> str:
     )
 
 
-def against_base(score: float, base: Outcome | None, *, of: str = "test_score") -> float | None:
-    """A score minus that of the base network."""
-    return None if base is None else score - float(getattr(base, of))
+def against_base(test_score: float, base: Outcome | None, score: Score) -> float | None:
+    """How much better a score is than that of the base network; negative where it is worse."""
+    return None if base is None else score.gain(test_score, base.test_score)
 
 
 def share_text(share: float) -> str:

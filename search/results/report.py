@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -253,25 +254,28 @@ def contest_table(results: Results) -> Table:
     return table
 
 
-def contrast_table(results: Results) -> Table:
-    """Per contrast the difference on the test split, its interval, and what it comes to."""
-    numbers = [f"{results.score.name}", "adjusted", "FLOPs", "compute"]
-    table = text_table("contrast", *numbers, "finding", numbers=numbers)
-    place = ""
-    for contrast in results.contrasts:
-        if contrast.place != place:
-            place = contrast.place
-            table.add_row(Text(place, style="bold"))
-        told = contrast.adjusted_p
-        names = f"{short_name(contrast.first)} − {short_name(contrast.second)}"
-        table.add_row(
-            f"  {names}",
-            contrast.effect,
-            "–" if told is None else p_text(told),
-            *(times(*pair) for pair in contrast.costs.values()),
-            contrast.finding,
-        )
-    return table
+def contrast_tables(results: Results) -> Iterator[tuple[str, Table]]:
+    """Per place what is held against what, and a row for each that is: difference and finding."""
+    unit = "points" if results.score.is_share else "gain"
+    numbers = [f"{unit} [95 %]", "adj. p", "FLOPs"]
+    for (place, _), group in groupby(results.contrasts, key=lambda c: (c.place, c.second.key)):
+        contrasts = list(group)
+        table = text_table("", *numbers, "", numbers=numbers)
+        table.columns[0].min_width = _CONTRAST_WIDTH
+        for contrast in contrasts:
+            told, p = contrast.difference, contrast.adjusted_p
+            table.add_row(
+                short_name(contrast.first),
+                results.score.interval_cell(told.value, told.low, told.high),
+                "–" if p is None else p_text(p).removeprefix("p ").removeprefix("= "),
+                times(*contrast.costs["FLOPs"]),
+                contrast.finding,
+            )
+        yield f"{place}, against {short_name(contrasts[0].second)}", table
+
+
+_CONTRAST_WIDTH = 27
+"""Of the longest name, so that columns of one table stand below those of another."""
 
 
 def times(one: float, other: float) -> str:
@@ -300,7 +304,7 @@ def _gave_up(network: Outcome | Contestant, results: Results) -> list[str]:
         return []
     if network.origin == "base":
         return ["–"]
-    return [results.score.change_text(against_base(network.test_score, base))]
+    return [results.score.gain_text(against_base(network.test_score, base, results.score))]
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
@@ -320,7 +324,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "score": results.score.name,
             "validation_score": o.validation_score,
             "test_score": o.test_score,
-            "score_against_base": against_base(o.test_score, results.base_network),
+            "score_against_base": against_base(o.test_score, results.base_network, results.score),
             "inexact": ", ".join(o.inexact),
             "path": o.path,
         }

@@ -46,12 +46,13 @@ def headline(contests: Sequence[Contest]) -> list[str]:
 
 def basis(contrasts: Sequence[Contrast], everything: Sequence[Outcome]) -> str:
     """What the contrasts rest on and cover, in sentences."""
-    num_told = sum(contrast.adjusted_p is not None for contrast in contrasts)
+    num_told = len({c.pair for c in contrasts if c.adjusted_p is not None})
     sentences = []
     if num_told:
         sentences.append(
             f"These {len(contrasts)} contrasts were fixed before the search; p-values are adjusted "
-            f"for {num_told} of them by Holm's procedure, at the level of {100 * LEVEL:g} %."
+            f"for {num_told} of them by Holm's procedure, at the level of {100 * LEVEL:g} %; "
+            "intervals are of each by itself."
         )
     covered = {contrast.difference.covers for contrast in contrasts}
     if "networks" in covered:

@@ -22,7 +22,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from search.scheduling.ray_environment import give_own_token, missing_variables, own_folder
+from search.scheduling.ray_environment import (
+    TOKEN_PLACES,
+    give_own_token,
+    missing_variables,
+    own_folder,
+)
 
 os.environ.update(missing_variables())
 
@@ -168,8 +173,8 @@ def _failure(address: str) -> str:
     """What it means if Ray does not start."""
     if address:
         return (
-            f"no Ray cluster answers at {address}, or not to this token, which is looked for in "
-            "RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH and in ~/.ray/auth_token"
+            f"no Ray cluster answers at {address}, or not to this token, which is looked for "
+            f"{TOKEN_PLACES}"
         )
     return "Ray does not start here"
 

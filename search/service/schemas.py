@@ -234,8 +234,9 @@ class Architecture(BaseModel):
     validation_score: float
     test_score: float | None
     score_against_base: float | None = Field(
-        description="its score minus that of the base network: of test once the search is over, "
-        "of validation before"
+        description="how much better its score is than that of the base network, negative where it "
+        "is worse, whether more or less of it is good: of test once the search is over, of "
+        "validation before"
     )
     on_front: bool
     links: dict[str, str]
@@ -267,7 +268,10 @@ class Architecture(BaseModel):
             "validation_score": row.validation_score,
             "test_score": outcome["test_score"] if is_over else None,
             "score_against_base": _against_base(
-                outcome, base_row, "test_score" if is_over else "validation_score"
+                Score.from_mapping(frame.get("score")),
+                outcome,
+                base_row,
+                "test_score" if is_over else "validation_score",
             ),
             "on_front": row.on_front,
             "links": {
@@ -277,9 +281,9 @@ class Architecture(BaseModel):
 
 
 def _against_base(
-    outcome: Mapping[str, Any], base_row: ArchitectureRow | None, name: str
+    score: Score, outcome: Mapping[str, Any], base_row: ArchitectureRow | None, name: str
 ) -> float | None:
-    return None if base_row is None else float(outcome[name] - base_row.outcome[name])
+    return None if base_row is None else score.gain(outcome[name], base_row.outcome[name])
 
 
 class ArchitectureDetails(Architecture):
@@ -336,6 +340,11 @@ class Preflight(BaseModel):
     base: Counts
     floor: Counts = Field(description="the least that can be reached")
     limits: dict[str, float]
+    base_score: float | None = Field(
+        None,
+        description="of the network with the trained weights that were given, on validation data; "
+        "null without such, where measuring them takes too long, and of a search",
+    )
 
 
 class CriterionOption(BaseModel):

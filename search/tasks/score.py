@@ -118,20 +118,39 @@ class Score:
         spread = "" if margin is None else f" ± {self._number(margin)}"
         return f"{self._number(difference)}{spread}{' points' if self.is_share else ''}"
 
-    def change_text(self, difference: float | None) -> str:
-        """Such as "−0.4 points", "±0.0 points" or "+0.012"; a dash where there is none."""
-        if difference is None:
-            return "–"
-        size = self.difference_text(abs(difference))
-        is_zero = not any(digit in size for digit in "123456789")
-        return f"{'±' if is_zero else '−' if difference < 0 else '+'}{size}"
+    def gain(self, score: float, base: float) -> float:
+        """How much better a score is than that of the base network; negative where it is worse."""
+        return self.key(score) - self.key(base)
 
-    def interval_text(self, value: float, low: float | None, high: float | None) -> str:
-        """A change and its interval, such as "+0.8 points [−0.3, +1.9]"."""
-        if low is None or high is None:
-            return self.change_text(value)
-        ends = (self.change_text(end).removesuffix(" points") for end in (low, high))
-        return f"{self.change_text(value)} [{', '.join(ends)}]"
+    def gain_text(self, gain: float | None) -> str:
+        """Such as "−0.4 points", "±0.0 points" or "+0.012"; a dash where there is none.
+
+        Where less is better a sign would be read the wrong way: there it is "0.012 better", or
+        "worse".
+        """
+        if gain is None:
+            return "–"
+        size = self.difference_text(abs(gain))
+        if not any(digit in size for digit in "123456789"):
+            return f"±{size}"
+        if self.direction == "minimize":
+            return f"{size} {'worse' if gain < 0 else 'better'}"
+        return f"{'−' if gain < 0 else '+'}{size}"
+
+    def interval_text(self, gain: float, low: float | None, high: float | None) -> str:
+        """A gain and its interval, such as "+0.8 points [−0.3, +1.9]"; below zero it is a loss."""
+        return self.gain_text(gain) + self._ends_text(low, high)
+
+    def interval_cell(self, gain: float, low: float | None, high: float | None) -> str:
+        """The same without its unit, for the column of a table."""
+        return self._signed(gain) + self._ends_text(low, high)
+
+    def _ends_text(self, low: float | None, high: float | None) -> str:
+        known = [self._signed(end) for end in (low, high) if end is not None]
+        return f" [{', '.join(known)}]" if known else ""
+
+    def _signed(self, gain: float) -> str:
+        return f"{'−' if gain < 0 else '+'}{self._number(abs(gain))}"
 
     def _number(self, value: float, decimals: int = 1) -> str:
         return f"{100 * value:.{decimals}f}" if self.is_share else f"{value:.{decimals + 2}g}"

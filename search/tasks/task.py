@@ -106,7 +106,10 @@ class Task:
         """A training loop of the task's own, in the place of that by `training_step`.
 
         It trains `model` in place for `context.epochs` epochs and reports each; see
-        `TrainingContext`.
+        `TrainingContext`. What it does is all that is done: no autocast, no average of the
+        weights (ema_decay), no clipping, label smoothing, mixup, cutmix, crops or other changes of
+        images, and no distillation, whose settings are refused with it; optimizer, learning rates
+        and schedule are as it makes them, by `context.settings` or not.
         """
         raise NotImplementedError
 

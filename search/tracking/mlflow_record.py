@@ -129,12 +129,18 @@ class MlflowRecord(Observer):
             key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
             self._runs.tag(key, tags)
-            difference = against_base(outcome.test_score, results.base_network)
-            if difference is not None:
-                metrics = {self._named(schema.METRIC_SCORE_AGAINST_BASE): difference}
-                self._runs.log(metrics, key, time_ms=self._time(outcome))
+        by_key = {outcome.key: outcome for outcome in results.networks}
+        self.log_against_base(by_key, results.base_network)
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
         self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
+
+    def log_against_base(self, networks: Mapping[str, Outcome], base: Outcome | None) -> None:
+        """Say of these networks, by their names, what they gave up, if that is known."""
+        for name, outcome in networks.items():
+            gain = against_base(outcome.test_score, base, self._score)
+            if gain is not None:
+                metrics = {self._named(schema.METRIC_SCORE_AGAINST_BASE): gain}
+                self._runs.log(metrics, architecture_key(name), time_ms=self._time(outcome))
 
     def _open_architecture(
         self, key: str, origin: Origin, params: Mapping[str, float], budget: str = ""

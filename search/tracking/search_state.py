@@ -330,7 +330,7 @@ class SearchState:
                 trials[work.state] += 1
         networks = list(self.networks.values())
         base = next((f for f in networks if f.origin == "base"), None)
-        rivals = without_base(networks) if self.kind == "search" else networks
+        rivals = networks if self.kind == "correlation" else without_base(networks)
         leading = best(rivals, self.score)
         return {
             "trials": trials,

@@ -42,7 +42,7 @@ class Contrast:
     """Two networks, or shapes, that are compared.
 
     place: within what, or of which shape, in words.
-    difference: of the scores on the test split, first minus second.
+    difference: how much better the first one's score on the test split is.
     adjusted_p: its p-value, adjusted by Holm's procedure for all contrasts of the search.
     tries: how many networks of either kind were tried there; the best by validation stands for all.
     """
@@ -56,17 +56,21 @@ class Contrast:
     tries: tuple[int, int] = (1, 1)
 
     @property
+    def pair(self) -> tuple[str, str]:
+        """Names of the two."""
+        return self.first.key, self.second.key
+
+    @property
     def finding(self) -> str:
-        """What the numbers come to, in words."""
-        first, second = in_words(self.first), in_words(self.second)
+        """What the numbers come to, in words, of the first."""
         if self.adjusted_p is None:
-            return "nothing tells what is chance"
+            return "untested"
         if self.adjusted_p < LEVEL:
-            is_better = self.score.key(self.difference.value) > 0
-            return f"{first} is {'better' if is_better else 'worse'} than {second}"
+            what = "better" if self.difference.value > 0 else "worse"
+            return f"{what} network" if self.difference.covers == "networks" else what
         if self.is_equivalent:
-            return f"the same within {self.score.difference_text(EQUIVALENT)}"
-        return "no difference found"
+            return f"same within {self.score.difference_text(EQUIVALENT)}"
+        return "undecided"
 
     @property
     def is_equivalent(self) -> bool:
@@ -155,10 +159,11 @@ def contrasts(
         *_both_ways(everything, samples, score),
         *_against_base(contests, base, samples, score),
     ]
-    adjusted = holm([contrast.difference.p_value for contrast in made])
+    # A pair may meet on several rungs, and is one question all the same.
+    pairs = {contrast.pair: contrast.difference.p_value for contrast in made}
+    adjusted = dict(zip(pairs, holm(list(pairs.values())), strict=True))
     return tuple(
-        dataclasses.replace(contrast, adjusted_p=p)
-        for contrast, p in zip(made, adjusted, strict=True)
+        dataclasses.replace(contrast, adjusted_p=adjusted[contrast.pair]) for contrast in made
     )
 
 
@@ -209,7 +214,7 @@ def difference(
     first: Contestant, second: Contestant, samples: TestSamples, score: Score
 ) -> Difference:
     """Of what is compared, on the test split: shapes, where seeds tell, otherwise networks."""
-    return _over_seeds(first, second) or _of_networks(
+    return _over_seeds(first, second, score) or _of_networks(
         first.judged[0], second.judged[0], samples, score
     )
 
@@ -219,23 +224,26 @@ def difference_of_networks(
 ) -> Difference:
     """Of their first runs, on the same samples; of shapes, over seeds, where those tell nothing."""
     told = _of_networks(first.runs[0], second.runs[0], samples, score)
-    return told if told.is_told else _over_seeds(first, second) or told
+    return told if told.is_told else _over_seeds(first, second, score) or told
 
 
-def _over_seeds(first: Contestant, second: Contestant) -> Difference | None:
+def _over_seeds(first: Contestant, second: Contestant, score: Score) -> Difference | None:
     """Paired where both have the same seeds, otherwise by Welch; None where they tell nothing."""
-    one, other = ({run.seed: run.test_score for run in c.judged} for c in (first, second))
+    one, other = (
+        {run.seed: score.key(run.test_score) for run in c.judged} for c in (first, second)
+    )
     if one.keys() == other.keys() and len(one) == len(first.judged) == len(second.judged):
         return paired_by_seed(list(one.values()), [other[seed] for seed in one])
-    scores = ([run.test_score for run in c.judged] for c in (first, second))
-    return welch(*scores)
+    return welch(*([score.key(run.test_score) for run in c.judged] for c in (first, second)))
 
 
 def _of_networks(first: Outcome, second: Outcome, samples: TestSamples, score: Score) -> Difference:
     """Exactly, where samples are right or wrong, otherwise by the bootstrap."""
     one, other = samples.of(first), samples.of(second)
     if one is None or other is None or one.shape != other.shape or not score.sums:
-        return Difference(first.test_score - second.test_score)
+        return Difference(score.gain(first.test_score, second.test_score))
     if score.counts_samples:
-        return mcnemar(one[:, 0].astype(np.bool_), other[:, 0].astype(np.bool_))
-    return bootstrap(one, other, score.of_sums)
+        told = mcnemar(one[:, 0].astype(np.bool_), other[:, 0].astype(np.bool_))
+    else:
+        told = bootstrap(one, other, score.of_sums)
+    return told if score.direction == "maximize" else told.turned()

@@ -170,7 +170,7 @@ def test_of_errors_the_least_is_taken():
         "Take tempered-1 within wide: mean absolute error 0.5 (base 0.375) at 5 % of the FLOPs; "
         "nothing tells whether 2 others are within chance of it."
     )
-    assert entry.to_mapping()["score_against_base"] == 0.125
+    assert entry.to_mapping()["score_against_base"] == -0.125
     assert entry.to_mapping()["score"] == "mean absolute error"
 
 

@@ -24,7 +24,7 @@ from search.results.figures import front_figure
 from search.results.report import (
     Results,
     contest_table,
-    contrast_table,
+    contrast_tables,
     front_rows,
     front_table,
     open_results,
@@ -150,18 +150,27 @@ def test_the_verdict_is_that_of_its_contests():
     assert "--seeds" not in last  # no samples were stored, so that nothing is said of networks
 
 
-def test_the_table_of_contrasts_says_what_each_comes_to():
-    table = shown(contrast_table(results()), width=160)
-    assert "from scratch, equal epochs − uniform" in table
-    assert table.count("nothing tells what is chance") == 7
-    tuned = [dataclasses.replace(EVERYTHING[0], key=f"fine-tuned-0-s{n}", seed=n) for n in (1, 2)]
-    tuned[0] = dataclasses.replace(tuned[0], test_score=0.79)
+def test_the_tables_of_contrasts_say_what_each_comes_to():
+    places, tables = zip(*contrast_tables(results()), strict=True)
+    assert places == (
+        "wide, against uniformly narrowed",
+        "tight, against uniformly narrowed",
+        "shape of fine-tuned-0, 4k FLOPs, against fine-tuned",
+        "wide, against base",
+        "tight, against base",
+    )
+    texts = "".join(map(shown, tables))
+    assert texts.count("untested") == 7
+    tuned = [
+        dataclasses.replace(EVERYTHING[0], key=f"fine-tuned-0-s{n}", seed=n, test_score=score)
+        for n, score in ((1, 0.79), (2, 0.80))
+    ]
     uniform = [
         outcome(key, test_score=score, seed=n, origin="uniform", trial=None)
         for n, (key, score) in enumerate((("uniform-b1", 0.5), ("uniform-b1-s1", 0.51)))
     ]
-    table = shown(contrast_table(results([EVERYTHING[0], *tuned, *uniform])), width=160)
-    assert "points [" in table
+    (_, table), *_ = contrast_tables(results([EVERYTHING[0], *tuned, *uniform]))
+    assert re.search(r"fine-tuned +\+29\.2 \[\+26\.4, \+31\.9\] +0\.00059 +4 × +better", shown(table))
 
 
 def test_the_budget_is_known_exactly_where_the_search_says_so():
@@ -278,6 +287,15 @@ def test_nothing_says_accuracy_of_another_score(score: Score, number: str, bette
     assert number in text
     assert "accura" not in text
     assert {row["score"] for row in front_rows(found)} == {score.name}
+
+
+def test_a_lower_error_is_a_gain_in_tables_and_rows():
+    found = results(score=ABSOLUTE_ERROR)
+    least = next(o for o in EVERYTHING if o.test_score == 0.65)
+    (row,) = front_rows(found, [least])
+    assert row["score_against_base"] == pytest.approx(0.29)
+    assert "0.29 better" in shown(front_table(found, [least]))
+    assert "0.29 better" in shown(contest_table(found))
 
 
 def test_errors_are_ranked_from_the_least():

@@ -229,6 +229,17 @@ def test_a_score_is_recorded_under_its_own_name(memory: MemoryRecorder, context:
     assert memory.read("search").tags[schema.TAG_SCORE_DIRECTION] == "minimize"
 
 
+def test_a_lower_error_is_a_gain_against_the_base(memory: MemoryRecorder, context: JobContext):
+    preflight = dataclasses.replace(context.preflight, score=ABSOLUTE_ERROR)
+    recording = record_of(memory, dataclasses.replace(context, preflight=preflight))
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    base = base_outcome(test_score=TUNED.test_score + 0.25)
+    recording.log_against_base({TUNED.key: TUNED}, base)
+    gains = memory.read(f"architecture/{TUNED.key}").metrics["mean_absolute_error_against_base"]
+    assert gains[-1][1] == pytest.approx(0.25)
+
+
 def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: MlflowRecord):
     recording.started(TRIAL)
     recording.finished(TRIAL, [TUNED])
