@@ -90,7 +90,12 @@ class SearchConfig:
     ladder: tuple[float, ...] = option(
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
     )
-    profiles: int = option(2, "how many shapes of the front are rescaled over the ladder", ge=1)
+    profiles: int = option(
+        2,
+        "how many shapes of the front are rescaled over the ladder; with 0 nothing is trained but "
+        "trials and the base network",
+        ge=0,
+    )
     seeds: int = option(
         1, "how often each network that the verdict compares is trained, with other seeds", ge=1
     )
@@ -220,6 +225,11 @@ class SearchConfig:
     def granularities(self) -> tuple[str, ...]:
         """What to prune, to try in turn: each mixture once, in its canonical form."""
         return tuple(dict.fromkeys(granularity(text) for text in listed(self.granularity)))
+
+    @property
+    def num_tempered(self) -> int:
+        """Shapes between a found one and the uniformly narrowed that are tried; see `profiles`."""
+        return self.study.tempered_trials if self.profiles else 0
 
     @property
     def directory(self) -> Path:

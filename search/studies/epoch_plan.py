@@ -42,7 +42,7 @@ class EpochPlan:
     def epochs_interpolated(self) -> int:
         """Epochs of the shapes between a found and a uniform one."""
         config = self.context.config
-        return config.study.tempered_trials * config.training.num_scratch_epochs
+        return config.num_tempered * config.training.num_scratch_epochs
 
     @property
     def epochs_after_trials(self) -> int:

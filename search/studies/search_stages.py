@@ -122,7 +122,7 @@ class SearchStages:
 
     def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
         """Shapes between the found ones and the uniformly narrowed network."""
-        if not self._config.study.tempered_trials:
+        if not self._config.num_tempered:
             return []
         name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
         study = open_study(self._storage, name, score)
