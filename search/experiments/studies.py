@@ -21,6 +21,7 @@ from typing import Any, ClassVar, final
 from rich.console import Console
 
 from copycat.architecture import read
+from pruning.cost import Budget
 from pruning.errors import ConfigError
 from search.config.correlation_config import CorrelationConfig
 from search.config.explicit_settings import as_arguments, explicit_settings
@@ -44,6 +45,7 @@ from search.studies import correlation_study, family_study, search_study
 from search.studies.setup import SettingsFile
 from search.trials.artifacts import surroundings
 from search.trials.jobs import Outcome
+from search.trials.targets import product_suffixes
 
 Value = str
 """What is read off: a score or a cost, such as "test", "error" or "FLOPs left"; see each study."""
@@ -146,19 +148,23 @@ class SearchOf(StudyOf):
 
     def network(self, of: str = "", at: str = "") -> Outcome | None:
         """The network that a cell is read off."""
-        key = BASE_ARCHITECTURE if at == "base" else f"fine-tuned-{of or 0}{suffix_of(at)}"
+        key = BASE_ARCHITECTURE if at == "base" else f"fine-tuned-{of or 0}{self._suffix(at)}"
         return next((one for one in self.results.networks if one.key == key), None)
+
+    def _suffix(self, target: str) -> str:
+        """What the name of the network that was pruned to this target ends in."""
+        if not target:
+            return ""
+        suffixes = dict(zip(self.config.target_bounds, product_suffixes(self.config), strict=False))
+        (bound,) = Budget.parse(target).bounds
+        if bound not in suffixes:
+            listed = ", ".join(map(str, suffixes)) or "none"
+            raise ConfigError(f"{self.name} has no target {target!r}, its targets are: {listed}")
+        return suffixes[bound]
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
         network = self.network(of, at)
         return [] if network is None else _of_network(value, network, self.results)
-
-
-def suffix_of(target: str) -> str:
-    """What the key of a network that was pruned to this target ends in."""
-    if not target:
-        return ""
-    raise ConfigError(f"a search has no target {target!r}")
 
 
 def _of_network(value: Value, network: Outcome, results: Results) -> list[float]:
