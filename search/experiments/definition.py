@@ -46,12 +46,14 @@ class Column:
     """A column: its heading, what is read off a run (see search.experiments.studies), how exactly.
 
     of, at: whose, and of which network or layer, where the row does not say so.
+    scales: what `at` is in the place of that at a scale.
     """
 
     label: str
     value: str = "test"
     of: str = ""
     at: str = ""
+    scales: Mapping[Scale, str] = field(default_factory=dict)
     decimals: int = 2
 
 
@@ -60,6 +62,7 @@ class Row:
     """A row: the settings of its own run, or what it is called in the run of its part.
 
     paper: the paper's numbers, column by column; NaN where it has none.
+    only: scales at which it is run; all if none are named.
     """
 
     label: str
@@ -68,6 +71,7 @@ class Row:
     scales: ByScale = field(default_factory=dict)
     of: str = ""
     at: str = ""
+    only: tuple[Scale, ...] = ()
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -75,6 +79,7 @@ class Part:
     """Rows that belong together.
 
     run: the name of the run that all of them are read off; empty where each has its own.
+    only: as of rows.
     """
 
     rows: tuple[Row, ...]
@@ -83,16 +88,18 @@ class Part:
     settings: Settings = field(default_factory=dict)
     scales: ByScale = field(default_factory=dict)
     run: str = ""
+    only: tuple[Scale, ...] = ()
 
 
 @dataclass(frozen=True, config=_CHECKED)
 class SharedRun:
-    """A run that rows, or later runs, are made of."""
+    """A run that rows, or later runs, are made of; only: as of rows."""
 
     name: str
     study: StudyName
     settings: Settings = field(default_factory=dict)
     scales: ByScale = field(default_factory=dict)
+    only: tuple[Scale, ...] = ()
 
 
 @dataclass(frozen=True, config=_CHECKED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch.nn import functional as F
 
-from copycat.architecture import load, read
+from copycat.architecture import load
 from pruning.errors import ConfigError
 from pruning.networks import torch_interior
 from pruning.regularizers.penalties import receding_from_log
@@ -29,9 +28,8 @@ from search.results.figures import (
     removed_figure,
     retained_figure,
 )
-from search.results.pictures import widths_left
 from search.results.verdict import deviation
-from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE, SCORES_FILE
+from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +46,11 @@ class Rows:
     def __init__(self, drawing: Drawing, plan: Plan, cells: Cells) -> None:
         self.drawing, self.plan, self.cells = drawing, plan, cells
         part = plan.experiment.part(drawing.part)
-        rows = [row for row in part.rows if row.label in drawing.rows or not drawing.rows]
+        rows = [
+            row
+            for row in part.rows
+            if (row.label in drawing.rows or not drawing.rows) and plan.runs_of(part, row)
+        ]
         self.part: Part = part
         self.rows: list[Row] = rows
 
@@ -83,10 +85,9 @@ def _importances(rows: Rows) -> Figure:
     scores = {}
     for row in rows.rows:
         run = rows.runs(row, SearchOf)[0]
-        if (network := run.network(row.of, rows.drawing.at)) is not None:
-            file = run.folder / network.path / SCORES_FILE
-            stored = json.loads(file.read_text(encoding="utf-8"))["scores"]
-            scores[row.label] = [value for values in stored.values() for value in values]
+        if (network := run.network(rows.drawing.at)) is not None:
+            layers = run.scores(network).values()
+            scores[row.label] = [value for values in layers for value in values]
     return histogram_figure(scores)
 
 
@@ -96,9 +97,9 @@ def _widths(rows: Rows) -> tuple[dict[str, dict[str, int]], Mapping[str, int]]:
     base: Mapping[str, int] = {}
     for row in rows.rows:
         run = rows.runs(row, SearchOf)[0]
-        if (network := run.network(row.of, rows.drawing.at)) is not None:
+        if (network := run.network(rows.drawing.at)) is not None:
             base = run.results.base_widths
-            left[row.label] = widths_left(read(run.folder / network.path).profile, base)
+            left[row.label] = run.widths(network)
     return left, base
 
 

@@ -56,9 +56,10 @@ class Plan:
         self.experiment, self.where = experiment, where
         self._runs: dict[str, list[StudyOf]] = {}
         for shared in experiment.runs:
-            self._add(shared.name, shared.study, self._layers(shared))
+            if _runs_at(where.scale, shared):
+                self._add(shared.name, shared.study, self._layers(shared))
         for part, row in experiment.rows():
-            if not part.run:
+            if not part.run and _runs_at(where.scale, part, row):
                 layers = (*self._layers(part), row.settings, row.scales.get(where.scale, {}))
                 self._add(_key(part, row), part.study, layers)
 
@@ -66,8 +67,8 @@ class Plan:
         return (run for runs in self._runs.values() for run in runs)
 
     def runs_of(self, part: Part, row: Row) -> list[StudyOf]:
-        """What a row is read off: a run per seed."""
-        return self._runs[part.run or _key(part, row)]
+        """What a row is read off: a run per seed, none where it is not for this scale."""
+        return self._runs.get(part.run or _key(part, row), [])
 
     def _layers(self, of: Part | SharedRun) -> tuple[Settings, ...]:
         own, scale = self.experiment, self.where.scale
@@ -121,6 +122,10 @@ class Plan:
     def _folder(self, name: str, seed: int) -> str:
         runs = self._runs[name]
         return runs[min(seed, len(runs) - 1)].name
+
+
+def _runs_at(scale: Scale, *things: Part | Row | SharedRun) -> bool:
+    return all(scale in thing.only or not thing.only for thing in things)
 
 
 def _key(part: Part, row: Row) -> str:

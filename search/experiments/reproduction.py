@@ -40,12 +40,16 @@ def reproduce(
 
 def cells_of(plan: Plan) -> Cells:
     """Every number that the runs of an experiment have come to."""
-    experiment = plan.experiment
+    experiment, scale = plan.experiment, plan.where.scale
     return {
         (part.label, row.label, column.label): [
             number
             for run in plan.runs_of(part, row)
-            for number in run.values(column.value, of=row.of or column.of, at=row.at or column.at)
+            for number in run.values(
+                column.value,
+                of=row.of or column.of,
+                at=row.at or column.scales.get(scale, column.at),
+            )
         ]
         for part, row in experiment.rows()
         for column in experiment.columns

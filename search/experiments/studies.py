@@ -14,7 +14,7 @@ import json
 import shlex
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -33,6 +33,7 @@ from search.experiments.removal import RemovalConfig, Trajectories, removal_stud
 from search.results.correlation_report import CorrelationResults
 from search.results.correlation_report import read_results as read_correlation
 from search.results.family_results import FamilyStudy
+from search.results.pictures import widths_left
 from search.results.report import Results, open_results
 from search.storage.layout import (
     ARCHITECTURES_FOLDER,
@@ -40,6 +41,7 @@ from search.storage.layout import (
     CORRELATION_RESULTS,
     FAMILY_RESULTS,
     RESULTS_FILE,
+    SCORES_FILE,
 )
 from search.studies import correlation_study, family_study, search_study
 from search.studies.setup import SettingsFile
@@ -49,6 +51,9 @@ from search.trials.targets import product_suffixes
 
 Value = str
 """What is read off: a score or a cost, such as "test", "error" or "FLOPs left"; see each study."""
+
+
+_TENTH = 0.1
 
 
 class StudyOf(ABC):
@@ -121,12 +126,14 @@ class StudyOf(ABC):
 
 @final
 class SearchOf(StudyOf):
-    """A search, read off a network of its first trial, or of trial `of`.
+    """A search, read off a network of its first trial.
 
     at: base, or a target such as channels=50%; the trial's own network if empty.
     Values: test, validation, error (of test, in percent), FLOPs, params; FLOPs left, params left
-    and the same with removed (percent of the base network's); and what trials note of themselves,
-    such as score_before_pruning.
+    and the same with removed (percent of the base network's); kept, the percentage of the channels
+    of groups whose names fit one of the patterns `of`, joined by commas, and removed early, of
+    those of the first half of the layers; below a tenth, the percentage of units with a score below
+    0.1; what trials note of themselves, such as score_before_pruning.
     """
 
     @classmethod
@@ -146,9 +153,9 @@ class SearchOf(StudyOf):
         """Of the finished search."""
         return open_results(self.folder)
 
-    def network(self, of: str = "", at: str = "") -> Outcome | None:
+    def network(self, at: str = "") -> Outcome | None:
         """The network that a cell is read off."""
-        key = BASE_ARCHITECTURE if at == "base" else f"fine-tuned-{of or 0}{self._suffix(at)}"
+        key = BASE_ARCHITECTURE if at == "base" else f"fine-tuned-0{self._suffix(at)}"
         return next((one for one in self.results.networks if one.key == key), None)
 
     def _suffix(self, target: str) -> str:
@@ -163,8 +170,40 @@ class SearchOf(StudyOf):
         return suffixes[bound]
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
-        network = self.network(of, at)
-        return [] if network is None else _of_network(value, network, self.results)
+        network = self.network(at)
+        if network is None:
+            return []
+        if value == "kept":
+            return [self._kept(network, lambda name, _: fits(name, of))]
+        if value == "removed early":
+            half = len(self.results.base_widths) // 2
+            return [100 - self._kept(network, lambda _, place: place < half)]
+        if value == "below a tenth":
+            scores = [one for layer in self.scores(network).values() for one in layer]
+            return [100 * statistics.fmean(one < _TENTH for one in scores)]
+        return _of_network(value, network, self.results)
+
+    def scores(self, network: Outcome) -> dict[str, list[float]]:
+        """What its method thought of every unit before it was pruned, layer by layer."""
+        file = self.folder / network.path / SCORES_FILE
+        scores: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        return scores
+
+    def widths(self, network: Outcome) -> dict[str, int]:
+        """What is left of each group that could be pruned."""
+        profile = read(self.folder / network.path).profile
+        return widths_left(profile, self.results.base_widths)
+
+    def _kept(self, network: Outcome, counts: Callable[[str, int], bool]) -> float:
+        """The percentage of channels that is left of the groups, by name and place, that count."""
+        base, left = self.results.base_widths, self.widths(network)
+        names = [name for place, name in enumerate(base) if counts(name, place)]
+        return 100 * sum(left[name] for name in names) / sum(base[name] for name in names)
+
+
+def fits(name: str, patterns: str) -> bool:
+    """Whether a name fits one of these patterns, joined by commas."""
+    return any(fnmatch.fnmatch(name, one) for one in patterns.split(","))
 
 
 def _of_network(value: Value, network: Outcome, results: Results) -> list[float]:
@@ -202,8 +241,8 @@ def _share(part: str, own: float, whole: float) -> float:
 class FamilyOf(StudyOf):
     """A family study, read off the networks of the kind `of` at the place `at`, every seed.
 
-    A place is a budget, or what else the study calls it. Values: as of a search, but nothing that
-    refers to the base network.
+    A place is a budget, which networks of a search may have been pruned to as well. Values: test,
+    error, params, FLOPs, as of a search.
     """
 
     word = "family"
@@ -230,7 +269,12 @@ class FamilyOf(StudyOf):
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
         study = self.results
-        own = [run.outcome for run in study.runs if run.kind == of and at in ("", run.place)]
+        ending = f"-{at.replace('=', '-')}"
+        own = [
+            run.outcome
+            for run in study.runs
+            if run.kind == of and (at in ("", run.place) or run.place.endswith(ending))
+        ]
         match value:
             case "error":
                 return [study.score.plotted(1 - one.test_score) for one in own]
@@ -277,11 +321,10 @@ class CorrelationOf(StudyOf):
         elif at == "mean":
             found = [getattr(row.per_layer, value)]
         else:
-            patterns = at.split(",")
             found = [
                 getattr(layer, value)
                 for name, layer in row.layers.items()
-                if layer.is_defined and any(fnmatch.fnmatch(name, one) for one in patterns)
+                if layer.is_defined and fits(name, at)
             ]
         known = [one for one in found if one is not None]
         return [statistics.fmean(known)] if known else []
