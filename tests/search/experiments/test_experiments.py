@@ -1,4 +1,4 @@
-"""All experiments of the project: their files fit, their claims are the papers', they have pages."""
+"""All experiments of the project: settings fit, claims are the papers', there are pages."""
 
 from __future__ import annotations
 
