@@ -13,6 +13,7 @@ from copycat.architecture import load
 from pruning.errors import ConfigError
 from pruning.networks import torch_interior
 from pruning.regularizers.penalties import receding_from_log
+from search import models
 from search.experiments.claims import Cells
 from search.experiments.definition import Drawing, Part, Row
 from search.experiments.plan import Plan
@@ -154,7 +155,9 @@ def _batchnorm(rows: Rows) -> Figure:
     parameters: dict[str, list[float]] = {}
     for row in rows.rows:
         run = rows.runs(row, SearchOf)[0]
-        network = load(run.folder / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE)
+        own = models.own_module(run.config.model)  # which the search has run
+        folder = run.folder / ARCHITECTURES_FOLDER / BASE_ARCHITECTURE
+        network = load(folder, trust=[own] if own else [])
         norms = [m for m in network.modules() if isinstance(m, torch_interior.BatchNorm)]
         for name, parts in (
             ("γ", [norm.weight for norm in norms]),

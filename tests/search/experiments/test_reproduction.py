@@ -71,24 +71,25 @@ CORRELATION = """
 title = "agreement with the oracle, then removal"
 source = "Molchanov et al., Table 1"
 about = "What is done."
-seeds = {smoke = 2}
+seeds = {smoke = 1}
 [[runs]]
 name = "agreement"
 study = "correlation"
 [runs.settings]
-model = "samples:small_network"
+model = "digits-vgg"
 criterion = ["taylor", "magnitude-l2"]
 data = {limit_train = 120}
 training = {epochs = 1, batch_size = 32}
-scoring_batches = 2
+scoring_batches = 1
 [[runs]]
 name = "removal"
 study = "removal"
 [runs.settings]
 source = "{agreement}/base"
 criterion = ["taylor", "random:fixed", "greedy", "combinatorial"]
-groups = ["0"]
-most = 0.4
+groups = ["features.conv1"]
+most = 0.07
+batch_size = 32
 scoring_batches = 1
 data = {limit_train = 120}
 [[columns]]
