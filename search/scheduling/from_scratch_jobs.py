@@ -24,10 +24,13 @@ def members(
     The shape of every compared trial in its own size, at equal epochs and at equal compute (the
     pairs of the fine-tuned network); every chosen shape of the front, rescaled to each rung of the
     ladder; at each rung the base network, uniformly narrowed, and, if asked for, a network of
-    random widths. All that with each seed, those of the first seed first.
+    random widths. All that with each seed, those of the first seed first. Nothing of all this if
+    the search is to choose no shape (`profiles` 0).
 
     trials: their first run each, no repetitions.
     """
+    if not config.profiles:
+        return [], []
     plan = _Plan(config, preflight, trials)
     jobs = [job for repeat in range(config.seeds) for job in plan.jobs(repeat)]
     return _without_twins(jobs), plan.notes
@@ -70,6 +73,8 @@ def num_members(config: SearchConfig) -> int:
 
     For estimates before the trials are done.
     """
+    if not config.profiles:
+        return 0
     pairs = min(config.profiles + len(config.ladder), config.trials)
     per_rung = config.profiles + 1 + config.random_widths
     per_pair = 3 if config.equal_compute_pairs else 1

@@ -9,7 +9,7 @@ from search.scheduling.from_scratch_jobs import num_members
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, FromScratchJob, Job
-from search.trials.trial import product_percents
+from search.trials.targets import product_suffixes
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EpochPlan:
         config = self.context.config
         return (
             config.training.epochs
-            + len(product_percents(config)) * config.training.fine_tune_epochs
+            + len(product_suffixes(config)) * config.training.fine_tune_epochs
         )
 
     @property
@@ -42,9 +42,8 @@ class EpochPlan:
     def epochs_interpolated(self) -> int:
         """Epochs of the shapes between a found and a uniform one, and of their repetitions."""
         config = self.context.config
-        num_trials = config.study.tempered_trials
-        num_repeated = (config.seeds - 1) * min(len(config.ladder), num_trials)
-        return (num_trials + num_repeated) * config.training.num_scratch_epochs
+        num_repeated = (config.seeds - 1) * min(len(config.ladder), config.num_tempered)
+        return (config.num_tempered + num_repeated) * config.training.num_scratch_epochs
 
     @property
     def epochs_after_trials(self) -> int:
