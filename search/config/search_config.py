@@ -270,6 +270,7 @@ class SearchConfig:
         """Shapes between a found one and the uniformly narrowed that are tried; see `profiles`."""
         return self.study.tempered_trials if self.profiles else 0
 
+    @property
     def schedules(self) -> tuple[str, ...]:
         """When to prune, to try in turn, each once."""
         return listed(self.schedule)

@@ -35,6 +35,7 @@ from search.results.styles import STYLES, style_of
 from search.results.verdict import headline
 from search.storage.layout import CONFIG_FILE
 from search.tasks.score import Score
+from search.terminal.durations import duration_text
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
 
@@ -62,7 +63,7 @@ def report_page(directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = format_count
+    environment.filters |= {"count": format_count, "duration": duration_text}
     page = _Page(directory, open_results(directory))
     page_text: str = environment.get_template("page.html.jinja").render(
         page=page,

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
+from search.results.compute_breakdown import ComputeBreakdown
 from search.results.contests import Contest, Contestant, short_name
 from search.results.recommendation import (
     Recommendation,
@@ -66,6 +67,7 @@ class Results:
     trained, which is in neither of the two; None where it came to nothing.
     score: what networks are compared by.
     samples: of the test split, from the folders of the networks; they are in no mapping.
+    breakdown: where the compute went; None where it is not known.
     """
 
     base: Cost
@@ -81,6 +83,7 @@ class Results:
     base_network: Outcome | None = None
     score: Score = ACCURACY
     samples: TestSamples = field(default=NO_SAMPLES, compare=False, repr=False)
+    breakdown: ComputeBreakdown | None = field(default=None, compare=False, repr=False)
 
     @property
     def bounds(self) -> Budget:
@@ -158,12 +161,17 @@ class Results:
             limits=_budget(content["limits"]),
             base_widths=dict(content["base_widths"]),
             base_network=_outcome(content.get("base_network")),
+            breakdown=_breakdown(content.get("breakdown")),
             score=Score.from_mapping(content.get("score")),
         )
 
 
 def _budget(content: Mapping[str, Any] | None) -> Budget | None:
     return None if content is None else Budget(tuple(Bound(**bound) for bound in content["bounds"]))
+
+
+def _breakdown(content: Mapping[str, Any] | None) -> ComputeBreakdown | None:
+    return None if content is None else ComputeBreakdown.from_mapping(content)
 
 
 def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
@@ -340,6 +348,7 @@ def report_rows(results: Results) -> dict[str, Any]:
         "base": None if base is None else front_rows(results, [base])[0],
         "networks": front_rows(results, results.everything),
         "contrasts": [contrast.to_mapping() for contrast in results.contrasts],
+        "compute": results.breakdown and results.breakdown.to_mapping(),
         "verdict": results.verdict,
     }
 
