@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pruning.optimizer_state import carry_over
     from pruning.restrictions import Restrictions
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
-    from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
+    from pruning.selection import KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
         SigmoidBatchNorm1d,
         SigmoidBatchNorm2d,
@@ -46,7 +46,6 @@ _HOMES = {
     "Cost": "pruning.cost",
     "Decision": "pruning.scaling_factors.scaling_factors",
     "FISHER_PACE": "pruning.iterative",
-    "FilterShare": "pruning.selection",
     "GateProbe": "pruning.gates.channel_gates",
     "Gated": "pruning.gates.channel_gates",
     "IterativePruner": "pruning.iterative",
@@ -85,7 +84,6 @@ __all__ = [
     "ChannelGroup",
     "Cost",
     "Decision",
-    "FilterShare",
     "GateProbe",
     "Gated",
     "IterativePruner",

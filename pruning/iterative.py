@@ -131,10 +131,11 @@ class IterativePruner:
         self._example_input, self._criterion, self._batches = example_input, criterion, batches
         self._pace, self._min_channels, self._measure = pace or Pace(), min_channels, measure
         self._restrictions = restrictions or Restrictions()
-        self._base = trace(model, example_input, exact=exact)
-        self._restrictions.check(self._base)
+        whole = trace(model, example_input, exact=exact)
+        self._restrictions.check(whole)
+        self._groups = _judged(criterion, model, self._restrictions.of(whole), groups)
+        self._base = whole.pruning(self._groups)
         graph = self._restrictions.of(self._base)
-        self._groups = _judged(criterion, model, graph, groups)
         self._limits = budget.absolute(graph.cost())
         floor = graph.cost(least_widths(graph, self._groups, min_channels=min_channels))
         if not self._limits.allows(floor):

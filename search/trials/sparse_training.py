@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -107,10 +107,12 @@ class SparseNetwork:
                 residual=config.prune_residual,
                 exact=preflight.graph.exact,
                 restrictions=config.restrictions,
+                pruned_layers=preflight.graph.pruned_layers,
                 seed=seed,
             )
         make = self._method.regularizer if config.training.epochs else None
-        self._regularizer = make(proposal.settings_of_criterion) if make else None
+        graph = preflight.graph if preflight.groups else None
+        self._regularizer = make(proposal.settings_of_criterion, graph) if make else None
 
     @property
     def sparsity(self) -> float | None:
@@ -124,7 +126,8 @@ class SparseNetwork:
         """What is added to the loss of `model`, a scalar."""
         total = next(model.parameters()).new_zeros(())
         if self._regularizer is not None:
-            total = total + self._regularizer(model)
+            network = model.network if isinstance(model, ScalingFactors) else model
+            total = total + self._regularizer(network)
         if isinstance(model, ScalingFactors):
             strengths = {name: self._gate_strength(name) for name in self._gated_granularities}
             total = total + model.penalty(strengths, _summed)
@@ -171,10 +174,7 @@ class SparseNetwork:
             graph = self._traced(model)
             groups = judged_groups(self._config, model, graph, [self._method.name])
         judged = self._scores(model, graph, groups, batches)
-        config = self._config
-        plan = select(
-            judged, graph, limits, min_channels=config.min_channels, divisor=config.divisor
-        )
+        plan = select(judged, graph, limits, **asdict(self._config.rules))
         return Pruning(decision, plan, WidthProfile(plan.widths, decision.removed), judged)
 
     def _scores(
