@@ -9,7 +9,7 @@ from search.scheduling.from_scratch_jobs import num_members
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, FromScratchJob, Job
-from search.trials.trial import product_percents
+from search.trials.targets import product_suffixes
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EpochPlan:
         config = self.context.config
         return (
             config.training.epochs
-            + len(product_percents(config)) * config.training.fine_tune_epochs
+            + len(product_suffixes(config)) * config.training.fine_tune_epochs
         )
 
     @property
