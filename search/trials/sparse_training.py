@@ -150,6 +150,14 @@ class SparseNetwork:
         decision = _no_more_than_needed(self.model, limits)
         return self._of_channels(self.model.plain(decision), decision, batches, limits)
 
+    def importances(self, batches: Batches) -> dict[str, Tensor]:
+        """What the method finds of every channel that it judges, by group, shape (width,) each.
+
+        batches: as in `pruning`. The network must be one without gates.
+        """
+        assert not isinstance(self.model, ScalingFactors), self._proposal
+        return self._scores(self.model, self._preflight.graph, self._preflight.groups, batches)
+
     def without(self, pruning: Pruning) -> nn.Module:
         """A smaller network with the present weights; `model` is left as it is."""
         model = self.model

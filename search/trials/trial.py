@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from copycat.width_profile import WidthProfile
 from pruning.criteria import Batches
 from pruning.errors import (
     ConfigError,
@@ -72,7 +73,8 @@ def run_trial(
 
     The first network meets both the budget and the proposal's target; those after it are pruned
     from the same training to the other targets, see `targets_of`. A method that prunes at
-    initialisation does so first, and the smaller network has all the epochs.
+    initialisation does so first, and the smaller network has all the epochs. With `train_only`
+    the network is stored after sparse training, with what the method then finds of its channels.
     Raises StoppedEarlyError where other trials have left this one behind.
     """
     if job.proposal.schedule != "one-shot":
@@ -82,9 +84,13 @@ def run_trial(
 
 @dataclass
 class _Product:
-    """A network that one sparse training gives rise to; `weights` are those to fine-tune."""
+    """A network that one sparse training gives rise to; `weights` are those to fine-tune.
+
+    target: its name; empty where target FLOPs are searched.
+    """
 
     key: str
+    target: str
     pruning: Pruning
     details: dict[str, float]
     weights: Mapping[str, Tensor]
@@ -92,14 +98,16 @@ class _Product:
     def to_state(self) -> dict[str, Any]:
         """For a checkpoint."""
         pruning, scores = self.pruning.to_mapping(), dict(self.pruning.scores)
-        kept: dict[str, Any] = {"key": self.key, "pruning": pruning, "scores": scores}
+        kept: dict[str, Any] = {"key": self.key, "target": self.target}
+        kept |= {"pruning": pruning, "scores": scores}
         return kept | {"details": self.details, "weights": dict(self.weights)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> _Product:
         """The inverse of `to_state`."""
         pruning = Pruning.from_mapping(state["pruning"], state["scores"])
-        return cls(state["key"], pruning, state["details"], state["weights"])
+        target = state.get("target", "")
+        return cls(state["key"], target, pruning, state["details"], state["weights"])
 
 
 class _Trial:
@@ -123,13 +131,15 @@ class _Trial:
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
-        is_judged = self._config.study.early_stopping and not job.repeat
+        is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
         score = context.preflight.score
         self._halving = Halving(folder, self._training.epochs, score) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
+        if self._config.train_only:
+            return (self._stored_sparse(),)
         staged = self._staged
         if staged.stage == 0:
             products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
@@ -143,11 +153,47 @@ class _Trial:
             staged.advance({"outcomes": done, "images": staged.images})
         return tuple(outcomes)
 
+    def _stored_sparse(self) -> Outcome:
+        """The network with all its channels; σBN's scales as those of batch normalisations."""
+        sparse = self._sparse
+        trained = self._train("sparse training", sparse.model, sparse)
+        sparsity = sparse.sparsity
+        result = Finished(
+            self._job.sparse_key,
+            "sparse",
+            self._job.number,
+            None,
+            1.0,
+            WidthProfile({}),
+            seed=self._seed,
+            images=trained.images_seen,
+            compute=float(trained.images_seen * self._preflight.base.flops),
+            details={} if sparsity is None else {"sparsity": sparsity},
+            record={"tried": self._job.proposal.words},
+            curve=self._staged.records,
+            files=self._scores_file(sparse.importances(self._batches())),
+        )
+        return store(result, fold(sparse.model), self._context, self._data)
+
+    def _record(self, target: str) -> dict[str, object]:
+        """What the provenance of a pruned network says of its trial."""
+        teacher = self._training.teacher
+        optional = {"target": target, "distill_from": teacher}
+        tried = {"tried": self._job.proposal.words}
+        return tried | {name: value for name, value in optional.items() if value}
+
+    def _scores_file(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is stored of the channels that were judged, by the name of its file."""
+        if not scores:
+            return {}
+        lists = {name: values.tolist() for name, values in scores.items()}
+        return {SCORES_FILE: {"criterion": self._job.proposal.criterion, "scores": lists}}
+
     def _pruned_and_trained(self) -> list[_Product]:
         notes, target = self._staged.notes, self._targets[0]
         key = self._job.product_key(target.suffix)
         if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
-            first = _Product(key, self._pruning(target), {}, {})
+            first = _Product(key, target.name, self._pruning(target), {}, {})
             notes["pruned first"] = first.to_state()
         pruning = _Product.from_state(notes["pruned first"]).pruning
         model = self._sparse.without(pruning)
@@ -157,7 +203,7 @@ class _Trial:
             model,
             after_epoch=lambda epoch: self._judge(epoch, epoch.validation_score, flops),
         )
-        return [_Product(key, pruning, {}, model.state_dict())]
+        return [_Product(key, target.name, pruning, {}, model.state_dict())]
 
     def _sparse_trained(self) -> list[_Product]:
         sparse = self._train(
@@ -185,7 +231,7 @@ class _Trial:
         after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(target.suffix)
         details = {**before, "score_after_pruning": after}
-        return _Product(key, pruning, details, model.state_dict())
+        return _Product(key, target.name, pruning, details, model.state_dict())
 
     def _pruning(self, target: Target) -> Pruning:
         return self._sparse.pruning(self._batches(), target.limits)
@@ -258,8 +304,6 @@ class _Trial:
         flops, training = self._flops(product.pruning), self._training
         before = self._staged.records[training.epochs - 1].images if training.epochs else 0
         before_flops = flops if self._prunes_first else self._preflight.base.flops
-        scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
-        judged = {"criterion": self._job.proposal.criterion, "scores": scores}
         result = Finished(
             product.key,
             "fine-tuned",
@@ -271,8 +315,8 @@ class _Trial:
             images=before + tuned.images_seen,
             compute=float(before * before_flops + tuned.images_seen * flops),
             details=product.details,
-            record={"distill_from": teacher} if (teacher := training.teacher) else {},
+            record=self._record(product.target),
             curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
-            files={SCORES_FILE: judged} if scores else {},
+            files=self._scores_file(product.pruning.scores),
         )
         return store(result, fold(model), self._context, self._data)
