@@ -35,7 +35,7 @@ fine-tuned; the same shape from scratch; a rescaled shape from scratch; the base
 by one factor, from scratch; widths drawn at random, from scratch; after them the further kinds of
 family studies, all from scratch (see copycat.families)."""
 
-Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
+Stage = Literal["sparse training", "training", "iterative pruning", "fine-tuning", "from scratch"]
 """What a network goes through; plain training is that of one pruned at initialisation."""
 
 ORIGINS: tuple[Origin, ...] = (

@@ -50,7 +50,7 @@ def targets_of(proposal: Proposal, config: SearchConfig, preflight: Preflight) -
     """
     bounds = _bounds(proposal, config, preflight)
     suffixes = product_suffixes(config)
-    names = list(map(_name, config.target_bounds)) or [""] * len(suffixes)
+    names = list(map(target_name, config.target_bounds)) or [""] * len(suffixes)
     targets = [
         Target(suffix, _within(preflight.limits, bound), name)
         for suffix, bound, name in zip(suffixes, bounds, names, strict=True)
@@ -86,7 +86,7 @@ def _within(limits: Budget, target: Bound) -> Budget:
     return Budget((lowered, *others))
 
 
-def _name(target: Bound) -> str:
+def target_name(target: Bound) -> str:
     """The target in full, such as flops=12.5% or params=200k."""
     if Budget.parse(str(target)).bounds == (target,):
         return str(target)
@@ -96,4 +96,4 @@ def _name(target: Bound) -> str:
 
 def _suffix(target: Bound) -> str:
     """Such as -flops-12_5pct: its name, as what may be part of a folder's name."""
-    return f"-{_name(target).replace('=', '-').replace('%', 'pct').replace('.', '_')}"
+    return f"-{target_name(target).replace('=', '-').replace('%', 'pct').replace('.', '_')}"

@@ -79,6 +79,15 @@ CHANGED_FLAGS = {
     "granularity": ("filter", "filter+branch"),
     "schedule": ("one-shot", "iterative"),
     "set": ("branch.strength=0.5",),
+    "iterative-epochs": 2,
+    "iterative-units": 5,
+    "iterative-minibatches": 3,
+    "iterative-surgery-every": 4,
+    "iterative-score-momentum": 0.5,
+    "iterative-learning-rate": 0.01,
+    "iterative-flops-penalty": 1e-9,
+    "iterative-reset-momentum": True,
+    "iterative-score-every": 6,
     "trials": 9,
     "ladder": (0.9, 0.3),
     "profiles": 1,
@@ -168,7 +177,7 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, o
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
     espalier("search", *arguments)
     (config,) = asked
-    tables = ("data", "training", "study", "resources")
+    tables = ("data", "training", "iterative", "study", "resources")
     for table in ("", *tables):
         part = getattr(config, table) if table else config
         default = type(part)()

@@ -12,6 +12,7 @@ from pruning.errors import BudgetError, ConfigError, EspalierError
 from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig, recipe_of_family
+from search.config.iterative_config import IterativeConfig
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import MOST_TRIALS, SearchConfig
 from search.config.settings import from_mapping, read_toml
@@ -90,6 +91,17 @@ CHANGED = SearchConfig(
     granularity=("filter", "filter+branch"),
     schedule=("one-shot", "iterative"),
     set=("branch.strength=0.5",),
+    iterative=IterativeConfig(
+        epochs=2,
+        units=5,
+        minibatches=3,
+        surgery_every=4,
+        score_momentum=0.5,
+        learning_rate=0.01,
+        flops_penalty=1e-9,
+        reset_momentum=True,
+        score_every=6,
+    ),
     trials=9,
     ladder=(0.9, 0.3),
     profiles=1,
@@ -136,7 +148,7 @@ def as_toml(content: Mapping[str, object]) -> str:
 
 
 def test_the_changed_settings_of_these_tests_cover_every_field():
-    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources)
+    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources, CHANGED.iterative)
     for changed in (CHANGED, *tables):
         default = type(changed)()
         for field in dataclasses.fields(changed):

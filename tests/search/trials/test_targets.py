@@ -12,7 +12,6 @@ from torch import nn
 
 import copycat
 from pruning import Budget
-from pruning.errors import ConfigError
 from search import models
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
@@ -24,7 +23,7 @@ from search.trials.preflight import Preflight, check
 from search.trials.search_space import Proposal
 from search.trials.starting_weights import starting_weights
 from search.trials.targets import product_suffixes, targets_of
-from search.trials.trial import perform, run_trial
+from search.trials.trial import perform
 
 TRAIN_ONLY: dict[str, object] = {
     **{"train_only": True, "budget": SearchConfig.budget, "ladder": SearchConfig.ladder},
@@ -148,9 +147,3 @@ def test_a_method_that_prunes_first_comes_to_its_first_target(preflight: Preflig
 def test_a_job_goes_through_json_with_its_schedule_and_without_a_target():
     job = TrialJob(1, dataclasses.replace(PROPOSAL, schedule="iterative"), 2)
     assert job_from_mapping(job_to_mapping(job)) == job
-
-
-def test_the_iterative_schedule_is_refused_in_one_line(context: JobContext, digits: ImageData):
-    job = TrialJob(0, dataclasses.replace(PROPOSAL, target_flops=200_000, schedule="iterative"))
-    with pytest.raises(ConfigError, match="the schedule iterative is not there yet"):
-        run_trial(job, context, digits, lambda _: None)
