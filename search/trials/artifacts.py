@@ -139,6 +139,8 @@ def stored_outcome(context: JobContext, path: str) -> Outcome:
         channels=record.get("channels"),
         details=record.get("details", {}),
         inexact=tuple(architecture.inexact),
+        target=record.get("target", ""),
+        tried=record.get("tried", ""),
     )
 
 
