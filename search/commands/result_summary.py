@@ -16,12 +16,16 @@ if TYPE_CHECKING:
         family_results,
         recommendation,
         report,
+        target_table,
         verdict,
     )
 else:
-    correlation_report, family_results, recommendation, report, verdict = lazy_modules(
-        *("search.results.correlation_report", "search.results.family_results"),
-        *("search.results.recommendation", "search.results.report", "search.results.verdict"),
+    correlation_report, family_results, recommendation, report, target_table, verdict = (
+        lazy_modules(
+            *("search.results.correlation_report", "search.results.family_results"),
+            *("search.results.recommendation", "search.results.report"),
+            *("search.results.target_table", "search.results.verdict"),
+        )
     )
 
 
@@ -33,6 +37,9 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     console.print(report.front_table(results))
     console.print(report.score_note(results.score), style="dim", markup=False)
     console.print(report.flops_note(results.base), style="dim", markup=False)
+    if target_table.target_names(results):
+        console.print(f"\nTest {results.score.name} by target", style="bold", markup=False)
+        console.print(target_table.target_table(results))
     console.print("\nThe best of each kind within each budget", style="bold")
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")
