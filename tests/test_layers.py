@@ -109,6 +109,7 @@ ROOMS = {
             "fvcore_count",
             "graph",
             "ranking",
+            "unit_costs",
             "restrictions",
             "selection",
         ),

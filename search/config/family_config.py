@@ -45,7 +45,8 @@ _KIND = re.compile(r"([a-z0-9-]+?)(?::([0-9.]+))?")
 class FamilyConfig:
     """A ladder of families, and maybe its training: what `espalier family` takes.
 
-    source: a profile (JSON file) or an architecture (folder or SEARCH/NAME).
+    source: a profile (JSON file) or an architecture (folder or SEARCH/NAME), of which NAME@POINT
+        is the shape at a point of its trajectory.
     Construction checks every value and raises ConfigError or BudgetError.
     """
 

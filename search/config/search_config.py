@@ -12,6 +12,7 @@ from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
 from search.config.data_config import DataConfig
+from search.config.iterative_config import IterativeConfig
 from search.config.methods import granularity, method, parts_of
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
@@ -70,6 +71,7 @@ class SearchConfig:
         "module:callable of a search.Task of your own",
     )
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    iterative: IterativeConfig = field(default_factory=IterativeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = option(
@@ -162,6 +164,7 @@ class SearchConfig:
             expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
             require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
+        self._require_schedules_that_fit()
         self._require_targets()
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
@@ -203,6 +206,32 @@ class SearchConfig:
                     f"{name} removes channels one by one, by their gates: it knows no divisor; "
                     "leave it out, or --divisor"
                 )
+
+    def _require_schedules_that_fit(self) -> None:
+        if "iterative" not in self.schedules:
+            names = [field.name for field in dataclasses.fields(self.iterative)]
+            require_defaults(self.iterative, names, "without the schedule iterative")
+            return
+        for name in self.criteria:
+            if method(name).criterion is None:
+                raise ConfigError(
+                    f"{name} opens and closes gates while it trains, with no score that channels "
+                    "could go by step by step: leave it out, or the schedule iterative",
+                    field="schedule",
+                )
+        for mixture in self.granularities:
+            if "filter" not in parts_of(mixture):
+                raise ConfigError(
+                    f"the schedule iterative takes channels step by step, and {mixture} prunes "
+                    f"none: leave iterative out, or prune filter+{mixture}",
+                    field="schedule",
+                )
+        most, epochs = self.training.fine_tune_epochs, self.iterative.epochs
+        if epochs is not None and epochs > most:
+            raise ConfigError(
+                f"iterative epochs are of those of fine-tuning, which are {most}, got {epochs}",
+                field="iterative.epochs",
+            )
 
     def _require_targets(self) -> None:
         if not self.targets:

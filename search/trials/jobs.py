@@ -34,7 +34,7 @@ scratch; a rescaled shape from scratch; the base network narrowed by one factor,
 widths drawn at random, from scratch; after them the further kinds of family studies, all from
 scratch (see copycat.families)."""
 
-Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
+Stage = Literal["sparse training", "training", "iterative pruning", "fine-tuning", "from scratch"]
 """What a network goes through; plain training is that of one pruned at initialisation."""
 
 ORIGINS: tuple[Origin, ...] = (
