@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from dataclasses import field
 from pathlib import Path
@@ -12,6 +13,7 @@ from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
 from search.config.data_config import DataConfig
+from search.config.fixed_settings import FixedSettings
 from search.config.iterative_config import IterativeConfig
 from search.config.methods import granularity, method, parts_of
 from search.config.model_arguments import model_arguments
@@ -32,6 +34,12 @@ BUILDER, TORCHVISION = "builder", "torchvision:"
 
 SCHEDULES = ("one-shot", "iterative")
 """When to prune: all at once after sparse training, or step by step."""
+
+UNBOUNDED = ("flops=100%",)
+"""The budget of a search that prunes nothing."""
+
+MOST_TARGETS = 1000
+"""Of each trial: as many networks are trained."""
 
 MOST_TRIALS = 2**20
 """Of a search: each has seeds of its own."""
@@ -97,11 +105,23 @@ class SearchConfig:
         "one sparse training, such as flops=10%:90%:10% or params=300k; the first is what trials "
         "are compared by; repeatable",
     )
+    train_only: bool = option(
+        False,
+        "only train sparsely: each trial's network is stored as it is, with what its method finds "
+        "of its channels, to be pruned later (--weights FILE --epochs 0)",
+    )
     trials: int = option(
         8,
-        "how many proposals (method, its settings, target FLOPs) are tried",
+        "how many proposals (method, its settings, target FLOPs) are tried; where nothing is left "
+        "to be searched, each of them once, and no more than so many",
         ge=1,
         lt=MOST_TRIALS,
+    )
+    set: tuple[str, ...] = option(
+        (),
+        "NAME=VALUE that fixes what is searched otherwise, such as rni.strength=1e-3, "
+        "branch.strength=0.01 or target_flops=25%; several values (rni.shift=0,3) make a grid, of "
+        "which every combination is tried once; repeatable",
     )
     ladder: tuple[float, ...] = option(
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
@@ -166,6 +186,8 @@ class SearchConfig:
         self._require_methods_that_fit()
         self._require_schedules_that_fit()
         self._require_targets()
+        self._require_train_only()
+        self._require_fixed_settings()
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None
@@ -238,13 +260,59 @@ class SearchConfig:
             return
         why = "where targets say what each trial is pruned to"
         require_defaults(self.study, ("by_products",), why)
+        count = len(self.target_bounds)
+        require(count <= MOST_TARGETS, "targets", f"at most {MOST_TARGETS:,} targets", count)
         for name in self.criteria:
-            if method(name).prunes_untrained and len(self.target_bounds) > 1:
+            if method(name).prunes_untrained and count > 1:
                 raise ConfigError(
                     f"{name} prunes before training, so that one training comes to one target: "
                     "leave it out, or all targets but one",
                     field="targets",
                 )
+
+    def _require_train_only(self) -> None:
+        """What nothing but sparse training takes: no word of what is pruned, and no gates."""
+        if not self.train_only:
+            return
+        why = "where nothing is pruned (train_only)"
+        require_defaults(self, ("budget", "targets", "schedule", "ladder", "profiles"), why)
+        require_defaults(self.study, ("by_products", "tempered_trials"), why)
+        if not self.training.epochs:
+            raise ConfigError("epochs must be at least 1 where nothing but training is done, got 0")
+        for name in self.criteria:
+            if method(name).prunes_untrained or method(name).criterion is None:
+                raise ConfigError(
+                    f"{name} trains no network that could be pruned later: leave it out, or "
+                    "train_only",
+                    field="train_only",
+                )
+        if self.granularities != ("filter",):
+            raise ConfigError(
+                "gates of structures are lost where nothing is pruned: leave train_only out, or "
+                f"every granularity but filter, got {', '.join(self.granularities)}",
+                field="train_only",
+            )
+
+    def _require_fixed_settings(self) -> None:
+        if not self.set:
+            return
+        fixed = self.fixed
+        if fixed.settings and not self.training.epochs:
+            raise ConfigError(
+                f"set has no effect on {next(iter(fixed.settings))} without sparse training "
+                "(epochs 0): leave it out",
+                field="set",
+            )
+        fixed.require_known(self._choices)
+        if fixed.target_flops and (self.targets or self.train_only):
+            why = "nothing is pruned" if self.train_only else "targets are given"
+            raise ConfigError(f"set has no effect on target_flops where {why}", field="set")
+        if self.is_grid and self._num_points > self.trials:
+            raise ConfigError(
+                f"set makes a grid of {self._num_points:,} combinations, more than trials "
+                f"({self.trials:,}): raise trials, or leave values out",
+                field="set",
+            )
 
     def _require_training(self) -> None:
         """What no sparse training (epochs 0) takes: trained weights, and no gates to be learned."""
@@ -270,8 +338,8 @@ class SearchConfig:
     @property
     def study_name(self) -> str:
         """The name of the search: made of model, data and budget, if none was given."""
-        parts = [self.model, Path(self.data.source).name, *self.budget]
-        return self.name or folder_name(parts)
+        aims = ("train-only",) if self.train_only else (*self.budget, *self.targets)
+        return self.name or folder_name([self.model, Path(self.data.source).name, *aims])
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -308,10 +376,55 @@ class SearchConfig:
 
         In the order given, a range from its smallest on.
         """
-        budgets = [budget for text in self.targets for budget in Budget.parse_ladder(text)]
+        texts = listed(self.targets)
+        budgets = [budget for text in texts for budget in Budget.parse_ladder(text)]
         if self.count_attention:
             budgets = [budget.counting_attention() for budget in budgets]
         return tuple(dict.fromkeys(bound for budget in budgets for bound in budget.bounds))
+
+    @property
+    def fixed(self) -> FixedSettings:
+        """The dimensions that are not searched, with their values."""
+        return FixedSettings.parse(self.set)
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether every combination of what is given is tried: of several values, or of all."""
+        return self.fixed.has_several_values or self._is_all_fixed
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials are made: no more than there are, where nothing is left to be searched.
+
+        They would repeat each other, as `seeds` does.
+        """
+        return min(self.trials, self._num_points) if self._is_all_fixed else self.trials
+
+    @property
+    def compares_all_trials(self) -> bool:
+        """Whether all trials are made with every seed, not only those that the verdict compares."""
+        return self.is_grid or self.train_only
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Fractions of the budget at which networks are compared."""
+        return (1.0,) if self.train_only else self.ladder
+
+    @property
+    def _is_all_fixed(self) -> bool:
+        fixed = self.fixed
+        is_target_fixed = bool(self.targets or fixed.target_flops or self.train_only)
+        is_trained = self.training.epochs > 0
+        return is_target_fixed and not any(is_trained and fixed.leaves(*c) for c in self._choices)
+
+    @property
+    def _num_points(self) -> int:
+        return self.fixed.num_points(self._choices) * len(self.schedules)
+
+    @property
+    def _choices(self) -> list[tuple[str, str]]:
+        """Every method with every granularity."""
+        return list(itertools.product(self.criteria, self.granularities))
 
     @property
     def directory(self) -> Path:
@@ -321,7 +434,7 @@ class SearchConfig:
     @property
     def bounds(self) -> Budget:
         """The budget, with what its FLOPs are to mean."""
-        budget = Budget.parse(*self.budget)
+        budget = Budget.parse(*(UNBOUNDED if self.train_only else self.budget))
         return budget.counting_attention() if self.count_attention else budget
 
     def seed_of(self, number: int, repeat: int = 0) -> int:

@@ -266,7 +266,10 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
     """The table's content for machines: counts in full, shares in [0, 1].
 
     inexact: names of groups, as in MLflow; empty if all channels were removed exactly.
+    tried, target: the proposal behind a network in words, and what it was pruned to, where the
+        search names targets.
     """
+    has_targets = any(o.target for o in results.everything)
     return [
         {
             "architecture": o.key,
@@ -281,6 +284,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "test_score": o.test_score,
             "score_against_base": against_base(o.test_score, results.base_network),
             "inexact": ", ".join(o.inexact),
+            **({"tried": o.tried, "target": o.target} if has_targets else {}),
             "path": o.path,
         }
         for o in (results.front if outcomes is None else outcomes)

@@ -34,6 +34,7 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
+from search.trials.targets import target_name
 from search.trials.trial import perform
 
 _MOST_SAMPLES = 2
@@ -121,7 +122,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
             iterative=iterative,
             study=study,
             scoring_batches=1,
-            targets=tuple(map(str, config.target_bounds[:1])),
+            targets=tuple(map(target_name, config.target_bounds[:1])),
             runs=folder,
         )
         few = data.few(_MOST_SAMPLES)

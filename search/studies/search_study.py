@@ -93,7 +93,7 @@ class SearchStudy(Study[Results]):
             digest = str(stored.get("weights_digest", ""))
             config = dataclasses.replace(config, weights_digest=digest)
         self._config, self.settings, self._task = config, settings_file(config), task
-        self.num_trials = config.trials
+        self.num_trials = config.num_trials
         self.modules: tuple[str, ...] = ()
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
@@ -129,7 +129,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_DATA: config.data.source,
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
-            schema.PARAM_TRIALS: config.trials,
+            schema.PARAM_TRIALS: config.num_trials,
             **config.training.resolved().params(),
             **(config.iterative.params() if "iterative" in config.schedules else {}),
         },

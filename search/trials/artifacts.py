@@ -136,6 +136,8 @@ def stored_outcome(context: JobContext, path: str) -> Outcome:
         uncounted=cost.uncounted,
         details=record.get("details", {}),
         inexact=tuple(architecture.inexact),
+        target=record.get("target", ""),
+        tried=record.get("tried", ""),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,8 +14,15 @@ from copycat.builder import Builder
 from copycat.families.base_network import BaseNetwork
 from copycat.input_shape import InputShape, input_shape_of
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, ExampleInput, called, format_count
-from pruning.errors import CriterionError, ModelError, TraceError, first_line
+from pruning.cost import Bound, Budget, Cost, ExampleInput, called, format_count
+from pruning.errors import (
+    ConfigError,
+    CriterionError,
+    ModelError,
+    TraceError,
+    UnreachableBudgetError,
+    first_line,
+)
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
@@ -40,6 +47,7 @@ class Preflight:
     floor: the least cost that every granularity of the search can reach.
     base_score: of the network with the trained weights that were given, on validation data; None
         without such, or where it was not measured.  weights: what is to be said of them, in lines.
+    targets: what trials are pruned to where that is not searched.
     score: what networks are compared by, beside their cost.
     """
 
@@ -53,6 +61,7 @@ class Preflight:
     floor: Cost
     base_score: float | None = None
     weights: tuple[str, ...] = ()
+    targets: tuple[Bound, ...] = ()
     score: Score = field(kw_only=True)
 
     @property
@@ -106,6 +115,8 @@ class Preflight:
                 f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
                 f"({100 * share:.3g} % of the base network)"
             )
+        if self.targets:
+            lines.append(f"targets       {', '.join(map(str, self.targets))}, within the budget")
         lines += [f"note          {note}" for note in self.base.notes]
         num_channels = sum(self.graph.group(name).width for name in self.groups)
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
@@ -150,8 +161,30 @@ def check(
     for floor in floors:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
+    targets = (*config.target_bounds, *config.fixed.target_flops)
+    _check_targets(targets, base, limits, floors)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
+    found = (builder, graph, groups, sample, budget, limits, base, floor)
+    return Preflight(*found, targets=targets, score=task.score)
+
+
+def _check_targets(
+    targets: Iterable[Bound], base: Cost, limits: Budget, floors: Sequence[Cost]
+) -> None:
+    """ConfigError for a target above the budget, UnreachableBudgetError for one below the floor."""
+    for target in targets:
+        count = target.of_base(base)
+        limit = limits.limit(target.quantity)
+        if limit is not None and count.value > limit:
+            raise ConfigError(
+                f"the target {target} is above the budget, {target.quantity} of at most "
+                f"{limit:,.0f}, within which every network is pruned: raise the budget "
+                "(flops=100% bounds nothing), or leave the target out"
+            )
+        for floor in floors:
+            if not Budget((count,)).allows(floor):
+                error = unreachable(Budget((count,)), floor)
+                raise UnreachableBudgetError(f"target {target}: {error}")
 
 
 def _check_loss(config: SearchConfig, task: Task) -> None:

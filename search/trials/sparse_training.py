@@ -197,6 +197,14 @@ class SparseNetwork:
         )
         return pruner, subject.decision
 
+    def importances(self, batches: Batches) -> dict[str, Tensor]:
+        """What the method finds of every channel that it judges, by group, shape (width,) each.
+
+        batches: as in `pruning`. The network must be one without gates.
+        """
+        assert not isinstance(self.model, ScalingFactors), self._proposal
+        return self._scores(self._of_criterion(self._preflight.limits), batches)
+
     def without(self, pruning: Pruning) -> nn.Module:
         """A smaller network with the present weights; `model` is left as it is."""
         model = self.model

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from copycat.width_profile import WidthProfile
 from pruning.errors import (
     DiskFullError,
     EspalierError,
@@ -75,6 +76,8 @@ def run_trial(
     initialisation does so first, and the smaller network has all the epochs. By the schedule
     iterative, channels go while the network trains, see `IterativeTraining`; what is left of the
     epochs of fine-tuning fine-tunes.
+    With `train_only` the network is stored after sparse training, with what the method then finds
+    of its channels.
     Raises StoppedEarlyError where other trials have left this one behind, UnreachableBudgetError
     before any training where the pace of iterative pruning is too slow for the target.
     """
@@ -105,13 +108,15 @@ class _Trial:
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
-        is_judged = self._config.study.early_stopping and not job.repeat
+        is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
         score = context.preflight.score
         self._halving = Halving(folder, self._training.epochs, score) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
+        if self._config.train_only:
+            return (self._stored_sparse(),)
         staged = self._staged
         if "products" not in staged.notes:
             products = self._products()
@@ -125,6 +130,28 @@ class _Trial:
             done = [outcome.to_mapping() for outcome in outcomes]
             staged.advance({"outcomes": done, "images": staged.images})
         return tuple(outcomes)
+
+    def _stored_sparse(self) -> Outcome:
+        """The network with all its channels; σBN's scales as those of batch normalisations."""
+        sparse = self._sparse
+        trained = self._train("sparse training", sparse.model, sparse)
+        sparsity = sparse.sparsity
+        result = Finished(
+            self._job.sparse_key,
+            "sparse",
+            self._job.number,
+            None,
+            1.0,
+            WidthProfile({}),
+            seed=self._seed,
+            images=trained.images_seen,
+            compute=float(trained.images_seen * self._preflight.base.flops),
+            details={} if sparsity is None else {"sparsity": sparsity},
+            record={"tried": self._job.proposal.words},
+            curve=self._staged.records,
+            files=self._scores_file(sparse.importances(self._batches())),
+        )
+        return store(result, fold(sparse.model), self._context, self._data)
 
     def _products(self) -> list[Product]:
         """The networks that are to be fine-tuned, the trial's own first."""
@@ -275,9 +302,7 @@ class _Trial:
         tuned = self._train("fine-tuning", model, epochs_used=product.epochs)
         flops, training = self._flops(product.pruning), self._training
         epochs_before = training.epochs + product.epochs
-        scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
-        judged = {"criterion": self._job.proposal.criterion, "scores": scores}
-        files: dict[str, Any] = {SCORES_FILE: judged} if scores else {}
+        files = self._scores_file(product.pruning.scores)
         if product.trajectory:
             files[TRAJECTORY_FILE] = product.trajectory
         result = Finished(
@@ -291,8 +316,22 @@ class _Trial:
             images=product.images + tuned.images_seen,
             compute=product.compute + tuned.images_seen * flops,
             details=product.details,
-            record={"distill_from": teacher} if (teacher := training.teacher) else {},
+            record=self._record(product),
             curve=self._staged.curve(training.fine_tune_epochs - product.epochs, epochs_before),
             files=files,
         )
         return store(result, fold(model), self._context, self._data)
+
+    def _record(self, product: Product) -> dict[str, object]:
+        """What the provenance of a pruned network says of its trial."""
+        names = {self._job.product_key(target.suffix): target.name for target in self._targets}
+        optional = {"target": names[product.key], "distill_from": self._training.teacher}
+        tried = {"tried": self._job.proposal.words}
+        return tried | {name: value for name, value in optional.items() if value}
+
+    def _scores_file(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is stored of the channels that were judged, by the name of its file."""
+        if not scores:
+            return {}
+        lists = {name: values.tolist() for name, values in scores.items()}
+        return {SCORES_FILE: {"criterion": self._job.proposal.criterion, "scores": lists}}

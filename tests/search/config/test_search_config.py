@@ -12,6 +12,7 @@ from pruning.errors import BudgetError, ConfigError, EspalierError
 from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig, recipe_of_family
+from search.config.iterative_config import IterativeConfig
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import MOST_TRIALS, SearchConfig
 from search.config.settings import from_mapping, read_toml
@@ -89,6 +90,18 @@ CHANGED = SearchConfig(
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
     schedule=("one-shot", "iterative"),
+    set=("branch.strength=0.5",),
+    iterative=IterativeConfig(
+        epochs=2,
+        units=5,
+        minibatches=3,
+        surgery_every=4,
+        score_momentum=0.5,
+        learning_rate=0.01,
+        flops_penalty=1e-9,
+        reset_momentum=True,
+        score_every=6,
+    ),
     trials=9,
     ladder=(0.9, 0.3),
     profiles=1,
@@ -117,6 +130,7 @@ WITH_ADAMW = dataclasses.replace(
     study=dataclasses.replace(CHANGED.study, by_products=StudyConfig.by_products),
     targets=("params=300k:900k:200k", "flops=5%"),
 )
+TRAIN_ONLY = SearchConfig(train_only=True)
 """Between them, every field has another value than by default; see the first test."""
 
 
@@ -134,12 +148,13 @@ def as_toml(content: Mapping[str, object]) -> str:
 
 
 def test_the_changed_settings_of_these_tests_cover_every_field():
-    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources)
+    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources, CHANGED.iterative)
     for changed in (CHANGED, *tables):
         default = type(changed)()
         for field in dataclasses.fields(changed):
-            changed_elsewhere = {"optimizer": WITH_ADAMW.training, "targets": WITH_ADAMW}
-            one = changed_elsewhere.get(field.name, changed)
+            elsewhere = {"targets": WITH_ADAMW, "train_only": TRAIN_ONLY}
+            elsewhere["optimizer"] = WITH_ADAMW.training
+            one = elsewhere.get(field.name, changed)
             assert getattr(one, field.name) != getattr(default, field.name), field.name
 
 
@@ -422,7 +437,7 @@ def test_methods_and_granularities_that_are_refused(settings, message):
 
 
 def test_targets_are_ladders_in_the_order_given_each_target_once():
-    config = SearchConfig(targets=("params=10%:30%:10%", "flops=1k", "params=20%"))
+    config = SearchConfig(targets=("params=10%:30%:10%, flops=1k", "params=20%"))
     assert list(map(str, config.target_bounds)) == [
         *("params=10%", "params=20%", "params=30%", "flops=1k")
     ]
@@ -434,6 +449,7 @@ def test_targets_are_ladders_in_the_order_given_each_target_once():
     ("settings", "message"),
     [
         ({"targets": ("flops=nine",)}, "budget 'flops=nine' is not understood"),
+        ({"targets": ("flops=1:2000:1",)}, "targets must be at most 1,000 targets, got 2000"),
         ({"targets": ("latency_ms=3",)}, "closed forms .*, got the target 'latency_ms=3'"),
         (
             {"targets": ("flops=5%",), "study": StudyConfig(by_products=2)},
