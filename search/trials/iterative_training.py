@@ -13,7 +13,6 @@ from copycat.width_profile import WidthProfile
 from pruning.cost import Budget, format_count
 from pruning.errors import ConfigError, UnreachableBudgetError
 from pruning.iterative import Pace
-from pruning.ranking import Rules
 from pruning.unit_costs import fewest_units
 from search.config.search_config import SearchConfig
 from search.data.data import Data, steps_per_epoch
@@ -122,8 +121,7 @@ def too_slow(
     steps = PruningSteps.of(config, data.count("train"))
     needed = 0
     if all(granularity == "filter" for granularity in granularities):
-        rules = Rules(config.min_channels, config.divisor)
-        needed = fewest_units(preflight.graph, preflight.groups, limits, rules)
+        needed = fewest_units(preflight.graph, preflight.groups, limits, config.rules)
     return steps.shortfall(needed)
 
 

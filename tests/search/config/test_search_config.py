@@ -110,9 +110,11 @@ CHANGED = SearchConfig(
     random_widths=True,
     model_arg=("depth=20", "act=relu"),
     ignore=("layer1.*", "head"),
+    only=("*.conv1",),
     max_removed=("layer2.*=50%",),
     min_channels=2,
     divisor=8,
+    scope="uniform",
     scoring_batches=7,
     prune_residual=True,
     exact=False,
@@ -240,7 +242,7 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         (
             {"budget": ("params=1k", "latency_ms=3")},
             "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes, "
-            "multiply_adds) "
+            "multiply_adds, channels) "
             "and cannot measure every candidate, got 'latency_ms=3': search without it, then "
             "`espalier family SEARCH/NAME --budgets latency_ms=3` fits the shape to it",
         ),
@@ -248,6 +250,15 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
             {"divisor": 8, "criterion": ("scaling-factors",)},
             "scaling-factors removes channels one by one, by their gates: it knows no divisor",
         ),
+        (
+            {"scope": "uniform", "criterion": ("random", "scaling-factors")},
+            "scaling-factors removes channels one by one, by their gates: it knows no scope; leave",
+        ),
+        (
+            {"scope": "uniform", "granularity": ("filter", "branch+block")},
+            "scope uniform removes a share of every layer's channels, and granularity branch+block",
+        ),
+        ({"scope": "local"}, "scope must be one of global, uniform, got 'local'"),
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 2**32}, "seed must be below 4,294,967,296, got 4294967296"),
@@ -639,7 +650,9 @@ def test_a_wrong_type_is_refused_from_python_too_in_one_line():
         SearchConfig(data="digits")
 
 
-@pytest.mark.parametrize("bound", ["weight_bytes=1MB", "peak_activation_bytes=50%"])
+@pytest.mark.parametrize(
+    "bound", ["weight_bytes=1MB", "peak_activation_bytes=50%", "channels=50%", "channels=500"]
+)
 def test_whatever_has_a_closed_form_can_be_bounded(bound: str):
     assert SearchConfig(budget=(bound,)).budget == (bound,)
 
