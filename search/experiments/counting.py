@@ -12,7 +12,7 @@ from copycat.families.base_network import BaseNetwork
 from pruning.cost import Budget, Cost
 from pruning.errors import BudgetError, ConfigError
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.selection import FilterShare, select
+from pruning.selection import select
 from search import models
 from search.config.model_arguments import model_arguments
 from search.config.settings import option, require, settings
@@ -23,7 +23,6 @@ _KINDS = {
     "width": families.UniformWidth,
 }
 _SIZES = re.compile(r"\d+(x\d+)*")
-_KEPT = re.compile(r"channels=([0-9.]+)%")
 
 
 @settings
@@ -46,7 +45,7 @@ def counted(config: CountConfig, of: str, at: str) -> tuple[Cost, Cost, float] |
     """The cost of a network, that of the whole one, and a parameter of its family.
 
     at: channels=50%: so much of every prunable layer is left (Uniform Channel Scaling, see
-        `FilterShare`); nothing: the whole network. With `of`, a kind of family (wrn, bottleneck,
+        `pruning.select`); nothing: the whole network. With `of`, a kind of family (wrn, bottleneck,
         width): its largest member within the budget `at`; None if it has none.
     """
     base = _base(config.model, config.model_arg, config.input, config.classes)
@@ -61,18 +60,13 @@ def counted(config: CountConfig, of: str, at: str) -> tuple[Cost, Cost, float] |
         return member.cost, whole, member.parameter
     if not at:
         return whole, whole, 1.0
-    match = _KEPT.fullmatch(at)
-    if match is None:
-        raise ConfigError(f"a share of the channels must be such as channels=50%, got {at!r}")
-    kept = float(match[1]) / 100
-    return base.graph.cost(_uniform_widths(base.graph, 1 - kept)), whole, kept
+    return base.graph.cost(_uniform_widths(base.graph, Budget.parse(at))), whole, 1.0
 
 
-def _uniform_widths(graph: ChannelGraph, removed: float) -> dict[str, int]:
-    """Widths without this share of the filters of every layer off the residual streams."""
+def _uniform_widths(graph: ChannelGraph, budget: Budget) -> dict[str, int]:
+    """Widths after the same share went of every layer off the residual streams."""
     scores = {group.name: torch.zeros(group.width) for group in graph.prunable}
-    plan = select(scores, graph, FilterShare(removed), scope="uniform", residual=False)
-    return plan.widths
+    return select(scores, graph, budget, scope="uniform", residual=False).widths
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.experiments.claims import Cells, Verdict, mean_text, papers_cells, shown, verdicts
 from search.experiments.definition import Experiment
-from search.experiments.plan import Plan
+from search.experiments.plan import Plan, Where
 
 _WORDS = {
     "yes": "yes",
@@ -40,13 +40,12 @@ def measured_page(plan: Plan, cells: Cells, pictures: Sequence[tuple[str, str]])
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def empty_page(plan: Plan) -> str:
+def empty_page(experiment: Experiment, where: Where) -> str:
     """The page of an experiment that was not run yet at this scale."""
-    experiment = plan.experiment
     parts = [
         f"# {experiment.source}: {experiment.title}",
-        f"**Not run yet at `--scale {plan.where.scale}`**: there are no figures of ours. "
-        f"`{_command(plan)}` runs it.",
+        f"**Not run yet at `--scale {where.scale}`**: there are no numbers from here. "
+        f"`{_command(experiment, where)}` runs it.",
         experiment.about,
         *([_claims_list(experiment)] if experiment.claims else []),
         *_tables(experiment, {}),
@@ -114,7 +113,9 @@ def _how(plan: Plan) -> str:
     count = experiment.seeds.get(where.scale, 1)
     trains = any(run.trains for run in plan)
     spread = f" n = {count} seeds; ± is the deviation over them." if count > 1 else ""
-    measured = f"Measured on {datetime.date.today()} by `{_command(plan)}`." + spread * trains
+    measured = (
+        f"Measured on {datetime.date.today()} by `{_command(experiment, where)}`." + spread * trains
+    )
     text = [measured]
     if trains:
         text.append("Test data chose nothing: every number of every run is here.")
@@ -131,10 +132,9 @@ def _how(plan: Plan) -> str:
     return "\n\n".join(text)
 
 
-def _command(plan: Plan) -> str:
-    where = plan.where
+def _command(experiment: Experiment, where: Where) -> str:
     data = f" --data {where.data}" if where.data else ""
-    return f"espalier reproduce {plan.experiment.name} --scale {where.scale}{data}"
+    return f"espalier reproduce {experiment.name} --scale {where.scale}{data}"
 
 
 def _device(plan: Plan) -> str:
