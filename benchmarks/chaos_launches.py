@@ -79,7 +79,7 @@ def problems(service: Service, launches: Launches) -> list[str]:
 def search_problems(service: Service, search_id: str) -> Iterator[str]:
     """Of one that has finished."""
     results = json.loads((service.runs / search_id / "results.json").read_text())
-    keys = {outcome["key"] for outcome in results["everything"]}
+    keys = {outcome["key"] for outcome in (results["base_network"], *results["everything"])}
     answer = service.ask("GET", f"/v1/searches/{search_id}/architectures", params={"limit": 1000})
     assert answer is not None
     stored = [item["key"] for item in answer.json()["items"]]
