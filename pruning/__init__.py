@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pruning.one_shot import prune
     from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
-    from pruning.rules import Rules
     from pruning.restrictions import Restrictions
+    from pruning.rules import Rules
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
     from pruning.selection import KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
@@ -60,7 +60,7 @@ _HOMES = {
     "Pace": "pruning.iterative",
     "Removable": "pruning.iterative",
     "Restrictions": "pruning.restrictions",
-    "Rules": "pruning.ranking",
+    "Rules": "pruning.rules",
     "ResidualBlock": "pruning.structure_removal.residual_blocks",
     "ScalingFactors": "pruning.scaling_factors.scaling_factors",
     "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
