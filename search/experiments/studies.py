@@ -128,7 +128,7 @@ class StudyOf(ABC):
 class SearchOf(StudyOf):
     """A search, read off a network of its first trial.
 
-    at: base, or a target such as channels=50%; the trial's own network if empty.
+    at: base, or a target such as channels=50%; the trial's own network, pruned or not, if empty.
     Values: test, validation, error (of test, in percent), FLOPs, params; FLOPs left, params left
     and the same with removed (percent of the base network's); kept, the percentage of the channels
     of groups whose names fit one of the patterns `of`, joined by commas, and removed early, of
@@ -155,7 +155,8 @@ class SearchOf(StudyOf):
 
     def network(self, at: str = "") -> Outcome | None:
         """The network that a cell is read off."""
-        key = BASE_ARCHITECTURE if at == "base" else f"fine-tuned-0{self._suffix(at)}"
+        trained = "sparse-0" if self.config.train_only else f"fine-tuned-0{self._suffix(at)}"
+        key = BASE_ARCHITECTURE if at == "base" else trained
         return next((one for one in self.results.networks if one.key == key), None)
 
     def _suffix(self, target: str) -> str:
