@@ -11,9 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from pruning.cost import format_count
+from search.results.contests import deviation
 from search.results.recommendation import against_base
 from search.results.report import readable_results
-from search.results.verdict import deviation
 from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome

@@ -70,8 +70,9 @@ class Progress(BaseModel):
     best: Best | None
     base: Best | None = Field(None, description="the base network, once it is trained")
     hypervolume: float | None = Field(
-        description="0 to 1: the area dominated in validation score and 1 − FLOPs / base; null "
-        "where the score is no share, and so has no worst value to measure from"
+        description="0 to 1: the area dominated in validation score, from guessing on, and in the "
+        "logarithm of FLOPs, from the budget down to the least that can be reached; null where the "
+        "score is no share, and so has no best value"
     )
     images: int = Field(description="training images so far, repetitions counted")
     seconds_spent: float = Field(description="by its processes, up to its last event")
@@ -195,7 +196,8 @@ class Trial(BaseModel):
     criterion: str
     granularity: str
     settings: dict[str, float] = Field(description="of the pruning method")
-    target_flops: float
+    target_flops: float | None = Field(description="null where the search has targets")
+    schedule: str
     started_ms: int
     ended_ms: int | None
     stage: str | None

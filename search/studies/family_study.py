@@ -119,7 +119,7 @@ class _Family(Study[FamilyStudy]):
         notes: Sequence[str],
     ) -> None:
         self._config, self._subject, self._data, self._notes = config, subject, data, notes
-        self.settings = _settings_file(config)
+        self.settings = settings_file(config)
         self._planned = [
             _Planned(rung.kind, str(rung.member.limits), job)
             for rung in rungs
@@ -172,6 +172,7 @@ class _Family(Study[FamilyStudy]):
             base=context.preflight.base,
             budget=" ".join(config.budgets),
             score=context.preflight.score,
+            reference=context.preflight.reference,
         )
 
     def work(self, session: Session) -> FamilyStudy:
@@ -292,7 +293,8 @@ def _check_data(config: FamilyConfig, subject: Subject, data: Data) -> None:
             )
 
 
-def _settings_file(config: FamilyConfig) -> SettingsFile:
+def settings_file(config: FamilyConfig) -> SettingsFile:
+    """Where the settings of a family study are kept."""
     return SettingsFile(
         config.directory / SETTINGS_FILES["family"],
         "family study",

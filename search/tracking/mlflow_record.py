@@ -21,7 +21,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
-from search.trials.pareto import hypervolume, without_base
+from search.trials.pareto import Hypervolume, without_base
 from search.trials.search_space import Proposal
 
 
@@ -36,7 +36,8 @@ class MlflowRecord(Observer):
     def __init__(self, runs: StudyRuns, directory: Path) -> None:
         self._runs, self._base, self._directory = runs, runs.study.base, directory
         self._score = runs.study.score
-        self._networks: dict[str, Outcome] = {}
+        self._volume = Hypervolume(runs.study.reference, self._score)
+        self._networks: set[str] = set()
 
     def started(self, job: Job) -> None:
         if isinstance(job, FromScratchJob):
@@ -104,16 +105,17 @@ class MlflowRecord(Observer):
         """Of all smaller networks so far, where the score allows it; a step is a network."""
         if outcome.origin == "base":
             return
-        self._networks[outcome.key] = outcome
-        volume = hypervolume(list(self._networks.values()), self._base.flops, self._score)
-        if volume is None:
+        self.known([outcome])
+        if self._volume.value is None:
             return
-        metrics = {schema.METRIC_HYPERVOLUME: volume}
+        metrics = {schema.METRIC_HYPERVOLUME: self._volume.value}
         self._runs.log(metrics, step=len(self._networks), time_ms=self._time(outcome))
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._networks |= {outcome.key: outcome for outcome in without_base(outcomes)}
+        for outcome in without_base(outcomes):
+            self._networks.add(outcome.key)
+            self._volume.add(outcome)
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
@@ -192,6 +194,7 @@ class MlflowRecord(Observer):
 _OF_THE_LADDER = "A network of the ladder, trained from scratch with one seed."
 _DESCRIPTIONS: Mapping[Origin, str] = {
     "base": "The network itself, trained without a penalty.",
+    "sparse": "The network that a trial trained sparsely, with all its channels.",
     "fine-tuned": "The network a trial pruned, with the weights it was fine-tuned to.",
     "from-scratch": "The shape a trial found, trained from scratch with fresh weights.",
     "copycat": "The shape a trial found, rescaled by one factor to a budget, from scratch.",
@@ -233,13 +236,15 @@ _STRENGTHS = {
 def _params(proposal: Proposal) -> dict[str, str | float]:
     """A proposal under the schema's names."""
     own = proposal.settings_of_criterion
+    target, schedule = proposal.target_flops, proposal.schedule
     gates = {name: proposal.settings_of(name) for name in _STRENGTHS}
     return {
         schema.PARAM_CRITERION: proposal.criterion,
         schema.PARAM_GRANULARITY: proposal.granularity,
         **{_SETTINGS[name]: value for name, value in own.items()},
         **{_STRENGTHS[name]: own["strength"] for name, own in gates.items() if own},
-        schema.PARAM_TARGET_FLOPS: proposal.target_flops,
+        **({} if target is None else {schema.PARAM_TARGET_FLOPS: target}),
+        **({} if schedule == "one-shot" else {schema.PARAM_PRUNING_SCHEDULE: schedule}),
     }
 
 

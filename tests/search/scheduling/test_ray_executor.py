@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from ports import free_port
 from samples import from_scratch_job, outcome, small_config, trial_job
 
 import copycat
@@ -353,15 +354,9 @@ def test_an_address_that_is_none_is_refused(address: str):
         check_resources(at(address), "cpu")
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def test_a_cluster_that_does_not_answer_is_refused_in_seconds(free_port: int):
+def test_a_cluster_that_does_not_answer_is_refused_in_seconds():
     begun = time.monotonic()
-    address = f"127.0.0.1:{free_port}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}: ") as caught:
         check_resources(at(address), "cpu")
     assert exit_status(caught.value) == EXIT_NOT_NOW  # it may be up again later
@@ -376,10 +371,9 @@ def test_a_cluster_that_answers_is_taken_for_one():
     check_resources(at("auto"), "cpu")
 
 
-def test_an_unreachable_cluster_ends_the_search_before_anything_is_written(
-    tmp_path: Path, free_port: int
-):
-    config = small_config(tmp_path, resources=ResourcesConfig(ray_address=f"127.0.0.1:{free_port}"))
+def test_an_unreachable_cluster_ends_the_search_before_anything_is_written(tmp_path: Path):
+    address = f"127.0.0.1:{free_port()}"
+    config = small_config(tmp_path, resources=ResourcesConfig(ray_address=address))
     with pytest.raises(ConfigError, match="no Ray cluster answers"):
         run(config)
     assert [*tmp_path.iterdir()] == []

@@ -159,13 +159,13 @@ def test_a_limit_is_a_number_above_none(name: str) -> None:
 
 def test_a_huge_network_is_counted_without_memory() -> None:
     """6.4 G parameters, which took 24 GB."""
-    process, begun = psutil.Process(), time.monotonic()
+    process, begun = psutil.Process(), time.process_time()
     before = process.memory_info().rss
     found = check_settings(DIGITS | {"model": "wrn-394-32"}, "cpu", 10**9)
     assert isinstance(found, Refusal)
     assert "this server allows 1,000,000,000" in found.detail
     assert process.memory_info().rss - before < 500 * 10**6
-    assert time.monotonic() - begun < 30
+    assert time.process_time() - begun < 30
 
 
 GREEDY = """
