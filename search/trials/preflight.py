@@ -19,6 +19,7 @@ from pruning.errors import CriterionError, ModelError, TraceError, first_line
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
+from pruning.rules import Rules
 from pruning.selection import absolute_limits, least_widths, unreachable
 from pruning.structure_removal.structures import KINDS, remove_structures, structures
 from pruning.tracing import trace, whole_trace
@@ -70,6 +71,10 @@ class Preflight:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.sample.classes
+
+    def limits_of(self, budget: Budget, rules: Rules) -> Budget:
+        """A budget in absolute numbers: what the search prunes to by these rules."""
+        return absolute_limits(budget, self.graph, self.groups, rules)
 
     def base_network(self, restrictions: Restrictions) -> BaseNetwork:
         """The network that families are derived from, under the restrictions of the search."""

@@ -53,7 +53,11 @@ def targets_of(proposal: Proposal, config: SearchConfig, preflight: Preflight) -
 def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> list[Bound]:
     """Per network, its target as a number; those of the search are shares of the base network."""
     if proposal.target_flops is None:
-        return [bound.of_base(preflight.base) for bound in config.target_bounds]
+        return [
+            bound
+            for target in config.target_bounds
+            for bound in preflight.limits_of(Budget((target,)), config.rules).bounds
+        ]
     own = proposal.target_flops
     return [Bound("flops", own * percent // 100) for percent in _percents(config)]
 
