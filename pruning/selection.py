@@ -48,6 +48,15 @@ class KeepPlan:
         """Width per group of the plan."""
         return {name: len(channels) for name, channels in self.keep.items()}
 
+    def within(self, larger: KeepPlan) -> KeepPlan:
+        """The same channels, counted among those that `larger` keeps, which has all of them."""
+        return KeepPlan(
+            {
+                name: tuple(np.searchsorted(larger.keep[name], channels).tolist())
+                for name, channels in self.keep.items()
+            }
+        )
+
     def units_kept(self, graph: ChannelGraph) -> dict[str, NDArray[np.bool_]]:
         """Per group of `graph`, whether each unit stays; PlanError if the plan does not fit."""
         kept = {group.name: np.ones(group.num_units, dtype=bool) for group in graph.groups}

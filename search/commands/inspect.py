@@ -57,7 +57,8 @@ def inspect(
 ) -> None:
     """Show the channel groups of MODEL: what can be pruned, what it costs, and why not.
 
-    Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each.
+    Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each;
+    SEARCH/NAME@POINT is an iteratively pruned network on its way (see `espalier family`).
     """
     settings = {name: value for name, value in flags.items() if value is not None}
     counts = {"as_json": as_json, "count_attention": bool(count_attention)}

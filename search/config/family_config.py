@@ -29,8 +29,7 @@ UNUSED_TRAINING = (
     *("epochs", "fine_tune_epochs", "scratch_learning_rate", "distill"),
     *("fine_tune_learning_rate", "fine_tune_schedule", "fine_tune_warmup_epochs"),
 )
-"""Settings of training that a family study, which trains from scratch and no base network, has no
-use for."""
+"""Settings of training that a family study, which trains from scratch alone, has no use for."""
 
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),
@@ -45,7 +44,8 @@ _KIND = re.compile(r"([a-z0-9-]+?)(?::([0-9.]+))?")
 class FamilyConfig:
     """A ladder of families, and maybe its training: what `espalier family` takes.
 
-    source: a profile (JSON file) or an architecture (folder or SEARCH/NAME).
+    source: a profile (JSON file) or an architecture (folder or SEARCH/NAME), of which NAME@POINT
+        is the shape at a point of its trajectory.
     Construction checks every value and raises ConfigError or BudgetError.
     """
 

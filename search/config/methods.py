@@ -176,6 +176,13 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def setting_ranges(criterion: str, granularity: str) -> dict[str, Range]:
+    """The settings that a method and the gates of a granularity have, as rni.strength."""
+    own = {f"{criterion}.{name}": values for name, values in method(criterion).settings.items()}
+    gated = [part for part in parts_of(granularity) if part != "filter"]
+    return own | {f"{part}.strength": GATE_STRENGTH for part in gated}
+
+
 def granularity(text: str) -> str:
     """`text` in its canonical form, such as filter+branch; ConfigError if it names no mixture."""
     known, parts = scaling_factors.GRANULARITIES, text.split("+")

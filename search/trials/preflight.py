@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +14,18 @@ from copycat.builder import Builder
 from copycat.families.base_network import BaseNetwork
 from copycat.input_shape import InputShape, input_shape_of
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, ExampleInput, called, format_count
-from pruning.errors import CriterionError, ModelError, TraceError, first_line
+from pruning.cost import Bound, Budget, Cost, ExampleInput, called, format_count
+from pruning.errors import (
+    ConfigError,
+    CriterionError,
+    ModelError,
+    TraceError,
+    UnreachableBudgetError,
+    first_line,
+)
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
-from pruning.rules import Rules
 from pruning.selection import absolute_limits, least_widths, unreachable
 from pruning.structure_removal.structures import KINDS, remove_structures, structures
 from pruning.tracing import trace, whole_trace
@@ -30,6 +36,7 @@ from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
 from search.tasks.score import Score
 from search.tasks.task import Task, words_for
+from search.trials.pareto import Reference
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Preflight:
     floor: the least cost that every granularity of the search can reach.
     base_score: of the network with the trained weights that were given, on validation data; None
         without such, or where it was not measured.  weights: what is to be said of them, in lines.
+    targets: what trials are pruned to where that is not searched.
     score: what networks are compared by, beside their cost.
     """
 
@@ -55,6 +63,7 @@ class Preflight:
     floor: Cost
     base_score: float | None = None
     weights: tuple[str, ...] = ()
+    targets: tuple[Bound, ...] = ()
     score: Score = field(kw_only=True)
 
     @property
@@ -71,10 +80,6 @@ class Preflight:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.sample.classes
-
-    def limits_of(self, budget: Budget, rules: Rules) -> Budget:
-        """A budget in absolute numbers: what the search prunes to by these rules."""
-        return absolute_limits(budget, self.graph, self.groups, rules)
 
     def base_network(self, restrictions: Restrictions) -> BaseNetwork:
         """The network that families are derived from, under the restrictions of the search."""
@@ -97,6 +102,14 @@ class Preflight:
         limit = self.limits.limit("flops")
         return self.base.flops if limit is None else min(int(limit), self.base.flops)
 
+    @property
+    def reference(self) -> Reference:
+        """What the hypervolume of a search is measured from."""
+        guessed = self.score.worst
+        if self.score.counts_samples and self.classes:
+            guessed = self.score.of_guessing(len(self.classes))
+        return Reference(guessed, self.flops_limit, self.floor.flops)
+
     def describe(self) -> list[str]:
         """Base cost, reachable range and budget, a line each."""
         names = [bound.quantity for bound in self.budget.bounds]
@@ -113,6 +126,8 @@ class Preflight:
                 f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
                 f"({100 * share:.3g} % of the base network)"
             )
+        if self.targets:
+            lines.append(f"targets       {', '.join(map(str, self.targets))}, within the budget")
         lines += [f"note          {note}" for note in self.base.notes]
         num_channels = self.base.channels or 0
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
@@ -160,8 +175,30 @@ def check(
     for floor in floors:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
+    targets = (*config.target_bounds, *config.fixed.target_flops)
+    _check_targets(targets, base, limits, floors)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
+    found = (builder, graph, groups, sample, budget, limits, base, floor)
+    return Preflight(*found, targets=targets, score=task.score)
+
+
+def _check_targets(
+    targets: Iterable[Bound], base: Cost, limits: Budget, floors: Sequence[Cost]
+) -> None:
+    """ConfigError for a target above the budget, UnreachableBudgetError for one below the floor."""
+    for target in targets:
+        count = target.of_base(base)
+        limit = limits.limit(target.quantity)
+        if limit is not None and count.value > limit:
+            raise ConfigError(
+                f"the target {target} is above the budget, {target.quantity} of at most "
+                f"{limit:,.0f}, within which every network is pruned: raise the budget "
+                "(flops=100% bounds nothing), or leave the target out"
+            )
+        for floor in floors:
+            if not Budget((count,)).allows(floor):
+                error = unreachable(Budget((count,)), floor)
+                raise UnreachableBudgetError(f"target {target}: {error}")
 
 
 def _check_loss(config: SearchConfig, task: Task) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from copycat.builder import Builder
 from pruning import Cost, measure_cost
-from pruning.errors import CriterionError, ModelError, UnreachableBudgetError
+from pruning.errors import ConfigError, CriterionError, ModelError, UnreachableBudgetError
 from search import models
 from search.data.data import Sample
 from search.trials.preflight import Preflight, check
@@ -237,6 +237,19 @@ def test_the_nearest_reachable_value_is_reachable(tmp_path):
     assert checked(tmp_path, budget=(f"flops={floor.flops}",)).limits.allows(floor)
     with pytest.raises(UnreachableBudgetError, match=f"nearest reachable: {floor.flops:,}"):
         checked(tmp_path, budget=(f"flops={floor.flops - 1}",))
+
+
+def test_targets_are_held_against_budget_and_floor(tmp_path):
+    floor = measure_cost(small(width=3), torch.zeros(1, *IMAGE))
+    given = {"budget": ("flops=90%",), "targets": ("params=40%", f"flops={floor.flops}")}
+    found = checked(tmp_path, **given)
+    assert "targets       params=40%, flops=" in "\n".join(found.describe())
+    for setting in ({"targets": ("flops=50%:95%:5%",)}, {"set": ("target_flops=95%",)}):
+        with pytest.raises(ConfigError, match="the target flops=95% is above the budget, flops of"):
+            checked(tmp_path, **(given | {"targets": ()} | setting))
+    for setting in ({"targets": ("params=90",)}, {"set": (f"target_flops={floor.flops - 1}",)}):
+        with pytest.raises(UnreachableBudgetError, match=r"^target .* \(nearest reachable: "):
+            checked(tmp_path, **(given | {"targets": ()} | setting))
 
 
 def test_only_the_bound_that_fails_is_named(tmp_path):
