@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pruning.one_shot import prune
     from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
-    from pruning.ranking import Rules
     from pruning.restrictions import Restrictions
+    from pruning.rules import Rules
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
-    from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
+    from pruning.selection import KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
         SigmoidBatchNorm1d,
         SigmoidBatchNorm2d,
@@ -53,7 +53,6 @@ _HOMES = {
     "Cost": "pruning.cost",
     "Decision": "pruning.scaling_factors.scaling_factors",
     "FISHER_PACE": "pruning.iterative",
-    "FilterShare": "pruning.selection",
     "GateProbe": "pruning.gates.channel_gates",
     "Gated": "pruning.gates.channel_gates",
     "IterativePruner": "pruning.iterative",
@@ -61,7 +60,7 @@ _HOMES = {
     "Pace": "pruning.iterative",
     "Removable": "pruning.iterative",
     "Restrictions": "pruning.restrictions",
-    "Rules": "pruning.ranking",
+    "Rules": "pruning.rules",
     "ResidualBlock": "pruning.structure_removal.residual_blocks",
     "ScalingFactors": "pruning.scaling_factors.scaling_factors",
     "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
@@ -95,7 +94,6 @@ __all__ = [
     "ChannelGroup",
     "Cost",
     "Decision",
-    "FilterShare",
     "GateProbe",
     "Gated",
     "IterativePruner",

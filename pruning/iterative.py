@@ -41,9 +41,10 @@ from pruning.errors import ConfigError, CriterionError
 from pruning.gates.channel_gates import ChannelGates, Gated
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.optimizer_state import carry_over, check_trains
-from pruning.ranking import Rules, Step, removal_steps
+from pruning.ranking import Step, removal_steps
 from pruning.restrictions import Restrictions
-from pruning.selection import KeepPlan, least_widths, unreachable
+from pruning.rules import Rules
+from pruning.selection import KeepPlan, absolute_limits, least_widths, unreachable
 from pruning.surgery import remove_channels
 from pruning.tracing import whole_trace
 from pruning.unit_costs import flops_saved
@@ -156,8 +157,9 @@ class IterativePruner:
         self._pace, self._removable = pace or Pace(), removable or Removable()
         whole = whole_trace(model, example_input, exact=self._removable.exact)
         self._removable.restrictions.check(whole)
-        self._base = self._removable.restrictions.of(whole)
-        groups = _judged(criterion, model, self._base, self._removable)
+        graph = self._removable.restrictions.of(whole)
+        groups = _judged(criterion, model, graph, self._removable)
+        self._base = graph.pruning(groups)
         self._limits = _reachable(budget, self._base, groups, self._removable.rules)
         everything = {name: tuple(range(self._base.group(name).width)) for name in groups}
         self._present = self._plan = KeepPlan(everything)
@@ -375,11 +377,10 @@ def _reachable(
     budget: Budget | Sequence[Budget], graph: ChannelGraph, groups: Sequence[str], rules: Rules
 ) -> tuple[Budget, ...]:
     """The budgets in absolute numbers; UnreachableBudgetError if the floor is over one of them."""
-    base = graph.cost()
     least = least_widths(graph, groups, min_channels=rules.min_channels, divisor=rules.divisor)
     floor = graph.cost(least)
     budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
-    limits = tuple(each.absolute(base) for each in budgets)
+    limits = tuple(absolute_limits(each, graph, groups, rules) for each in budgets)
     for each in limits:
         if not each.allows(floor):
             raise unreachable(each, floor)

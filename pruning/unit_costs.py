@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pruning.cost import Budget, Cost
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.ranking import Rules
+from pruning.rules import Rules
 
 _OF_THE_LARGEST_STEP = "peak_activation_bytes"
 """A maximum, of which a unit may save nothing until others are gone."""

@@ -108,6 +108,7 @@ ROOMS = {
             "cost",
             "fvcore_count",
             "graph",
+            "rules",
             "ranking",
             "unit_costs",
             "restrictions",

@@ -75,6 +75,11 @@ class FamilyConfig:
         "repeatable",
     )
     max_removed: tuple[str, ...] = same_option(SearchConfig, "max_removed")
+    only: tuple[str, ...] = same_option(
+        SearchConfig,
+        "only",
+        "pattern of names of layers, such as *.conv1: these alone are narrowed; repeatable",
+    )
     model: str = option("", "base network; needed for a profile, which does not name it")
     model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     trust: tuple[str, ...] = option((), "module whose builder may run, for a folder's network")
@@ -138,6 +143,7 @@ class FamilyConfig:
             exact=self.exact,
             ignore=self.ignore,
             max_removed=self.max_removed,
+            only=self.only,
             data=self.data,
             task=self.task,
             training=self.scratch_training,

@@ -12,6 +12,7 @@ from typing import Any
 from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
+from pruning.rules import Rules, Scope
 from search.config.data_config import DataConfig
 from search.config.fixed_settings import FixedSettings
 from search.config.iterative_config import IterativeConfig
@@ -71,8 +72,9 @@ class SearchConfig:
     )
     budget: tuple[str, ...] = option(
         ("flops=10%",),
-        "upper bound such as flops=25%, flops=30M, params=300k, weight_bytes=1MB or "
-        "peak_activation_bytes=50%; repeatable",
+        "upper bound such as flops=25%, flops=30M, params=300k, weight_bytes=1MB, "
+        "peak_activation_bytes=50%, channels=50% (of the filters of the layers that are pruned) or "
+        "channels=500 (so many of them may stay); repeatable",
     )
     data: DataConfig = field(default_factory=DataConfig)
     task: str = option(
@@ -143,6 +145,11 @@ class SearchConfig:
         "pattern of names of layers, such as layer4.* or *.downsample.*, that stay as they are: "
         "all channels that they produce or read are kept; repeatable",
     )
+    only: tuple[str, ...] = option(
+        (),
+        "pattern of names of layers, such as *.conv1 for what lies between the two convolutions of "
+        "a block: channels go that these layers produce, and no others; repeatable",
+    )
     max_removed: tuple[str, ...] = option(
         (),
         "PATTERN=SHARE such as layer3.*=50%: so much at the most may go of what these layers "
@@ -151,6 +158,11 @@ class SearchConfig:
     min_channels: int = option(3, "channels that stay in every layer, or all if it has fewer", ge=1)
     divisor: int = option(
         1, "channels of a layer that loses some are left with a multiple of this (8, 16 …)", ge=1
+    )
+    scope: Scope = option(
+        "global",
+        "which channels go: the least important of all layers together (global), or of every layer "
+        "the same share (uniform; by magnitude-l1 that is UCS of the RNI paper)",
     )
     scoring_batches: int = option(
         30, "minibatches of training images that a criterion which needs data looks at", ge=1
@@ -218,6 +230,19 @@ class SearchConfig:
                     f"{name} removes channels one by one, by their gates: it knows no divisor; "
                     "leave it out, or --divisor"
                 )
+            if self.scope != "global" and by_gates:
+                raise ConfigError(
+                    f"{name} removes channels one by one, by their gates: it knows no scope; "
+                    "leave it out, or --scope",
+                    field="scope",
+                )
+        for mixture in self.granularities:
+            if self.scope != "global" and "filter" not in parts_of(mixture):
+                raise ConfigError(
+                    f"scope {self.scope} removes a share of every layer's channels, and "
+                    f"granularity {mixture} removes none: leave it out, or --scope",
+                    field="scope",
+                )
 
     def _require_schedules_that_fit(self) -> None:
         if "iterative" not in self.schedules:
@@ -280,7 +305,12 @@ class SearchConfig:
     @property
     def restrictions(self) -> Restrictions:
         """What may not be pruned, or only in part."""
-        return Restrictions.parse(self.ignore, self.max_removed)
+        return Restrictions.parse(self.ignore, self.max_removed, self.only)
+
+    @property
+    def rules(self) -> Rules:
+        """What may go of the channels, in what steps."""
+        return Rules(self.min_channels, self.divisor, self.scope, self.prune_residual)
 
     @property
     def criteria(self) -> tuple[str, ...]:

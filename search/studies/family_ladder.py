@@ -116,13 +116,16 @@ def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
 
 
 def _restricted(config: FamilyConfig, subject: Subject) -> Subject:
-    """The subject, whose shape is as wide as the restrictions of the ladder want it."""
+    """The subject, whose shape is as wide as the restrictions of the ladder want it.
+
+    Its channels are those of the layers that the shape narrows.
+    """
     restrictions = config.as_search().restrictions
-    if restrictions == Restrictions():
-        return subject
-    base = subject.base.under(restrictions)
-    profile = subject.profile.permitted(base.graph_of(subject.profile))
-    return dataclasses.replace(subject, base=base, profile=profile)
+    if restrictions != Restrictions():
+        base = subject.base.under(restrictions)
+        profile = subject.profile.permitted(base.graph_of(subject.profile))
+        subject = dataclasses.replace(subject, base=base, profile=profile)
+    return dataclasses.replace(subject, base=subject.base.pruning(_narrowed_alike(subject)))
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:
@@ -222,6 +225,7 @@ def ladder_rows(rungs: Sequence[Rung], base: Cost) -> list[dict[str, object]]:
             "uncounted": rung.member.cost.uncounted,
             "params": rung.member.cost.params,
             "params_share": rung.member.cost.params / base.params,
+            "channels": rung.member.cost.channels,
             "latency_ms": rung.member.cost.latency_ms,
             **rung.member.profile.to_mapping(),
         }

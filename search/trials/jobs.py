@@ -146,8 +146,8 @@ class Outcome:
         costing less.  images: training images that the whole way to it took, repetitions counted.
     compute: the same in FLOPs, images × FLOPs of the network that was trained on them, one
         forward run each; those before pruning cost as many as the base network.
-    weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
-        out.
+    weight_bytes, peak_activation_bytes, latency_ms, uncounted, channels: as in Cost; None where not
+        worked out.
     details: further measurements, such as the score before and after pruning.
     inexact: groups that were narrowed though others then take other values.
     target: what it was pruned to, such as flops=20%, where the search names targets.
@@ -175,6 +175,7 @@ class Outcome:
     uncounted: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     inexact: tuple[str, ...] = ()
+    channels: int | None = None
     target: str = ""
     tried: str = ""
 
@@ -193,6 +194,7 @@ class Outcome:
             peak_activation_bytes=self.peak_activation_bytes,
             latency_ms=self.latency_ms,
             uncounted=self.uncounted,
+            channels=self.channels,
         )
 
     def to_mapping(self) -> dict[str, Any]:

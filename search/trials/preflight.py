@@ -26,7 +26,7 @@ from pruning.errors import (
 from pruning.fvcore_count import measure_cost
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
-from pruning.selection import least_widths, unreachable
+from pruning.selection import absolute_limits, least_widths, unreachable
 from pruning.structure_removal.structures import KINDS, remove_structures, structures
 from pruning.tracing import trace, whole_trace
 from search.config.methods import method, parts_of
@@ -42,6 +42,7 @@ from search.tasks.task import Task, words_for
 class Preflight:
     """What every trial of a search shares; it holds no weights and can be sent anywhere.
 
+    graph: of the network, under the restrictions; `groups` are what is pruned of it.
     groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
     floor: the least cost that every granularity of the search can reach.
@@ -91,7 +92,8 @@ class Preflight:
             base = self.builder()
         example_input = self.example_input
         left = without_removed(base, profile, example_input)
-        return whole_trace(left, example_input, exact=self.graph.exact)
+        graph = whole_trace(left, example_input, exact=self.graph.exact)
+        return graph.pruning_layers(self.graph.pruned_layers)
 
     @property
     def flops_limit(self) -> int:
@@ -118,7 +120,7 @@ class Preflight:
         if self.targets:
             lines.append(f"targets       {', '.join(map(str, self.targets))}, within the budget")
         lines += [f"note          {note}" for note in self.base.notes]
-        num_channels = sum(self.graph.group(name).width for name in self.groups)
+        num_channels = self.base.channels or 0
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
         if inexact := [name for name in self.groups if self.graph.group(name).inexact]:
             lines.append(
@@ -153,10 +155,13 @@ def check(
     _check_output(config, model, sample, task)
     _check_loss(config, task)
     groups = judged_groups(config, model, graph, config.criteria)
+    graph = graph.pruning(groups)
     base = graph.cost()
     _check_count(config, model, base, sample)
     budget = config.bounds
-    limits = budget.absolute(base)
+    if budget.limit("channels") is not None and not groups:
+        raise _nothing_to_prune(config, model, graph, sample.inputs)
+    limits = absolute_limits(budget, graph, groups, config.rules)
     floors = [_floor(g, config, model, graph, sample.inputs) for g in config.granularities]
     for floor in floors:
         if not limits.allows(floor):
@@ -265,7 +270,8 @@ def _floor(
                 f"{config.model} has no {kind} that could go: leave {kind} out of --granularity"
             )
     if "filter" not in parts:
-        return trace(remove_structures(model, example_input, removable), example_input).cost()
+        left = trace(remove_structures(model, example_input, removable), example_input)
+        return left.pruning_layers(graph.pruned_layers).cost()
     groups = judged_groups(config, model, graph, config.criteria)
     if not groups:
         raise _nothing_to_prune(config, model, graph, example_input)
@@ -304,7 +310,8 @@ def _check_output(config: SearchConfig, model: nn.Module, sample: Sample, task: 
 
 
 def _counts(cost: Cost, names: Iterable[str]) -> str:
-    """FLOPs, parameters and, among these quantities, those in bytes."""
+    """FLOPs, parameters and, of these quantities, channels and those in bytes."""
     parts = [f"{format_count(cost.flops)} FLOPs", f"{format_count(cost.params)} params"]
-    parts += [f"{format_count(cost.of(n))} {n}" for n in names if n.endswith("_bytes")]
+    further = (n for n in names if n.endswith("_bytes") or n == "channels")
+    parts += [f"{format_count(cost.of(name))} {name}" for name in further]
     return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from pruning.errors import UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.iterative import IterativePruner, Pace, Removable
 from pruning.networks.copies import moved
-from pruning.ranking import Rules
 from pruning.regularizers.penalties import l1
 from pruning.scaling_factors.scaling_factors import Decision, Granularity, ScalingFactors
 from pruning.selection import KeepPlan, least_widths, select, unreachable
@@ -122,10 +121,12 @@ class SparseNetwork:
                 residual=config.prune_residual,
                 exact=preflight.graph.exact,
                 restrictions=config.restrictions,
+                pruned_layers=preflight.graph.pruned_layers,
                 seed=seed,
             )
         make = self._method.regularizer if config.training.epochs else None
-        self._regularizer = make(proposal.settings_of_criterion) if make else None
+        graph = preflight.graph if preflight.groups else None
+        self._regularizer = make(proposal.settings_of_criterion, graph) if make else None
 
     @property
     def sparsity(self) -> float | None:
@@ -139,7 +140,8 @@ class SparseNetwork:
         """What is added to the loss of `model`, a scalar."""
         total = next(model.parameters()).new_zeros(())
         if self._regularizer is not None:
-            total = total + self._regularizer(model)
+            network = model.network if isinstance(model, ScalingFactors) else model
+            total = total + self._regularizer(network)
         if isinstance(model, ScalingFactors):
             strengths = {name: self._gate_strength(name) for name in self._gated_granularities}
             total = total + model.penalty(strengths, _summed)
@@ -173,7 +175,7 @@ class SparseNetwork:
         pace_for: the pace for so many units as can go.
         batches: minibatches that criteria may look at, which can be gone through again and again.
         """
-        config, rules = self._config, Rules(self._config.min_channels, self._config.divisor)
+        rules, restrictions = self._config.rules, self._config.restrictions
         subject = min(map(self._of_criterion, limits), key=lambda s: len(s.decision.removed))
         graph, groups = subject.graph, subject.groups
         if not groups:
@@ -192,7 +194,7 @@ class SparseNetwork:
             self._judge,
             [each for each in limits if each.allows(floor)],
             pace_for(removable),
-            removable=Removable(groups, rules, config.restrictions, graph.exact),
+            removable=Removable(groups, rules, restrictions, graph.exact),
             batches=batches,
         )
         return pruner, subject.decision
@@ -230,10 +232,8 @@ class SparseNetwork:
         return _Judged(model, decision, graph, groups)
 
     def _of_channels(self, subject: _Judged, batches: Batches, limits: Budget) -> Pruning:
-        judged, config = self._scores(subject, batches), self._config
-        plan = select(
-            judged, subject.graph, limits, min_channels=config.min_channels, divisor=config.divisor
-        )
+        judged = self._scores(subject, batches)
+        plan = select(judged, subject.graph, limits, **asdict(self._config.rules))
         profile = WidthProfile(plan.widths, subject.decision.removed)
         return Pruning(subject.decision, plan, profile, judged)
 

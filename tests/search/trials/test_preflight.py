@@ -168,6 +168,54 @@ def test_bytes_are_told_where_they_are_bounded(tmp_path):
     ]
 
 
+def test_channels_are_told_where_they_are_bounded(tmp_path):
+    """Those of the layers that are pruned: two convolutions of 8."""
+    found = checked(tmp_path, budget=("channels=45%",))
+    assert (found.base.channels, found.floor.channels) == (16, 6)
+    assert found.limits.limit("channels") == 8  # 8.8 go, rounded down
+    lines = found.describe()
+    assert lines[0].startswith("base network  44.1k FLOPs, 707 params, 16 channels  (fvcore")
+    assert lines[1] == "reachable     7.88k FLOPs, 132 params, 6 channels  and more"
+    assert lines[2] == "budget        channels ≤ 8 (50 % of the base network)"
+    with pytest.raises(UnreachableBudgetError, match=r"channels of at most 5 .* reachable: 6\)"):
+        checked(tmp_path, budget=("channels=5",))
+
+
+@pytest.mark.parametrize(
+    ("rules", "channels"),
+    [({}, 8), ({"min_channels": 2}, 4), ({"scope": "global", "min_channels": 2}, 4)],
+)
+def test_a_uniform_share_is_each_layers_own_as_far_as_its_floor_allows(
+    tmp_path, rules: dict[str, object], channels: int
+):
+    """A quarter of 8 channels would be 2: with at least 4 of them 8 stay, which is no refusal."""
+    settings = {"min_channels": 4, "scope": "uniform", "budget": ("channels=25%",)}
+    assert checked(tmp_path, **(settings | rules)).limits.limit("channels") == channels
+    with pytest.raises(UnreachableBudgetError, match=r"channels of at most 4 .* reachable: 8\)"):
+        checked(tmp_path, **(settings | {"scope": "global"}))
+
+
+def test_layers_narrower_than_the_floor_stay_whole(tmp_path):
+    """Both have 8 channels: nothing can go, and a budget that asks for nothing holds."""
+    found = checked(tmp_path, min_channels=100, budget=("flops=100%",))
+    assert found.floor == found.base
+
+
+@pytest.mark.parametrize(
+    ("only", "num_groups", "num_channels"),
+    [((), 19, 16 + 6 * (32 + 64 + 128)), (("*.conv1",), 18, 6 * (32 + 64 + 128))],
+)
+def test_the_candidates_of_crowley_et_al_lie_inside_the_blocks(
+    tmp_path, only: tuple[str, ...], num_groups: int, num_channels: int
+):
+    """Fig. 2: WRN-40-2 has 18 blocks with channels between two convolutions; without a word, the
+    stem is pruned, too."""
+    builder = models.resolve("wrn-40-2", num_classes=3, in_channels=1)
+    config = small_config(tmp_path, budget=("channels=50%",), only=only, criterion=("fisher",))
+    found = check(config, builder, SAMPLE)
+    assert (len(found.groups), found.base.channels) == (num_groups, num_channels)
+
+
 @pytest.mark.parametrize(
     ("bound", "nearest"), [("weight_bytes=500", "592"), ("peak_activation_bytes=1k", "1,536")]
 )
