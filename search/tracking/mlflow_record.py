@@ -41,7 +41,7 @@ class MlflowRecord(Observer):
 
     def started(self, job: Job) -> None:
         if isinstance(job, FromScratchJob):
-            params = {schema.PARAM_ALPHA: job.alpha}
+            params: dict[str, str | float] = {schema.PARAM_ALPHA: job.alpha}
             if job.seed is not None:
                 params[schema.PARAM_SEED] = job.seed
             self._open_architecture(job.key, job.origin, params, job.budget)
@@ -69,7 +69,9 @@ class MlflowRecord(Observer):
             self._runs.tag(key, _tags(first))
             self._runs.end(key)
             for outcome in outcomes:
-                params = {schema.PARAM_ALPHA: outcome.alpha}
+                params: dict[str, str | float] = {schema.PARAM_ALPHA: outcome.alpha}
+                if outcome.target:
+                    params[schema.PARAM_TARGET] = outcome.target
                 self._open_architecture(outcome.key, outcome.origin, params)
                 curve = stored_curve(self._directory / outcome.path)
                 self._log_epochs(architecture_key(outcome.key), curve)
@@ -143,7 +145,7 @@ class MlflowRecord(Observer):
                 self._runs.log(metrics, architecture_key(name), time_ms=self._time(outcome))
 
     def _open_architecture(
-        self, key: str, origin: Origin, params: Mapping[str, float], budget: str = ""
+        self, key: str, origin: Origin, params: Mapping[str, str | float], budget: str = ""
     ) -> None:
         tags = {schema.TAG_ORIGIN: origin, schema.TAG_ARCHITECTURE: key}
         if budget:
@@ -184,7 +186,8 @@ class MlflowRecord(Observer):
     def _details(self, outcome: Outcome) -> dict[str, float]:
         """What is known of the way of a trial's network, beside its curve."""
         details = {_DETAILS.get(name, name): value for name, value in outcome.details.items()}
-        details[schema.METRIC_SCORE_AFTER_FINE_TUNING] = outcome.validation_score
+        if outcome.origin == "fine-tuned":
+            details[schema.METRIC_SCORE_AFTER_FINE_TUNING] = outcome.validation_score
         return {self._named(name): value for name, value in details.items()}
 
     def _named(self, metric: str) -> str:
