@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from pruning.fvcore_count import measure_cost
     from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
-    from pruning.iterative import FISHER_PACE, IterativePruner, Pace
+    from pruning.iterative import (
+        FISHER_PACE,
+        IterativePruner,
+        Pace,
+        Removable,
+        TrajectoryPoint,
+    )
     from pruning.one_shot import prune
     from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
     from pruning.restrictions import Restrictions
+    from pruning.rules import Rules
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
-    from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
+    from pruning.selection import KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
         SigmoidBatchNorm1d,
         SigmoidBatchNorm2d,
@@ -46,19 +53,21 @@ _HOMES = {
     "Cost": "pruning.cost",
     "Decision": "pruning.scaling_factors.scaling_factors",
     "FISHER_PACE": "pruning.iterative",
-    "FilterShare": "pruning.selection",
     "GateProbe": "pruning.gates.channel_gates",
     "Gated": "pruning.gates.channel_gates",
     "IterativePruner": "pruning.iterative",
     "KeepPlan": "pruning.selection",
     "Pace": "pruning.iterative",
+    "Removable": "pruning.iterative",
     "Restrictions": "pruning.restrictions",
+    "Rules": "pruning.rules",
     "ResidualBlock": "pruning.structure_removal.residual_blocks",
     "ScalingFactors": "pruning.scaling_factors.scaling_factors",
     "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm2d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm3d": "pruning.sigmoid_batchnorm",
     "Structure": "pruning.structure_removal.structures",
+    "TrajectoryPoint": "pruning.iterative",
     "carry_over": "pruning.optimizer_state",
     "fold": "pruning.sigmoid_batchnorm",
     "least_widths": "pruning.selection",
@@ -85,19 +94,21 @@ __all__ = [
     "ChannelGroup",
     "Cost",
     "Decision",
-    "FilterShare",
     "GateProbe",
     "Gated",
     "IterativePruner",
     "KeepPlan",
     "Pace",
+    "Removable",
     "ResidualBlock",
     "Restrictions",
+    "Rules",
     "ScalingFactors",
     "SigmoidBatchNorm1d",
     "SigmoidBatchNorm2d",
     "SigmoidBatchNorm3d",
     "Structure",
+    "TrajectoryPoint",
     "carry_over",
     "criteria",
     "fold",

@@ -21,10 +21,11 @@ from pruning.criteria.criterion import (
     minibatches,
     undisturbed,
 )
-from pruning.criteria.gradient_moments import GradientMoments, GradientObserver, flops_saved
+from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.unit_costs import flops_saved
 
 
 class FirstOrderCriterion(Criterion):
@@ -131,7 +132,11 @@ class Fisher(FirstOrderCriterion):
         delta = moments.sample_squares / (2 * moments.num_samples)
         if not self.flops_penalty:
             return delta
-        return delta - self.flops_penalty * flops_saved(moments)
+        gates, saved = moments.gates, torch.zeros_like(delta)
+        flops = flops_saved(gates.graph, gates.names, moments.widths)
+        for name, part in gates.by_group(saved).items():  # views
+            part.fill_(flops[name])
+        return delta - self.flops_penalty * saved
 
 
 @final

@@ -145,19 +145,3 @@ class GradientObserver:
                 products = (gradient * parameters[axis.parameter]).to(like.dtype)
                 total += axis.summed(products.square_(), self.gates.num_units)
         return total
-
-
-def flops_saved(moments: GradientMoments) -> Tensor:
-    """FLOPs that removing a unit saves, per unit, shape (U,), at the widths that are left.
-
-    Zero in groups that cannot lose any more.
-    """
-    gates, graph, widths = moments.gates, moments.gates.graph, moments.widths
-    now = graph.cost(widths).flops
-    saved = torch.zeros_like(moments.sample_sums)
-    for name, part in gates.by_group(saved).items():  # views
-        group = graph.group(name)
-        width = widths.get(name, group.width)
-        if width > group.floor() * group.unit:
-            part.fill_(now - graph.cost({**widths, name: width - group.unit}).flops)
-    return saved

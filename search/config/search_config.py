@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from pruning.cost import Budget
+from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
+from pruning.rules import Rules, Scope
 from search.config.data_config import DataConfig
+from search.config.fixed_settings import FixedSettings
+from search.config.iterative_config import IterativeConfig
 from search.config.methods import granularity, method, parts_of
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
@@ -25,9 +29,20 @@ from search.config.settings import (
 )
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
+from search.config.trial_checks import (
+    require_nothing_but_training,
+    require_settings_that_fit,
+    require_targets_that_fit,
+)
 
-BUILDER, TORCHVISION = "builder", "torchvision:"
+BUILDER, TORCHVISION, TIMM = "builder", "torchvision:", "timm:"
 """Weights that are in no file: those that the network's builder returns, and torchvision's."""
+
+SCHEDULES = ("one-shot", "iterative")
+"""When to prune: all at once after sparse training, or step by step."""
+
+UNBOUNDED = ("flops=100%",)
+"""The budget of a search that prunes nothing."""
 
 MOST_TRIALS = 2**20
 """Of a search: each has seeds of its own."""
@@ -50,15 +65,17 @@ class SearchConfig:
     weights: str = option(
         "",
         "trained weights to start from: a file (safetensors, or a state dict of torch.save), "
-        "torchvision:IMAGENET1K_V2 …, or builder for those that the model's own builder returns",
+        "torchvision:IMAGENET1K_V2 …, timm:a1_in1k …, or builder for those that the model's own "
+        "builder returns",
     )
     weights_digest: str = option(
         "", "SHA-256 of the weights, as a search stores it: others of the same name are refused"
     )
     budget: tuple[str, ...] = option(
         ("flops=10%",),
-        "upper bound such as flops=25%, flops=30M, params=300k, weight_bytes=1MB or "
-        "peak_activation_bytes=50%; repeatable",
+        "upper bound such as flops=25%, flops=30M, params=300k, weight_bytes=1MB, "
+        "peak_activation_bytes=50%, channels=50% (of the filters of the layers that are pruned) or "
+        "channels=500 (so many of them may stay); repeatable",
     )
     data: DataConfig = field(default_factory=DataConfig)
     task: str = option(
@@ -67,6 +84,7 @@ class SearchConfig:
         "module:callable of a search.Task of your own",
     )
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    iterative: IterativeConfig = field(default_factory=IterativeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = option(
@@ -81,16 +99,44 @@ class SearchConfig:
         ("filter",),
         "what to prune, to try in turn: filter, branch … joined by commas; together: filter+branch",
     )
+    schedule: tuple[str, ...] = option(
+        ("one-shot",),
+        "when to prune, to try in turn, joined by commas: one-shot, all at once after sparse "
+        "training; iterative, step by step with training in between",
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        "what each trial is pruned to, in place of target FLOPs that are searched: several from "
+        "one sparse training, such as flops=10%:90%:10% or params=300k; the first is what trials "
+        "are compared by; repeatable",
+    )
+    train_only: bool = option(
+        False,
+        "only train sparsely: each trial's network is stored as it is, with what its method finds "
+        "of its channels, to be pruned later (--weights FILE --epochs 0)",
+    )
     trials: int = option(
         8,
-        "how many proposals (method, its settings, target FLOPs) are tried",
+        "how many proposals (method, its settings, target FLOPs) are tried; where nothing is left "
+        "to be searched, each of them once, and no more than so many",
         ge=1,
         lt=MOST_TRIALS,
+    )
+    set: tuple[str, ...] = option(
+        (),
+        "NAME=VALUE that fixes what is searched otherwise, such as rni.strength=1e-3, "
+        "branch.strength=0.01 or target_flops=25%; several values (rni.shift=0,3) make a grid, of "
+        "which every combination is tried once; repeatable",
     )
     ladder: tuple[float, ...] = option(
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
     )
-    profiles: int = option(2, "how many shapes of the front are rescaled over the ladder", ge=1)
+    profiles: int = option(
+        2,
+        "how many shapes of the front are rescaled over the ladder; with 0 nothing is trained but "
+        "trials and the base network",
+        ge=0,
+    )
     seeds: int = option(
         1, "how often each network that the verdict compares is trained, with other seeds", ge=1
     )
@@ -105,6 +151,11 @@ class SearchConfig:
         "pattern of names of layers, such as layer4.* or *.downsample.*, that stay as they are: "
         "all channels that they produce or read are kept; repeatable",
     )
+    only: tuple[str, ...] = option(
+        (),
+        "pattern of names of layers, such as *.conv1 for what lies between the two convolutions of "
+        "a block: channels go that these layers produce, and no others; repeatable",
+    )
     max_removed: tuple[str, ...] = option(
         (),
         "PATTERN=SHARE such as layer3.*=50%: so much at the most may go of what these layers "
@@ -113,6 +164,11 @@ class SearchConfig:
     min_channels: int = option(3, "channels that stay in every layer, or all if it has fewer", ge=1)
     divisor: int = option(
         1, "channels of a layer that loses some are left with a multiple of this (8, 16 …)", ge=1
+    )
+    scope: Scope = option(
+        "global",
+        "which channels go: the least important of all layers together (global), or of every layer "
+        "the same share (uniform; by magnitude-l1 that is UCS of the RNI paper)",
     )
     scoring_batches: int = option(
         30, "minibatches of training images that a criterion which needs data looks at", ge=1
@@ -137,9 +193,16 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         self._require_closed_forms()
-        for name in ("criterion", "granularity"):
+        for name in ("criterion", "granularity", "schedule"):
             require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
+        for name in self.schedules:
+            expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
+            require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
+        self._require_schedules_that_fit()
+        require_targets_that_fit(self)
+        require_nothing_but_training(self)
+        require_settings_that_fit(self)
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None
@@ -173,6 +236,45 @@ class SearchConfig:
                     f"{name} removes channels one by one, by their gates: it knows no divisor; "
                     "leave it out, or --divisor"
                 )
+            if self.scope != "global" and by_gates:
+                raise ConfigError(
+                    f"{name} removes channels one by one, by their gates: it knows no scope; "
+                    "leave it out, or --scope",
+                    field="scope",
+                )
+        for mixture in self.granularities:
+            if self.scope != "global" and "filter" not in parts_of(mixture):
+                raise ConfigError(
+                    f"scope {self.scope} removes a share of every layer's channels, and "
+                    f"granularity {mixture} removes none: leave it out, or --scope",
+                    field="scope",
+                )
+
+    def _require_schedules_that_fit(self) -> None:
+        if "iterative" not in self.schedules:
+            names = [field.name for field in dataclasses.fields(self.iterative)]
+            require_defaults(self.iterative, names, "without the schedule iterative")
+            return
+        for name in self.criteria:
+            if method(name).criterion is None:
+                raise ConfigError(
+                    f"{name} opens and closes gates while it trains, with no score that channels "
+                    "could go by step by step: leave it out, or the schedule iterative",
+                    field="schedule",
+                )
+        for mixture in self.granularities:
+            if "filter" not in parts_of(mixture):
+                raise ConfigError(
+                    f"the schedule iterative takes channels step by step, and {mixture} prunes "
+                    f"none: leave iterative out, or prune filter+{mixture}",
+                    field="schedule",
+                )
+        most, epochs = self.training.fine_tune_epochs, self.iterative.epochs
+        if epochs is not None and epochs > most:
+            raise ConfigError(
+                f"iterative epochs are of those of fine-tuning, which are {most}, got {epochs}",
+                field="iterative.epochs",
+            )
 
     def _require_training(self) -> None:
         """What no sparse training (epochs 0) takes: trained weights, and no gates to be learned."""
@@ -198,8 +300,8 @@ class SearchConfig:
     @property
     def study_name(self) -> str:
         """The name of the search: made of model, data and budget, if none was given."""
-        parts = [self.model, Path(self.data.source).name, *self.budget]
-        return self.name or folder_name(parts)
+        aims = ("train-only",) if self.train_only else (*self.budget, *self.targets)
+        return self.name or folder_name([self.model, Path(self.data.source).name, *aims])
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -209,7 +311,12 @@ class SearchConfig:
     @property
     def restrictions(self) -> Restrictions:
         """What may not be pruned, or only in part."""
-        return Restrictions.parse(self.ignore, self.max_removed)
+        return Restrictions.parse(self.ignore, self.max_removed, self.only)
+
+    @property
+    def rules(self) -> Rules:
+        """What may go of the channels, in what steps."""
+        return Rules(self.min_channels, self.divisor, self.scope, self.prune_residual)
 
     @property
     def criteria(self) -> tuple[str, ...]:
@@ -222,6 +329,73 @@ class SearchConfig:
         return tuple(dict.fromkeys(granularity(text) for text in listed(self.granularity)))
 
     @property
+    def num_tempered(self) -> int:
+        """Shapes between a found one and the uniformly narrowed that are tried; see `profiles`."""
+        return self.study.tempered_trials if self.profiles else 0
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """When to prune, to try in turn, each once."""
+        return listed(self.schedule)
+
+    @property
+    def target_bounds(self) -> tuple[Bound, ...]:
+        """What each trial is pruned to, each target once; none where target FLOPs are searched.
+
+        In the order given, a range from its smallest on.
+        """
+        texts = listed(self.targets)
+        budgets = [budget for text in texts for budget in Budget.parse_ladder(text)]
+        if self.count_attention:
+            budgets = [budget.counting_attention() for budget in budgets]
+        return tuple(dict.fromkeys(bound for budget in budgets for bound in budget.bounds))
+
+    @property
+    def fixed(self) -> FixedSettings:
+        """The dimensions that are not searched, with their values."""
+        return FixedSettings.parse(self.set)
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether every combination of what is given is tried: of several values, or of all."""
+        return self.fixed.has_several_values or self._is_all_fixed
+
+    @property
+    def num_trials(self) -> int:
+        """How many trials are made: no more than there are, where nothing is left to be searched.
+
+        They would repeat each other, as `seeds` does.
+        """
+        return min(self.trials, self.num_points) if self._is_all_fixed else self.trials
+
+    @property
+    def compares_all_trials(self) -> bool:
+        """Whether all trials are made with every seed, not only those that the verdict compares."""
+        return self.is_grid or self.train_only
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Fractions of the budget at which networks are compared."""
+        return (1.0,) if self.train_only else self.ladder
+
+    @property
+    def _is_all_fixed(self) -> bool:
+        fixed = self.fixed
+        is_target_fixed = bool(self.targets or fixed.target_flops or self.train_only)
+        is_trained = self.training.epochs > 0
+        return is_target_fixed and not any(is_trained and fixed.leaves(*c) for c in self.choices)
+
+    @property
+    def num_points(self) -> int:
+        """Combinations of what is given: choices, schedules and fixed values."""
+        return self.fixed.num_points(self.choices) * len(self.schedules)
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """Every method with every granularity."""
+        return list(itertools.product(self.criteria, self.granularities))
+
+    @property
     def directory(self) -> Path:
         """The folder of this search."""
         return Path(self.runs) / self.study_name
@@ -229,7 +403,7 @@ class SearchConfig:
     @property
     def bounds(self) -> Budget:
         """The budget, with what its FLOPs are to mean."""
-        budget = Budget.parse(*self.budget)
+        budget = Budget.parse(*(UNBOUNDED if self.train_only else self.budget))
         return budget.counting_attention() if self.count_attention else budget
 
     def seed_of(self, number: int, repeat: int = 0) -> int:
@@ -252,6 +426,7 @@ class SearchConfig:
             name=self.study_name,
             criterion=self.criteria,
             granularity=self.granularities,
+            schedule=self.schedules,
             training=self.training.resolved(),
         )
 

@@ -9,7 +9,7 @@ from search.scheduling.from_scratch_jobs import num_members
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, FromScratchJob, Job
-from search.trials.trial import product_percents
+from search.trials.targets import product_suffixes
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EpochPlan:
         config = self.context.config
         return (
             config.training.epochs
-            + len(product_percents(config)) * config.training.fine_tune_epochs
+            + len(product_suffixes(config)) * config.training.fine_tune_epochs
         )
 
     @property
@@ -40,17 +40,23 @@ class EpochPlan:
 
     @property
     def epochs_interpolated(self) -> int:
-        """Epochs of the shapes between a found and a uniform one."""
+        """Epochs of the shapes between a found and a uniform one, and of their repetitions."""
         config = self.context.config
-        return config.study.tempered_trials * config.training.num_scratch_epochs
+        num_repeated = (config.seeds - 1) * min(len(config.ladder), config.num_tempered)
+        return (config.num_tempered + num_repeated) * config.training.num_scratch_epochs
 
     @property
     def epochs_after_trials(self) -> int:
         """Epochs of everything that comes after the trials, generously."""
         config = self.context.config
+        num_compared = config.num_trials
+        if not config.compares_all_trials:
+            num_compared = min(config.profiles + len(config.ladder), num_compared)
+        repeats = (config.seeds - 1) * num_compared * self.epochs_per_trial
+        if config.train_only:
+            return repeats
         families = num_members(config) * config.training.num_scratch_epochs
-        repeated = (config.seeds - 1) * min(config.profiles + len(config.ladder), config.trials)
-        return families + self.epochs_interpolated + repeated * self.epochs_per_trial
+        return families + self.epochs_interpolated + repeats
 
     def epochs_of(self, job: Job) -> int:
         """Epochs of a job from its beginning to its end."""

@@ -10,13 +10,13 @@ from optuna.storages import BaseStorage
 from pruning.errors import SearchFailedError
 from search.data.data import Data, steps_per_epoch
 from search.scheduling.compute_budget import Rationed, RationedList
-from search.scheduling.from_scratch_jobs import compared, members
+from search.scheduling.from_scratch_jobs import best_of_rungs, compared, members, repetition
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
 from search.training.schedules import total_push
 from search.trials.job_context import JobContext
-from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
+from search.trials.jobs import BASE, FromScratchJob, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 _LEAST_TARGET = 0.25
@@ -57,10 +57,7 @@ class SearchStages:
                 beside = []
             trials = self._trials(beside)
             repeats = self._repeats(trials)
-            jobs, notes = members(self._config, self._context.preflight, trials)
-            self._notes += notes
-            family = self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
-            family += self._interpolated(trials, family)
+            family = [] if self._config.train_only else self._families(trials)
         for number, ending in self._source.endings.items():
             self._session.failures[f"trial {number}"] = ending.why
         return [*self._session.stored(BASE), *trials, *repeats, *family]
@@ -94,7 +91,7 @@ class SearchStages:
         if rationed.is_cut_short:
             done = len(source.endings) + len({o.trial for o in source.outcomes})
             self._notes.append(
-                f"{done} of {self._config.trials} trials were made: more would not have left "
+                f"{done} of {self._config.num_trials} trials were made: more would not have left "
                 "what the families need of the time or images that the search may use"
             )
         if not source.outcomes:
@@ -108,9 +105,11 @@ class SearchStages:
         return source.outcomes
 
     def _repeats(self, trials: Sequence[Outcome]) -> list[Outcome]:
-        """The trials that the verdict compares, again with further seeds."""
-        preflight = self._context.preflight
-        numbers = dict.fromkeys(o.trial for o in compared(self._config, preflight, trials))
+        """The trials that are compared, again with further seeds."""
+        chosen = trials
+        if not self._config.compares_all_trials:
+            chosen = compared(self._config, self._context.preflight, trials)
+        numbers = dict.fromkeys(outcome.trial for outcome in chosen)
         first_runs = [self._trial_job(number) for number in numbers if number is not None]
         jobs = [
             dataclasses.replace(job, repeat=repeat)
@@ -120,9 +119,16 @@ class SearchStages:
         ]
         return self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
 
+    def _families(self, trials: Sequence[Outcome]) -> list[Outcome]:
+        """What is trained from scratch in the shapes of the trials, and between them."""
+        jobs, notes = members(self._config, self._context.preflight, trials)
+        self._notes += notes
+        family = self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
+        return family + self._interpolated(trials, family)
+
     def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
         """Shapes between the found ones and the uniformly narrowed network."""
-        if not self._config.study.tempered_trials:
+        if not self._config.num_tempered:
             return []
         name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
         study = open_study(self._storage, name, score)
@@ -139,7 +145,17 @@ class SearchStages:
             self._notes.append("fewer tempered shapes were tried, for want of time or images")
         for number, ending in source.endings.items():
             self._session.failures[f"tempered-{number}"] = ending.why
-        return source.outcomes
+        return [*source.outcomes, *self._interpolated_again(source)]
+
+    def _interpolated_again(self, source: StudySource) -> list[Outcome]:
+        """The best of them within each rung with further seeds, as all that is compared."""
+        config = self._config
+        jobs = {job.key: job for job, _ in source.settled() if isinstance(job, FromScratchJob)}
+        best = best_of_rungs(config, self._context.preflight, source.outcomes)
+        repeats = range(1, config.seeds)
+        return self._session.trained(
+            [repetition(config, jobs[o.key], repeat) for repeat in repeats for o in best]
+        )
 
     def _settle_leftovers(self) -> None:
         """Tell the record of trials whose end a killed process could not tell it of."""
@@ -161,28 +177,46 @@ class SearchStages:
 
 def trial_space(context: JobContext, data: Data) -> SearchSpace:
     """What the trials of a search may be."""
-    config, preflight = context.config, context.preflight
+    config = context.config
     steps = steps_per_epoch(data.count("train"), config.training.batch_size)
-    push = total_push(config.training, config.training.epochs, steps)
+    return SearchSpace(
+        total_push(config.training, config.training.epochs, steps),
+        None if config.targets or config.train_only else _target_flops(context),
+        config.criteria,
+        config.granularities,
+        config.schedules,
+        _fixed(context),
+    )
+
+
+def _fixed(context: JobContext) -> dict[str, tuple[float, ...]]:
+    """What `--set` fixes, with target FLOPs in absolute numbers."""
+    fixed, base = context.config.fixed, context.preflight.base
+    targets = tuple(bound.of_base(base).value for bound in fixed.target_flops)
+    return {**fixed.settings, **({"target_flops": targets} if targets else {})}
+
+
+def _target_flops(context: JobContext) -> tuple[float, float]:
+    """The least and the most FLOPs that trials aim at."""
+    config, preflight = context.config, context.preflight
     high = float(preflight.flops_limit)
     least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
-    low = max(float(preflight.floor.flops), high * least)
-    return SearchSpace(push, (low, high), config.criteria, config.granularities)
+    return max(float(preflight.floor.flops), high * least), high
 
 
 def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> StudySource:
     """The study that proposes the trials of a search."""
     config, space = context.config, trial_space(context, data)
-    low, high = space.target_flops
+    low, high = space.target_flops or (0.0, 0.0)
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
         open_study(storage, config.study_name, context.preflight.score),
         lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
-            config.study.sampler, seed, config.trials, is_conditional=space.is_conditional
+            config.study.sampler, seed, config.num_trials, is_conditional=space.is_conditional
         ),
         context.preflight.limits,
-        config.trials,
+        config.num_trials,
         seed=config.seed,
-        openings=space.openings(targets),
+        openings=space.grid(targets[0]) if config.is_grid else space.openings(targets),
     )

@@ -1,11 +1,12 @@
-"""What a search tunes: the method and its own settings, and the FLOPs to prune to."""
+"""What a search tunes: the method and its own settings, the FLOPs to prune to, the schedule."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -17,9 +18,11 @@ from optuna.distributions import (
 )
 
 from pruning.scaling_factors.scaling_factors import Granularity
-from search.config.methods import GATE_STRENGTH, Range, method, parts_of
+from search.config.methods import Range, parts_of, setting_ranges
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
+_SCHEDULE = "schedule"
+_USUAL = ("filter", "one-shot")
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,30 @@ class Proposal:
     criterion: name of the method.  granularity: what is pruned, such as filter+branch.
     settings: of the method and of the gates, under names such as rni.strength (λ_S of RNI),
         rni.shift (its b) or branch.strength.
-    target_flops: what to prune to (fvcore).
+    target_flops: what to prune to (fvcore); None where the search has targets of its own.
+    schedule: one-shot, all at once after sparse training, or iterative, step by step.
     """
 
     criterion: str
     granularity: str
     settings: Mapping[str, float]
-    target_flops: int
+    target_flops: int | None
+    schedule: str = "one-shot"
 
     @property
     def granularities(self) -> tuple[Granularity, ...]:
         """What is pruned, part by part."""
         return parts_of(self.granularity)
+
+    @property
+    def words(self) -> str:
+        """What is tried, for people: the method, its settings in three digits, what is special."""
+        settings = (
+            f"{name.removeprefix(f'{self.criterion}.')} {value:.3g}"
+            for name, value in self.settings.items()
+        )
+        special = (text for text in (self.granularity, self.schedule) if text not in _USUAL)
+        return ", ".join([self.criterion, *special, *settings])
 
     @property
     def settings_of_criterion(self) -> dict[str, float]:
@@ -64,32 +79,67 @@ class SearchSpace:
     total_push: Σ over the steps of sparse training of learning rate / (1 − momentum), of σBN
         scales and gates: the push at a strength of 1; 0 without sparse training, where settings
         of methods, all of them of penalties, have no effect and are no dimensions.
-    criteria, granularities: at least one of each; a dimension only where there are several.
-    target_flops: least and most, drawn log-uniformly.
+    criteria, granularities, schedules: at least one of each; a dimension only where there are
+        several.
+    target_flops: least and most, drawn log-uniformly; None where the search has targets of its
+        own, and this is no dimension.
+    fixed: values of settings and of target_flops that take the place of their ranges; a dimension
+        only where there are several.
     """
 
     total_push: float
-    target_flops: tuple[float, float]
+    target_flops: tuple[float, float] | None
     criteria: tuple[str, ...] = ("rni",)
     granularities: tuple[str, ...] = ("filter",)
+    schedules: tuple[str, ...] = ("one-shot",)
+    fixed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def is_conditional(self) -> bool:
         """Whether some settings only exist for some choices."""
-        return len(self.criteria) > 1 or len(self.granularities) > 1
+        return max(map(len, (self.criteria, self.granularities, self.schedules))) > 1
 
     def openings(self, targets: Sequence[float]) -> list[dict[str, Any]]:
-        """Parts of the first points: each target, criterion and granularity at least once."""
-        choices: dict[str, Sequence[Any]] = {_TARGET: targets}
-        if self.criteria[1:]:
-            choices[_CRITERION] = self.criteria
-        if self.granularities[1:]:
-            choices[_GRANULARITY] = self.granularities
-        count = max(map(len, choices.values()))
+        """Parts of the first points: each target, and each choice, at least once.
+
+        targets: to begin with where target FLOPs are searched.
+        """
+        choices: dict[str, Sequence[Any]] = {**self._choices()}
+        if self.target_flops is not None and _TARGET not in self.fixed:
+            choices[_TARGET] = targets
+        count = max(map(len, choices.values()), default=0)
         return [
             {name: values[number % len(values)] for name, values in choices.items() if values}
             for number in range(count)
         ]
+
+    def grid(self, target: float) -> list[dict[str, Any]]:
+        """Parts of points: every combination of choices and fixed values once, in their order.
+
+        target: the FLOPs of all of them where those are searched.
+        """
+        several = self._choices() | {n: values for n, values in self.fixed.items() if values[1:]}
+        is_target_free = self.target_flops is not None and _TARGET not in self.fixed
+        point = {_TARGET: target} if is_target_free else {}
+        points: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for combination in itertools.product(*several.values()):
+            chosen = dict(zip(several, combination, strict=True))
+            own = {name: value for name, value in chosen.items() if self._has(name, chosen)}
+            points.setdefault(tuple(own.items()), point | own)
+        return [point for point in points.values() if point]
+
+    def _choices(self) -> dict[str, tuple[Any, ...]]:
+        """What there are several of to choose from, beside numbers."""
+        names = (_CRITERION, _GRANULARITY, _SCHEDULE)
+        every = zip(names, (self.criteria, self.granularities, self.schedules), strict=True)
+        return {name: values for name, values in every if values[1:]}
+
+    def _has(self, name: str, chosen: Mapping[str, Any]) -> bool:
+        """Whether a point with these choices has a dimension of this name."""
+        if name not in self.fixed or name == _TARGET:
+            return True
+        criterion = chosen.get(_CRITERION, self.criteria[0])
+        return name in setting_ranges(criterion, chosen.get(_GRANULARITY, self.granularities[0]))
 
     def propose(self, trial: optuna.trial.BaseTrial) -> Proposal:
         """Let Optuna choose a point, one dimension after the other."""
@@ -104,16 +154,18 @@ class SearchSpace:
 
         return self._point(choose)
 
-    def mildest(self, criterion: str, granularity: str) -> Proposal:
-        """The point with this criterion and granularity whose other dimensions are all least."""
-        chosen = {_CRITERION: criterion, _GRANULARITY: granularity}
+    def mildest(self, criterion: str, granularity: str, schedule: str = "one-shot") -> Proposal:
+        """The point with these choices whose other dimensions are all least, or the first value."""
 
-        def choose(name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
-            if isinstance(distribution, FloatDistribution):
-                return distribution.low
-            return chosen[name]
+        def choose(_: str, distribution: BaseDistribution) -> CategoricalChoiceType:
+            if isinstance(distribution, CategoricalDistribution):
+                return distribution.choices[0]
+            assert isinstance(distribution, FloatDistribution)
+            return distribution.low
 
-        only = dataclasses.replace(self, criteria=(criterion,), granularities=(granularity,))
+        only = dataclasses.replace(
+            self, criteria=(criterion,), granularities=(granularity,), schedules=(schedule,)
+        )
         return only._point(choose)
 
     def proposal(self, params: Mapping[str, Any]) -> Proposal | None:
@@ -124,15 +176,27 @@ class SearchSpace:
             return None
 
     def _point(self, choose: Callable[[str, BaseDistribution], Any]) -> Proposal:
-        low, high = self.target_flops
-        target = choose(_TARGET, FloatDistribution(low, max(low, high), log=True))
+        target = None
+        if self.target_flops is not None:
+            low, high = self.target_flops
+            drawn = FloatDistribution(low, max(low, high), log=True)
+            target = int(self._value(_TARGET, drawn, choose))
         criterion = self._choice(_CRITERION, self.criteria, choose)
         granularity = self._choice(_GRANULARITY, self.granularities, choose)
+        schedule = self._choice(_SCHEDULE, self.schedules, choose)
         settings = {
-            name: float(choose(name, distribution))
+            name: self._value(name, distribution, choose)
             for name, distribution in self._settings(criterion, granularity)
         }
-        return Proposal(criterion, granularity, settings, int(target))
+        return Proposal(criterion, granularity, settings, target, schedule)
+
+    def _value(
+        self, name: str, drawn: FloatDistribution, choose: Callable[[str, BaseDistribution], Any]
+    ) -> float:
+        values = self.fixed.get(name, ())
+        if len(values) == 1:
+            return values[0]
+        return float(choose(name, CategoricalDistribution(values) if values else drawn))
 
     @staticmethod
     def _choice(
@@ -145,11 +209,8 @@ class SearchSpace:
     ) -> Iterator[tuple[str, FloatDistribution]]:
         if not self.total_push:
             return
-        for name, values in method(criterion).settings.items():
-            yield f"{criterion}.{name}", self._distribution(values)
-        for part in parts_of(granularity):
-            if part != "filter":
-                yield f"{part}.strength", self._distribution(GATE_STRENGTH)
+        for name, values in setting_ranges(criterion, granularity).items():
+            yield name, self._distribution(values)
 
     def _distribution(self, values: Range) -> FloatDistribution:
         unit = self.total_push if values.is_push else 1.0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.cost import Bound, Budget
-from pruning.criteria import Batches
+from copycat.width_profile import WidthProfile
 from pruning.errors import (
     DiskFullError,
     EspalierError,
@@ -19,10 +18,9 @@ from pruning.errors import (
 )
 from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
-from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
-from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
+from search.storage.layout import RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
 from search.training.own_loop import trainer_for
@@ -30,14 +28,18 @@ from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
+from search.trials.iterative_training import IterativeTraining, too_slow
 from search.trials.job_context import (
     STATISTICS_BATCHES,
     JobContext,
     Report,
 )
 from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
+from search.trials.products import Product
+from search.trials.scoring_batches import ScoringBatches
 from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import StagedTraining
+from search.trials.targets import Target, targets_of
 
 
 def perform(job: Job, context: JobContext, data: Data, report: Report) -> tuple[Outcome, ...]:
@@ -69,40 +71,17 @@ def run_trial(
 ) -> tuple[Outcome, ...]:
     """Train with gates and the method's penalty → prune → fine-tune → store.
 
-    The first network meets both the budget and the proposal's target FLOPs; those after it are
-    by-products, pruned from the same training to halves and quarters of that target. A method
-    that prunes at initialisation does so first, and the smaller network has all the epochs.
-    Raises StoppedEarlyError where other trials have left this one behind.
+    The first network meets both the budget and the proposal's target; those after it are pruned
+    from the same training to the other targets, see `targets_of`. A method that prunes at
+    initialisation does so first, and the smaller network has all the epochs. By the schedule
+    iterative, channels go while the network trains, see `IterativeTraining`; what is left of the
+    epochs of fine-tuning fine-tunes.
+    With `train_only` the network is stored after sparse training, with what the method then finds
+    of its channels.
+    Raises StoppedEarlyError where other trials have left this one behind, UnreachableBudgetError
+    before any training where the pace of iterative pruning is too slow for the target.
     """
     return _Trial(job, context, data, report).run()
-
-
-def product_percents(config: SearchConfig) -> list[int]:
-    """Of a trial's target, what each of its networks is pruned to; the trial's own comes first."""
-    halves = [round(100 / 2**times) for times in range(config.study.by_products + 1)]
-    return list(dict.fromkeys(max(1, percent) for percent in halves))
-
-
-@dataclass
-class _Product:
-    """A network that one sparse training gives rise to; `weights` are those to fine-tune."""
-
-    key: str
-    pruning: Pruning
-    details: dict[str, float]
-    weights: Mapping[str, Tensor]
-
-    def to_state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        pruning, scores = self.pruning.to_mapping(), dict(self.pruning.scores)
-        kept: dict[str, Any] = {"key": self.key, "pruning": pruning, "scores": scores}
-        return kept | {"details": self.details, "weights": dict(self.weights)}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> _Product:
-        """The inverse of `to_state`."""
-        pruning = Pruning.from_mapping(state["pruning"], state["scores"])
-        return cls(state["key"], pruning, state["details"], state["weights"])
 
 
 class _Trial:
@@ -112,8 +91,11 @@ class _Trial:
         self._training = self._config.training
         self._seed = self._config.seed_of(job.number, job.repeat)
         self._seed_after = self._config.fine_tuning_seed_of(job.number, job.repeat)
-        self._prunes_first = method(job.proposal.criterion).prunes_untrained
-        self._targets = self._own_and_further_targets()
+        self._is_iterative = job.proposal.schedule == "iterative"
+        self._prunes_first = (
+            method(job.proposal.criterion).prunes_untrained and not self._is_iterative
+        )
+        self._targets = targets_of(job.proposal, self._config, self._preflight)
         self._sparse = SparseNetwork(
             context.first_network(self._seed),
             job.proposal,
@@ -126,40 +108,92 @@ class _Trial:
         )
         num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
-        is_judged = self._config.study.early_stopping and not job.repeat
+        is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
         score = context.preflight.score
         self._halving = Halving(folder, self._training.epochs, score) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
+        if self._config.train_only:
+            return (self._stored_sparse(),)
         staged = self._staged
-        if staged.stage == 0:
-            products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
+        if "products" not in staged.notes:
+            products = self._products()
             states = [product.to_state() for product in products]
-            staged.advance({"products": states, "images": staged.images})
+            epochs = sum(self._training.fine_tune_epochs - product.epochs for product in products)
+            staged.advance({"products": states, "images": staged.images}, epochs)
         outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
         for state in staged.notes["products"][len(outcomes) :]:
-            outcomes.append(self._fine_tuned(_Product.from_state(state)))
+            outcomes.append(self._fine_tuned(Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use
             done = [outcome.to_mapping() for outcome in outcomes]
             staged.advance({"outcomes": done, "images": staged.images})
         return tuple(outcomes)
 
-    def _own_and_further_targets(self) -> list[int]:
-        """Target FLOPs: the proposal's, then those of its by-products, by halves."""
-        own, least = self._job.proposal.target_flops, self._preflight.floor.flops
-        if self._prunes_first:
-            return [own]
-        parts = [own * percent // 100 for percent in product_percents(self._config)]
-        return [own, *(target for target in parts[1:] if target >= least)]
+    def _stored_sparse(self) -> Outcome:
+        """The network with all its channels; σBN's scales as those of batch normalisations."""
+        sparse = self._sparse
+        trained = self._train("sparse training", sparse.model, sparse)
+        sparsity = sparse.sparsity
+        result = Finished(
+            self._job.sparse_key,
+            "sparse",
+            self._job.number,
+            None,
+            1.0,
+            WidthProfile({}),
+            seed=self._seed,
+            images=trained.images_seen,
+            compute=float(trained.images_seen * self._preflight.base.flops),
+            details={} if sparsity is None else {"sparsity": sparsity},
+            record={"tried": self._job.proposal.words},
+            curve=self._staged.records,
+            files=self._scores_file(sparse.importances(self._batches())),
+        )
+        return store(result, fold(sparse.model), self._context, self._data)
 
-    def _pruned_and_trained(self) -> list[_Product]:
-        notes = self._staged.notes
+    def _products(self) -> list[Product]:
+        """The networks that are to be fine-tuned, the trial's own first."""
+        if self._prunes_first:
+            return self._pruned_and_trained()
+        if not self._is_iterative:
+            details = self._sparse_trained()
+            own, *further = self._targets
+            products = [self._product(own, details)]
+            for target in further:
+                with suppress(UnreachableBudgetError):  # the floor was another granularity's
+                    products.append(self._product(target, details))
+            return products
+        return self._iteratively_pruned()
+
+    def _iteratively_pruned(self) -> list[Product]:
+        staged, sparse = self._staged, self._sparse
+        if "trained" not in staged.notes:
+            self._require_pace()
+            details = self._sparse_trained()
+            trained = {"trained": sparse.model.state_dict(), "details": details}
+            staged.advance({**trained, "images": staged.images})
+        sparse.model.load_state_dict(staged.notes["trained"])
+        products = IterativeTraining(
+            self._job, sparse, self._targets, self._context, self._data, staged=staged
+        ).products()
+        for done in ("trained", "reached"):  # the products have what matters of them
+            staged.notes.pop(done)
+        return products
+
+    def _require_pace(self) -> None:
+        limits, parts = self._targets[0].limits, (self._job.proposal.granularity,)
+        if why := too_slow(parts, limits, self._config, self._preflight, self._data):
+            raise UnreachableBudgetError(f"iterative pruning cannot reach {limits}: {why}")
+
+    def _pruned_and_trained(self) -> list[Product]:
+        notes, target = self._staged.notes, self._targets[0]
+        key = self._job.product_key(target.suffix)
         if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
-            first = _Product(self._job.key, self._pruning(self._targets[0]), {}, {})
+            first = Product(key, self._pruning(target), {}, {})
             notes["pruned first"] = first.to_state()
-        pruning = _Product.from_state(notes["pruned first"]).pruning
+        pruning = Product.from_state(notes["pruned first"]).pruning
         model = self._sparse.without(pruning)
         flops = self._flops(pruning)
         self._train(
@@ -167,9 +201,13 @@ class _Trial:
             model,
             after_epoch=lambda epoch: self._judge(epoch, epoch.validation_score, flops),
         )
-        return [_Product(self._job.key, pruning, {}, model.state_dict())]
+        images = self._staged.images
+        return [
+            Product(key, pruning, {}, model.state_dict(), images, compute=float(images * flops))
+        ]
 
-    def _sparse_trained(self) -> list[_Product]:
+    def _sparse_trained(self) -> dict[str, float]:
+        """Train sparsely; what was measured of it."""
         sparse = self._train(
             "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
         )
@@ -182,34 +220,24 @@ class _Trial:
         }
         if (sparsity := self._sparse.sparsity) is not None:
             before["sparsity"] = sparsity
-        products = [self._product(100, self._targets[0], before)]
-        percents = product_percents(self._config)[1:]
-        for percent, target in zip(percents, self._targets[1:], strict=False):
-            try:
-                products.append(self._product(percent, target, before))
-            except UnreachableBudgetError:
-                break  # the floor of the search was another granularity's
-        return products
+        return before
 
-    def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
+    def _product(self, target: Target, before: Mapping[str, float]) -> Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
         after = self._context.score(model, "validation", self._data)
-        key = self._job.product_key(percent)
+        key = self._job.product_key(target.suffix)
         details = {**before, "score_after_pruning": after}
-        return _Product(key, pruning, details, model.state_dict())
+        images = self._staged.images
+        compute = float(images * self._preflight.base.flops)
+        return Product(key, pruning, details, model.state_dict(), images, compute)
 
-    def _pruning(self, target: int) -> Pruning:
-        limits = self._preflight.limits
-        return self._sparse.pruning(self._batches(), _with_target(limits, target))
+    def _pruning(self, target: Target) -> Pruning:
+        return self._sparse.pruning(self._batches(), target.limits)
 
-    def _batches(self, count: int | None = None) -> Batches:
-        return self._data.scoring_batches(
-            count or self._config.scoring_batches,
-            batch_size=self._training.batch_size,
-            seed=self._seed,
-            device=self._context.torch_device,
-        )
+    def _batches(self, count: int | None = None) -> ScoringBatches:
+        device = self._context.torch_device
+        return ScoringBatches(self._data, self._config, self._seed, device, count)
 
     def _flops(self, pruning: Pruning) -> int:
         profile = pruning.profile
@@ -243,13 +271,17 @@ class _Trial:
         model: nn.Module,
         sparse: SparseNetwork | None = None,
         *,
+        epochs_used: int = 0,
         after_epoch: Any = None,
     ) -> TrainingReport:
-        """One stage; a sparse network with what its method adds to the loss, without a teacher."""
-        is_first = stage != "fine-tuning"
-        config = self._training if is_first else self._training.for_fine_tuning()
-        if is_first and not config.epochs:
+        """One stage; a sparse network with what its method adds to the loss, without a teacher.
+
+        epochs_used: of those of fine-tuning.
+        """
+        is_first, training = stage != "fine-tuning", self._training
+        if not (training.epochs if is_first else training.fine_tune_epochs - epochs_used):
             return TrainingReport((), 0.0)
+        config = training if is_first else training.for_fine_tuning(epochs_used)
         trainer = trainer_for(
             model,
             self._data,
@@ -264,15 +296,15 @@ class _Trial:
         sparsity = None if sparse is None else lambda: sparse.sparsity
         return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
-    def _fine_tuned(self, product: _Product) -> Outcome:
+    def _fine_tuned(self, product: Product) -> Outcome:
         model = self._sparse.without(product.pruning)
         model.load_state_dict(product.weights)
-        tuned = self._train("fine-tuning", model)
+        tuned = self._train("fine-tuning", model, epochs_used=product.epochs)
         flops, training = self._flops(product.pruning), self._training
-        before = self._staged.records[training.epochs - 1].images if training.epochs else 0
-        before_flops = flops if self._prunes_first else self._preflight.base.flops
-        scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
-        judged = {"criterion": self._job.proposal.criterion, "scores": scores}
+        epochs_before = training.epochs + product.epochs
+        files = self._scores_file(product.pruning.scores)
+        if product.trajectory:
+            files[TRAJECTORY_FILE] = product.trajectory
         result = Finished(
             product.key,
             "fine-tuned",
@@ -281,19 +313,25 @@ class _Trial:
             1.0,
             product.pruning.profile,
             seed=self._seed,
-            images=before + tuned.images_seen,
-            compute=float(before * before_flops + tuned.images_seen * flops),
+            images=product.images + tuned.images_seen,
+            compute=product.compute + tuned.images_seen * flops,
             details=product.details,
-            record={"distill_from": teacher} if (teacher := training.teacher) else {},
-            curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
-            files={SCORES_FILE: judged} if scores else {},
+            record=self._record(product),
+            curve=self._staged.curve(training.fine_tune_epochs - product.epochs, epochs_before),
+            files=files,
         )
         return store(result, fold(model), self._context, self._data)
 
+    def _record(self, product: Product) -> dict[str, object]:
+        """What the provenance of a pruned network says of its trial."""
+        names = {self._job.product_key(target.suffix): target.name for target in self._targets}
+        optional = {"target": names[product.key], "distill_from": self._training.teacher}
+        tried: dict[str, object] = {"tried": self._job.proposal.words}
+        return tried | {name: value for name, value in optional.items() if value}
 
-def _with_target(limits: Budget, target_flops: int) -> Budget:
-    """The budget with its FLOPs lowered to the proposal's target."""
-    flops = limits.limit("flops")
-    lowered = target_flops if flops is None else min(target_flops, int(flops))
-    others = tuple(bound for bound in limits.bounds if bound.quantity != "flops")
-    return Budget((Bound("flops", lowered), *others))
+    def _scores_file(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is stored of the channels that were judged, by the name of its file."""
+        if not scores:
+            return {}
+        lists = {name: values.tolist() for name, values in scores.items()}
+        return {SCORES_FILE: {"criterion": self._job.proposal.criterion, "scores": lists}}

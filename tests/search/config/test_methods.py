@@ -28,6 +28,7 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, Outcome, TrialJob
 from search.trials.preflight import Preflight, check
 from search.trials.search_space import Proposal
+from search.trials.sparse_training import SparseNetwork
 from search.trials.trial import run_trial
 
 VALUES = {"strength": 0.01, "shift": 1.0, "t": 1.2}
@@ -205,6 +206,44 @@ def test_polarization_keeps_its_scales_between_zero_and_one() -> None:
     assert norm.weight.tolist() == [0.0, 0.5, 1.0]
 
 
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].regularizer is not None])
+@pytest.mark.parametrize("granularity", ["filter", "filter+branch"])
+def test_a_penalty_is_of_what_is_pruned(
+    tmp_path: Path, digits: ImageData, name: str, granularity: str
+) -> None:
+    """Not of the residual stream, unless that is pruned as well."""
+    for prune_residual in (False, True):
+        context = prepared(
+            *(tmp_path, digits, "small_residual"),
+            criterion=(name,),
+            granularity=(granularity,),
+            prune_residual=prune_residual,
+            budget=("flops=90%",),
+        )
+        proposed, config = proposal(context, gate_strength=0.0), context.config
+        sparse = SparseNetwork(
+            context.preflight.builder(),
+            *(proposed, config, context.preflight),
+            seed=0,
+            device=torch.device("cpu"),
+        )
+        names, parameters = zip(*sparse.model.named_parameters(), strict=True)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():  # where all scales are equal DeepHoyer pushes none of them
+            for parameter in parameters:
+                parameter.add_(torch.rand(parameter.shape, generator=generator))
+        found = torch.autograd.grad(
+            sparse.penalty(sparse.model), parameters, allow_unused=True, materialize_grads=True
+        )
+        pushed = [name for name, gradient in zip(names, found, strict=True) if gradient.any()]
+        pruned = context.preflight.graph.pruned
+        layers = {layer for group in pruned for layer in (*group.producers, *group.layers)}
+        assert any(group.residual for group in pruned) == prune_residual
+        assert pushed
+        for parameter in pushed:
+            assert any(parameter.endswith(f"{layer}.weight") for layer in layers), parameter
+
+
 def no_norm(num_classes: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
@@ -215,7 +254,7 @@ def refused(folder: Path, digits: ImageData, **changes: Any) -> Preflight:
     return prepared(folder, digits, changes.pop("network", "small_network"), **changes).preflight
 
 
-@pytest.mark.parametrize("name", ["rni", "slimming", "polarization", "deep-hoyer"])
+@pytest.mark.parametrize("name", ["rni", "slimming", "polarization", "deep-hoyer-scale"])
 def test_a_method_that_reads_batchnorm_needs_some(
     tmp_path: Path, digits: ImageData, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[CorrelationConfig]:
 def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
     flags = "--model=resnet20 --data=cifar10 --data-root=elsewhere --download --image-size=24 "
     flags += "--flip --limit-train=100 --validation-fraction=0.25 --epochs=3 --batch-size=6 "
-    flags += "--learning-rate=0.7 --weight-decay=0 --schedule=copycat --no-nesterov "
+    flags += "--learning-rate=0.7 --weight-decay=0 --learning-rate-schedule=copycat --no-nesterov "
     flags += "--criterion=taylor,obd --criterion=fisher "
     flags += (
         "--scoring-batches=2 --prune-residual --no-exact --seed=11 --device=cpu --name=n --runs=r "
@@ -241,6 +241,26 @@ def test_a_study_prints_stores_and_records_its_table(
         expected |= {f"{c}_all": value for c, value in found["all_layers"].items()}
         expected["layers_left_out"] = 0
         assert {metric: curve[-1][1] for metric, curve in child.metrics.items()} == expected
+
+
+def test_a_study_of_a_regression_judges_by_its_loss_and_names_its_score(
+    here: Path, memory: MemoryRecorder
+):
+    own = ("--model=samples:small_network", "--model-arg=num_classes=1", "--task=regression")
+    flags = ("--data=data_of_users:brightness", "--epochs=1", *FLAGS[-5:])
+    completed = espalier("correlate", *own, *flags)
+    assert (completed.status, completed.err) == (0, "")
+    content = stored(here)
+    assert content["num_units"] == 16
+    by_gradients_curvature_and_weights = {"taylor", "obd", "magnitude-l2"}
+    assert by_gradients_curvature_and_weights < {*content["criteria"]}
+    for found in content["criteria"].values():
+        assert np.isfinite([v for values in found["scores"].values() for v in values]).all()
+    assert len(np.unique(np.concatenate([*content["oracle"].values()]))) > 10
+    assert "validation R² " in completed.out
+    assert "accura" not in completed.out.lower()
+    assert "validation_r2" in memory.read("correlation").metrics
+    assert memory.read("architecture/base").status == "finished"
 
 
 def test_stored_scores_give_the_stored_coefficients(here: Path):

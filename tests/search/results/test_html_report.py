@@ -23,9 +23,9 @@ from samples import (
 
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
+from search.results.contests import contests
 from search.results.html_report import report_page
 from search.results.report import Results
-from search.results.verdict import contests
 from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import EpochRecord, Outcome
 from search.trials.pareto import front
@@ -335,6 +335,21 @@ def test_the_page_tells_scores_by_their_own_name(
         assert figure["layout"]["yaxis"]["title"]["text"] == score.axis("validation")
     value = score.plotted(0.9)
     assert value in [y for trace in drawn["front"]["data"] for y in trace["y"]]
+
+
+def test_networks_are_told_by_target_where_there_are_several(
+    config: SearchConfig, preflight: Preflight, results: Results, page: Page
+):
+    assert "Targets" not in page.words
+    named = [
+        dataclasses.replace(o, target=f"params={o.trial}k", tried=EVIL, trial=0)
+        for o in results.everything
+        if o.origin == "fine-tuned"
+    ]
+    save_results(config, preflight, named)
+    words = Page(report_page(config.directory)).words
+    assert "Targets Test accuracy of each trial at each target" in words
+    assert f"trial method params=0k params=1k 0 {EVIL}" in words
 
 
 def test_equal_searches_give_equal_pages(config: SearchConfig, results: Results):
