@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from pruning.cost import Bound, Budget, Cost
     from pruning.fvcore_count import measure_cost
     from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
+    from pruning.gates.placement import Placement
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
     from pruning.iterative import FISHER_PACE, IterativePruner, Pace
     from pruning.one_shot import prune
     from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
     from pruning.restrictions import Restrictions
+    from pruning.scaling_factors.gating import Gating
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
     from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
@@ -48,10 +50,12 @@ _HOMES = {
     "FISHER_PACE": "pruning.iterative",
     "FilterShare": "pruning.selection",
     "GateProbe": "pruning.gates.channel_gates",
+    "Gating": "pruning.scaling_factors.gating",
     "Gated": "pruning.gates.channel_gates",
     "IterativePruner": "pruning.iterative",
     "KeepPlan": "pruning.selection",
     "Pace": "pruning.iterative",
+    "Placement": "pruning.gates.placement",
     "Restrictions": "pruning.restrictions",
     "ResidualBlock": "pruning.structure_removal.residual_blocks",
     "ScalingFactors": "pruning.scaling_factors.scaling_factors",
@@ -88,9 +92,11 @@ __all__ = [
     "FilterShare",
     "GateProbe",
     "Gated",
+    "Gating",
     "IterativePruner",
     "KeepPlan",
     "Pace",
+    "Placement",
     "ResidualBlock",
     "Restrictions",
     "ScalingFactors",

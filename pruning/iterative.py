@@ -147,7 +147,7 @@ class IterativePruner:
         self._graph = graph
         self._gates = ChannelGates(remove_channels(model, graph, KeepPlan({})), graph, self._groups)
         self.network = Gated(self._gates)
-        self._observer = GradientObserver(self._gates)
+        self._observer = self._observer_of(self._gates)
         if not self._is_watching:
             if batches is iter(batches):
                 raise CriterionError("batches must be there at each step: a list, no iterator")
@@ -171,7 +171,7 @@ class IterativePruner:
     @contextmanager
     def watching(self, num_samples: int) -> Iterator[None]:
         """Around the forward and backward pass of one minibatch of `num_samples`."""
-        if self.is_finished or not self._is_watching:
+        if self.is_finished or not self._is_watching or self._has_fixed_scores:
             yield
             return
         with self._observer.watching(num_samples):
@@ -253,16 +253,31 @@ class IterativePruner:
         """Whether training itself tells the criterion what it needs."""
         return isinstance(self._criterion, FirstOrderCriterion)
 
+    @property
+    def _has_fixed_scores(self) -> bool:
+        """Whether the criterion is fixed and has judged."""
+        return self._criterion.is_fixed and bool(self._average.scores)
+
+    def _observer_of(self, gates: ChannelGates) -> GradientObserver:
+        """Of gates where the criterion has them; `gates` are those that close."""
+        if not isinstance(self._criterion, FirstOrderCriterion):
+            return GradientObserver(gates)
+        placement = self._criterion.placement
+        return GradientObserver(ChannelGates(gates.model, gates.graph, gates.names, placement))
+
     def _scores(self) -> dict[str, Tensor]:
         """Of the present network's channels, by the criterion."""
         if isinstance(self._criterion, FirstOrderCriterion):
-            return self._gates.by_channel(self._criterion.of(self._observer.moments))
+            scores = self._criterion.of(self._observer.moments)
+            return self._observer.gates.by_channel(scores)
         scores = self._criterion.score(self.network.model, self._graph, self._batches)
         return {name: scores[name] for name in self._gates.names}
 
     def _prune(self) -> None:
         """Gate the units with the lowest scores, as many as the pace says or the budget needs."""
-        scores, mask = self._average.update(self._scores()), self.network.mask
+        mask, scores = self.network.mask, self._average.scores
+        if not self._has_fixed_scores:
+            scores = self._average.update(self._scores())
         order = removal_order(scores, self._graph, kept=self._plan, min_channels=self._min_channels)
         for name, unit in order[: self._pace.units]:
             self._gates.by_group(mask)[name][unit] = 0  # a view of the mask
@@ -288,7 +303,7 @@ class IterativePruner:
         traced = trace(smaller, self._example_input, exact=self._graph.exact)
         self._graph = self._restrictions.of(traced, self._base)
         self._gates = ChannelGates(smaller, self._graph, self._groups)
-        self._observer = GradientObserver(self._gates)
+        self._observer = self._observer_of(self._gates)
         self.network.exchange(self._gates)
 
     def _point(self) -> TrajectoryPoint:

@@ -12,7 +12,8 @@ from pruning.cost import Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
 from search.config.data_config import DataConfig
-from search.config.methods import granularity, method, parts_of
+from search.config.gates_config import GatesConfig
+from search.config.methods import gated_parts, granularity, method, parts_of
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
@@ -67,6 +68,7 @@ class SearchConfig:
         "module:callable of a search.Task of your own",
     )
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     criterion: tuple[str, ...] = option(
@@ -140,6 +142,9 @@ class SearchConfig:
         for name in ("criterion", "granularity"):
             require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
         self._require_methods_that_fit()
+        self.gates.require_gated(
+            {m: {p for n in self.criteria for p in gated_parts(n, m)} for m in self.granularities}
+        )
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None

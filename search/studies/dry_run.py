@@ -98,6 +98,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         distill_temperature=taught.distill_temperature,
         distill_weight=taught.distill_weight,
     )
+    gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
     study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
     # A cluster's GPU need not be here.
     device = context.device if torch.cuda.is_available() else "cpu"
@@ -106,7 +107,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         torch.random.fork_rng(devices=devices),
     ):
         small = dataclasses.replace(
-            config, training=training, study=study, scoring_batches=1, runs=folder
+            config, training=training, gates=gates, study=study, scoring_batches=1, runs=folder
         )
         few = data.few(_MOST_SAMPLES)
         there = dataclasses.replace(context, config=small, device=device)

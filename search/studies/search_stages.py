@@ -167,7 +167,9 @@ def trial_space(context: JobContext, data: Data) -> SearchSpace:
     high = float(preflight.flops_limit)
     least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
     low = max(float(preflight.floor.flops), high * least)
-    return SearchSpace(push, (low, high), config.criteria, config.granularities)
+    return SearchSpace(
+        push, (low, high), config.criteria, config.granularities, gate_form=config.gates.gate_form
+    )
 
 
 def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> StudySource:

@@ -34,8 +34,9 @@ scratch; a rescaled shape from scratch; the base network narrowed by one factor,
 widths drawn at random, from scratch; after them the further kinds of family studies, all from
 scratch (see copycat.families)."""
 
-Stage = Literal["sparse training", "training", "fine-tuning", "from scratch"]
-"""What a network goes through; plain training is that of one pruned at initialisation."""
+Stage = Literal["sparse training", "training", "settling", "fine-tuning", "from scratch"]
+"""What a network goes through; plain training is that of one pruned at initialisation, settling
+that of one whose gates are at 0 or 1."""
 
 ORIGINS: tuple[Origin, ...] = (
     *("base", "fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),

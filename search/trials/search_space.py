@@ -16,8 +16,8 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from pruning.scaling_factors.scaling_factors import Granularity
-from search.config.methods import GATE_STRENGTH, Range, method, parts_of
+from pruning.scaling_factors.gating import Granularity
+from search.config.methods import GATE_STRENGTHS, Range, method, parts_of
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
 
@@ -66,12 +66,14 @@ class SearchSpace:
         of methods, all of them of penalties, have no effect and are no dimensions.
     criteria, granularities: at least one of each; a dimension only where there are several.
     target_flops: least and most, drawn log-uniformly.
+    gate_form: of learnable gates, on which the range of their strength depends.
     """
 
     total_push: float
     target_flops: tuple[float, float]
     criteria: tuple[str, ...] = ("rni",)
     granularities: tuple[str, ...] = ("filter",)
+    gate_form: str = "sigmoid"
 
     @property
     def is_conditional(self) -> bool:
@@ -145,11 +147,13 @@ class SearchSpace:
     ) -> Iterator[tuple[str, FloatDistribution]]:
         if not self.total_push:
             return
-        for name, values in method(criterion).settings.items():
-            yield f"{criterion}.{name}", self._distribution(values)
+        chosen, of_gates = method(criterion), GATE_STRENGTHS[self.gate_form]
+        for name, values in chosen.settings.items():
+            learned = of_gates if chosen.criterion is None else values
+            yield f"{criterion}.{name}", self._distribution(learned)
         for part in parts_of(granularity):
             if part != "filter":
-                yield f"{part}.strength", self._distribution(GATE_STRENGTH)
+                yield f"{part}.strength", self._distribution(of_gates)
 
     def _distribution(self, values: Range) -> FloatDistribution:
         unit = self.total_push if values.is_push else 1.0

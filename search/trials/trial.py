@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from pruning.errors import (
     TrainingDivergedError,
     UnreachableBudgetError,
 )
+from pruning.networks.copies import moved
 from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
 from search.config.search_config import SearchConfig
@@ -25,6 +26,7 @@ from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
+from search.training.freezing import frozen_but
 from search.training.own_loop import trainer_for
 from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
@@ -67,7 +69,7 @@ def ending_of(error: Exception) -> Ending:
 def run_trial(
     job: TrialJob, context: JobContext, data: Data, report: Report
 ) -> tuple[Outcome, ...]:
-    """Train with gates and the method's penalty → prune → fine-tune → store.
+    """Train with gates and the method's penalty → prune → settle, if asked for → fine-tune → store.
 
     The first network meets both the budget and the proposal's target FLOPs; those after it are
     by-products, pruned from the same training to halves and quarters of that target. A method
@@ -79,30 +81,39 @@ def run_trial(
 
 def product_percents(config: SearchConfig) -> list[int]:
     """Of a trial's target, what each of its networks is pruned to; the trial's own comes first."""
-    halves = [round(100 / 2**times) for times in range(config.study.by_products + 1)]
+    by_products = 0 if config.gates.gate_thresholds else config.study.by_products  # all alike
+    halves = [round(100 / 2**times) for times in range(by_products + 1)]
     return list(dict.fromkeys(max(1, percent) for percent in halves))
 
 
 @dataclass
 class _Product:
-    """A network that one sparse training gives rise to; `weights` are those to fine-tune."""
+    """A network that one sparse training gives rise to; `weights` are those to fine-tune.
+
+    is_settled: whether those are of the smaller network, and not of that with gates at 0 or 1.
+    images: that the latter was trained on.
+    """
 
     key: str
     pruning: Pruning
     details: dict[str, float]
     weights: Mapping[str, Tensor]
+    is_settled: bool = True
+    images: int = 0
 
     def to_state(self) -> dict[str, Any]:
         """For a checkpoint."""
         pruning, scores = self.pruning.to_mapping(), dict(self.pruning.scores)
         kept: dict[str, Any] = {"key": self.key, "pruning": pruning, "scores": scores}
-        return kept | {"details": self.details, "weights": dict(self.weights)}
+        kept |= {"details": self.details, "weights": dict(self.weights)}
+        return kept | {"is_settled": self.is_settled, "images": self.images}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> _Product:
         """The inverse of `to_state`."""
         pruning = Pruning.from_mapping(state["pruning"], state["scores"])
-        return cls(state["key"], pruning, state["details"], state["weights"])
+        rest = {name: state[name] for name in ("details", "weights", "is_settled", "images")}
+        return cls(state["key"], pruning, **rest)
 
 
 class _Trial:
@@ -124,7 +135,8 @@ class _Trial:
             loss=criterion_loss(context.task),
             is_trained=context.weights is not None,
         )
-        num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
+        self._epochs_after = self._settle_epochs + self._training.fine_tune_epochs
+        num_steps = self._training.epochs + len(self._targets) * self._epochs_after
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         is_judged = self._config.study.early_stopping and not job.repeat
         folder = context.directory / RUNGS_FOLDER
@@ -140,6 +152,9 @@ class _Trial:
             staged.advance({"products": states, "images": staged.images})
         outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
         for state in staged.notes["products"][len(outcomes) :]:
+            if not state["is_settled"]:
+                state.update(self._settled(_Product.from_state(state)).to_state())
+                staged.advance({"images": staged.images})
             outcomes.append(self._fine_tuned(_Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use
             done = [outcome.to_mapping() for outcome in outcomes]
@@ -197,7 +212,25 @@ class _Trial:
         after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(percent)
         details = {**before, "score_after_pruning": after}
+        if self._settle_epochs:
+            weights = self._sparse.settled(pruning).state_dict()
+            return _Product(key, pruning, details, weights, is_settled=False)
         return _Product(key, pruning, details, model.state_dict())
+
+    @property
+    def _settle_epochs(self) -> int:
+        """Epochs of each network with its gates at 0 or 1."""
+        return self._config.gates.settle_epochs if self._sparse.is_gated else 0
+
+    def _settled(self, product: _Product) -> _Product:
+        """Trained with its gates at 0 or 1, then without them (Haider and Taj, §5.4)."""
+        gated = self._sparse.settled(product.pruning)
+        gated.load_state_dict(product.weights)
+        trained = self._train("settling", gated)
+        model = self._sparse.without(product.pruning, gated)
+        return replace(
+            product, weights=model.state_dict(), is_settled=True, images=trained.images_seen
+        )
 
     def _pruning(self, target: int) -> Pruning:
         limits = self._preflight.limits
@@ -246,15 +279,17 @@ class _Trial:
         after_epoch: Any = None,
     ) -> TrainingReport:
         """One stage; a sparse network with what its method adds to the loss, without a teacher."""
-        is_first = stage != "fine-tuning"
+        is_first = stage not in ("settling", "fine-tuning")
         config = self._training if is_first else self._training.for_fine_tuning()
+        epochs = self._settle_epochs if stage == "settling" else config.epochs
+        parts = () if is_first else self._config.gates.unfrozen
         if is_first and not config.epochs:
             return TrainingReport((), 0.0)
         trainer = trainer_for(
             model,
             self._data,
             task=self._context.task if sparse is not None else self._context.task_of_smaller,
-            epochs=config.epochs,
+            epochs=epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -262,7 +297,9 @@ class _Trial:
             after_step=None if sparse is None else sparse.after_step,
         )
         sparsity = None if sparse is None else lambda: sparse.sparsity
-        return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
+        inputs = moved(self._preflight.example_input, self._context.torch_device)
+        with frozen_but(model, parts, inputs):
+            return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
     def _fine_tuned(self, product: _Product) -> Outcome:
         model = self._sparse.without(product.pruning)
@@ -281,11 +318,11 @@ class _Trial:
             1.0,
             product.pruning.profile,
             seed=self._seed,
-            images=before + tuned.images_seen,
-            compute=float(before * before_flops + tuned.images_seen * flops),
+            images=before + product.images + tuned.images_seen,
+            compute=float((before + product.images) * before_flops + tuned.images_seen * flops),
             details=product.details,
             record={"distill_from": teacher} if (teacher := training.teacher) else {},
-            curve=self._staged.curve(training.fine_tune_epochs, training.epochs),
+            curve=self._staged.curve(self._epochs_after, training.epochs),
             files={SCORES_FILE: judged} if scores else {},
         )
         return store(result, fold(model), self._context, self._data)
