@@ -45,6 +45,7 @@ PARAM_LAYER_STRENGTH = "layer_strength"
 PARAM_BRANCH_STRENGTH = "branch_strength"
 PARAM_BLOCK_STRENGTH = "block_strength"
 PARAM_TARGET_FLOPS = "target_flops"
+PARAM_PRUNING_SCHEDULE = "pruning_schedule"
 PARAM_EPOCHS = "epochs"
 PARAM_FINE_TUNE_EPOCHS = "fine_tune_epochs"
 PARAM_SCRATCH_EPOCHS = "scratch_epochs"
@@ -177,6 +178,7 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_BRANCH_STRENGTH, "param", "real", "", "λ of the penalty on each branch's gate"),
     Field(PARAM_BLOCK_STRENGTH, "param", "real", "", "λ of the penalty on each block's gate"),
     Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
+    Field(PARAM_PRUNING_SCHEDULE, "param", "text", "", "when channels go: one-shot or iterative"),
     Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
     Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
     Field(PARAM_SCRATCH_EPOCHS, "param", "integer", "epochs", "length of training from scratch"),

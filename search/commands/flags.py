@@ -43,7 +43,7 @@ def some_options(cls: type[Any], names: Collection[str]) -> Callable[..., Any]:
 
 
 def _option_of(cls: type[Any], field: dataclasses.Field[Any], table: str) -> Callable[..., Any]:
-    flag = flag_of(field.name)
+    flag = flag_of(field.name, table)
     destination = f"{table}__{field.name}" if table else field.name
     text = field.metadata["description"]
     value_type, is_many = type_of(cls, field.name)

@@ -18,7 +18,9 @@ _FLAG_NAMES = {
     "allowed_hosts": "allowed_host",
     "cors_origins": "cors_origin",
     "webhooks": "webhook",
+    "training.schedule": "learning_rate_schedule",
 }
+"""By the name of a setting, or its table and name where another table has one of that name."""
 
 
 def explicit_settings(config: Any) -> dict[str, Any]:
@@ -47,18 +49,22 @@ def settings_key(settings: Mapping[str, Any]) -> str:
     return f"settings-{hashlib.sha256(settings_json(settings).encode()).hexdigest()}"
 
 
-def flag_of(name: str) -> str:
-    """The flag of a setting; the words of the command line differ from those of Python for some."""
-    return "--" + _FLAG_NAMES.get(name, name).replace("_", "-")
+def flag_of(name: str, table: str = "") -> str:
+    """The flag of a setting; the words of the command line differ from those of Python for some.
+
+    table: that the setting is in; empty for none.
+    """
+    words = _FLAG_NAMES.get(f"{table}.{name}", _FLAG_NAMES.get(name, name))
+    return "--" + words.replace("_", "-")
 
 
-def as_arguments(settings: Mapping[str, Any]) -> list[str]:
-    """What to type for these settings, nested as in a TOML file."""
+def as_arguments(settings: Mapping[str, Any], table: str = "") -> list[str]:
+    """What to type for these settings, nested as in a TOML file; table: that they are in."""
     arguments: list[str] = []
     for name, value in settings.items():
-        flag = flag_of(name)
+        flag = flag_of(name, table)
         if isinstance(value, Mapping):
-            arguments += as_arguments(value)
+            arguments += as_arguments(value, name)
         elif isinstance(value, bool):
             arguments.append(flag if value else f"--no-{flag[2:]}")
         else:

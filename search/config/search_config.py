@@ -8,7 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from pruning.cost import Budget
+from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
 from search.config.data_config import DataConfig
@@ -29,6 +29,9 @@ from search.config.training_config import TrainingConfig
 
 BUILDER, TORCHVISION = "builder", "torchvision:"
 """Weights that are in no file: those that the network's builder returns, and torchvision's."""
+
+SCHEDULES = ("one-shot", "iterative")
+"""When to prune: all at once after sparse training, or step by step."""
 
 MOST_TRIALS = 2**20
 """Of a search: each has seeds of its own."""
@@ -82,6 +85,17 @@ class SearchConfig:
     granularity: tuple[str, ...] = option(
         ("filter",),
         "what to prune, to try in turn: filter, branch … joined by commas; together: filter+branch",
+    )
+    schedule: tuple[str, ...] = option(
+        ("one-shot",),
+        "when to prune, to try in turn, joined by commas: one-shot, all at once after sparse "
+        "training; iterative, step by step with training in between",
+    )
+    targets: tuple[str, ...] = option(
+        (),
+        "what each trial is pruned to, in place of target FLOPs that are searched: several from "
+        "one sparse training, such as flops=10%:90%:10% or params=300k; the first is what trials "
+        "are compared by; repeatable",
     )
     trials: int = option(
         8,
@@ -139,12 +153,18 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         self._require_closed_forms()
-        for name in ("criterion", "granularity"):
+        for name in ("criterion", "granularity", "schedule"):
             require(bool(getattr(self, name)), name, "at least one name", getattr(self, name))
+        for name in self.schedules:
+            expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
+            require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
         self.gates.require_gated(
             {m: {p for n in self.criteria for p in gated_parts(n, m)} for m in self.granularities}
         )
+        if self.gates.gate_thresholds:
+            require_defaults(self, ("targets",), "with gate_thresholds, which know no target")
+        self._require_targets()
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None
@@ -155,6 +175,13 @@ class SearchConfig:
             require_defaults(self.training, ("compute_limit",), "where nothing is at equal compute")
 
     def _require_closed_forms(self) -> None:
+        for bound in self.target_bounds:
+            if bound.quantity in Budget.MEASURED:
+                raise ConfigError(
+                    f"a search prunes by closed forms ({', '.join(Budget.QUANTITIES)}), got the "
+                    f"target {str(bound)!r}",
+                    field="targets",
+                )
         for bound in self.bounds.bounds:
             if bound.quantity in Budget.MEASURED:
                 raise ConfigError(
@@ -177,6 +204,19 @@ class SearchConfig:
                 raise ConfigError(
                     f"{name} removes channels one by one, by their gates: it knows no divisor; "
                     "leave it out, or --divisor"
+                )
+
+    def _require_targets(self) -> None:
+        if not self.targets:
+            return
+        why = "where targets say what each trial is pruned to"
+        require_defaults(self.study, ("by_products",), why)
+        for name in self.criteria:
+            if method(name).prunes_untrained and len(self.target_bounds) > 1:
+                raise ConfigError(
+                    f"{name} prunes before training, so that one training comes to one target: "
+                    "leave it out, or all targets but one",
+                    field="targets",
                 )
 
     def _require_training(self) -> None:
@@ -227,6 +267,22 @@ class SearchConfig:
         return tuple(dict.fromkeys(granularity(text) for text in listed(self.granularity)))
 
     @property
+    def schedules(self) -> tuple[str, ...]:
+        """When to prune, to try in turn, each once."""
+        return listed(self.schedule)
+
+    @property
+    def target_bounds(self) -> tuple[Bound, ...]:
+        """What each trial is pruned to, each target once; none where target FLOPs are searched.
+
+        In the order given, a range from its smallest on.
+        """
+        budgets = [budget for text in self.targets for budget in Budget.parse_ladder(text)]
+        if self.count_attention:
+            budgets = [budget.counting_attention() for budget in budgets]
+        return tuple(dict.fromkeys(bound for budget in budgets for bound in budget.bounds))
+
+    @property
     def directory(self) -> Path:
         """The folder of this search."""
         return Path(self.runs) / self.study_name
@@ -257,6 +313,7 @@ class SearchConfig:
             name=self.study_name,
             criterion=self.criteria,
             granularity=self.granularities,
+            schedule=self.schedules,
             training=self.training.resolved(),
         )
 

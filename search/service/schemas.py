@@ -195,7 +195,8 @@ class Trial(BaseModel):
     criterion: str
     granularity: str
     settings: dict[str, float] = Field(description="of the pruning method")
-    target_flops: float
+    target_flops: float | None = Field(description="null where the search has targets")
+    schedule: str
     started_ms: int
     ended_ms: int | None
     stage: str | None

@@ -27,6 +27,7 @@ from pruning.errors import (
     reason_with_place,
 )
 from search.config.methods import method
+from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data.data import Data
 from search.trials.job_context import JobContext
@@ -43,17 +44,15 @@ _LEARNING_RATE = 1e-6
 
 
 def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> None:
-    """Performs a trial by each method and granularity of a search, and a member of a family.
+    """Performs a trial by each method, granularity and schedule, and a member of a family.
 
     Each is trained for an epoch, scored, pruned, fine-tuned, folded, counted, stored, loaded and
     verified. Raises ModelError, CriterionError or ArchitectureError, which says what failed.
     """
     config = context.config
-    pairs = [(name, config.granularities[0]) for name in config.criteria]
-    pairs += [(config.criteria[0], granularity) for granularity in config.granularities[1:]]
     with _small(context, data) as (small, few):
-        for number, pair in enumerate(pairs):
-            proposal = space.mildest(*pair)
+        for number, choices in enumerate(_choices(config)):
+            proposal = space.mildest(*choices)
             there = _in_folder(small, str(number))
             if method(proposal.criterion).tries_every_unit:
                 there, proposal = _of_one_group(there, proposal)
@@ -61,6 +60,14 @@ def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> No
             if number == 0:  # what is stored of the others differs in numbers only
                 _verify(stored, there, few)
         _perform(_narrowed(small.preflight), small, few)
+
+
+def _choices(config: SearchConfig) -> list[tuple[str, str, str]]:
+    """Methods, granularities and schedules, each at least once."""
+    criteria, granularities, schedules = config.criteria, config.granularities, config.schedules
+    choices = [(name, granularities[0], schedules[0]) for name in criteria]
+    choices += [(criteria[0], granularity, schedules[0]) for granularity in granularities[1:]]
+    return choices + [(criteria[0], granularities[0], schedule) for schedule in schedules[1:]]
 
 
 def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratchJob]) -> None:
@@ -99,7 +106,8 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         distill_weight=taught.distill_weight,
     )
     gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
-    study = dataclasses.replace(config.study, early_stopping=False, by_products=0)
+    by_products = config.study.by_products if config.targets else 0
+    study = dataclasses.replace(config.study, early_stopping=False, by_products=by_products)
     # A cluster's GPU need not be here.
     device = context.device if torch.cuda.is_available() else "cpu"
     with (
@@ -107,7 +115,13 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         torch.random.fork_rng(devices=devices),
     ):
         small = dataclasses.replace(
-            config, training=training, gates=gates, study=study, scoring_batches=1, runs=folder
+            config,
+            training=training,
+            gates=gates,
+            study=study,
+            scoring_batches=1,
+            targets=tuple(map(str, config.target_bounds[:1])),
+            runs=folder,
         )
         few = data.few(_MOST_SAMPLES)
         there = dataclasses.replace(context, config=small, device=device)
@@ -147,7 +161,9 @@ def _of_one_group(context: JobContext, proposal: Proposal) -> tuple[JobContext, 
     )
     target = graph.cost({smallest.name: width}).flops
     return (
-        dataclasses.replace(context, preflight=alone),
+        dataclasses.replace(
+            context, preflight=alone, config=dataclasses.replace(context.config, targets=())
+        ),
         dataclasses.replace(proposal, target_flops=target),
     )
 

@@ -9,7 +9,7 @@ from search.scheduling.from_scratch_jobs import num_members
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, FromScratchJob, Job
-from search.trials.trial import product_percents
+from search.trials.targets import product_suffixes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EpochPlan:
         """Epochs of a trial with all the networks that come of it."""
         config = self.context.config
         after = config.gates.settle_epochs + config.training.fine_tune_epochs
-        return config.training.epochs + len(product_percents(config)) * after
+        return config.training.epochs + len(product_suffixes(config)) * after
 
     @property
     def epochs_of_base(self) -> int:

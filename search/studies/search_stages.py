@@ -161,21 +161,30 @@ class SearchStages:
 
 def trial_space(context: JobContext, data: Data) -> SearchSpace:
     """What the trials of a search may be."""
-    config, preflight = context.config, context.preflight
+    config = context.config
     steps = steps_per_epoch(data.count("train"), config.training.batch_size)
-    push = total_push(config.training, config.training.epochs, steps)
+    return SearchSpace(
+        total_push(config.training, config.training.epochs, steps),
+        None if config.targets else _target_flops(context),
+        config.criteria,
+        config.granularities,
+        config.schedules,
+        config.gates.gate_form,
+    )
+
+
+def _target_flops(context: JobContext) -> tuple[float, float]:
+    """The least and the most FLOPs that trials aim at."""
+    config, preflight = context.config, context.preflight
     high = float(preflight.flops_limit)
     least = min((rung for rung in config.ladder if rung < 1), default=_LEAST_TARGET)
-    low = max(float(preflight.floor.flops), high * least)
-    return SearchSpace(
-        push, (low, high), config.criteria, config.granularities, gate_form=config.gates.gate_form
-    )
+    return max(float(preflight.floor.flops), high * least), high
 
 
 def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> StudySource:
     """The study that proposes the trials of a search."""
     config, space = context.config, trial_space(context, data)
-    low, high = space.target_flops
+    low, high = space.target_flops or (0.0, 0.0)
     targets = [max(low, high * rung) for rung in sorted(config.ladder, reverse=True)]
     return StudySource(
         open_study(storage, config.study_name, context.preflight.score),

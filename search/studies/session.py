@@ -36,7 +36,7 @@ from search.trials.jobs import (
     Observers,
     Outcome,
 )
-from search.trials.trial import product_percents
+from search.trials.targets import product_suffixes
 
 Result = TypeVar("Result")
 
@@ -207,7 +207,7 @@ class Session:
         if isinstance(job, FromScratchJob):
             keys = [job.key]
         else:
-            keys = [job.product_key(percent) for percent in product_percents(self.context.config)]
+            keys = [job.product_key(suffix) for suffix in product_suffixes(self.context.config)]
         outcomes = []
         for key in keys:
             try:

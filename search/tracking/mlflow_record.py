@@ -227,14 +227,15 @@ _STRENGTHS = {
 
 def _params(proposal: Proposal) -> dict[str, str | float]:
     """A proposal under the schema's names."""
-    own = proposal.settings_of_criterion
+    own, target = proposal.settings_of_criterion, proposal.target_flops
     gates = {name: proposal.settings_of(name) for name in _STRENGTHS}
     return {
         schema.PARAM_CRITERION: proposal.criterion,
         schema.PARAM_GRANULARITY: proposal.granularity,
         **{_SETTINGS[name]: value for name, value in own.items()},
         **{_STRENGTHS[name]: own["strength"] for name, own in gates.items() if own},
-        schema.PARAM_TARGET_FLOPS: proposal.target_flops,
+        **({} if target is None else {schema.PARAM_TARGET_FLOPS: target}),
+        schema.PARAM_PRUNING_SCHEDULE: proposal.schedule,
     }
 
 

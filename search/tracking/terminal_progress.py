@@ -185,9 +185,11 @@ def _title(job: Job) -> str:
 def _what(job: Job) -> str:
     if isinstance(job, TrialJob):
         proposal = job.proposal
-        target = format_count(proposal.target_flops)
+        target = proposal.target_flops
+        goal = "" if target is None else f"target {format_count(target)}"
+        schedule = "" if proposal.schedule == "one-shot" else proposal.schedule
         settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
-        parts = (proposal.criterion, settings, f"target {target}")
+        parts = (proposal.criterion, schedule, settings, goal)
         return "  ".join(part for part in parts if part)
     if job.origin == "base":
         return "the network itself"

@@ -57,13 +57,12 @@ class TrialJob:
 
     @property
     def key(self) -> str:
-        """Name of the architecture that comes of it."""
-        return self.product_key(100)
+        """Its name, and that of the architecture that meets the proposal's own target."""
+        return self.product_key("")
 
-    def product_key(self, percent: int) -> str:
-        """Name of the architecture that meets so many percent of the proposal's target."""
-        part = "" if percent == 100 else f"-t{percent}"
-        return f"fine-tuned-{self.number}{part}{_suffix(self.repeat)}"
+    def product_key(self, suffix: str) -> str:
+        """Name of the architecture that meets a target, by that target's suffix."""
+        return f"fine-tuned-{self.number}{suffix}{_suffix(self.repeat)}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a search tunes: the method and its own settings, and the FLOPs to prune to."""
+"""What a search tunes: the method and its own settings, the FLOPs to prune to, the schedule."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pruning.scaling_factors.gating import Granularity
 from search.config.methods import GATE_STRENGTHS, Range, method, parts_of
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
+_SCHEDULE = "schedule"
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,15 @@ class Proposal:
     criterion: name of the method.  granularity: what is pruned, such as filter+branch.
     settings: of the method and of the gates, under names such as rni.strength (λ_S of RNI),
         rni.shift (its b) or branch.strength.
-    target_flops: what to prune to (fvcore).
+    target_flops: what to prune to (fvcore); None where the search has targets of its own.
+    schedule: one-shot, all at once after sparse training, or iterative, step by step.
     """
 
     criterion: str
     granularity: str
     settings: Mapping[str, float]
-    target_flops: int
+    target_flops: int | None
+    schedule: str = "one-shot"
 
     @property
     def granularities(self) -> tuple[Granularity, ...]:
@@ -64,30 +67,39 @@ class SearchSpace:
     total_push: Σ over the steps of sparse training of learning rate / (1 − momentum), of σBN
         scales and gates: the push at a strength of 1; 0 without sparse training, where settings
         of methods, all of them of penalties, have no effect and are no dimensions.
-    criteria, granularities: at least one of each; a dimension only where there are several.
-    target_flops: least and most, drawn log-uniformly.
+    criteria, granularities, schedules: at least one of each; a dimension only where there are
+        several.
+    target_flops: least and most, drawn log-uniformly; None where the search has targets of its
+        own, and this is no dimension.
     gate_form: of learnable gates, on which the range of their strength depends.
     """
 
     total_push: float
-    target_flops: tuple[float, float]
+    target_flops: tuple[float, float] | None
     criteria: tuple[str, ...] = ("rni",)
     granularities: tuple[str, ...] = ("filter",)
+    schedules: tuple[str, ...] = ("one-shot",)
     gate_form: str = "sigmoid"
 
     @property
     def is_conditional(self) -> bool:
         """Whether some settings only exist for some choices."""
-        return len(self.criteria) > 1 or len(self.granularities) > 1
+        return max(map(len, (self.criteria, self.granularities, self.schedules))) > 1
 
     def openings(self, targets: Sequence[float]) -> list[dict[str, Any]]:
-        """Parts of the first points: each target, criterion and granularity at least once."""
-        choices: dict[str, Sequence[Any]] = {_TARGET: targets}
-        if self.criteria[1:]:
-            choices[_CRITERION] = self.criteria
-        if self.granularities[1:]:
-            choices[_GRANULARITY] = self.granularities
-        count = max(map(len, choices.values()))
+        """Parts of the first points: each target, and each choice, at least once."""
+        choices: dict[str, Sequence[Any]] = {
+            name: values
+            for name, values in (
+                (_CRITERION, self.criteria),
+                (_GRANULARITY, self.granularities),
+                (_SCHEDULE, self.schedules),
+            )
+            if values[1:]
+        }
+        if self.target_flops is not None:
+            choices[_TARGET] = targets
+        count = max(map(len, choices.values()), default=0)
         return [
             {name: values[number % len(values)] for name, values in choices.items() if values}
             for number in range(count)
@@ -106,16 +118,16 @@ class SearchSpace:
 
         return self._point(choose)
 
-    def mildest(self, criterion: str, granularity: str) -> Proposal:
-        """The point with this criterion and granularity whose other dimensions are all least."""
-        chosen = {_CRITERION: criterion, _GRANULARITY: granularity}
+    def mildest(self, criterion: str, granularity: str, schedule: str = "one-shot") -> Proposal:
+        """The point with these choices whose other dimensions are all least."""
 
-        def choose(name: str, distribution: BaseDistribution) -> CategoricalChoiceType:
-            if isinstance(distribution, FloatDistribution):
-                return distribution.low
-            return chosen[name]
+        def choose(_: str, distribution: BaseDistribution) -> CategoricalChoiceType:
+            assert isinstance(distribution, FloatDistribution)
+            return distribution.low
 
-        only = dataclasses.replace(self, criteria=(criterion,), granularities=(granularity,))
+        only = dataclasses.replace(
+            self, criteria=(criterion,), granularities=(granularity,), schedules=(schedule,)
+        )
         return only._point(choose)
 
     def proposal(self, params: Mapping[str, Any]) -> Proposal | None:
@@ -126,15 +138,18 @@ class SearchSpace:
             return None
 
     def _point(self, choose: Callable[[str, BaseDistribution], Any]) -> Proposal:
-        low, high = self.target_flops
-        target = choose(_TARGET, FloatDistribution(low, max(low, high), log=True))
+        target = None
+        if self.target_flops is not None:
+            low, high = self.target_flops
+            target = int(choose(_TARGET, FloatDistribution(low, max(low, high), log=True)))
         criterion = self._choice(_CRITERION, self.criteria, choose)
         granularity = self._choice(_GRANULARITY, self.granularities, choose)
+        schedule = self._choice(_SCHEDULE, self.schedules, choose)
         settings = {
             name: float(choose(name, distribution))
             for name, distribution in self._settings(criterion, granularity)
         }
-        return Proposal(criterion, granularity, settings, int(target))
+        return Proposal(criterion, granularity, settings, target, schedule)
 
     @staticmethod
     def _choice(

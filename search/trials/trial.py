@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.cost import Bound, Budget
 from pruning.criteria import Batches
 from pruning.errors import (
+    ConfigError,
     DiskFullError,
     EspalierError,
     StoppedEarlyError,
@@ -20,7 +21,6 @@ from pruning.errors import (
 from pruning.networks.copies import moved
 from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
-from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
@@ -40,6 +40,7 @@ from search.trials.job_context import (
 from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
 from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import StagedTraining
+from search.trials.targets import Target, targets_of
 
 
 def perform(job: Job, context: JobContext, data: Data, report: Report) -> tuple[Outcome, ...]:
@@ -71,19 +72,14 @@ def run_trial(
 ) -> tuple[Outcome, ...]:
     """Train with gates and the method's penalty → prune → settle, if asked for → fine-tune → store.
 
-    The first network meets both the budget and the proposal's target FLOPs; those after it are
-    by-products, pruned from the same training to halves and quarters of that target. A method
-    that prunes at initialisation does so first, and the smaller network has all the epochs.
+    The first network meets both the budget and the proposal's target; those after it are pruned
+    from the same training to the other targets, see `targets_of`. A method that prunes at
+    initialisation does so first, and the smaller network has all the epochs.
     Raises StoppedEarlyError where other trials have left this one behind.
     """
+    if job.proposal.schedule != "one-shot":
+        raise ConfigError(f"the schedule {job.proposal.schedule} is not there yet")
     return _Trial(job, context, data, report).run()
-
-
-def product_percents(config: SearchConfig) -> list[int]:
-    """Of a trial's target, what each of its networks is pruned to; the trial's own comes first."""
-    by_products = 0 if config.gates.gate_thresholds else config.study.by_products  # all alike
-    halves = [round(100 / 2**times) for times in range(by_products + 1)]
-    return list(dict.fromkeys(max(1, percent) for percent in halves))
 
 
 @dataclass
@@ -124,7 +120,7 @@ class _Trial:
         self._seed = self._config.seed_of(job.number, job.repeat)
         self._seed_after = self._config.fine_tuning_seed_of(job.number, job.repeat)
         self._prunes_first = method(job.proposal.criterion).prunes_untrained
-        self._targets = self._own_and_further_targets()
+        self._targets = targets_of(job.proposal, self._config, self._preflight)
         self._sparse = SparseNetwork(
             context.first_network(self._seed),
             job.proposal,
@@ -161,18 +157,11 @@ class _Trial:
             staged.advance({"outcomes": done, "images": staged.images})
         return tuple(outcomes)
 
-    def _own_and_further_targets(self) -> list[int]:
-        """Target FLOPs: the proposal's, then those of its by-products, by halves."""
-        own, least = self._job.proposal.target_flops, self._preflight.floor.flops
-        if self._prunes_first:
-            return [own]
-        parts = [own * percent // 100 for percent in product_percents(self._config)]
-        return [own, *(target for target in parts[1:] if target >= least)]
-
     def _pruned_and_trained(self) -> list[_Product]:
-        notes = self._staged.notes
+        notes, target = self._staged.notes, self._targets[0]
+        key = self._job.product_key(target.suffix)
         if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
-            first = _Product(self._job.key, self._pruning(self._targets[0]), {}, {})
+            first = _Product(key, self._pruning(target), {}, {})
             notes["pruned first"] = first.to_state()
         pruning = _Product.from_state(notes["pruned first"]).pruning
         model = self._sparse.without(pruning)
@@ -182,7 +171,7 @@ class _Trial:
             model,
             after_epoch=lambda epoch: self._judge(epoch, epoch.validation_score, flops),
         )
-        return [_Product(self._job.key, pruning, {}, model.state_dict())]
+        return [_Product(key, pruning, {}, model.state_dict())]
 
     def _sparse_trained(self) -> list[_Product]:
         sparse = self._train(
@@ -197,20 +186,18 @@ class _Trial:
         }
         if (sparsity := self._sparse.sparsity) is not None:
             before["sparsity"] = sparsity
-        products = [self._product(100, self._targets[0], before)]
-        percents = product_percents(self._config)[1:]
-        for percent, target in zip(percents, self._targets[1:], strict=False):
-            try:
-                products.append(self._product(percent, target, before))
-            except UnreachableBudgetError:
-                break  # the floor of the search was another granularity's
+        own, *further = self._targets
+        products = [self._product(own, before)]
+        for target in further:
+            with suppress(UnreachableBudgetError):  # the floor was another granularity's
+                products.append(self._product(target, before))
         return products
 
-    def _product(self, percent: int, target: int, before: Mapping[str, float]) -> _Product:
+    def _product(self, target: Target, before: Mapping[str, float]) -> _Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
         after = self._context.score(model, "validation", self._data)
-        key = self._job.product_key(percent)
+        key = self._job.product_key(target.suffix)
         details = {**before, "score_after_pruning": after}
         if self._settle_epochs:
             weights = self._sparse.settled(pruning).state_dict()
@@ -232,9 +219,8 @@ class _Trial:
             product, weights=model.state_dict(), is_settled=True, images=trained.images_seen
         )
 
-    def _pruning(self, target: int) -> Pruning:
-        limits = self._preflight.limits
-        return self._sparse.pruning(self._batches(), _with_target(limits, target))
+    def _pruning(self, target: Target) -> Pruning:
+        return self._sparse.pruning(self._batches(), target.limits)
 
     def _batches(self, count: int | None = None) -> Batches:
         return self._data.scoring_batches(
@@ -326,11 +312,3 @@ class _Trial:
             files={SCORES_FILE: judged} if scores else {},
         )
         return store(result, fold(model), self._context, self._data)
-
-
-def _with_target(limits: Budget, target_flops: int) -> Budget:
-    """The budget with its FLOPs lowered to the proposal's target."""
-    flops = limits.limit("flops")
-    lowered = target_flops if flops is None else min(target_flops, int(flops))
-    others = tuple(bound for bound in limits.bounds if bound.quantity != "flops")
-    return Budget((Bound("flops", lowered), *others))

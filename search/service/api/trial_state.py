@@ -24,7 +24,8 @@ class TrialState:
     criterion: str
     granularity: str
     settings: dict[str, float]
-    target_flops: float
+    target_flops: float | None
+    schedule: str
     started_ms: int
     state: str = "running"
     reason: str = ""
@@ -69,6 +70,7 @@ def _started(event: Event) -> TrialState:
         repeat=job["repeat"],
         started_ms=event["time_ms"],
         **{name: proposal[name] for name in names},
+        schedule=proposal.get("schedule", "one-shot"),
     )
 
 

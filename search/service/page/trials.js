@@ -13,7 +13,7 @@ export class Trials {
       { title: "trial", node: (task) => this.name(task) },
       { title: "criterion", text: (task) => task.criterion },
       { title: "settings", text: (task) => task.settings },
-      { title: "target FLOPs", number: true, text: (task) => short(task.target) },
+      { title: "target FLOPs", number: true, text: (task) => (task.target === null ? "" : short(task.target)) },
       { title: "stage", text: (task) => (this.isOver && !task.outcome ? "interrupted" : task.stage) },
       { title: "epochs", number: true, text: (task) => (task.total ? `${task.step} of ${task.total}` : "") },
       { title: () => `validation ${score.name}`, number: true, text: (task) => scoreText(score, task.value) },
@@ -65,10 +65,11 @@ export class Trials {
 
   start({ key, job: task }) {
     if (!task.proposal) return;
-    const { criterion, granularity, settings, target_flops: target } = task.proposal;
+    const { criterion, granularity, settings, target_flops: target, schedule = "one-shot" } = task.proposal;
+    const special = [granularity, schedule].filter((name) => name !== "filter" && name !== "one-shot");
     const known = this.tasks.get(key) ?? {
       key, target, number: task.number, repeat: task.repeat, outcome: "",
-      criterion: granularity === "filter" ? criterion : `${criterion}, ${granularity}`,
+      criterion: [criterion, ...special].join(", "),
       settings: described(settings, criterion),
     };
     known.stage = "starting";

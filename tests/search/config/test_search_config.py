@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pruning.errors import BudgetError, ConfigError
+from pruning.errors import BudgetError, ConfigError, EspalierError
 from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig, recipe_of_family
@@ -88,6 +88,7 @@ CHANGED = SearchConfig(
     count_attention=True,
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
+    schedule=("one-shot", "iterative"),
     trials=9,
     ladder=(0.9, 0.3),
     profiles=1,
@@ -111,7 +112,10 @@ CHANGED = SearchConfig(
     register="small-network",
 )
 WITH_ADAMW = dataclasses.replace(
-    CHANGED, training=dataclasses.replace(CHANGED.training, optimizer="adamw", nesterov=True)
+    CHANGED,
+    training=dataclasses.replace(CHANGED.training, optimizer="adamw", nesterov=True),
+    study=dataclasses.replace(CHANGED.study, by_products=StudyConfig.by_products),
+    targets=("params=300k:900k:200k", "flops=5%"),
 )
 """Between them, every field has another value than by default; see the first test."""
 
@@ -134,7 +138,8 @@ def test_the_changed_settings_of_these_tests_cover_every_field():
     for changed in (CHANGED, *tables):
         default = type(changed)()
         for field in dataclasses.fields(changed):
-            one = WITH_ADAMW.training if field.name == "optimizer" else changed
+            changed_elsewhere = {"optimizer": WITH_ADAMW.training, "targets": WITH_ADAMW}
+            one = changed_elsewhere.get(field.name, changed)
             assert getattr(one, field.name) != getattr(default, field.name), field.name
 
 
@@ -399,6 +404,11 @@ def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
         ({"granularity": ("filter+filter",)}, "granularity must be one or several of filter, lay"),
         ({"granularity": ("twig",)}, "granularity must be .* got 'twig'"),
         ({"granularity": ()}, "granularity must be at least one name"),
+        ({"schedule": ()}, "schedule must be at least one name"),
+        (
+            {"schedule": ("cosine",)},
+            r"schedule must be some of one-shot, iterative \(training.schedule .* got 'cosine'",
+        ),
         ({"scoring_batches": 0}, "scoring_batches must be at least 1, got 0"),
         (
             {"criterion": ("snip",), "granularity": ("filter+branch",)},
@@ -408,6 +418,35 @@ def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
 )
 def test_methods_and_granularities_that_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
+        SearchConfig(**settings)
+
+
+def test_targets_are_ladders_in_the_order_given_each_target_once():
+    config = SearchConfig(targets=("params=10%:30%:10%", "flops=1k", "params=20%"))
+    assert list(map(str, config.target_bounds)) == [
+        *("params=10%", "params=20%", "params=30%", "flops=1k")
+    ]
+    counting = dataclasses.replace(config, count_attention=True)
+    assert str(counting.target_bounds[-1]) == "multiply_adds=1k"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targets": ("flops=nine",)}, "budget 'flops=nine' is not understood"),
+        ({"targets": ("latency_ms=3",)}, "closed forms .*, got the target 'latency_ms=3'"),
+        (
+            {"targets": ("flops=5%",), "study": StudyConfig(by_products=2)},
+            "by_products has no effect where targets say what each trial is pruned to, got 2",
+        ),
+        (
+            {"targets": ("flops=1%", "flops=2%"), "criterion": ("snip",)},
+            "snip prunes before training, so that one training comes to one target",
+        ),
+    ],
+)
+def test_targets_that_are_refused(settings, message):
+    with pytest.raises(EspalierError, match=message):
         SearchConfig(**settings)
 
 

@@ -137,7 +137,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[CorrelationConfig]:
 def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
     flags = "--model=resnet20 --data=cifar10 --data-root=elsewhere --download --image-size=24 "
     flags += "--flip --limit-train=100 --validation-fraction=0.25 --epochs=3 --batch-size=6 "
-    flags += "--learning-rate=0.7 --weight-decay=0 --schedule=copycat --no-nesterov "
+    flags += "--learning-rate=0.7 --weight-decay=0 --learning-rate-schedule=copycat --no-nesterov "
     flags += "--criterion=taylor,obd --criterion=fisher "
     flags += (
         "--scoring-batches=2 --prune-residual --no-exact --seed=11 --device=cpu --name=n --runs=r "

@@ -109,6 +109,28 @@ def test_the_first_trials_meet_every_target_method_and_granularity():
     assert SearchSpace(PUSHED, TARGETS).openings([]) == []
 
 
+def test_schedules_are_a_dimension_where_there_are_several():
+    space = SearchSpace(PUSHED, TARGETS, ("fisher",), schedules=("one-shot", "iterative"))
+    assert space.is_conditional
+    assert [o["schedule"] for o in space.openings([7.0])] == ["one-shot", "iterative"]
+    for proposal, params in asked(space, 0, 8):
+        assert params.keys() == {"target_flops", "schedule"}
+        assert proposal.schedule == params["schedule"]
+        assert space.proposal(params) == proposal
+    only = SearchSpace(PUSHED, TARGETS, ("fisher",), schedules=("iterative",))
+    ((proposal, params),) = asked(only, 0, 1)
+    assert (proposal.schedule, params.keys()) == ("iterative", {"target_flops"})
+
+
+def test_where_the_search_has_targets_they_are_no_dimension():
+    space = SearchSpace(PUSHED, None, ("fisher",))
+    assert space.openings([7.0]) == []
+    assert asked(space, 0, 3) == [(Proposal("fisher", "filter", {}, None), {})] * 3
+    assert SearchSpace(PUSHED, None).mildest("rni", "filter").settings.keys() == {
+        *("rni.strength", "rni.shift")
+    }
+
+
 def test_where_only_one_target_is_reachable_it_is_the_only_one_proposed():
     for high in (2e5, 1.9e5):
         ((proposal, params),) = asked(SearchSpace(PUSHED, (2e5, high)), 0, 1)

@@ -1,0 +1,87 @@
+"""What one trial is pruned to: its own target and by-products, or the targets of the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pruning.cost import Bound, Budget
+from search.config.methods import method
+from search.config.search_config import SearchConfig
+from search.trials.preflight import Preflight
+from search.trials.search_space import Proposal
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one network of a trial is pruned to.
+
+    suffix: what its name ends in, see `TrialJob.product_key`.
+    limits: the target, and the budget of the search beside it, in absolute numbers.
+    """
+
+    suffix: str
+    limits: Budget
+
+
+def product_suffixes(config: SearchConfig) -> list[str]:
+    """What the names of a trial's networks end in, that of the trial's own network first."""
+    if config.targets:
+        return [_suffix(target) for target in config.target_bounds]
+    return ["" if percent == 100 else f"-t{percent}" for percent in _percents(config)]
+
+
+def targets_of(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> list[Target]:
+    """What a trial is pruned to, its own target first; by it trials are judged and compared.
+
+    By-products that would lie below what every granularity can reach are left out. A method that
+    prunes before training comes to one network only.
+    """
+    bounds = _bounds(proposal, config, preflight)
+    targets = [
+        Target(suffix, _within(preflight.limits, bound))
+        for suffix, bound in zip(product_suffixes(config), bounds, strict=True)
+    ]
+    if method(proposal.criterion).prunes_untrained:
+        return targets[:1]
+    if proposal.target_flops is None:
+        return targets
+    least = preflight.floor.flops
+    own, *further = zip(targets, bounds, strict=True)
+    return [own[0], *(target for target, bound in further if bound.value >= least)]
+
+
+def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> list[Bound]:
+    """Per network, its target as a number; those of the search are shares of the base network."""
+    if proposal.target_flops is None:
+        return [bound.of_base(preflight.base) for bound in config.target_bounds]
+    own = proposal.target_flops
+    return [Bound("flops", own * percent // 100) for percent in _percents(config)]
+
+
+def _percents(config: SearchConfig) -> list[int]:
+    """Of a trial's own target, what each of its networks is pruned to, by halves from 100 %.
+
+    Thresholds of gates know no target, and would give the same network again.
+    """
+    by_products = 0 if config.gates.gate_thresholds else config.study.by_products
+    halves = [round(100 / 2**times) for times in range(by_products + 1)]
+    return list(dict.fromkeys(max(1, percent) for percent in halves))
+
+
+def _within(limits: Budget, target: Bound) -> Budget:
+    """The limits, with that on the target's quantity lowered to the target."""
+    limit = limits.limit(target.quantity)
+    lowered = target if limit is None or target.value < limit else replace(target, value=limit)
+    others = tuple(bound for bound in limits.bounds if bound.quantity != target.quantity)
+    return Budget((lowered, *others))
+
+
+def _suffix(target: Bound) -> str:
+    """Such as -channels-12_5pct, -params-200k: what may be part of a folder's name."""
+    if target.is_share:
+        amount = f"{100 * target.value:.12g}pct"
+    else:
+        short = str(target)
+        is_exact = Budget.parse(short).bounds == (target,)
+        amount = short.partition("=")[2] if is_exact else str(int(target.value))
+    return f"-{target.quantity}-{amount.replace('.', '_')}"

@@ -1,0 +1,92 @@
+"""What trials are pruned to, and what the networks that come of it are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from samples import small_config, trial_job
+
+import copycat
+from pruning import Budget
+from pruning.errors import ConfigError
+from search.data.datasets import ImageData
+from search.trials.job_context import JobContext
+from search.trials.jobs import TrialJob, job_from_mapping, job_to_mapping
+from search.trials.preflight import Preflight, check
+from search.trials.search_space import Proposal
+from search.trials.targets import product_suffixes, targets_of
+from search.trials.trial import perform, run_trial
+
+PROPOSAL = Proposal("magnitude-l1", "filter", {}, None)
+
+
+def test_a_trial_of_its_own_target_has_by_products_by_halves(preflight: Preflight):
+    config = small_config(Path())
+    targets = targets_of(trial_job(target_flops=100_001).proposal, config, preflight)
+    assert [t.suffix for t in targets] == product_suffixes(config) == ["", "-t50"]
+    assert [str(t.limits) for t in targets] == ["flops=100k", "flops=50k"]
+    assert targets[1].limits.limit("flops") == 50_000
+
+
+def test_the_targets_of_a_search_are_shares_of_its_base_network(tmp_path, preflight: Preflight):
+    config = small_config(
+        tmp_path,
+        budget=("flops=90%",),
+        targets=("flops=25%:75%:25%", "params=12345", "params=3k", "flops=12.5%"),
+    )
+    wide = check(config, preflight.builder, preflight.sample)
+    targets = targets_of(PROPOSAL, config, wide)
+    assert [t.suffix for t in targets] == [
+        *("-flops-25pct", "-flops-50pct", "-flops-75pct"),
+        *("-params-12345", "-params-3k", "-flops-12_5pct"),
+    ]
+    base, most = wide.base.flops, wide.limits.limit("flops")
+    limits = [(t.limits.limit("flops"), t.limits.limit("params")) for t in targets]
+    assert limits == [
+        *((base * quarters // 4, None) for quarters in (1, 2, 3)),
+        *((most, 12345), (most, 3000), (base // 8, None)),
+    ]
+
+
+def test_the_budget_holds_beside_a_target_above_it(preflight: Preflight):
+    limit = preflight.limits.limit("flops")
+    proposal = dataclasses.replace(PROPOSAL, target_flops=int(2 * limit))
+    own, _ = targets_of(proposal, small_config(Path()), preflight)
+    assert own.limits == preflight.limits
+
+
+def test_each_target_comes_to_a_network_of_one_sparse_training(
+    tmp_path, preflight: Preflight, digits: ImageData
+):
+    config = small_config(tmp_path, budget=("flops=80%",), targets=("flops=20%:60%:20%",))
+    wide = check(config, preflight.builder, preflight.sample)
+    context, records = JobContext(config, wide, "cpu"), []
+    found = perform(TrialJob(2, PROPOSAL), context, digits, records.extend)
+    assert [o.key for o in found] == [f"fine-tuned-2-flops-{p}pct" for p in (20, 40, 60)]
+    for outcome, share in zip(found, (0.2, 0.4, 0.6), strict=True):
+        assert 0.85 * share < outcome.flops / wide.base.flops <= share
+        assert copycat.load(config.directory / outcome.path) is not None
+    assert [r.stage for r in records] == ["sparse training", *["fine-tuning"] * 3]
+    assert {r.num_steps for r in records} == {4}
+    assert len({o.details["score_before_pruning"] for o in found}) == 1
+
+
+def test_a_method_that_prunes_first_comes_to_its_first_target(preflight: Preflight):
+    config = small_config(
+        Path(), budget=("flops=80%",), targets=("flops=20%",), criterion=("snip",)
+    )
+    (target,) = targets_of(dataclasses.replace(PROPOSAL, criterion="snip"), config, preflight)
+    assert target.limits == Budget.parse("flops=20%").absolute(preflight.base)
+
+
+def test_a_job_goes_through_json_with_its_schedule_and_without_a_target():
+    job = TrialJob(1, dataclasses.replace(PROPOSAL, schedule="iterative"), 2)
+    assert job_from_mapping(job_to_mapping(job)) == job
+
+
+def test_the_iterative_schedule_is_refused_in_one_line(context: JobContext, digits: ImageData):
+    job = TrialJob(0, dataclasses.replace(PROPOSAL, target_flops=200_000, schedule="iterative"))
+    with pytest.raises(ConfigError, match="the schedule iterative is not there yet"):
+        run_trial(job, context, digits, lambda _: None)
