@@ -268,8 +268,8 @@ class IterativePruner:
     def _scores(self) -> dict[str, Tensor]:
         """Of the present network's channels, by the criterion."""
         if isinstance(self._criterion, FirstOrderCriterion):
-            scores = self._criterion.of(self._observer.moments)
-            return self._observer.gates.by_channel(scores)
+            values = self._criterion.of(self._observer.moments)
+            return self._observer.gates.by_channel(values)
         scores = self._criterion.score(self.network.model, self._graph, self._batches)
         return {name: scores[name] for name in self._gates.names}
 

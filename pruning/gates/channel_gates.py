@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pruning.errors import CriterionError
 from pruning.gates.gated_calls import Gate, GatedCalls, ProductSite, Site
-from pruning.gates.placement import CONSUMED, Placement, own_producers
+from pruning.gates.placement import CONSUMED, Placement
 from pruning.gates.recomputation import recomputing
 from pruning.graph.call_sites import CallSite
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
@@ -231,16 +231,16 @@ class ChannelGates:
 
     def _owners_of(self, name: str) -> tuple[str, ...]:
         """The layers on whose outputs the gates of a group act; none where it is consumed."""
-        group = self.graph.group(name)
-        if not self.placement.is_on_outputs(producers := own_producers(self.model, group)):
+        if self.placement == CONSUMED:
             return ()
-        if producers is None:
+        group = self.graph.group(name)
+        if not self.placement.fits(self.model, group):
             raise CriterionError(
                 f"group {name!r} has no gates on outputs: {' or '.join(group.producers)} is no "
                 "convolution or linear layer as torch runs it; gate channels where they are "
                 "consumed, or name the groups to be judged"
             )
-        return producers
+        return self.placement.owners(self.model, group)
 
     def _keys(self, name: str) -> tuple[str, ...]:
         """Whose gates a group has: its own, or those of each of its convolutions."""

@@ -46,31 +46,36 @@ class Placement:
                     f"{name} must be one of {', '.join(words)}, got {getattr(self, name)!r}"
                 )
 
-    def is_on_outputs(self, producers: tuple[str, ...] | None) -> bool:
-        """Whether the gates of a group with these own producers are on what they put out."""
-        is_stream = producers is None or len(producers) > 1
-        return self.at == "convolution" or (self.per == "convolution" and is_stream)
+    def owners(self, model: nn.Module, group: ChannelGroup) -> tuple[str, ...]:
+        """The layers on whose outputs the gates of a group are; none where it is consumed."""
+        producers = _first_producers(model, group)
+        is_own = self.per == "convolution" and len(producers) > 1
+        return tuple(producers) if self.at == "convolution" or is_own else ()
 
     def fits(self, model: nn.Module, group: ChannelGroup) -> bool:
-        """Whether the channels of this group can be gated so."""
-        producers = own_producers(model, group)
-        return producers is not None or not self.is_on_outputs(producers)
+        """Whether the channels of this group can be gated so.
+
+        On outputs, where gates can follow all layers that put them out: convolutions and linear
+        layers that run torch's own code.
+        """
+        producers = _first_producers(model, group)
+        if self.at == "convolution" and not producers:
+            return False
+        return all(_is_stock(producers[name]) for name in self.owners(model, group))
 
 
 CONSUMED = Placement()
 
 
-def own_producers(model: nn.Module, group: ChannelGroup) -> tuple[str, ...] | None:
-    """The layers that first put out the channels of a group; None if gates cannot follow one.
+def _first_producers(model: nn.Module, group: ChannelGroup) -> dict[str, nn.Module | None]:
+    """The layers that first put out the channels of a group, by name.
 
-    Those are convolutions and linear layers that run torch's own code. Depthwise convolutions
-    are left out beside others: they pass channels on.
+    Depthwise convolutions are left out beside others: they pass channels on.
     """
     modules = dict(unwrapped(model).named_modules())
     layers = {name: modules.get(name) for name in group.producers}
-    firsts = [name for name, layer in layers.items() if not _is_depthwise(layer)] or list(layers)
-    is_known = bool(firsts) and all(_is_stock(layers[name]) for name in firsts)
-    return tuple(firsts) if is_known else None
+    firsts = {name: layer for name, layer in layers.items() if not _is_depthwise(layer)}
+    return firsts or layers
 
 
 def is_normalised(model: nn.Module, graph: ChannelGraph) -> bool:

@@ -64,8 +64,13 @@ class Gating:
         return any(fits(pattern, parts) for pattern in self.only[granularity])
 
     def factor(self, learned: Tensor) -> Tensor:
-        """φ of what is learned, of the same shape."""
-        return learned.sigmoid() if self.form == "sigmoid" else learned.clamp(0, 1)
+        """φ of what is learned, of the same shape.
+
+        The gradient of a clipped one reaches what is learned at 0 and 1, too, so that it can leave.
+        """
+        if self.form == "sigmoid":
+            return learned.sigmoid()
+        return learned + (learned.clamp(0, 1) - learned).detach()
 
     def first(self, number: int, like: Tensor, generator: torch.Generator) -> Tensor:
         """What gates begin with that are uniform in (0, 1) (§5.1); sigmoids in [0.05, 0.95].

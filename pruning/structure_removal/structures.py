@@ -155,7 +155,7 @@ def ends_of_layers(
     names = {structure.name for structure in removed if structure.kind == "full-layer"}
     if not names:
         return {}
-    chains = _layer_chains(deep_copy(unwrapped(model)), _placed(example_input, unwrapped(model)))
+    chains = _layer_chains(unwrapped(model), _placed(example_input, unwrapped(model)))
     return {name: chain[-1] for name, chain in chains.items() if name in names}
 
 
@@ -178,7 +178,7 @@ def _without(
     """Branches go first, while the sides of their additions are as they were."""
     result = deep_copy(unwrapped(model))
     has_full = any(structure.kind == "full-layer" for structure in gone)
-    chains = _layer_chains(deep_copy(unwrapped(model)), inputs) if has_full else {}
+    chains = _layer_chains(result, inputs) if has_full else {}
     for structure in sorted(gone, key=_order):
         if not _has(result, structure.name):  # it went with what it is inside of
             continue
@@ -320,8 +320,8 @@ def _single_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _layer_chains(model: nn.Module, inputs: ExampleInput) -> dict[str, tuple[str, ...]]:
     """Per convolution the modules of its full layer, which run right behind it, one by one.
 
-    model: a copy, which keeps the hooks. Modules that run in between, or code of the network
-    that makes another tensor, end a chain.
+    model: on the device of the inputs. Modules that run in between, or code of the network that
+    makes another tensor, end a chain.
     """
     calls: list[tuple[str, Tensor, Tensor]] = []
 
@@ -333,10 +333,13 @@ def _layer_chains(model: nn.Module, inputs: ExampleInput) -> dict[str, tuple[str
         return hook
 
     singles = dict(_single_modules(model))
-    for name, module in singles.items():
-        if not list(module.children()):
-            module.register_forward_hook(note(name))
-    _run(model, inputs)
+    leaves = {name: module for name, module in singles.items() if not list(module.children())}
+    handles = [module.register_forward_hook(note(name)) for name, module in leaves.items()]
+    try:
+        _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     counts = Counter(name for name, _, _ in calls)
     chains: dict[str, tuple[str, ...]] = {}
     for number, (first, _, output) in enumerate(calls):

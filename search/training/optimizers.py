@@ -34,7 +34,12 @@ class Stepper:
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        groups = parameter_groups(model, lr=config.learning_rate, weight_decay=config.weight_decay)
+        groups = parameter_groups(
+            model,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            linear_weight_decay=config.linear_weight_decay,
+        )
         self._optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
             self._optimizer = torch.optim.SGD(groups, momentum=_MOMENTUM, nesterov=config.nesterov)

@@ -142,11 +142,20 @@ def test_convolutions_of_a_stream_have_gates_of_their_own() -> None:
     gates = per.gates(model, graph)
     apart = gates.by_layer(per.judge(gates, batches))
     torch.testing.assert_close(apart["stem"] + apart["b"], own / 2)
-    assert not together.covers(model, graph)  # no batch norm: before and behind are the same
+    torch.testing.assert_close(together.score(model, graph, batches)["stem"], shared / 2)
+
+
+def without_batchnorm() -> tuple[nn.Module, ChannelGraph]:
+    model = randomised(chain(first=conv(3, 6), relu=nn.ReLU(), head=head(6))).double()
+    return model, trace(model, IMAGE.double())
+
+
+def test_before_batch_norm_means_nothing_where_there_is_none() -> None:
+    model, graph = without_batchnorm()
+    before = Taylor().placed("convolution")
+    assert before.covers(model, graph) == ()
     with pytest.raises(CriterionError, match="no prunable channels behind which batch norm"):
-        together.score(model, graph, batches)
-    one = ChannelGates(model, graph, ["stem"], together.placement)
-    torch.testing.assert_close(together.judge(one, batches), shared / 2)
+        before.score(model, graph, data(2))
 
 
 def test_full_gradients_reach_gates_on_outputs() -> None:
@@ -184,9 +193,8 @@ def test_taylor_on_scales_of_batch_norm() -> None:
         expected += (model.bn1.weight * model.bn1.weight.grad).detach() ** 2
     scores = TaylorBatchNormScale().score(model, graph, batches)
     torch.testing.assert_close(scores["conv1"], expected / 2)
-    without = SHORTCUT.network(0, torch.float64)
     with pytest.raises(CriterionError, match="no batch normalisation with a scale"):
-        TaylorBatchNormScale().score(without, SHORTCUT.graph, batches)
+        TaylorBatchNormScale().score(*without_batchnorm(), batches)
 
 
 def test_several_placements_share_one_pass() -> None:
