@@ -116,6 +116,7 @@ MLFLOW_RUN_COLOUR = "mlflow.runColor"
 
 COLOURS = {
     "base": "#8f5bd6",
+    "sparse": "#f0e442",
     "fine-tuned": "#d55e00",
     "from-scratch": "#0072b2",
     "copycat": "#cc79a7",
@@ -178,7 +179,7 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_BRANCH_STRENGTH, "param", "real", "", "λ of the penalty on each branch's gate"),
     Field(PARAM_BLOCK_STRENGTH, "param", "real", "", "λ of the penalty on each block's gate"),
     Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
-    Field(PARAM_PRUNING_SCHEDULE, "param", "text", "", "when channels go: one-shot or iterative"),
+    Field(PARAM_PRUNING_SCHEDULE, "param", "text", "", "when channels go, if not all at once"),
     Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
     Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
     Field(PARAM_SCRATCH_EPOCHS, "param", "integer", "epochs", "length of training from scratch"),

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
     from pruning.gates.placement import Placement
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
-    from pruning.iterative import FISHER_PACE, IterativePruner, Pace
+    from pruning.iterative import (
+        FISHER_PACE,
+        IterativePruner,
+        Pace,
+        Removable,
+        TrajectoryPoint,
+    )
     from pruning.one_shot import prune
     from pruning.optimizer_groups import parameter_groups
     from pruning.optimizer_state import carry_over
     from pruning.restrictions import Restrictions
+    from pruning.rules import Rules
     from pruning.scaling_factors.gating import Gating
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
-    from pruning.selection import FilterShare, KeepPlan, least_widths, removal_order, select
+    from pruning.selection import KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
         SigmoidBatchNorm1d,
         SigmoidBatchNorm2d,
@@ -48,7 +55,6 @@ _HOMES = {
     "Cost": "pruning.cost",
     "Decision": "pruning.scaling_factors.scaling_factors",
     "FISHER_PACE": "pruning.iterative",
-    "FilterShare": "pruning.selection",
     "GateProbe": "pruning.gates.channel_gates",
     "Gating": "pruning.scaling_factors.gating",
     "Gated": "pruning.gates.channel_gates",
@@ -56,13 +62,16 @@ _HOMES = {
     "KeepPlan": "pruning.selection",
     "Pace": "pruning.iterative",
     "Placement": "pruning.gates.placement",
+    "Removable": "pruning.iterative",
     "Restrictions": "pruning.restrictions",
+    "Rules": "pruning.rules",
     "ResidualBlock": "pruning.structure_removal.residual_blocks",
     "ScalingFactors": "pruning.scaling_factors.scaling_factors",
     "SigmoidBatchNorm1d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm2d": "pruning.sigmoid_batchnorm",
     "SigmoidBatchNorm3d": "pruning.sigmoid_batchnorm",
     "Structure": "pruning.structure_removal.structures",
+    "TrajectoryPoint": "pruning.iterative",
     "carry_over": "pruning.optimizer_state",
     "fold": "pruning.sigmoid_batchnorm",
     "least_widths": "pruning.selection",
@@ -89,7 +98,6 @@ __all__ = [
     "ChannelGroup",
     "Cost",
     "Decision",
-    "FilterShare",
     "GateProbe",
     "Gated",
     "Gating",
@@ -97,13 +105,16 @@ __all__ = [
     "KeepPlan",
     "Pace",
     "Placement",
+    "Removable",
     "ResidualBlock",
     "Restrictions",
+    "Rules",
     "ScalingFactors",
     "SigmoidBatchNorm1d",
     "SigmoidBatchNorm2d",
     "SigmoidBatchNorm3d",
     "Structure",
+    "TrajectoryPoint",
     "carry_over",
     "criteria",
     "fold",

@@ -30,6 +30,7 @@ _UNITS: dict[str, tuple[dict[str, float], str]] = {
     "flops": (_COUNTS, "%, k, M, G or T"),
     "params": (_COUNTS, "%, k, M, G or T"),
     "multiply_adds": (_COUNTS, "%, k, M, G or T"),
+    "channels": (_COUNTS, "%, k, M, G or T"),
     "weight_bytes": (_BYTES, "%, kB, MB, GB or TB"),
     "peak_activation_bytes": (_BYTES, "%, kB, MB, GB or TB"),
     "latency_ms": ({"": 1.0, "ms": 1.0}, "% or ms"),
@@ -44,7 +45,13 @@ _RANGE = re.compile(
 )
 _MOST_RUNGS = 10_000
 _ROUNDING = 1e-9
-"""What a range such as 0.1 to 0.3 by 0.1 may lack of its last rung."""
+"""What a range such as 0.1 to 0.3 by 0.1 may lack of its last rung, and a share of a count."""
+
+_REMEDIES = {
+    "latency_ms": "it has to be measured",
+    "channels": "say which groups are pruned, by graph.pruning(names)",
+}
+"""What to do about a quantity that is not known; elsewhere, trace the network."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class Cost:
     latency_ms: of one run, in milliseconds; None where it was not measured.
     uncounted: multiply-adds that fvcore leaves out (attention …), as far as they have a closed
         form; None where they were not worked out.
+    channels: filters of the layers that are pruned: each of their output channels counts. None
+        where it is not known which these are.
 
     Costs are equal when FLOPs and parameters are.
     """
@@ -72,6 +81,7 @@ class Cost:
     peak_activation_bytes: int | None = field(default=None, compare=False)
     latency_ms: float | None = field(default=None, compare=False)
     uncounted: int | None = field(default=None, compare=False)
+    channels: int | None = field(default=None, compare=False)
 
     @property
     def multiply_adds(self) -> int | None:
@@ -84,7 +94,7 @@ class Cost:
         if value is None:
             raise BudgetError(
                 f"{quantity} of this network is not known, so it cannot be held against a budget: "
-                + ("it has to be measured" if quantity in Budget.MEASURED else "trace the network")
+                + _REMEDIES.get(quantity, "trace the network")
             )
         return value
 
@@ -102,32 +112,42 @@ class Bound:
         return f"{self.quantity}={value}"
 
     def times(self, factor: float) -> Bound:
-        """The bound times `factor`; a count is rounded down."""
+        """The bound times `factor`; a count is rounded down, channels up."""
         return replace(self, value=self._rounded(self.value * factor))
 
     def of_base(self, base: Cost) -> Bound:
-        """The bound as a number, rounded down if it counts, where it is a share of `base`."""
+        """The bound as a number where it is a share of `base`.
+
+        A count is rounded down; of channels as many stay as remain when those that go are.
+        """
         if not self.is_share:
             return self
         absolute = Bound(self.quantity, 0)
         return replace(absolute, value=absolute._rounded(self.value * base.of(self.quantity)))
 
     def _rounded(self, value: float) -> float:
-        is_continuous = self.is_share or self.quantity in Budget.MEASURED
-        return value if is_continuous else math.floor(value)
+        if self.is_share or self.quantity in Budget.MEASURED:
+            return value
+        if self.quantity == "channels":
+            return math.ceil(value * (1 - _ROUNDING))
+        return math.floor(value)
 
 
 @dataclass(frozen=True)
 class Budget:
     """Upper bounds that hold together: an architecture meets all of them or is over budget.
 
-    flops is fvcore's count; multiply_adds are those and what fvcore leaves out, such as attention.
+    flops is fvcore's count; multiply_adds are those and what fvcore leaves out, such as attention;
+    channels are the filters of the layers that are pruned (see ChannelGraph.pruning).
     QUANTITIES are closed forms in the widths of a network; MEASURED ones need it built and run.
     """
 
     bounds: tuple[Bound, ...]
 
-    QUANTITIES = ("flops", "params", "weight_bytes", "peak_activation_bytes", "multiply_adds")
+    QUANTITIES = (
+        *("flops", "params", "weight_bytes", "peak_activation_bytes", "multiply_adds"),
+        "channels",
+    )
     MEASURED = ("latency_ms",)
 
     def __post_init__(self) -> None:
@@ -139,7 +159,7 @@ class Budget:
 
     @classmethod
     def parse(cls, *texts: str) -> Budget:
-        """Budget from texts such as "flops=25%", "flops=30M", "params<=300k".
+        """Budget from texts such as "flops=25%", "flops=30M", "params<=300k", "channels=50%".
 
         Suffixes k, M, G and T mean 10³, 10⁶, 10⁹ and 10¹²; % is a share of the base network.
         Bytes may end in B ("weight_bytes=2MB"), latency_ms in ms ("latency_ms=3.5ms").
@@ -168,11 +188,11 @@ class Budget:
         )
 
     def absolute(self, base: Cost) -> Budget:
-        """The same budget with every share turned into a count of `base`, rounded down."""
+        """The same budget with every share turned into a count of `base` (see Bound.of_base)."""
         return Budget(tuple(bound.of_base(base) for bound in self.bounds))
 
     def scaled(self, factor: float) -> Budget:
-        """Every bound times `factor`; absolute counts are rounded down."""
+        """Every bound times `factor`; absolute counts are rounded down, channels up."""
         return Budget(tuple(bound.times(factor) for bound in self.bounds))
 
     def without_measured(self) -> Budget | None:

@@ -18,21 +18,21 @@ pruner is given (batches=…); `watching` may then be left out.
 
 Sources: Molchanov et al., "Importance Estimation for Neural Network Pruning", §3.1–3.2; Crowley
 et al., "Pruning neural networks: is it time to nip it in the bud?", §3 (one channel by the
-Fisher criterion every 100 updates).
+Fisher criterion every 100 updates); Theis et al., "Faster gaze prediction with dense networks and
+Fisher pruning", §2 (the penalty on FLOPs).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.cost import Budget, ExampleInput
+from pruning.cost import Budget, Cost, ExampleInput
 from pruning.criteria.averaging import ScoreAverage
 from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.first_order import FirstOrderCriterion
@@ -41,31 +41,38 @@ from pruning.errors import ConfigError, CriterionError
 from pruning.gates.channel_gates import ChannelGates, Gated
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.optimizer_state import carry_over, check_trains
+from pruning.ranking import Step, removal_steps
 from pruning.restrictions import Restrictions
-from pruning.selection import MIN_CHANNELS, KeepPlan, least_widths, removal_order, unreachable
+from pruning.rules import Rules
+from pruning.selection import KeepPlan, absolute_limits, least_widths, unreachable
 from pruning.surgery import remove_channels
-from pruning.tracing import trace
-
-Measure = Callable[[nn.Module], float]
-"""A network → its error, in [0, 1]; must leave the network as it is."""
+from pruning.tracing import whole_trace
+from pruning.unit_costs import flops_saved
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast iterative pruning goes.
+    """How iterative pruning goes.
 
-    units: channels (or units of channels that go together) removed per pruning step, N.
+    units: channels (or units of channels that go together) removed per pruning step, N. Where
+        several go at once (a divisor, uniform scope), a step ends with the first that makes it N.
     minibatches: between two pruning steps, K; scores are means over them.
     surgery_every: pruning steps between two real removals; until then channels are gated. Criteria
         that are not of gates' gradients judge what is left, so that it is always 1 for them.
     momentum: of the moving average of scores over pruning steps, in [0, 1); the Taylor paper
         takes 0.9, and 0 forgets.
+    flops_penalty: β ≥ 0: of each unit's score, averaged, β times the FLOPs are taken that its
+        removal saves at the widths that are left (Theis et al., §2; Crowley et al. set it to 0).
+    reset_momentum: whether the optimizer begins anew after each pruning step, without the momentum
+        of the network that was. The Taylor paper (§4.2.2) resets it once, when pruning is over.
     """
 
     units: int = 1
     minibatches: int = 10
     surgery_every: int = 10
     momentum: float = 0.9
+    flops_penalty: float = 0.0
+    reset_momentum: bool = False
 
     def __post_init__(self) -> None:
         for name in ("units", "minibatches", "surgery_every"):
@@ -73,6 +80,10 @@ class Pace:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)!r}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must be from 0 to below 1, got {self.momentum!r}")
+        if not 0 <= self.flops_penalty < float("inf"):
+            raise ConfigError(
+                f"flops_penalty must be finite and at least 0, got {self.flops_penalty!r}"
+            )
 
 
 FISHER_PACE = Pace(units=1, minibatches=100, momentum=0.0)
@@ -80,34 +91,52 @@ FISHER_PACE = Pace(units=1, minibatches=100, momentum=0.0)
 
 
 @dataclass(frozen=True)
-class TrajectoryPoint:
-    """The network after some pruning (Crowley et al., Fig. 1, red curve).
+class Removable:
+    """What may be removed, as for `pruning.select`.
 
-    minibatches: seen so far.  removed: channels gone so far.  flops, params: of the network
-    without them (fvcore's convention).  error: what `measure` said, in [0, 1], or NaN.
+    groups: names of the groups that may lose channels; all that the criterion can judge if None.
+    rules: floor, divisor and scope.  restrictions: what stays whole or loses no more than a share.
+    exact: as for `trace`.
+    """
+
+    groups: Sequence[str] | None = None
+    rules: Rules = field(default_factory=Rules)
+    restrictions: Restrictions = field(default_factory=Restrictions)
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """The network after a pruning step (Crowley et al., Fig. 1, red curve).
+
+    minibatches: seen so far.  removed: channels gone so far.
+    widths: what is left of the groups that are pruned; the shape of the network.
+    flops, params: of that shape (fvcore's convention).
+    score: of the network, where somebody has measured and recorded it.
     """
 
     minibatches: int
     removed: int
+    widths: Mapping[str, int]
     flops: int
     params: int
-    error: float
+    score: float | None = None
 
 
 class IterativePruner:
-    """Prunes a network bit by bit while it trains, until a budget is met.
+    """Prunes a network bit by bit while it trains, until its budgets are met.
 
     model: left untouched; a copy of it is in `network`, which is to be trained.
     example_input: as for `trace`.
     criterion: of any kind.
-    budget: what to prune to; shares refer to `model`.
+    budget: what to prune to, shares refer to `model`; or several, all to be met in turn: the
+        pruning step that meets one of them ends there, so that no network is smaller than it has to
+        be (`smaller` is that network).
+    pace: how fast, and how.  removable: what may go; everything that the criterion can judge.
     batches: minibatches for a criterion that needs data and is not a FirstOrderCriterion; passed
         over at each pruning step, so no iterator that is used up.
-    groups: names of the groups that may lose channels; all that the criterion can judge if None.
-    min_channels: channels that stay in each group, or its width if it has fewer.
-    restrictions: what stays whole or loses no more than a share.
-    exact: as for `trace`.
-    measure: called after each real removal, for the trajectory.
+
+    trajectory: a point for every pruning step.
 
     Raises UnreachableBudgetError before any training if the floor is over budget, CriterionError
     for a criterion that cannot judge the network or lacks its data.
@@ -118,34 +147,28 @@ class IterativePruner:
         model: nn.Module,
         example_input: ExampleInput,
         criterion: Criterion,
-        budget: Budget,
+        budget: Budget | Sequence[Budget],
         pace: Pace | None = None,
         *,
+        removable: Removable | None = None,
         batches: Batches = (),
-        groups: Iterable[str] | None = None,
-        min_channels: int = MIN_CHANNELS,
-        restrictions: Restrictions | None = None,
-        exact: bool = True,
-        measure: Measure | None = None,
     ) -> None:
         self._example_input, self._criterion, self._batches = example_input, criterion, batches
-        self._pace, self._min_channels, self._measure = pace or Pace(), min_channels, measure
-        self._restrictions = restrictions or Restrictions()
-        self._base = trace(model, example_input, exact=exact)
-        self._restrictions.check(self._base)
-        graph = self._restrictions.of(self._base)
-        self._groups = _judged(criterion, model, graph, groups)
-        self._limits = budget.absolute(graph.cost())
-        floor = graph.cost(least_widths(graph, self._groups, min_channels=min_channels))
-        if not self._limits.allows(floor):
-            raise unreachable(self._limits, floor)
-        self._kept = {group.name: tuple(range(group.width)) for group in graph.groups}
-        self._num_channels = sum(len(channels) for channels in self._kept.values())
+        self._pace, self._removable = pace or Pace(), removable or Removable()
+        whole = whole_trace(model, example_input, exact=self._removable.exact)
+        self._removable.restrictions.check(whole)
+        graph = self._removable.restrictions.of(whole)
+        groups = _judged(criterion, model, graph, self._removable)
+        self._base = graph.pruning(groups)
+        self._limits = _reachable(budget, self._base, groups, self._removable.rules)
+        everything = {name: tuple(range(self._base.group(name).width)) for name in groups}
+        self._present = self._plan = KeepPlan(everything)
+        self._cost = self._base.cost()
+        self._num_minibatches = 0
         self.trajectory: list[TrajectoryPoint] = []
-        self._num_minibatches = self._num_prunings = 0
         self._average = ScoreAverage(self._pace.momentum)
-        self._graph = graph
-        self._gates = ChannelGates(remove_channels(model, graph, KeepPlan({})), graph, self._groups)
+        self._graph = whole
+        self._gates = ChannelGates(remove_channels(model, whole, KeepPlan({})), whole, groups)
         self.network = Gated(self._gates)
         self._observer = self._observer_of(self._gates)
         if not self._is_watching:
@@ -155,18 +178,18 @@ class IterativePruner:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the network, without its gated channels, is within the budget."""
-        return self._limits.allows(self._graph.cost(self._plan.widths))
+        """Whether the network, without its gated channels, is within every budget."""
+        return self._num_met == len(self._limits)
 
     @property
     def plan(self) -> KeepPlan:
         """What is left of the channels of the network that pruning began with."""
-        return KeepPlan(
-            {
-                name: tuple(self._kept[name][channel] for channel in channels)
-                for name, channels in self._plan.keep.items()
-            }
-        )
+        return self._plan
+
+    @property
+    def cost(self) -> Cost:
+        """Of the network without its gated channels, in closed form."""
+        return self._cost
 
     @contextmanager
     def watching(self, num_samples: int) -> Iterator[None]:
@@ -191,19 +214,31 @@ class IterativePruner:
         if self._num_minibatches % self._pace.minibatches:
             return False
         self._prune()
-        self._num_prunings += 1
+        self.trajectory.append(self._point())
         surgery_every = self._pace.surgery_every if self._is_watching else 1
-        if self.is_finished or self._num_prunings % surgery_every == 0:
+        if self.is_finished or len(self.trajectory) % surgery_every == 0:
             self._operate(optimizer)
+        if self._pace.reset_momentum:
+            for parameter in self.network.parameters():
+                optimizer.state.pop(parameter, None)
         return True
+
+    def record_score(self, score: float) -> None:
+        """Note what the network of the newest point is worth; before the first, nothing."""
+        if self.trajectory:
+            self.trajectory[-1] = replace(self.trajectory[-1], score=score)
+
+    def smaller(self) -> nn.Module:
+        """A new network: the present one without its gated channels and gates; training goes on."""
+        return remove_channels(self.network.model, self._graph, self._left)
 
     def finish(self, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
         """The network as it stands, without its gated channels and without gates.
 
         optimizer: as for `after_step`; needed where channels are gated, whose removal changes the
-            parameters: ConfigError without it. That of a network within its budget has been done.
+            parameters: ConfigError without it. That of a network within its budgets has been done.
         """
-        if not bool(self.network.mask.all()):
+        if self._plan != self._present:
             check_trains(optimizer, self.network)
             assert optimizer is not None
             self._operate(optimizer)
@@ -215,12 +250,11 @@ class IterativePruner:
         Tensors, numbers and strings only (torch.load with weights_only).
         """
         return {
-            "kept": {name: list(channels) for name, channels in self._kept.items()},
-            "mask": self.network.mask.clone(),
+            "present": {name: list(channels) for name, channels in self._present.keep.items()},
+            "plan": {name: list(channels) for name, channels in self._plan.keep.items()},
             "scores": self._average.scores,
             "moments": self._observer.state_dict(),
             "num_minibatches": self._num_minibatches,
-            "num_prunings": self._num_prunings,
             "trajectory": [asdict(point) for point in self.trajectory],
         }
 
@@ -230,23 +264,20 @@ class IterativePruner:
         Afterwards `network` has the shapes to load its own state, and an optimizer made of its
         parameters those for its.
         """
-        kept = {name: tuple(channels) for name, channels in state["kept"].items()}
-        self._replace(KeepPlan(kept))
-        self.network.mask.copy_(state["mask"])
+        device = self.network.mask.device
+        self._set_plan(_plan_of(state["present"]))
+        self._replace()
+        self._set_plan(_plan_of(state["plan"]))
         self._average = ScoreAverage(self._pace.momentum)
-        self._average.update(state["scores"])
+        self._average.update({name: scores.to(device) for name, scores in state["scores"].items()})
         self._observer.load_state_dict(state["moments"])
         self._num_minibatches = state["num_minibatches"]
-        self._num_prunings = state["num_prunings"]
         self.trajectory = [TrajectoryPoint(**point) for point in state["trajectory"]]
 
     @property
-    def _plan(self) -> KeepPlan:
-        """What the mask leaves of the present network's channels."""
-        stays = self._gates.by_channel(self.network.mask.cpu())
-        return KeepPlan(
-            {name: tuple(values.nonzero().flatten().tolist()) for name, values in stays.items()}
-        )
+    def _left(self) -> KeepPlan:
+        """What the plan leaves of the present network's channels."""
+        return self._plan.within(self._present)
 
     @property
     def _is_watching(self) -> bool:
@@ -266,59 +297,86 @@ class IterativePruner:
         return GradientObserver(ChannelGates(gates.model, gates.graph, gates.names, placement))
 
     def _scores(self) -> dict[str, Tensor]:
-        """Of the present network's channels, by the criterion."""
+        """Per channel of the first network, by the criterion; 0 for those that are gone for real.
+
+        Shape (width,) per group.
+        """
         if isinstance(self._criterion, FirstOrderCriterion):
-            values = self._criterion.of(self._observer.moments)
-            return self._observer.gates.by_channel(values)
-        scores = self._criterion.score(self.network.model, self._graph, self._batches)
-        return {name: scores[name] for name in self._gates.names}
+            scores = self._observer.gates.by_channel(self._criterion.of(self._observer.moments))
+        else:
+            scores = self._criterion.score(self.network.model, self._graph, self._batches)
+        spread = {}
+        for name, channels in self._present.keep.items():
+            spread[name] = scores[name].new_zeros(self._base.group(name).width)
+            spread[name][torch.tensor(channels, device=spread[name].device)] = scores[name]
+        return spread
 
     def _prune(self) -> None:
-        """Gate the units with the lowest scores, as many as the pace says or the budget needs."""
-        mask, scores = self.network.mask, self._average.scores
+        """Gate what scores lowest: as many units as the pace says, or the next budget needs."""
+        scores = self._average.scores
         if not self._has_fixed_scores:
             scores = self._average.update(self._scores())
-        order = removal_order(scores, self._graph, kept=self._plan, min_channels=self._min_channels)
-        for name, unit in order[: self._pace.units]:
-            self._gates.by_group(mask)[name][unit] = 0  # a view of the mask
-            if self.is_finished:
+        if self._pace.flops_penalty:
+            saved = flops_saved(self._base, self._plan.keep, self._plan.widths)
+            penalty = self._pace.flops_penalty
+            scores = {name: values - penalty * saved[name] for name, values in scores.items()}
+        kept = self._plan.units_kept(self._base)
+        num_met, num_gone = self._num_met, 0
+        for step in removal_steps(scores, self._base, self._removable.rules, kept):
+            self._set_plan(self._without(step))
+            num_gone += sum(len(chunk.units) for chunk in step)
+            if num_gone >= self._pace.units or self._num_met > num_met:
                 break
-        self._observer.reset(self._plan.widths)
+        self._observer.reset(self._left.widths)
+
+    def _without(self, step: Step) -> KeepPlan:
+        """The plan without the units of a step as well."""
+        keep = dict(self._plan.keep)
+        for chunk in step:
+            group = self._base.groups[chunk.group]
+            units = group.unit_of_channel
+            keep[group.name] = tuple(c for c in keep[group.name] if units[c] not in chunk.units)
+        return KeepPlan(keep)
+
+    def _set_plan(self, plan: KeepPlan) -> None:
+        """Close the gates of what this plan leaves out of the present network."""
+        self._plan, self._cost = plan, self._base.cost(plan.widths)
+        self.network.mask.copy_(self._gates.mask(self._left))
+
+    @property
+    def _num_met(self) -> int:
+        """Budgets that the network is within."""
+        return sum(limits.allows(self._cost) for limits in self._limits)
 
     def _operate(self, optimizer: torch.optim.Optimizer) -> None:
         """Remove the gated channels for real and put the smaller network in place."""
-        before, graph, plan = self.network.model, self._graph, self._plan
-        self._replace(plan)
-        self._average.keep(plan)
-        carry_over(optimizer, before, self.network.model, graph, plan)
-        self.trajectory.append(self._point())
+        before, graph, left = self.network.model, self._graph, self._left
+        self._replace()
+        carry_over(optimizer, before, self.network.model, graph, left)
 
-    def _replace(self, plan: KeepPlan) -> None:
-        """Put the network without the channels that `plan` leaves out in place of the present."""
-        smaller = remove_channels(self.network.model, self._graph, plan)
-        self._kept = {
-            name: tuple(channels[c] for c in plan.keep.get(name, range(len(channels))))
-            for name, channels in self._kept.items()
-        }
-        traced = trace(smaller, self._example_input, exact=self._graph.exact)
-        self._graph = self._restrictions.of(traced, self._base)
-        self._gates = ChannelGates(smaller, self._graph, self._groups)
+    def _replace(self) -> None:
+        """Put the network without its gated channels in place of the present one."""
+        model, exact = self.smaller(), self._graph.exact
+        self._present = self._plan
+        self._graph = whole_trace(model, self._example_input, exact=exact)
+        self._gates = ChannelGates(model, self._graph, self._plan.keep)
         self._observer = self._observer_of(self._gates)
         self.network.exchange(self._gates)
 
     def _point(self) -> TrajectoryPoint:
-        cost = self._graph.cost()
-        error = math.nan if self._measure is None else self._measure(self.network.model)
-        removed = self._num_channels - sum(len(channels) for channels in self._kept.values())
-        return TrajectoryPoint(self._num_minibatches, removed, cost.flops, cost.params, error)
+        widths = self._plan.widths
+        removed = sum(self._base.group(name).width - width for name, width in widths.items())
+        return TrajectoryPoint(
+            self._num_minibatches, removed, widths, self._cost.flops, self._cost.params
+        )
 
 
 def _judged(
-    criterion: Criterion, model: nn.Module, graph: ChannelGraph, names: Iterable[str] | None
+    criterion: Criterion, model: nn.Module, graph: ChannelGraph, removable: Removable
 ) -> tuple[str, ...]:
     """The groups that are pruned; CriterionError if the criterion cannot judge one of them."""
     covered = criterion.covers(model, graph)
-    chosen = covered if names is None else tuple(names)
+    chosen = covered if removable.groups is None else tuple(removable.groups)
     missing = [name for name in chosen if name not in covered]
     if missing or not chosen:
         what = f"group {missing[0]!r}" if missing else "any group"
@@ -326,4 +384,22 @@ def _judged(
             f"{type(criterion).__name__} cannot judge {what} of this network: choose another "
             "criterion, or other groups"
         )
-    return chosen
+    return tuple(group.name for group in removable.rules.prunable(graph, chosen))
+
+
+def _reachable(
+    budget: Budget | Sequence[Budget], graph: ChannelGraph, groups: Sequence[str], rules: Rules
+) -> tuple[Budget, ...]:
+    """The budgets in absolute numbers; UnreachableBudgetError if the floor is over one of them."""
+    least = least_widths(graph, groups, min_channels=rules.min_channels, divisor=rules.divisor)
+    floor = graph.cost(least)
+    budgets = (budget,) if isinstance(budget, Budget) else tuple(budget)
+    limits = tuple(absolute_limits(each, graph, groups, rules) for each in budgets)
+    for each in limits:
+        if not each.allows(floor):
+            raise unreachable(each, floor)
+    return limits
+
+
+def _plan_of(channels: Mapping[str, Sequence[int]]) -> KeepPlan:
+    return KeepPlan({name: tuple(kept) for name, kept in channels.items()})

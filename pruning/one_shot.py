@@ -13,7 +13,7 @@ from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.magnitude import WeightMagnitude
 from pruning.errors import ConfigError
 from pruning.networks.wrappers import unwrapped
-from pruning.selection import FilterShare, Scope, select
+from pruning.selection import Scope, select
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
 
@@ -30,20 +30,21 @@ class SelectionRules(TypedDict, total=False):
 def prune(
     model: nn.Module,
     example_input: ExampleInput,
-    target: str | Budget | FilterShare,
+    target: str | Budget,
     *,
     criterion: Criterion | None = None,
     batches: Batches = (),
     ignore: Iterable[str | nn.Module] = (),
     max_removed: Mapping[str, float] | None = None,
+    only: Iterable[str] = (),
     exact: bool = True,
     **rules: Unpack[SelectionRules],
 ) -> nn.Module:
     """A smaller network that meets the target; `model` is left as it was.
 
     example_input: as for `trace`: N×… with N = 1, a tuple of arguments or a mapping.
-    target: a budget, as text such as "flops=50%" or "flops=30M params=300k", whose shares refer to
-        `model`; or a share of the filters.
+    target: a budget, as text such as "flops=50%", "channels=50%" or "flops=30M params=300k", whose
+        shares refer to `model`.
     criterion: judges the channels; by default WeightMagnitude(2), which needs no data.
     batches: minibatches for criteria that need data: pairs of inputs, as the network is called
         with, and targets, as the criterion's loss takes them.
@@ -51,6 +52,7 @@ def prune(
         produce, read, or otherwise hold a parameter along keeps all its channels.
     max_removed: of layers by such patterns the largest share that goes of what they produce:
         {"layer3.*": 0.5}.
+    only: patterns of the layers that alone lose channels: ["*.conv1"].
     exact: as for `trace`.  rules: min_channels, divisor, scope and residual, as for `select`.
 
     The result is to be fine-tuned; `carry_over` lets an optimizer go on where removal happens in
@@ -62,7 +64,9 @@ def prune(
     patterns = [_pattern(model, wanted) for wanted in ignore]
     scores = (criterion or WeightMagnitude(2)).score(model, graph, batches)
     budget = Budget.parse(*target.split()) if isinstance(target, str) else target
-    plan = select(scores, graph, budget, ignore=patterns, max_removed=max_removed, **rules)
+    plan = select(
+        scores, graph, budget, ignore=patterns, max_removed=max_removed, only=only, **rules
+    )
     return remove_channels(model, graph, plan)
 
 

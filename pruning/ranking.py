@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,42 +14,7 @@ from torch import Tensor
 
 from pruning.errors import PlanError
 from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
-
-Scope = Literal["global", "uniform"]
-
-MIN_CHANNELS = 3
-"""The floor of the RNI authors' experiments (§5.1): at least so many channels stay in a group."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What may be removed, in what steps; `pruning.selection.select` explains each."""
-
-    min_channels: int = MIN_CHANNELS
-    divisor: int = 1
-    scope: Scope = "global"
-    residual: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("min_channels", "divisor"):
-            if getattr(self, name) < 1:
-                raise PlanError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.scope not in get_args(Scope):
-            raise PlanError(f"scope must be one of {', '.join(get_args(Scope))}, got {self.scope}")
-
-    def prunable(self, graph: ChannelGraph, names: Iterable[str]) -> tuple[ChannelGroup, ...]:
-        """Those of the named groups that may lose channels, in the order of the network."""
-        groups = (graph.groups[number] for number in sorted(graph.index(name) for name in names))
-        return tuple(group for group in groups if self.residual or not group.residual)
-
-    def step(self, group: ChannelGroup) -> int:
-        """Units of `group` between two widths that it may have."""
-        return math.lcm(self.divisor, group.unit) // group.unit
-
-    def floor(self, group: ChannelGroup) -> int:
-        """The fewest units that stay; all of a group with fewer channels than `min_channels`."""
-        step = self.step(group)
-        return min(group.num_units, -(-group.floor(self.min_channels) // step) * step)
+from pruning.rules import Rules
 
 
 @dataclass(frozen=True)

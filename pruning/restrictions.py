@@ -32,11 +32,14 @@ class Restrictions:
         otherwise hold a parameter along.
     max_removed: per pattern the largest share, in [0, 1], of the channels of each group that may
         go which these layers produce. Where several fit a group, the least counts.
+    only: patterns of layers outside of which nothing goes: of a group that has another producer no
+        channels do. Nothing is outside where there are none.
     Raises ConfigError for other shares.
     """
 
     ignore: tuple[str, ...] = ()
     max_removed: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for pattern, share in self.max_removed.items():
@@ -47,7 +50,9 @@ class Restrictions:
                 )
 
     @classmethod
-    def parse(cls, ignore: Iterable[str], max_removed: Iterable[str]) -> Restrictions:
+    def parse(
+        cls, ignore: Iterable[str], max_removed: Iterable[str], only: Iterable[str] = ()
+    ) -> Restrictions:
         """Restrictions from texts: patterns, and such as "layer4.*=50%"; ConfigError for others."""
         shares: dict[str, float] = {}
         for text in max_removed:
@@ -58,13 +63,16 @@ class Restrictions:
                     field="max_removed",
                 )
             shares[match["pattern"].strip()] = float(match["percent"]) / 100
-        return cls(tuple(ignore), shares)
+        return cls(tuple(ignore), shares, tuple(only))
 
     def of(self, graph: ChannelGraph, base: ChannelGraph | None = None) -> ChannelGraph:
         """`graph` with groups that are pinned, or keep more channels than they would need.
 
-        base: of the network that shares refer to, where that of `graph` came of it by pruning.
+        base: of the network that shares refer to, where that of `graph` came of it by pruning; the
+            same layers are pruned then.
         """
+        if base is not None:
+            graph = graph.pruning_layers(base.pruned_layers)
         widths = (base or graph).widths
         changed = {}
         for group in graph.groups:
@@ -81,6 +89,7 @@ class Restrictions:
         for option, patterns, parts in (
             ("ignore", self.ignore, _parts),
             ("max_removed", self.max_removed, _producing_parts),
+            ("only", self.only, _producing_parts),
         ):
             known = list(dict.fromkeys(part for g in graph.groups for part in parts(g)))
             for pattern in patterns:
@@ -96,8 +105,10 @@ class Restrictions:
     def spares(self, module: str, names: Iterable[str]) -> bool:
         """Whether the module may not go as a whole: a pattern fits it or a part of it.
 
-        names: of all modules of the network.
+        Or none of `only` fits it. names: of all modules of the network.
         """
+        if not self._is_offered(module):
+            return True
         inside = (name for name in names if name.startswith(f"{module}."))
         candidates = {*prefixes(module), *inside}
         caps = (pattern for pattern, share in self.max_removed.items() if share < 1)
@@ -108,7 +119,12 @@ class Restrictions:
         return Restrictions(
             tuple(f"{prefix}.{pattern}" for pattern in self.ignore),
             {f"{prefix}.{pattern}": share for pattern, share in self.max_removed.items()},
+            tuple(f"{prefix}.{pattern}" for pattern in self.only),
         )
+
+    def _is_offered(self, module: str) -> bool:
+        """Whether `only` does not forbid it."""
+        return not self.only or any(fits(p, prefixes(module)) for p in self.only)
 
     def _restricted(self, group: ChannelGroup, width: int) -> ChannelGroup:
         if group.pinned is not None:
@@ -117,6 +133,8 @@ class Restrictions:
         for pattern in self.ignore:
             if fits(pattern, held):
                 return dataclasses.replace(group, pinned=f"ignored ({pattern})")
+        if not all(map(self._is_offered, group.producers or (group.name,))):
+            return dataclasses.replace(group, pinned=f"not asked for (only {', '.join(self.only)})")
         produced = list(_producing_parts(group))
         caps = [(share, p) for p, share in self.max_removed.items() if fits(p, produced)]
         if not caps:

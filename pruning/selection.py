@@ -1,15 +1,14 @@
 """Selection: from scores and a target to the channels that stay. Pure functions of numbers.
 
-Channels go in the order of `pruning.ranking` until a budget is met, until a share of the filters
-is gone, or as long as the caller likes.
+Channels go in the order of `pruning.ranking` until a budget is met, or as long as the caller likes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
@@ -17,24 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pruning.cost import Budget, Cost
-from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
+from pruning.errors import PlanError, UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
-from pruning.ranking import MIN_CHANNELS, Rules, Scope, Step, removal_steps
+from pruning.ranking import Step, removal_steps
 from pruning.restrictions import Restrictions
+from pruning.rules import MIN_CHANNELS, Rules, Scope
 
 __all__ = [
     "MIN_CHANNELS",
-    "FilterShare",
     "KeepPlan",
     "Scope",
+    "absolute_limits",
     "least_widths",
     "removal_order",
     "select",
     "unreachable",
 ]
-
-_ROUNDING = 1e-9
-"""What a fraction such as 1 - 0.9 may lack of the number that is meant."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,15 @@ class KeepPlan:
     def widths(self) -> dict[str, int]:
         """Width per group of the plan."""
         return {name: len(channels) for name, channels in self.keep.items()}
+
+    def within(self, larger: KeepPlan) -> KeepPlan:
+        """The same channels, counted among those that `larger` keeps, which has all of them."""
+        return KeepPlan(
+            {
+                name: tuple(np.searchsorted(larger.keep[name], channels).tolist())
+                for name, channels in self.keep.items()
+            }
+        )
 
     def units_kept(self, graph: ChannelGraph) -> dict[str, NDArray[np.bool_]]:
         """Per group of `graph`, whether each unit stays; PlanError if the plan does not fit."""
@@ -96,33 +102,10 @@ def _is_whole(number: object) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
-@dataclass(frozen=True)
-class FilterShare:
-    """A target of `select`: the share of filters to remove, in [0, 1); no more than it goes.
-
-    Counted are the filters of the groups that are pruned, as the papers do: RNI's 90 % of
-    ResNet-56 are of the filters off its residual streams. Where streams are pruned, each of the
-    layers that produce them counts: all filters are then all output channels of the network's
-    convolutions and hidden layers. In "uniform" scope the share is each group's own, and a floor
-    that forbids it makes the group lose less. So counted and rounded, the FLOPs that the RNI paper
-    reports for UCS (Tables 2 and 3: 25.19, 1.13, 50.39 and 14.79 %) come out exactly.
-
-    Raises BudgetError for a share outside [0, 1).
-    """
-
-    removed: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.removed < 1:
-            raise BudgetError(
-                f"the share of filters to remove must be in [0, 1), got {self.removed}"
-            )
-
-
 def select(
     scores: Mapping[str, Tensor],
     graph: ChannelGraph,
-    target: Budget | FilterShare,
+    target: Budget,
     *,
     min_channels: int = MIN_CHANNELS,
     divisor: int = 1,
@@ -130,12 +113,13 @@ def select(
     residual: bool = True,
     ignore: Iterable[str] = (),
     max_removed: Mapping[str, float] | None = None,
+    only: Iterable[str] = (),
 ) -> KeepPlan:
     """Removes the lowest scores until the target is met, and no further.
 
     scores: one score per channel, shape (width,), for each group that may lose channels; the
         channels of a unit are judged by their mean. NaN is refused. Ties are broken by order.
-    target: a budget, whose shares refer to the traced network, or a share of the filters.
+    target: shares refer to the traced network; see `absolute_limits`.
     min_channels: channels that stay in each group (3: RNI, §5.1), or its width if it has fewer;
         more where the network needs more.
     divisor: a group that loses channels is left with a multiple of this (8, 16, 32 …) and of
@@ -148,34 +132,58 @@ def select(
     residual: whether residual streams are pruned. RNI (§5.1) and Crowley et al. (Fig. 2)
         leave them whole, the Taylor paper (§4.2) prunes them. If not, nobody looks at their
         scores.
-    ignore, max_removed: what stays whole and what loses no more than a share, by patterns of the
-        names of layers, such as ["layer4.*"] and {"layer3.*": 0.5}; see `Restrictions`.
+    ignore, max_removed, only: what stays whole, what loses no more than a share and what alone is
+        pruned, by patterns of the names of layers, such as ["layer4.*"], {"layer3.*": 0.5} and
+        ["*.conv1"]; see `Restrictions`.
 
     Raises ConfigError for a pattern that fits no layer, PlanError for scores or rules that do not
-    fit the graph, and UnreachableBudgetError,
-    naming the nearest reachable cost or share, if the floors of all scored groups forbid the
-    target (a share in "uniform" scope is always met as far as they allow).
+    fit the graph, and UnreachableBudgetError, naming the nearest reachable cost, if the floors of
+    all scored groups forbid the target.
     """
-    restrictions = Restrictions(tuple(ignore), max_removed or {})
+    restrictions = Restrictions(tuple(ignore), max_removed or {}, tuple(only))
     restrictions.check(graph)
     whole = graph
     graph = restrictions.of(graph)
     scores = {n: s for n, s in scores.items() if graph.group(n).pinned == whole.group(n).pinned}
     rules = Rules(min_channels, divisor, scope, residual)
-    steps = removal_steps(scores, graph, rules)
     groups = rules.prunable(graph, scores)
-    if isinstance(target, Budget):
-        count = _fewest_steps_within(target, graph, steps)
-    elif scope == "uniform":
-        count = bisect_right(steps, target.removed + _ROUNDING, key=lambda step: step[0].level)
-    else:
-        count = _most_steps_of(target, graph, groups, steps, min_channels)
-    return _plan_without(graph, groups, steps[:count])
+    if graph.pruned_layers is None:
+        graph = graph.pruning(group.name for group in groups)
+    steps = removal_steps(scores, graph, rules)
+    limits = absolute_limits(target, graph, scores, rules)
+    return _plan_without(graph, groups, steps[: _fewest_steps_within(limits, graph, steps)])
 
 
-def _fewest_steps_within(budget: Budget, graph: ChannelGraph, steps: Sequence[Step]) -> int:
-    """How many steps meet the budget; UnreachableBudgetError if not even all of them do."""
-    limits = budget.absolute(graph.cost())
+def absolute_limits(
+    budget: Budget, graph: ChannelGraph, names: Iterable[str], rules: Rules
+) -> Budget:
+    """The budget in absolute numbers: what pruning these groups by these rules is held to.
+
+    A share of `channels` leaves as many as remain when the share that goes is rounded down: the
+    share of all of them, or in "uniform" scope that of each group, as far as its floor allows. So
+    counted, the FLOPs that the RNI paper reports for UCS (Tables 2 and 3: 25.19, 1.13, 50.39 and
+    14.79 %) come out exactly. Other shares are those of the cost of `graph`, rounded down.
+    """
+    base = graph.cost()
+    if rules.scope == "global":
+        return budget.absolute(base)
+    groups = [group for group in rules.prunable(graph, names) if group.pinned is None]
+
+    def of_each_group(share: float) -> float:
+        widths = {group.name: group.unit * rules.units_kept(group, share) for group in groups}
+        return graph.cost(widths).of("channels")
+
+    bounds = (
+        replace(bound, value=of_each_group(bound.value), is_share=False)
+        if bound.quantity == "channels" and bound.is_share
+        else bound
+        for bound in budget.bounds
+    )
+    return Budget(tuple(bounds)).absolute(base)
+
+
+def _fewest_steps_within(limits: Budget, graph: ChannelGraph, steps: Sequence[Step]) -> int:
+    """How many steps meet the limits; UnreachableBudgetError if not even all of them do."""
 
     def is_met(num_steps: int) -> bool:
         return limits.allows(graph.cost(_widths_without(graph, steps[:num_steps])))
@@ -183,27 +191,6 @@ def _fewest_steps_within(budget: Budget, graph: ChannelGraph, steps: Sequence[St
     if not is_met(len(steps)):
         raise unreachable(limits, graph.cost(_widths_without(graph, steps)))
     return bisect_left(range(len(steps)), True, key=is_met)
-
-
-def _most_steps_of(
-    share: FilterShare,
-    graph: ChannelGraph,
-    groups: Sequence[ChannelGroup],
-    steps: Sequence[Step],
-    min_channels: int,
-) -> int:
-    """How many steps remove no more than the share; UnreachableBudgetError if all remove less."""
-    total = sum(_num_filters(group, group.num_units) for group in groups)
-    most = int(share.removed * total + _ROUNDING * total)
-    removed = np.cumsum([_num_filters(graph.groups[c.group], len(c.units)) for (c,) in steps])
-    reachable = int(removed[-1]) if steps else 0
-    if reachable < most:
-        raise UnreachableBudgetError(
-            f"a share of {share.removed:g} of {total:,} filters cannot be removed: with at least "
-            f"{min_channels} channels in each group at most {reachable:,} can (nearest "
-            f"reachable: {reachable / total:.4f})"
-        )
-    return int(np.searchsorted(removed, most, side="right"))
 
 
 def removal_order(
@@ -266,11 +253,6 @@ def unreachable(limits: Budget, floor: Cost) -> UnreachableBudgetError:
         if excess > 0
     ]
     return UnreachableBudgetError(f"the budget cannot be reached: {'; '.join(parts)}")
-
-
-def _num_filters(group: ChannelGroup, num_units: int) -> int:
-    """Filters that produce so many units: one per channel and producer."""
-    return num_units * group.unit * max(1, len(group.producers))
 
 
 def _widths_without(graph: ChannelGraph, steps: Sequence[Step]) -> dict[str, int]:

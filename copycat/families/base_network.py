@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -45,7 +46,14 @@ class BaseNetwork:
     def under(self, restrictions: Restrictions) -> BaseNetwork:
         """The same under these restrictions; ConfigError for one that fits no layer."""
         restrictions.check(self.graph)
-        base = replace(self, graph=restrictions.of(self.graph), restrictions=restrictions)
+        return self._with(restrictions.of(self.graph), restrictions)
+
+    def pruning(self, names: Iterable[str]) -> BaseNetwork:
+        """The same, of which these groups are pruned; see ChannelGraph.pruning."""
+        return self._with(self.graph.pruning(names), self.restrictions)
+
+    def _with(self, graph: ChannelGraph, restrictions: Restrictions) -> BaseNetwork:
+        base = replace(self, graph=graph, restrictions=restrictions)
         base.__dict__["made"] = self.made
         return base
 

@@ -144,6 +144,7 @@ def is_measured(limits: Budget) -> bool:
 
 
 def _member(kind: FamilyKind, gauge: _Gauge, limits: Budget) -> Member:
+    _require_channels(kind, gauge, limits)
     before = gauge.num_measured
     largest_fitting = largest(
         gauge.series,
@@ -160,6 +161,18 @@ def _member(kind: FamilyKind, gauge: _Gauge, limits: Budget) -> Member:
             f"{parameter:g} ({_in_words(limits, cost)}): lower it"
         )
     return Member(kind.name, parameter, limits, shape, cost, gauge.num_measured - before)
+
+
+def _require_channels(kind: FamilyKind, gauge: _Gauge, limits: Budget) -> None:
+    """BudgetError for a bound on channels where members have other layers than the base network."""
+    if limits.limit("channels") is None:
+        return
+    smallest = gauge.series.shape(gauge.series.least)
+    if gauge.series.cost(smallest).channels is None:
+        raise BudgetError(
+            f"channels are those of the base network's layers, and a {kind.name} network has "
+            "others: give flops or params"
+        )
 
 
 def _below(kind: FamilyKind, gauge: _Gauge, limits: Budget) -> UnreachableBudgetError:

@@ -173,7 +173,8 @@ def find_alpha(
 ) -> float:
     """The largest α, up to rounding steps, whose network meets `budget`.
 
-    budget: shares refer to the traced network. Raises UnreachableBudgetError, naming the
+    budget: shares refer to the traced network; its channels are those of the profile's layers,
+    unless the graph says which are pruned. Raises UnreachableBudgetError, naming the
     nearest reachable cost, if the fewest units per group are over budget.
     """
     return _filled(profile, graph, budget, divisor)[0]
@@ -200,6 +201,8 @@ def uniform_profile(
 def _filled(
     profile: WidthProfile, graph: ChannelGraph, budget: Budget, divisor: int
 ) -> tuple[float, Shape]:
+    if graph.pruned_layers is None:
+        graph = graph.pruning(n for n in profile.widths if graph.group(n).pinned is None)
     limits = budget.absolute(graph.cost())
     series = scale_of(profile, graph, divisor=divisor)
     largest_fitting = largest(series, lambda shape: limits.allows(series.cost(shape)))

@@ -23,11 +23,12 @@ from pruning.criteria.criterion import (
     undisturbed,
 )
 from pruning.criteria.filters import scale_axes
-from pruning.criteria.gradient_moments import GradientMoments, GradientObserver, flops_saved
+from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
+from pruning.unit_costs import flops_saved
 
 
 class FirstOrderCriterion(GateCriterion):
@@ -183,7 +184,11 @@ class Fisher(FirstOrderCriterion):
         delta = moments.sample_squares / (2 * moments.num_samples)
         if not self.flops_penalty:
             return delta
-        return delta - self.flops_penalty * flops_saved(moments)
+        gates = moments.gates
+        flops = flops_saved(gates.graph, gates.names, moments.widths)
+        units = {name: gates.graph.group(name).num_units for name in gates.names}
+        saved = {name: delta.new_full((number,), flops[name]) for name, number in units.items()}
+        return delta - self.flops_penalty * gates.joined(saved)
 
 
 @final

@@ -156,20 +156,3 @@ class GradientObserver:
                 products = (gradient * parameters[axis.parameter]).to(like.dtype)
                 total += axis.summed(products.square_(), self.gates.num_units)
         return total
-
-
-def flops_saved(moments: GradientMoments) -> Tensor:
-    """FLOPs that removing a unit saves, per unit, shape (U,), at the widths that are left.
-
-    Zero in groups that cannot lose any more.
-    """
-    gates, graph, widths = moments.gates, moments.gates.graph, moments.widths
-    now = graph.cost(widths).flops
-    saved: dict[str, Tensor] = {}
-    for name in gates.names:
-        group = graph.group(name)
-        width, flops = widths.get(name, group.width), 0
-        if width > group.floor() * group.unit:
-            flops = now - graph.cost({**widths, name: width - group.unit}).flops
-        saved[name] = moments.sample_sums.new_full((group.num_units,), flops)
-    return gates.joined(saved)

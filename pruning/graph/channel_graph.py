@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,8 @@ class ChannelGraph:
     in which the network runs them.
 
     exact: whether only channels are offered without which the others keep their values.
+    pruned_layers: those whose filters are pruned, and count as `channels` of a cost; None where it
+        was not said (see `pruning`).
     """
 
     def __init__(
@@ -164,9 +166,11 @@ class ChannelGraph:
         products: tuple[Product, ...] = (),
         notes: tuple[str, ...] = (),
         exact: bool = True,
+        pruned_layers: frozenset[str] | None = None,
     ) -> None:
         self.groups = groups
         self.exact = exact
+        self.pruned_layers = pruned_layers
         self.axes = axes
         self.group_split = group_split
         self.products = products
@@ -174,11 +178,27 @@ class ChannelGraph:
         self._forms = forms
         self._index = {group.name: i for i, group in enumerate(groups)}
         self._base_units = np.array([g.num_units for g in groups], dtype=np.float64)
+        self._filters_per_unit = np.array(
+            [g.unit * len(_filtering(g) & (pruned_layers or set())) for g in groups],
+            dtype=np.float64,
+        )
 
     @property
     def prunable(self) -> tuple[ChannelGroup, ...]:
         """The groups that are not pinned."""
         return tuple(group for group in self.groups if group.pinned is None)
+
+    @property
+    def pruned(self) -> tuple[ChannelGroup, ...]:
+        """The groups that are pruned: those of `pruned_layers`.
+
+        Where nothing was said, those that are not pinned and are no residual streams, as RNI has it
+        (§5.1).
+        """
+        layers = self.pruned_layers
+        if layers is None:
+            return tuple(group for group in self.prunable if not group.residual)
+        return tuple(group for group in self.prunable if _filtering(group) & layers)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -202,7 +222,10 @@ class ChannelGraph:
         exceed the traced ones. Raises PlanError for widths that the graph forbids.
         """
         units = self._base_units if not widths else self._units(widths)
-        return self._forms.at(units, self._notes)
+        cost = self._forms.at(units, self._notes)
+        if self.pruned_layers is None:
+            return cost
+        return replace(cost, channels=round(float(units @ self._filters_per_unit)))
 
     def narrowed_inexactly(self, widths: Mapping[str, int]) -> dict[str, str]:
         """Why, per group that loses channels at these widths, others then take other values.
@@ -215,14 +238,36 @@ class ChannelGraph:
 
     def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
         """This graph with another description of some groups, by name."""
+        groups = tuple(changed.get(group.name, group) for group in self.groups)
+        return self._with(groups, self.pruned_layers)
+
+    def pruning(self, names: Iterable[str]) -> ChannelGraph:
+        """This graph as that of a network of which these groups are pruned, and no others.
+
+        Their filters are what counts as `channels` of a cost: each channel once per layer that
+        produces it. RNI's 90 % of ResNet-56 are so of the filters off its residual streams; where
+        all groups are pruned, all convolutions and hidden layers count. Raises PlanError for a
+        group that there is none of.
+        """
+        groups = map(self.group, names)
+        return self.pruning_layers(frozenset().union(*(_filtering(group) for group in groups)))
+
+    def pruning_layers(self, layers: frozenset[str] | None) -> ChannelGraph:
+        """This graph with these `pruned_layers`: those of the graph that it came of, say."""
+        return self._with(self.groups, layers)
+
+    def _with(
+        self, groups: tuple[ChannelGroup, ...], pruned_layers: frozenset[str] | None
+    ) -> ChannelGraph:
         return ChannelGraph(
-            tuple(changed.get(group.name, group) for group in self.groups),
+            groups,
             self.axes,
             self._forms,
             group_split=self.group_split,
             products=self.products,
             notes=self._notes,
             exact=self.exact,
+            pruned_layers=pruned_layers,
         )
 
     def summary(self, min_channels: int = 3, *, count_attention: bool = False) -> dict[str, Any]:
@@ -231,6 +276,8 @@ class ChannelGraph:
         A group's shares, in [0, 1], are the parts of the FLOPs and parameters that would
         vanish with all of its channels; two layers in a row both count what is between them,
         so shares add up to more than 1.
+        channels, channels_with_residual: how many a budget of channels is a share of, where
+        residual streams are left whole or pruned.
         min_channels: channels that stay in each group at the least cost.
         count_attention: whether multiply_adds, also those that fvcore leaves out, stand in the
             place of flops.
@@ -238,12 +285,19 @@ class ChannelGraph:
         counted = "multiply_adds" if count_attention else "flops"
         base = self.cost()
         least = self.cost({g.name: g.floor(min_channels) * g.unit for g in self.prunable})
+        inside = [group for group in self.prunable if not group.residual]
         return {
             "base": _quantities(base, counted),
             "reachable": _quantities(least, counted),
+            "channels": self._num_filters(inside),
+            "channels_with_residual": self._num_filters(self.prunable),
             "notes": list(base.notes),
             "groups": [self._group_summary(i, base, counted) for i in range(len(self.groups))],
         }
+
+    def _num_filters(self, groups: Iterable[ChannelGroup]) -> int:
+        """What `channels` of a cost are where these groups are pruned."""
+        return round(self.pruning(group.name for group in groups).cost().of("channels"))
 
     def _group_summary(self, number: int, base: Cost, counted: str) -> dict[str, Any]:
         group, units = self.groups[number], self._base_units.copy()
@@ -288,6 +342,7 @@ class ChannelGraph:
         lines = [
             f"base network  {_in_words(content['base'])}",
             f"reachable     {_in_words(content['reachable'])}",
+            f"prunable      {_channels_in_words(content)}",
             "",
             *_aligned(rows),
         ]
@@ -329,6 +384,11 @@ class ChannelGraph:
         return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
 
 
+def _filtering(group: ChannelGroup) -> set[str]:
+    """The layers that have a filter for each channel of `group`."""
+    return set(group.producers or (group.name,))
+
+
 def _quantities(cost: Cost, counted: str) -> dict[str, float]:
     """Of a cost by name; `counted` is flops or multiply_adds."""
     return {
@@ -344,6 +404,12 @@ def _in_words(quantities: Mapping[str, float]) -> str:
         f"{counted} {unit}, {params} params, {megabytes[0]:.3g} MB of weights, "
         f"{megabytes[1]:.3g} MB of activations"
     )
+
+
+def _channels_in_words(content: Mapping[str, Any]) -> str:
+    inside, every = content["channels"], content["channels_with_residual"]
+    further = f"; {every:,} with residual streams" if every > inside else ""
+    return f"{inside:,} channels{further}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

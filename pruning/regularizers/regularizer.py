@@ -33,7 +33,8 @@ class Regularizer(ABC):
     """A differentiable penalty on the parameters of a model, to be added to its loss.
 
     strength: λ ≥ 0, finite.
-    graph: penalises only channels of its prunable groups; None penalises all.
+    graph: penalises only channels of the groups that are pruned: off residual streams, unless the
+        graph says otherwise (ChannelGraph.pruning). None penalises all.
     target: what is read of each layer, one number per channel; an attribute.
     """
 
@@ -151,7 +152,7 @@ class GroupDeepHoyer(Regularizer):
     from 1 (one filter is left) to its number of filters (all of equal norm), or 0 if all its
     weights are 0. Channels that several layers produce have a norm in each of them. A grouped
     transposed convolution has one norm for the same channel of every group.
-    graph: the outputs of linear layers are penalised too, where they produce prunable groups;
+    graph: the outputs of linear layers are penalised too, where what they produce is pruned;
         without a graph no linear layer is: the outputs of the last one are the classes.
     Source: as for DeepHoyer (Group-HS).
     """

@@ -1,4 +1,4 @@
-"""Where a regularizer finds what it penalises: in a whole model, or where it can be pruned."""
+"""Where a regularizer finds what it penalises: in a whole model, or where it is pruned."""
 
 from __future__ import annotations
 
@@ -34,23 +34,24 @@ class Scope:
     """The part of a model that a regularizer is about.
 
     graph: a trace of the network, or of one with equally named layers, such as the network
-        before `to_sigmoid_batchnorm`; only channels of its prunable groups are in scope.
-        None: every channel is.
+        before `to_sigmoid_batchnorm`; only channels of the groups that are pruned are in scope (see
+        ChannelGraph.pruned). None: every channel is.
     """
 
     def __init__(self, graph: ChannelGraph | None = None) -> None:
         self._is_whole = graph is None
         self._layers: tuple[str, ...] = ()
         self._sizes: dict[tuple[str, int], int] = {}
-        self._prunable: dict[tuple[str, int], Tensor] = {}
+        self._pruned: dict[tuple[str, int], Tensor] = {}
         if graph is None:
             return
         self._layers = tuple(dict.fromkeys(name for g in graph.groups for name in g.layers))
-        is_prunable = np.array([group.pinned is None for group in graph.groups])
+        pruned = {group.name for group in graph.pruned}
+        is_pruned = np.array([group.name in pruned for group in graph.groups])
         for axis in graph.axes:
-            positions = np.flatnonzero((axis.groups >= 0) & is_prunable[axis.groups])
+            positions = np.flatnonzero((axis.groups >= 0) & is_pruned[axis.groups])
             self._sizes[axis.tensor, axis.axis] = len(axis.groups)
-            self._prunable[axis.tensor, axis.axis] = torch.from_numpy(positions)
+            self._pruned[axis.tensor, axis.axis] = torch.from_numpy(positions)
 
     def values(self, model: nn.Module, target: Target) -> list[Tensor]:
         """What `target` reads, one non-empty vector per layer of `model` that is in scope.
@@ -73,15 +74,16 @@ class Scope:
         in_scope = [values for values in in_scope if len(values)]
         if not in_scope:
             raise CriterionError(
-                f"{type(model).__name__} has no {target.name} along a prunable group: "
-                "penalise all of it, without a graph, or see graph.describe() for what is pinned"
+                f"{type(model).__name__} has no {target.name} along a prunable group that is "
+                "pruned: penalise all of it, without a graph, say what is pruned by "
+                "graph.pruning(names), or see graph.describe() for what is pinned"
             )
         return in_scope
 
     def _in_scope(self, values: Tensor, tensor: str, axis: int) -> Tensor:
         if self._is_whole:
             return values
-        positions = self._prunable.get((tensor, axis))
+        positions = self._pruned.get((tensor, axis))
         if positions is None:
             return values[:0]
         if len(positions) == len(values):

@@ -98,6 +98,12 @@ class FilterGates(nn.Module):
         groups = self.channels.by_group(self.values)
         return {name.removeprefix(_MODEL): values for name, values in groups.items()}
 
+    @property
+    def layers(self) -> frozenset[str]:
+        """The layers whose filters have a gate, by their names in the network."""
+        layers = self.channels.graph.pruning(self.channels.names).pruned_layers or frozenset()
+        return frozenset(layer.removeprefix(_MODEL) for layer in layers)
+
     @contextmanager
     def multiplying(self) -> Iterator[None]:
         """While this is open, the network runs with its channels multiplied by φ.

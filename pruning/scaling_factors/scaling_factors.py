@@ -76,6 +76,8 @@ class ScalingFactors(nn.Module):
     exact: whether filter gates reach only channels whose removal leaves the others their values;
         see `trace`.
     restrictions: what keeps its channels, and has no gates or goes no further.
+    pruned_layers: those whose filters count as `channels` of a cost (see ChannelGraph.pruning); by
+        default those that have filter gates.
     seed: of the gates' first values, uniform in (0, 1) (§5.1), and of the 1×1 convolutions of
         added shortcuts.
     gating: what gates learn, where filter gates act, and what has gates of what could.
@@ -93,6 +95,7 @@ class ScalingFactors(nn.Module):
         residual: bool = True,
         exact: bool = True,
         restrictions: Restrictions | None = None,
+        pruned_layers: frozenset[str] | None = None,
         seed: int = 0,
         gating: Gating | None = None,
     ) -> None:
@@ -127,13 +130,20 @@ class ScalingFactors(nn.Module):
                 restrictions=restrictions,
                 gating=gating,
             )
+            pruned_layers = pruned_layers or self.filters.layers
         self.gating = gating
         self._example_input, self._exact = example_input, exact
+        self._pruned_layers = pruned_layers
         self._graphs: dict[frozenset[Structure], ChannelGraph] = {}
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         with self.filters.multiplying() if self.filters else nullcontext():
             return self.gated(*inputs, **named)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network inside, whose layers have their own names."""
+        return self.gated.model
 
     @property
     def structures(self) -> tuple[Structure, ...]:
@@ -296,7 +306,8 @@ class ScalingFactors(nn.Module):
         if key not in self._graphs:
             gone = {s: self.gated.shortcut(s) for s in self.structures if s in key}
             shorter = replaced(self.gated.ungated(), self._example_input, copy.deepcopy(gone))
-            self._graphs[key] = trace(shorter, self._example_input, exact=self._exact)
+            graph = trace(shorter, self._example_input, exact=self._exact)
+            self._graphs[key] = graph.pruning_layers(self._pruned_layers)
         return self._graphs[key]
 
     def _check(self, decision: Decision) -> None:

@@ -62,8 +62,9 @@ def family(
     """Show the ladder of networks that PROFILE_OR_ARCH gives rise to.
 
     PROFILE_OR_ARCH is a profile (a JSON file, with --model), an architecture's folder or
-    SEARCH/NAME. With --train every network is trained; run it again to continue a training that
-    was stopped.
+    SEARCH/NAME. Where that was pruned iteratively, SEARCH/NAME@POINT is the shape that it had on
+    the way: after so many removals (@12), or the first within a budget (@flops=30%). With --train
+    every network is trained; run it again to continue a training that was stopped.
     """
     content = overridden({"training": recipe_of_family(recipe)}, flags)
     console = Console(highlight=False)

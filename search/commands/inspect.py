@@ -38,7 +38,9 @@ else:
 @click.option("--png", help="also draw what is kept to this file; for an ARCH or with --profile")
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-@some_options(SearchConfig, ("model_arg", "count_attention", "ignore", "max_removed", "exact"))
+@some_options(
+    SearchConfig, ("model_arg", "count_attention", "ignore", "only", "max_removed", "exact")
+)
 @RUNS
 def inspect(
     network: str,
@@ -55,7 +57,8 @@ def inspect(
 ) -> None:
     """Show the channel groups of MODEL: what can be pruned, what it costs, and why not.
 
-    Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each.
+    Of ARCH, an architecture's folder or SEARCH/NAME, and of a profile show what is kept of each;
+    SEARCH/NAME@POINT is an iteratively pruned network on its way (see `espalier family`).
     """
     settings = {name: value for name, value in flags.items() if value is not None}
     counts = {"as_json": as_json, "count_attention": bool(count_attention)}
@@ -65,7 +68,7 @@ def inspect(
         sample = family_ladder.sample_of_sizes(_sizes(shape), names)
         _show(family_ladder.profile_subject(config, sample), png, **counts)
     elif (folder := family_ladder.architecture_folder(network, runs)) is not None:
-        without = ("shape", "classes", "model_arg", "ignore", "max_removed")
+        without = ("shape", "classes", "model_arg", "ignore", "only", "max_removed")
         refuse_without_effect(without, "on a stored network, which has its own")
         config = FamilyConfig(network, runs=runs, trust=trust, **settings)
         _show(family_ladder.stored_subject(config, folder), png, **counts)
@@ -83,12 +86,13 @@ def _show(
     cost, base = graph.cost(subject.profile.widths), subject.base.graph.cost()
     inexact = graph.narrowed_inexactly(subject.profile.widths)
     if as_json:
-        counts = {"flops": cost.flops, "uncounted": cost.uncounted, "params": cost.params}
+        names = ("flops", "uncounted", "params", "channels")
+        counts = {name: getattr(cost, name) for name in names}
         content = counts | subject.profile.to_mapping() | ({"inexact": inexact} if inexact else {})
         click.echo(json.dumps(content, indent=2))
     else:
         click.echo(profile_chart.text_chart(subject.profile, graph))
-        for name in ("multiply_adds" if count_attention else "flops", "params"):
+        for name in ("multiply_adds" if count_attention else "flops", "params", "channels"):
             value, whole = cost.of(name), base.of(name)
             click.echo(f"{format_count(value)} {name}, {value / whole:.1%} of the base network's")
         for note in cost.notes:

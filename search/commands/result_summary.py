@@ -11,11 +11,18 @@ from rich.console import Console
 from pruning.lazy_imports import lazy_modules
 
 if TYPE_CHECKING:
-    from search.results import correlation_report, family_results, recommendation, report
+    from search.results import (
+        correlation_report,
+        family_results,
+        recommendation,
+        report,
+        target_table,
+    )
 else:
-    correlation_report, family_results, recommendation, report = lazy_modules(
+    correlation_report, family_results, recommendation, report, target_table = lazy_modules(
         *("search.results.correlation_report", "search.results.family_results"),
         *("search.results.recommendation", "search.results.report"),
+        "search.results.target_table",
     )
 
 
@@ -27,6 +34,9 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     console.print(report.front_table(results))
     console.print(report.score_note(results.score), style="dim", markup=False)
     console.print(report.flops_note(results.base), style="dim", markup=False)
+    if target_table.target_names(results):
+        console.print(f"\nTest {results.score.name} by target", style="bold", markup=False)
+        console.print(target_table.target_table(results))
     console.print("\nThe best of each kind within each budget", style="bold")
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")

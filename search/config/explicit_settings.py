@@ -22,6 +22,9 @@ _FLAG_NAMES = {
 }
 """By the name of a setting, or its table and name where another table has one of that name."""
 
+_TABLES_IN_FLAGS = ("iterative",)
+"""Tables whose flags begin with their name: many of their settings have names of others."""
+
 
 def explicit_settings(config: Any) -> dict[str, Any]:
     """Of a dataclass of settings, what differs from the defaults, nested as in a TOML file."""
@@ -54,7 +57,10 @@ def flag_of(name: str, table: str = "") -> str:
 
     table: that the setting is in; empty for none.
     """
-    words = _FLAG_NAMES.get(f"{table}.{name}", _FLAG_NAMES.get(name, name))
+    if table in _TABLES_IN_FLAGS:
+        words = f"{table}_{name}"
+    else:
+        words = _FLAG_NAMES.get(f"{table}.{name}", _FLAG_NAMES.get(name, name))
     return "--" + words.replace("_", "-")
 
 

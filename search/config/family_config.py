@@ -45,7 +45,8 @@ _KIND = re.compile(r"([a-z0-9-]+?)(?::([0-9.]+))?")
 class FamilyConfig:
     """A ladder of families, and maybe its training: what `espalier family` takes.
 
-    source: a profile (JSON file) or an architecture (folder or SEARCH/NAME).
+    source: a profile (JSON file) or an architecture (folder or SEARCH/NAME), of which NAME@POINT
+        is the shape at a point of its trajectory.
     Construction checks every value and raises ConfigError or BudgetError.
     """
 
@@ -74,6 +75,11 @@ class FamilyConfig:
         "repeatable",
     )
     max_removed: tuple[str, ...] = same_option(SearchConfig, "max_removed")
+    only: tuple[str, ...] = same_option(
+        SearchConfig,
+        "only",
+        "pattern of names of layers, such as *.conv1: these alone are narrowed; repeatable",
+    )
     model: str = option("", "base network; needed for a profile, which does not name it")
     model_arg: tuple[str, ...] = same_option(SearchConfig, "model_arg")
     trust: tuple[str, ...] = option((), "module whose builder may run, for a folder's network")
@@ -137,6 +143,7 @@ class FamilyConfig:
             exact=self.exact,
             ignore=self.ignore,
             max_removed=self.max_removed,
+            only=self.only,
             data=self.data,
             task=self.task,
             training=self.scratch_training,

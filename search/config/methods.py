@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pruning import criteria, regularizers, sigmoid_batchnorm
     from pruning.cost import ExampleInput
     from pruning.criteria import Criterion
+    from pruning.graph.channel_graph import ChannelGraph
     from pruning.networks import torch_interior
     from pruning.regularizers import Regularizer
     from pruning.scaling_factors import gating
@@ -49,6 +50,7 @@ class Method:
     """One way to find unimportant channels.
 
     criterion: judges channels; None if learnable gates do.
+    regularizer: takes the graph that says what is pruned, or None to penalise all.
     settings: ranges by name; criterion and regularizer take a value for each.
     after_step: what the method asks for after each update of the weights.
     reads_batchnorm: whether only channels with batch normalisation can be judged.
@@ -59,7 +61,7 @@ class Method:
 
     name: str
     criterion: Callable[[Settings], Criterion] | None
-    regularizer: Callable[[Settings], Regularizer] | None = None
+    regularizer: Callable[[Settings, ChannelGraph | None], Regularizer] | None = None
     after_step: Callable[[nn.Module], None] | None = None
     settings: Mapping[str, Range] = field(default_factory=dict)
     reads_batchnorm: bool = False
@@ -99,6 +101,9 @@ _SCALE_STRENGTH = Range(1e-5, 1e-2, is_log=True)
 Their pull does not fade for important channels as RNI's does, so that λ has to stay small beside
 the gradient of the loss, whatever the schedule."""
 
+_HOYER_STRENGTH = _SCALE_STRENGTH
+"""λ of Hoyer-Square: its value, a number of channels per layer, is the same for γ and filters."""
+
 _POLARIZATION_T = Range(1.0, 1.6)
 """Around the t of 1.2 in Zhuang et al.'s experiments on CIFAR."""
 
@@ -117,7 +122,7 @@ METHODS: Mapping[str, Method] = {
         Method(
             "rni",
             lambda _: criteria.SigmoidScale(),
-            lambda s: regularizers.RNI(s["strength"], s["shift"]),
+            lambda s, graph: regularizers.RNI(s["strength"], s["shift"], graph=graph),
             settings={"strength": PUSH, "shift": SHIFT},
             reads_batchnorm=True,
             uses_sigmoid=True,
@@ -125,28 +130,34 @@ METHODS: Mapping[str, Method] = {
         Method(
             "slimming",
             lambda _: criteria.BatchNormScale(),
-            lambda s: regularizers.Slimming(s["strength"]),
+            lambda s, graph: regularizers.Slimming(s["strength"], graph=graph),
             settings={"strength": _SCALE_STRENGTH},
             reads_batchnorm=True,
         ),
         Method(
             "polarization",
             lambda _: criteria.BatchNormScale(),
-            lambda s: regularizers.Polarization(s["strength"], s["t"]),
+            lambda s, graph: regularizers.Polarization(s["strength"], s["t"], graph=graph),
             settings={"strength": _SCALE_STRENGTH, "t": _POLARIZATION_T},
             after_step=_clamp_scales,
             reads_batchnorm=True,
         ),
         Method(
-            "deep-hoyer",
+            "deep-hoyer-scale",
             lambda _: criteria.BatchNormScale(),
-            lambda s: regularizers.DeepHoyer(s["strength"]),
-            settings={"strength": _SCALE_STRENGTH},
+            lambda s, graph: regularizers.DeepHoyer(s["strength"], graph=graph),
+            settings={"strength": _HOYER_STRENGTH},
             reads_batchnorm=True,
         ),
         Method("batchnorm-scale", lambda _: criteria.BatchNormScale(), reads_batchnorm=True),
         Method("magnitude-l1", lambda _: criteria.WeightMagnitude(1)),
         Method("magnitude-l2", lambda _: criteria.WeightMagnitude(2)),
+        Method(
+            "deep-hoyer",
+            lambda _: criteria.WeightMagnitude(2),
+            lambda s, graph: regularizers.GroupDeepHoyer(s["strength"], graph=graph),
+            settings={"strength": _HOYER_STRENGTH},
+        ),
         Method("taylor", lambda _: criteria.Taylor()),
         Method("taylor-fixed", lambda _: criteria.Taylor().fixed()),
         Method(
@@ -196,6 +207,19 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(f"criterion must be one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[name]
+
+
+def setting_ranges(
+    criterion: str, granularity: str, gate_form: str = "sigmoid"
+) -> dict[str, Range]:
+    """The settings that a method and the gates of a granularity have, as rni.strength."""
+    chosen, of_gates = method(criterion), GATE_STRENGTHS[gate_form]
+    own = {
+        f"{criterion}.{name}": of_gates if chosen.criterion is None else values
+        for name, values in chosen.settings.items()
+    }
+    gated = [part for part in parts_of(granularity) if part != "filter"]
+    return own | {f"{part}.strength": of_gates for part in gated}
 
 
 def granularity(text: str) -> str:

@@ -202,18 +202,20 @@ def recipe_of(cls: type[Any], name: object, where: str = "recipe") -> Mapping[st
     recipes: Mapping[str, Mapping[str, Any]] = cls.RECIPES
     if isinstance(name, str) and name in recipes:
         return recipes[name]
-    close = difflib.get_close_matches(str(name), recipes, n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(recipes)}"
     raise ConfigError(
-        f"{where} must be the name of a recipe, got {name!r}: {hint}",
+        f"{where} must be the name of a recipe, got {name!r}: {like(str(name), recipes)}",
         field=where.rpartition(" ")[2],
     )
 
 
 def _unknown_key(path: str, key: str, known: Collection[str], origin: str) -> ConfigError:
-    close = difflib.get_close_matches(key, known, n=3)
-    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
-    return ConfigError(f"{origin} has an unknown key {path!r}: {hint}", field=path)
+    return ConfigError(f"{origin} has an unknown key {path!r}: {like(key, known)}", field=path)
+
+
+def like(name: str, known: Collection[str]) -> str:
+    """What to tell of an unknown name: those like it, or all that are known."""
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -271,13 +271,17 @@ class TrainingConfig:
         """Epochs of training from scratch: as many as a fine-tuned network has, if not given."""
         return self.scratch_epochs or self.epochs + self.fine_tune_epochs
 
-    def for_fine_tuning(self) -> TrainingConfig:
-        """These settings with the length and the learning rate of fine-tuning."""
+    def for_fine_tuning(self, epochs_used: int = 0) -> TrainingConfig:
+        """These settings with the length and the learning rate of fine-tuning.
+
+        epochs_used: of its epochs, of which at least one is left, those that are gone before.
+        """
+        epochs = self.fine_tune_epochs - epochs_used
         return self._of_stage(
-            self.fine_tune_epochs,
+            epochs,
             self.fine_tune_learning_rate,
             self.fine_tune_schedule or self.schedule,
-            self.fine_tuning_warmup,
+            min(self.fine_tuning_warmup, epochs - 1),
         )
 
     def for_scratch(self) -> TrainingConfig:
@@ -285,6 +289,15 @@ class TrainingConfig:
         return self._of_stage(
             self.num_scratch_epochs, self.scratch_learning_rate, self.schedule, self.warmup_epochs
         )
+
+    def for_iterative_pruning(self, epochs: int, learning_rate: float | None) -> TrainingConfig:
+        """These settings for a network that is pruned while it trains.
+
+        The rate is constant, a tenth of the highest by default, as the Taylor paper has it
+        (§4.2.2: 0.01 for what was trained at 0.1); there is no running average of the weights.
+        """
+        rate = learning_rate or self.learning_rate / 10
+        return dataclasses.replace(self._of_stage(epochs, rate, "constant", 0), ema_decay=0.0)
 
     def _of_stage(
         self, epochs: int, learning_rate: float | None, schedule: Schedule, warmup_epochs: int

@@ -31,6 +31,7 @@ from search.results.report import (
     slack,
 )
 from search.results.styles import STYLES, style_of
+from search.results.target_table import target_names, target_rows
 from search.results.verdict import Contestant, contestants, headline, short_name
 from search.storage.layout import CONFIG_FILE
 from search.tasks.score import Score
@@ -70,6 +71,8 @@ def report_page(directory: Path) -> str:
         short_name=short_name,
         gave_up=page.gave_up,
         share=share_text,
+        targets=target_names(page.results),
+        target_rows=target_rows(page.results),
         note=note(page.results.num_test, page.results.score),
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,

@@ -59,9 +59,9 @@ def widths_left(profile: WidthProfile, base_widths: Widths) -> dict[str, int]:
 def _best_trials(directory: Path, results: Results) -> dict[str, tuple[Outcome, Mapping[str, Any]]]:
     """Per method its best trial and what that one stored of its scores."""
     trials: dict[str, tuple[Outcome, Mapping[str, Any]]] = {}
-    tuned = (outcome for outcome in results.everything if outcome.origin == "fine-tuned")
+    judged = (o for o in results.everything if o.origin in ("fine-tuned", "sparse"))
     key = results.score.key
-    for outcome in sorted(tuned, key=lambda o: (-key(o.validation_score), o.flops)):
+    for outcome in sorted(judged, key=lambda o: (-key(o.validation_score), o.flops)):
         file = directory / outcome.path / SCORES_FILE
         if file.exists():
             stored = json.loads(file.read_text(encoding="utf-8"))

@@ -203,7 +203,9 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
     Slack is that of the tightest bound. Keys begin with the origin.
     """
     lacks, base = bool(results.base.uncounted), results.base_network
-    numbers = ["FLOPs", *["not counted"] * lacks, "of\nbase", "params", "slack"]
+    counts = results.bounds.limit("channels") is not None
+    numbers = ["FLOPs", *["not counted"] * lacks, "of\nbase", "params", *["channels"] * counts]
+    numbers += ["slack"]
     numbers += ["validation", "test", *["against\nbase"] * (base is not None)]
     table = text_table("architecture", *numbers, numbers=numbers)
     for outcome in results.below_base(results.front if outcomes is None else outcomes):
@@ -214,6 +216,7 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
             *[format_count(outcome.uncounted or 0)] * lacks,
             share_text(outcome.flops / results.base.flops),
             format_count(outcome.params),
+            *[format_count(outcome.channels or 0)] * counts,
             f"{100 * tightest:+.1f} %" if tightest >= 0 else "over",
             results.score.text(outcome.validation_score),
             results.score.text(outcome.test_score),
@@ -266,7 +269,10 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
     """The table's content for machines: counts in full, shares in [0, 1].
 
     inexact: names of groups, as in MLflow; empty if all channels were removed exactly.
+    tried, target: the proposal behind a network in words, and what it was pruned to, where the
+        search names targets.
     """
+    has_targets = any(o.target for o in results.everything)
     return [
         {
             "architecture": o.key,
@@ -275,12 +281,14 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "flops_share": o.flops / results.base.flops,
             **({} if o.uncounted is None else {"uncounted": o.uncounted}),
             "params": o.params,
+            **({} if o.channels is None else {"channels": o.channels}),
             "slack": slack(o.cost, results.bounds),
             "score": results.score.name,
             "validation_score": o.validation_score,
             "test_score": o.test_score,
             "score_against_base": against_base(o.test_score, results.base_network),
             "inexact": ", ".join(o.inexact),
+            **({"tried": o.tried, "target": o.target} if has_targets else {}),
             "path": o.path,
         }
         for o in (results.front if outcomes is None else outcomes)

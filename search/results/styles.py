@@ -25,6 +25,7 @@ class Style:
 
 _LOOKS = {
     "base": ("*", "star", "base", "the base network"),
+    "sparse": ("p", "pentagon", "trained sparsely", "trained sparsely and not pruned"),
     "fine-tuned": ("o", "circle", "fine-tuned", "pruned and fine-tuned"),
     "from-scratch": ("s", "square", "from scratch", "a pruned shape from scratch"),
     "copycat": ("^", "triangle-up", "copycat", "a rescaled shape from scratch (copycat)"),

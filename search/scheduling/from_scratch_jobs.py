@@ -54,7 +54,7 @@ def num_members(config: SearchConfig) -> int:
 
     For estimates before the trials are done.
     """
-    pairs = min(config.profiles + len(config.ladder), config.trials)
+    pairs = min(config.profiles + len(config.ladder), config.num_trials)
     per_rung = config.profiles + 1 + config.random_widths
     per_pair = 3 if config.equal_compute_pairs else 1
     return config.seeds * (pairs * per_pair + len(config.ladder) * per_rung)

@@ -50,5 +50,6 @@ JOBS_FOLDER, ARCHITECTURES_FOLDER, RUNGS_FOLDER = "jobs", "architectures", "rung
 BASE_ARCHITECTURE = "base"
 """Among the architectures of a search: its base network, trained."""
 
-SCORES_FILE, CURVE_FILE = "scores.json", "curve.json"
-"""In the folder of an architecture: the scores of its units, and its epochs."""
+SCORES_FILE, CURVE_FILE, TRAJECTORY_FILE = "scores.json", "curve.json", "trajectory.json"
+"""In the folder of an architecture: the scores of its units, its epochs, and the shapes that it
+went through where it was pruned iteratively."""

@@ -34,6 +34,7 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal, SearchSpace
+from search.trials.targets import target_name
 from search.trials.trial import perform
 
 _MOST_SAMPLES = 2
@@ -63,11 +64,10 @@ def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> No
 
 
 def _choices(config: SearchConfig) -> list[tuple[str, str, str]]:
-    """Methods, granularities and schedules, each at least once."""
+    """Methods by each schedule, and granularities, each at least once."""
     criteria, granularities, schedules = config.criteria, config.granularities, config.schedules
-    choices = [(name, granularities[0], schedules[0]) for name in criteria]
-    choices += [(criteria[0], granularity, schedules[0]) for granularity in granularities[1:]]
-    return choices + [(criteria[0], granularities[0], schedule) for schedule in schedules[1:]]
+    choices = [(name, granularities[0], schedule) for schedule in schedules for name in criteria]
+    return choices + [(criteria[0], mixture, schedules[0]) for mixture in granularities[1:]]
 
 
 def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratchJob]) -> None:
@@ -114,13 +114,17 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         tempfile.TemporaryDirectory(prefix="espalier-") as folder,
         torch.random.fork_rng(devices=devices),
     ):
+        iterative = config.iterative
+        if "iterative" in config.schedules:  # everything in the one step that there is
+            iterative = dataclasses.replace(iterative, epochs=1, units=None, minibatches=1)
         small = dataclasses.replace(
             config,
             training=training,
             gates=gates,
+            iterative=iterative,
             study=study,
             scoring_batches=1,
-            targets=tuple(map(str, config.target_bounds[:1])),
+            targets=tuple(map(target_name, config.target_bounds[:1])),
             runs=folder,
         )
         few = data.few(_MOST_SAMPLES)

@@ -46,9 +46,14 @@ class EpochPlan:
     def epochs_after_trials(self) -> int:
         """Epochs of everything that comes after the trials, generously."""
         config = self.context.config
+        num_compared = config.num_trials
+        if not config.compares_all_trials:
+            num_compared = min(config.profiles + len(config.ladder), num_compared)
+        repeats = (config.seeds - 1) * num_compared * self.epochs_per_trial
+        if config.train_only:
+            return repeats
         families = num_members(config) * config.training.num_scratch_epochs
-        repeated = (config.seeds - 1) * min(config.profiles + len(config.ladder), config.trials)
-        return families + self.epochs_interpolated + repeated * self.epochs_per_trial
+        return families + self.epochs_interpolated + repeats
 
     def epochs_of(self, job: Job) -> int:
         """Epochs of a job from its beginning to its end."""

@@ -30,6 +30,7 @@ from search.data.data import Sample
 from search.storage.layout import ARCHITECTURES_FOLDER
 from search.terminal.text_table import text_table
 from search.trials.jobs import FromScratchJob, Origin
+from search.trials.trajectory import stored_profile
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,26 @@ class Rung:
 
 
 def architecture_folder(source: str, runs: str) -> Path | None:
-    """The folder that a source names, itself or as SEARCH/NAME below `runs`; None for a file."""
-    search, _, key = source.rpartition("/")
-    for folder in (Path(source), Path(runs) / search / ARCHITECTURES_FOLDER / key):
-        if (opened_folder(folder) / "architecture.json").is_file():
-            return folder
-    return None
+    """The folder that a source names, itself or as SEARCH/NAME below `runs`; None for a file.
+
+    Either may end in @POINT: a point of its trajectory.
+    """
+    return _folder_and_point(source, runs)[0]
+
+
+def _folder_and_point(source: str, runs: str) -> tuple[Path | None, str]:
+    """The folder that a source names, and the point of its trajectory, if it names one."""
+    name, at, point = source.rpartition("@")
+    for path, named_point in ((source, ""), *([(name, point)] if at else [])):
+        search, _, key = path.rpartition("/")
+        for folder in (Path(path), Path(runs) / search / ARCHITECTURES_FOLDER / key):
+            if (opened_folder(folder) / "architecture.json").is_file():
+                return folder, named_point
+    return None, ""
 
 
 def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
-    """The network of an architecture folder.
+    """The network of an architecture folder, with the shape at the point that the source names.
 
     Where it was narrowed inexactly, so are the networks that are derived from it.
     """
@@ -74,7 +85,11 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     exact = config.exact and not stored.inexact
     base = BaseNetwork.of(builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
-    subject = Subject(base, stored.profile, stored.input_shape, stored.classes, data)
+    profile, (_, point) = stored.profile, _folder_and_point(config.source, config.runs)
+    if point:
+        profile = stored_profile(folder, point, base.graph)
+        profile.check(base.graph_of(profile))
+    subject = Subject(base, profile, stored.input_shape, stored.classes, data)
     return _restricted(config, subject)
 
 
@@ -101,13 +116,16 @@ def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
 
 
 def _restricted(config: FamilyConfig, subject: Subject) -> Subject:
-    """The subject, whose shape is as wide as the restrictions of the ladder want it."""
+    """The subject, whose shape is as wide as the restrictions of the ladder want it.
+
+    Its channels are those of the layers that the shape narrows.
+    """
     restrictions = config.as_search().restrictions
-    if restrictions == Restrictions():
-        return subject
-    base = subject.base.under(restrictions)
-    profile = subject.profile.permitted(base.graph_of(subject.profile))
-    return dataclasses.replace(subject, base=base, profile=profile)
+    if restrictions != Restrictions():
+        base = subject.base.under(restrictions)
+        profile = subject.profile.permitted(base.graph_of(subject.profile))
+        subject = dataclasses.replace(subject, base=base, profile=profile)
+    return dataclasses.replace(subject, base=subject.base.pruning(_narrowed_alike(subject)))
 
 
 def family_kind(name: str, subject: Subject) -> FamilyKind:
@@ -207,6 +225,7 @@ def ladder_rows(rungs: Sequence[Rung], base: Cost) -> list[dict[str, object]]:
             "uncounted": rung.member.cost.uncounted,
             "params": rung.member.cost.params,
             "params_share": rung.member.cost.params / base.params,
+            "channels": rung.member.cost.channels,
             "latency_ms": rung.member.cost.latency_ms,
             **rung.member.profile.to_mapping(),
         }

@@ -40,7 +40,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
             f"no architecture could be certified: {'; '.join(session.notes[:1])}"
         )
     first_runs = [o for o in within if o.key == o.network]  # a lucky seed is no better network
-    rungs = [preflight.limits.scaled(rung) for rung in config.ladder]
+    rungs = [preflight.limits.scaled(rung) for rung in config.rungs]
     return Results(
         base=preflight.base,
         base_network=base,

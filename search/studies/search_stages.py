@@ -57,10 +57,7 @@ class SearchStages:
                 beside = []
             trials = self._trials(beside)
             repeats = self._repeats(trials)
-            jobs, notes = members(self._config, self._context.preflight, trials)
-            self._notes += notes
-            family = self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
-            family += self._interpolated(trials, family)
+            family = [] if self._config.train_only else self._families(trials)
         for number, ending in self._source.endings.items():
             self._session.failures[f"trial {number}"] = ending.why
         return [*self._session.stored(BASE), *trials, *repeats, *family]
@@ -94,7 +91,7 @@ class SearchStages:
         if rationed.is_cut_short:
             done = len(source.endings) + len({o.trial for o in source.outcomes})
             self._notes.append(
-                f"{done} of {self._config.trials} trials were made: more would not have left "
+                f"{done} of {self._config.num_trials} trials were made: more would not have left "
                 "what the families need of the time or images that the search may use"
             )
         if not source.outcomes:
@@ -108,9 +105,11 @@ class SearchStages:
         return source.outcomes
 
     def _repeats(self, trials: Sequence[Outcome]) -> list[Outcome]:
-        """The trials that the verdict compares, again with further seeds."""
-        preflight = self._context.preflight
-        numbers = dict.fromkeys(o.trial for o in compared(self._config, preflight, trials))
+        """The trials that are compared, again with further seeds."""
+        chosen = trials
+        if not self._config.compares_all_trials:
+            chosen = compared(self._config, self._context.preflight, trials)
+        numbers = dict.fromkeys(outcome.trial for outcome in chosen)
         first_runs = [self._trial_job(number) for number in numbers if number is not None]
         jobs = [
             dataclasses.replace(job, repeat=repeat)
@@ -119,6 +118,13 @@ class SearchStages:
             if job is not None
         ]
         return self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
+
+    def _families(self, trials: Sequence[Outcome]) -> list[Outcome]:
+        """What is trained from scratch in the shapes of the trials, and between them."""
+        jobs, notes = members(self._config, self._context.preflight, trials)
+        self._notes += notes
+        family = self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
+        return family + self._interpolated(trials, family)
 
     def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
         """Shapes between the found ones and the uniformly narrowed network."""
@@ -165,12 +171,20 @@ def trial_space(context: JobContext, data: Data) -> SearchSpace:
     steps = steps_per_epoch(data.count("train"), config.training.batch_size)
     return SearchSpace(
         total_push(config.training, config.training.epochs, steps),
-        None if config.targets else _target_flops(context),
+        None if config.targets or config.train_only else _target_flops(context),
         config.criteria,
         config.granularities,
         config.schedules,
+        _fixed(context),
         config.gates.gate_form,
     )
+
+
+def _fixed(context: JobContext) -> dict[str, tuple[float, ...]]:
+    """What `--set` fixes, with target FLOPs in absolute numbers."""
+    fixed, base = context.config.fixed, context.preflight.base
+    targets = tuple(bound.of_base(base).value for bound in fixed.target_flops)
+    return {**fixed.settings, **({"target_flops": targets} if targets else {})}
 
 
 def _target_flops(context: JobContext) -> tuple[float, float]:
@@ -190,10 +204,10 @@ def trial_source(context: JobContext, data: Data, storage: BaseStorage) -> Study
         open_study(storage, config.study_name, context.preflight.score),
         lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
         lambda seed: sampler(
-            config.study.sampler, seed, config.trials, is_conditional=space.is_conditional
+            config.study.sampler, seed, config.num_trials, is_conditional=space.is_conditional
         ),
         context.preflight.limits,
-        config.trials,
+        config.num_trials,
         seed=config.seed,
-        openings=space.openings(targets),
+        openings=space.grid(targets[0]) if config.is_grid else space.openings(targets),
     )

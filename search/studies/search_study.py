@@ -32,6 +32,7 @@ from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front, require_registrable
 from search.training.distillation import check_teacher
 from search.training.trainer import check_recipe
+from search.trials.iterative_training import check_iterative
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.preflight import Preflight, check
@@ -92,7 +93,7 @@ class SearchStudy(Study[Results]):
             digest = str(stored.get("weights_digest", ""))
             config = dataclasses.replace(config, weights_digest=digest)
         self._config, self.settings, self._task = config, settings_file(config), task
-        self.num_trials = config.trials
+        self.num_trials = config.num_trials
         self.modules: tuple[str, ...] = ()
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
@@ -128,8 +129,9 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_DATA: config.data.source,
             schema.PARAM_BUDGET: str(preflight.budget),
             schema.PARAM_SEED: config.seed,
-            schema.PARAM_TRIALS: config.trials,
+            schema.PARAM_TRIALS: config.num_trials,
             **config.training.resolved().params(),
+            **(config.iterative.params() if "iterative" in config.schedules else {}),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "
@@ -157,6 +159,7 @@ def open_context(
     data = read_data(config.data, learned, config.seed, console, channels=channels)
     preflight = preflight_of(config, data.sample, learned)
     check_recipe(config.training, data, learned)
+    check_iterative(config, preflight, data, learned)
     config, weights = with_weights(config, preflight)
     context = JobContext(config, preflight, device, own_task=task, weights=weights)
     context = measured(context, data)

@@ -36,7 +36,7 @@ from search.trials.jobs import (
     Observers,
     Outcome,
 )
-from search.trials.targets import product_suffixes
+from search.trials.targets import product_keys
 
 Result = TypeVar("Result")
 
@@ -204,10 +204,8 @@ class Session:
         """What an earlier process made of the job and told of; the folder is the record."""
         if self.context.checkpoints(job.key).exists:
             return []
-        if isinstance(job, FromScratchJob):
-            keys = [job.key]
-        else:
-            keys = [job.product_key(suffix) for suffix in product_suffixes(self.context.config)]
+        config = self.context.config
+        keys = [job.key] if isinstance(job, FromScratchJob) else product_keys(job, config)
         outcomes = []
         for key in keys:
             try:

@@ -28,7 +28,9 @@ class EpochCount:
 
         is_replay: those are an earlier process's, which took no time of this one.
         """
-        new = max(0, step - self._steps.get(key, (0, num_steps))[0])
+        steps_before, num_before = self._steps.get(key, (0, num_steps))
+        new = max(0, step - steps_before)
+        self._expected -= max(0, num_before - num_steps)  # fewer than it had planned for
         if is_replay:
             self._expected -= new
         else:

@@ -186,6 +186,7 @@ class MlflowRecord(Observer):
 _OF_THE_LADDER = "A network of the ladder, trained from scratch with one seed."
 _DESCRIPTIONS: Mapping[Origin, str] = {
     "base": "The network itself, trained without a penalty.",
+    "sparse": "The network that a trial trained sparsely, with all its channels.",
     "fine-tuned": "The network a trial pruned, with the weights it was fine-tuned to.",
     "from-scratch": "The shape a trial found, trained from scratch with fresh weights.",
     "copycat": "The shape a trial found, rescaled by one factor to a budget, from scratch.",
@@ -227,7 +228,8 @@ _STRENGTHS = {
 
 def _params(proposal: Proposal) -> dict[str, str | float]:
     """A proposal under the schema's names."""
-    own, target = proposal.settings_of_criterion, proposal.target_flops
+    own = proposal.settings_of_criterion
+    target, schedule = proposal.target_flops, proposal.schedule
     gates = {name: proposal.settings_of(name) for name in _STRENGTHS}
     return {
         schema.PARAM_CRITERION: proposal.criterion,
@@ -235,7 +237,7 @@ def _params(proposal: Proposal) -> dict[str, str | float]:
         **{_SETTINGS[name]: value for name, value in own.items()},
         **{_STRENGTHS[name]: own["strength"] for name, own in gates.items() if own},
         **({} if target is None else {schema.PARAM_TARGET_FLOPS: target}),
-        schema.PARAM_PRUNING_SCHEDULE: proposal.schedule,
+        **({} if schedule == "one-shot" else {schema.PARAM_PRUNING_SCHEDULE: schedule}),
     }
 
 

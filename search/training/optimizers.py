@@ -31,6 +31,7 @@ class Stepper:
     """Takes the steps of one training of `model`: the optimizer and what is done around it.
 
     σBN scales and gates are in groups of their own, see `pruning.parameter_groups`.
+    optimizer: what holds the momentum.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
@@ -40,23 +41,27 @@ class Stepper:
             weight_decay=config.weight_decay,
             linear_weight_decay=config.linear_weight_decay,
         )
-        self._optimizer: torch.optim.Optimizer
+        self.optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
-            self._optimizer = torch.optim.SGD(groups, momentum=_MOMENTUM, nesterov=config.nesterov)
+            self.optimizer = torch.optim.SGD(groups, momentum=_MOMENTUM, nesterov=config.nesterov)
         else:
-            self._optimizer = torch.optim.AdamW(groups)
+            self.optimizer = torch.optim.AdamW(groups)
         self._is_decoupled = config.optimizer == "adamw"
         self._clip_norm = config.clip_norm
 
-    def step(self, loss: Tensor, penalty: Tensor, learning_rate: float) -> None:
-        """Lower `loss` + `penalty`, two scalars, by one step at this rate; gradients are left.
-
-        The norm of the gradients of `loss` alone is bounded, where one is configured.
-        """
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate * group["lr_factor"]
-        self._optimizer.zero_grad()
+    def backward(self, loss: Tensor) -> None:
+        """Leave the gradients of `loss`, a scalar, in the parameters, and no others."""
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, penalty: Tensor, learning_rate: float) -> None:
+        """Lower the loss of `backward` + `penalty`, a scalar, by one step at this rate.
+
+        The norm of the gradients of the loss alone is bounded, where one is configured. Gradients
+        are left.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["lr_factor"]
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self._clip_norm)
         pushes: list[tuple[Tensor, Tensor, float]] = []
@@ -65,32 +70,32 @@ class Stepper:
                 pushes = self._pushes(penalty)
             else:
                 penalty.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self.optimizer.step()
         with torch.no_grad():
             for parameter, gradient, rate in pushes:
                 parameter.sub_(gradient, alpha=rate)
 
     def forget_gradients(self) -> None:
         """Free them."""
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """Of the optimizer; the rate is given anew in every step."""
-        return self._optimizer.state_dict()
+        return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state)
 
     def _parameters(self) -> Iterator[Tensor]:
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             yield from group["params"]
 
     def _pushes(self, penalty: Tensor) -> list[tuple[Tensor, Tensor, float]]:
         """Scales and gates, their gradients and rate; gradients of others are added to theirs."""
         learned = [
             (parameter, group)
-            for group in self._optimizer.param_groups
+            for group in self.optimizer.param_groups
             for parameter in group["params"]
             if parameter.requires_grad
         ]

@@ -21,7 +21,7 @@ from pruning.cost import ExampleInput, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
 from pruning.networks.nested_tensors import num_samples
 from search.config.training_config import TrainingConfig
-from search.data.data import Data, samples_trained_on, steps_per_epoch
+from search.data.data import Batch, Data, samples_trained_on, steps_per_epoch
 from search.tasks.task import Task
 from search.training.augmentation import target_mixing, varied
 from search.training.averaging import AveragedWeights
@@ -253,17 +253,9 @@ class Trainer(EpochLoop):
         num_seen = 0
         for step, samples in enumerate(self._train.shuffled(generator)):
             batch = self._mixed(samples)
-            with torch.autocast(
-                self._device.type, self._precision, enabled=self._precision != torch.float32
-            ):
-                loss = self._task.training_step(self._model, batch)
-            if not loss.requires_grad:
-                raise ModelError(
-                    f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
-                    "that requires gradients (requires_grad, torch.no_grad, detach)"
-                )
+            loss = self._gradients(batch)
             penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
-            self._stepper.step(loss, penalty, rates[min(step, len(rates) - 1)])
+            self._stepper.step(penalty, rates[min(step, len(rates) - 1)])
             if self._after_step is not None:
                 self._after_step(self._model)
             if self._average is not None:
@@ -275,6 +267,20 @@ class Trainer(EpochLoop):
         self._stepper.forget_gradients()
         loss_sum, penalty_sum = sums.tolist()
         return num_seen, loss_sum / num_seen, penalty_sum / num_seen
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """The mean loss of a minibatch; its gradients are left in the parameters."""
+        with torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
+        ):
+            loss = self._task.training_step(self._model, batch)
+        if not loss.requires_grad:
+            raise ModelError(
+                f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
+                "that requires gradients (requires_grad, torch.no_grad, detach)"
+            )
+        self._stepper.backward(loss)
+        return loss
 
 
 def train(

@@ -57,6 +57,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
     """
     preflight, config = context.preflight, context.config
     graph, widths = preflight.graph_of(result.profile), result.profile.widths
+    cost = graph.cost(widths)
     provenance = {
         "search": config.study_name,
         "data": config.data.source,
@@ -71,6 +72,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
         "equal_compute": result.equal_compute,
         "images": result.images,
         "compute": result.compute,
+        **({} if cost.channels is None else {"channels": cost.channels}),
         "score": preflight.score.to_mapping(),
         "validation_score": context.score(model, "validation", data),
         "test_score": context.score(model, "test", data),
@@ -84,7 +86,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
         result.profile,
         preflight.input_shape,
         preflight.classes,
-        graph.cost(widths),
+        cost,
         provenance,
         inexact=graph.narrowed_inexactly(widths),
     )
@@ -134,8 +136,11 @@ def stored_outcome(context: JobContext, path: str) -> Outcome:
         peak_activation_bytes=cost.peak_activation_bytes,
         latency_ms=cost.latency_ms,
         uncounted=cost.uncounted,
+        channels=record.get("channels"),
         details=record.get("details", {}),
         inexact=tuple(architecture.inexact),
+        target=record.get("target", ""),
+        tried=record.get("tried", ""),
     )
 
 

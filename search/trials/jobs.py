@@ -16,6 +16,7 @@ from search.trials.search_space import Proposal
 
 Origin = Literal[
     "base",
+    "sparse",
     "fine-tuned",
     "from-scratch",
     "copycat",
@@ -29,17 +30,19 @@ Origin = Literal[
     "depth",
     "mobilenetv2",
 ]
-"""How weights came about: the base network as it is; pruned and fine-tuned; the same shape from
-scratch; a rescaled shape from scratch; the base network narrowed by one factor, from scratch;
-widths drawn at random, from scratch; after them the further kinds of family studies, all from
-scratch (see copycat.families)."""
+"""How weights came about: the base network as it is; trained sparsely and not pruned; pruned and
+fine-tuned; the same shape from scratch; a rescaled shape from scratch; the base network narrowed
+by one factor, from scratch; widths drawn at random, from scratch; after them the further kinds of
+family studies, all from scratch (see copycat.families)."""
 
-Stage = Literal["sparse training", "training", "settling", "fine-tuning", "from scratch"]
+Stage = Literal[
+    "sparse training", "training", "iterative pruning", "settling", "fine-tuning", "from scratch"
+]
 """What a network goes through; plain training is that of one pruned at initialisation, settling
 that of one whose gates are at 0 or 1."""
 
 ORIGINS: tuple[Origin, ...] = (
-    *("base", "fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
+    *("base", "sparse", "fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
 )
 """Those of a search, the base network first."""
 
@@ -59,6 +62,11 @@ class TrialJob:
     def key(self) -> str:
         """Its name, and that of the architecture that meets the proposal's own target."""
         return self.product_key("")
+
+    @property
+    def sparse_key(self) -> str:
+        """Name of the architecture that is stored before anything is pruned."""
+        return f"sparse-{self.number}{_suffix(self.repeat)}"
 
     def product_key(self, suffix: str) -> str:
         """Name of the architecture that meets a target, by that target's suffix."""
@@ -141,10 +149,12 @@ class Outcome:
         costing less.  images: training images that the whole way to it took, repetitions counted.
     compute: the same in FLOPs, images × FLOPs of the network that was trained on them, one
         forward run each; those before pruning cost as many as the base network.
-    weight_bytes, peak_activation_bytes, latency_ms, uncounted: as in Cost; None where not worked
-        out.
+    weight_bytes, peak_activation_bytes, latency_ms, uncounted, channels: as in Cost; None where not
+        worked out.
     details: further measurements, such as the score before and after pruning.
     inexact: groups that were narrowed though others then take other values.
+    target: what it was pruned to, such as flops=20%, where the search names targets.
+    tried: the proposal behind it, in words.
     """
 
     key: str
@@ -168,6 +178,9 @@ class Outcome:
     uncounted: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     inexact: tuple[str, ...] = ()
+    channels: int | None = None
+    target: str = ""
+    tried: str = ""
 
     @property
     def network(self) -> str:
@@ -184,6 +197,7 @@ class Outcome:
             peak_activation_bytes=self.peak_activation_bytes,
             latency_ms=self.latency_ms,
             uncounted=self.uncounted,
+            channels=self.channels,
         )
 
     def to_mapping(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,13 +14,20 @@ from copycat.builder import Builder
 from copycat.families.base_network import BaseNetwork
 from copycat.input_shape import InputShape, input_shape_of
 from copycat.width_profile import WidthProfile
-from pruning.cost import Budget, Cost, ExampleInput, called, format_count
-from pruning.errors import CriterionError, ModelError, TraceError, first_line
+from pruning.cost import Bound, Budget, Cost, ExampleInput, called, format_count
+from pruning.errors import (
+    ConfigError,
+    CriterionError,
+    ModelError,
+    TraceError,
+    UnreachableBudgetError,
+    first_line,
+)
 from pruning.fvcore_count import measure_cost
 from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
-from pruning.selection import least_widths, unreachable
+from pruning.selection import absolute_limits, least_widths, unreachable
 from pruning.structure_removal.structures import KINDS, remove_structures, structures
 from pruning.tracing import trace, whole_trace
 from search.config.methods import method, parts_of
@@ -36,11 +43,13 @@ from search.tasks.task import Task, words_for
 class Preflight:
     """What every trial of a search shares; it holds no weights and can be sent anywhere.
 
+    graph: of the network, under the restrictions; `groups` are what is pruned of it.
     groups: names of the channel groups that are scored and pruned, and narrowed in families.
     limits: the budget in absolute numbers.
     floor: the least cost that every granularity of the search can reach.
     base_score: of the network with the trained weights that were given, on validation data; None
         without such, or where it was not measured.  weights: what is to be said of them, in lines.
+    targets: what trials are pruned to where that is not searched.
     score: what networks are compared by, beside their cost.
     """
 
@@ -54,6 +63,7 @@ class Preflight:
     floor: Cost
     base_score: float | None = None
     weights: tuple[str, ...] = ()
+    targets: tuple[Bound, ...] = ()
     score: Score = field(kw_only=True)
 
     @property
@@ -83,7 +93,8 @@ class Preflight:
             base = self.builder()
         example_input = self.example_input
         left = without_removed(base, profile, example_input)
-        return whole_trace(left, example_input, exact=self.graph.exact)
+        graph = whole_trace(left, example_input, exact=self.graph.exact)
+        return graph.pruning_layers(self.graph.pruned_layers)
 
     @property
     def flops_limit(self) -> int:
@@ -107,8 +118,10 @@ class Preflight:
                 f"budget        {bound.quantity:<{widest}} ≤ {format_count(limit.value)} "
                 f"({100 * share:.3g} % of the base network)"
             )
+        if self.targets:
+            lines.append(f"targets       {', '.join(map(str, self.targets))}, within the budget")
         lines += [f"note          {note}" for note in self.base.notes]
-        num_channels = sum(self.graph.group(name).width for name in self.groups)
+        num_channels = self.base.channels or 0
         lines.append(f"prunable      {num_channels:,} channels in {len(self.groups)} groups")
         if inexact := [name for name in self.groups if self.graph.group(name).inexact]:
             lines.append(
@@ -143,16 +156,41 @@ def check(
     _check_output(config, model, sample, task)
     _check_loss(config, task)
     groups = judged_groups(config, model, graph, config.criteria)
+    graph = graph.pruning(groups)
     base = graph.cost()
     _check_count(config, model, base, sample)
     budget = config.bounds
-    limits = budget.absolute(base)
+    if budget.limit("channels") is not None and not groups:
+        raise _nothing_to_prune(config, model, graph, sample.inputs)
+    limits = absolute_limits(budget, graph, groups, config.rules)
     floors = [_floor(g, config, model, graph, sample.inputs) for g in config.granularities]
     for floor in floors:
         if not limits.allows(floor):
             raise unreachable(limits, floor)
+    targets = (*config.target_bounds, *config.fixed.target_flops)
+    _check_targets(targets, base, limits, floors)
     floor = max(floors, key=lambda cost: cost.flops)
-    return Preflight(builder, graph, groups, sample, budget, limits, base, floor, score=task.score)
+    found = (builder, graph, groups, sample, budget, limits, base, floor)
+    return Preflight(*found, targets=targets, score=task.score)
+
+
+def _check_targets(
+    targets: Iterable[Bound], base: Cost, limits: Budget, floors: Sequence[Cost]
+) -> None:
+    """ConfigError for a target above the budget, UnreachableBudgetError for one below the floor."""
+    for target in targets:
+        count = target.of_base(base)
+        limit = limits.limit(target.quantity)
+        if limit is not None and count.value > limit:
+            raise ConfigError(
+                f"the target {target} is above the budget, {target.quantity} of at most "
+                f"{limit:,.0f}, within which every network is pruned: raise the budget "
+                "(flops=100% bounds nothing), or leave the target out"
+            )
+        for floor in floors:
+            if not Budget((count,)).allows(floor):
+                error = unreachable(Budget((count,)), floor)
+                raise UnreachableBudgetError(f"target {target}: {error}")
 
 
 def _check_loss(config: SearchConfig, task: Task) -> None:
@@ -249,7 +287,8 @@ def _floor(
                 "--granularity, or choose other names"
             )
     if "filter" not in parts:
-        return trace(remove_structures(model, example_input, removable), example_input).cost()
+        left = trace(remove_structures(model, example_input, removable), example_input)
+        return left.pruning_layers(graph.pruned_layers).cost()
     groups = judged_groups(config, model, graph, config.criteria)
     if not groups:
         raise _nothing_to_prune(config, model, graph, example_input)
@@ -288,7 +327,8 @@ def _check_output(config: SearchConfig, model: nn.Module, sample: Sample, task: 
 
 
 def _counts(cost: Cost, names: Iterable[str]) -> str:
-    """FLOPs, parameters and, among these quantities, those in bytes."""
+    """FLOPs, parameters and, of these quantities, channels and those in bytes."""
     parts = [f"{format_count(cost.flops)} FLOPs", f"{format_count(cost.params)} params"]
-    parts += [f"{format_count(cost.of(n))} {n}" for n in names if n.endswith("_bytes")]
+    further = (n for n in names if n.endswith("_bytes") or n == "channels")
+    parts += [f"{format_count(cost.of(name))} {name}" for name in further]
     return ", ".join(parts)

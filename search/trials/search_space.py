@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -17,10 +18,11 @@ from optuna.distributions import (
 )
 
 from pruning.scaling_factors.gating import Granularity
-from search.config.methods import GATE_STRENGTHS, Range, method, parts_of
+from search.config.methods import Range, parts_of, setting_ranges
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
 _SCHEDULE = "schedule"
+_USUAL = ("filter", "one-shot")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,16 @@ class Proposal:
     def granularities(self) -> tuple[Granularity, ...]:
         """What is pruned, part by part."""
         return parts_of(self.granularity)
+
+    @property
+    def words(self) -> str:
+        """What is tried, for people: the method, its settings in three digits, what is special."""
+        settings = (
+            f"{name.removeprefix(f'{self.criterion}.')} {value:.3g}"
+            for name, value in self.settings.items()
+        )
+        special = (text for text in (self.granularity, self.schedule) if text not in _USUAL)
+        return ", ".join([self.criterion, *special, *settings])
 
     @property
     def settings_of_criterion(self) -> dict[str, float]:
@@ -71,6 +83,8 @@ class SearchSpace:
         several.
     target_flops: least and most, drawn log-uniformly; None where the search has targets of its
         own, and this is no dimension.
+    fixed: values of settings and of target_flops that take the place of their ranges; a dimension
+        only where there are several.
     gate_form: of learnable gates, on which the range of their strength depends.
     """
 
@@ -79,6 +93,7 @@ class SearchSpace:
     criteria: tuple[str, ...] = ("rni",)
     granularities: tuple[str, ...] = ("filter",)
     schedules: tuple[str, ...] = ("one-shot",)
+    fixed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     gate_form: str = "sigmoid"
 
     @property
@@ -87,23 +102,46 @@ class SearchSpace:
         return max(map(len, (self.criteria, self.granularities, self.schedules))) > 1
 
     def openings(self, targets: Sequence[float]) -> list[dict[str, Any]]:
-        """Parts of the first points: each target, and each choice, at least once."""
-        choices: dict[str, Sequence[Any]] = {
-            name: values
-            for name, values in (
-                (_CRITERION, self.criteria),
-                (_GRANULARITY, self.granularities),
-                (_SCHEDULE, self.schedules),
-            )
-            if values[1:]
-        }
-        if self.target_flops is not None:
+        """Parts of the first points: each target, and each choice, at least once.
+
+        targets: to begin with where target FLOPs are searched.
+        """
+        choices: dict[str, Sequence[Any]] = {**self._choices()}
+        if self.target_flops is not None and _TARGET not in self.fixed:
             choices[_TARGET] = targets
         count = max(map(len, choices.values()), default=0)
         return [
             {name: values[number % len(values)] for name, values in choices.items() if values}
             for number in range(count)
         ]
+
+    def grid(self, target: float) -> list[dict[str, Any]]:
+        """Parts of points: every combination of choices and fixed values once, in their order.
+
+        target: the FLOPs of all of them where those are searched.
+        """
+        several = self._choices() | {n: values for n, values in self.fixed.items() if values[1:]}
+        is_target_free = self.target_flops is not None and _TARGET not in self.fixed
+        point = {_TARGET: target} if is_target_free else {}
+        points: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for combination in itertools.product(*several.values()):
+            chosen = dict(zip(several, combination, strict=True))
+            own = {name: value for name, value in chosen.items() if self._has(name, chosen)}
+            points.setdefault(tuple(own.items()), point | own)
+        return [point for point in points.values() if point]
+
+    def _choices(self) -> dict[str, tuple[Any, ...]]:
+        """What there are several of to choose from, beside numbers."""
+        names = (_CRITERION, _GRANULARITY, _SCHEDULE)
+        every = zip(names, (self.criteria, self.granularities, self.schedules), strict=True)
+        return {name: values for name, values in every if values[1:]}
+
+    def _has(self, name: str, chosen: Mapping[str, Any]) -> bool:
+        """Whether a point with these choices has a dimension of this name."""
+        if name not in self.fixed or name == _TARGET:
+            return True
+        criterion = chosen.get(_CRITERION, self.criteria[0])
+        return name in setting_ranges(criterion, chosen.get(_GRANULARITY, self.granularities[0]))
 
     def propose(self, trial: optuna.trial.BaseTrial) -> Proposal:
         """Let Optuna choose a point, one dimension after the other."""
@@ -119,9 +157,11 @@ class SearchSpace:
         return self._point(choose)
 
     def mildest(self, criterion: str, granularity: str, schedule: str = "one-shot") -> Proposal:
-        """The point with these choices whose other dimensions are all least."""
+        """The point with these choices whose other dimensions are all least, or the first value."""
 
         def choose(_: str, distribution: BaseDistribution) -> CategoricalChoiceType:
+            if isinstance(distribution, CategoricalDistribution):
+                return distribution.choices[0]
             assert isinstance(distribution, FloatDistribution)
             return distribution.low
 
@@ -141,15 +181,24 @@ class SearchSpace:
         target = None
         if self.target_flops is not None:
             low, high = self.target_flops
-            target = int(choose(_TARGET, FloatDistribution(low, max(low, high), log=True)))
+            drawn = FloatDistribution(low, max(low, high), log=True)
+            target = int(self._value(_TARGET, drawn, choose))
         criterion = self._choice(_CRITERION, self.criteria, choose)
         granularity = self._choice(_GRANULARITY, self.granularities, choose)
         schedule = self._choice(_SCHEDULE, self.schedules, choose)
         settings = {
-            name: float(choose(name, distribution))
+            name: self._value(name, distribution, choose)
             for name, distribution in self._settings(criterion, granularity)
         }
         return Proposal(criterion, granularity, settings, target, schedule)
+
+    def _value(
+        self, name: str, drawn: FloatDistribution, choose: Callable[[str, BaseDistribution], Any]
+    ) -> float:
+        values = self.fixed.get(name, ())
+        if len(values) == 1:
+            return values[0]
+        return float(choose(name, CategoricalDistribution(values) if values else drawn))
 
     @staticmethod
     def _choice(
@@ -162,13 +211,8 @@ class SearchSpace:
     ) -> Iterator[tuple[str, FloatDistribution]]:
         if not self.total_push:
             return
-        chosen, of_gates = method(criterion), GATE_STRENGTHS[self.gate_form]
-        for name, values in chosen.settings.items():
-            learned = of_gates if chosen.criterion is None else values
-            yield f"{criterion}.{name}", self._distribution(learned)
-        for part in parts_of(granularity):
-            if part != "filter":
-                yield f"{part}.strength", self._distribution(of_gates)
+        for name, values in setting_ranges(criterion, granularity, self.gate_form).items():
+            yield name, self._distribution(values)
 
     def _distribution(self, values: Range) -> FloatDistribution:
         unit = self.total_push if values.is_push else 1.0

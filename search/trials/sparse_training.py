@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
 from pruning.cost import Budget
-from pruning.criteria import Batches, BatchLoss, Loss
+from pruning.criteria import Batches, BatchLoss, Criterion, Loss
 from pruning.errors import UnreachableBudgetError
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.iterative import IterativePruner, Pace, Removable
 from pruning.networks.copies import moved
 from pruning.regularizers.penalties import l1
 from pruning.scaling_factors.gating import Granularity
 from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
-from pruning.selection import KeepPlan, select, unreachable
+from pruning.selection import KeepPlan, least_widths, select, unreachable
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from pruning.structure_removal.structures import Structure
 from pruning.surgery import remove_channels
@@ -72,6 +73,19 @@ class Pruning:
         return cls(Decision(removed, opened), keep, profile, scores or {})
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A network whose channels a criterion judges: what `decision` has left of another.
+
+    groups: those that may be pruned.
+    """
+
+    model: nn.Module
+    decision: Decision
+    graph: ChannelGraph
+    groups: tuple[str, ...]
+
+
 class SparseNetwork:
     """A network under a proposal: what is trained, its penalty, and its pruned form.
 
@@ -108,11 +122,13 @@ class SparseNetwork:
                 residual=config.prune_residual,
                 exact=preflight.graph.exact,
                 restrictions=config.restrictions,
+                pruned_layers=preflight.graph.pruned_layers,
                 seed=seed,
                 gating=config.gates.as_gating,
             )
         make = self._method.regularizer if config.training.epochs else None
-        self._regularizer = make(proposal.settings_of_criterion) if make else None
+        graph = preflight.graph if preflight.groups else None
+        self._regularizer = make(proposal.settings_of_criterion, graph) if make else None
 
     @property
     def sparsity(self) -> float | None:
@@ -126,7 +142,8 @@ class SparseNetwork:
         """What is added to the loss of `model`, a scalar."""
         total = next(model.parameters()).new_zeros(())
         if self._regularizer is not None:
-            total = total + self._regularizer(model)
+            network = model.network if isinstance(model, ScalingFactors) else model
+            total = total + self._regularizer(network)
         if isinstance(model, ScalingFactors):
             strengths = {name: self._gate_strength(name) for name in self._gated_granularities}
             form = _summed if self._config.gates.gate_penalty == "each" else l1
@@ -146,14 +163,54 @@ class SparseNetwork:
         batches: minibatches that criteria may look at.
         limits: what the result costs at most. Raises UnreachableBudgetError if it cannot.
         """
-        if not isinstance(self.model, ScalingFactors):
-            return self._of_channels(self.model, Decision((), KeepPlan({})), batches, limits)
-        if not self._has_judged_channels:
+        if isinstance(self.model, ScalingFactors) and not self._has_judged_channels:
             decision = self._decided(self.model, limits)
             profile = self._profile_of(self.model.plain(decision), decision)
             return Pruning(decision, KeepPlan({}), profile)
-        decision = self._decided(self.model, limits)
-        return self._of_channels(self.model.plain(decision), decision, batches, limits)
+        return self._of_channels(self._of_criterion(limits), batches, limits)
+
+    def iterative_pruner(
+        self, limits: Sequence[Budget], pace_for: Callable[[int], Pace], batches: Batches
+    ) -> tuple[IterativePruner, Decision]:
+        """What takes the channels of the network that the criterion judges, and what goes at once.
+
+        limits: what to prune to, the most important first. Those below what can be reached are
+            left out, UnreachableBudgetError of the first. Only so many structures with closed gates
+            go as each of them needs.
+        pace_for: the pace for so many units as can go.
+        batches: minibatches that criteria may look at, which can be gone through again and again.
+        """
+        rules, restrictions = self._config.rules, self._config.restrictions
+        subject = min(map(self._of_criterion, limits), key=lambda s: len(s.decision.removed))
+        graph, groups = subject.graph, subject.groups
+        if not groups:
+            raise UnreachableBudgetError("gates have left no channels to take step by step")
+        least = least_widths(graph, groups, min_channels=rules.min_channels, divisor=rules.divisor)
+        floor = graph.cost(least)
+        if not limits[0].allows(floor):
+            raise unreachable(limits[0], floor)
+        removable = sum(
+            graph.group(name).num_units - width // graph.group(name).unit
+            for name, width in least.items()
+        )
+        pruner = IterativePruner(
+            subject.model,
+            self._example_input,
+            self._judge,
+            [each for each in limits if each.allows(floor)],
+            pace_for(removable),
+            removable=Removable(groups, rules, restrictions, graph.exact),
+            batches=batches,
+        )
+        return pruner, subject.decision
+
+    def importances(self, batches: Batches) -> dict[str, Tensor]:
+        """What the method finds of every channel that it judges, by group, shape (width,) each.
+
+        batches: as in `pruning`. The network must be one without gates.
+        """
+        assert not isinstance(self.model, ScalingFactors), self._proposal
+        return self._scores(self._of_criterion(self._preflight.limits), batches)
 
     @property
     def is_gated(self) -> bool:
@@ -196,34 +253,38 @@ class SparseNetwork:
                 raise unreachable(self._preflight.limits, cost)
         return decision
 
-    def _of_channels(
-        self, model: nn.Module, decision: Decision, batches: Batches, limits: Budget
-    ) -> Pruning:
-        graph = self._preflight.graph
-        groups = self._preflight.groups
+    def _of_criterion(self, limits: Budget) -> _Judged:
+        """What the criterion judges: what gates leave of the network, but not of its channels."""
+        graph, groups = self._preflight.graph, self._preflight.groups
+        if not isinstance(self.model, ScalingFactors):
+            return _Judged(self.model, Decision((), KeepPlan({})), graph, groups)
+        decision = self._decided(self.model, limits)
+        model = self.model.plain(decision)
         if decision.removed:
             graph = self._traced(model)
             groups = judged_groups(self._config, model, graph, [self._method.name])
-        judged = self._scores(model, graph, groups, batches)
-        config = self._config
-        plan = select(
-            judged, graph, limits, min_channels=config.min_channels, divisor=config.divisor
-        )
-        return Pruning(decision, plan, WidthProfile(plan.widths, decision.removed), judged)
+        return _Judged(model, decision, graph, groups)
 
-    def _scores(
-        self, model: nn.Module, graph: ChannelGraph, groups: Collection[str], batches: Batches
-    ) -> dict[str, Tensor]:
-        """Of these groups; gates may have left none."""
-        criterion = self._method.criterion
-        assert criterion is not None, self._method
-        if not groups:
+    def _of_channels(self, subject: _Judged, batches: Batches, limits: Budget) -> Pruning:
+        judged = self._scores(subject, batches)
+        plan = select(judged, subject.graph, limits, **asdict(self._config.rules))
+        profile = WidthProfile(plan.widths, subject.decision.removed)
+        return Pruning(subject.decision, plan, profile, judged)
+
+    def _scores(self, subject: _Judged, batches: Batches) -> dict[str, Tensor]:
+        """Of the groups that may be pruned; gates may have left none."""
+        if not subject.groups:
             return {}
-        judge = criterion(self._proposal.settings_of_criterion)
-        if self._loss is not None:
-            judge = judge.by_loss(self._loss)
-        scores = judge.score(model, graph, batches)
-        return {name: scores[name] for name in groups}
+        scores = self._judge.score(subject.model, subject.graph, batches)
+        return {name: scores[name] for name in subject.groups}
+
+    @property
+    def _judge(self) -> Criterion:
+        """The criterion with the loss that it judges by."""
+        make = self._method.criterion
+        assert make is not None, self._method
+        criterion = make(self._proposal.settings_of_criterion)
+        return criterion if self._loss is None else criterion.by_loss(self._loss)
 
     def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
         """The widths that gates have left, under the names of the network without structures."""

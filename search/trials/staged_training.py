@@ -17,7 +17,7 @@ Sparsity = Callable[[], float | None]
 class StagedTraining:
     """Trains stage after stage, and stores after every epoch how to go on from there.
 
-    num_steps: epochs of all stages together.
+    num_steps: epochs of all stages together, as far as is known before them.
     report: hears of every epoch once it is stored, and first of all that were before.
     stage: the number of the one to go on with.  notes: what finished stages left for later
         ones: tensors, numbers, strings and containers of them.
@@ -29,8 +29,9 @@ class StagedTraining:
         num_steps: int,
         report: Callable[[list[EpochRecord]], None],
     ) -> None:
-        self._checkpoints, self._num_steps, self._report = checkpoints, num_steps, report
+        self._checkpoints, self._report = checkpoints, report
         state = checkpoints.load() or {}
+        self._num_steps: int = state.get("num_steps", num_steps)
         self.stage: int = state.get("stage", 0)
         self.notes: dict[str, Any] = state.get("notes", {})
         self.records = [EpochRecord(**record) for record in state.get("records", [])]
@@ -81,9 +82,14 @@ class StagedTraining:
         trainer.run(stage, keep)
         return TrainingReport(trainer.reports, time.perf_counter() - started)
 
-    def advance(self, notes: Mapping[str, Any]) -> None:
-        """The present stage is finished; what it left is added to the notes."""
+    def advance(self, notes: Mapping[str, Any], epochs_left: int | None = None) -> None:
+        """The present stage is finished; what it left is added to the notes.
+
+        epochs_left: of all later stages, where that is known better than at first.
+        """
         self.notes |= notes
+        if epochs_left is not None:
+            self._num_steps = len(self.records) + epochs_left
         self.stage += 1
         self._trainer = None
         self._save()
@@ -117,6 +123,7 @@ class StagedTraining:
                 "notes": self.notes,
                 "records": [dataclasses.asdict(record) for record in self.records],
                 "number": self._number,
+                "num_steps": self._num_steps,
                 "trainer": self._trainer,
             },
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pruning.cost import Bound, Budget
 from search.config.methods import method
 from search.config.search_config import SearchConfig
+from search.trials.jobs import TrialJob
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal
 
@@ -17,14 +18,25 @@ class Target:
 
     suffix: what its name ends in, see `TrialJob.product_key`.
     limits: the target, and the budget of the search beside it, in absolute numbers.
+    name: as the search names it, such as flops=20%; empty where target FLOPs are searched.
     """
 
     suffix: str
     limits: Budget
+    name: str = ""
+
+
+def product_keys(job: TrialJob, config: SearchConfig) -> list[str]:
+    """The names of a trial's networks, that of the trial's own network first."""
+    if config.train_only:
+        return [job.sparse_key]
+    return [job.product_key(suffix) for suffix in product_suffixes(config)]
 
 
 def product_suffixes(config: SearchConfig) -> list[str]:
-    """What the names of a trial's networks end in, that of the trial's own network first."""
+    """What the names of a trial's pruned networks end in, that of the trial's own network first."""
+    if config.train_only:
+        return []
     if config.targets:
         return [_suffix(target) for target in config.target_bounds]
     return ["" if percent == 100 else f"-t{percent}" for percent in _percents(config)]
@@ -34,12 +46,14 @@ def targets_of(proposal: Proposal, config: SearchConfig, preflight: Preflight) -
     """What a trial is pruned to, its own target first; by it trials are judged and compared.
 
     By-products that would lie below what every granularity can reach are left out. A method that
-    prunes before training comes to one network only.
+    prunes before training comes to one network only, and sparse training alone to none.
     """
     bounds = _bounds(proposal, config, preflight)
+    suffixes = product_suffixes(config)
+    names = list(map(target_name, config.target_bounds)) or [""] * len(suffixes)
     targets = [
-        Target(suffix, _within(preflight.limits, bound))
-        for suffix, bound in zip(product_suffixes(config), bounds, strict=True)
+        Target(suffix, _within(preflight.limits, bound), name)
+        for suffix, bound, name in zip(suffixes, bounds, names, strict=True)
     ]
     if method(proposal.criterion).prunes_untrained:
         return targets[:1]
@@ -52,9 +66,9 @@ def targets_of(proposal: Proposal, config: SearchConfig, preflight: Preflight) -
 
 def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> list[Bound]:
     """Per network, its target as a number; those of the search are shares of the base network."""
-    if proposal.target_flops is None:
-        return [bound.of_base(preflight.base) for bound in config.target_bounds]
     own = proposal.target_flops
+    if own is None:
+        return [bound.of_base(preflight.base) for bound in config.target_bounds]
     return [Bound("flops", own * percent // 100) for percent in _percents(config)]
 
 
@@ -76,12 +90,14 @@ def _within(limits: Budget, target: Bound) -> Budget:
     return Budget((lowered, *others))
 
 
+def target_name(target: Bound) -> str:
+    """The target in full, such as flops=12.5% or params=200k."""
+    if Budget.parse(str(target)).bounds == (target,):
+        return str(target)
+    amount = f"{100 * target.value:.12g}%" if target.is_share else f"{target.value:.0f}"
+    return f"{target.quantity}={amount}"
+
+
 def _suffix(target: Bound) -> str:
-    """Such as -channels-12_5pct, -params-200k: what may be part of a folder's name."""
-    if target.is_share:
-        amount = f"{100 * target.value:.12g}pct"
-    else:
-        short = str(target)
-        is_exact = Budget.parse(short).bounds == (target,)
-        amount = short.partition("=")[2] if is_exact else str(int(target.value))
-    return f"-{target.quantity}-{amount.replace('.', '_')}"
+    """Such as -flops-12_5pct: its name, as what may be part of a folder's name."""
+    return f"-{target_name(target).replace('=', '-').replace('%', 'pct').replace('.', '_')}"

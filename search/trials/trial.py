@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from pruning.criteria import Batches
+from copycat.width_profile import WidthProfile
 from pruning.errors import (
-    ConfigError,
     DiskFullError,
     EspalierError,
     StoppedEarlyError,
@@ -23,7 +22,7 @@ from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
-from search.storage.layout import RUNGS_FOLDER, SCORES_FILE
+from search.storage.layout import RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
 from search.training.freezing import frozen_but
@@ -32,12 +31,15 @@ from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
+from search.trials.iterative_training import IterativeTraining, too_slow
 from search.trials.job_context import (
     STATISTICS_BATCHES,
     JobContext,
     Report,
 )
 from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
+from search.trials.products import Product
+from search.trials.scoring_batches import ScoringBatches
 from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import StagedTraining
 from search.trials.targets import Target, targets_of
@@ -74,42 +76,15 @@ def run_trial(
 
     The first network meets both the budget and the proposal's target; those after it are pruned
     from the same training to the other targets, see `targets_of`. A method that prunes at
-    initialisation does so first, and the smaller network has all the epochs.
-    Raises StoppedEarlyError where other trials have left this one behind.
+    initialisation does so first, and the smaller network has all the epochs. By the schedule
+    iterative, channels go while the network trains, see `IterativeTraining`; what is left of the
+    epochs of fine-tuning fine-tunes.
+    With `train_only` the network is stored after sparse training, with what the method then finds
+    of its channels.
+    Raises StoppedEarlyError where other trials have left this one behind, UnreachableBudgetError
+    before any training where the pace of iterative pruning is too slow for the target.
     """
-    if job.proposal.schedule != "one-shot":
-        raise ConfigError(f"the schedule {job.proposal.schedule} is not there yet")
     return _Trial(job, context, data, report).run()
-
-
-@dataclass
-class _Product:
-    """A network that one sparse training gives rise to; `weights` are those to fine-tune.
-
-    is_settled: whether those are of the smaller network, and not of that with gates at 0 or 1.
-    images: that the latter was trained on.
-    """
-
-    key: str
-    pruning: Pruning
-    details: dict[str, float]
-    weights: Mapping[str, Tensor]
-    is_settled: bool = True
-    images: int = 0
-
-    def to_state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        pruning, scores = self.pruning.to_mapping(), dict(self.pruning.scores)
-        kept: dict[str, Any] = {"key": self.key, "pruning": pruning, "scores": scores}
-        kept |= {"details": self.details, "weights": dict(self.weights)}
-        return kept | {"is_settled": self.is_settled, "images": self.images}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> _Product:
-        """The inverse of `to_state`."""
-        pruning = Pruning.from_mapping(state["pruning"], state["scores"])
-        rest = {name: state[name] for name in ("details", "weights", "is_settled", "images")}
-        return cls(state["key"], pruning, **rest)
 
 
 class _Trial:
@@ -119,7 +94,10 @@ class _Trial:
         self._training = self._config.training
         self._seed = self._config.seed_of(job.number, job.repeat)
         self._seed_after = self._config.fine_tuning_seed_of(job.number, job.repeat)
-        self._prunes_first = method(job.proposal.criterion).prunes_untrained
+        self._is_iterative = job.proposal.schedule == "iterative"
+        self._prunes_first = (
+            method(job.proposal.criterion).prunes_untrained and not self._is_iterative
+        )
         self._targets = targets_of(job.proposal, self._config, self._preflight)
         self._sparse = SparseNetwork(
             context.first_network(self._seed),
@@ -134,36 +112,95 @@ class _Trial:
         self._epochs_after = self._settle_epochs + self._training.fine_tune_epochs
         num_steps = self._training.epochs + len(self._targets) * self._epochs_after
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
-        is_judged = self._config.study.early_stopping and not job.repeat
+        is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
         score = context.preflight.score
         self._halving = Halving(folder, self._training.epochs, score) if is_judged else None
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
+        if self._config.train_only:
+            return (self._stored_sparse(),)
         staged = self._staged
-        if staged.stage == 0:
-            products = self._pruned_and_trained() if self._prunes_first else self._sparse_trained()
+        if "products" not in staged.notes:
+            products = self._products()
             states = [product.to_state() for product in products]
-            staged.advance({"products": states, "images": staged.images})
+            epochs = sum(self._epochs_after - product.epochs for product in products)
+            staged.advance({"products": states, "images": staged.images}, epochs)
         outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
         for state in staged.notes["products"][len(outcomes) :]:
             if not state["is_settled"]:
-                state.update(self._settled(_Product.from_state(state)).to_state())
+                state.update(self._settled(Product.from_state(state)).to_state())
                 staged.advance({"images": staged.images})
-            outcomes.append(self._fine_tuned(_Product.from_state(state)))
+            outcomes.append(self._fine_tuned(Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use
             done = [outcome.to_mapping() for outcome in outcomes]
             staged.advance({"outcomes": done, "images": staged.images})
         return tuple(outcomes)
 
-    def _pruned_and_trained(self) -> list[_Product]:
+    def _stored_sparse(self) -> Outcome:
+        """The network with all its channels; σBN's scales as those of batch normalisations."""
+        sparse = self._sparse
+        trained = self._train("sparse training", sparse.model, sparse)
+        sparsity = sparse.sparsity
+        result = Finished(
+            self._job.sparse_key,
+            "sparse",
+            self._job.number,
+            None,
+            1.0,
+            WidthProfile({}),
+            seed=self._seed,
+            images=trained.images_seen,
+            compute=float(trained.images_seen * self._preflight.base.flops),
+            details={} if sparsity is None else {"sparsity": sparsity},
+            record={"tried": self._job.proposal.words},
+            curve=self._staged.records,
+            files=self._scores_file(sparse.importances(self._batches())),
+        )
+        return store(result, fold(sparse.model), self._context, self._data)
+
+    def _products(self) -> list[Product]:
+        """The networks that are to be fine-tuned, the trial's own first."""
+        if self._prunes_first:
+            return self._pruned_and_trained()
+        if not self._is_iterative:
+            details = self._sparse_trained()
+            own, *further = self._targets
+            products = [self._product(own, details)]
+            for target in further:
+                with suppress(UnreachableBudgetError):  # the floor was another granularity's
+                    products.append(self._product(target, details))
+            return products
+        return self._iteratively_pruned()
+
+    def _iteratively_pruned(self) -> list[Product]:
+        staged, sparse = self._staged, self._sparse
+        if "trained" not in staged.notes:
+            self._require_pace()
+            details = self._sparse_trained()
+            trained = {"trained": sparse.model.state_dict(), "details": details}
+            staged.advance({**trained, "images": staged.images})
+        sparse.model.load_state_dict(staged.notes["trained"])
+        products = IterativeTraining(
+            self._job, sparse, self._targets, self._context, self._data, staged=staged
+        ).products()
+        for done in ("trained", "reached"):  # the products have what matters of them
+            staged.notes.pop(done)
+        return products
+
+    def _require_pace(self) -> None:
+        limits, parts = self._targets[0].limits, (self._job.proposal.granularity,)
+        if why := too_slow(parts, limits, self._config, self._preflight, self._data):
+            raise UnreachableBudgetError(f"iterative pruning cannot reach {limits}: {why}")
+
+    def _pruned_and_trained(self) -> list[Product]:
         notes, target = self._staged.notes, self._targets[0]
         key = self._job.product_key(target.suffix)
         if "pruned first" not in notes:  # kept, because a GPU might not decide it again the same
-            first = _Product(key, self._pruning(target), {}, {})
+            first = Product(key, self._pruning(target), {}, {})
             notes["pruned first"] = first.to_state()
-        pruning = _Product.from_state(notes["pruned first"]).pruning
+        pruning = Product.from_state(notes["pruned first"]).pruning
         model = self._sparse.without(pruning)
         flops = self._flops(pruning)
         self._train(
@@ -171,9 +208,13 @@ class _Trial:
             model,
             after_epoch=lambda epoch: self._judge(epoch, epoch.validation_score, flops),
         )
-        return [_Product(key, pruning, {}, model.state_dict())]
+        images = self._staged.images
+        return [
+            Product(key, pruning, {}, model.state_dict(), images, compute=float(images * flops))
+        ]
 
-    def _sparse_trained(self) -> list[_Product]:
+    def _sparse_trained(self) -> dict[str, float]:
+        """Train sparsely; what was measured of it."""
         sparse = self._train(
             "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
         )
@@ -186,49 +227,46 @@ class _Trial:
         }
         if (sparsity := self._sparse.sparsity) is not None:
             before["sparsity"] = sparsity
-        own, *further = self._targets
-        products = [self._product(own, before)]
-        for target in further:
-            with suppress(UnreachableBudgetError):  # the floor was another granularity's
-                products.append(self._product(target, before))
-        return products
+        return before
 
-    def _product(self, target: Target, before: Mapping[str, float]) -> _Product:
+    def _product(self, target: Target, before: Mapping[str, float]) -> Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
         after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(target.suffix)
         details = {**before, "score_after_pruning": after}
+        weights = model.state_dict()
         if self._settle_epochs:
             weights = self._sparse.settled(pruning).state_dict()
-            return _Product(key, pruning, details, weights, is_settled=False)
-        return _Product(key, pruning, details, model.state_dict())
+        images, is_settled = self._staged.images, not self._settle_epochs
+        compute = float(images * self._preflight.base.flops)
+        return Product(key, pruning, details, weights, images, compute, is_settled=is_settled)
 
     @property
     def _settle_epochs(self) -> int:
         """Epochs of each network with its gates at 0 or 1."""
         return self._config.gates.settle_epochs if self._sparse.is_gated else 0
 
-    def _settled(self, product: _Product) -> _Product:
+    def _settled(self, product: Product) -> Product:
         """Trained with its gates at 0 or 1, then without them (Haider and Taj, §5.4)."""
         gated = self._sparse.settled(product.pruning)
         gated.load_state_dict(product.weights)
         trained = self._train("settling", gated)
         model = self._sparse.without(product.pruning, gated)
         return replace(
-            product, weights=model.state_dict(), is_settled=True, images=trained.images_seen
+            product,
+            weights=model.state_dict(),
+            is_settled=True,
+            images=product.images + trained.images_seen,
+            compute=product.compute + trained.images_seen * float(self._preflight.base.flops),
         )
 
     def _pruning(self, target: Target) -> Pruning:
         return self._sparse.pruning(self._batches(), target.limits)
 
-    def _batches(self, count: int | None = None) -> Batches:
-        return self._data.scoring_batches(
-            count or self._config.scoring_batches,
-            batch_size=self._training.batch_size,
-            seed=self._seed,
-            device=self._context.torch_device,
-        )
+    def _batches(self, count: int | None = None) -> ScoringBatches:
+        device = self._context.torch_device
+        return ScoringBatches(self._data, self._config, self._seed, device, count)
 
     def _flops(self, pruning: Pruning) -> int:
         profile = pruning.profile
@@ -262,20 +300,23 @@ class _Trial:
         model: nn.Module,
         sparse: SparseNetwork | None = None,
         *,
+        epochs_used: int = 0,
         after_epoch: Any = None,
     ) -> TrainingReport:
-        """One stage; a sparse network with what its method adds to the loss, without a teacher."""
-        is_first = stage not in ("settling", "fine-tuning")
-        config = self._training if is_first else self._training.for_fine_tuning()
-        epochs = self._settle_epochs if stage == "settling" else config.epochs
+        """One stage; a sparse network with what its method adds to the loss, without a teacher.
+
+        epochs_used: of those of fine-tuning.
+        """
+        is_first, training = stage not in ("settling", "fine-tuning"), self._training
         parts = () if is_first else self._config.gates.unfrozen
-        if is_first and not config.epochs:
+        if not (training.epochs if is_first else training.fine_tune_epochs - epochs_used):
             return TrainingReport((), 0.0)
+        config = training if is_first else training.for_fine_tuning(epochs_used)
         trainer = trainer_for(
             model,
             self._data,
             task=self._context.task if sparse is not None else self._context.task_of_smaller,
-            epochs=epochs,
+            epochs=self._settle_epochs if stage == "settling" else config.epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -287,15 +328,15 @@ class _Trial:
         with frozen_but(model, parts, inputs):
             return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
-    def _fine_tuned(self, product: _Product) -> Outcome:
+    def _fine_tuned(self, product: Product) -> Outcome:
         model = self._sparse.without(product.pruning)
         model.load_state_dict(product.weights)
-        tuned = self._train("fine-tuning", model)
+        tuned = self._train("fine-tuning", model, epochs_used=product.epochs)
         flops, training = self._flops(product.pruning), self._training
-        before = self._staged.records[training.epochs - 1].images if training.epochs else 0
-        before_flops = flops if self._prunes_first else self._preflight.base.flops
-        scores = {name: values.tolist() for name, values in product.pruning.scores.items()}
-        judged = {"criterion": self._job.proposal.criterion, "scores": scores}
+        epochs_before = training.epochs + product.epochs
+        files = self._scores_file(product.pruning.scores)
+        if product.trajectory:
+            files[TRAJECTORY_FILE] = product.trajectory
         result = Finished(
             product.key,
             "fine-tuned",
@@ -304,11 +345,25 @@ class _Trial:
             1.0,
             product.pruning.profile,
             seed=self._seed,
-            images=before + product.images + tuned.images_seen,
-            compute=float((before + product.images) * before_flops + tuned.images_seen * flops),
+            images=product.images + tuned.images_seen,
+            compute=product.compute + tuned.images_seen * flops,
             details=product.details,
-            record={"distill_from": teacher} if (teacher := training.teacher) else {},
-            curve=self._staged.curve(self._epochs_after, training.epochs),
-            files={SCORES_FILE: judged} if scores else {},
+            record=self._record(product),
+            curve=self._staged.curve(self._epochs_after - product.epochs, epochs_before),
+            files=files,
         )
         return store(result, fold(model), self._context, self._data)
+
+    def _record(self, product: Product) -> dict[str, object]:
+        """What the provenance of a pruned network says of its trial."""
+        names = {self._job.product_key(target.suffix): target.name for target in self._targets}
+        optional = {"target": names[product.key], "distill_from": self._training.teacher}
+        tried = {"tried": self._job.proposal.words}
+        return tried | {name: value for name, value in optional.items() if value}
+
+    def _scores_file(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is stored of the channels that were judged, by the name of its file."""
+        if not scores:
+            return {}
+        lists = {name: values.tolist() for name, values in scores.items()}
+        return {SCORES_FILE: {"criterion": self._job.proposal.criterion, "scores": lists}}

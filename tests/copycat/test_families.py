@@ -51,7 +51,9 @@ SCALABLE = [
 
 def based_on(name: str) -> BaseNetwork:
     """A network of the collection; nothing here builds it by its builder."""
-    return BaseNetwork(Builder("unused:unused"), BY_NAME[name].graph, BY_NAME[name].example())
+    graph = BY_NAME[name].graph
+    told = graph.pruning(group.name for group in graph.prunable)
+    return BaseNetwork(Builder("unused:unused"), told, BY_NAME[name].example())
 
 
 @functools.cache
@@ -522,3 +524,15 @@ def test_wide_profiles_are_solved_without_listing_every_width() -> None:
     (member,) = members(base, Copycat(profile), [Budget.parse("flops=100%")])
     assert isinstance(member, Member)
     assert base.graph.cost(member.profile.widths).flops <= base.graph.cost().flops
+
+
+def test_a_budget_of_channels_is_for_networks_of_the_same_layers() -> None:
+    base = wide().pruning(narrow_profile().widths)
+    whole = sum(base.graph.group(name).width for name in narrow_profile().widths)
+    budget = Budget.parse("channels=50%")
+    for kind in (Copycat(narrow_profile()), Bottleneck(), UniformWidth()):
+        (member,) = members(base, kind, [budget])
+        assert member.cost.channels == whole // 2, kind
+    for other in (Depth(), MobileNetV2(10)):
+        with pytest.raises(BudgetError, match=f"a {other.name} network has others: give flops or"):
+            members(base, other, [budget])

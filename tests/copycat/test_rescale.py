@@ -48,6 +48,7 @@ def next_member(graph: ChannelGraph, base: WidthProfile, member: WidthProfile) -
 def test_the_budget_is_filled(data: st.DataObject) -> None:
     graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
     profile = data.draw(profiles(graph))
+    graph = graph.pruning(profile.widths)
     quantity = data.draw(st.sampled_from(Budget.QUANTITIES))
     least = getattr(graph.cost(scaled(profile, graph, 0).widths), quantity)
     most = getattr(graph.cost(scaled(profile, graph, 3).widths), quantity)
@@ -102,6 +103,14 @@ def test_a_member_may_be_wider_than_the_base_network() -> None:
     member = rescale(WidthProfile.of(graph), graph, budget)
     assert all(width > graph.widths[name] for name, width in member.widths.items())
     assert graph.cost(member.widths).params > 8 * graph.cost().params
+
+
+def test_channels_are_those_of_the_profile() -> None:
+    """conv1 of 6 channels and conv2 of 5; a graph that says what is pruned is heeded."""
+    graph, budget = BY_NAME["chain"].graph, Budget.parse("channels=50%")
+    assert rescale(WidthProfile({"conv1": 6}), graph, budget).widths == {"conv1": 3}
+    both = graph.pruning(["conv1", "conv2"])
+    assert rescale(WidthProfile({"conv1": 6}), both, budget).widths == {"conv1": 1}
 
 
 def test_every_bound_is_met() -> None:

@@ -37,6 +37,9 @@ from pruning.errors import BudgetError, TraceError
         ("latency_ms=3.5", Bound("latency_ms", 3.5)),
         ("latency_ms = 0.25 ms", Bound("latency_ms", 0.25)),
         ("latency_ms=50%", Bound("latency_ms", 0.5, is_share=True)),
+        ("channels=50%", Bound("channels", 0.5, is_share=True)),
+        ("channels=500", Bound("channels", 500)),
+        ("channels=1.5k", Bound("channels", 1500)),
     ],
 )
 def test_budgets_that_are_understood(text: str, bound: Bound) -> None:
@@ -126,6 +129,18 @@ def test_a_share_means_nothing_without_a_base() -> None:
 def test_scaled() -> None:
     budget = Budget.parse("flops=25%", "params=301").scaled(0.5)
     assert budget == Budget((Bound("flops", 0.125, is_share=True), Bound("params", 150)))
+
+
+@given(st.integers(1, 10**6), st.integers(1, 100))
+def test_as_many_channels_stay_as_remain_when_those_that_go_are_rounded_down(
+    base: int, percent: int
+) -> None:
+    limit = Budget.parse(f"channels={percent}%").absolute(Cost(1, 1, channels=base))
+    assert limit == Budget((Bound("channels", base - base * (100 - percent) // 100),))
+
+
+def test_a_part_of_a_number_of_channels_is_rounded_likewise() -> None:
+    assert Budget.parse("channels=27").scaled(0.5) == Budget.parse("channels=14")
 
 
 def test_latency_is_no_count() -> None:

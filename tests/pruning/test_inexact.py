@@ -30,6 +30,8 @@ from pruning import (
     IterativePruner,
     KeepPlan,
     Pace,
+    Removable,
+    Rules,
     ScalingFactors,
     measure_cost,
     remove_channels,
@@ -289,10 +291,8 @@ def test_iterative_pruning_reaches_it_and_goes_on() -> None:
     """Each graph after the first is made as the first."""
     model, pace = layer_normalised(), Pace(minibatches=1, surgery_every=1)
     budget = Budget.parse("params=25%")
-    pruner = IterativePruner(
-        model, torch.zeros(IMAGE), Taylor(), budget, pace, groups=["first"], min_channels=1,
-        exact=False,
-    )  # fmt: skip
+    removable = Removable(("first",), Rules(min_channels=1), exact=False)
+    pruner = IterativePruner(model, torch.zeros(IMAGE), Taylor(), budget, pace, removable=removable)
     optimizer = torch.optim.SGD(pruner.network.parameters(), lr=0.01)
     while not pruner.is_finished:
         with pruner.watching(2):

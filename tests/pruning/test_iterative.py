@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning import Budget, ChannelGraph, Restrictions, measure_cost, removal_order, trace
+from pruning import (
+    Budget,
+    ChannelGraph,
+    Restrictions,
+    Rules,
+    measure_cost,
+    removal_order,
+    trace,
+)
 from pruning.criteria import (
     BatchNormScale,
     Criterion,
@@ -28,9 +35,10 @@ from pruning.criteria import (
     WeightMagnitude,
 )
 from pruning.errors import ConfigError, CriterionError, UnreachableBudgetError
-from pruning.iterative import FISHER_PACE, IterativePruner, Pace
+from pruning.iterative import FISHER_PACE, IterativePruner, Pace, Removable
 
 EXAMPLE = torch.zeros(1, 3, 6, 6)
+A = Removable(groups=("a",))
 
 
 class Residual(nn.Module):
@@ -161,8 +169,8 @@ def test_so_many_channels_go_every_so_many_minibatches_and_for_real_every_so_man
     assert gone == [8 + n for n in (0, 0, 2, 2, 2, 4, 4, 4, 6, 6, 6, 8)]
     changes = [i for i in range(1, 12) if sizes[i] != sizes[i - 1]]
     assert changes == [5, 11]
-    assert [point.removed for point in pruner.trajectory] == [4, 8]
-    assert [point.minibatches for point in pruner.trajectory] == [6, 12]
+    assert [point.removed for point in pruner.trajectory] == [2, 4, 6, 8]
+    assert [point.minibatches for point in pruner.trajectory] == [3, 6, 9, 12]
 
 
 def test_the_lowest_scores_go_first() -> None:
@@ -199,7 +207,7 @@ def test_the_moving_average_weighs_iterations_as_in_the_taylor_paper() -> None:
 
     def second(momentum: float) -> tuple[int, ...]:
         pace = Pace(1, 1, 10, momentum)
-        pruner = pruner_of(network(), "params=60%", criterion=Scripted(), pace=pace, groups=["a"])
+        pruner = pruner_of(network(), "params=60%", criterion=Scripted(), pace=pace, removable=A)
         advance(pruner, sgd(pruner.network), batches(2))
         return pruner.plan.keep["a"]
 
@@ -208,29 +216,129 @@ def test_the_moving_average_weighs_iterations_as_in_the_taylor_paper() -> None:
     assert second(0.9) == (0, *range(2, 9))
 
 
-def test_the_fisher_schedule_records_error_against_parameters() -> None:
+def test_the_fisher_schedule_records_every_channel_with_shape_cost_and_score() -> None:
+    """Each is a point of its own, however seldom channels go for real."""
     assert (FISHER_PACE.units, FISHER_PACE.minibatches, FISHER_PACE.momentum) == (1, 100, 0.0)
-    errors = iter([0.5, 0.25, 0.125])
-    pruner = pruner_of(
-        network(),
-        "params=60%",
-        criterion=Fisher(),
-        pace=Pace(1, 2, 1, 0.0),
-        groups=["a"],
-        measure=lambda _: next(errors),
-    )
-    advance(pruner, sgd(pruner.network), batches(6))
-    assert [point.error for point in pruner.trajectory] == [0.5, 0.25, 0.125]
+    pace = Pace(1, 2, surgery_every=50, momentum=0.0)
+    pruner = pruner_of(network(), "params=60%", criterion=Fisher(), pace=pace, removable=A)
+    pruner.record_score(1.0)  # there is no point yet
+    optimizer = sgd(pruner.network)
+    for number, score in enumerate([0.5, None, 0.125]):
+        advance(pruner, optimizer, batches(2, 2 * number))
+        if score is not None:
+            pruner.record_score(score)
+    assert [point.score for point in pruner.trajectory] == [0.5, None, 0.125]
     graph = trace(network(), EXAMPLE)
     for number, point in enumerate(pruner.trajectory, start=1):
         cost = graph.cost({"a": 10 - number})
-        assert (point.removed, point.params, point.flops) == (number, cost.params, cost.flops)
+        assert (point.minibatches, point.removed) == (2 * number, number)
+        assert point.widths == {"a": 10 - number}
+        assert (point.params, point.flops) == (cost.params, cost.flops)
 
 
-def test_without_a_measure_the_error_is_unknown() -> None:
-    pruner = pruner_of(network(), pace=Pace(1, 1, 1))
-    advance(pruner, sgd(pruner.network), batches(1))
-    assert math.isnan(pruner.trajectory[0].error)
+def test_several_budgets_are_met_in_turn_and_no_further_than_they_need() -> None:
+    """Of a step of many channels only those go that the next budget needs."""
+    budgets = [Budget.parse(f"params={share}%") for share in (80, 60, 40)]
+    base = measure_cost(network(), EXAMPLE)
+    pruner = IterativePruner(network(), EXAMPLE, Taylor(), budgets, Pace(100, 1, 50))
+    optimizer = sgd(pruner.network)
+    for number, budget in enumerate(budgets, start=1):
+        assert not pruner.is_finished
+        advance(pruner, optimizer, batches(1, number))
+        limits = budget.absolute(base)
+        assert limits.allows(measure_cost(pruner.smaller(), EXAMPLE))
+        tight = Budget.parse(f"params={limits.limit('params'):.0f}").scaled(0.75)
+        assert not tight.allows(pruner.cost)
+    assert pruner.is_finished
+    assert len(pruner.trajectory) == 3
+
+
+def test_a_smaller_network_is_taken_out_while_training_goes_on() -> None:
+    straight, looked_at = (pruner_of(network(), pace=Pace(2, 1, 4)) for _ in range(2))
+    optimizers = [sgd(pruner.network) for pruner in (straight, looked_at)]
+    taken: list[nn.Module] = []
+    advance(straight, optimizers[0], batches(4))
+    advance(looked_at, optimizers[1], batches(4), lambda: taken.append(looked_at.smaller()))
+    assert all(map(torch.equal, *(p.network.state_dict().values() for p in (straight, looked_at))))
+    for smaller, point in zip(taken, looked_at.trajectory, strict=True):
+        assert trace(smaller, EXAMPLE).group("a").width == point.widths["a"]
+        assert measure_cost(smaller, EXAMPLE).flops == point.flops
+    looked_at.network.eval()
+    image = torch.ones(1, 3, 6, 6)
+    torch.testing.assert_close(taken[-1].eval()(image), looked_at.network(image))
+
+
+def test_how_often_channels_go_for_real_makes_no_difference() -> None:
+    """To plans, and to weights but for rounding, whether momentum is reset or not."""
+    for reset in (False, True):
+        pruners = [
+            pruner_of(network(), pace=Pace(1, 2, every, reset_momentum=reset)) for every in (1, 50)
+        ]
+        for pruner in pruners:
+            advance(pruner, sgd(pruner.network), batches(8))
+        assert pruners[0].trajectory == pruners[1].trajectory
+        assert pruners[0].plan == pruners[1].plan
+        expected = pruners[0].smaller().state_dict()
+        for name, tensor in pruners[1].smaller().state_dict().items():
+            torch.testing.assert_close(tensor, expected[name])
+
+
+def test_shares_of_uniform_pruning_stay_those_of_the_whole_network() -> None:
+    """Every group loses the same share, also after channels have gone for real."""
+    removable = Removable(rules=Rules(scope="uniform"))
+    pruner = pruner_of(network(), "params=35%", pace=Pace(1, 1, 1), removable=removable)
+    optimizer = sgd(pruner.network)
+    for step in range(12):
+        advance(pruner, optimizer, batches(1, step))
+        removed = {name: 1 - pruner.plan.widths[name] / width for name, width in WIDTHS.items()}
+        assert max(removed.values()) - min(removed.values()) < 1 / 8 + 1e-9, removed
+        if pruner.is_finished:
+            break
+    assert pruner.is_finished
+
+
+WIDTHS = {"stem": 8, "a": 10}
+
+
+def test_widths_are_multiples_of_the_divisor_after_every_step() -> None:
+    removable = Removable(rules=Rules(min_channels=2, divisor=4))
+    pruner = pruner_of(network(), "params=45%", pace=Pace(1, 1, 2), removable=removable)
+    advance(pruner, sgd(pruner.network), batches(8))
+    assert pruner.is_finished
+    shapes = [point.widths for point in pruner.trajectory]
+    assert all(s[name] % 4 == 0 or s[name] == WIDTHS[name] for s in shapes for name in s)
+
+
+class Alike(FirstOrderCriterion):
+    """All units are as important as each other."""
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        return torch.ones(moments.gates.num_units)
+
+
+def test_the_penalty_on_flops_takes_what_saves_most_by_any_criterion() -> None:
+    """β · FLOPs saved at the widths that are left is taken from every score."""
+    for criterion in (Alike(), Random(0)):
+        pace = Pace(1, 1, 3, flops_penalty=1.0)  # far above the scores
+        pruner = pruner_of(network(), "params=50%", criterion=criterion, pace=pace)
+        optimizer = sgd(pruner.network)
+        graph = trace(network(), EXAMPLE)
+        while not pruner.is_finished:
+            widths = pruner.plan.widths
+            flops = {n: graph.cost({**widths, n: widths[n] - 1}).flops for n in widths}
+            best = min((n for n in widths if widths[n] > 3), key=lambda n: flops[n])
+            advance(pruner, optimizer, batches(1))
+            assert pruner.trajectory[-1].flops == flops[best]
+            assert pruner.plan.widths[best] == widths[best] - 1
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_momentum_is_reset_after_each_pruning_step_if_asked_for(reset: bool) -> None:
+    pruner = pruner_of(network(), pace=Pace(1, 2, 2, reset_momentum=reset))
+    optimizer = sgd(pruner.network)
+    for number in range(1, 9):
+        advance(pruner, optimizer, batches(1, number))
+        assert bool(optimizer.state) == (not reset or number % 2 == 1)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 8, 11])
@@ -259,6 +367,21 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_weights(stop: int) -> None:
     expected = straight.network.state_dict()
     for name, tensor in second.network.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_state_is_plain_data_and_holds_the_whole_trajectory() -> None:
+    first = pruner_of(network(), pace=Pace(1, 2, 50))
+    advance(first, sgd(first.network), batches(5))
+    first.record_score(0.25)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = pruner_of(network(), pace=Pace(1, 2, 50))
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert second.trajectory == first.trajectory
+    assert second.trajectory[-1].score == 0.25
+    assert (second.plan, second.cost) == (first.plan, first.cost)
+    assert torch.equal(second.network.mask, first.network.mask)
 
 
 DATA = list(batches(2, start=100))
@@ -325,7 +448,7 @@ def test_any_criterion_ends_within_the_budget_and_can_go_on(criterion: Criterion
         ({"criterion": Oracle(), "batches": iter(DATA)}, "a list, no iterator"),
         ({"criterion": SigmoidScale()}, "BatchNormScale cannot judge any group of this network"),
         (
-            {"criterion": BatchNormScale(), "groups": ["a"]},
+            {"criterion": BatchNormScale(), "removable": Removable(["a"])},
             "BatchNormScale cannot judge group 'a' of this network",
         ),
     ],
@@ -343,7 +466,7 @@ def test_restrictions_hold_for_shares_of_the_whole_network() -> None:
         network(),
         f"params={floor.params}",
         pace=Pace(2, 1, 1),
-        restrictions=Restrictions(("stem",), {"a": 0.5}),
+        removable=Removable(restrictions=Restrictions(("stem",), {"a": 0.5})),
     )
     advance(pruner, sgd(pruner.network), batches(8))
     assert pruner.plan.widths == {"a": 5}
@@ -351,7 +474,7 @@ def test_restrictions_hold_for_shares_of_the_whole_network() -> None:
         pruner_of(
             network(),
             f"params={floor.params - 1}",
-            restrictions=Restrictions(("stem",), {"a": 0.5}),
+            removable=Removable(restrictions=Restrictions(("stem",), {"a": 0.5})),
         )
 
 
@@ -390,6 +513,7 @@ def test_a_floor_over_budget_is_refused_before_any_training() -> None:
         ({"minibatches": 0}, "minibatches must be at least 1"),
         ({"surgery_every": -1}, "surgery_every must be at least 1"),
         ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
+        ({"flops_penalty": -1.0}, "flops_penalty must be finite and at least 0, got -1.0"),
     ],
 )
 def test_a_pace_that_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -41,7 +41,7 @@ def test_the_target_is_met_and_the_network_left_alone(model: nn.Module, target: 
 
 
 def test_it_is_what_the_parts_give(model: nn.Module) -> None:
-    criterion, target = pruning.criteria.Taylor(), pruning.FilterShare(0.25)
+    criterion, target = pruning.criteria.Taylor(), pruning.Budget.parse("channels=75%")
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 3, 8, 8, generator=generator)
     batches = [(images, torch.randint(4, (8, 8, 8), generator=generator))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from networks import chain, conv, randomised
 from torch import nn
 
 import pruning
-from pruning import Budget, FilterShare, Restrictions, Structure, least_widths, structures
+from pruning import Budget, Restrictions, Structure, least_widths, structures
 from pruning.errors import ConfigError, PlanError, UnreachableBudgetError
 from pruning.scaling_factors.scaling_factors import ScalingFactors
 from search.models import resnet20
@@ -55,7 +56,7 @@ def test_a_cap_leaves_its_share_rounded_up(model: nn.Module, share: float, left:
     plan = pruning.select(
         scores_of(model, graph),
         graph,
-        FilterShare(0.25),
+        Budget.parse("channels=75%"),
         min_channels=1,
         max_removed={"deep.0": share},
     )
@@ -72,6 +73,34 @@ def test_the_least_of_several_caps_counts(model: nn.Module) -> None:
     assert "yes, at least 8 channels: at most 20% of its 10 may go (max_removed deep.0)" in (
         graph.describe()
     )
+
+
+def test_only_what_these_layers_produce_is_pruned(model: nn.Module) -> None:
+    graph = Restrictions(only=("deep.*",)).of(pruning.trace(model, IMAGE))
+    assert [group.name for group in graph.prunable] == ["deep.0", "deep.2"]
+    assert graph.group("first").pinned == "not asked for (only deep.*)"
+    smaller = pruning.prune(model, IMAGE, "channels=50%", only=["deep.2", "deep.0"])
+    widths = [smaller.get_submodule(name).out_channels for name in ("first", "deep.0", "deep.2")]
+    assert widths[0] == 16
+    assert sum(widths[1:]) == 13  # of 10 and 16
+
+
+def test_a_stream_that_other_layers_produce_too_is_not_asked_for() -> None:
+    """The stem's, conv1, is that of the first stage as well."""
+    inside = {f"stage{stage}.block{block}.conv1" for stage in (1, 2, 3) for block in range(3)}
+    streams = ("stage2.block0.conv2", "stage3.block0.conv2")
+    for only, names in [
+        (("*.conv1",), inside),
+        (("*.conv1", "stage?.*.conv2"), {*inside, *streams}),
+        (("*conv1", "stage?.*.conv2"), {*inside, *streams, "conv1"}),
+    ]:
+        graph = Restrictions(only=only).of(resnet20_graph())
+        assert {group.name for group in graph.prunable} == names
+
+
+@functools.cache
+def resnet20_graph() -> pruning.ChannelGraph:
+    return pruning.trace(resnet20(), torch.zeros(1, 3, 16, 16))
 
 
 def test_floors_and_selection_keep_to_them(model: nn.Module) -> None:
@@ -114,6 +143,7 @@ def test_shares_refer_to_the_network_before_pruning(model: nn.Module) -> None:
         (Restrictions(("deep.9.*",)), r"ignore names 'deep\.9\.\*'.*did you mean deep\.2, deep"),
         (Restrictions(("relu",)), r"ignore names 'relu', which is no layer with channels"),
         (Restrictions(max_removed={"x": 0.5}), r"max_removed names 'x', which is no layer with"),
+        (Restrictions(only=("deep.3",)), r"only names 'deep\.3'.*did you mean deep\.2, deep\.0"),
     ],
 )
 def test_patterns_that_fit_no_layer_are_refused(
@@ -122,12 +152,13 @@ def test_patterns_that_fit_no_layer_are_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         restrictions.check(pruning.trace(model, IMAGE))
     assert "\n" not in str(caught.value)
-    assert caught.value.field in ("ignore", "max_removed")
+    assert caught.value.field in ("ignore", "max_removed", "only")
 
 
 def test_texts_are_read() -> None:
-    made = Restrictions.parse(["a.*"], ["layer4.*=50%", " b = 12.5 % ", "c=d=0%"])
-    assert made == Restrictions(("a.*",), {"layer4.*": 0.5, "b": 0.125, "c=d": 0.0})
+    made = Restrictions.parse(["a.*"], ["layer4.*=50%", " b = 12.5 % ", "c=d=0%"], ["*.x"])
+    assert made == Restrictions(("a.*",), {"layer4.*": 0.5, "b": 0.125, "c=d": 0.0}, ("*.x",))
+    assert made.inside("m").only == ("m.*.x",)
     for text in ("layer4", "layer4=50", "=50%", "layer4=fifty%", "layer4=-5%"):
         with pytest.raises(ConfigError, match="max_removed must be PATTERN=SHARE, such as"):
             Restrictions.parse([], [text])
@@ -137,8 +168,12 @@ def test_texts_are_read() -> None:
 
 @pytest.mark.parametrize(
     "restrictions",
-    [Restrictions(("stage1.block1.conv1",)), Restrictions(max_removed={"stage1.block1": 0.5})],
-    ids=["ignored inside", "capped as a whole"],
+    [
+        Restrictions(("stage1.block1.conv1",)),
+        Restrictions(max_removed={"stage1.block1": 0.5}),
+        Restrictions(only=("stage1.block[!1]", "stage[!1].*")),
+    ],
+    ids=["ignored inside", "capped as a whole", "not asked for"],
 )
 def test_structures_that_hold_what_is_restricted_stay(restrictions: Restrictions) -> None:
     model, image = resnet20(), torch.zeros(1, 3, 16, 16)

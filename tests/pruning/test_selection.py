@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruning import Bound, Budget, ChannelGraph, FilterShare, KeepPlan, select, trace
+from pruning import Bound, Budget, ChannelGraph, KeepPlan, select, trace
 from pruning.errors import BudgetError, PlanError, UnreachableBudgetError
+from pruning.rules import Rules
 from pruning.selection import (
+    absolute_limits,
     least_widths,
     removal_order,
     unreachable,
@@ -47,7 +49,13 @@ RULES = st.fixed_dictionaries(
 
 
 def drawn_graph(data: st.DataObject) -> ChannelGraph:
-    return BY_NAME[data.draw(st.sampled_from(NAMES))].graph
+    """One whose costs count the channels of all that can be pruned."""
+    graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
+    return graph.pruning(group.name for group in graph.prunable)
+
+
+def share_of_channels(share: float) -> Budget:
+    return Budget((Bound("channels", share, is_share=True),))
 
 
 def drawn_scores(data: st.DataObject, graph: ChannelGraph) -> dict[str, Tensor]:
@@ -229,52 +237,47 @@ def test_the_order_of_the_channels_does_not_matter(
     assert {name: {swaps[name][u] for u in kept} for name, kept in found.items()} == expected
 
 
-@given(data=st.data(), rules=RULES, fraction=st.floats(0, 1, exclude_max=True))
-def test_a_fraction_goes_but_for_less_than_one_chunk(
-    data: st.DataObject, rules: dict[str, Any], fraction: float
+@given(data=st.data(), rules=RULES, share=st.floats(0.001, 1))
+def test_so_many_channels_stay_as_remain_when_those_that_go_are_rounded_down(
+    data: st.DataObject, rules: dict[str, Any], share: float
 ) -> None:
-    graph = drawn_graph(data)
+    """One more chunk, and there would be fewer; of each layer that produces it a channel counts."""
+    graph = BY_NAME[data.draw(st.sampled_from(NAMES))].graph
     scores = distinct_scores(graph)
     rules["scope"] = "global"
     pruned = [g for g in graph.prunable if rules["residual"] or not g.residual]
     layers = {group.name: len(group.producers) for group in pruned}
     total = sum(group.width * layers[group.name] for group in pruned)
-    removable = sum((g.width - reachable_widths(g, rules)[0]) * layers[g.name] for g in pruned)
-    target = math.floor(fraction * total + 1e-6)
-    if removable < target:
-        with pytest.raises(UnreachableBudgetError, match=f"at most {removable} can"):
-            select(scores, graph, FilterShare(fraction), **rules)
+    least = sum(reachable_widths(g, rules)[0] * layers[g.name] for g in pruned)
+    limit = total - math.floor((1 - share) * total + 1e-6)
+    if least > limit:
+        with pytest.raises(UnreachableBudgetError, match=f"channels .*reachable: {least:,}"):
+            select(scores, graph, share_of_channels(share), **rules)
         return
-    plan = select(scores, graph, FilterShare(fraction), **rules)
-    gone = sum((g.width - plan.widths[g.name]) * layers[g.name] for g in pruned)
-    assert gone <= target
-    _assert_lowest_went(graph, scores, plan)
-    order = iter(removal_order(scores, graph, **rules))
-    went = set(itertools.islice(order, sum(g.num_units for g in pruned) - units_in(graph, plan)))
-    assert not went & {(n, u) for n, kept in kept_units(graph, plan).items() for u in kept}
-    rest = list(order)
-    if rest:
-        group = graph.group(rest[0][0])
-        widths = reachable_widths(group, rules)
-        narrower = widths[widths.index(plan.widths[group.name]) - 1]
-        assert gone + (plan.widths[group.name] - narrower) * layers[group.name] > target
+    plan = select(scores, graph, share_of_channels(share), **rules)
+    left = sum(plan.widths[g.name] * layers[g.name] for g in pruned)
+    assert left <= limit
+    chunks = last_chunks(graph, scores, plan, rules)
+    if chunks:
+        last = max(chunks, key=lambda name: chunks[name][0])
+        assert left + (chunks[last][1] - plan.widths[last]) * layers[last] > limit
 
 
 def units_in(graph: ChannelGraph, plan: KeepPlan) -> int:
     return sum(len(kept) for kept in kept_units(graph, plan).values())
 
 
-@given(data=st.data(), rules=RULES, fraction=st.floats(0, 1, exclude_max=True))
-def test_a_uniform_fraction_is_each_groups_own(
-    data: st.DataObject, rules: dict[str, Any], fraction: float
+@given(data=st.data(), rules=RULES, share=st.floats(0.001, 1))
+def test_a_uniform_share_of_channels_is_each_groups_own(
+    data: st.DataObject, rules: dict[str, Any], share: float
 ) -> None:
-    """The narrowest width that still keeps 1 - fraction, or the floor."""
+    """The narrowest width that still keeps the share, or the floor."""
     graph = drawn_graph(data)
     rules["scope"] = "uniform"
-    plan = select(distinct_scores(graph), graph, FilterShare(fraction), **rules)
+    plan = select(distinct_scores(graph), graph, share_of_channels(share), **rules)
     for name, width in plan.widths.items():
         group = graph.group(name)
-        enough = (1 - fraction) * group.width - 1e-6
+        enough = share * group.width - 1e-6
         assert width == next(w for w in reachable_widths(group, rules) if w >= enough)
 
 
@@ -300,22 +303,20 @@ def cifar_graph(make: Callable[[], nn.Module]) -> ChannelGraph:
 
 
 @pytest.mark.parametrize(
-    ("make", "fraction", "flops_percent"),
+    ("make", "budget", "flops_percent"),
     [
-        (models.vgg16, 0.5, 25.19),
-        (models.vgg16, 0.9, 1.13),
-        (models.resnet56, 0.5, 50.39),
-        (models.resnet56, 0.9, 14.79),
+        (models.vgg16, "channels=50%", 25.19),
+        (models.vgg16, "channels=10%", 1.13),
+        (models.resnet56, "channels=50%", 50.39),
+        (models.resnet56, "channels=10%", 14.79),
     ],
 )
 def test_filters_are_counted_as_in_the_rni_paper(
-    make: Any, fraction: float, flops_percent: float
+    make: Any, budget: str, flops_percent: float
 ) -> None:
     """Remaining FLOPs of UCS in its Table 2 (CIFAR10), for 50 % and 90 % of filters pruned."""
-    graph = cifar_graph(make)
-    plan = select(
-        distinct_scores(graph), graph, FilterShare(fraction), scope="uniform", residual=False
-    )
+    graph, target = cifar_graph(make), Budget.parse(budget)
+    plan = select(distinct_scores(graph), graph, target, scope="uniform", residual=False)
     remaining = graph.cost(plan.widths).flops / graph.cost().flops
     assert round(100 * remaining, 2) == flops_percent
 
@@ -324,15 +325,51 @@ def test_filters_of_all_layers_are_counted_where_streams_are_pruned() -> None:
     """Their channels count once per layer that makes them, so all convolutions are counted."""
     graph = BY_NAME["identity shortcut"].graph  # stem (6, with b) and a (5): 17 filters
     scores = {"stem": torch.arange(6.0), "a": torch.arange(10.0, 15.0)}
-    for fraction, widths in [
-        (1 / 17, {"stem": 6, "a": 5}),
-        (2 / 17, {"stem": 5, "a": 5}),
-        (5 / 17, {"stem": 4, "a": 5}),
-        (11 / 17, {"stem": 1, "a": 4}),
+    for left, widths in [
+        (17, {"stem": 6, "a": 5}),
+        (16, {"stem": 5, "a": 5}),
+        (15, {"stem": 5, "a": 5}),
+        (12, {"stem": 3, "a": 5}),
+        (6, {"stem": 1, "a": 4}),
     ]:
-        assert select(scores, graph, FilterShare(fraction), min_channels=1).widths == widths
-    only = select(scores, graph, FilterShare(0.6), min_channels=1, residual=False)
+        for target in (Budget.parse(f"channels={left}"), share_of_channels(left / 17)):
+            assert select(scores, graph, target, min_channels=1).widths == widths
+    target = Budget.parse("channels=40%")
+    only = select(scores, graph, target, min_channels=1, residual=False)
     assert only.widths == {"a": 2}
+
+
+def test_a_graph_that_says_what_is_pruned_counts_that_alone(graph: ChannelGraph) -> None:
+    told = graph.pruning(["conv2"])
+    assert told.cost().channels == 5
+    assert told.cost({"conv1": 3, "conv2": 4}).channels == 4
+    assert graph.cost().channels is None
+    scores = {"conv1": torch.zeros(6), "conv2": torch.ones(5)}
+    assert select(scores, told, Budget.parse("channels=4")).widths == {"conv1": 3, "conv2": 4}
+    with pytest.raises(BudgetError, match=r"channels .* not known.*say which groups are pruned"):
+        Budget.parse("channels=50%").absolute(graph.cost())
+
+
+def test_limits_say_what_a_uniform_share_leaves(graph: ChannelGraph) -> None:
+    """Of 6 and 5 channels 40 % are 3 and 2; at least 3 stay of each by default."""
+    told, names = graph.pruning(["conv1", "conv2"]), ["conv1", "conv2"]
+    budget = Budget.parse("channels=40%", "flops=50%")
+    flops = math.floor(graph.cost().flops * 0.5)
+    for rules, channels in [
+        (Rules(1, scope="uniform"), 5),
+        (Rules(3, scope="uniform"), 6),
+        (Rules(1, scope="global"), 5),
+        (Rules(1, divisor=4, scope="uniform"), 8),
+    ]:
+        limits = absolute_limits(budget, told, names, rules)
+        assert limits == Budget((Bound("channels", channels), Bound("flops", flops)))
+
+
+def test_channels_and_flops_hold_together(graph: ChannelGraph, scores: dict[str, Tensor]) -> None:
+    tight = graph.cost({"conv1": 4, "conv2": 3})
+    for channels, flops in ((7, 10**9), (11, tight.flops)):
+        target = Budget((Bound("channels", channels), Bound("flops", flops)))
+        assert select(scores, graph, target).widths == {"conv1": 4, "conv2": 3}
 
 
 @given(data=st.data(), rules=RULES)
@@ -475,11 +512,12 @@ def test_a_uniform_order_counts_what_is_gone_already(graph: ChannelGraph) -> Non
     ]
 
 
-def test_fractions_forgive_rounding(graph: ChannelGraph) -> None:
-    """1 - 0.8 is a little less than 1/5."""
+def test_shares_forgive_rounding(graph: ChannelGraph) -> None:
+    """1 - 0.4 is a little more than 3/5."""
     scores = {"conv2": torch.arange(5.0)}
     for scope in ("global", "uniform"):
-        assert select(scores, graph, FilterShare(1 - 0.8), scope=scope).widths == {"conv2": 4}
+        target = share_of_channels(1 - 0.4 + 1e-12)
+        assert select(scores, graph, target, scope=scope).widths == {"conv2": 3}
 
 
 def test_chunks_are_ranked_by_the_mean_of_their_scores(
@@ -645,23 +683,14 @@ def test_narrower_groups_than_the_floor_keep_all_of_their_channels(floor: int) -
         assert {name for name, _ in order} == {name for name in scores if widths[name] > floor}
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, math.nan, math.inf])
-def test_fractions_that_are_refused(fraction: float) -> None:
-    with pytest.raises(BudgetError, match=r"must be in \[0, 1\), got "):
-        FilterShare(fraction)
-
-
-def test_an_unreachable_fraction_names_the_nearest_one(
+def test_an_unreachable_number_of_channels_names_the_nearest_one(
     graph: ChannelGraph, scores: dict[str, Tensor]
 ) -> None:
-    message = (
-        r"^a share of 0\.6 of 11 filters cannot be removed: with at least 3 channels in each "
-        r"group at most 5 can \(nearest reachable: 0\.4545\)$"
-    )
+    message = r"^the budget cannot be reached: channels of at most 5 \(nearest reachable: 6\)$"
     with pytest.raises(UnreachableBudgetError, match=message):
-        select(scores, graph, FilterShare(0.6))
-    assert select(scores, graph, FilterShare(5 / 11)).widths == {"conv1": 3, "conv2": 3}
-    assert select({}, graph, FilterShare(0.5)) == KeepPlan({})
+        select(scores, graph, Budget.parse("channels=40%"))
+    assert select(scores, graph, Budget.parse("channels=6")).widths == {"conv1": 3, "conv2": 3}
+    assert select({}, graph, Budget.parse("channels=50%")) == KeepPlan({})
 
 
 def test_an_unreachable_budget_names_what_the_divisor_allows(

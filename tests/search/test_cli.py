@@ -26,7 +26,9 @@ from pruning.cost import format_count
 from pruning.errors import SearchFailedError
 from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
+from search.commands.search import search
 from search.config.data_config import DataConfig
+from search.config.explicit_settings import flag_of
 from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.results.report import Results
@@ -75,6 +77,17 @@ CHANGED_FLAGS = {
     "count-attention": True,
     "criterion": ("taylor", "fisher"),
     "granularity": ("filter", "filter+branch"),
+    "schedule": ("one-shot", "iterative"),
+    "set": ("branch.strength=0.5",),
+    "iterative-epochs": 2,
+    "iterative-units": 5,
+    "iterative-minibatches": 3,
+    "iterative-surgery-every": 4,
+    "iterative-score-momentum": 0.5,
+    "iterative-learning-rate": 0.01,
+    "iterative-flops-penalty": 1e-9,
+    "iterative-reset-momentum": True,
+    "iterative-score-every": 6,
     "trials": 9,
     "ladder": (0.9, 0.3),
     "profiles": 1,
@@ -109,7 +122,7 @@ CHANGED_FLAGS = {
     "batch-size": 6,
     "learning-rate": 0.07,
     "weight-decay": 0.0,
-    "schedule": "step",
+    "learning-rate-schedule": "step",
     "scratch-learning-rate": 0.05,
     "warmup-epochs": 2,
     "fine-tune-warmup-epochs": 1,
@@ -135,7 +148,6 @@ CHANGED_FLAGS = {
     "sampler": "nsga2",
     "storage": "sqlite:///study.db",
     "early-stopping": False,
-    "by-products": 3,
     "tempered-trials": 6,
     "cpus-per-trial": 2,
     "gpus-per-trial": 0.5,
@@ -148,7 +160,14 @@ CHANGED_FLAGS = {
 }
 
 
-@pytest.mark.parametrize("either", [{"nesterov": False}, {"optimizer": "adamw"}])
+EITHER = (
+    {"nesterov": False, "by-products": 3},
+    {"optimizer": "adamw", "targets": ("flops=5%", "params=90k")},
+)
+"""Settings that do not go together; train-only, which goes with few, has a test of its own."""
+
+
+@pytest.mark.parametrize("either", EITHER)
 def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, object]):
     arguments = []
     changed = CHANGED_FLAGS | either
@@ -158,17 +177,27 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, o
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
     espalier("search", *arguments)
     (config,) = asked
-    names = {"source": "data", "root": "data_root"}
-    tables = ("data", "training", "study", "resources")
-    for part in (config, *(getattr(config, table) for table in tables)):
+    tables = ("data", "training", "iterative", "study", "resources")
+    for table in ("", *tables):
+        part = getattr(config, table) if table else config
         default = type(part)()
         for field in dataclasses.fields(part):
-            if field.name in {"nesterov", "optimizer"} - either.keys():
+            flag = flag_of(field.name, table).removeprefix("--")
+            if flag in {"train-only", *EITHER[0], *EITHER[1]} - either.keys():
                 continue
             assert getattr(part, field.name) != getattr(default, field.name), field.name
-            if part is not config or field.name not in tables:
-                flag = names.get(field.name, field.name).replace("_", "-")
+            if table or field.name not in tables:
                 assert getattr(part, field.name) == changed[flag]
+
+
+def test_sparse_training_alone_is_asked_for(asked: list[SearchConfig]):
+    espalier("search", "--train-only")
+    assert asked == [SearchConfig(train_only=True)]
+
+
+def test_no_two_settings_have_the_same_flag():
+    flags = [flag for parameter in search.params for flag in parameter.opts]
+    assert len(flags) == len(set(flags))
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[SearchConfig]):

@@ -121,6 +121,67 @@ def test_every_range_and_every_budget_is_rungs():
     ]  # fmt: skip
 
 
+# ---- points of a trajectory
+
+
+@pytest.fixture
+def trajectory(search_folder: Path, preflight: Preflight) -> list[dict[str, object]]:
+    """The network of the search as if it had been pruned iteratively, in three removals."""
+    first, rows = dict(zip(preflight.groups, WIDTHS, strict=True)), []
+    for step in range(3):
+        widths = {name: width - step for name, width in first.items()}
+        cost = preflight.graph.cost(widths)
+        rows.append(
+            {"step": step + 1, "widths": widths, "flops": cost.flops, "params": cost.params}
+        )
+    folder = search_folder / "architectures" / "fine-tuned-0"
+    (folder / "trajectory.json").write_text(json.dumps(rows))
+    return rows
+
+
+def test_a_family_starts_from_any_point_of_a_trajectory(trajectory, preflight: Preflight):
+    """By its number or by a budget; at the budget that it just fills its shape comes out."""
+    for row, point in zip(trajectory, ("1", "2", f"flops={trajectory[2]['flops']}"), strict=True):
+        source = f"found/fine-tuned-0@{point}"
+        (member,) = rows(source, f"--budgets=params={row['params']}", "--kinds=copycat")
+        assert member["widths"] == row["widths"]
+        completed = espalier("inspect", source, "--json")
+        assert json.loads(completed.out)["widths"] == row["widths"]
+    config = FamilyConfig("found/fine-tuned-0@flops=30%")
+    assert config.study_name == "found-fine-tuned-0-flops-30-digits-family"
+
+
+def test_a_folder_with_such_a_name_is_meant_first(search_folder: Path, trajectory):
+    folder = search_folder / "architectures"
+    shutil.copytree(folder / "fine-tuned-0", folder / "fine-tuned-0@2")
+    (member,) = rows(
+        "found/fine-tuned-0@2", f"--budgets=params={trajectory[0]['params']}", "--kinds=copycat"
+    )
+    assert member["widths"] == trajectory[0]["widths"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("found/fine-tuned-0@4", "has points 1 to 3, got @4"),
+        ("found/fine-tuned-0@flops=1k", "no point of the trajectory is within flops=1k"),
+        ("found/fine-tuned-0@flips=3", "bounds an unknown quantity 'flips'"),
+        ("found/fine-tuned-7@1", "no architecture"),
+    ],
+)
+def test_a_point_that_is_not_there_is_refused(trajectory, source: str, message: str):
+    completed = espalier("family", source, "--budgets=params=5k")
+    assert completed.status == 2
+    assert message in completed.err
+    assert completed.err.count("\n") == 1
+
+
+def test_a_network_without_a_trajectory_has_no_points(search_folder: Path):
+    completed = espalier("family", "found/fine-tuned-0@1", "--budgets=params=5k")
+    assert completed.status == 2
+    assert "has no trajectory (trajectory.json)" in completed.err
+
+
 # ---- the ladder
 
 

@@ -5,6 +5,7 @@ import { el } from "./elements.js";
 /* Of each origin: those of mlflow_server/schema.py, which a test compares. */
 export const COLOURS = {
   "base": "#8f5bd6",
+  "sparse": "#f0e442",
   "fine-tuned": "#d55e00",
   "from-scratch": "#0072b2",
   "copycat": "#cc79a7",
@@ -15,12 +16,12 @@ export const COLOURS = {
 };
 /* As in the report of a search. */
 const SYMBOLS = {
-  "base": "star",
+  "base": "star", "sparse": "pentagon",
   "fine-tuned": "circle", "from-scratch": "square", "copycat": "triangle-up",
   "tempered": "triangle-down", "uniform": "x", "random": "diamond",
 };
 const MARKS = {
-  circle: "●", square: "■", "triangle-up": "▲", "triangle-down": "▼", x: "✖", diamond: "◆", star: "★", hexagon: "⬢",
+  circle: "●", square: "■", "triangle-up": "▲", "triangle-down": "▼", x: "✖", diamond: "◆", star: "★", pentagon: "⬟", hexagon: "⬢",
 };
 const OTHER = "#999999";
 

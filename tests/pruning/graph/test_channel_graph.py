@@ -164,6 +164,7 @@ def test_the_summary_is_json_and_its_shares_are_what_a_group_costs() -> None:
     assert second["params_share"] == pytest.approx((270 + 5 + 20) / params)
     assert [group["prunable"] for group in content["groups"]] == [True, True, False]
     assert last["pinned"] == "the network's output"
+    assert (content["channels"], content["channels_with_residual"]) == (11, 11)
     assert first["layers"] == ["first", "second"]
 
 
@@ -173,11 +174,29 @@ def test_the_description_has_a_line_for_every_group(architecture: Architecture) 
     lines = graph.describe().splitlines()
     assert lines[0].startswith("base network")
     assert "multiply-adds" in lines[0]
-    for group, line in zip(graph.groups, lines[4:], strict=False):
+    for group, line in zip(graph.groups, lines[5:], strict=False):
         cells = line.split()
         assert cells[:2] == [group.name, str(group.width)]
         if group.pinned is not None:
             assert line.endswith(f"no: {group.pinned}")
+
+
+def test_channels_are_those_of_the_layers_that_are_pruned() -> None:
+    """The stem and b make a stream of 6 channels, between them a has 5."""
+    graph = BY_NAME["identity shortcut"].graph
+    assert graph.cost().channels is None
+    for names, channels, narrowed in [(["a"], 5, 3), (["stem"], 12, 8), (["stem", "a"], 17, 11)]:
+        told = graph.pruning(names)
+        assert {group.name for group in told.pruned} == set(names)
+        assert told.cost().channels == channels
+        assert told.cost({"stem": 4, "a": 3}).channels == narrowed
+        assert told.with_groups({}).cost().channels == channels
+        assert pickle.loads(pickle.dumps(told)).cost().channels == channels
+    assert [group.name for group in graph.pruned] == ["a"]
+    lines = graph.describe().splitlines()
+    assert lines[2] == "prunable      5 channels; 17 with residual streams"
+    with pytest.raises(PlanError, match="no channel group 'c'"):
+        graph.pruning(["c"])
 
 
 def test_floors_are_whole_units_that_hold_so_many_channels() -> None:

@@ -182,6 +182,36 @@ def test_a_graph_leaves_pinned_channels_alone(case: Case) -> None:
     assert regularizer(model).item() == value.item()
 
 
+def residual_network() -> nn.Module:
+    def wiring(net: nn.Module, x: Tensor) -> Tensor:
+        x = net.bn1(net.conv1(x))
+        return net.head(x + net.bn3(net.conv3(net.bn2(net.conv2(x)).relu())))
+
+    layers = {"conv1": conv(3, 4), "conv2": conv(4, 5), "conv3": conv(5, 4), "head": head(4)}
+    return Branches(wiring, **layers, **{f"bn{n}": nn.BatchNorm2d(w) for n, w in LAYERS})
+
+
+LAYERS = ((1, 4), (2, 5), (3, 4))
+
+
+@every_case
+def test_a_graph_leaves_residual_streams_alone_unless_it_says_that_they_are_pruned(
+    case: Case,
+) -> None:
+    """RNI (§5.1) does not prune them; conv1 and conv3 make the stream."""
+    network = residual_network()
+    model, graph = randomised(case.convert(network)).double(), trace(network, IMAGE)
+    for told, layers in [
+        (graph, "2"),
+        (graph.pruning(["conv2"]), "2"),
+        (graph.pruning(["conv1"]), "13"),
+        (graph.pruning(["conv1", "conv2"]), "123"),
+    ]:
+        found = gradients(case.make(1.0, told)(model), model)
+        penalised = {name for name, gradient in found.items() if gradient.any()}
+        assert penalised == {name for name in case.penalised if name.split(".")[0][-1] in layers}
+
+
 @every_case
 def test_where_all_can_be_pruned_a_graph_changes_nothing(case: Case) -> None:
     plain = chain(

@@ -28,6 +28,7 @@ from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, Outcome, TrialJob
 from search.trials.preflight import Preflight, check
 from search.trials.search_space import Proposal
+from search.trials.sparse_training import SparseNetwork
 from search.trials.trial import run_trial
 
 VALUES = {"strength": 0.01, "shift": 1.0, "t": 1.2}
@@ -203,6 +204,39 @@ def test_polarization_keeps_its_scales_between_zero_and_one() -> None:
     assert after_step is not None
     after_step(nn.Sequential(norm, nn.BatchNorm2d(2, affine=False)))
     assert norm.weight.tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].regularizer is not None])
+@pytest.mark.parametrize("granularity", ["filter", "filter+branch"])
+def test_a_penalty_is_of_what_is_pruned(
+    tmp_path: Path, digits: ImageData, name: str, granularity: str
+) -> None:
+    """Not of the residual stream, unless that is pruned as well."""
+    for prune_residual in (False, True):
+        context = prepared(
+            *(tmp_path, digits, "small_residual"),
+            criterion=(name,),
+            granularity=(granularity,),
+            prune_residual=prune_residual,
+        )
+        proposed, config = proposal(context, gate_strength=0.0), context.config
+        sparse = SparseNetwork(
+            context.preflight.builder(),
+            *(proposed, config, context.preflight),
+            seed=0,
+            device=torch.device("cpu"),
+        )
+        names, parameters = zip(*sparse.model.named_parameters(), strict=True)
+        found = torch.autograd.grad(
+            sparse.penalty(sparse.model), parameters, allow_unused=True, materialize_grads=True
+        )
+        pushed = [name for name, gradient in zip(names, found, strict=True) if gradient.any()]
+        pruned = context.preflight.graph.pruned
+        layers = {layer for group in pruned for layer in (*group.producers, *group.layers)}
+        assert any(group.residual for group in pruned) == prune_residual
+        assert pushed
+        for parameter in pushed:
+            assert any(parameter.endswith(f"{layer}.weight") for layer in layers), parameter
 
 
 def no_norm(num_classes: int) -> nn.Module:

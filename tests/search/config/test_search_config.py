@@ -13,6 +13,7 @@ from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig, recipe_of_family
 from search.config.gates_config import GatesConfig
+from search.config.iterative_config import IterativeConfig
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import MOST_TRIALS, SearchConfig
 from search.config.settings import from_mapping, read_toml
@@ -76,7 +77,6 @@ CHANGED = SearchConfig(
         gate_penalty="mean",
         gate_thresholds=("0.5", "branch=0.4"),
         gate=("branch=*.block1",),
-        settle_epochs=10,
         freeze_but=("batchnorm", "last"),
     ),
     study=StudyConfig(
@@ -99,6 +99,18 @@ CHANGED = SearchConfig(
     criterion=("taylor", "fisher"),
     granularity=("filter", "filter+branch"),
     schedule=("one-shot", "iterative"),
+    set=("branch.strength=0.5",),
+    iterative=IterativeConfig(
+        epochs=2,
+        units=5,
+        minibatches=3,
+        surgery_every=4,
+        score_momentum=0.5,
+        learning_rate=0.01,
+        flops_penalty=1e-9,
+        reset_momentum=True,
+        score_every=6,
+    ),
     trials=9,
     ladder=(0.9, 0.3),
     profiles=1,
@@ -107,9 +119,11 @@ CHANGED = SearchConfig(
     random_widths=True,
     model_arg=("depth=20", "act=relu"),
     ignore=("layer1.*", "head"),
+    only=("*.conv1",),
     max_removed=("layer2.*=50%",),
     min_channels=2,
     divisor=8,
+    scope="uniform",
     scoring_batches=7,
     prune_residual=True,
     exact=False,
@@ -125,10 +139,12 @@ WITH_ADAMW = dataclasses.replace(
     CHANGED,
     training=dataclasses.replace(CHANGED.training, optimizer="adamw", nesterov=True),
     study=dataclasses.replace(CHANGED.study, by_products=StudyConfig.by_products),
-    criterion=("scaling-factors",),
-    divisor=1,
-    gates=dataclasses.replace(CHANGED.gates, gates_at="convolution", gate_thresholds=()),
+    gates=dataclasses.replace(CHANGED.gates, gate_thresholds=()),
     targets=("params=300k:900k:200k", "flops=5%"),
+)
+TRAIN_ONLY = SearchConfig(train_only=True)
+GATED = SearchConfig(
+    criterion=("scaling-factors",), gates=GatesConfig(gates_at="convolution", settle_epochs=10)
 )
 """Between them, every field has another value than by default; see the first test."""
 
@@ -147,16 +163,15 @@ def as_toml(content: Mapping[str, object]) -> str:
 
 
 def test_the_changed_settings_of_these_tests_cover_every_field():
-    tables = (CHANGED.data, CHANGED.training, CHANGED.gates, CHANGED.study, CHANGED.resources)
-    for changed in (CHANGED, *tables):
+    config = CHANGED
+    tables = (config.data, config.training, config.gates, config.study, config.resources)
+    for changed in (CHANGED, *tables, CHANGED.iterative):
         default = type(changed)()
         for field in dataclasses.fields(changed):
-            changed_elsewhere = {
-                "optimizer": WITH_ADAMW.training,
-                "targets": WITH_ADAMW,
-                "gates_at": WITH_ADAMW.gates,
-            }
-            one = changed_elsewhere.get(field.name, changed)
+            elsewhere = {"targets": WITH_ADAMW, "train_only": TRAIN_ONLY}
+            elsewhere["optimizer"] = WITH_ADAMW.training
+            elsewhere |= {"gates_at": GATED.gates, "settle_epochs": GATED.gates}
+            one = elsewhere.get(field.name, changed)
             assert getattr(one, field.name) != getattr(default, field.name), field.name
 
 
@@ -242,7 +257,7 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         (
             {"budget": ("params=1k", "latency_ms=3")},
             "a search prunes by closed forms (flops, params, weight_bytes, peak_activation_bytes, "
-            "multiply_adds) "
+            "multiply_adds, channels) "
             "and cannot measure every candidate, got 'latency_ms=3': search without it, then "
             "`espalier family SEARCH/NAME --budgets latency_ms=3` fits the shape to it",
         ),
@@ -282,12 +297,30 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
             },
             "targets has no effect with gate_thresholds, which know no target",
         ),
+        (
+            {
+                "gates": {"settle_epochs": 1},
+                "granularity": ("filter+branch",),
+                "criterion": ("taylor",),
+                "schedule": ("iterative",),
+            },
+            "settle_epochs has no effect with the schedule iterative, which begins once gates have",
+        ),
         ({"gates": {"freeze_but": ("first",)}}, "freeze_but must be some of batchnorm, last"),
         ({"gates": {"settle_epochs": -1}}, "settle_epochs must be at least 0, got -1"),
         (
             {"granularity": ("full-layer+layer",)},
             "granularity must have one of layer and full-layer, of the same convolutions",
         ),
+        (
+            {"scope": "uniform", "criterion": ("random", "scaling-factors")},
+            "scaling-factors removes channels one by one, by their gates: it knows no scope; leave",
+        ),
+        (
+            {"scope": "uniform", "granularity": ("filter", "branch+block")},
+            "scope uniform removes a share of every layer's channels, and granularity branch+block",
+        ),
+        ({"scope": "local"}, "scope must be one of global, uniform, got 'local'"),
         ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 2**32}, "seed must be below 4,294,967,296, got 4294967296"),
@@ -464,6 +497,27 @@ def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
             {"schedule": ("cosine",)},
             r"schedule must be some of one-shot, iterative \(training.schedule .* got 'cosine'",
         ),
+        (
+            {"schedule": ("one-shot,iterative",), "criterion": ("fisher,scaling-factors",)},
+            "scaling-factors opens and closes gates while it trains, with no score that channels",
+        ),
+        (
+            {"schedule": ("iterative",), "granularity": ("filter", "block")},
+            "takes channels step by step, and block prunes none: leave iterative out, or prune "
+            r"filter\+block",
+        ),
+        (
+            {"iterative": IterativeConfig(units=3)},
+            "units has no effect without the schedule iterative, got 3: leave it out",
+        ),
+        (
+            {
+                "schedule": ("iterative",),
+                "training": TrainingConfig(fine_tune_epochs=5),
+                "iterative": IterativeConfig(epochs=6),
+            },
+            "iterative epochs are of those of fine-tuning, which are 5, got 6",
+        ),
         ({"scoring_batches": 0}, "scoring_batches must be at least 1, got 0"),
         (
             {"criterion": ("snip",), "granularity": ("filter+branch",)},
@@ -477,7 +531,7 @@ def test_methods_and_granularities_that_are_refused(settings, message):
 
 
 def test_targets_are_ladders_in_the_order_given_each_target_once():
-    config = SearchConfig(targets=("params=10%:30%:10%", "flops=1k", "params=20%"))
+    config = SearchConfig(targets=("params=10%:30%:10%, flops=1k", "params=20%"))
     assert list(map(str, config.target_bounds)) == [
         *("params=10%", "params=20%", "params=30%", "flops=1k")
     ]
@@ -489,6 +543,7 @@ def test_targets_are_ladders_in_the_order_given_each_target_once():
     ("settings", "message"),
     [
         ({"targets": ("flops=nine",)}, "budget 'flops=nine' is not understood"),
+        ({"targets": ("flops=1:2000:1",)}, "targets must be at most 1,000 targets, got 2000"),
         ({"targets": ("latency_ms=3",)}, "closed forms .*, got the target 'latency_ms=3'"),
         (
             {"targets": ("flops=5%",), "study": StudyConfig(by_products=2)},
@@ -685,7 +740,9 @@ def test_a_wrong_type_is_refused_from_python_too_in_one_line():
         SearchConfig(data="digits")
 
 
-@pytest.mark.parametrize("bound", ["weight_bytes=1MB", "peak_activation_bytes=50%"])
+@pytest.mark.parametrize(
+    "bound", ["weight_bytes=1MB", "peak_activation_bytes=50%", "channels=50%", "channels=500"]
+)
 def test_whatever_has_a_closed_form_can_be_bounded(bound: str):
     assert SearchConfig(budget=(bound,)).budget == (bound,)
 
@@ -772,3 +829,21 @@ def test_of_study_and_resources_bad_settings_are_refused(table, settings, messag
 def test_periods_are_told_in_seconds(text: str, expected: float | None):
     resources = ResourcesConfig(time_budget=text, trial_timeout=text)
     assert (resources.budget_seconds, resources.timeout_seconds) == (expected, expected)
+
+
+def test_a_record_has_what_iterative_pruning_goes_by():
+    recorded = IterativeConfig(units=3, learning_rate=0.5).params()
+    assert recorded["iterative_units"] == 3
+    assert recorded["iterative_learning_rate"] == 0.5
+    assert "iterative_epochs" not in recorded  # as none was set
+
+
+def test_fine_tuning_has_the_epochs_that_pruning_leaves():
+    training = TrainingConfig(fine_tune_epochs=9, warmup_epochs=3, fine_tune_learning_rate=0.02)
+    rest = training.for_fine_tuning(7)
+    assert (rest.epochs, rest.warmup_epochs, rest.learning_rate) == (2, 1, 0.02)
+    assert training.for_fine_tuning() == training.for_fine_tuning(0)
+    pruning = dataclasses.replace(training, ema_decay=0.9).for_iterative_pruning(4, None)
+    assert (pruning.epochs, pruning.ema_decay, pruning.warmup_epochs) == (4, 0.0, 0)
+    assert set(learning_rates(pruning, 4, 2)) == {pytest.approx(0.01)}
+    assert training.for_iterative_pruning(4, 0.5).learning_rate == 0.5

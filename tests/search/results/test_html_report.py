@@ -337,6 +337,21 @@ def test_the_page_tells_scores_by_their_own_name(
     assert value in [y for trace in drawn["front"]["data"] for y in trace["y"]]
 
 
+def test_networks_are_told_by_target_where_there_are_several(
+    config: SearchConfig, preflight: Preflight, results: Results, page: Page
+):
+    assert "Targets" not in page.words
+    named = [
+        dataclasses.replace(o, target=f"params={o.trial}k", tried=EVIL, trial=0)
+        for o in results.everything
+        if o.origin == "fine-tuned"
+    ]
+    save_results(config, preflight, named)
+    words = Page(report_page(config.directory)).words
+    assert "Targets Test accuracy of each trial at each target" in words
+    assert f"trial method params=0k params=1k 0 {EVIL}" in words
+
+
 def test_equal_searches_give_equal_pages(config: SearchConfig, results: Results):
     assert report_page(config.directory) == report_page(config.directory)
 

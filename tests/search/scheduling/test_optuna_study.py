@@ -26,6 +26,7 @@ from search.trials.jobs import Ending, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 SPACE = SearchSpace(1000.0, (200.0, 1000.0))
+GRID = {"rni.strength": (1.0, 2.0), "rni.shift": (0.0, 3.0)}
 LIMITS = Budget.parse("flops=1000", "params=100")
 TARGETS = (1000.0, 500.0, 250.0)
 
@@ -112,6 +113,36 @@ def test_jobs_that_are_under_way_are_not_handed_out_twice(reopen: Open):
 def test_the_first_targets_are_the_ladders(reopen: Open):
     source = reopen(targets=TARGETS)
     assert [started(source).proposal.target_flops for _ in range(3)] == [1000, 500, 250]
+
+
+def test_a_grid_is_gone_through_in_its_order_over_restarts(tmp_path: Path):
+    space = SearchSpace(1000.0, None, ("rni", "fisher"), fixed=GRID)
+
+    def reopened() -> StudySource:
+        return StudySource(
+            open_study(study_storage(tmp_path), "a-search", ACCURACY),
+            lambda trial: TrialJob(trial_number(trial), space.propose(trial)),
+            lambda number: sampler("tpe", number, 4, is_conditional=True),
+            LIMITS,
+            4,
+            seed=0,
+            openings=space.grid(0.0),
+        )
+
+    found = []
+    for _ in range(2):
+        source = reopened()
+        under_way = started(source)
+        finish(source, under_way)
+        left = started(source)  # the process ends here: the next one hands it out again
+        found += [under_way.proposal, left.proposal]
+    again = reopened()
+    points = [found[0], *(started(again).proposal for _ in range(3))]
+    assert again.next() is None
+    assert found[1:] == [points[1], points[1], points[2]]
+    assert [(p.criterion, *p.settings.values()) for p in points] == [
+        *(("rni", strength, shift) for strength in (1.0, 2.0) for shift in (0.0, 3.0))
+    ]
 
 
 def test_a_ladder_longer_than_the_search_is_cut(reopen: Open):

@@ -18,7 +18,15 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from samples import ABSOLUTE_ERROR, Perform, ProbabilityError, Workers, quick_config, small_config
+from samples import (
+    ABSOLUTE_ERROR,
+    Perform,
+    ProbabilityError,
+    Workers,
+    espalier,
+    quick_config,
+    small_config,
+)
 from torch import nn
 
 import copycat
@@ -150,6 +158,38 @@ def test_activations_can_be_bounded(tmp_path: Path, workers: Workers):
     assert open_results(result.path).base.weight_bytes == result.results.base.weight_bytes
     label = result.results.contests[0].label
     assert label.startswith("peak_activation_bytes ≤ 3k (73.2 % of base), weight_bytes ≤ 2k")
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+def test_channels_can_be_bounded(tmp_path: Path, workers: Workers, scope: str):
+    """Of two convolutions of 8, half may stay, on the second rung a quarter: 8 and 4."""
+    config = quick_config(
+        tmp_path, budget=("channels=50%",), scope=scope, criterion=("magnitude-l1",), min_channels=2
+    )
+    result = search.run(config)
+    assert {contest.limits.limit("channels") for contest in result.results.contests} == {8, 4}
+    assert result.results.contests[0].label == "channels ≤ 8 (50 % of base)"
+    for stored in result.results.everything:
+        network = copycat.load(result.path / stored.path, trust=["samples"])
+        widths = [layer.out_channels for layer in network if isinstance(layer, nn.Conv2d)]
+        assert sum(widths) == stored.channels <= 8, stored.key
+        assert scope == "global" or stored.trial is None or widths[0] == widths[1]
+    assert result.results.base_network is not None
+    assert result.results.base_network.channels == 16
+    assert open_results(result.path).base.channels == 16
+    report = espalier("report", config.study_name, "--runs", config.runs, "--json")
+    assert all(row["channels"] <= 8 for row in json.loads(report.out)["networks"])
+    shown = espalier("pareto", config.study_name, "--runs", config.runs, "--max=channels=25%")
+    assert shown.status == 0, shown.err
+    listed = espalier("list", "--runs", config.runs)
+    assert config.study_name in listed.out
+    kinds = ("--kinds=copycat,uniform,width", "--budgets=channels=50%", "--json")
+    source = f"{config.study_name}/{result.front[0].key}"
+    ladder = espalier("family", source, *kinds, "--runs", config.runs, "--trust=samples")
+    assert ladder.status == 0, ladder.err
+    assert [row["channels"] for row in json.loads(ladder.out)] == [8, 8, 8]
+    kept = espalier("inspect", source, "--runs", config.runs, "--trust=samples")
+    assert f"{result.front[0].channels} channels, " in kept.out
 
 
 def test_equal_settings_give_equal_searches(

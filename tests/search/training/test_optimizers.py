@@ -31,7 +31,8 @@ def loss_of(model: nn.Module) -> Tensor:
 def steps(model: nn.Module, count: int = 3, penalty: float = 0.0, **settings: Any) -> Stepper:
     stepper = Stepper(model, TrainingConfig(**settings))
     for _ in range(count):
-        stepper.step(loss_of(model), penalty * model[1].weight.sum(), RATE)
+        stepper.backward(loss_of(model))
+        stepper.step(penalty * model[1].weight.sum(), RATE)
     return stepper
 
 
@@ -60,7 +61,8 @@ def test_scales_do_not_decay_and_weights_do(settings: dict[str, Any]):
     model = network()
     before = copy.deepcopy(model)
     stepper = Stepper(model, TrainingConfig(weight_decay=0.5, **settings))
-    stepper.step(0.0 * loss_of(model), torch.zeros(()), RATE)
+    stepper.backward(0.0 * loss_of(model))
+    stepper.step(torch.zeros(()), RATE)
     assert torch.equal(model[1].weight, before[1].weight)
     assert (model[0].weight.abs() < before[0].weight.abs()).all()
 
@@ -82,7 +84,8 @@ def test_a_penalty_of_other_weights_is_part_of_what_adamw_sees():
     model = network()
     before = model[0].bias.detach().clone()
     stepper = Stepper(model, TrainingConfig(optimizer="adamw", learning_rate=RATE, weight_decay=0))
-    stepper.step(0.0 * loss_of(model), 1e-3 * model[0].bias.sum(), RATE)
+    stepper.backward(0.0 * loss_of(model))
+    stepper.step(1e-3 * model[0].bias.sum(), RATE)
     assert (before - model[0].bias).tolist() == pytest.approx([RATE] * 3, rel=1e-3)
 
 
@@ -118,6 +121,7 @@ def test_a_stepper_goes_on_as_if_it_had_not_stopped(settings: dict[str, Any]):
     rest = Stepper(first, TrainingConfig(**settings))
     rest.load_state_dict(state)
     for _ in range(3):
-        rest.step(loss_of(first), 0.3 * first[1].weight.sum(), RATE)
+        rest.backward(loss_of(first))
+        rest.step(0.3 * first[1].weight.sum(), RATE)
     for one, two in zip(whole.parameters(), first.parameters(), strict=True):
         assert torch.equal(one, two)

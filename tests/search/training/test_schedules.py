@@ -142,7 +142,8 @@ def test_total_push_is_how_far_a_penalty_of_unit_gradient_moves_a_scale(settings
     rates = learning_rates(config, EPOCHS, STEPS)
     stepper = Stepper(model, config)
     for rate in rates:
-        stepper.step(model[0].weight.square().sum(), 1e-3 * scales.sum(), rate)
+        stepper.backward(model[0].weight.square().sum())
+        stepper.step(1e-3 * scales.sum(), rate)
     missing = 0.0
     if config.optimizer == "sgd":
         first = 2 if config.nesterov else 1

@@ -14,7 +14,7 @@ from torch import nn
 
 from copycat.builder import Builder
 from pruning import Cost, measure_cost
-from pruning.errors import CriterionError, ModelError, UnreachableBudgetError
+from pruning.errors import ConfigError, CriterionError, ModelError, UnreachableBudgetError
 from search import models
 from search.data.data import Sample
 from search.trials.preflight import Preflight, check
@@ -168,6 +168,54 @@ def test_bytes_are_told_where_they_are_bounded(tmp_path):
     ]
 
 
+def test_channels_are_told_where_they_are_bounded(tmp_path):
+    """Those of the layers that are pruned: two convolutions of 8."""
+    found = checked(tmp_path, budget=("channels=45%",))
+    assert (found.base.channels, found.floor.channels) == (16, 6)
+    assert found.limits.limit("channels") == 8  # 8.8 go, rounded down
+    lines = found.describe()
+    assert lines[0].startswith("base network  44.1k FLOPs, 707 params, 16 channels  (fvcore")
+    assert lines[1] == "reachable     7.88k FLOPs, 132 params, 6 channels  and more"
+    assert lines[2] == "budget        channels ≤ 8 (50 % of the base network)"
+    with pytest.raises(UnreachableBudgetError, match=r"channels of at most 5 .* reachable: 6\)"):
+        checked(tmp_path, budget=("channels=5",))
+
+
+@pytest.mark.parametrize(
+    ("rules", "channels"),
+    [({}, 8), ({"min_channels": 2}, 4), ({"scope": "global", "min_channels": 2}, 4)],
+)
+def test_a_uniform_share_is_each_layers_own_as_far_as_its_floor_allows(
+    tmp_path, rules: dict[str, object], channels: int
+):
+    """A quarter of 8 channels would be 2: with at least 4 of them 8 stay, which is no refusal."""
+    settings = {"min_channels": 4, "scope": "uniform", "budget": ("channels=25%",)}
+    assert checked(tmp_path, **(settings | rules)).limits.limit("channels") == channels
+    with pytest.raises(UnreachableBudgetError, match=r"channels of at most 4 .* reachable: 8\)"):
+        checked(tmp_path, **(settings | {"scope": "global"}))
+
+
+def test_layers_narrower_than_the_floor_stay_whole(tmp_path):
+    """Both have 8 channels: nothing can go, and a budget that asks for nothing holds."""
+    found = checked(tmp_path, min_channels=100, budget=("flops=100%",))
+    assert found.floor == found.base
+
+
+@pytest.mark.parametrize(
+    ("only", "num_groups", "num_channels"),
+    [((), 19, 16 + 6 * (32 + 64 + 128)), (("*.conv1",), 18, 6 * (32 + 64 + 128))],
+)
+def test_the_candidates_of_crowley_et_al_lie_inside_the_blocks(
+    tmp_path, only: tuple[str, ...], num_groups: int, num_channels: int
+):
+    """Fig. 2: WRN-40-2 has 18 blocks with channels between two convolutions; without a word, the
+    stem is pruned, too."""
+    builder = models.resolve("wrn-40-2", num_classes=3, in_channels=1)
+    config = small_config(tmp_path, budget=("channels=50%",), only=only, criterion=("fisher",))
+    found = check(config, builder, SAMPLE)
+    assert (len(found.groups), found.base.channels) == (num_groups, num_channels)
+
+
 @pytest.mark.parametrize(
     ("bound", "nearest"), [("weight_bytes=500", "592"), ("peak_activation_bytes=1k", "1,536")]
 )
@@ -189,6 +237,19 @@ def test_the_nearest_reachable_value_is_reachable(tmp_path):
     assert checked(tmp_path, budget=(f"flops={floor.flops}",)).limits.allows(floor)
     with pytest.raises(UnreachableBudgetError, match=f"nearest reachable: {floor.flops:,}"):
         checked(tmp_path, budget=(f"flops={floor.flops - 1}",))
+
+
+def test_targets_are_held_against_budget_and_floor(tmp_path):
+    floor = measure_cost(small(width=3), torch.zeros(1, *IMAGE))
+    given = {"budget": ("flops=90%",), "targets": ("params=40%", f"flops={floor.flops}")}
+    found = checked(tmp_path, **given)
+    assert "targets       params=40%, flops=" in "\n".join(found.describe())
+    for setting in ({"targets": ("flops=50%:95%:5%",)}, {"set": ("target_flops=95%",)}):
+        with pytest.raises(ConfigError, match="the target flops=95% is above the budget, flops of"):
+            checked(tmp_path, **(given | {"targets": ()} | setting))
+    for setting in ({"targets": ("params=90",)}, {"set": (f"target_flops={floor.flops - 1}",)}):
+        with pytest.raises(UnreachableBudgetError, match=r"^target .* \(nearest reachable: "):
+            checked(tmp_path, **(given | {"targets": ()} | setting))
 
 
 def test_only_the_bound_that_fails_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """Ranges follow from the training schedule; proposals stay inside them, whatever the method."""
 
+import dataclasses
 import math
 import warnings
 
@@ -86,6 +87,15 @@ def test_one_method_has_no_choices_and_its_own_settings():
     }
 
 
+def test_a_proposal_in_words_leaves_out_what_is_usual():
+    settings = {"rni.strength": 0.00123456, "rni.shift": 3.0, "branch.strength": 2.0}
+    assert Proposal("rni", "filter", {}, None).words == "rni"
+    proposal = Proposal("rni", "filter+branch", settings, 7, "iterative")
+    assert proposal.words == (
+        "rni, filter+branch, iterative, strength 0.00123, shift 3, branch.strength 2"
+    )
+
+
 def test_each_method_has_its_settings_and_no_others():
     for proposal, params in asked(CONDITIONAL, 0, 40):
         own = {f"{proposal.criterion}.{name}" for name in METHODS[proposal.criterion].settings}
@@ -120,6 +130,36 @@ def test_schedules_are_a_dimension_where_there_are_several():
     only = SearchSpace(PUSHED, TARGETS, ("fisher",), schedules=("iterative",))
     ((proposal, params),) = asked(only, 0, 1)
     assert (proposal.schedule, params.keys()) == ("iterative", {"target_flops"})
+
+
+def test_fixed_settings_are_no_dimensions_and_several_values_one_to_choose_from():
+    fixed = {"rni.strength": (0.0,), "rni.shift": (3.0, 100.0), "target_flops": (5e3,)}
+    space = SearchSpace(PUSHED, TARGETS, fixed=fixed)
+    for proposal, params in asked(space, 0, 8):
+        assert params.keys() == {"rni.shift"}
+        assert proposal.settings == {"rni.strength": 0.0, "rni.shift": params["rni.shift"]}
+        assert params["rni.shift"] in (3.0, 100.0)
+        assert proposal.target_flops == 5000
+        assert space.proposal(params) == proposal
+    assert space.mildest("rni", "filter").settings == {"rni.strength": 0.0, "rni.shift": 3.0}
+    assert space.openings([7.0]) == []
+
+
+def test_a_grid_is_every_combination_once_in_order_at_one_target():
+    fixed = {"rni.shift": (3.0, 0.0), "slimming.strength": (1.0,), "rni.strength": (1.0, 2.0)}
+    space = SearchSpace(PUSHED, TARGETS, ("rni", "slimming"), fixed=fixed)
+    shared = {"target_flops": 9.0}
+    assert space.grid(9.0) == [
+        *(
+            shared | {"criterion": "rni", "rni.shift": shift, "rni.strength": strength}
+            for shift in (3.0, 0.0)
+            for strength in (1.0, 2.0)
+        ),
+        shared | {"criterion": "slimming"},
+    ]
+    targets = dataclasses.replace(space, fixed={"target_flops": (5.0, 7.0)}, criteria=("rni",))
+    assert targets.grid(9.0) == [{"target_flops": 5.0}, {"target_flops": 7.0}]
+    assert SearchSpace(PUSHED, None, ("fisher",)).grid(9.0) == []
 
 
 def test_where_the_search_has_targets_they_are_no_dimension():

@@ -14,6 +14,7 @@ from samples import from_scratch_job, small_config
 import copycat
 from pruning.errors import JobGivenUpError
 from search import models
+from search.config.iterative_config import IterativeConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.training.trainer import EpochReport, Trainer
@@ -71,9 +72,12 @@ class Case:
         return JobContext(config, preflight, "cpu")
 
 
-def proposed(name: str, parts: str, settings: dict[str, float]) -> Callable[[JobContext], Job]:
+def proposed(
+    name: str, parts: str, settings: dict[str, float], schedule: str = "one-shot"
+) -> Callable[[JobContext], Job]:
     def job(context: JobContext) -> Job:
-        return TrialJob(3, Proposal(name, parts, settings, context.preflight.flops_limit))
+        flops = context.preflight.flops_limit
+        return TrialJob(3, Proposal(name, parts, settings, flops, schedule))
 
     return job
 
@@ -89,6 +93,16 @@ def member(equal_compute: bool = False) -> Callable[[JobContext], Job]:
 def residual(name: str, parts: str) -> tuple[tuple[str, object], ...]:
     return (("criterion", (name,)), ("granularity", (parts,)), ("budget", ("flops=95%",)))
 
+
+BY_ADAMW = {"optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 1.0}
+
+STEP_BY_STEP: tuple[tuple[str, object], ...] = (
+    ("criterion", ("taylor",)),
+    ("schedule", ("iterative",)),
+    ("training", dataclasses.replace(TRAINING, fine_tune_epochs=4)),
+    ("iterative", IterativeConfig(epochs=3, minibatches=3, surgery_every=3, score_every=2)),
+)
+"""Removals after every half epoch, surgery at other times than the ends of epochs."""
 
 GATES = {"scaling-factors.strength": 0.3, "branch.strength": 0.3}
 
@@ -110,6 +124,20 @@ CASES = {
     "another recipe": Case(
         proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0}),
         changes=(("training", ANOTHER_RECIPE),),
+    ),
+    "iterative": Case(proposed("taylor", "filter", {}, "iterative"), changes=STEP_BY_STEP),
+    "iterative without gradients": Case(
+        proposed("magnitude-l2", "filter", {}, "iterative"),
+        changes=(*STEP_BY_STEP, ("criterion", ("magnitude-l2",))),
+    ),
+    "iterative with gates": Case(
+        proposed("fisher", "filter+branch", {"branch.strength": 0.3}, "iterative"),
+        "small_residual",
+        (
+            *STEP_BY_STEP,
+            *residual("fisher", "filter+branch"),
+            ("training", dataclasses.replace(TRAINING, fine_tune_epochs=4, **BY_ADAMW)),
+        ),
     ),
     "member by another recipe": Case(member(), changes=(("training", ANOTHER_RECIPE),)),
 }
@@ -187,7 +215,8 @@ def test_a_job_that_is_stopped_after_every_epoch_ends_as_if_it_were_not(
     case = CASES[name]
     contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
     whole = done(case.job(contexts[0]), contexts[0], digits)
-    num_epochs = NUM_EPOCHS.get(name, 7)
+    is_iterative = name.startswith("iterative")
+    num_epochs = whole.told[-1].num_steps if is_iterative else NUM_EPOCHS.get(name, 7)
     seeds, trained[:] = list(trained), []
     assert len(whole.told) == len(seeds) == num_epochs
     assert len(whole.outcomes) == (1 if name in NUM_EPOCHS else 2)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from samples import small_config, trial_job
+from torch import nn
 
 import copycat
 from pruning import Budget
-from pruning.errors import ConfigError
+from search import models
+from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.trials.job_context import JobContext
 from search.trials.jobs import TrialJob, job_from_mapping, job_to_mapping
 from search.trials.preflight import Preflight, check
 from search.trials.search_space import Proposal
+from search.trials.starting_weights import starting_weights
 from search.trials.targets import product_suffixes, targets_of
-from search.trials.trial import perform, run_trial
+from search.trials.trial import perform
 
+TRAIN_ONLY: dict[str, object] = {
+    **{"train_only": True, "budget": SearchConfig.budget, "ladder": SearchConfig.ladder},
+    "study": StudyConfig(),
+}
 PROPOSAL = Proposal("magnitude-l1", "filter", {}, None)
 
 
@@ -38,6 +48,7 @@ def test_the_targets_of_a_search_are_shares_of_its_base_network(tmp_path, prefli
     )
     wide = check(config, preflight.builder, preflight.sample)
     targets = targets_of(PROPOSAL, config, wide)
+    assert [t.name for t in targets[2:4]] == ["flops=75%", "params=12345"]
     assert [t.suffix for t in targets] == [
         *("-flops-25pct", "-flops-50pct", "-flops-75pct"),
         *("-params-12345", "-params-3k", "-flops-12_5pct"),
@@ -68,25 +79,71 @@ def test_each_target_comes_to_a_network_of_one_sparse_training(
     for outcome, share in zip(found, (0.2, 0.4, 0.6), strict=True):
         assert 0.85 * share < outcome.flops / wide.base.flops <= share
         assert copycat.load(config.directory / outcome.path) is not None
+        assert (outcome.target, outcome.tried) == (f"flops={100 * share:g}%", "magnitude-l1")
     assert [r.stage for r in records] == ["sparse training", *["fine-tuning"] * 3]
     assert {r.num_steps for r in records} == {4}
     assert len({o.details["score_before_pruning"] for o in found}) == 1
 
 
-def test_a_method_that_prunes_first_comes_to_its_first_target(preflight: Preflight):
-    config = small_config(
-        Path(), budget=("flops=80%",), targets=("flops=20%",), criterion=("snip",)
+def test_sparse_training_alone_stores_the_network_and_what_the_method_finds(
+    tmp_path, digits: ImageData
+):
+    config = small_config(tmp_path, **TRAIN_ONLY)
+    builder = models.resolve("digits-vgg", num_classes=10, in_channels=1)
+    preflight = check(config, builder, digits.sample)
+    context, records = JobContext(config, preflight, "cpu"), []
+    proposal = Proposal("rni", "filter", {"rni.strength": 0.0, "rni.shift": 0.0}, None)
+    (found,) = perform(TrialJob(2, proposal, 1), context, digits, records.extend)
+    assert (found.key, found.network, found.origin) == ("sparse-2-s1", "sparse-2", "sparse")
+    assert (found.flops, found.params) == (preflight.base.flops, preflight.base.params)
+    assert [(r.stage, r.num_steps) for r in records] == [("sparse training", 1)]
+    assert found.validation_score == records[-1].validation_score
+    assert found.details == {"sparsity": records[-1].sparsity}
+    folder = config.directory / found.path
+    network, stored = copycat.load(folder), json.loads((folder / "scores.json").read_text())
+    assert stored["criterion"] == "rni"
+    assert {n: len(v) for n, v in stored["scores"].items()} == {
+        name: preflight.graph.group(name).width for name in preflight.groups
+    }
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    scales = [float(scale) for norm in norms for scale in norm.weight]
+    scores = [score for values in stored["scores"].values() for score in values]
+    assert sorted(scales) == pytest.approx(sorted(scores))
+
+
+def test_what_was_trained_sparsely_is_pruned_from_its_weights(tmp_path, digits: ImageData):
+    """The scales of the stored network are what a search that begins with it judges by."""
+    config = small_config(tmp_path, **TRAIN_ONLY)
+    builder = models.resolve("digits-vgg", num_classes=10, in_channels=1)
+    context = JobContext(config, check(config, builder, digits.sample), "cpu")
+    proposal = Proposal("rni", "filter", {"rni.strength": 0.1, "rni.shift": 0.0}, None)
+    (found,) = perform(TrialJob(0, proposal), context, digits, lambda _: None)
+    folder = config.directory / found.path
+    later = small_config(
+        tmp_path,
+        name="later",
+        weights=str(folder / "weights.safetensors"),
+        training=TrainingConfig(0, 1, 1, batch_size=32),
     )
+    preflight = check(later, builder, digits.sample)
+    after = JobContext(later, preflight, "cpu", weights=starting_weights(later, preflight))
+    job = TrialJob(0, Proposal("rni", "filter", {}, 200_000))
+    pruned, *_ = perform(job, after, digits, lambda _: None)
+    before, now = (
+        json.loads((place / "scores.json").read_text())["scores"]
+        for place in (folder, later.directory / pruned.path)
+    )
+    assert now.keys() == before.keys()
+    for name, values in now.items():
+        assert values == pytest.approx(before[name], abs=1e-4)
+
+
+def test_a_method_that_prunes_first_comes_to_its_first_target(preflight: Preflight):
+    config = small_config(Path(), targets=("flops=5%",), criterion=("snip",))
     (target,) = targets_of(dataclasses.replace(PROPOSAL, criterion="snip"), config, preflight)
-    assert target.limits == Budget.parse("flops=20%").absolute(preflight.base)
+    assert target.limits == Budget.parse("flops=5%").absolute(preflight.base)
 
 
 def test_a_job_goes_through_json_with_its_schedule_and_without_a_target():
     job = TrialJob(1, dataclasses.replace(PROPOSAL, schedule="iterative"), 2)
     assert job_from_mapping(job_to_mapping(job)) == job
-
-
-def test_the_iterative_schedule_is_refused_in_one_line(context: JobContext, digits: ImageData):
-    job = TrialJob(0, dataclasses.replace(PROPOSAL, target_flops=200_000, schedule="iterative"))
-    with pytest.raises(ConfigError, match="the schedule iterative is not there yet"):
-        run_trial(job, context, digits, lambda _: None)

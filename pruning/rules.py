@@ -1,0 +1,61 @@
+"""What may be removed from a network, in what steps; `pruning.selection.select` explains each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from pruning.errors import PlanError
+
+if TYPE_CHECKING:
+    from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
+
+Scope = Literal["global", "uniform"]
+
+MIN_CHANNELS = 3
+"""The floor of the RNI authors' experiments (§5.1): at least so many channels stay in a group."""
+
+_ROUNDING = 1e-9
+"""What a share such as 1 - 0.9 may lack of the number that is meant."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of `pruning.selection.select`, under the same names."""
+
+    min_channels: int = MIN_CHANNELS
+    divisor: int = 1
+    scope: Scope = "global"
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("min_channels", "divisor"):
+            if getattr(self, name) < 1:
+                raise PlanError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.scope not in get_args(Scope):
+            raise PlanError(f"scope must be one of {', '.join(get_args(Scope))}, got {self.scope}")
+
+    def prunable(self, graph: ChannelGraph, names: Iterable[str]) -> tuple[ChannelGroup, ...]:
+        """Those of the named groups that may lose channels, in the order of the network."""
+        groups = (graph.groups[number] for number in sorted(graph.index(name) for name in names))
+        return tuple(group for group in groups if self.residual or not group.residual)
+
+    def step(self, group: ChannelGroup) -> int:
+        """Units of `group` between two widths that it may have."""
+        return math.lcm(self.divisor, group.unit) // group.unit
+
+    def floor(self, group: ChannelGroup) -> int:
+        """The fewest units that stay; all of a group with fewer channels than `min_channels`."""
+        return self._next_width(group, group.floor(self.min_channels))
+
+    def units_kept(self, group: ChannelGroup, share: float) -> int:
+        """The fewest units that hold this share of the group, in [0, 1], and at least the floor."""
+        wanted = math.ceil((share - _ROUNDING) * group.num_units)
+        return max(self.floor(group), self._next_width(group, wanted))
+
+    def _next_width(self, group: ChannelGroup, units: int) -> int:
+        """The next permitted width of at least so many units."""
+        step = self.step(group)
+        return min(group.num_units, -(-units // step) * step)

@@ -1,0 +1,64 @@
+"""How iterative pruning goes: channels taken bit by bit while the network trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from search.config.settings import option, settings
+
+
+@settings
+class IterativeConfig:
+    """What `schedule` iterative does between sparse training and fine-tuning.
+
+    It takes its epochs from those of fine-tuning, which has the rest: every trial trains for as
+    long, whatever its schedule.
+    Sources: Molchanov et al., "Importance Estimation for Neural Network Pruning", §3.1 and §3.2,
+    whose 10 minibatches and moving average of 0.9 are the defaults; Crowley et al., "Pruning neural
+    networks: is it time to nip it in the bud?", §3: units 1, minibatches 100, score_momentum 0.
+    """
+
+    epochs: int | None = option(
+        None,
+        "of the epochs of fine-tuning, those in which iterative pruning has to be over; by "
+        "default half of them",
+        ge=1,
+    )
+    units: int | None = option(
+        None,
+        "channels (or units of channels that go together) that go at a time; by default as few as "
+        "are surely enough within the epochs",
+        ge=1,
+    )
+    minibatches: int = option(10, "minibatches of training between two removals", ge=1)
+    surgery_every: int = option(
+        10,
+        "removals by a gate of zero between two by surgery, which takes time; the result is the "
+        "same",
+        ge=1,
+    )
+    score_momentum: float = option(
+        0.9, "momentum of the moving average of scores over removals; 0 for none", ge=0, lt=1
+    )
+    learning_rate: float | None = option(
+        None, "learning rate while channels go; by default a tenth of that of training", gt=0
+    )
+    flops_penalty: float = option(
+        0.0, "β: taken from the score of a channel per FLOP that its removal saves", ge=0
+    )
+    reset_momentum: bool = option(
+        False,
+        "the optimizer begins anew after each removal, or goes on with its momentum (default)",
+    )
+    score_every: int = option(
+        0,
+        "removals between two that the network is measured after, on validation data; 0: only at "
+        "the end of each epoch",
+        ge=0,
+    )
+
+    def params(self) -> dict[str, Any]:
+        """Those of these settings that have a value, as a record has them."""
+        named = dataclasses.asdict(self).items()
+        return {f"iterative_{name}": value for name, value in named if value is not None}
