@@ -66,7 +66,7 @@ class GatesConfig:
     freeze_but: tuple[str, ...] = option(
         (),
         "what learns on after sparse training, the rest being frozen: batchnorm, last (the last "
-        "layer with weights), joined by commas; by default everything",
+        "layer with weights), joined by commas; all does in iterative pruning, and by default",
     )
 
     def __post_init__(self) -> None:
