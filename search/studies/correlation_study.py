@@ -107,7 +107,7 @@ class _Correlation(Study[CorrelationResults]):
     kind: StudyKind = "correlation"
 
     def __init__(self, config: CorrelationConfig) -> None:
-        self._config, self.settings = config, _settings_file(config)
+        self._config, self.settings = config, settings_file(config)
         self._subject: _Subject
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
@@ -423,7 +423,8 @@ def _record(runs: StudyRuns, study: CorrelationResults) -> None:
     runs.conclude(study.files)
 
 
-def _settings_file(config: CorrelationConfig) -> SettingsFile:
+def settings_file(config: CorrelationConfig) -> SettingsFile:
+    """Where the settings of a correlation study are kept."""
     return SettingsFile(
         config.directory / SETTINGS_FILES["correlation"],
         "correlation study",
