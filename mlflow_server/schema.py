@@ -46,6 +46,7 @@ PARAM_BRANCH_STRENGTH = "branch_strength"
 PARAM_BLOCK_STRENGTH = "block_strength"
 PARAM_TARGET_FLOPS = "target_flops"
 PARAM_PRUNING_SCHEDULE = "pruning_schedule"
+PARAM_TARGET = "target"
 PARAM_EPOCHS = "epochs"
 PARAM_FINE_TUNE_EPOCHS = "fine_tune_epochs"
 PARAM_SCRATCH_EPOCHS = "scratch_epochs"
@@ -179,6 +180,7 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_BRANCH_STRENGTH, "param", "real", "", "λ of the penalty on each branch's gate"),
     Field(PARAM_BLOCK_STRENGTH, "param", "real", "", "λ of the penalty on each block's gate"),
     Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
+    Field(PARAM_TARGET, "param", "text", "", "what a network was pruned to, of several targets"),
     Field(PARAM_PRUNING_SCHEDULE, "param", "text", "", "when channels go, if not all at once"),
     Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
     Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
@@ -239,7 +241,7 @@ FIELDS: tuple[Field, ...] = (
         "metric",
         "real",
         _OF_SCORE,
-        "on the test set, minus that of the base network",
+        "how much better than the base network on the test set; negative if worse",
     ),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),

@@ -157,8 +157,9 @@ class IterativePruner:
         self._pace, self._removable = pace or Pace(), removable or Removable()
         whole = whole_trace(model, example_input, exact=self._removable.exact)
         self._removable.restrictions.check(whole)
-        groups = _judged(criterion, model, self._removable.restrictions.of(whole), self._removable)
-        self._base = self._removable.restrictions.of(whole.pruning(groups))
+        graph = self._removable.restrictions.of(whole)
+        groups = _judged(criterion, model, graph, self._removable)
+        self._base = graph.pruning(groups)
         self._limits = _reachable(budget, self._base, groups, self._removable.rules)
         everything = {name: tuple(range(self._base.group(name).width)) for name in groups}
         self._present = self._plan = KeepPlan(everything)

@@ -29,8 +29,13 @@ from search.config.settings import (
 )
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
+from search.config.trial_checks import (
+    require_nothing_but_training,
+    require_settings_that_fit,
+    require_targets_that_fit,
+)
 
-BUILDER, TORCHVISION = "builder", "torchvision:"
+BUILDER, TORCHVISION, TIMM = "builder", "torchvision:", "timm:"
 """Weights that are in no file: those that the network's builder returns, and torchvision's."""
 
 SCHEDULES = ("one-shot", "iterative")
@@ -38,9 +43,6 @@ SCHEDULES = ("one-shot", "iterative")
 
 UNBOUNDED = ("flops=100%",)
 """The budget of a search that prunes nothing."""
-
-MOST_TARGETS = 1000
-"""Of each trial: as many networks are trained."""
 
 MOST_TRIALS = 2**20
 """Of a search: each has seeds of its own."""
@@ -63,7 +65,8 @@ class SearchConfig:
     weights: str = option(
         "",
         "trained weights to start from: a file (safetensors, or a state dict of torch.save), "
-        "torchvision:IMAGENET1K_V2 …, or builder for those that the model's own builder returns",
+        "torchvision:IMAGENET1K_V2 …, timm:a1_in1k …, or builder for those that the model's own "
+        "builder returns",
     )
     weights_digest: str = option(
         "", "SHA-256 of the weights, as a search stores it: others of the same name are refused"
@@ -197,9 +200,9 @@ class SearchConfig:
             require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
         self._require_schedules_that_fit()
-        self._require_targets()
-        self._require_train_only()
-        self._require_fixed_settings()
+        require_targets_that_fit(self)
+        require_nothing_but_training(self)
+        require_settings_that_fit(self)
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)
         require(is_fraction, "ladder", "fractions above 0 and at most 1", self.ladder)
         is_name = re.fullmatch(r"[A-Za-z0-9][\w.+-]*", self.study_name) is not None
@@ -210,13 +213,6 @@ class SearchConfig:
             require_defaults(self.training, ("compute_limit",), "where nothing is at equal compute")
 
     def _require_closed_forms(self) -> None:
-        for bound in self.target_bounds:
-            if bound.quantity in Budget.MEASURED:
-                raise ConfigError(
-                    f"a search prunes by closed forms ({', '.join(Budget.QUANTITIES)}), got the "
-                    f"target {str(bound)!r}",
-                    field="targets",
-                )
         for bound in self.bounds.bounds:
             if bound.quantity in Budget.MEASURED:
                 raise ConfigError(
@@ -280,65 +276,6 @@ class SearchConfig:
                 field="iterative.epochs",
             )
 
-    def _require_targets(self) -> None:
-        if not self.targets:
-            return
-        why = "where targets say what each trial is pruned to"
-        require_defaults(self.study, ("by_products",), why)
-        count = len(self.target_bounds)
-        require(count <= MOST_TARGETS, "targets", f"at most {MOST_TARGETS:,} targets", count)
-        for name in self.criteria:
-            if method(name).prunes_untrained and count > 1:
-                raise ConfigError(
-                    f"{name} prunes before training, so that one training comes to one target: "
-                    "leave it out, or all targets but one",
-                    field="targets",
-                )
-
-    def _require_train_only(self) -> None:
-        """What nothing but sparse training takes: no word of what is pruned, and no gates."""
-        if not self.train_only:
-            return
-        why = "where nothing is pruned (train_only)"
-        require_defaults(self, ("budget", "targets", "schedule", "ladder", "profiles"), why)
-        require_defaults(self.study, ("by_products", "tempered_trials"), why)
-        if not self.training.epochs:
-            raise ConfigError("epochs must be at least 1 where nothing but training is done, got 0")
-        for name in self.criteria:
-            if method(name).prunes_untrained or method(name).criterion is None:
-                raise ConfigError(
-                    f"{name} trains no network that could be pruned later: leave it out, or "
-                    "train_only",
-                    field="train_only",
-                )
-        if self.granularities != ("filter",):
-            raise ConfigError(
-                "gates of structures are lost where nothing is pruned: leave train_only out, or "
-                f"every granularity but filter, got {', '.join(self.granularities)}",
-                field="train_only",
-            )
-
-    def _require_fixed_settings(self) -> None:
-        if not self.set:
-            return
-        fixed = self.fixed
-        if fixed.settings and not self.training.epochs:
-            raise ConfigError(
-                f"set has no effect on {next(iter(fixed.settings))} without sparse training "
-                "(epochs 0): leave it out",
-                field="set",
-            )
-        fixed.require_known(self._choices)
-        if fixed.target_flops and (self.targets or self.train_only):
-            why = "nothing is pruned" if self.train_only else "targets are given"
-            raise ConfigError(f"set has no effect on target_flops where {why}", field="set")
-        if self.is_grid and self._num_points > self.trials:
-            raise ConfigError(
-                f"set makes a grid of {self._num_points:,} combinations, more than trials "
-                f"({self.trials:,}): raise trials, or leave values out",
-                field="set",
-            )
-
     def _require_training(self) -> None:
         """What no sparse training (epochs 0) takes: trained weights, and no gates to be learned."""
         if not self.weights:
@@ -396,6 +333,7 @@ class SearchConfig:
         """Shapes between a found one and the uniformly narrowed that are tried; see `profiles`."""
         return self.study.tempered_trials if self.profiles else 0
 
+    @property
     def schedules(self) -> tuple[str, ...]:
         """When to prune, to try in turn, each once."""
         return listed(self.schedule)
@@ -428,7 +366,7 @@ class SearchConfig:
 
         They would repeat each other, as `seeds` does.
         """
-        return min(self.trials, self._num_points) if self._is_all_fixed else self.trials
+        return min(self.trials, self.num_points) if self._is_all_fixed else self.trials
 
     @property
     def compares_all_trials(self) -> bool:
@@ -445,14 +383,15 @@ class SearchConfig:
         fixed = self.fixed
         is_target_fixed = bool(self.targets or fixed.target_flops or self.train_only)
         is_trained = self.training.epochs > 0
-        return is_target_fixed and not any(is_trained and fixed.leaves(*c) for c in self._choices)
+        return is_target_fixed and not any(is_trained and fixed.leaves(*c) for c in self.choices)
 
     @property
-    def _num_points(self) -> int:
-        return self.fixed.num_points(self._choices) * len(self.schedules)
+    def num_points(self) -> int:
+        """Combinations of what is given: choices, schedules and fixed values."""
+        return self.fixed.num_points(self.choices) * len(self.schedules)
 
     @property
-    def _choices(self) -> list[tuple[str, str]]:
+    def choices(self) -> list[tuple[str, str]]:
         """Every method with every granularity."""
         return list(itertools.product(self.criteria, self.granularities))
 

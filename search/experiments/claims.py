@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from search.experiments.definition import Claim, Column, Experiment
-from search.results.verdict import deviation
+from search.results.contests import deviation
 
 Values = Sequence[float]
 """Of a cell: one per seed, none where there is nothing."""

@@ -19,6 +19,7 @@ from search.experiments.definition import Drawing, Part, Row
 from search.experiments.plan import Plan
 from search.experiments.removal import at_each_count
 from search.experiments.studies import CorrelationOf, FamilyOf, RemovalOf, SearchOf, StudyOf
+from search.results.contests import deviation
 from search.results.figures import (
     CurvePoint,
     bars_figure,
@@ -29,7 +30,6 @@ from search.results.figures import (
     removed_figure,
     retained_figure,
 )
-from search.results.verdict import deviation
 from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, final
 from rich.console import Console
 
 from copycat.architecture import read
-from pruning.cost import Budget
+from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from search.config.correlation_config import CorrelationConfig
 from search.config.explicit_settings import as_arguments, explicit_settings
@@ -163,7 +163,9 @@ class SearchOf(StudyOf):
         """What the name of the network that was pruned to this target ends in."""
         if not target:
             return ""
-        suffixes = dict(zip(self.config.target_bounds, product_suffixes(self.config), strict=False))
+        suffixes: dict[Bound, str] = dict(
+            zip(self.config.target_bounds, product_suffixes(self.config), strict=False)
+        )
         (bound,) = Budget.parse(target).bounds
         if bound not in suffixes:
             listed = ", ".join(map(str, suffixes)) or "none"

@@ -40,9 +40,10 @@ class EpochPlan:
 
     @property
     def epochs_interpolated(self) -> int:
-        """Epochs of the shapes between a found and a uniform one."""
+        """Epochs of the shapes between a found and a uniform one, and of their repetitions."""
         config = self.context.config
-        return config.num_tempered * config.training.num_scratch_epochs
+        num_repeated = (config.seeds - 1) * min(len(config.ladder), config.num_tempered)
+        return (config.num_tempered + num_repeated) * config.training.num_scratch_epochs
 
     @property
     def epochs_after_trials(self) -> int:

@@ -141,6 +141,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
         base=preflight.base,
         budget=str(preflight.budget),
         score=preflight.score,
+        reference=preflight.reference,
     )
 
 

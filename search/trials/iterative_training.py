@@ -67,20 +67,26 @@ class PruningSteps:
         """
         return self.units or -(-removable // max(1, self.count - num_targets + 1))
 
-    def shortfall(self, needed: int) -> str:
-        """Why so many units cannot go in these steps, in one line; empty if they can."""
+    def shortfall(self, needed: int, at_once: int = 1) -> str:
+        """Why so many units cannot go in these steps, in one line; empty if they can.
+
+        at_once: units that always go together, of which the last may lead past `units`.
+        """
         place = f"{self.epochs} epochs of {self.per_epoch} minibatches"
         if not self.count:
             return (
                 f"iterative pruning removes channels every {self.minibatches} minibatches, but has "
                 f"{place}: lower --iterative-minibatches, or raise --iterative-epochs"
             )
-        if self.units is None or self.units * self.count >= needed:
+        if self.units is None:
+            return ""
+        most = (self.units + at_once - 1) * self.count
+        if most >= needed:
             return ""
         return (
             f"at least {needed} channels have to go, but {self.units} of them every "
-            f"{self.minibatches} minibatches in {place} are {self.units * self.count}: raise "
-            "--iterative-units or --iterative-epochs, or lower --iterative-minibatches"
+            f"{self.minibatches} minibatches in {place} are {most}: raise --iterative-units or "
+            "--iterative-epochs, or lower --iterative-minibatches"
         )
 
 
@@ -116,13 +122,16 @@ def too_slow(
 ) -> str:
     """Why the pace of the search can reach `limits` by none of these; empty where it may.
 
-    Structures that go at once may spare channels, so that nothing is said of those.
+    Structures that go at once may spare channels, and in uniform scope all layers lose some in
+    one step, so that nothing is said of those.
     """
-    steps = PruningSteps.of(config, data.count("train"))
-    needed = 0
-    if all(granularity == "filter" for granularity in granularities):
-        needed = fewest_units(preflight.graph, preflight.groups, limits, config.rules)
-    return steps.shortfall(needed)
+    steps, rules = PruningSteps.of(config, data.count("train")), config.rules
+    is_one_by_one = all(part == "filter" for part in granularities) and rules.scope == "global"
+    if not is_one_by_one:
+        return steps.shortfall(0)
+    groups = rules.prunable(preflight.graph, preflight.groups)
+    needed = fewest_units(preflight.graph, preflight.groups, limits, rules)
+    return steps.shortfall(needed, max(map(rules.step, groups)))
 
 
 class IterativeTraining:

@@ -175,9 +175,9 @@ class Outcome:
     uncounted: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     inexact: tuple[str, ...] = ()
+    channels: int | None = None
     target: str = ""
     tried: str = ""
-    channels: int | None = None
 
     @property
     def network(self) -> str:

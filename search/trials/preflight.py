@@ -36,6 +36,7 @@ from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
 from search.tasks.score import Score
 from search.tasks.task import Task, words_for
+from search.trials.pareto import Reference
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,14 @@ class Preflight:
         """FLOPs that a network may cost: the budget's bound, or the base network's cost."""
         limit = self.limits.limit("flops")
         return self.base.flops if limit is None else min(int(limit), self.base.flops)
+
+    @property
+    def reference(self) -> Reference:
+        """What the hypervolume of a search is measured from."""
+        guessed = self.score.worst
+        if self.score.counts_samples and self.classes:
+            guessed = self.score.of_guessing(len(self.classes))
+        return Reference(guessed, self.flops_limit, self.floor.flops)
 
     def describe(self) -> list[str]:
         """Base cost, reachable range and budget, a line each."""

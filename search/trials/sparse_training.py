@@ -175,7 +175,7 @@ class SparseNetwork:
         pace_for: the pace for so many units as can go.
         batches: minibatches that criteria may look at, which can be gone through again and again.
         """
-        config, rules = self._config, self._config.rules
+        rules, restrictions = self._config.rules, self._config.restrictions
         subject = min(map(self._of_criterion, limits), key=lambda s: len(s.decision.removed))
         graph, groups = subject.graph, subject.groups
         if not groups:
@@ -194,7 +194,7 @@ class SparseNetwork:
             self._judge,
             [each for each in limits if each.allows(floor)],
             pace_for(removable),
-            removable=Removable(groups, rules, config.restrictions, graph.exact),
+            removable=Removable(groups, rules, restrictions, graph.exact),
             batches=batches,
         )
         return pruner, subject.decision
@@ -232,8 +232,8 @@ class SparseNetwork:
         return _Judged(model, decision, graph, groups)
 
     def _of_channels(self, subject: _Judged, batches: Batches, limits: Budget) -> Pruning:
-        judged, config = self._scores(subject, batches), self._config
-        plan = select(judged, subject.graph, limits, **asdict(config.rules))
+        judged = self._scores(subject, batches)
+        plan = select(judged, subject.graph, limits, **asdict(self._config.rules))
         profile = WidthProfile(plan.widths, subject.decision.removed)
         return Pruning(subject.decision, plan, profile, judged)
 

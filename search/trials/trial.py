@@ -326,7 +326,7 @@ class _Trial:
         """What the provenance of a pruned network says of its trial."""
         names = {self._job.product_key(target.suffix): target.name for target in self._targets}
         optional = {"target": names[product.key], "distill_from": self._training.teacher}
-        tried = {"tried": self._job.proposal.words}
+        tried: dict[str, object] = {"tried": self._job.proposal.words}
         return tried | {name: value for name, value in optional.items() if value}
 
     def _scores_file(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ export class Trials {
       Object.assign(task, { stage, step, total, value });
     } else if (type === "finished") {
       const [first, ...others] = event.outcomes;
-      const more = others.length ? `, and ${others.length} smaller` : "";
+      const more = others.length ? `, and ${others.length} more` : "";
       Object.assign(task, { stage: "finished", step: task.total, value: first.validation_score });
       task.outcome = `${first.key}: ${short(first.flops)} FLOPs${more}`;
     } else if (type === "ended") {

@@ -38,6 +38,10 @@ class Refusal:
     field: str | None
 
 
+class OverTimeError(ProblemError):
+    """A task took longer than it may."""
+
+
 class TorchWorker:
     """One process that does one task after the other, replaced when it dies or hangs.
 
@@ -61,8 +65,8 @@ class TorchWorker:
         """What the task returns, called in the process.
 
         caller: whose tasks are counted together; those of "" only in all.  Raises ProblemError
-        422 if the task refuses, fails or takes too long, 429 if too many tasks of the caller wait
-        already, 503 if too many wait in all.
+        422 if the task refuses, fails or takes too long (OverTimeError), 429 if too many tasks of
+        the caller wait already, 503 if too many wait in all.
         """
         if caller and self._waiting[caller] >= _MAX_PER_CALLER:
             detail = f"{_MAX_PER_CALLER} of your requests are being checked: wait for one of them"
@@ -99,7 +103,7 @@ class TorchWorker:
                 break
             except TimeoutError:
                 self._end()
-                raise ProblemError(422, f"this took longer than {_SECONDS:g} s") from None
+                raise OverTimeError(422, f"this took longer than {_SECONDS:g} s") from None
             except (EOFError, OSError):
                 self._end()
                 if is_last and not self._is_closed:

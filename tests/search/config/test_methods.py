@@ -218,6 +218,7 @@ def test_a_penalty_is_of_what_is_pruned(
             criterion=(name,),
             granularity=(granularity,),
             prune_residual=prune_residual,
+            budget=("flops=90%",),
         )
         proposed, config = proposal(context, gate_strength=0.0), context.config
         sparse = SparseNetwork(
@@ -227,6 +228,10 @@ def test_a_penalty_is_of_what_is_pruned(
             device=torch.device("cpu"),
         )
         names, parameters = zip(*sparse.model.named_parameters(), strict=True)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():  # where all scales are equal DeepHoyer pushes none of them
+            for parameter in parameters:
+                parameter.add_(torch.rand(parameter.shape, generator=generator))
         found = torch.autograd.grad(
             sparse.penalty(sparse.model), parameters, allow_unused=True, materialize_grads=True
         )

@@ -435,6 +435,27 @@ def test_methods_and_granularities_are_listed_by_commas_or_one_by_one():
             {"schedule": ("cosine",)},
             r"schedule must be some of one-shot, iterative \(training.schedule .* got 'cosine'",
         ),
+        (
+            {"schedule": ("one-shot,iterative",), "criterion": ("fisher,scaling-factors",)},
+            "scaling-factors opens and closes gates while it trains, with no score that channels",
+        ),
+        (
+            {"schedule": ("iterative",), "granularity": ("filter", "block")},
+            "takes channels step by step, and block prunes none: leave iterative out, or prune "
+            r"filter\+block",
+        ),
+        (
+            {"iterative": IterativeConfig(units=3)},
+            "units has no effect without the schedule iterative, got 3: leave it out",
+        ),
+        (
+            {
+                "schedule": ("iterative",),
+                "training": TrainingConfig(fine_tune_epochs=5),
+                "iterative": IterativeConfig(epochs=6),
+            },
+            "iterative epochs are of those of fine-tuning, which are 5, got 6",
+        ),
         ({"scoring_batches": 0}, "scoring_batches must be at least 1, got 0"),
         (
             {"criterion": ("snip",), "granularity": ("filter+branch",)},
@@ -739,3 +760,21 @@ def test_of_study_and_resources_bad_settings_are_refused(table, settings, messag
 def test_periods_are_told_in_seconds(text: str, expected: float | None):
     resources = ResourcesConfig(time_budget=text, trial_timeout=text)
     assert (resources.budget_seconds, resources.timeout_seconds) == (expected, expected)
+
+
+def test_a_record_has_what_iterative_pruning_goes_by():
+    recorded = IterativeConfig(units=3, learning_rate=0.5).params()
+    assert recorded["iterative_units"] == 3
+    assert recorded["iterative_learning_rate"] == 0.5
+    assert "iterative_epochs" not in recorded  # as none was set
+
+
+def test_fine_tuning_has_the_epochs_that_pruning_leaves():
+    training = TrainingConfig(fine_tune_epochs=9, warmup_epochs=3, fine_tune_learning_rate=0.02)
+    rest = training.for_fine_tuning(7)
+    assert (rest.epochs, rest.warmup_epochs, rest.learning_rate) == (2, 1, 0.02)
+    assert training.for_fine_tuning() == training.for_fine_tuning(0)
+    pruning = dataclasses.replace(training, ema_decay=0.9).for_iterative_pruning(4, None)
+    assert (pruning.epochs, pruning.ema_decay, pruning.warmup_epochs) == (4, 0.0, 0)
+    assert set(learning_rates(pruning, 4, 2)) == {pytest.approx(0.01)}
+    assert training.for_iterative_pruning(4, 0.5).learning_rate == 0.5

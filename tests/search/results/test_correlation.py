@@ -243,6 +243,26 @@ def test_a_study_prints_stores_and_records_its_table(
         assert {metric: curve[-1][1] for metric, curve in child.metrics.items()} == expected
 
 
+def test_a_study_of_a_regression_judges_by_its_loss_and_names_its_score(
+    here: Path, memory: MemoryRecorder
+):
+    own = ("--model=samples:small_network", "--model-arg=num_classes=1", "--task=regression")
+    flags = ("--data=data_of_users:brightness", "--epochs=1", *FLAGS[-5:])
+    completed = espalier("correlate", *own, *flags)
+    assert (completed.status, completed.err) == (0, "")
+    content = stored(here)
+    assert content["num_units"] == 16
+    by_gradients_curvature_and_weights = {"taylor", "obd", "magnitude-l2"}
+    assert by_gradients_curvature_and_weights < {*content["criteria"]}
+    for found in content["criteria"].values():
+        assert np.isfinite([v for values in found["scores"].values() for v in values]).all()
+    assert len(np.unique(np.concatenate([*content["oracle"].values()]))) > 10
+    assert "validation R² " in completed.out
+    assert "accura" not in completed.out.lower()
+    assert "validation_r2" in memory.read("correlation").metrics
+    assert memory.read("architecture/base").status == "finished"
+
+
 def test_stored_scores_give_the_stored_coefficients(here: Path):
     assert correlate("--criterion=obd,taylor").status == 0
     content = stored(here)

@@ -12,6 +12,7 @@ from samples import espalier, small_config
 
 import search
 from pruning.errors import EspalierError, TrainingDivergedError, UnreachableBudgetError
+from search.config.iterative_config import IterativeConfig
 from search.config.methods import METHODS
 from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
@@ -132,6 +133,27 @@ def test_every_method_and_every_granularity_is_tried(tmp_path: Path, performed: 
         ("rni", "filter+block"),
     ]
     assert [job.key for job in performed[len(trials) :]] == ["narrowed"]
+
+
+def test_every_method_is_tried_by_every_schedule(tmp_path: Path, performed: list[Job]):
+    """In one step, however long the search has for it; what comes of both is stored and loaded."""
+    config = small_config(
+        tmp_path,
+        model="samples:small_network",
+        budget=("flops=60%",),
+        criterion=("fisher", "oracle"),
+        schedule=("iterative", "one-shot"),
+        training=TrainingConfig(1, 9, batch_size=32),
+        iterative=IterativeConfig(epochs=8, units=1, minibatches=3),
+    )
+    context, data = open_context(config, Console(quiet=True))
+    dry_run_of_search(context, data, trial_space(context, data))
+    trials = [job.proposal for job in performed if isinstance(job, TrialJob)]
+    assert [(trial.criterion, trial.schedule) for trial in trials] == [
+        (criterion, schedule)
+        for schedule in ("iterative", "one-shot")
+        for criterion in ("fisher", "oracle")
+    ]
 
 
 def test_a_trial_that_diverges_or_cannot_meet_the_budget_need_not_be_the_next_one(
