@@ -119,6 +119,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         distill_temperature=taught.distill_temperature,
         distill_weight=taught.distill_weight,
     )
+    gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
     by_products = config.study.by_products if config.targets else 0
     study = dataclasses.replace(config.study, early_stopping=False, by_products=by_products)
     # A cluster's GPU need not be here.
@@ -133,6 +134,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         small = dataclasses.replace(
             config,
             training=training,
+            gates=gates,
             iterative=iterative,
             study=study,
             scoring_batches=1,
