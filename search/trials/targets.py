@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pruning.cost import Bound, Budget
+from pruning.selection import absolute_limits
 from search.config.methods import method
 from search.config.search_config import SearchConfig
 from search.trials.jobs import TrialJob
@@ -68,7 +69,10 @@ def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> l
     """Per network, its target as a number; those of the search are shares of the base network."""
     own = proposal.target_flops
     if own is None:
-        return [bound.of_base(preflight.base) for bound in config.target_bounds]
+        graph, groups = preflight.graph, preflight.groups
+        budgets = (Budget((bound,)) for bound in config.target_bounds)
+        absolute = (absolute_limits(each, graph, groups, config.rules) for each in budgets)
+        return [bound for budget in absolute for bound in budget.bounds]
     return [Bound("flops", own * percent // 100) for percent in _percents(config)]
 
 
