@@ -15,8 +15,10 @@ serve: .venv/.installed
 ui: .venv/.installed
 	$(BIN)/espalier ui
 
-# A process per core; tests of one file stay together, since they share what is made once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --durations 10
+# A process per core; tests of one file stay together, since they share what is made once. Long files
+# come first, by the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
+	--dist loadfile --no-loadscope-reorder --durations 10
 
 test: check
 	$(PYTEST) -m "not slow"

@@ -1,4 +1,4 @@
-"""Trace and prune networks of timm, ultralytics and torchvision, beside Torch-Pruning.
+"""Trace and prune networks that people bring (zoo_networks.py), beside Torch-Pruning.
 
     pip install --editable ".[zoo]" && pip install --no-deps torch-pruning==1.6.1
     python benchmarks/zoo.py > benchmarks/results/zoo.md
@@ -7,7 +7,7 @@ Each network is handled in a process of its own, on one thread, with fresh weigh
 exactly and with exact=False; then half of every prunable group is removed and the network runs
 again, in eval mode. Torch-Pruning is given the network as it is, and which layers make its outputs;
 it counts as pruning a network that runs with fewer parameters afterwards, within
-half a minute.
+half a minute. What a network costs is held against what fvcore counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,53 +32,23 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
+from zoo_networks import ALL, FAMILIES, make
 
 import pruning
+from pruning.cost import call_arguments
+from pruning.errors import TraceError
 
 TIME_LIMIT_S = 240
 THEIR_TIME_LIMIT_S = 30
-YOLO = (
-    "yolov3 yolov3-tiny yolov5n yolov6n yolov8n yolov8n-seg yolov8n-pose yolov8n-obb yolov8n-cls "
-    "yolov9t yolov10n yolo11n yolo12n yolo26n rtdetr-resnet50 rtdetr-l"
+PACKAGES = (
+    "timm",
+    "ultralytics",
+    "pytorchcv",
+    "monai",
+    "segmentation-models-pytorch",
+    "transformers",
+    "torch-pruning",
 )
-DETECTION = (
-    "fasterrcnn_resnet50_fpn fasterrcnn_mobilenet_v3_large_fpn maskrcnn_resnet50_fpn "
-    "keypointrcnn_resnet50_fpn retinanet_resnet50_fpn fcos_resnet50_fpn ssd300_vgg16 "
-    "ssdlite320_mobilenet_v3_large"
-)
-SEGMENTATION = (
-    "fcn_resnet50 deeplabv3_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large"
-)
-VIDEO = "r3d_18 mc3_18 r2plus1d_18 s3d mvit_v1_b swin3d_t"
-CONVOLUTIONAL = (
-    "bat_resnext26ts cs3darknet_s cspdarknet53 cspresnet50 densenet121 dla34 dm_nfnet_f0 dpn68 "
-    "ecaresnet26t efficientnet_b0 efficientnet_cc_b0_4e ese_vovnet19b_dw gcresnet33ts gernet_s "
-    "ghostnet_100 hgnet_tiny hrnet_w18_small inception_next_atto inception_v3 lcnet_050 "
-    "mambaout_femto mobilenetv3_small_050 mobilenetv4_conv_small mobileone_s0 rdnet_tiny "
-    "regnetx_002 repvgg_a0 repvit_m0_9 res2net50_14w_8s resnest14d resnetv2_50x1_bit rexnet_100 "
-    "selecsls42 seresnet18 skresnet18 starnet_s1 tinynet_e tresnet_m vovnet39a xception41 "
-    "convnext_atto convnextv2_atto"
-)
-ATTENTIVE = (
-    "beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_tiny coatnet_nano_rw_224 convit_tiny "
-    "crossvit_tiny_240 davit_tiny deit_tiny_patch16_224 edgenext_xx_small efficientformer_l1 "
-    "efficientformerv2_s0 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fastvit_t8 "
-    "focalnet_tiny_srf gmlp_ti16_224 halonet26t hiera_tiny_224 lambda_resnet26t levit_128s "
-    "maxvit_pico_rw_256 mixer_s32_224 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny "
-    "nextvit_small pit_ti_224 poolformer_s12 pvt_v2_b0 resmlp_12_224 samvit_base_patch16_224 "
-    "sequencer2d_s swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 tiny_vit_5m_224 "
-    "tnt_s_patch16_224 twins_svt_small visformer_tiny vit_tiny_patch16_224 volo_d1_224 "
-    "xcit_nano_12_p16_224"
-)
-FAMILIES = {
-    "ultralytics": [f"ultralytics:{name}" for name in YOLO.split()],
-    "torchvision, detection": [f"torchvision:{name}" for name in DETECTION.split()],
-    "torchvision, segmentation": [f"torchvision:{name}" for name in SEGMENTATION.split()],
-    "torchvision, video": [f"torchvision:{name}" for name in VIDEO.split()],
-    "timm, convolutional": [f"timm:{name}" for name in CONVOLUTIONAL.split()],
-    "timm, with attention or mixing": [f"timm:{name}" for name in ATTENTIVE.split()],
-}
-ALL = frozenset(name for names in FAMILIES.values() for name in names)
 
 
 def main() -> None:
@@ -164,50 +133,6 @@ def stop(*_: object) -> None:
     raise TimeoutError(f"over {THEIR_TIME_LIMIT_S} s")
 
 
-def make(name: str) -> tuple[nn.Module, Any]:
-    """A network with fresh weights in eval mode, and an example of what it reads."""
-    source, _, kind = name.partition(":")
-    makers: dict[str, Callable[[str], tuple[nn.Module, Any]]] = {
-        "timm": of_timm,
-        "torchvision": of_torchvision,
-        "ultralytics": of_ultralytics,
-    }
-    model, example = makers[source](kind)
-    return model.eval(), example
-
-
-def of_timm(name: str) -> tuple[nn.Module, Any]:
-    import timm  # noqa: PLC0415 - an extra
-
-    model = timm.create_model(name, pretrained=False)
-    return model, torch.randn(1, *model.default_cfg["input_size"])
-
-
-def of_torchvision(name: str) -> tuple[nn.Module, Any]:
-    weights = {} if name in VIDEO.split() else {"weights_backbone": None}
-    model = torchvision.models.get_model(name, weights=None, **weights)
-    if name in DETECTION.split():
-        return model, ([torch.rand(3, 320, 320)],)
-    if name in VIDEO.split():
-        return model, torch.randn(1, 3, 16, 224, 224)
-    return model, torch.randn(1, 3, 128, 128)
-
-
-def of_ultralytics(name: str) -> tuple[nn.Module, Any]:
-    from ultralytics.nn import tasks  # noqa: PLC0415 - an extra
-
-    kinds = {
-        "rtdetr": tasks.RTDETRDetectionModel,
-        "-seg": tasks.SegmentationModel,
-        "-pose": tasks.PoseModel,
-        "-obb": tasks.OBBModel,
-        "-cls": tasks.ClassificationModel,
-        "yolo": tasks.DetectionModel,
-    }
-    make = next(kind for part, kind in kinds.items() if part in name)
-    return make(f"{name}.yaml", verbose=False), torch.rand(1, 3, 320, 320)
-
-
 def measure_ours(
     model: nn.Module, example: Any, outputs: list[str], *, exact: bool
 ) -> dict[str, Any]:
@@ -227,6 +152,7 @@ def measure_ours(
     reasons = collections.Counter(kind_of(g.pinned) for g in graph.groups if g.pinned)
     return {
         "outcome": "ok" if graph.prunable else "nothing prunable",
+        "cost": beside_fvcore(graph, model, example) if exact else "",
         "seconds": seconds,
         "processor_seconds": processor,
         "groups": len(graph.groups),
@@ -234,6 +160,16 @@ def measure_ours(
         "free": 1 - graph.cost(least).flops / max(1, graph.cost().flops),
         "pinned": dict(reasons.most_common()),
     }
+
+
+def beside_fvcore(graph: pruning.ChannelGraph, model: nn.Module, example: Any) -> str:
+    """Whether a graph's cost is what fvcore counts, and by how much it is not."""
+    try:
+        counted = pruning.measure_cost(model, example).flops
+    except TraceError:
+        return "fvcore cannot count it"
+    difference = graph.cost().flops - counted
+    return "as fvcore counts" if difference == 0 else f"{difference:+,} of {counted:,}"
 
 
 def kind_of(reason: str) -> str:
@@ -267,7 +203,8 @@ def measure_theirs(model: nn.Module, example: Any, outputs: list[str]) -> dict[s
 
 def run(model: nn.Module, example: Any) -> None:
     with torch.no_grad():
-        model(*example) if isinstance(example, tuple) else model(example)
+        positional, keyword = call_arguments(example)
+        model(*positional, **keyword)
 
 
 def half_of(graph: pruning.ChannelGraph) -> pruning.KeepPlan:
@@ -313,7 +250,7 @@ def print_page(measured: dict[str, dict[str, Any]]) -> None:
         [
             *("network", "exactly", "groups free", "free"),
             *("with exact=False", "groups free", "free", "seconds"),
-            *("what is pinned, with exact=False", "Torch-Pruning"),
+            *("FLOPs", "what is pinned, with exact=False", "Torch-Pruning"),
         ],
         [cells(row) for row in found],
     )
@@ -323,7 +260,7 @@ def versions() -> str:
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - at the end only
 
     texts = []
-    for package in ("timm", "ultralytics", "torch-pruning"):
+    for package in PACKAGES:
         try:
             texts.append(f", {package} {version(package)}")
         except PackageNotFoundError:
@@ -368,7 +305,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     reasons = "; ".join(f"{reason} ×{n}" for reason, n in inexact.get("pinned", {}).items())
     seconds = f"{exact['processor_seconds']:.1f}" if "processor_seconds" in exact else "–"
     outcome = row["theirs"]["outcome"]
-    return [row["name"], *parts(exact), *parts(inexact), seconds, reasons or "–", outcome]
+    cost = exact.get("cost", "–")
+    return [row["name"], *parts(exact), *parts(inexact), seconds, cost, reasons or "–", outcome]
 
 
 def table(heading: list[str], rows: list[list[str]]) -> None:

@@ -87,7 +87,7 @@ def _resizer(
     for name, width in profile.widths.items():
         units[graph.index(name)] = graph.units_at(name, width)
     axes: dict[str, list[TensorAxis]] = {}
-    for axis in graph.axes:
+    for axis in (*graph.axes, *graph.sizes):
         axes.setdefault(axis.tensor, []).append(axis)
 
     def resize(name: str, tensor: Tensor) -> Tensor:

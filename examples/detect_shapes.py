@@ -155,9 +155,11 @@ def settings(folder: str) -> search.SearchConfig:
             batch_size=16,
             learning_rate=0.002,
         ),
+        study=search.StudyConfig(by_products=0, tempered_trials=0),  # or more networks to compare
         trials=2,
         ladder=(1.0,),
         profiles=1,
+        equal_compute_pairs=False,
         device="cpu",
         name="detectors",
         runs=folder,

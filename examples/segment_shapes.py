@@ -117,9 +117,11 @@ def settings(folder: str) -> search.SearchConfig:
         training=search.TrainingConfig(
             epochs=4, fine_tune_epochs=2, scratch_epochs=2, batch_size=20, learning_rate=0.05
         ),
+        study=search.StudyConfig(by_products=0, tempered_trials=0),  # or more networks to compare
         trials=2,
         ladder=(1.0, 0.5),
         profiles=1,
+        equal_compute_pairs=False,
         concurrency=2,
         device="cpu",
         name="shapes",

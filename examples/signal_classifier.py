@@ -83,9 +83,11 @@ def settings(folder: str) -> search.SearchConfig:
             epochs=4, fine_tune_epochs=3, scratch_epochs=4, batch_size=32, learning_rate=0.05
         ),
         budget=("flops=25%",),
+        study=search.StudyConfig(by_products=0, tempered_trials=0),  # or more networks to compare
         trials=2,
         ladder=(1.0, 0.5),
         profiles=1,
+        equal_compute_pairs=False,
         device="cpu",
         name="signals",
         runs=folder,

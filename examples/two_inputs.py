@@ -95,9 +95,11 @@ def settings(folder: str) -> search.SearchConfig:
         training=search.TrainingConfig(
             epochs=6, fine_tune_epochs=3, scratch_epochs=4, batch_size=30, learning_rate=0.01
         ),
+        study=search.StudyConfig(by_products=0, tempered_trials=0),  # or more networks to compare
         trials=2,
         ladder=(1.0, 0.5),
         profiles=1,
+        equal_compute_pairs=False,
         concurrency=2,
         device="cpu",
         name="oscillations",

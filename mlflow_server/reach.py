@@ -8,6 +8,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import getproxies, urlopen
 
+from mlflow_server.credentials_file import PASSWORD, USER, take_credentials
 from mlflow_server.errors import TrackingError
 from mlflow_server.store import SQLITE_PREFIX
 
@@ -31,9 +32,11 @@ _HTTP_SETTINGS = {
 def prepare_for_server(address: str) -> None:
     """Let MLflow's client give up in seconds, in this process, unless its settings are chosen.
 
-    Raises TrackingError if nothing answers at the address, or if it holds a password.
+    It is given the password that the service of a search keeps for it. Raises TrackingError if
+    that cannot be read, if nothing answers at the address, or if it holds a password.
     """
     require_no_password(address)
+    take_credentials()
     reach_loopback_directly()
     require_reachable(address)
     for setting, value in _HTTP_SETTINGS.items():
@@ -79,7 +82,7 @@ def require_no_password(server: str) -> None:
     if "@" in server.partition("://")[2].partition("/")[0]:
         raise TrackingError(
             "a server's address is shown in messages and may not hold a password: "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+            f"set {USER} and {PASSWORD} instead"
         )
 
 

@@ -241,7 +241,7 @@ FIELDS: tuple[Field, ...] = (
         "metric",
         "real",
         _OF_SCORE,
-        "on the test set, minus that of the base network",
+        "how much better than the base network on the test set; negative if worse",
     ),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),

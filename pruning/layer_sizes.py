@@ -1,7 +1,13 @@
-"""The numbers that stock layers keep of their own sizes, made to agree with their parameters."""
+"""The numbers that layers keep of their own sizes, made to agree with their parameters.
+
+Of stock layers it is known which attributes these are; those of other people's modules are found
+by running the network (pruning.rehearsal.kept_sizes) and have a name: block.width, or block.sizes.1
+for the second number of a list or tuple.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -22,6 +28,55 @@ def update_sizes(module: nn.Module, *, is_group_split: bool = False) -> None:
     for kind, update in _UPDATES:
         if isinstance(module, kind):
             update(module)
+
+
+def own_sizes(module: nn.Module, name: str) -> Iterator[tuple[str, int]]:
+    """Every number, by its name, that may be a size and that `update_sizes` does not set.
+
+    name: of the module in its network; the network itself has none.
+    """
+    if isinstance(module, Convolution) or any(isinstance(module, kind) for kind, _ in _UPDATES):
+        return
+    prefix = f"{name}." if name else ""
+    for attribute, value in vars(module).items():
+        if type(value) is int:
+            yield prefix + attribute, value
+        elif type(value) in (tuple, list):
+            for place, number in enumerate(value):
+                if type(number) is int:
+                    yield f"{prefix}{attribute}.{place}", number
+
+
+def has_size(model: nn.Module, name: str) -> bool:
+    """Whether a module of `model` has the attribute with this number."""
+    try:
+        module, attribute, place = _located(model, name)
+    except AttributeError:
+        return False
+    value = vars(module).get(attribute)
+    if place is None:
+        return isinstance(value, int)
+    return isinstance(value, tuple | list) and place < len(value)
+
+
+def set_size(model: nn.Module, name: str, size: int) -> None:
+    """Set the number of this name in place; in a list or tuple the others stay."""
+    module, attribute, place = _located(model, name)
+    value: Any = size
+    if place is not None:
+        numbers = vars(module)[attribute]
+        value = type(numbers)([*numbers[:place], size, *numbers[place + 1 :]])
+    setattr(module, attribute, value)
+
+
+def _located(model: nn.Module, name: str) -> tuple[nn.Module, str, int | None]:
+    """The module, its attribute and the place in there; AttributeError if there is no module."""
+    owner, _, attribute = name.rpartition(".")
+    place = None
+    if attribute.isdigit():
+        place = int(attribute)
+        owner, _, attribute = owner.rpartition(".")
+    return model.get_submodule(owner), attribute, place
 
 
 def _update_convolution(module: Convolution, *, is_group_split: bool) -> None:

@@ -68,7 +68,7 @@ class KeepPlan:
 def _units_of(group: ChannelGroup, channels: tuple[int, ...]) -> NDArray[np.bool_]:
     if len(channels) == 0:
         raise PlanError(f"the plan empties group {group.name!r}: keep at least 1 channel")
-    not_whole = [c for c in channels if not _is_whole(c)]
+    not_whole = [c for c in channels if type(c) is not int and not _is_whole(c)]
     if not_whole:
         raise PlanError(
             f"the plan of group {group.name!r} holds channel numbers, whole ones from 0 to "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -17,6 +17,7 @@ from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.copies import copied, doubled, moved, shapes
 from pruning.networks.wrappers import unwrapped
+from pruning.rehearsal.kept_sizes import kept_sizes
 from pruning.rehearsal.replay import TracedRun
 from pruning.rehearsal.time_limit import TIME_LIMIT, Clock, OutOfTimeError, Progress, to_terminal
 from pruning.rehearsal.verification import (
@@ -30,7 +31,7 @@ from pruning.rehearsal.verification import (
 from pruning.tracer.graph_builder import build_graph
 from pruning.tracer.network_runs import follow
 from pruning.tracer.recorded_values import RecordedValues, record
-from pruning.tracer.trace_records import Course, ReshapeKey
+from pruning.tracer.trace_records import Course, ReshapeKey, Slot
 from pruning.tracer.tracer import Tracer
 
 T = TypeVar("T")
@@ -100,10 +101,12 @@ class _Values:
 class _Prediction:
     """What a run in each mode tells.
 
+    tracer: that has followed both.
     rehearse, in_training: what the graph can be held against; None if it does not run in training.
     uneven: names of groups that are divided into parts of several sizes.
     """
 
+    tracer: Tracer
     graph: ChannelGraph
     rehearse: Rehearsals
     in_training: Rehearsals | None
@@ -167,6 +170,7 @@ class _Traces:
                     break
                 courses |= better
                 prediction = self._predicted(skeleton, device, values, courses, clock)
+            prediction = _with_kept_sizes(skeleton, prediction)
         return prediction
 
     def _evaluated(
@@ -212,7 +216,7 @@ class _Traces:
             for run in runs
         )
         uneven = atoms.names(graph, tracer.uneven)
-        return _Prediction(graph, rehearse, next(iter(in_training), None), uneven)
+        return _Prediction(tracer, graph, rehearse, next(iter(in_training), None), uneven)
 
     def values(self) -> _Values:
         """What the network reads in a real run; TraceError if it cannot run."""
@@ -224,6 +228,28 @@ class _Traces:
         except Exception:  # it needs targets, say: then eval mode has to do
             training = None
         return _Values(evaluating, training)
+
+
+def _with_kept_sizes(skeleton: nn.Module, prediction: _Prediction) -> _Prediction:
+    """A prediction whose graph knows the attributes that hold numbers of channels."""
+
+    def with_sizes(sizes: Sequence[Slot]) -> _Prediction:
+        graph, atoms = build_graph(prediction.tracer, sizes)
+        training = prediction.in_training
+        return replace(
+            prediction,
+            graph=graph,
+            rehearse=prediction.rehearse.of(graph, atoms),
+            in_training=training.of(graph, atoms) if training else None,
+            uneven=atoms.names(graph, prediction.tracer.uneven),
+        )
+
+    def failures(sizes: Sequence[Slot]) -> tuple[Failure, ...]:
+        held = with_sizes(sizes) if sizes else prediction
+        return held.rehearse(some_units(held.graph))
+
+    sizes = kept_sizes(skeleton, failures)
+    return with_sizes(sizes) if sizes else prediction
 
 
 def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGraph:
@@ -260,7 +286,7 @@ def _better_courses(
     better: dict[ReshapeKey, Course] = {}
 
     def take(failure: Failure, width_of: tuple[str, int] | None) -> None:
-        reshape = failure.reshape
+        reshape = failure.at.reshape if failure.at else None
         if reshape is None or len(failure.asked) != len(reshape.sizes):
             return
         tried.add((reshape.key, reshape.course))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from search.client import Client
     from search.config.data_config import DataConfig
     from search.config.search_config import SearchConfig
+    from search.config.study_config import StudyConfig
     from search.config.training_config import TrainingConfig
     from search.data.own.data_splits import DataSplits
     from search.studies.search_study import SearchResult, run
@@ -25,6 +26,7 @@ _HOMES = {
     "DataConfig": "search.config.data_config",
     "DataSplits": "search.data.own.data_splits",
     "SearchConfig": "search.config.search_config",
+    "StudyConfig": "search.config.study_config",
     "TrainingConfig": "search.config.training_config",
     "SearchResult": "search.studies.search_study",
     "Score": "search.tasks.score",
@@ -40,6 +42,7 @@ __all__ = [
     "Score",
     "SearchConfig",
     "SearchResult",
+    "StudyConfig",
     "Task",
     "TrainingConfig",
     "TrainingContext",

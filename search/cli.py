@@ -43,6 +43,7 @@ SUMMARIES = {
     "trial": "Make trial NUMBER of SEARCH again and say whether its numbers come out the same.",
     "family": "Show the ladder of networks that PROFILE_OR_ARCH gives rise to.",
     "correlate": "Show how well criteria predict what removing a channel does to the loss.",
+    "reproduce": "Run tables and figures of papers again, such as rni/table2 or rni, and compare.",
     "inspect": "Show the channel groups of MODEL: what can be pruned, what it costs, and why not.",
     "pareto": "List the architectures on the front of SEARCH, a name or a folder.",
     "report": "Write the report of SEARCH, a name or a folder, as one HTML page.",

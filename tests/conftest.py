@@ -1,8 +1,12 @@
 """What all tests share: one thread, repeatable property tests, and the collection of networks."""
 
+import fcntl
 import importlib.util
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -43,7 +47,78 @@ for _name in (
 ):
     _share(Path(__file__).parent / "pruning" / f"{_name}.py")
 
-_share(Path(__file__).parent / "postgresql.py")
+for _name in ("ports", "postgresql"):
+    _share(Path(__file__).parent / f"{_name}.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first and those of many short tests last.
+
+    Processes that take one file after the other then end at about the same time.
+    """
+    num_tests = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    short = Path(__file__).parent / "pruning"
+
+    def place(item: pytest.Item) -> tuple[object, ...]:
+        path = item.path
+        return path not in slow, path.is_relative_to(short), -num_tests[path], path
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
+    """Tests kill processes and pull no plugs: what was written is there without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder that the first of all processes of this run makes; others wait for it.
+
+    It is only to be read.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, in a folder of its own
+        common = common.parent
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, is_made = common / name, common / f"{name}.made"
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not is_made.exists():
+                shutil.rmtree(path, ignore_errors=True)  # of a process that failed
+                path.mkdir()
+                make(path)
+                is_made.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A folder with an MLflow database, to be copied rather than made again."""
+
+    def make(store: Path) -> None:
+        from mlflow_server import connect, store_uri  # noqa: PLC0415 - MLflow takes seconds
+
+        connect(store_uri(store), "made-with-the-database")
+
+    return made_once("empty-store", make)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """See ports.free_port."""
+    from ports import free_port  # noqa: PLC0415 - importable since a moment ago
+
+    return int(free_port())
 
 
 @pytest.fixture(scope="session")

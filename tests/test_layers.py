@@ -131,7 +131,8 @@ ROOMS = {
             "training",
             "trials",
         ),
-        *("results", "tracking", "scheduling", "studies", "server_events", "client", "service"),
+        *("results", "tracking", "scheduling", "studies", "experiments"),
+        *("server_events", "client", "service"),
         *("commands", "cli"),
     ),
     "search.service": (

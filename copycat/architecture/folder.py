@@ -60,7 +60,9 @@ def save(
         count must equal `architecture.cost`, its outputs must be finite, and as many as the classes
         if it has any: ArchitectureError otherwise. Bytes, of activations if they are known, are
         counted again.
-    example_input: as for `pruning.trace`; needed beside a profile or plan, unused otherwise.
+    example_input: as for `pruning.trace`; needed beside a profile or plan, unused otherwise. By it
+        the network is counted and probed now, and traced, counted and compared when it is loaded,
+        where nobody has to know any more what it reads.
 
     An architecture at `path` is replaced; ArchitectureError if something else is there or the
     disk refuses. Whoever is killed meanwhile leaves the old one or the new one: what is left

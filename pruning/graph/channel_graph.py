@@ -152,6 +152,9 @@ class ChannelGraph:
     in which the network runs them.
 
     exact: whether only channels are offered without which the others keep their values.
+    axes: of parameters and buffers.
+    sizes: attributes of modules that hold a number of channels, as axes by the attribute's name
+        (block.width, or block.sizes.1 of several numbers).
     pruned_layers: those whose filters are pruned, and count as `channels` of a cost; None where it
         was not said (see `pruning`).
     """
@@ -163,6 +166,7 @@ class ChannelGraph:
         forms: CostForms,
         *,
         group_split: frozenset[str],
+        sizes: tuple[TensorAxis, ...] = (),
         products: tuple[Product, ...] = (),
         notes: tuple[str, ...] = (),
         exact: bool = True,
@@ -173,6 +177,7 @@ class ChannelGraph:
         self.pruned_layers = pruned_layers
         self.axes = axes
         self.group_split = group_split
+        self.sizes = sizes
         self.products = products
         self._notes = notes
         self._forms = forms
@@ -264,6 +269,7 @@ class ChannelGraph:
             self.axes,
             self._forms,
             group_split=self.group_split,
+            sizes=self.sizes,
             products=self.products,
             notes=self._notes,
             exact=self.exact,

@@ -31,10 +31,43 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
     Raises ModelError for a network that cannot be copied.
     """
     check_copyable(model)
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        if id(module) not in memo and (twin := _copied_layer(module, memo)) is not None:
+            memo[id(module)] = twin
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module holds may raise anything
         raise ModelError(f"{type(model).__name__} cannot be copied: {error}") from error
+
+
+def _copied_layer(module: nn.Module, memo: Mapping[int, object]) -> nn.Module | None:
+    """A copy of a stock layer with the tensors of `memo`, in a fifth of the time of deepcopy.
+
+    None for a layer with anything that a copy might share: modules, hooks, attributes of users; and
+    for one with tensors that `memo` lacks.
+    """
+    if not type(module).__module__.startswith("torch.nn.modules."):
+        return None
+    state: dict[str, Any] = {}
+    for name, value in module.__dict__.items():
+        if name in ("_parameters", "_buffers"):
+            if any(tensor is not None and id(tensor) not in memo for tensor in value.values()):
+                return None
+            state[name] = {key: memo.get(id(tensor)) for key, tensor in value.items()}
+        elif isinstance(value, dict | set) and (not value or name == "_non_persistent_buffers_set"):
+            state[name] = value.copy()
+        elif value is None or isinstance(value, bool | int | float | str) or _is_numbers(value):
+            state[name] = value
+        else:
+            return None
+    twin = type(module).__new__(type(module))
+    twin.__dict__.update(state)
+    return twin
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, int) for item in value)
 
 
 def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
@@ -52,6 +85,8 @@ def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
         elif value.is_inference():  # which can't be trained outside of inference mode
             value = value.clone()
         memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+    move = _mover(device)
+    memo |= {id(buffer): move(buffer) for buffer in model.buffers()}
     with _MovedTensors(device):
         return deep_copy(model, memo)
 

@@ -20,7 +20,7 @@ from pruning.selection import KeepPlan
 from pruning.surgery import remove_channels
 from pruning.tracer.graph_builder import Atoms
 from pruning.tracer.meta_kernels import MetaKernels
-from pruning.tracer.trace_records import Reshape, Step
+from pruning.tracer.trace_records import Step
 
 Units = Mapping[str, int]
 """How many units stay of each group; groups that are left out stay whole."""
@@ -38,14 +38,14 @@ class Failure:
 
     suspects: groups, of those that lost channels, that pass through the step, or else through
         the next that any of them passes through; in the order of the network.
-    step: which one.
-    reshape: of a reshape that splits an axis of channels, and what the network asked for now.
+    step: which one.  at: what was expected of it; None behind the last one.
+    asked: for what sizes the network asked now, of a reshape.
     """
 
     reason: str
     suspects: tuple[str, ...] = ()
     step: int = 0
-    reshape: Reshape | None = None
+    at: Step | None = None
     asked: tuple[int, ...] = ()
 
 
@@ -257,6 +257,12 @@ class Rehearsals:
                 self._passed = dict(units)
         return self._known[key]
 
+    def of(self, graph: ChannelGraph, atoms: Atoms) -> Rehearsals:
+        """The same for another graph of the same runs."""
+        result = copy.copy(self)
+        result._graph, result._atoms, result._known, result._passed = graph, atoms, {}, {}
+        return result
+
     def comparing_numbers(self) -> Rehearsals:
         """The same that also fails where a number that becomes a value follows a width."""
         result = copy.copy(self)
@@ -277,7 +283,7 @@ class Rehearsals:
             difference.reason,
             self._suspects(steps, units),
             difference.step,
-            steps[0].reshape if steps else None,
+            steps[0] if steps else None,
             difference.asked,
         )
 

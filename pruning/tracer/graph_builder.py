@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from pruning.graph.channel_graph import (
 from pruning.graph.channel_labels import Labels
 from pruning.graph.closed_form import AxisSizes, ClosedForm, PeakForm, Term
 from pruning.tracer.calls import COUNTED
-from pruning.tracer.trace_records import Contraction, Rows
+from pruning.tracer.trace_records import Contraction, Rows, Slot
 from pruning.tracer.tracer import Tracer
 
 
@@ -38,9 +38,12 @@ class Atoms:
         return [graph.groups[number].name for number in sorted(numbers - {NO_GROUP})]
 
 
-def build_graph(tracer: Tracer) -> tuple[ChannelGraph, Atoms]:
-    """The graph that a finished trace describes."""
-    return _GraphBuilder(tracer).build()
+def build_graph(tracer: Tracer, sizes: Sequence[Slot] = ()) -> tuple[ChannelGraph, Atoms]:
+    """The graph that a finished trace describes.
+
+    sizes: further attributes of modules that hold a number of channels.
+    """
+    return _GraphBuilder(tracer, sizes).build()
 
 
 class _GraphBuilder:
@@ -49,8 +52,9 @@ class _GraphBuilder:
     Components that touch the same axes, each equally often, are the channels of one group.
     """
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, sizes: Sequence[Slot]) -> None:
         self._tracer, self._labelled = tracer, tracer.labelled
+        self._sizes = (*tracer.labelled.sizes, *sizes)
         self._component = tracer.channels.components()
         self._num_components = int(self._component.max(initial=-1)) + 1
         self._reasons = tracer.channels.pinned(self._component)
@@ -74,8 +78,9 @@ class _GraphBuilder:
         sizes = AxisSizes(atoms.group, units.astype(np.int32))
         graph = ChannelGraph(
             groups,
-            self._axes(atoms),
+            self._axes(self._labelled.slots, atoms),
             self._forms(sizes),
+            sizes=self._axes(self._sizes, atoms),
             group_split=frozenset(self._tracer.group_split),
             products=self._products(atoms),
             exact=self._tracer.channels.exact,
@@ -111,10 +116,9 @@ class _GraphBuilder:
     def _group_components(self) -> Labels:
         """A group number per component; NO_GROUP where no layer produces the component."""
         signature = np.zeros(self._num_components, dtype=np.uint64)
-        random = np.random.default_rng(0).integers(
-            1, 2**63, size=len(self._labelled.slots) + 2, dtype=np.uint64
-        )
-        for slot, number in zip(self._labelled.slots, random[2:], strict=True):
+        slots = (*self._labelled.slots, *self._sizes)
+        random = np.random.default_rng(0).integers(1, 2**63, size=len(slots) + 2, dtype=np.uint64)
+        for slot, number in zip(slots, random[2:], strict=True):
             np.add.at(signature, self._component[slot.labels], number)
         signature[list(self._reasons)] += random[0]
         signature[list(self._inexact)] += random[1]
@@ -129,7 +133,7 @@ class _GraphBuilder:
         """Groups in the order in which they are produced, and their number per component."""
         producers: dict[int, list[str]] = {}
         first_axis: dict[int, Labels] = {}
-        slots = reversed(self._labelled.slots)  # of equal labels the first slot, a tensor, counts
+        slots = reversed(self._labelled.slots)  # of equal labels the first slot counts
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
         for labels, module in self._tracer.produced:
             name = names.get(int(labels[0]))
@@ -174,12 +178,12 @@ class _GraphBuilder:
             for number in np.unique(atom_group[labels])
         }
 
-    def _axes(self, atoms: Atoms) -> tuple[TensorAxis, ...]:
+    def _axes(self, slots: Sequence[Slot], atoms: Atoms) -> tuple[TensorAxis, ...]:
         """Every slot in a group; axes along the same channels share their arrays."""
         consumed = {int(labels[0]) for labels in self._tracer.consumed if len(labels)}
         shared: dict[bytes, tuple[Labels, Labels]] = {}
         axes = []
-        for slot in self._labelled.slots:
+        for slot in slots:
             groups, units = atoms.group[slot.labels], atoms.unit[slot.labels]
             if (groups != NO_GROUP).any():
                 key = groups.tobytes() + units.tobytes()

@@ -18,12 +18,14 @@ class LabelledTensors:
 
     tensors: parameters and buffers by name.
     stored, slots: these, in order, and each of their axes. used: names of those that were read.
+    sizes: attributes of modules that hold a number of channels, each once.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], channels: ChannelLabels) -> None:
         self.channels = channels
         self.stored: list[StoredTensor] = []
         self.slots: list[Slot] = []
+        self.sizes: list[Slot] = []
         self.used: set[str] = set()
         self._known: Any = WeakIdKeyDictionary()
         self._names: Any = WeakIdKeyDictionary()
@@ -71,5 +73,5 @@ class LabelledTensors:
     def notes_size(self, attribute: str, tensor: Tensor) -> None:
         """Label an attribute that holds a number of channels and has no tensor to follow."""
         labels = self.axes(tensor)[1]
-        if labels is not None and all(slot.name != attribute for slot in self.slots):
-            self.slots.append(Slot(attribute, 0, labels))
+        if labels is not None and all(slot.name != attribute for slot in self.sizes):
+            self.sizes.append(Slot(attribute, 0, labels))

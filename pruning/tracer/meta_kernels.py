@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pruning.graph.operators.rule import aten_names
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import schema_of, tree_map_only
 
@@ -21,11 +22,14 @@ class MetaKernels:
     Meta kernels are Python that derives a shape, at up to half a millisecond a call; networks
     repeat their blocks, and a trace repeats the network. Operators of ATen are remembered that
     return new tensors or their first argument: shapes, strides and types determine the result.
+    Of those that take most time the shapes are known at once, so that networks of other widths
+    need no kernel either; types are remembered.
     Tensors that the network makes itself, on whatever device, may meet those on the meta device.
     """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Any] = {}
+        self._types: dict[Hashable, tuple[torch.dtype, ...]] = {}
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` returns."""
@@ -36,9 +40,17 @@ class MetaKernels:
             return func(*args, **kwargs)
         if key in self._known:
             return _made(self._known[key], args)
+        shapes, types_key = _shapes(func, args, kwargs), _types_key(func, args, kwargs)
+        if shapes is not None and types_key in self._types:
+            described = _contiguous(shapes, self._types[types_key])
+            return _made(described[0] if len(described) == 1 else described, args)
         result = func(*args, **kwargs)
         if not _are_meta(result):  # made of numbers alone, on a real device
             return result
+        if shapes is not None:
+            types = tuple(tensor.dtype for tensor in tensors_in(result))
+            if [_described(t) for t in tensors_in(result)] == _contiguous(shapes, types):
+                self._types[types_key] = types
         if not schema_of(func).is_mutable:
             self._known[key] = _described(result)
         elif result is args[0] and _key_of(func, args, kwargs) == key:
@@ -93,6 +105,89 @@ def _key(value: Any) -> Hashable:
         return (value.shape, value.stride(), value.dtype)
     if isinstance(value, list | tuple):
         return tuple(map(_key, value))
+    return (type(value), value)
+
+
+_Shape = tuple[int, ...]
+
+
+def _shapes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[_Shape] | None:
+    """The shapes of what a call returns, or None if that takes a kernel to tell, or to refuse."""
+    if schema_of(func).is_mutable or "memory_format" in kwargs:
+        return None
+    rule = _SHAPES.get(schema_of(func).name)
+    if rule is None and torch.Tag.pointwise in func.tags:
+        rule = _alike
+    tensors = list(tensors_in(args))
+    is_fit = rule is not None and bool(tensors) and all(t.is_contiguous() for t in tensors)
+    return rule(args, tensors) if rule is not None and is_fit else None
+
+
+def _alike(_args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+    """All tensors are of one shape, and so is the result."""
+    shape = tensors[0].shape
+    return [tuple(shape)] if all(tensor.shape == shape for tensor in tensors) else None
+
+
+def _batch_norm(args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+    """The output, mean and standard deviation; the last two are empty in eval mode."""
+    x, *others = tensors
+    if x.dim() < 2 or any(other.shape != x.shape[1:2] for other in others):
+        return None
+    statistics = (x.shape[1] if args[5] else 0,)
+    return [tuple(x.shape), statistics, statistics]
+
+
+def _layer_norm(args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+    """The output, mean and standard deviation; of size 1 along the axes that are normalised."""
+    x, *others = tensors
+    sizes = tuple(args[1])
+    if x.shape[-len(sizes) :] != sizes or any(other.shape != sizes for other in others):
+        return None
+    statistics = (*x.shape[: -len(sizes)], *[1] * len(sizes))
+    return [tuple(x.shape), statistics, statistics]
+
+
+def _linear(_args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+    """A bias of one value per column, rows and a matrix."""
+    bias, first, second = tensors
+    if first.shape[1] != second.shape[0] or bias.shape != second.shape[1:]:
+        return None
+    return [(first.shape[0], second.shape[1])]
+
+
+_SHAPES: Mapping[str, Callable[[Sequence[Any], Sequence[Tensor]], list[_Shape] | None]] = {
+    **dict.fromkeys(aten_names("native_batch_norm"), _batch_norm),
+    **dict.fromkeys(aten_names("native_layer_norm"), _layer_norm),
+    **dict.fromkeys(aten_names("addmm"), _linear),
+}
+
+
+def _contiguous(shapes: Sequence[_Shape], types: Sequence[torch.dtype]) -> list[Any]:
+    """Descriptions of tensors of these shapes and types, with their axes in order in memory."""
+    if len(shapes) != len(types):
+        return []
+    pairs = zip(shapes, types, strict=True)
+    return [(torch.Size(s), _strides(s), dtype) for s, dtype in pairs]
+
+
+def _strides(shape: _Shape) -> _Shape:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * max(size, 1))
+    return tuple(reversed(strides)) if shape else ()
+
+
+def _types_key(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+    """What determines the types of a result, given its shapes: sizes do not."""
+    return (func, tuple(map(_type_key, args)), _key(tuple(kwargs.items())))
+
+
+def _type_key(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return (value.dtype, value.dim() > 0)
+    if isinstance(value, list | tuple):
+        return tuple(_type_key(item) for item in value if isinstance(item, Tensor))
     return (type(value), value)
 
 

@@ -16,7 +16,10 @@ LOSES_WHOLE_GROUPS = "loses_whole_groups"
 
 @dataclass(frozen=True)
 class Slot:
-    """One axis of one parameter or buffer (or a size attribute), with its labels."""
+    """One axis of one parameter or buffer, or an attribute with a number of channels; its labels.
+
+    name: of the tensor, or of the attribute, such as block.width or block.sizes.1.
+    """
 
     name: str
     axis: int

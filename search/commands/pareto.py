@@ -14,10 +14,10 @@ from search.commands.result_summary import print_recommendations
 from search.commands.server_or_folder import location_of
 
 if TYPE_CHECKING:
-    from search.results import recommendation, report, verdict
+    from search.results import contests, recommendation, report
 else:
-    recommendation, report, verdict = lazy_modules(
-        *("search.results.recommendation", "search.results.report", "search.results.verdict"),
+    contests, recommendation, report = lazy_modules(
+        *("search.results.contests", "search.results.recommendation", "search.results.report"),
     )
 
 
@@ -53,4 +53,4 @@ def _recommended(
     if limit is None:
         return results.recommendations
     rungs = [(str(limit), limit)]
-    return results.recommended(verdict.contests(results.everything, rungs, results.score))
+    return results.recommended(contests.contests(results.everything, rungs, results.score))

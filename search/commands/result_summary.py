@@ -17,12 +17,15 @@ if TYPE_CHECKING:
         recommendation,
         report,
         target_table,
+        verdict,
     )
 else:
-    correlation_report, family_results, recommendation, report, target_table = lazy_modules(
-        *("search.results.correlation_report", "search.results.family_results"),
-        *("search.results.recommendation", "search.results.report"),
-        "search.results.target_table",
+    correlation_report, family_results, recommendation, report, target_table, verdict = (
+        lazy_modules(
+            *("search.results.correlation_report", "search.results.family_results"),
+            *("search.results.recommendation", "search.results.report"),
+            *("search.results.target_table", "search.results.verdict"),
+        )
     )
 
 
@@ -41,7 +44,11 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")
     console.print("\nHow they compare", style="bold")
-    console.print("\n".join(results.comparisons), markup=False)
+    for place, table in report.contrast_tables(results):
+        console.print(place, style="bold", markup=False, highlight=False)
+        console.print(table)
+    for line in verdict.remarks(results.contests, results.contrasts, results.everything):
+        console.print(line, style="dim", markup=False)
     for note in results.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
     for job, reason in results.failures.items():

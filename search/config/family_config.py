@@ -29,8 +29,7 @@ UNUSED_TRAINING = (
     *("epochs", "fine_tune_epochs", "scratch_learning_rate", "distill"),
     *("fine_tune_learning_rate", "fine_tune_schedule", "fine_tune_warmup_epochs"),
 )
-"""Settings of training that a family study, which trains from scratch and no base network, has no
-use for."""
+"""Settings of training that a family study, which trains from scratch alone, has no use for."""
 
 KINDS = (
     *("copycat", "copycat-all", "tempered:RHO", "uniform", "width", "wrn", "bottleneck", "depth"),

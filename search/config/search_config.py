@@ -15,8 +15,9 @@ from pruning.restrictions import Restrictions
 from pruning.rules import Rules, Scope
 from search.config.data_config import DataConfig
 from search.config.fixed_settings import FixedSettings
+from search.config.gates_config import GatesConfig
 from search.config.iterative_config import IterativeConfig
-from search.config.methods import granularity, method, parts_of
+from search.config.methods import gated_parts, granularity, method, parts_of
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
@@ -35,7 +36,7 @@ from search.config.trial_checks import (
     require_targets_that_fit,
 )
 
-BUILDER, TORCHVISION = "builder", "torchvision:"
+BUILDER, TORCHVISION, TIMM = "builder", "torchvision:", "timm:"
 """Weights that are in no file: those that the network's builder returns, and torchvision's."""
 
 SCHEDULES = ("one-shot", "iterative")
@@ -65,7 +66,8 @@ class SearchConfig:
     weights: str = option(
         "",
         "trained weights to start from: a file (safetensors, or a state dict of torch.save), "
-        "torchvision:IMAGENET1K_V2 …, or builder for those that the model's own builder returns",
+        "torchvision:IMAGENET1K_V2 …, timm:a1_in1k …, or builder for those that the model's own "
+        "builder returns",
     )
     weights_digest: str = option(
         "", "SHA-256 of the weights, as a search stores it: others of the same name are refused"
@@ -83,6 +85,7 @@ class SearchConfig:
         "module:callable of a search.Task of your own",
     )
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
     iterative: IterativeConfig = field(default_factory=IterativeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
@@ -130,7 +133,12 @@ class SearchConfig:
     ladder: tuple[float, ...] = option(
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
     )
-    profiles: int = option(2, "how many shapes of the front are rescaled over the ladder", ge=1)
+    profiles: int = option(
+        2,
+        "how many shapes of the front are rescaled over the ladder; with 0 nothing is trained but "
+        "trials and the base network",
+        ge=0,
+    )
     seeds: int = option(
         1, "how often each network that the verdict compares is trained, with other seeds", ge=1
     )
@@ -193,6 +201,14 @@ class SearchConfig:
             expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
             require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
+        self.gates.require_gated(
+            {m: {p for n in self.criteria for p in gated_parts(n, m)} for m in self.granularities}
+        )
+        if self.gates.gate_thresholds:
+            require_defaults(self, ("targets",), "with gate_thresholds, which know no target")
+        if "iterative" in self.schedules:
+            why = "with the schedule iterative, which begins once gates have gone"
+            require_defaults(self.gates, ("settle_epochs",), why)
         self._require_schedules_that_fit()
         require_targets_that_fit(self)
         require_nothing_but_training(self)
@@ -321,6 +337,11 @@ class SearchConfig:
     def granularities(self) -> tuple[str, ...]:
         """What to prune, to try in turn: each mixture once, in its canonical form."""
         return tuple(dict.fromkeys(granularity(text) for text in listed(self.granularity)))
+
+    @property
+    def num_tempered(self) -> int:
+        """Shapes between a found one and the uniformly narrowed that are tried; see `profiles`."""
+        return self.study.tempered_trials if self.profiles else 0
 
     @property
     def schedules(self) -> tuple[str, ...]:

@@ -1,14 +1,16 @@
 """Trained weights to start from: found, read without running code, and fitted to a network.
 
-Three spellings are understood:
+Four spellings are understood:
     model.safetensors, model.pt   a file: safetensors, or a state dict that torch.save wrote
     torchvision:IMAGENET1K_V2     torchvision's own, for one of its networks
+    timm:a1_in1k                  timm's own, by their tag, for one of its networks
     builder                       those of the network that its builder returns
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -24,12 +26,13 @@ from torch import Tensor, nn
 from copycat.builder import Builder
 from pruning.errors import WeightsError, first_line
 from pruning.lazy_imports import lazy_modules
-from search.config.search_config import BUILDER, TORCHVISION
+from search.config.search_config import BUILDER, TIMM, TORCHVISION
 
 if TYPE_CHECKING:
+    import timm
     from torchvision import models as torchvision_models
 else:
-    (torchvision_models,) = lazy_modules("torchvision.models")
+    torchvision_models, timm = lazy_modules("torchvision.models", "timm")
 
 _KEYS = ("state_dict", "model_state_dict", "model")
 """Under which training scripts store a state dict, beside others such as the optimizer's."""
@@ -48,6 +51,9 @@ _NAMED = re.compile(r"GLOBAL (\S+)")
 
 _DAMAGE = (EOFError, ValueError, KeyError, IndexError, AttributeError)
 """What torch raises on some damaged files, beside its own errors."""
+
+_OF_HUB = ("model.safetensors", "pytorch_model.bin")
+"""What timm looks for in a repository of Hugging Face's hub that names no file."""
 
 _MOST_NAMES = 3
 
@@ -82,7 +88,7 @@ def read(
 
     num_outputs: of the network's last layer; where that of the weights has another number, it is
         drawn from `seed`.
-    download: whether torchvision may fetch what is not in torch's cache.
+    download: whether torchvision and timm may fetch what is in no cache of this machine.
     Raises WeightsError for what is not there, holds anything but tensors or does not fit.
     """
     with torch.random.fork_rng(devices=[]):
@@ -100,6 +106,8 @@ def read(
 def _stored(source: str, builder: Builder, *, download: bool) -> dict[str, Tensor]:
     if source.startswith(TORCHVISION):
         return _of_torchvision(source, builder, download=download)
+    if source.startswith(TIMM):
+        return _of_timm(source, builder, download=download)
     return _plain(_of_file(source), source)
 
 
@@ -171,6 +179,56 @@ def _of_torchvision(source: str, builder: Builder, *, download: bool) -> dict[st
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(f"the weights {url} cannot be read: {first_line(error)}") from error
     return {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+
+
+def _of_timm(source: str, builder: Builder, *, download: bool) -> dict[str, Tensor]:
+    """By timm itself, which also fits them to another number of input channels."""
+    module, _, network = builder.target.partition(":")
+    if module != "timm.models":
+        raise WeightsError(f"weights {source} are for networks timm:NAME, got {builder.target}")
+    known = {
+        name.partition(".")[2]: config
+        for name, config in timm.models.get_arch_pretrained_cfgs(network).items()
+        if config.has_weights
+    }
+    tag = source.removeprefix(TIMM).removeprefix(f"{network}.")
+    if tag not in known:
+        raise WeightsError(
+            f"timm has no weights {tag} of {network}: there are {', '.join(known) or 'none'}"
+        )
+    origin = known[tag].hf_hub_id or known[tag].url
+    if not (download or _has_timm_cached(known[tag])):
+        raise WeightsError(
+            f"the weights {source} are in no cache of this machine: --download fetches {origin}"
+        )
+    unfitted = ("num_classes", "pretrained")
+    arguments = {name: v for name, v in builder.arguments.items() if name not in unfitted}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(
+                network, pretrained=True, pretrained_cfg=known[tag], **arguments
+            )
+    except Exception as error:  # of timm, its hub and the network there are many
+        raise WeightsError(f"the weights {origin} cannot be read: {first_line(error)}") from error
+    return dict(model.state_dict())
+
+
+def _has_timm_cached(config: Any) -> bool:
+    """Whether timm finds these weights without a network: in a file, or in one of its caches."""
+    if config.file:
+        return True
+    if not config.hf_hub_id:
+        file = config.url.rpartition("/")[2]
+        return Path(torch.hub.get_dir(), "checkpoints", file).exists()
+    try:
+        cached = importlib.import_module("huggingface_hub").try_to_load_from_cache
+    except ImportError:
+        return False
+    repository, _, revision = config.hf_hub_id.partition("@")
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else _OF_HUB
+    return any(
+        isinstance(cached(repository, name, revision=revision or None), str) for name in names
+    )
 
 
 def _fitted(

@@ -35,6 +35,8 @@ _COEFFICIENTS = {
 }
 """Colour, marker and distance from the middle of a row."""
 _GREY = "#dddddd"
+_LINE_COLOURS = (_BLUE, _ORANGE, _GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's; further lines are dashed."""
 _NUM_BINS = 40
 _COMPARABLE = 10.0
 """Scores whose largest values differ by no more than this factor share an axis."""
@@ -44,10 +46,12 @@ _MOST_NUMBERS = 24
 """Layers up to which the cells of a table of colours have room for numbers."""
 
 
-def histogram_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
+def histogram_figure(
+    scores: Mapping[str, Sequence[float]], *, axis: str = "importance of a channel"
+) -> Figure:
     """How many channels have which importance, a panel per label, in the order of `scores`.
 
-    scores: per label (a method, say) one score per channel.
+    scores: per label (a method, say) one score per channel.  axis: what they are.
     Source: RNI, "Receding Neuron Importances for Structured Pruning", figures 2 (right) and 4.
     """
     shared = _is_comparable(scores)
@@ -62,7 +66,7 @@ def histogram_figure(scores: Mapping[str, Sequence[float]]) -> Figure:
         axes.set_title(f"{label}: {len(values):,} channels", loc="left", fontsize=10)
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
-    panels[-1].set_xlabel("importance of a channel" + ("" if shared else ", each method's own"))
+    panels[-1].set_xlabel(axis + ("" if shared else ", each method's own"))
     figure.supylabel("channels (logarithmic)", fontsize=10)
     return figure
 
@@ -195,6 +199,50 @@ def family_figure(
     axes.set_title(note, loc="left", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    return figure
+
+
+def lines_figure(
+    curves: Mapping[str, Sequence[CurvePoint]], *, across: str, up: str, most: float | None = None
+) -> Figure:
+    """Numbers along a line per label, in a band of their deviation over runs.
+
+    curves: per label its points (x, y, deviation).  across, up: what x and y are.
+    most: where the vertical axis ends; by default with the largest.
+    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", figures 2 to 4;
+    RNI, figure 2 (left).
+    """
+    figure = _figure(7.5, 5.0)
+    axes = figure.subplots()
+    for number, (label, points) in enumerate(curves.items()):
+        colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
+        x, y, spread = (np.array(values) for values in zip(*points, strict=True))
+        style = "-" if number < len(_LINE_COLOURS) else "--"
+        axes.plot(x, y, style, color=colour, label=label)
+        if spread.any():
+            axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    if most is not None:
+        axes.set_ylim(0, most)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return figure
+
+
+def bars_figure(bars: Mapping[str, tuple[float, float]], *, axis: str) -> Figure:
+    """A bar per label with its deviation over runs.
+
+    bars: per label (mean, deviation).  axis: what they show.  Source: RNI, figure 4 (right).
+    """
+    figure = _figure(max(5.0, 1.0 + 0.9 * len(bars)), 4.2)
+    axes = figure.subplots()
+    means, spreads = zip(*bars.values(), strict=True)
+    axes.bar(range(len(bars)), means, yerr=spreads, color=_BLUE, capsize=3)
+    axes.set_xticks(range(len(bars)), list(bars), fontsize=9)
+    axes.set_ylabel(axis)
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
     return figure
 
 

@@ -21,6 +21,7 @@ from search.config.explicit_settings import as_arguments, explicit_settings
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.models import own_module
+from search.results.contests import Contestant, contestants, short_name
 from search.results.pictures import widths_left
 from search.results.recommendation import against_base, note, share_text
 from search.results.report import (
@@ -32,9 +33,10 @@ from search.results.report import (
 )
 from search.results.styles import STYLES, style_of
 from search.results.target_table import target_names, target_rows
-from search.results.verdict import Contestant, contestants, headline, short_name
+from search.results.verdict import headline
 from search.storage.layout import CONFIG_FILE
 from search.tasks.score import Score
+from search.terminal.durations import duration_text
 from search.trials.artifacts import stored_curve
 from search.trials.jobs import Outcome
 
@@ -62,7 +64,7 @@ def report_page(directory: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = format_count
+    environment.filters |= {"count": format_count, "duration": duration_text}
     page = _Page(directory, open_results(directory))
     page_text: str = environment.get_template("page.html.jinja").render(
         page=page,
@@ -184,8 +186,9 @@ class _Page:
 
     def gave_up(self, network: Outcome | Contestant) -> str:
         """What its test score is against that of the base network."""
+        score = self.results.score
         base = None if network.origin == "base" else self.results.base_network
-        return self.results.score.change_text(against_base(network.test_score, base))
+        return score.gain_text(against_base(network.test_score, base, score))
 
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])

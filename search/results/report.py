@@ -8,8 +8,9 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from rich.text import Text
 
 from pruning.cost import Bound, Budget, Cost, format_count
 from pruning.errors import SearchStateError
+from search.results.compute_breakdown import ComputeBreakdown
+from search.results.contests import Contest, Contestant, short_name
 from search.results.recommendation import (
     Recommendation,
     against_base,
@@ -25,7 +28,9 @@ from search.results.recommendation import (
     recommendations,
     share_text,
 )
-from search.results.verdict import Contest, Contestant, short_name, verdict
+from search.results.statistics.contrasts import Contrast, contrasts, p_text
+from search.results.statistics.test_samples import NO_SAMPLES, TestSamples
+from search.results.verdict import verdict
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
 from search.tasks.score import ACCURACY, Score
 from search.terminal.text_table import text_table
@@ -61,6 +66,8 @@ class Results:
     per group of the base network, where they are known.  base_network: that network itself,
     trained, which is in neither of the two; None where it came to nothing.
     score: what networks are compared by.
+    samples: of the test split, from the folders of the networks; they are in no mapping.
+    breakdown: where the compute went; None where it is not known.
     """
 
     base: Cost
@@ -75,6 +82,8 @@ class Results:
     base_widths: Mapping[str, int] = field(default_factory=dict)
     base_network: Outcome | None = None
     score: Score = ACCURACY
+    samples: TestSamples = field(default=NO_SAMPLES, compare=False, repr=False)
+    breakdown: ComputeBreakdown | None = field(default=None, compare=False, repr=False)
 
     @property
     def bounds(self) -> Budget:
@@ -89,7 +98,7 @@ class Results:
     def recommended(self, contests: Sequence[Contest]) -> tuple[Recommendation, ...]:
         """What to take within other budgets than those of the ladder."""
         return recommendations(
-            contests, self.everything, self.base_network, self.base, self.num_test
+            contests, self.everything, self.base_network, self.base, self.samples
         )
 
     @property
@@ -102,10 +111,17 @@ class Results:
         """These networks, and before them the base network where it was trained."""
         return list(outcomes) if self.base_network is None else [self.base_network, *outcomes]
 
+    @cached_property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """The comparisons that were fixed beforehand, and what chance makes of them."""
+        return contrasts(
+            self.contests, self.everything, self.base_network, self.samples, self.score
+        )
+
     @property
     def comparisons(self) -> list[str]:
-        """Which kind won at which budget, by how much, a line each; see `verdict.verdict`."""
-        return verdict(self.contests, self.everything, self.num_test, self.score)
+        """The contrasts in lines, and what they rest on; see `verdict.verdict`."""
+        return verdict(self.contests, self.contrasts, self.everything)
 
     @property
     def networks(self) -> list[Outcome]:
@@ -120,17 +136,20 @@ class Results:
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         sentences = [entry.to_mapping() for entry in self.recommendations]
-        basis = note(self.num_test, self.score)
-        return asdict(self) | {
+        content = asdict(replace(self, samples=NO_SAMPLES))
+        del content["samples"]
+        return content | {
             "recommendations": sentences,
-            "basis": basis,
+            "basis": note(self.num_test, self.score),
+            "contrasts": [contrast.to_mapping() for contrast in self.contrasts],
             "verdict": self.verdict,
         }
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any]) -> Results:
+    def from_mapping(cls, content: Mapping[str, Any], samples: TestSamples = NO_SAMPLES) -> Results:
         """The inverse of `to_mapping`."""
         return cls(
+            samples=samples,
             base=Cost(**{**content["base"], "notes": tuple(content["base"].get("notes", ()))}),
             budget=content["budget"],
             num_test=content["num_test"],
@@ -142,12 +161,17 @@ class Results:
             limits=_budget(content["limits"]),
             base_widths=dict(content["base_widths"]),
             base_network=_outcome(content.get("base_network")),
+            breakdown=_breakdown(content.get("breakdown")),
             score=Score.from_mapping(content.get("score")),
         )
 
 
 def _budget(content: Mapping[str, Any] | None) -> Budget | None:
     return None if content is None else Budget(tuple(Bound(**bound) for bound in content["bounds"]))
+
+
+def _breakdown(content: Mapping[str, Any] | None) -> ComputeBreakdown | None:
+    return None if content is None else ComputeBreakdown.from_mapping(content)
 
 
 def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
@@ -157,7 +181,7 @@ def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
 def open_results(directory: Path) -> Results:
     """The results of a finished search; SearchStateError if there are none."""
     with readable_results(directory / RESULTS_FILE) as content:
-        return Results.from_mapping(content)
+        return Results.from_mapping(content, TestSamples(directory))
 
 
 @contextmanager
@@ -241,6 +265,35 @@ def contest_table(results: Results) -> Table:
     return table
 
 
+def contrast_tables(results: Results) -> Iterator[tuple[str, Table]]:
+    """Per place what is held against what, and a row for each that is: difference and finding."""
+    unit = "points" if results.score.is_share else "gain"
+    numbers = [f"{unit} [95 %]", "adj. p", "FLOPs"]
+    for (place, _), group in groupby(results.contrasts, key=lambda c: (c.place, c.second.key)):
+        contrasts = list(group)
+        table = text_table("", *numbers, "", numbers=numbers)
+        table.columns[0].min_width = _CONTRAST_WIDTH
+        for contrast in contrasts:
+            told, p = contrast.difference, contrast.adjusted_p
+            table.add_row(
+                short_name(contrast.first),
+                results.score.interval_cell(told.value, told.low, told.high),
+                "–" if p is None else p_text(p).removeprefix("p ").removeprefix("= "),
+                times(*contrast.costs["FLOPs"]),
+                contrast.finding,
+            )
+        yield f"{place}, against {short_name(contrasts[0].second)}", table
+
+
+_CONTRAST_WIDTH = 27
+"""Of the longest name, so that columns of one table stand below those of another."""
+
+
+def times(one: float, other: float) -> str:
+    """How many times `other` it is, such as "0.48 ×"; a dash where either is not known."""
+    return f"{one / other:.3g} ×" if one and other else "–"
+
+
 def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> list[str | Text]:
     """style: of its test score."""
     indent = "" if entry.origin == "base" else "  "
@@ -249,7 +302,7 @@ def _contest_row(entry: Contestant, results: Results, *, style: str = "") -> lis
         format_count(entry.flops),
         share_text(entry.flops / results.base.flops),
         format_count(entry.compute) if entry.compute else "–",
-        str(entry.num_seeds),
+        str(entry.num_judged),
         Text(entry.score_text(results.score), style=style),
         *_gave_up(entry, results),
     ]
@@ -262,7 +315,7 @@ def _gave_up(network: Outcome | Contestant, results: Results) -> list[str]:
         return []
     if network.origin == "base":
         return ["–"]
-    return [results.score.change_text(against_base(network.test_score, base))]
+    return [results.score.gain_text(against_base(network.test_score, base, results.score))]
 
 
 def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> list[dict[str, Any]]:
@@ -286,7 +339,7 @@ def front_rows(results: Results, outcomes: Sequence[Outcome] | None = None) -> l
             "score": results.score.name,
             "validation_score": o.validation_score,
             "test_score": o.test_score,
-            "score_against_base": against_base(o.test_score, results.base_network),
+            "score_against_base": against_base(o.test_score, results.base_network, results.score),
             "inexact": ", ".join(o.inexact),
             **({"tried": o.tried, "target": o.target} if has_targets else {}),
             "path": o.path,
@@ -302,6 +355,8 @@ def report_rows(results: Results) -> dict[str, Any]:
         "recommendations": [entry.to_mapping() for entry in results.recommendations],
         "base": None if base is None else front_rows(results, [base])[0],
         "networks": front_rows(results, results.everything),
+        "contrasts": [contrast.to_mapping() for contrast in results.contrasts],
+        "compute": results.breakdown and results.breakdown.to_mapping(),
         "verdict": results.verdict,
     }
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from search.results.contests import Contestant, contestants
 from search.results.report import Results
-from search.results.verdict import Contestant, contestants
 from search.terminal.text_table import text_table
 
 

@@ -24,10 +24,13 @@ def members(
     The shape of every compared trial in its own size, at equal epochs and at equal compute (the
     pairs of the fine-tuned network); every chosen shape of the front, rescaled to each rung of the
     ladder; at each rung the base network, uniformly narrowed, and, if asked for, a network of
-    random widths. All that with each seed, those of the first seed first.
+    random widths. All that with each seed, those of the first seed first. Nothing of all this if
+    the search is to choose no shape (`profiles` 0).
 
     trials: their first run each, no repetitions.
     """
+    if not config.profiles:
+        return [], []
     plan = _Plan(config, preflight, trials)
     jobs = [job for repeat in range(config.seeds) for job in plan.jobs(repeat)]
     return _without_twins(jobs), plan.notes
@@ -41,12 +44,28 @@ def compared(
     The best in validation within each rung of the ladder, so that a budget is judged by the best
     that was found for it, and the chosen shapes of the front.
     """
-    trials_compared = _chosen(config, preflight, trials)
+    found = [*_chosen(config, preflight, trials), *best_of_rungs(config, preflight, trials)]
+    return list({outcome.key: outcome for outcome in found}.values())
+
+
+def best_of_rungs(
+    config: SearchConfig, preflight: Preflight, outcomes: Sequence[Outcome]
+) -> list[Outcome]:
+    """Of each rung of the ladder the best in validation that is within it, each once."""
+    best = []
     for rung in config.ladder:
         limits = preflight.limits.scaled(rung)
-        within = [outcome for outcome in trials if limits.allows(outcome.cost)]
-        trials_compared += front(within, preflight.score)[-1:]
-    return list({outcome.key: outcome for outcome in trials_compared}.values())
+        within = [outcome for outcome in outcomes if limits.allows(outcome.cost)]
+        best += front(within, preflight.score)[-1:]
+    return list({outcome.key: outcome for outcome in best}.values())
+
+
+def repetition(config: SearchConfig, job: FromScratchJob, repeat: int) -> FromScratchJob:
+    """The job with the seeds of a repetition; the first has those of its trial."""
+    if repeat == 0:
+        return job
+    seed = config.seed_of(job.trial or 0, repeat)
+    return replace(job, key=f"{job.key}-s{repeat}", seed=seed)
 
 
 def num_members(config: SearchConfig) -> int:
@@ -54,6 +73,8 @@ def num_members(config: SearchConfig) -> int:
 
     For estimates before the trials are done.
     """
+    if not config.profiles:
+        return 0
     pairs = min(config.profiles + len(config.ladder), config.num_trials)
     per_rung = config.profiles + 1 + config.random_widths
     per_pair = 3 if config.equal_compute_pairs else 1
@@ -113,7 +134,7 @@ class _Plan:
                 rung=rung,
                 alpha=member.parameter,
             )
-            yield self._at(job, repeat)
+            yield repetition(self._config, job, repeat)
 
     def _pair(
         self, outcome: Outcome, profile: WidthProfile, repeat: int
@@ -121,14 +142,15 @@ class _Plan:
         """The shape of a trial from scratch, and longer if that is asked for and is longer."""
         key, training = _renamed(outcome, "from-scratch"), self._config.training
         job = FromScratchJob.of(profile, key, "from-scratch", trial=outcome.trial)
-        yield self._at(job, repeat)
+        yield repetition(self._config, job, repeat)
         flops = self._preflight.graph_of(profile).cost(profile.widths).flops
         longer = replace(training, equal_compute=True)
         epochs = (
             t.epochs_from_scratch(flops, self._preflight.base.flops) for t in (training, longer)
         )
         if self._config.equal_compute_pairs and next(epochs) < next(epochs):
-            yield self._at(replace(job, key=f"{key}-longer", equal_compute=True), repeat)
+            longer_job = replace(job, key=f"{key}-longer", equal_compute=True)
+            yield repetition(self._config, longer_job, repeat)
 
     def _random(self, repeat: int) -> list[tuple[_Line, float, Member]]:
         """Widths drawn anew with each seed, scaled to each rung."""
@@ -168,13 +190,6 @@ class _Plan:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
-
-    def _at(self, job: FromScratchJob, repeat: int) -> FromScratchJob:
-        """The job with the seeds of a repetition; the first has those of its trial."""
-        if repeat == 0:
-            return job
-        seed = self._config.seed_of(job.trial or 0, repeat)
-        return replace(job, key=f"{job.key}-s{repeat}", seed=seed)
 
 
 def _renamed(outcome: Outcome, origin: Origin) -> str:

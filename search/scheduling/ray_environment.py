@@ -46,6 +46,9 @@ _AT_IMPORT = {
 }
 
 _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+TOKEN_PLACES = f"in {_TOKEN}, in the file of {_TOKEN_PATH} and in ~/.ray/auth_token"
+"""Where a cluster's token is looked for, in words."""
+
 _PREFIX, _INNER = "esp", "r"
 _NEW_SECONDS = 60.0
 """A folder whose lock is younger may be about to be locked."""

@@ -22,7 +22,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from search.scheduling.ray_environment import give_own_token, missing_variables, own_folder
+from search.scheduling.ray_environment import (
+    TOKEN_PLACES,
+    give_own_token,
+    missing_variables,
+    own_folder,
+)
 
 os.environ.update(missing_variables())
 
@@ -32,6 +37,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError
+from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig
 from search.data.data import Data
 from search.system.error_log import as_config_error
@@ -119,12 +125,34 @@ def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
     """
     weights = 0 if context.weights is None else context.weights.num_bytes
     with _ray(context.config.resources.ray_address, share, data.num_bytes + weights):
+        share = on_a_node(share, context.config.resources)
         shared = _Shared([ray.put(context.sent()), ray.put(data.sent())], share.cpus)
 
         def perform_all(source: JobSource, observer: Observer) -> None:
             _run(source, observer, context, shared, share)
 
         yield perform_all
+
+
+def on_a_node(share: Share, wanted: ResourcesConfig) -> Share:
+    """The share as a node of the cluster has it: Ray would wait for ever for a larger one.
+
+    CPUs that nobody asked for follow from this machine, which its largest node may be smaller
+    than. ConfigError where more are asked for than any node has.
+    """
+    if not wanted.ray_address:
+        return share
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = max((int(resources.get("CPU", 0)) for resources in nodes), default=0)
+    if share.cpus <= most:
+        return share
+    if wanted.cpus_per_trial is None and most:
+        return dataclasses.replace(share, cpus=most)
+    raise ConfigError(
+        f"cpus_per_trial must be at most {most}, the CPUs of the largest node of the cluster at "
+        f"{wanted.ray_address}, got {share.cpus}",
+        field="resources.cpus_per_trial",
+    )
 
 
 @contextmanager
@@ -168,8 +196,8 @@ def _failure(address: str) -> str:
     """What it means if Ray does not start."""
     if address:
         return (
-            f"no Ray cluster answers at {address}, or not to this token, which is looked for in "
-            "RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH and in ~/.ray/auth_token"
+            f"no Ray cluster answers at {address}, or not to this token, which is looked for "
+            f"{TOKEN_PLACES}"
         )
     return "Ray does not start here"
 

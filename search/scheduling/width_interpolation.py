@@ -51,9 +51,9 @@ def tempered_source(
     source = StudySource(
         study,
         points.propose,
-        lambda seed: sampler(config.study.sampler, seed, config.study.tempered_trials),
+        lambda seed: sampler(config.study.sampler, seed, config.num_tempered),
         preflight.limits,
-        config.study.tempered_trials,
+        config.num_tempered,
         seed=config.seed,
         known=known,
     )

@@ -70,8 +70,9 @@ class Progress(BaseModel):
     best: Best | None
     base: Best | None = Field(None, description="the base network, once it is trained")
     hypervolume: float | None = Field(
-        description="0 to 1: the area dominated in validation score and 1 − FLOPs / base; null "
-        "where the score is no share, and so has no worst value to measure from"
+        description="0 to 1: the area dominated in validation score, from guessing on, and in the "
+        "logarithm of FLOPs, from the budget down to the least that can be reached; null where the "
+        "score is no share, and so has no best value"
     )
     images: int = Field(description="training images so far, repetitions counted")
     seconds_spent: float = Field(description="by its processes, up to its last event")
@@ -234,8 +235,9 @@ class Architecture(BaseModel):
     validation_score: float
     test_score: float | None
     score_against_base: float | None = Field(
-        description="its score minus that of the base network: of test once the search is over, "
-        "of validation before"
+        description="how much better its score is than that of the base network, negative where it "
+        "is worse, whether more or less of it is good: of test once the search is over, of "
+        "validation before"
     )
     on_front: bool
     links: dict[str, str]
@@ -267,7 +269,10 @@ class Architecture(BaseModel):
             "validation_score": row.validation_score,
             "test_score": outcome["test_score"] if is_over else None,
             "score_against_base": _against_base(
-                outcome, base_row, "test_score" if is_over else "validation_score"
+                Score.from_mapping(frame.get("score")),
+                outcome,
+                base_row,
+                "test_score" if is_over else "validation_score",
             ),
             "on_front": row.on_front,
             "links": {
@@ -277,9 +282,9 @@ class Architecture(BaseModel):
 
 
 def _against_base(
-    outcome: Mapping[str, Any], base_row: ArchitectureRow | None, name: str
+    score: Score, outcome: Mapping[str, Any], base_row: ArchitectureRow | None, name: str
 ) -> float | None:
-    return None if base_row is None else float(outcome[name] - base_row.outcome[name])
+    return None if base_row is None else score.gain(outcome[name], base_row.outcome[name])
 
 
 class ArchitectureDetails(Architecture):
@@ -336,6 +341,11 @@ class Preflight(BaseModel):
     base: Counts
     floor: Counts = Field(description="the least that can be reached")
     limits: dict[str, float]
+    base_score: float | None = Field(
+        None,
+        description="of the network with the trained weights that were given, on validation data; "
+        "null without such, where measuring them takes too long, and of a search",
+    )
 
 
 class CriterionOption(BaseModel):

@@ -24,7 +24,7 @@ from search.service.database.lock import DatabaseLock
 from search.service.database.searches import Searches
 from search.service.database.transactions import Database
 from search.service.mlflow.connection import MlflowConnection
-from search.service.mlflow.credentials import MlflowCredentials
+from search.service.mlflow.credentials import MlflowCredentials, variables_of_searches
 from search.service.mlflow.server_process import MlflowProcess, require_mlflow
 from search.service.queue.adoption import adopt_searches
 from search.service.queue.dispatcher import Dispatcher
@@ -111,6 +111,8 @@ def _components(config: ServiceConfig) -> Iterator[Components]:
         launcher = _launcher(config, mlflow)
         _make_folders(runs, policy.data_root)
         lock.acquire()
+        if mlflow.credentials is not None:
+            mlflow.credentials.keep_for_searches(runs)
         engine = engine or open_service_database(config, may_be_new=True)
         stack.callback(engine.dispose)
         database, database_lock = Database(engine), DatabaseLock(engine)
@@ -182,13 +184,18 @@ def _make_folders(*folders: Path) -> None:
             raise ServiceError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _launcher(config: ServiceConfig, mlflow: MlflowConnection) -> Launcher:
-    # modules of allowed builders and tasks are found from where the service was started
-    environment = {
+def environment_of_searches(config: ServiceConfig, mlflow: MlflowConnection) -> dict[str, str]:
+    """Variables for the processes of searches. A cluster shows them to everybody: no secrets."""
+    return {
+        # modules of allowed builders and tasks are found from where the service was started
         "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
         "ESPALIER_TRUST": " ".join([*config.builders, *config.tasks]),
-        **({} if mlflow.credentials is None else mlflow.credentials.environment),
+        **({} if mlflow.credentials is None else variables_of_searches(config.folder)),
     }
+
+
+def _launcher(config: ServiceConfig, mlflow: MlflowConnection) -> Launcher:
+    environment = environment_of_searches(config, mlflow)
     if config.ray_address:
         return RayJobsLauncher(
             *(config.ray_address, config.folder, mlflow.url),

@@ -63,7 +63,9 @@ class ServiceConfig:
         (), "module:callable of a task that clients may name; repeatable"
     )
     register_as: tuple[str, ...] = option(
-        (), "name in MLflow's registry that clients may register networks under; repeatable"
+        (),
+        "name in MLflow's registry that clients may register networks under, which also moves its "
+        "alias `best`: none that anything in production goes by; repeatable",
     )
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     mlflow_url: str = option("", "MLflow server to log to; by default its own")

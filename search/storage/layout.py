@@ -53,3 +53,6 @@ BASE_ARCHITECTURE = "base"
 SCORES_FILE, CURVE_FILE, TRAJECTORY_FILE = "scores.json", "curve.json", "trajectory.json"
 """In the folder of an architecture: the scores of its units, its epochs, and the shapes that it
 went through where it was pruned iteratively."""
+
+TEST_SAMPLES_FILE = "test_samples.npy"
+"""In the same: what each sample of the test split adds to the score, where the task gives it."""

@@ -28,10 +28,8 @@ class EpochPlan:
     def epochs_per_trial(self) -> int:
         """Epochs of a trial with all the networks that come of it."""
         config = self.context.config
-        return (
-            config.training.epochs
-            + len(product_suffixes(config)) * config.training.fine_tune_epochs
-        )
+        after = config.gates.settle_epochs + config.training.fine_tune_epochs
+        return config.training.epochs + len(product_suffixes(config)) * after
 
     @property
     def epochs_of_base(self) -> int:
@@ -40,9 +38,10 @@ class EpochPlan:
 
     @property
     def epochs_interpolated(self) -> int:
-        """Epochs of the shapes between a found and a uniform one."""
+        """Epochs of the shapes between a found and a uniform one, and of their repetitions."""
         config = self.context.config
-        return config.study.tempered_trials * config.training.num_scratch_epochs
+        num_repeated = (config.seeds - 1) * min(len(config.ladder), config.num_tempered)
+        return (config.num_tempered + num_repeated) * config.training.num_scratch_epochs
 
     @property
     def epochs_after_trials(self) -> int:

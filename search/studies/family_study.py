@@ -27,7 +27,7 @@ from search.results.report import open_results
 from search.scheduling.ray_executor import check_resources
 from search.storage.atomic_files import write_durably
 from search.storage.layout import FAMILY_RESULTS, SETTINGS_FILES, StudyKind
-from search.studies.dry_run import dry_run_of_family
+from search.studies.dry_run import dry_run_of_family, try_out
 from search.studies.family_ladder import (
     Rung,
     Subject,
@@ -47,7 +47,7 @@ from search.tracking.mlflow_runs import StudyRun
 from search.training.distillation import check_teacher
 from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
-from search.trials.jobs import FromScratchJob
+from search.trials.jobs import BASE, FromScratchJob, Outcome
 from search.trials.preflight import Preflight
 
 _IDENTITY = ("source", "model", "exact", "divisor", "data", "task", "training", "seed")
@@ -73,7 +73,7 @@ def run(
     notes: Sequence[str] = (),
     console: Console | None = None,
 ) -> FamilyStudy:
-    """Trains every member with every seed, or those that an earlier process left, and draws.
+    """Trains the base network, and every member with every seed, or what is left, and draws.
 
     Everything is checked before anything is trained or written: EspalierError says what is
     wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
@@ -119,7 +119,7 @@ class _Family(Study[FamilyStudy]):
         notes: Sequence[str],
     ) -> None:
         self._config, self._subject, self._data, self._notes = config, subject, data, notes
-        self.settings = _settings_file(config)
+        self.settings = settings_file(config)
         self._planned = [
             _Planned(rung.kind, str(rung.member.limits), job)
             for rung in rungs
@@ -144,8 +144,13 @@ class _Family(Study[FamilyStudy]):
             raise ConfigError("there is nothing to train: give --budgets, or --include a search")
         context = JobContext(config.as_search(), _preflight(subject, task.score), device)
         with memory_limited(config.resources.memory_gb):
-            dry_run_of_family(context, data, [plan.job for plan in self._planned])
+            try_out(dry_run_of_family, context, data, self._jobs)
         return context, data
+
+    @property
+    def _jobs(self) -> list[FromScratchJob]:
+        """Everything that is trained, the base network first, as in a search."""
+        return [BASE, *(plan.job for plan in self._planned)]
 
     def study_run(self, context: JobContext) -> StudyRun:
         config = self._config
@@ -162,11 +167,12 @@ class _Family(Study[FamilyStudy]):
             description=(
                 f"How good families of {config.source} are, by their parameters: "
                 f"{', '.join(config.kind_names)}. "
-                f"Its runs: every network with {config.seeds} seeds."
+                f"Its runs: every network with {config.seeds} seeds, and the base network."
             ),
             base=context.preflight.base,
             budget=" ".join(config.budgets),
             score=context.preflight.score,
+            reference=context.preflight.reference,
         )
 
     def work(self, session: Session) -> FamilyStudy:
@@ -176,7 +182,7 @@ class _Family(Study[FamilyStudy]):
             session.record.include(name, run.outcome, source=run.search)
         session.forget_attempts()
         with session.showing():
-            outcomes = session.trained([plan.job for plan in self._planned])
+            outcomes = session.trained(self._jobs)
         by_key = {outcome.key: outcome for outcome in outcomes}
         trained = [
             FamilyRun(plan.kind, plan.place, plan.job.seed or 0, by_key[plan.job.key])
@@ -186,11 +192,16 @@ class _Family(Study[FamilyStudy]):
         if not trained:
             reasons = "; ".join(dict.fromkeys([*session.failures.values(), *session.notes]))
             raise SearchFailedError(f"no network could be trained: {reasons}")
-        study = self._published([*self._tuned, *trained], session)
+        base = by_key.get(BASE.key)
+        networks = {f"{run.search}-{run.outcome.key}": run.outcome for run in self._tuned}
+        session.record.log_against_base({**networks, **by_key}, base)
+        study = self._published([*self._tuned, *trained], base, session)
         session.runs.conclude(study.files)
         return study
 
-    def _published(self, runs: Sequence[FamilyRun], session: Session) -> FamilyStudy:
+    def _published(
+        self, runs: Sequence[FamilyRun], base: Outcome | None, session: Session
+    ) -> FamilyStudy:
         results = self._config.directory / FAMILY_RESULTS
         files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
         study = FamilyStudy(
@@ -200,6 +211,7 @@ class _Family(Study[FamilyStudy]):
             tuple(session.notes),
             files,
             session.context.preflight.score,
+            base,
         )
         write_durably(results, json.dumps(study.to_mapping(), indent=2).encode())
         note = (
@@ -281,7 +293,8 @@ def _check_data(config: FamilyConfig, subject: Subject, data: Data) -> None:
             )
 
 
-def _settings_file(config: FamilyConfig) -> SettingsFile:
+def settings_file(config: FamilyConfig) -> SettingsFile:
+    """Where the settings of a family study are kept."""
     return SettingsFile(
         config.directory / SETTINGS_FILES["family"],
         "family study",

@@ -10,14 +10,17 @@ from copycat.architecture import verify
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
 from search.results import recommendation
+from search.results.compute_breakdown import compute_breakdown
+from search.results.contests import contests
 from search.results.figures import front_figure
 from search.results.html_report import REPORT_FILE, report_page
 from search.results.pictures import draw_all
 from search.results.report import Results
-from search.results.verdict import contests
+from search.results.statistics.test_samples import TestSamples
 from search.storage.atomic_files import write_durably
-from search.storage.layout import RESULTS_FILE
+from search.storage.layout import EVENTS_FILE, RESULTS_FILE
 from search.studies.session import Session
+from search.tracking.search_state import EventFile
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.pareto import front, without_base
@@ -56,6 +59,8 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
         limits=preflight.limits,
         base_widths=_base_widths(preflight),
         score=preflight.score,
+        samples=TestSamples(session.context.directory),
+        breakdown=compute_breakdown(EventFile(session.context.directory / EVENTS_FILE).read()),
     )
 
 

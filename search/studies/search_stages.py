@@ -10,13 +10,13 @@ from optuna.storages import BaseStorage
 from pruning.errors import SearchFailedError
 from search.data.data import Data, steps_per_epoch
 from search.scheduling.compute_budget import Rationed, RationedList
-from search.scheduling.from_scratch_jobs import compared, members
+from search.scheduling.from_scratch_jobs import best_of_rungs, compared, members, repetition
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.width_interpolation import tempered_source
 from search.studies.session import Session
 from search.training.schedules import total_push
 from search.trials.job_context import JobContext
-from search.trials.jobs import BASE, Job, OneAfterAnother, Outcome, TrialJob
+from search.trials.jobs import BASE, FromScratchJob, Job, OneAfterAnother, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 _LEAST_TARGET = 0.25
@@ -128,7 +128,7 @@ class SearchStages:
 
     def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
         """Shapes between the found ones and the uniformly narrowed network."""
-        if not self._config.study.tempered_trials:
+        if not self._config.num_tempered:
             return []
         name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
         study = open_study(self._storage, name, score)
@@ -145,7 +145,17 @@ class SearchStages:
             self._notes.append("fewer tempered shapes were tried, for want of time or images")
         for number, ending in source.endings.items():
             self._session.failures[f"tempered-{number}"] = ending.why
-        return source.outcomes
+        return [*source.outcomes, *self._interpolated_again(source)]
+
+    def _interpolated_again(self, source: StudySource) -> list[Outcome]:
+        """The best of them within each rung with further seeds, as all that is compared."""
+        config = self._config
+        jobs = {job.key: job for job, _ in source.settled() if isinstance(job, FromScratchJob)}
+        best = best_of_rungs(config, self._context.preflight, source.outcomes)
+        repeats = range(1, config.seeds)
+        return self._session.trained(
+            [repetition(config, jobs[o.key], repeat) for repeat in repeats for o in best]
+        )
 
     def _settle_leftovers(self) -> None:
         """Tell the record of trials whose end a killed process could not tell it of."""
@@ -176,6 +186,7 @@ def trial_space(context: JobContext, data: Data) -> SearchSpace:
         config.granularities,
         config.schedules,
         _fixed(context),
+        config.gates.gate_form,
     )
 
 

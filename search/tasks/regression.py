@@ -22,7 +22,7 @@ class Regression(Task):
     the same as (N,).
     """
 
-    score = Score("R²", is_share=False)
+    score = Score("R²", is_share=False, sums="determination")
     has_classes = False
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
@@ -31,6 +31,11 @@ class Regression(Task):
 
     def metric(self) -> Determination:
         return Determination()
+
+    def sample_terms(self, outputs: Any, targets: Any) -> Tensor:
+        numbers = _rows(outputs).double()
+        wanted = _rows(targets, like=numbers).double()
+        return torch.cat([(numbers - wanted).square(), wanted, wanted.square()], dim=1)
 
     def check_outputs(self, outputs: Any, sample: Sample) -> None:
         numbers = None if sample.targets is None else _rows(sample.targets).shape[1]

@@ -30,7 +30,7 @@ class Segmentation(Task):
     target is 255 count for nothing.
     """
 
-    score = Score("mean IoU")
+    score = Score("mean IoU", sums="mean of ratios")
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         loss = _over_pixels(_logits(outputs), targets)
@@ -40,6 +40,17 @@ class Segmentation(Task):
 
     def metric(self) -> MeanIoU:
         return MeanIoU()
+
+    def sample_terms(self, outputs: Any, targets: Any) -> Tensor:
+        """Pixels in the intersection and in the union, of each class."""
+        logits = _logits(outputs)
+        counts, predicted = targets != IGNORED, logits.argmax(1)
+        both, either = [], []
+        for number in range(logits.shape[1]):  # all classes at once would take much memory
+            found, there = (predicted == number) & counts, targets == number
+            both.append((found & there).sum((1, 2)))
+            either.append((found | there).sum((1, 2)))
+        return torch.stack([*both, *either], dim=1)
 
     def check_outputs(self, outputs: Any, sample: Sample) -> None:
         size = (None, None) if sample.targets is None else tuple(sample.targets.shape[-2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -32,7 +33,7 @@ class Task:
     """What is learned: how wrong outputs are, and how good a network is.
 
     A subclass says its `score`, and gives `loss`, or else `training_step` or `train`; and `metric`,
-    or else `evaluate`.
+    or else `evaluate`; `sample_terms`, too, if its score has `sums`.
 
     score: what a network is chosen by.
     has_classes: whether whole numbers as targets are classes: then there are as many as the highest
@@ -51,6 +52,13 @@ class Task:
 
     def metric(self) -> Metric:
         """A fresh metric of the score."""
+        raise NotImplementedError
+
+    def sample_terms(self, outputs: Any, targets: Any) -> Tensor:
+        """What each sample of a minibatch adds to the score, shape (N, k), see `Score.sums`.
+
+        Where a task gives it, networks are compared on the same samples of the test split.
+        """
         raise NotImplementedError
 
     def check_outputs(self, outputs: Any, sample: Sample) -> None:
@@ -78,6 +86,12 @@ class Task:
 
         Modules are put back in the mode each of them was in.
         """
+        return self._evaluate(model, loader, lambda outputs, targets: None)  # noqa: ARG005
+
+    def _evaluate(
+        self, model: nn.Module, loader: Loader, also: Callable[[Any, Any], None]
+    ) -> float:
+        """As `evaluate`; `also` is shown the outputs and targets of each minibatch."""
         metric = self.metric()
         with evaluating(model), torch.no_grad():
             for inputs, targets in loader.in_order():
@@ -85,13 +99,17 @@ class Task:
                 if isinstance(metric, nn.Module):
                     metric.to(next(tensors_in([outputs, targets])).device)
                 metric.update(outputs, targets)
+                also(outputs, targets)
         return float(metric.compute())
 
     def train(self, model: nn.Module, context: TrainingContext) -> None:
         """A training loop of the task's own, in the place of that by `training_step`.
 
         It trains `model` in place for `context.epochs` epochs and reports each; see
-        `TrainingContext`.
+        `TrainingContext`. What it does is all that is done: no autocast, no average of the
+        weights (ema_decay), no clipping, label smoothing, mixup, cutmix, crops or other changes of
+        images, and no distillation, whose settings are refused with it; optimizer, learning rates
+        and schedule are as it makes them, by `context.settings` or not.
         """
         raise NotImplementedError
 
@@ -101,6 +119,21 @@ class Task:
         Raises TrainingDivergedError where it is infinite or not a number.
         """
         return require_number(self.score, self.evaluate(model, loader))
+
+    def measured_by_sample(self, model: nn.Module, loader: Loader) -> tuple[float, Tensor | None]:
+        """As `measured`, and the terms of each sample in the loader's order, shape (N, k), on CPU.
+
+        None in their place where the task does not give them.
+        """
+        if not self.score.sums or not has_own(self, "sample_terms") or has_own(self, "evaluate"):
+            return self.measured(model, loader), None
+        terms: list[Tensor] = []
+        value = self._evaluate(
+            model,
+            loader,
+            lambda outputs, targets: terms.append(self.sample_terms(outputs, targets)),
+        )
+        return require_number(self.score, value), torch.cat(terms).cpu()
 
 
 def require_number(score: Score, value: float) -> float:

@@ -57,6 +57,7 @@ class EventLog(Observer):
             base={"flops": preflight.base.flops, "params": preflight.base.params},
             limits={bound.quantity: bound.value for bound in preflight.limits.bounds},
             score=preflight.score.to_mapping(),
+            reference=dataclasses.asdict(preflight.reference),
         )
         return self
 

@@ -21,7 +21,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
-from search.trials.pareto import hypervolume, without_base
+from search.trials.pareto import Hypervolume, without_base
 from search.trials.search_space import Proposal
 
 
@@ -36,7 +36,8 @@ class MlflowRecord(Observer):
     def __init__(self, runs: StudyRuns, directory: Path) -> None:
         self._runs, self._base, self._directory = runs, runs.study.base, directory
         self._score = runs.study.score
-        self._networks: dict[str, Outcome] = {}
+        self._volume = Hypervolume(runs.study.reference, self._score)
+        self._networks: set[str] = set()
 
     def started(self, job: Job) -> None:
         if isinstance(job, FromScratchJob):
@@ -106,16 +107,17 @@ class MlflowRecord(Observer):
         """Of all smaller networks so far, where the score allows it; a step is a network."""
         if outcome.origin == "base":
             return
-        self._networks[outcome.key] = outcome
-        volume = hypervolume(list(self._networks.values()), self._base.flops, self._score)
-        if volume is None:
+        self.known([outcome])
+        if self._volume.value is None:
             return
-        metrics = {schema.METRIC_HYPERVOLUME: volume}
+        metrics = {schema.METRIC_HYPERVOLUME: self._volume.value}
         self._runs.log(metrics, step=len(self._networks), time_ms=self._time(outcome))
 
     def known(self, outcomes: Sequence[Outcome]) -> None:
         """Networks that an earlier process found, and told of."""
-        self._networks |= {outcome.key: outcome for outcome in without_base(outcomes)}
+        for outcome in without_base(outcomes):
+            self._networks.add(outcome.key)
+            self._volume.add(outcome)
 
     def ended(self, job: Job, ending: Ending) -> None:
         status: EndStatus = "failed" if ending.state == "failed" else "killed"
@@ -129,12 +131,18 @@ class MlflowRecord(Observer):
             key = architecture_key(outcome.key)
             tags = {schema.TAG_ON_FRONT: "true" if outcome.key in on_front else "false"}
             self._runs.tag(key, tags)
-            difference = against_base(outcome.test_score, results.base_network)
-            if difference is not None:
-                metrics = {self._named(schema.METRIC_SCORE_AGAINST_BASE): difference}
-                self._runs.log(metrics, key, time_ms=self._time(outcome))
+        by_key = {outcome.key: outcome for outcome in results.networks}
+        self.log_against_base(by_key, results.base_network)
         last = max((self._time(outcome) or 0 for outcome in results.everything), default=0)
         self._runs.log({schema.METRIC_FRONT_SIZE: len(on_front)}, time_ms=last or None)
+
+    def log_against_base(self, networks: Mapping[str, Outcome], base: Outcome | None) -> None:
+        """Say of these networks, by their names, what they gave up, if that is known."""
+        for name, outcome in networks.items():
+            gain = against_base(outcome.test_score, base, self._score)
+            if gain is not None:
+                metrics = {self._named(schema.METRIC_SCORE_AGAINST_BASE): gain}
+                self._runs.log(metrics, architecture_key(name), time_ms=self._time(outcome))
 
     def _open_architecture(
         self, key: str, origin: Origin, params: Mapping[str, str | float], budget: str = ""
@@ -223,6 +231,7 @@ _SETTINGS = {
 }
 _STRENGTHS = {
     "layer": schema.PARAM_LAYER_STRENGTH,
+    "full-layer": schema.PARAM_LAYER_STRENGTH,
     "branch": schema.PARAM_BRANCH_STRENGTH,
     "block": schema.PARAM_BLOCK_STRENGTH,
 }

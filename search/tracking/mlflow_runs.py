@@ -11,6 +11,7 @@ from mlflow_server.runs import EndStatus, RunKind, RunRecorder
 from pruning.cost import Cost
 from search.storage.layout import StudyKind
 from search.tasks.score import Score
+from search.trials.pareto import Reference
 
 _STOPPED = "stopped before its end"
 
@@ -20,7 +21,8 @@ class StudyRun:
     """The parent run of a study, whose key is its kind.
 
     base: cost of the base network.  budget: in words, a tag of the study and of its networks.
-    score: what its networks are measured by.
+    score: what its networks are measured by.  reference: what their hypervolume is measured from;
+    None where there is none.
     """
 
     kind: StudyKind
@@ -30,6 +32,7 @@ class StudyRun:
     base: Cost
     budget: str = ""
     score: Score = field(kw_only=True)
+    reference: Reference | None = None
 
 
 class StudyRuns:

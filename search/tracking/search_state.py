@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from mlflow_server.append_log import open_file, whole_lines
 from search.tasks.score import ACCURACY, Direction, Score
 from search.tracking.epoch_count import EpochCount
-from search.trials.pareto import best, hypervolume, without_base
+from search.trials.pareto import Hypervolume, Reference, best, without_base
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -50,6 +50,14 @@ class _Score(_Checked):
     counts_samples: bool
 
 
+class _Reference(_Checked):
+    """As search.trials.pareto.Reference; logs from before there were such have none."""
+
+    score: float
+    flops: float
+    least_flops: float
+
+
 class _Launched(_Event):
     """A process has begun or continued the search."""
 
@@ -61,6 +69,7 @@ class _Launched(_Event):
     base: _Costs
     limits: dict[str, float]
     score: _Score | None = None
+    reference: _Reference | None = None
 
 
 class _Expected(_Event):
@@ -234,7 +243,7 @@ class SearchState:
     _spent_ms: int = 0
     _now_ms: int = 0
     _epochs: EpochCount = field(default_factory=EpochCount)
-    _best_volume: float | None = 0.0
+    _volume: Hypervolume = field(default_factory=lambda: Hypervolume(None, ACCURACY))
 
     def take(self, event: Event) -> None:
         """Let an event count; the same one twice counts once."""
@@ -272,10 +281,17 @@ class SearchState:
         self.num_trials, self.base_flops = event["trials"], event["base"]["flops"]
         self.kind, self._launched_ms = event.get("kind", "search"), self._now_ms
         self.score = Score.from_mapping(event.get("score"))
+        self._measure_volume(event.get("reference"))
         self._epochs.begin(self._now_ms / 1000)
         for work in self._work.values():
             if work.state == "running":
                 work.state = "waiting"
+
+    def _measure_volume(self, reference: Mapping[str, float] | None) -> None:
+        """From this far corner, of the networks that are known."""
+        self._volume = Hypervolume(Reference(**reference) if reference else None, self.score)
+        for network in without_base(self.networks.values()):
+            self._volume.add(network)
 
     def _count(self, event: Event) -> None:
         work, records = self._of(event), event["records"]
@@ -290,11 +306,10 @@ class SearchState:
         self._epochs.settle(event["key"], is_finished=True)
         for outcome in event["outcomes"]:
             names = ("key", "origin", "flops", "params", "validation_score")
-            self.networks[outcome["key"]] = NetworkSummary(
-                **{name: outcome[name] for name in names}
-            )
-        networks = list(self.networks.values())
-        self._best_volume = hypervolume(networks, self.base_flops or 1, self.score)
+            network = NetworkSummary(**{name: outcome[name] for name in names})
+            self.networks[outcome["key"]] = network
+            if network.origin != "base":
+                self._volume.add(network)
 
     @property
     def num_epochs(self) -> int:
@@ -315,7 +330,7 @@ class SearchState:
                 trials[work.state] += 1
         networks = list(self.networks.values())
         base = next((f for f in networks if f.origin == "base"), None)
-        rivals = without_base(networks) if self.kind == "search" else networks
+        rivals = networks if self.kind == "correlation" else without_base(networks)
         leading = best(rivals, self.score)
         return {
             "trials": trials,
@@ -324,7 +339,7 @@ class SearchState:
             "expected_epochs": self.num_epochs + (0 if self.end else self._epochs.remaining),
             "best": None if leading is None else vars(leading),
             "base": None if base is None else vars(base),
-            "hypervolume": self._best_volume,
+            "hypervolume": self._volume.value,
             "images": sum(work.images for work in self._work.values()),
             "seconds_spent": (self._spent_ms + self._now_ms - self._launched_ms) / 1000,
             "seconds_left": self.seconds_left,

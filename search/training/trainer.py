@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from pruning.cost import ExampleInput, in_mode
 from pruning.errors import DataError, ModelError, TrainingDivergedError
 from pruning.networks.nested_tensors import num_samples
+from search.config.settings import require_defaults
 from search.config.training_config import TrainingConfig
 from search.data.data import Batch, Data, samples_trained_on, steps_per_epoch
-from search.tasks.task import Task
+from search.tasks.task import Task, has_own
 from search.training.augmentation import target_mixing, varied
 from search.training.averaging import AveragedWeights
 from search.training.distillation import check_imitation
@@ -97,8 +98,18 @@ def _has_amx() -> bool:
     return capabilities is not None and bool(capabilities().get("amx_bf16", False))
 
 
+_OF_TRAINER = (
+    *("clip_norm", "ema_decay", "label_smoothing", "mixup", "cutmix"),
+    *("crop", "crop_area", "augment", "augment_magnitude", "distill", "distill_from"),
+)
+"""Settings that a training loop of a task's own is not given the effect of."""
+
+
 def check_recipe(config: TrainingConfig, data: Data, task: Task) -> None:
     """Raise ConfigError for what `config` asks for and these data or this task do not allow."""
+    if has_own(task, "train"):
+        why = f"in {type(task).__name__}.train, a training loop of its own"
+        require_defaults(config, _OF_TRAINER, why)
     varied(data, config)
     target_mixing(config, task, len(data.classes))
     if config.teacher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from copycat.architecture import Architecture, read, save
 from copycat.latency import processor_name
@@ -20,7 +22,7 @@ from copycat.width_profile import WidthProfile
 from pruning.errors import ArchitectureError
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error, write_durably
-from search.storage.layout import ARCHITECTURES_FOLDER, CURVE_FILE
+from search.storage.layout import ARCHITECTURES_FOLDER, CURVE_FILE, TEST_SAMPLES_FILE
 from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, Origin, Outcome
 
@@ -57,6 +59,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
     """
     preflight, config = context.preflight, context.config
     graph, widths = preflight.graph_of(result.profile), result.profile.widths
+    test_score, test_samples = context.test_score(model, data)
     cost = graph.cost(widths)
     provenance = {
         "search": config.study_name,
@@ -75,7 +78,7 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
         **({} if cost.channels is None else {"channels": cost.channels}),
         "score": preflight.score.to_mapping(),
         "validation_score": context.score(model, "validation", data),
-        "test_score": context.score(model, "test", data),
+        "test_score": test_score,
         "details": dict(result.details),
         **result.record,
         **data.record,
@@ -97,7 +100,16 @@ def store(result: Finished, model: nn.Module, context: JobContext, data: Data) -
         curve = [dataclasses.asdict(record) for record in result.curve]
         for name, content in {**result.files, CURVE_FILE: curve}.items():
             write_durably(folder / name, json.dumps(content).encode())
+        if test_samples is not None:
+            write_durably(folder / TEST_SAMPLES_FILE, as_npy(test_samples))
     return stored_outcome(context, path)
+
+
+def as_npy(tensor: Tensor) -> bytes:
+    """A tensor on the CPU as NumPy's file format has it."""
+    stream = io.BytesIO()
+    np.save(stream, tensor.numpy(), allow_pickle=False)
+    return stream.getvalue()
 
 
 def surroundings(device: str) -> dict[str, Any]:

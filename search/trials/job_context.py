@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from copycat.recipes import Recipe, recorded
 from search.config.search_config import SearchConfig
@@ -110,6 +110,11 @@ class JobContext:
         """Of `model`, which is moved to the device, on a part of the data; see Task.measured."""
         device = self.torch_device
         return self.task.measured(model.to(device), data.loader(part, device=device))
+
+    def test_score(self, model: nn.Module, data: Data) -> tuple[float, Tensor | None]:
+        """Of `model` on the test split, and each sample's terms; see Task.measured_by_sample."""
+        device = self.torch_device
+        return self.task.measured_by_sample(model.to(device), data.loader("test", device=device))
 
 
 def fresh_base(preflight: Preflight, seed: int) -> tuple[nn.Module, Recipe]:

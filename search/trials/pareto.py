@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from search.tasks.score import Score
@@ -70,20 +73,78 @@ def spread(points: Sequence[P], count: int) -> list[P]:
     return [points[round(i * steps)] for i in range(count)]
 
 
-def hypervolume(points: Sequence[Point], base_flops: int, score: Score) -> float | None:
-    """The area, 0 to 1, that the points dominate in validation score and 1 − FLOPs / base.
+@dataclass(frozen=True)
+class Reference:
+    """The far corner of the hypervolume, and the cheap end of its scale; JSON-able by asdict.
 
-    Its far corner, of no worth, is the worst score at the FLOPs of the base network; what costs as
-    much or more adds nothing. It grows with every point that joins the front. Exact, in two
-    dimensions: the integral of the best score to be had for each share of the FLOPs. None for a
-    score that is no share: it has no worst value, and one taken from the points that were seen
-    would move with them, so that areas could not be compared.
+    score: of a network that guesses.  flops: the most that may be spent.
+    least_flops: of the smallest network that can be reached, below `flops`.
     """
-    if not score.is_share:
-        return None
-    steps = front(points, score)
-    shares = [min(point.flops / base_flops, 1.0) for point in steps] + [1.0]
-    return sum(
-        (shares[i + 1] - shares[i]) * score.worth(point.validation_score)
-        for i, point in enumerate(steps)
-    )
+
+    score: float
+    flops: float
+    least_flops: float
+
+    def sparing(self, flops: float) -> float:
+        """From 0, at the most that may be spent or above, to 1 at the least; by logarithms."""
+        decades = math.log(self.flops / min(self.least_flops, self.flops * (1 - 1e-9)))
+        spared = math.log(self.flops / max(flops, 1.0))
+        return min(max(spared / decades, 0.0), 1.0)
+
+    def worth(self, value: float, score: Score) -> float:
+        """From 0, guessing or worse, to 1, the best there is; of a share."""
+        guessed = score.worth(self.score)
+        return max(score.worth(value) - guessed, 0.0) / max(1 - guessed, 1e-9)
+
+
+class Hypervolume:
+    """The area, 0 to 1, that networks dominate, in worth and in the logarithm of spared FLOPs.
+
+    The far corner is a network that guesses and costs all that the budget allows. Exact, in two
+    dimensions, and kept up to date by each network that is added: in time by the logarithm of how
+    many the front has. `value` is None for a score that is no share: it has no best value, and one
+    taken from the networks that were seen would move with them.
+    """
+
+    def __init__(self, reference: Reference | None, score: Score) -> None:
+        self._reference, self._score = reference, score
+        self._front: list[tuple[float, float]] = []
+        self._area = 0.0
+
+    @property
+    def value(self) -> float | None:
+        """Of all that were added; None where nothing is measured."""
+        if self._reference is None or not self._score.is_share:
+            return None
+        return self._area
+
+    def add(self, point: Point) -> None:
+        """Count a network; one that others dominate adds nothing."""
+        if self._reference is None or not self._score.is_share:
+            return
+        spared = self._reference.sparing(point.flops)
+        worth = self._reference.worth(point.validation_score, self._score)
+        place = bisect_left(self._front, (spared, -math.inf))
+        highest = self._front[place][1] if place < len(self._front) else 0.0
+        if worth <= highest:
+            return
+        # Leftwards, dearer ones are dominated up to the first that is worth more.
+        right = spared
+        while place > 0 and self._front[place - 1][1] <= worth:
+            place -= 1
+            left, lower = self._front.pop(place)
+            self._area += (right - left) * (worth - highest)
+            right, highest = left, lower
+        left = self._front[place - 1][0] if place else 0.0
+        self._area += (right - left) * (worth - highest)
+        if place < len(self._front) and self._front[place][0] == spared:
+            self._front.pop(place)
+        self._front.insert(place, (spared, worth))
+
+
+def hypervolume(points: Iterable[Point], reference: Reference, score: Score) -> float | None:
+    """Of all these points; see Hypervolume."""
+    volume = Hypervolume(reference, score)
+    for point in points:
+        volume.add(point)
+    return volume.value

@@ -24,6 +24,7 @@ from pruning.errors import (
     first_line,
 )
 from pruning.fvcore_count import measure_cost
+from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
 from pruning.selection import absolute_limits, least_widths, unreachable
@@ -36,6 +37,7 @@ from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
 from search.tasks.score import Score
 from search.tasks.task import Task, words_for
+from search.trials.pareto import Reference
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,14 @@ class Preflight:
         """FLOPs that a network may cost: the budget's bound, or the base network's cost."""
         limit = self.limits.limit("flops")
         return self.base.flops if limit is None else min(int(limit), self.base.flops)
+
+    @property
+    def reference(self) -> Reference:
+        """What the hypervolume of a search is measured from."""
+        guessed = self.score.worst
+        if self.score.counts_samples and self.classes:
+            guessed = self.score.of_guessing(len(self.classes))
+        return Reference(guessed, self.flops_limit, self.floor.flops)
 
     def describe(self) -> list[str]:
         """Base cost, reachable range and budget, a line each."""
@@ -207,11 +217,18 @@ def _check_loss(config: SearchConfig, task: Task) -> None:
 def judged_groups(
     config: SearchConfig, model: nn.Module, graph: ChannelGraph, criteria: Iterable[str]
 ) -> tuple[str, ...]:
-    """The groups that every one of these methods can judge and the search may prune."""
+    """The groups that every one of these methods can judge or gate and the search may prune."""
+    gating = config.gates.as_gating
+    gateable = tuple(
+        g.name
+        for g in graph.prunable
+        if gating.allows("filter", g.producers) and Placement(gating.at).fits(model, g)
+    )
     covered = [
         chosen.criterion({}).covers(chosen.prepared(model, 0), graph)
-        for chosen in map(method, criteria)
         if chosen.criterion is not None
+        else gateable
+        for chosen in map(method, criteria)
     ]
     return tuple(
         group.name
@@ -264,11 +281,20 @@ def _floor(
     """
     parts = parts_of(granularity)
     kinds = [part for part in KINDS if part in parts]
-    removable = structures(model, example_input, kinds, config.restrictions) if kinds else ()
+    gating = config.gates.as_gating
+    removable = [
+        structure
+        for structure in (
+            structures(model, example_input, kinds, config.restrictions) if kinds else ()
+        )
+        if gating.allows(structure.kind, [structure.name])
+    ]
     for kind in kinds:
         if not any(structure.kind == kind for structure in removable):
+            named = f" of the names that --gate gives {kind}" if kind in gating.only else ""
             raise CriterionError(
-                f"{config.model} has no {kind} that could go: leave {kind} out of --granularity"
+                f"{config.model} has no {kind} that could go{named}: leave {kind} out of "
+                "--granularity, or choose other names"
             )
     if "filter" not in parts:
         left = trace(remove_structures(model, example_input, removable), example_input)

@@ -69,16 +69,21 @@ def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> l
     """Per network, its target as a number; those of the search are shares of the base network."""
     own = proposal.target_flops
     if own is None:
-        graph, groups = preflight.graph, preflight.groups
-        budgets = (Budget((bound,)) for bound in config.target_bounds)
-        absolute = (absolute_limits(each, graph, groups, config.rules) for each in budgets)
-        return [bound for budget in absolute for bound in budget.bounds]
+        graph, groups, rules = preflight.graph, preflight.groups, config.rules
+        return [
+            absolute_limits(Budget((bound,)), graph, groups, rules).bounds[0]
+            for bound in config.target_bounds
+        ]
     return [Bound("flops", own * percent // 100) for percent in _percents(config)]
 
 
 def _percents(config: SearchConfig) -> list[int]:
-    """Of a trial's own target, what each of its networks is pruned to, by halves from 100 %."""
-    halves = [round(100 / 2**times) for times in range(config.study.by_products + 1)]
+    """Of a trial's own target, what each of its networks is pruned to, by halves from 100 %.
+
+    Thresholds of gates know no target, and would give the same network again.
+    """
+    by_products = 0 if config.gates.gate_thresholds else config.study.by_products
+    halves = [round(100 / 2**times) for times in range(by_products + 1)]
     return list(dict.fromkeys(max(1, percent) for percent in halves))
 
 

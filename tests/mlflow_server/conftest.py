@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_server import connect, running_server, store_uri
-from mlflow_server.store import database_path
+from mlflow_server import running_server
 
 # In importlib mode no test folder is on the path; test files import this one by its name.
 _spec = importlib.util.spec_from_file_location("recorded", Path(__file__).parent / "recorded.py")
@@ -19,21 +18,10 @@ sys.modules["recorded"] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(sys.modules["recorded"])
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs of ours, to be copied rather than migrated again."""
-    store = tmp_path_factory.mktemp("template")
-    connect(store_uri(store), "made-with-the-database")
-    return database_path(store)
-
-
 @pytest.fixture
-def make_store(tmp_path: Path, empty_database: Path) -> Callable[[str], Path]:
+def make_store(tmp_path: Path, empty_store: Path) -> Callable[[str], Path]:
     def make(name: str) -> Path:
-        store = tmp_path / name
-        store.mkdir()
-        shutil.copyfile(empty_database, database_path(store))
-        return store
+        return Path(shutil.copytree(empty_store, tmp_path / name))
 
     return make
 
@@ -44,9 +32,8 @@ def store(make_store: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
+def server_url(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[str]:
     """A real server, for every test that records over HTTP under a search name of its own."""
-    store = tmp_path_factory.mktemp("served")
-    shutil.copyfile(empty_database, database_path(store))
+    store = Path(shutil.copytree(empty_store, tmp_path_factory.mktemp("served") / "store"))
     with running_server(store, port=0) as server:
         yield server.url

@@ -37,7 +37,7 @@ def web_server() -> Iterator[str]:
             """Keep the tests' output free of requests."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -51,13 +51,14 @@ def removed_units(graph: ChannelGraph, plan: KeepPlan) -> list[set[int]]:
 def gated(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn.Module:
     """A copy of `model` that multiplies removed channels by zero wherever it consumes them.
 
-    Weights lose the columns of removed channels. A channel that no weight consumes meets
-    another activation in a matrix product: there it is zero if its producers make it zero.
+    Weights lose the columns of removed channels. A channel that meets another activation in a
+    matrix product is zero there if its producers make it zero.
     """
     result = copy.deepcopy(model)
     tensors = dict(result.named_parameters())
     removed = removed_units(graph, plan)
     consumed = {number for axis in graph.axes if axis.is_input for number in axis.groups.tolist()}
+    consumed -= {number for product in graph.products for number in product.groups.tolist()}
     with torch.no_grad():
         for axis in graph.axes:
             gone = [

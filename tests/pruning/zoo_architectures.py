@@ -80,6 +80,69 @@ def heads_by_size(net: nn.Module, x: Tensor) -> Tensor:
     return net.last(attended.transpose(1, 2).flatten(2).mean(1))
 
 
+class Scales(nn.Module):
+    """Splits by a width that it keeps, and adds every part to the next one's input (Res2Net)."""
+
+    def __init__(self, width: int, number: int) -> None:
+        super().__init__()
+        self.width = width
+        for place in range(1, number):
+            self.add_module(f"layer{place}", conv(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = x.split(self.width, 1)
+        parts = [first]
+        for layer, other in zip(self.children(), others, strict=True):
+            parts.append(layer(parts[-1] + other))
+        return torch.cat(parts, 1)
+
+
+class Stages(nn.Module):
+    """Passes some of its channels by, and convolves the others (CSP)."""
+
+    def __init__(self, passed: int, convolved: int) -> None:
+        super().__init__()
+        self.sizes = [passed, convolved]
+        self.layer = conv(convolved, convolved)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = torch.split(x, self.sizes, 1)
+        return torch.cat([left, self.layer(right)], 1)
+
+
+class Image(nn.Module):
+    """Rows of features as an image again, whose sizes it keeps."""
+
+    def __init__(self, height: int, width: int, channels: int) -> None:
+        super().__init__()
+        self.height, self.width, self.channels = height, width, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(2).transpose(1, 2)
+        image = rows.reshape(len(x), self.height, self.width, self.channels)
+        return image.permute(0, 3, 1, 2)
+
+
+class KeptHeads(nn.Module):
+    """Attention whose numbers are worked out when it is made."""
+
+    def __init__(self, inputs: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width, self.head_width = heads, width, width // heads
+        self.scale = self.head_width**-0.5
+        self.qkv = nn.Linear(inputs, 3 * width)
+        self.last = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2).contiguous()
+        n, positions = x.shape[:2]
+        parts = self.qkv(x).reshape(n, positions, 3, self.heads, self.head_width)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = (q * self.scale @ k.transpose(-2, -1)).softmax(-1) @ v
+        joined = attended.transpose(1, 2).reshape(n, positions, self.width).contiguous()
+        return self.last(joined).mean(1)
+
+
 ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "caches on itself",
@@ -104,6 +167,33 @@ ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
             halves_by_layer, enter=conv(3, 9), left=conv(7, 5), right=conv(2, 6), last=conv(11, 4)
         ),
         prunable={"enter": (7, 1), "enter.1": (2, 1), "left": (5, 1), "right": (6, 1)},
+    ),
+    Architecture(
+        "split at a width that a module keeps",
+        lambda: chain(first=conv(3, 12), scales=Scales(4, 3), last=conv(12, 4)),
+        prunable={"first": (12, 3), "scales.layer2": (4, 1)},
+        residual=frozenset({"first"}),
+    ),
+    Architecture(
+        "split at several widths that a module keeps",
+        lambda: chain(first=conv(3, 9), stages=Stages(3, 6), last=conv(9, 4)),
+        prunable={"first": (3, 1), "first.1": (6, 1), "stages.layer": (6, 1)},
+    ),
+    Architecture(
+        "reshaped to sizes that a module keeps",
+        lambda: chain(first=conv(3, 6), image=Image(8, 8, 6), last=conv(6, 4)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
+        "unflattened to written sizes",
+        lambda: chain(features=nn.Linear(9, 20), image=nn.Unflatten(1, (5, 2, 2)), last=conv(5, 4)),
+        shapes=((1, 9),),
+        prunable={"features": (20, 4)},
+    ),
+    Architecture(
+        "attention heads of a width that is kept",
+        lambda: chain(embed=conv(3, 5, 4, stride=4), attention=KeptHeads(5, 12, 3)),
+        prunable={"embed": (5, 1), "attention.qkv": (36, 9)},
     ),
     Architecture(
         "split by a ratio",

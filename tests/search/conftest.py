@@ -1,10 +1,13 @@
 """Small data, searches without Ray, and one real search, made once because it takes seconds."""
 
+import dataclasses
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -117,16 +120,6 @@ def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an MLflow database, to be copied rather than made again."""
-    from mlflow_server import connect, store_uri  # noqa: PLC0415 - MLflow takes seconds
-
-    store = tmp_path_factory.mktemp("store")
-    connect(store_uri(store), "made-with-the-database")
-    return store
-
-
-@pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the searches with Ray are started; the user's own network lies there."""
     folder = tmp_path_factory.mktemp("desk")
@@ -134,33 +127,40 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@contextmanager
+def _started_in(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "120")
+        yield
+
+
 @pytest.fixture(scope="session")
 def at_desk(desk: Path) -> Callable[[], AbstractContextManager[None]]:
     """A block in which searches are started at the desk."""
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(desk)
-            patch.setenv("COLUMNS", "120")
-            yield
-
-    return block
+    return partial(_started_in, desk)
 
 
 @pytest.fixture(scope="session")
 def finished_search(
-    at_desk: Callable[[], AbstractContextManager[None]], desk: Path, empty_store: Path
+    made_once: Callable[[str, Callable[[Path], object]], Path], desk: Path, empty_store: Path
 ) -> object:
     """A small search from the command line: real Ray, Optuna and MLflow. Only to be read."""
-    shutil.copytree(empty_store, desk / "runs")
     flags = ("--budget=flops=10%", "--budget=params=40k", "--trials=3", "--ladder=1")
     flags += ("--ladder=0.5", f"--limit-train={samples.NUM_IMAGES}", "--batch-size=16")
     flags += ("--epochs=4", "--fine-tune-epochs=3", "--scratch-epochs=3", "--concurrency=2")
     flags += ("--device=cpu", "--name=tiny", "--runs=runs")
-    with at_desk():
-        completed = samples.espalier("search", *flags)
-    assert completed.status == 0, completed.err
+
+    def make(folder: Path) -> None:
+        shutil.copytree(empty_store, folder / "runs")
+        with _started_in(folder):
+            completed = samples.espalier("search", *flags)
+        assert completed.status == 0, completed.err
+        (folder / "completed.json").write_text(json.dumps(dataclasses.asdict(completed)))
+
+    made = made_once("finished-search", make)
+    shutil.copytree(made / "runs", desk / "runs")
+    completed = samples.Completed(**json.loads((made / "completed.json").read_text()))
     folder = desk / "runs" / "tiny"
     return samples.FinishedSearch(flags, folder, completed, open_results(folder))
 

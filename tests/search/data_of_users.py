@@ -282,3 +282,24 @@ class Masks(Dataset[tuple[Tensor, Tensor]]):
 def masks() -> DataSplits:
     """Images to segment."""
     return DataSplits(train=Masks(), test=Masks())
+
+
+class Brightness(Dataset[tuple[Tensor, Tensor]]):
+    """Noise 1×8×8 of some brightness, which is to be learned."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._targets = torch.rand(60, generator=generator)
+        noise = torch.randn(60, 1, 8, 8, generator=generator)
+        self._images = noise + self._targets[:, None, None, None]
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._images[index], self._targets[index]
+
+
+def brightness() -> DataSplits:
+    """Images with one number each."""
+    return DataSplits(train=Brightness(0), test=Brightness(1))

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from samples import (
     NUM_IMAGES,
     Completed,
     ProbabilityError,
+    base_outcome,
     espalier,
     outcome,
     run_in_process,
@@ -40,12 +42,13 @@ from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.models import resolve
 from search.results import figures
-from search.results.family_results import FamilyRun, FamilyStudy
+from search.results.family_results import FamilyRun, FamilyStudy, study_table
 from search.results.report import Results
 from search.scheduling.ray_executor import Perform, Share
 from search.studies import family_study, session
 from search.studies.family_ladder import stored_subject
 from search.tasks import registry as tasks
+from search.tasks.score import ACCURACY, Score
 from search.trials.job_context import JobContext, Report
 from search.trials.jobs import EpochRecord, FromScratchJob, JobSource, Observer, Outcome
 from search.trials.preflight import Preflight
@@ -342,10 +345,10 @@ def test_networks_of_one_trial_are_told_apart_by_their_size(
 def test_every_member_is_trained_with_every_seed(
     search_folder: Path, performed: list[str], memory: MemoryRecorder
 ):
-    _, found = trained("--include=found")
+    completed, found = trained("--include=found")
     kinds = ("copycat-params-3000", "copycat-params-5000", "uniform-params-3000")
     kinds += ("uniform-params-5000", "from-scratch-found-0")
-    assert performed == [f"{kind}-s{seed}" for kind in kinds for seed in (0, 1)]
+    assert performed == ["base", *(f"{kind}-s{seed}" for kind in kinds for seed in (0, 1))]
     assert len(found["runs"]) == 11
     for run in found["runs"][1:]:
         stored = copycat.verify(STUDY / run["outcome"]["path"])
@@ -363,6 +366,25 @@ def test_every_member_is_trained_with_every_seed(
     assert pair[0].tags[schema.TAG_PROFILE] == pair[1].tags[schema.TAG_PROFILE]
     assert [run.tags[schema.TAG_ORIGIN] for run in pair] == ["fine-tuned", "from-scratch"]
     assert all(run.status == "finished" and run.parent == "family" for run in pair)
+    check_base_comes_first(completed.out, found, memory)
+
+
+def check_base_comes_first(out: str, found: dict[str, Any], memory: MemoryRecorder) -> None:
+    """In the table and in MLflow; all others say what they gave up."""
+    base = found["base_network"]
+    stored = copycat.verify(STUDY / base["path"])
+    assert (stored.profile, stored.provenance["epochs"]) == (WidthProfile({}), 1)
+    heading, first, second = out[out.index("Test error") :].splitlines()[1:4]
+    assert "against base" in heading
+    assert (first.split()[0], first.split()[-2]) == ("base", "–")
+    gain = 100 * (found["points"][0]["test_score"] - base["test_score"])
+    worse_or_better = "worse" if gain < 0 else "better"
+    assert f"{abs(gain):.1f} points {worse_or_better}" in second or "±0.0 points" in second
+    for run in found["runs"]:
+        name = f"{run['search']}-{run['outcome']['key']}".removeprefix("-")
+        curve = memory.read(f"architecture/{name}").metrics["accuracy_against_base"]
+        assert curve[-1][1] == run["outcome"]["test_score"] - base["test_score"]
+    assert memory.read("architecture/base").tags[schema.TAG_ORIGIN] == "base"
 
 
 def test_a_family_is_measured_as_its_task_says(
@@ -371,7 +393,7 @@ def test_a_family_is_measured_as_its_task_says(
     monkeypatch.setitem(tasks._TASKS, "errors", ProbabilityError)
     few = ("--task=errors", "--seeds=1")
     completed, found = trained(*few)
-    assert len(performed) == 4
+    assert len(performed) == 5
     assert found["score"] == ABSOLUTE_ERROR.to_mapping()
     assert "Test mean absolute error, mean ± deviation over runs" in completed.out
     assert "validation mean absolute error 0." in completed.out
@@ -390,14 +412,14 @@ def test_a_stopped_study_goes_on_where_it_was(
     assert "the same command goes on from there" in completed.err
     assert len(performed) == 3
     assert memory.read("family").status == "killed"
-    before = (STUDY / "architectures" / performed[0] / "architecture.json").stat().st_mtime_ns
+    again = STUDY / "architectures" / "copycat-params-3000-s0" / "architecture.json"
+    before = again.stat().st_mtime_ns
     (here / "stop").unlink()
     performed.clear()
     _, found = trained()
-    assert len(performed) == 5
+    assert len(performed) == 6
     assert len(found["runs"]) == 8
     assert memory.read("family").status == "finished"
-    again = STUDY / "architectures" / "copycat-params-3000-s0" / "architecture.json"
     assert again.stat().st_mtime_ns == before
     performed.clear()
     _, larger = trained("--seeds=3")  # the later flag wins: only what is new is trained
@@ -421,8 +443,8 @@ def test_a_study_is_listed_resumed_and_watched_as_a_search_is(
     (here / "stop").unlink()
     resumed = espalier("resume", "study", "--device=cpu")
     assert resumed.status == 0, resumed.err
-    assert len(performed) == len({*performed}) == 8
-    assert row()[:5] == ["study", "family", "finished", "–", "8"]
+    assert len(performed) == len({*performed}) == 9
+    assert row()[:5] == ["study", "family", "finished", "–", "9"]
     table = resumed.out[resumed.out.index("Test error") :]
     assert table in espalier("watch", "study").out
     assert "holds a family study" in espalier("pareto", "study").err
@@ -435,10 +457,10 @@ def test_what_the_budget_cannot_afford_is_left_out_and_said(
     epoch = NUM_IMAGES * 8 // 10 // 32 * 32
     completed, found = trained(f"--max-train-images={2 * epoch}")
     assert len(performed) == 2
-    assert "Note: not trained, for want of time or images: copycat-params-5000-s0" in completed.out
-    assert len(found["runs"]) == 2
-    trained(f"--max-train-images={8 * epoch}")
-    assert len(performed) == 8
+    assert "Note: not trained, for want of time or images: copycat-params-3000-s1" in completed.out
+    assert len(found["runs"]) == 1
+    trained(f"--max-train-images={9 * epoch}")
+    assert len(performed) == 9
 
 
 def test_a_stored_network_of_another_shape_is_trained_again(
@@ -529,6 +551,39 @@ def test_points_are_means_with_the_deviation_of_a_sample():
     assert curves["copycat"][0] == pytest.approx((100, 20, 10))
     assert curves["copycat"][1] == pytest.approx((200, 50, 0))
     assert curves["fine-tuned"] == [pytest.approx((60, 30, 100 * 0.02**0.5))]
+
+
+@pytest.mark.parametrize(
+    ("score", "gain", "texts"),
+    [
+        (ACCURACY, 0.25, ("50.00 %", "25.00 %", "25.0 points better")),
+        (MEAN_IOU, 0.25, ("50.00 %", "75.00 %", "+25.0 points")),
+        (ABSOLUTE_ERROR, -0.25, ("0.5", "0.75", "0.25 worse")),
+    ],
+)
+def test_the_base_network_is_the_first_row_of_all(
+    score: Score, gain: float, texts: tuple[str, ...]
+):
+    base = base_outcome(test_score=0.5)
+    study = FamilyStudy((run_of("copycat", "a", 0, 0.25),), 10, {}, (), (), score, base)
+    assert [point.score_against_base for point in study.points] == [gain]
+    assert list(study.curves) == ["base", "copycat"]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(study_table(study))
+    assert isinstance(console.file, io.StringIO)
+    first, second = console.file.getvalue().splitlines()[1:]
+    assert first.split()[0] == "base"
+    assert texts[0] in first
+    assert all(text in second for text in texts[1:])
+
+
+@pytest.mark.parametrize("base", [base_outcome(), None])
+def test_a_study_survives_json(tmp_path: Path, base: Outcome | None):
+    file = tmp_path / "family.json"
+    runs = (run_of("uniform", "a", 0, 0.5),)
+    study = FamilyStudy(runs, 9, {}, ("x",), (file,), base_network=base)
+    file.write_text(json.dumps(study.to_mapping()))
+    assert FamilyStudy.read(file) == study
 
 
 def test_other_scores_than_accuracy_are_no_errors():

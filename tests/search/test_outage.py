@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from samples import run_in_process, small_config
 
 import search
-from mlflow_server import RunRecorder, connect, running_server, schema
+from mlflow_server import connect, running_server, schema
+from mlflow_server.tracking import MlflowRecorder
 from search.config.training_config import TrainingConfig
 from search.studies import session
 from search.trials.artifacts import stored_curve
@@ -27,11 +27,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Outage(Observer):
@@ -62,19 +57,18 @@ class Outage(Observer):
 
 
 @pytest.fixture
-def seconds_recording(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the search waited for each thing that it recorded."""
-    taken: list[float] = []
-    for name in ("open_run", "log_metrics", "set_tags", "log_file", "end_run"):
-        original = getattr(RunRecorder, name)
+def writing_threads(monkeypatch: pytest.MonkeyPatch) -> set[threading.Thread]:
+    """Those that wrote to MLflow."""
+    threads: set[threading.Thread] = set()
+    for name in ("write", "write_metrics"):
+        original = getattr(MlflowRecorder, name)
 
-        def timed(self, *arguments, original=original, **options) -> None:
-            began = time.perf_counter()
-            original(self, *arguments, **options)
-            taken.append(time.perf_counter() - began)
+        def noted(self, *arguments, original=original) -> None:
+            threads.add(threading.current_thread())
+            original(self, *arguments)
 
-        monkeypatch.setattr(RunRecorder, name, timed)
-    return taken
+        monkeypatch.setattr(MlflowRecorder, name, noted)
+    return threads
 
 
 def perform_with(observer: Observer):
@@ -106,8 +100,12 @@ def outage(empty_store: Path, tmp_path: Path) -> Iterator[Outage]:
 
 
 def test_it_is_not_slowed_down_and_every_metric_is_there(
-    outage: Outage, tmp_path: Path, seconds_recording, monkeypatch: pytest.MonkeyPatch
+    outage: Outage,
+    tmp_path: Path,
+    writing_threads: set[threading.Thread],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    """Whoever writes to MLflow may wait for it: that is another thread than the search's."""
     config = small_config(
         tmp_path,
         model="samples:small_network",
@@ -118,12 +116,10 @@ def test_it_is_not_slowed_down_and_every_metric_is_there(
         mlflow_url=outage.url,
     )
     monkeypatch.setattr(session, "cluster", perform_with(outage))
-    began = time.perf_counter()
     results = search.run(config).results
-    total = time.perf_counter() - began
     assert outage.epochs_heard > 240  # so that the server was away for a third and came back
-    assert sum(seconds_recording) < 0.1 * total
-    assert max(seconds_recording) < 1.0
+    assert writing_threads
+    assert threading.current_thread() not in writing_threads
 
     recorder = connect(outage.url, config.name)
     context = JobContext(config, None, "cpu")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 from pruning.errors import ConfigError
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import seconds
-from search.config.search_config import BUILDER, TORCHVISION
+from search.config.search_config import BUILDER, TIMM, TORCHVISION
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig
@@ -107,6 +107,10 @@ class SettingsPolicy:
             raise ProblemError(409, "its study is kept in a database elsewhere (study.storage)")
         return self.resolve(_without_server_settings(settings))
 
+    def shown(self, text: str) -> str:
+        """What clients are told: files below the data root under the names that they gave."""
+        return text.replace(f"{self.data_root.resolve()}/", "").replace(f"{self.data_root}/", "")
+
     def require_limits(self, settings: Mapping[str, Any]) -> None:
         """ProblemError 422 for what is more than the operator lets clients ask for.
 
@@ -120,6 +124,7 @@ class SettingsPolicy:
         }
         for name in ("epochs", "fine_tune_epochs", "scratch_epochs"):
             largest[f"training.{name}"] = limits.most_epochs
+        largest["gates.settle_epochs"] = limits.most_epochs
         for name, value in leaves(settings):
             if name in largest and isinstance(value, int | float) and value > largest[name]:
                 limit = largest[name]
@@ -167,7 +172,7 @@ class SettingsPolicy:
         """Where they name a file, its path: below the data root, as teachers are."""
         if not isinstance(weights, str) or weights in ("", BUILDER):
             return {}
-        if weights.startswith(TORCHVISION):
+        if weights.startswith((TORCHVISION, TIMM)):
             return {}
         return {"weights": str(self._below(weights, "weights"))}
 

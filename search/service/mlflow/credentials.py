@@ -7,12 +7,20 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlflow_server.credentials_file import (
+    CREDENTIALS_VARIABLE,
+    PASSWORD,
+    USER,
+    write_credentials,
+)
 from pruning.errors import ServiceError
 
 PASSWORD_FILE = "mlflow-password"
 """In the folder of all searches, for the operator alone: the password of MLflow's user `admin`."""
 
-_USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+CREDENTIALS_FILE = "mlflow-credentials"
+"""In the same folder, for the processes of searches: how they reach MLflow."""
+
 _ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 _USERS_FILE = "basic_auth.db"
 
@@ -27,7 +35,7 @@ class MlflowCredentials:
     @classmethod
     def from_environment(cls) -> MlflowCredentials | None:
         """As MLflow's own clients read it; None if it is not set."""
-        name, password = os.environ.get(_USER, ""), os.environ.get(_PASSWORD, "")
+        name, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
         return cls(name, password) if name and password else None
 
     @classmethod
@@ -45,10 +53,13 @@ class MlflowCredentials:
             )
         return cls("admin", password or _stored_password(file))
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """For processes that log to the server."""
-        return {_USER: self.name, _PASSWORD: self.password}
+    def keep_for_searches(self, runs: Path) -> None:
+        """Let the processes of searches read it, and nobody else. ServiceError if it cannot be."""
+        file = runs / CREDENTIALS_FILE
+        try:
+            write_credentials(file, self.name, self.password)
+        except OSError as error:
+            raise ServiceError(f"cannot keep a password in {file}: {error.strerror}") from error
 
     @property
     def basic_auth(self) -> tuple[str, str]:
@@ -69,3 +80,8 @@ def _stored_password(file: Path) -> str:
         return file.read_text().strip()
     except OSError as error:
         raise ServiceError(f"cannot keep a password in {file}: {error.strerror}") from error
+
+
+def variables_of_searches(runs: Path) -> dict[str, str]:
+    """What tells a search where to read the credentials; it may be shown to everybody."""
+    return {CREDENTIALS_VARIABLE: str(runs / CREDENTIALS_FILE)}

@@ -1,7 +1,7 @@
 /* The architectures of a search as a table, and the profile of one of them. */
 
 import { architecturePath, download, get, openRun } from "./api.js";
-import { Table, action, differenceText, el, percent, scoreText, short } from "./elements.js";
+import { Table, action, gainText, el, percent, scoreText, short } from "./elements.js";
 import { colourOf, markOf } from "./plot.js";
 
 const FILES = [
@@ -22,7 +22,7 @@ export class ArchitectureTable {
       { title: "slack", number: true, text: slack },
       { title: () => `validation ${score.name}`, number: true, text: (item) => scoreText(score, item.validation_score) },
       { title: () => `test ${score.name}`, number: true, text: (item) => scoreText(score, item.test_score) },
-      { title: "against base", number: true, text: (item) => (item.origin === "base" ? "–" : differenceText(score, item.score_against_base)) },
+      { title: "against base", number: true, text: (item) => (item.origin === "base" ? "–" : gainText(score, item.score_against_base)) },
       { title: "open or save", node: (item) => this.links(item) },
     ];
     this.table = new Table("Every architecture by FLOPs, the base network first", columns, {

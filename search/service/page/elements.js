@@ -130,12 +130,15 @@ export function scoreText(kind, value, digits = 2) {
 }
 
 /* A difference of scores, as −0.4 points. */
-export function differenceText(kind, difference) {
-  if (difference == null) return "";
-  const size = Math.abs(difference);
-  const text = kind.is_share ? (100 * size).toFixed(1) : String(Number(size.toPrecision(3)));
-  const sign = Number(text) === 0 ? "±" : difference < 0 ? "−" : "+";
-  return `${sign}${text}${kind.is_share ? "\u00a0points" : ""}`;
+export function gainText(kind, gain) {
+  if (gain == null) return "";
+  const size = Math.abs(gain);
+  const number = kind.is_share ? (100 * size).toFixed(1) : String(Number(size.toPrecision(3)));
+  const text = `${number}${kind.is_share ? "\u00a0points" : ""}`;
+  if (Number(number) === 0) return `±${text}`;
+  /* where less is better a sign would be read the wrong way */
+  if (kind.direction === "minimize") return `${text}\u00a0${gain < 0 ? "worse" : "better"}`;
+  return `${gain < 0 ? "−" : "+"}${text}`;
 }
 
 export function duration(seconds) {

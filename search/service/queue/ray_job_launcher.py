@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from pruning.errors import ServiceError
-from search.scheduling.ray_environment import cluster_token
+from search.scheduling.ray_environment import TOKEN_PLACES, cluster_token
 from search.service.queue.launcher import (
     Launcher,
     ProcessExit,
@@ -22,6 +22,7 @@ from search.service.queue.launcher import (
 )
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+_REFUSALS = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 _TIMEOUT_SECONDS = 30.0
 
 
@@ -98,6 +99,11 @@ class RayJobsLauncher(Launcher):
             if not (may_be_missing and response.status_code == httpx.codes.NOT_FOUND):
                 response.raise_for_status()
         except httpx.HTTPStatusError as error:
+            if error.response.status_code in _REFUSALS:
+                raise ServiceError(
+                    f"the Ray job server at {self._address} refuses this token, or asks for one: "
+                    f"give the cluster's, which is looked for {TOKEN_PLACES}"
+                ) from error
             cause = f"status {error.response.status_code}: {_last_line(error.response.text)}"
             raise ServiceError(f"the Ray job server at {self._address} fails: {cause}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -46,11 +46,13 @@ else:
 
 
 def check_settings(
-    settings: Mapping[str, Any], device: str, most_params: int
+    settings: Mapping[str, Any], device: str, most_params: int, measures_weights: bool = False
 ) -> dict[str, Any] | Refusal:
     """All settings, defaults among them, and what the preflight says: `settings` and `frame`.
 
     most_params: a network of more parameters is refused before it takes any memory.
+    measures_weights: whether trained weights are measured on validation data, as a search begins;
+    otherwise they are only fitted.
     """
     fields = {
         errors.WeightsError: "weights",
@@ -63,7 +65,7 @@ def check_settings(
     }
     try:
         config = from_mapping(SearchConfig, {**settings, "device": device}, "the request")
-        config, preflight = _preflight(config, most_params)
+        config, preflight = _preflight(config, most_params, measures_weights=measures_weights)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
             (name for kind, name in fields.items() if isinstance(error, kind)), None
@@ -77,6 +79,7 @@ def check_settings(
             "limits": {bound.quantity: bound.value for bound in preflight.limits.bounds},
             "lines": preflight.describe(),
             "score": preflight.score.to_mapping(),
+            "base_score": preflight.base_score,
         },
     }
 
@@ -85,11 +88,19 @@ def _counts(cost: Any) -> dict[str, int]:
     return {"flops": cost.flops, "params": cost.params}
 
 
-def _preflight(config: SearchConfig, most_params: int) -> tuple[SearchConfig, Preflight]:
+def _preflight(
+    config: SearchConfig, most_params: int, *, measures_weights: bool
+) -> tuple[SearchConfig, Preflight]:
     """The settings, with the digest of the weights that they name, and what the preflight says."""
     ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
     sample = _sample(config.data, config.model, config.task, config.seed)
     _require_params(config, sample, most_params)
+    if config.weights and measures_weights:
+        # a process that ends with another may begin none to read ahead
+        alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+        context, _ = search_study.open_context(alone, Console(quiet=True))
+        digest = context.config.weights_digest
+        return dataclasses.replace(config, weights_digest=digest), context.preflight
     preflight = search_study.preflight_of(config, sample)
     return search_study.with_weights(config, preflight)[0], preflight
 

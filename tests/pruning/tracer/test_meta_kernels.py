@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -75,3 +76,60 @@ def test_values_are_computed() -> None:
     kernels = MetaKernels()
     for value in (1.0, 2.0):
         assert kernels(aten.exp.default, (torch.tensor(value).log(),), {}).item() == value
+
+
+def vectors(width: int, number: int) -> list[Tensor]:
+    return [meta(width) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("func", "args_at"),
+    [
+        (aten.relu.default, lambda n: (meta(2, n, 4),)),
+        (aten.hardtanh.default, lambda n: (meta(2, n, dtype=torch.float64), 0, 6)),
+        (aten.gt.Tensor, lambda n: (meta(2, n), meta(2, n, dtype=torch.int64))),
+        (aten.add.Tensor, lambda n: (meta(2, n, 1, 1), meta(2, n, 5, 5))),
+        (aten.add.Tensor, lambda n: (meta(n), meta(n, dtype=torch.float64))),
+        (aten.add.Tensor, lambda n: (meta(2, n), meta(n, 2).t())),
+        (aten.mul.Scalar, lambda n: (meta(n, dtype=torch.int64), 2.0)),
+        (
+            aten.native_batch_norm.default,
+            lambda n: (meta(1, n, 4, 4), *vectors(n, 4), False, 0.1, 1e-5),
+        ),
+        (
+            aten.native_batch_norm.default,
+            lambda n: (meta(2, n), None, None, *vectors(n, 2), True, 0.1, 1e-5),
+        ),
+        (
+            aten.native_batch_norm.default,
+            lambda n: (meta(2, n, 3).transpose(1, 2), *vectors(3, 4), True, 0.1, 1e-5),
+        ),
+        (
+            aten.native_layer_norm.default,
+            lambda n: (meta(2, 5, n, 3), [n, 3], meta(n, 3), None, 1e-5),
+        ),
+        (aten.addmm.default, lambda n: (meta(n), meta(2, 5), meta(5, n))),
+        (aten.addmm.default, lambda n: (meta(2, n), meta(2, 5), meta(5, n))),
+    ],
+)
+def test_another_width_is_worked_out_alike(
+    func: Any, args_at: Callable[[int], tuple[Any, ...]]
+) -> None:
+    kernels = MetaKernels()
+    for width in (6, 3, 1, 4):
+        args = args_at(width)
+        assert described(kernels(func, args, {})) == described(func(*args))
+
+
+def test_sizes_that_do_not_fit_are_refused_at_another_width() -> None:
+    kernels = MetaKernels()
+    numbers = False, 0.1, 1e-5
+    calls = (
+        (aten.native_batch_norm.default, lambda n: (meta(1, 4, 2), *vectors(n, 4), *numbers)),
+        (aten.native_layer_norm.default, lambda n: (meta(2, 4), [n], *vectors(n, 2), 1e-5)),
+        (aten.addmm.default, lambda n: (meta(3), meta(2, 4), meta(n, 3))),
+    )
+    for func, args_at in calls:
+        kernels(func, args_at(4), {})
+        with pytest.raises((RuntimeError, IndexError)):
+            kernels(func, args_at(5), {})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,3 +263,83 @@ def test_torchvisions_names_are_told(cache: Path):
         read("torchvision:V9", own, 10)
     with pytest.raises(WeightsError, match=r"are for networks torchvision:NAME, got search.models"):
         read("torchvision:IMAGENET1K_V1", DIGITS, 10)
+
+
+# ---- timm
+
+TINY = "timm:test_resnet"
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:
+    """timm, which has one set of weights for its tiny network: in no cache, and in no hub."""
+    timm = pytest.importorskip("timm")
+    real = timm.models.get_pretrained_cfg("test_resnet")
+    config = dataclasses.replace(real, url="https://hub/tiny-0123.pth", hf_hub_id=None)
+    known = {"test_resnet.ours": config, "test_resnet.bare": timm.models.PretrainedCfg()}
+    monkeypatch.setattr(timm.models, "get_arch_pretrained_cfgs", lambda _: known)
+    return timm
+
+
+def stored_tiny(folder: Path) -> nn.Module:
+    """The tiny network as timm has it, for 1000 classes of colour images, in a file."""
+    model = trained(resolve(TINY, num_classes=1000, in_channels=3))
+    torch.save(model.state_dict(), folder / "tiny-0123.pth")
+    return model
+
+
+def test_timms_weights_come_from_the_cache(timm: Any, cache: Path, monkeypatch: Any):
+    monkeypatch.setattr("torch.hub.HASH_REGEX", re.compile("none"))  # of a file of ours
+    first, stored = next(iter(stored_tiny(cache).state_dict().items()))
+    own = resolve(TINY, num_classes=10, in_channels=3)
+    before = torch.get_rng_state()
+    for source in ("timm:ours", "timm:test_resnet.ours"):
+        weights = read(source, own, 10)
+        assert weights.new_head == ("fc.weight", "fc.bias")
+        assert torch.equal(weights.state[first], stored)
+    grey = read("timm:ours", resolve(TINY, num_classes=10, in_channels=1), 10)
+    assert (grey.state[first].shape[1], stored.shape[1]) == (1, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_of_timms_is_downloaded_unasked(timm: Any):
+    own = resolve(TINY, num_classes=10, in_channels=3)
+    with pytest.raises(WeightsError, match=r"in no cache of this machine: --download fetches http"):
+        read("timm:ours", own, 10)
+    with pytest.raises(WeightsError, match=r"https://hub/tiny.* cannot be read: no network here"):
+        read("timm:ours", own, 10, download=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", None])
+def test_the_hubs_cache_is_asked_first(timm: Any, monkeypatch: Any, name: str | None):
+    """Where timm names a repository of Hugging Face; its package is a stub here."""
+    asked = []
+
+    def cached(repository: str, filename: str, revision: str | None = None) -> str | None:
+        asked.append((repository, filename, revision))
+        return "/there" if filename == name else None
+
+    hub = types.ModuleType("huggingface_hub")
+    monkeypatch.setattr(hub, "try_to_load_from_cache", cached, raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    config = timm.models.PretrainedCfg(hf_hub_id="timm/tiny@main")
+    known = {"test_resnet.ours": config}
+    monkeypatch.setattr(timm.models, "get_arch_pretrained_cfgs", lambda _: known)
+    model = trained(resolve(TINY, num_classes=1000, in_channels=3))
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
+    own = resolve(TINY, num_classes=10, in_channels=3)
+    if name is None:
+        with pytest.raises(WeightsError, match="--download fetches timm/tiny@main"):
+            read("timm:ours", own, 10)
+        assert read("timm:ours", own, 10, download=True).new_head
+    else:
+        assert read("timm:ours", own, 10).new_head == ("fc.weight", "fc.bias")
+    assert {(repository, revision) for repository, _, revision in asked} == {("timm/tiny", "main")}
+
+
+def test_timms_tags_are_told(timm: Any):
+    own = resolve(TINY, num_classes=10, in_channels=3)
+    with pytest.raises(WeightsError, match=r"no weights bare of test_resnet: there are ours"):
+        read("timm:bare", own, 10)
+    with pytest.raises(WeightsError, match=r"are for networks timm:NAME, got search.models"):
+        read("timm:ours", DIGITS, 10)

@@ -23,9 +23,9 @@ from samples import (
 
 from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
+from search.results.contests import contests
 from search.results.html_report import report_page
 from search.results.report import Results
-from search.results.verdict import contests
 from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import EpochRecord, Outcome
 from search.trials.pareto import front

@@ -6,17 +6,20 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from samples import ABSOLUTE_ERROR, MEAN_IOU, base_outcome, outcome
 
 from pruning import Budget, Cost
+from search.results.contests import contests
 from search.results.recommendation import (
     Recommendation,
     note,
     recommendations,
     share_text,
 )
-from search.results.verdict import contests
+from search.results.statistics.test_samples import TestSamples
 from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Outcome
 
@@ -25,15 +28,25 @@ BASE_NETWORK = base_outcome(test_score=0.986)
 WIDE, TIGHT = ("wide", Budget.parse("flops=5000")), ("tight", Budget.parse("flops=1000"))
 
 
+class NestedErrors(TestSamples):
+    """Of 400 samples, the worse network has all those wrong that the better one has."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def of(self, outcome: Outcome) -> NDArray[np.bool_]:
+        return (np.arange(400) < round(400 * outcome.test_score))[:, None]
+
+
 def recommended(
     everything: Sequence[Outcome],
     rung: tuple[str, Budget] = WIDE,
     base: Outcome | None = BASE_NETWORK,
-    num_test: int = 400,
+    samples: TestSamples | None = None,
     score: Score = ACCURACY,
 ) -> Recommendation:
     rivals = contests(everything, [rung], score)
-    (entry,) = recommendations(rivals, everything, base, BASE, num_test)
+    (entry,) = recommendations(rivals, everything, base, BASE, samples or NestedErrors())
     return entry
 
 
@@ -52,7 +65,8 @@ def test_the_sentence_says_what_to_take_and_what_it_gives_up():
         tempered(22, 0.999, 0.999, flops=5001),
     ]
     assert recommended(everything).text == (
-        "Take tempered-13 within wide: 99.2 % (base 98.6 %) at 5 % of the FLOPs; "
+        "Take tempered-13 within wide: 99.2 % (base 98.6 %: +0.8 points [−0.3, +1.8]) at 5 % of "
+        "the FLOPs; "
         "12 of 14 others within chance of it."
     )
 
@@ -76,13 +90,16 @@ def test_of_a_kind_what_was_repeated_is_taken_and_its_first_run_named():
     runs = [outcome("fine-tuned-0", test_score=0.4), outcome("fine-tuned-0-s1", test_score=0.6)]
     lucky = outcome("fine-tuned-1", validation_score=0.9)
     entry = recommended([*runs[::-1], lucky])
-    assert entry.text.startswith("Take fine-tuned-0 within wide: 50.0 ± 14.1 % (base 98.6 %)")
+    assert entry.text.startswith(
+        "Take fine-tuned-0 within wide: 40.0 % (base 98.6 %: −58.5 points [−63.1, −53.3]; 60.0 % "
+        "in another run) at 10 % of the FLOPs"
+    )
     assert entry.to_mapping()["architecture"] == "fine-tuned-0"
 
 
 def test_who_is_ahead_by_more_than_chance_is_not_within_it():
     """Better or worse: the choice was made by validation, and is not made again."""
-    everything = [tempered(0, 0.9, 0.5), tempered(1, 0.8, 0.9), tempered(2, 0.8, 0.52)]
+    everything = [tempered(0, 0.9, 0.5), tempered(1, 0.8, 0.9), tempered(2, 0.8, 0.51)]
     assert recommended(everything).text.endswith("; 1 of 2 others within chance of it.")
     assert recommended(everything[:2]).text.endswith("; the other one is not within chance of it.")
 
@@ -114,6 +131,7 @@ def test_the_base_network_is_named_where_the_budget_allows_it():
 def test_machines_are_told_the_numbers():
     entry = recommended([tempered(0, 0.9, 0.95), tempered(1, 0.8, 0.95)])
     content = entry.to_mapping()
+    assert entry.lost is not None
     assert json.loads(json.dumps(content)) == content
     assert content == {
         "budget": "wide",
@@ -126,6 +144,8 @@ def test_machines_are_told_the_numbers():
         "flops_share": 0.05,
         "base_test_score": 0.986,
         "score_against_base": pytest.approx(-0.036),
+        "against_base_low": pytest.approx(entry.lost.low),
+        "against_base_high": pytest.approx(entry.lost.high),
         "num_others": 1,
         "num_within_chance": 1,
         "num_untold": 0,
@@ -135,10 +155,10 @@ def test_machines_are_told_the_numbers():
 
 def test_the_note_says_what_the_choice_and_chance_rest_on():
     assert "Chosen by validation accuracy" in note(1234, ACCURACY)
-    assert "two standard errors on 1,234 test images" in note(1234, ACCURACY)
+    assert "on the same 1,234 test samples" in note(1234, ACCURACY)
     assert note(1234, MEAN_IOU) == (
-        "Chosen by validation mean IoU; what is shown is test mean IoU, which chose nothing. "
-        "Within chance: by Welch's t-test where both were trained with several seeds."
+        "Chosen by validation mean IoU; what is shown is test mean IoU, which chose nothing. What "
+        "is chance is told by seeds, where there are several."
     )
 
 
@@ -150,20 +170,21 @@ def test_of_errors_the_least_is_taken():
         "Take tempered-1 within wide: mean absolute error 0.5 (base 0.375) at 5 % of the FLOPs; "
         "nothing tells whether 2 others are within chance of it."
     )
-    assert entry.to_mapping()["score_against_base"] == 0.125
+    assert entry.to_mapping()["score_against_base"] == -0.125
     assert entry.to_mapping()["score"] == "mean absolute error"
 
 
 def test_of_other_scores_only_seeds_tell_what_is_chance():
     """Without them a difference is neither within chance nor beyond it."""
-    chosen = [outcome(f"fine-tuned-0{s}", test_score=t) for s, t in (("", 0.8), ("-s1", 0.82))]
+    runs = (("", 0.8), ("-s1", 0.82), ("-s2", 0.81))
+    chosen = [outcome(f"fine-tuned-0{s}", test_score=t) for s, t in runs]
     same = [outcome(f"fine-tuned-1{s}", test_score=t) for s, t in (("", 0.79), ("-s1", 0.84))]
     alone = [outcome("fine-tuned-2", test_score=0.1)]
     worse = [outcome(f"fine-tuned-3{s}", test_score=t) for s, t in (("", 0.2), ("-s1", 0.22))]
     chosen = [dataclasses.replace(run, validation_score=0.9) for run in chosen]
     entry = recommended([*chosen, *same, *alone, *worse], score=MEAN_IOU)
     assert entry.text.startswith(
-        "Take fine-tuned-0 within wide: mean IoU 81.0 ± 1.4 % (base 98.6 %"
+        "Take fine-tuned-0 within wide: mean IoU 80.0 % (base 98.6 %; 81.5 ± 0.7 % in 2 other runs)"
     )
     assert entry.text.endswith("; 1 of 3 others within chance of it, of 1 nothing tells.")
     entry = recommended([*chosen, *alone], score=MEAN_IOU)

@@ -19,10 +19,12 @@ from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, outcome
 from pruning import Budget, Cost
 from pruning.errors import SearchStateError
 from search.commands.result_summary import print_results
+from search.results.contests import contests
 from search.results.figures import front_figure
 from search.results.report import (
     Results,
     contest_table,
+    contrast_tables,
     front_rows,
     front_table,
     open_results,
@@ -31,7 +33,6 @@ from search.results.report import (
     to_csv,
     to_json,
 )
-from search.results.verdict import contests
 from search.tasks.score import ACCURACY, Score
 from search.trials.jobs import Outcome
 from search.trials.pareto import front
@@ -136,12 +137,41 @@ def test_results_survive_json(changes: dict[str, object]):
 
 
 def test_the_verdict_is_that_of_its_contests():
-    first, wide, tight, pair, _ = results().comparisons
+    first, *lines, last = results().comparisons
     assert "uniform" in first
     assert "1 of 2 budgets" in first
-    assert wide.startswith("wide: a pruned shape from scratch at equal epochs won, 5.0 ± 4.7 ")
-    assert tight.startswith("tight: no difference beyond chance; the uniformly narrowed network is")
-    assert pair.startswith("Shape of fine-tuned-0, 4k FLOPs: from scratch, equal epochs won, 10.0 ")
+    assert [line.partition(": ")[0] for line in lines] == [
+        *["wide"] * 3,
+        "tight",
+        "shape of fine-tuned-0, 4k FLOPs",
+        *("wide", "tight"),
+    ]
+    assert lines == [contrast.text for contrast in results().contrasts]
+    assert "--seeds" not in last  # no samples were stored, so that nothing is said of networks
+
+
+def test_the_tables_of_contrasts_say_what_each_comes_to():
+    places, tables = zip(*contrast_tables(results()), strict=True)
+    assert places == (
+        "wide, against uniformly narrowed",
+        "tight, against uniformly narrowed",
+        "shape of fine-tuned-0, 4k FLOPs, against fine-tuned",
+        "wide, against base",
+        "tight, against base",
+    )
+    texts = "".join(map(shown, tables))
+    assert texts.count("untested") == 7
+    tuned = [
+        dataclasses.replace(EVERYTHING[0], key=f"fine-tuned-0-s{n}", seed=n, test_score=score)
+        for n, score in ((1, 0.79), (2, 0.80))
+    ]
+    uniform = [
+        outcome(key, test_score=score, seed=n, origin="uniform", trial=None)
+        for n, (key, score) in enumerate((("uniform-b1", 0.5), ("uniform-b1-s1", 0.51)))
+    ]
+    (_, table), *_ = contrast_tables(results([EVERYTHING[0], *tuned, *uniform]))
+    row = r"fine-tuned +\+29\.2 \[\+26\.4, \+31\.9\] +0\.00059 +4 × +better"
+    assert re.search(row, shown(table))
 
 
 def test_the_budget_is_known_exactly_where_the_search_says_so():
@@ -258,6 +288,15 @@ def test_nothing_says_accuracy_of_another_score(score: Score, number: str, bette
     assert number in text
     assert "accura" not in text
     assert {row["score"] for row in front_rows(found)} == {score.name}
+
+
+def test_a_lower_error_is_a_gain_in_tables_and_rows():
+    found = results(score=ABSOLUTE_ERROR)
+    least = next(o for o in EVERYTHING if o.test_score == 0.65)
+    (row,) = front_rows(found, [least])
+    assert row["score_against_base"] == pytest.approx(0.29)
+    assert "0.29 better" in shown(front_table(found, [least]))
+    assert "0.29 better" in shown(contest_table(found))
 
 
 def test_errors_are_ranked_from_the_least():

@@ -10,9 +10,9 @@ from samples import base_outcome, outcome
 
 from pruning import Budget, Cost
 from search.commands.result_summary import print_results
+from search.results.contests import contests
 from search.results.report import Results, front_rows, to_csv
 from search.results.target_table import target_names, target_rows, target_table
-from search.results.verdict import contests
 from search.tasks.score import ACCURACY
 from search.trials.jobs import Outcome
 from search.trials.pareto import front

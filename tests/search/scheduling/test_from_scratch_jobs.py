@@ -281,3 +281,10 @@ def test_several_budgets_hold_together(tmp_path, preflight, digits, trials):
             cost: Cost = both.graph.cost(job.widths)
             assert cost.flops <= both.base.flops * 0.1 * job.rung
             assert cost.params <= 5000 * job.rung
+
+
+def test_without_a_shape_to_choose_nothing_is_trained_from_scratch(config, preflight, trials):
+    alone = dataclasses.replace(config, profiles=0)
+    assert members(alone, preflight, trials) == ([], [])
+    assert (num_members(alone), alone.num_tempered) == (0, 0)
+    assert config.num_tempered == config.study.tempered_trials > 0

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from ports import free_port
 from samples import from_scratch_job, outcome, small_config, trial_job
 
 import copycat
@@ -26,7 +27,13 @@ from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageFiles
-from search.scheduling.ray_executor import Share, _JobSearcher, check_resources, cluster
+from search.scheduling.ray_executor import (
+    Share,
+    _JobSearcher,
+    check_resources,
+    cluster,
+    on_a_node,
+)
 from search.studies.search_study import run
 from search.system.exit_status import EXIT_NOT_NOW, exit_status
 from search.trials import artifacts
@@ -347,15 +354,9 @@ def test_an_address_that_is_none_is_refused(address: str):
         check_resources(at(address), "cpu")
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def test_a_cluster_that_does_not_answer_is_refused_in_seconds(free_port: int):
+def test_a_cluster_that_does_not_answer_is_refused_in_seconds():
     begun = time.monotonic()
-    address = f"127.0.0.1:{free_port}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}: ") as caught:
         check_resources(at(address), "cpu")
     assert exit_status(caught.value) == EXIT_NOT_NOW  # it may be up again later
@@ -370,10 +371,31 @@ def test_a_cluster_that_answers_is_taken_for_one():
     check_resources(at("auto"), "cpu")
 
 
-def test_an_unreachable_cluster_ends_the_search_before_anything_is_written(
-    tmp_path: Path, free_port: int
-):
-    config = small_config(tmp_path, resources=ResourcesConfig(ray_address=f"127.0.0.1:{free_port}"))
+def test_an_unreachable_cluster_ends_the_search_before_anything_is_written(tmp_path: Path):
+    address = f"127.0.0.1:{free_port()}"
+    config = small_config(tmp_path, resources=ResourcesConfig(ray_address=address))
     with pytest.raises(ConfigError, match="no Ray cluster answers"):
         run(config)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_trial_takes_no_more_than_a_node_of_the_cluster_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray waits for ever for what no node has, without a word."""
+
+    def node(cpus: float, *, is_alive: bool = True) -> dict[str, object]:
+        return {"Alive": is_alive, "Resources": {"CPU": cpus}}
+
+    nodes = [node(64.0, is_alive=False), node(2.0), node(4.0), {"Alive": True, "Resources": {}}]
+    monkeypatch.setattr("search.scheduling.ray_executor.ray.nodes", lambda: nodes)
+    joined = ResourcesConfig(ray_address="10.0.0.1:6379")
+    assert on_a_node(Share(2, 8, 0.0), joined) == Share(2, 4, 0.0)
+    assert on_a_node(Share(2, 3, 0.0), joined) == Share(2, 3, 0.0)
+    assert on_a_node(Share(2, 8, 0.0), ResourcesConfig()) == Share(2, 8, 0.0)
+    chosen = dataclasses.replace(joined, cpus_per_trial=8)
+    with pytest.raises(ConfigError, match=r"at most 4, the CPUs of the largest node .*:6379, got"):
+        on_a_node(Share(2, 8, 0.0), chosen)
+    nodes.clear()
+    with pytest.raises(ConfigError, match="cpus_per_trial must be at most 0"):
+        on_a_node(Share(2, 8, 0.0), joined)

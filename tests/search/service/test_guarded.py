@@ -17,13 +17,16 @@ from serving import SETTINGS, eventually, service
 from search.service.access.audit_log import AUDIT_FILE
 from search.service.access.tokens import create, revoke
 from search.service.database.connection import open_service_database
-from search.service.mlflow.credentials import PASSWORD_FILE
+from search.service.mlflow.credentials import CREDENTIALS_FILE, PASSWORD_FILE
 from search.service.queue.webhooks import SIGNATURE_HEADER
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
 
 pytestmark = pytest.mark.slow
 
-STORES = {AUDIT_FILE, "service.db", "mlflow.db", "basic_auth.db", "mlflow-auth.key", PASSWORD_FILE}
+STORES = {
+    *(AUDIT_FILE, "service.db", "mlflow.db", "basic_auth.db", "mlflow-auth.key"),
+    *(PASSWORD_FILE, CREDENTIALS_FILE),
+}
 
 SHORT = {
     **SETTINGS,

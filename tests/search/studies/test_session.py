@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.width_interpolation import tempered_source
+from search.storage.layout import EVENTS_FILE
 from search.studies import search_stages, session
 from search.tasks.score import ACCURACY
+from search.tracking.search_state import EventFile
 from search.trials.jobs import EpochRecord, Job, Outcome
-from search.trials.pareto import hypervolume
+from search.trials.pareto import Reference, hypervolume
 from search.trials.trial import perform
 
 
@@ -67,6 +71,24 @@ def test_compared_trials_and_all_members_are_repeated_with_other_seeds(
         folder = config.directory / "architectures" / f"fine-tuned-{trial}-s1"
         assert (folder / "architecture.json").exists()
     assert not [*(config.directory / "jobs").iterdir()]
+
+
+def test_the_best_interpolated_shapes_are_repeated_as_well(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+):
+    """What competes in means has several runs; those that no rung prefers have one."""
+    monkeypatch.setattr(search_stages, "tempered_source", knowing_nothing)
+    study = StudyConfig(by_products=0, tempered_trials=3)
+    results = search.run(dataclasses.replace(repeated(tmp_path), study=study)).results
+    runs: dict[str, list[int]] = {}
+    for found in results.everything:
+        if found.origin == "tempered":
+            runs.setdefault(found.network, []).append(found.seed)
+    repeated_networks = {name for name, seeds in runs.items() if len(set(seeds)) == 2}
+    competing = [c.entries["tempered"] for c in results.contests if "tempered" in c.entries]
+    assert competing
+    assert {entry.key for entry in competing} == repeated_networks
+    assert all(len(seeds) == 1 for name, seeds in runs.items() if name not in repeated_networks)
 
 
 def test_a_repetition_ends_elsewhere_than_its_trial(tmp_path: Path, workers: Workers):
@@ -214,5 +236,6 @@ def test_the_hypervolume_goes_on_where_it_was(
     assert [step for step, _ in curve] == list(range(1, len(results.everything) + 1))
     values = [value for _, value in curve]
     assert values == sorted(values)
-    expected = hypervolume(results.everything, results.base.flops, ACCURACY)
+    launched = next(EventFile(config.directory / EVENTS_FILE).read())
+    expected = hypervolume(results.everything, Reference(**launched["reference"]), ACCURACY)
     assert values[-1] == pytest.approx(expected)

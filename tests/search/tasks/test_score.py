@@ -13,6 +13,8 @@ from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES
 from pruning.errors import ConfigError
 from search.tasks.score import ACCURACY, Score
 
+ERROR_RATE = Score("error rate", "minimize")
+
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -71,14 +73,20 @@ def test_a_difference_is_in_points_where_scores_are_in_percent():
         (MEAN_IOU, -0.004, "−0.4 points"),
         (MEAN_IOU, 0.0126, "+1.3 points"),
         (MEAN_IOU, -0.0001, "±0.0 points"),
-        (ABSOLUTE_ERROR, -0.0001, "−0.0001"),
-        (ABSOLUTE_ERROR, 12.34, "+12.3"),
+        (ERROR_RATE, -0.0126, "1.3 points worse"),
+        (ABSOLUTE_ERROR, -0.0001, "0.0001 worse"),
+        (ABSOLUTE_ERROR, 12.34, "12.3 better"),
         (ABSOLUTE_ERROR, 0.0, "±0"),
         (ABSOLUTE_ERROR, None, "–"),
     ],
 )
-def test_a_change_has_its_sign(score: Score, difference: float | None, text: str):
-    assert score.change_text(difference) == text
+def test_a_gain_is_told_by_its_sign_or_in_words(score: Score, difference: float | None, text: str):
+    assert score.gain_text(difference) == text
+
+
+def test_a_lower_error_is_a_gain():
+    assert MEAN_IOU.gain(0.75, 0.5) == 0.25
+    assert ABSOLUTE_ERROR.gain(0.75, 0.5) == -0.25
 
 
 def test_an_axis_says_what_is_on_it_and_whether_in_percent():

@@ -87,7 +87,7 @@ def test_every_event_of_a_search_can_be_followed(event_log: EventLog, file: Path
     assert progress["best"]["validation_score"] == 0.8
     assert progress["hypervolume"] == hypervolume(
         [outcome(validation_score=0.8), outcome("half", flops=500)],
-        context.preflight.base.flops,
+        context.preflight.reference,
         ACCURACY,
     )
     assert progress["epochs"] == progress["expected_epochs"] == 2

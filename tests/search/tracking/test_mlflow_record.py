@@ -21,8 +21,8 @@ from samples import (
 from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
 from mlflow_server.runs import Entry, LogMetrics
 from pruning.cost import Budget, Cost
+from search.results.contests import contests
 from search.results.report import Results
-from search.results.verdict import contests
 from search.storage.layout import CURVE_FILE
 from search.studies.search_study import search_run
 from search.tasks.score import ACCURACY
@@ -227,6 +227,17 @@ def test_a_score_is_recorded_under_its_own_name(memory: MemoryRecorder, context:
     assert memory.read("search").tags[schema.TAG_SCORE] == "mean absolute error"
     assert memory.read("search").tags[schema.TAG_SCORE_METRIC] == "mean_absolute_error"
     assert memory.read("search").tags[schema.TAG_SCORE_DIRECTION] == "minimize"
+
+
+def test_a_lower_error_is_a_gain_against_the_base(memory: MemoryRecorder, context: JobContext):
+    preflight = dataclasses.replace(context.preflight, score=ABSOLUTE_ERROR)
+    recording = record_of(memory, dataclasses.replace(context, preflight=preflight))
+    recording.started(TRIAL)
+    recording.finished(TRIAL, [TUNED])
+    base = base_outcome(test_score=TUNED.test_score + 0.25)
+    recording.log_against_base({TUNED.key: TUNED}, base)
+    gains = memory.read(f"architecture/{TUNED.key}").metrics["mean_absolute_error_against_base"]
+    assert gains[-1][1] == pytest.approx(0.25)
 
 
 def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: MlflowRecord):
@@ -483,25 +494,27 @@ def test_the_hypervolume_grows_with_every_network_over_restarts(
     memory: MemoryRecorder, recording: MlflowRecord, context: JobContext, preflight: Preflight
 ):
     """A rectangle of accuracy × spared FLOPs; a dominated network adds nothing."""
-    base = preflight.base.flops
+    reference = preflight.reference
+    half = int(math.sqrt(reference.flops * reference.least_flops))
+    spared = reference.sparing(half)
 
     def volumes() -> list[tuple[int, float]]:
         return [*memory.read("search").metrics[schema.METRIC_HYPERVOLUME]]
 
     one, two, three = (from_scratch_job(key) for key in "abc")
     recording.started(one)
-    recording.finished(one, [found := outcome("a", flops=base // 2, validation_score=0.5)])
-    expected = [(1, pytest.approx(0.25))]
+    recording.finished(one, [found := outcome("a", flops=half, validation_score=0.5)])
+    expected = [(1, pytest.approx(spared * reference.worth(0.5, ACCURACY)))]
     assert volumes() == expected
     again = record_of(memory, context)
     again.known([found])
     again.started(two)
-    again.finished(two, [outcome("b", flops=base // 2, validation_score=0.25)])
-    expected.append((2, pytest.approx(0.25)))
+    again.finished(two, [outcome("b", flops=half, validation_score=0.25)])
+    expected.append((2, expected[0][1]))
     assert volumes() == expected
     again.started(three)
-    again.finished(three, [outcome("c", flops=base // 2, validation_score=0.75)])
-    expected.append((3, pytest.approx(0.375)))
+    again.finished(three, [outcome("c", flops=half, validation_score=0.75)])
+    expected.append((3, pytest.approx(spared * reference.worth(0.75, ACCURACY))))
     assert volumes() == expected
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ from own_data import OwnData, own_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.errors import ModelError, TrainingDivergedError
+from pruning.errors import ConfigError, ModelError, TrainingDivergedError
 from search import Score, Task, TrainingContext
 from search.config.training_config import TrainingConfig
 from search.tasks.regression import Regression
 from search.training.checkpoints import Checkpoints
 from search.training.own_loop import OwnLoop, trainer_for
-from search.training.trainer import EpochReport, Trainer
+from search.training.trainer import EpochReport, Trainer, check_recipe
 from search.trials.jobs import EpochRecord
 from search.trials.staged_training import StagedTraining
 
@@ -90,6 +91,33 @@ def test_a_task_without_a_loop_of_its_own_has_the_usual_one(data: OwnData) -> No
         device=torch.device("cpu"),
     )
     assert isinstance(trainer, Trainer)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ema_decay": 0.9},
+        {"clip_norm": 1.0},
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"label_smoothing": 0.1},
+        {"crop": "resized"},
+        {"augment": "randaugment"},
+        {"distill": True},
+        {"distill_from": "folder"},
+    ],
+    ids=str,
+)
+def test_settings_that_a_loop_of_ones_own_knows_nothing_of_are_refused(
+    data: OwnData, settings: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(CONFIG, **settings)
+    (name,) = settings
+    with pytest.raises(ConfigError) as caught:
+        check_recipe(config, data, ByAdam())
+    assert str(caught.value).startswith(f"{name} has no effect in ByAdam.train, a training loop of")
+    assert caught.value.field == name
+    check_recipe(dataclasses.replace(CONFIG, schedule="cosine", optimizer="adamw"), data, ByAdam())
 
 
 def test_every_epoch_is_measured_and_passed_on(data: OwnData) -> None:

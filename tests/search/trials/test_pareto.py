@@ -1,6 +1,7 @@
 """The front against its definition, by brute force."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, outcome
 
 from search.tasks.score import ACCURACY, Score
-from search.trials.pareto import best, dominates, front, hypervolume, spread, without_base
+from search.trials.pareto import (
+    Hypervolume,
+    Reference,
+    best,
+    dominates,
+    front,
+    hypervolume,
+    spread,
+    without_base,
+)
 
 SHARE_OF_ERRORS = Score("error rate", "minimize")
 
@@ -101,7 +111,7 @@ def test_the_order_of_the_points_does_not_matter(both):
 def test_no_points_have_no_front():
     assert front([], ACCURACY) == []
     assert best([], ACCURACY) is None
-    assert hypervolume([], 1, ACCURACY) == 0
+    assert hypervolume([], REFERENCE, ACCURACY) == 0
     assert spread([], 3) == []
 
 
@@ -123,44 +133,64 @@ def test_a_spread_is_even(count, expected):
     assert numbers == (list(range(7)) if expected is None else expected)
 
 
-BASE_FLOPS = 4
+REFERENCE = Reference(score=0.0, flops=4.0, least_flops=1.0)
 """Below the dearest points of the clouds, which then add nothing."""
 
 
 @given(clouds)
 def test_the_hypervolume_is_the_area_that_points_dominate(points):
-    """On the grid of the clouds the area is a number of cells, counted one by one."""
-    covered = sum(
-        any(10 * p.validation_score > row + 0.5 and p.flops <= column for p in points)
-        for row, column in itertools.product(range(10), range(BASE_FLOPS))
-    )
-    assert hypervolume(points, BASE_FLOPS, MEAN_IOU) == pytest.approx(covered / (10 * BASE_FLOPS))
+    """Between two neighbouring FLOPs of the clouds, the best score of what costs no more."""
+    area = 0.0
+    for flops in range(1, 4):
+        reached = [p.validation_score for p in points if p.flops <= flops]
+        area += math.log((flops + 1) / flops) * max(reached, default=0.0)
+    assert hypervolume(points, REFERENCE, MEAN_IOU) == pytest.approx(area / math.log(4))
 
 
 @pytest.mark.parametrize("score", [ACCURACY, SHARE_OF_ERRORS])
 @given(points=clouds, more=clouds)
 def test_more_points_never_take_hypervolume_away(score, points, more):
-    assert hypervolume(points, 6, score) <= hypervolume([*points, *more], 6, score) + 1e-12
-    assert hypervolume(front(points, score), 6, score) == hypervolume(points, 6, score)
+    reference = Reference(0.3, 6.0, 1.0)
+    volume = Hypervolume(reference, score)
+    before = 0.0
+    for point in [*points, *more]:
+        volume.add(point)
+        assert volume.value >= before - 1e-12
+        before = volume.value
+    assert hypervolume(front(points, score), reference, score) == pytest.approx(
+        hypervolume(points, reference, score)
+    )
 
 
-def test_the_hypervolume_of_the_best_of_all_is_nearly_one():
-    assert hypervolume([Measured(1.0, 1)], 1_000_000, ACCURACY) == pytest.approx(1 - 1e-6)
-    assert hypervolume([Measured(0.0, 1)], 1_000_000, SHARE_OF_ERRORS) == pytest.approx(1 - 1e-6)
-    points = [Measured(0.8, 25), Measured(0.9, 50)]
-    assert hypervolume(points, 100, ACCURACY) == pytest.approx(0.8 * 0.25 + 0.9 * 0.5)
+def test_the_corner_is_a_network_that_guesses_within_the_budget():
+    reference = Reference(0.1, 1000, 10)
+    assert hypervolume([Measured(0.1, 10)], reference, ACCURACY) == 0
+    assert hypervolume([Measured(0.05, 10)], reference, ACCURACY) == 0
+    assert hypervolume([Measured(1.0, 1000)], reference, ACCURACY) == 0
+    assert hypervolume([Measured(1.0, 2000)], reference, ACCURACY) == 0
+    assert hypervolume([Measured(1.0, 10)], reference, ACCURACY) == pytest.approx(1)
+    assert hypervolume([Measured(1.0, 1)], reference, ACCURACY) == pytest.approx(1)
+    assert hypervolume([Measured(0.55, 100)], reference, ACCURACY) == pytest.approx(0.25)
+    points = [Measured(0.55, 100), Measured(1.0, 500)]
+    expected = 0.25 + 0.5 * math.log(2) / math.log(100)
+    assert hypervolume(points, reference, ACCURACY) == pytest.approx(expected)
+
+
+def test_a_floor_at_the_budget_leaves_no_area_to_divide_by_zero():
+    assert hypervolume([Measured(1.0, 100)], Reference(0.1, 100, 100), ACCURACY) == 0
 
 
 @given(clouds)
 def test_the_hypervolume_of_errors_is_that_of_what_is_right(points):
     right = [Measured(1 - p.validation_score, p.flops) for p in points]
-    expected = hypervolume(right, 5, ACCURACY)
-    assert hypervolume(points, 5, SHARE_OF_ERRORS) == pytest.approx(expected)
+    expected = hypervolume(right, Reference(0.25, 5, 1), ACCURACY)
+    found = hypervolume(points, Reference(0.75, 5, 1), SHARE_OF_ERRORS)
+    assert found == pytest.approx(expected)
 
 
-def test_a_score_without_a_worst_value_has_no_hypervolume():
-    assert hypervolume([Measured(0.5, 1)], 2, ABSOLUTE_ERROR) is None
-    assert hypervolume([], 2, ABSOLUTE_ERROR) is None
+def test_a_score_that_is_no_share_has_no_hypervolume():
+    assert hypervolume([Measured(0.5, 1)], REFERENCE, ABSOLUTE_ERROR) is None
+    assert Hypervolume(None, ACCURACY).value is None
 
 
 def test_the_base_network_does_not_compete():

@@ -61,6 +61,17 @@ def test_the_targets_of_a_search_are_shares_of_its_base_network(tmp_path, prefli
     ]
 
 
+@pytest.mark.parametrize(("scope", "channels"), [("global", 45), ("uniform", 48)])
+def test_a_share_of_channels_is_each_layers_own_in_uniform_scope(
+    preflight: Preflight, scope: str, channels: int
+):
+    """Of 32, 64 and 128 channels, twice each, a tenth are 4, 7 and 13; of 448 they are 45."""
+    config = small_config(Path(), targets=("channels=10%",), scope=scope)
+    (target,) = targets_of(PROPOSAL, config, preflight)
+    assert target.suffix == "-channels-10pct"
+    assert target.limits.limit("channels") == channels
+
+
 def test_the_budget_holds_beside_a_target_above_it(preflight: Preflight):
     limit = preflight.limits.limit("flops")
     proposal = dataclasses.replace(PROPOSAL, target_flops=int(2 * limit))

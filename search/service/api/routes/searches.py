@@ -35,6 +35,7 @@ from search.service.schemas import (
     paging,
 )
 from search.service.torch_worker.tasks import check_settings
+from search.service.torch_worker.worker import OverTimeError
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -113,19 +114,38 @@ async def _add(
 async def preflight(request: Request, components: InComponents, caller: Writer) -> Any:
     """What a search with these settings would begin with; nothing is kept."""
     content = parse_settings(await request.body(), request.headers.get("content-type", ""))
-    return (await _check(components, components.policy.resolve(content), caller.name))["frame"]
+    settings = components.policy.resolve(content)
+    try:
+        checked = await _check(components, settings, caller.name, measures_weights=True)
+    except OverTimeError as error:
+        if not settings.get("weights"):
+            raise
+        checked = await _check(components, settings, caller.name)
+        weights = components.policy.shown(settings["weights"])
+        line = f"{weights}: not measured, since {error.detail}; a search begins with their score"
+        checked["frame"]["lines"].insert(1, f"weights       {line}")
+    return checked["frame"]
 
 
 async def _check(
-    components: Components, settings: Mapping[str, Any], caller: str
+    components: Components,
+    settings: Mapping[str, Any],
+    caller: str,
+    *,
+    measures_weights: bool = False,
 ) -> dict[str, Any]:
     """All settings and the preflight; ProblemError 422 for what cannot be, or is not allowed.
 
-    settings: as the policy has resolved them.
+    settings: as the policy has resolved them.  measures_weights: as for `check_settings`.
     """
     policy = components.policy
-    arguments = (settings, components.device, policy.limits.most_params)
-    checked = await components.worker.run(check_settings, *arguments, caller=caller)
+    arguments = (settings, components.device, policy.limits.most_params, measures_weights)
+    try:
+        checked = await components.worker.run(check_settings, *arguments, caller=caller)
+    except ProblemError as error:
+        error.detail = policy.shown(error.detail)
+        raise
+    checked["frame"]["lines"] = list(map(policy.shown, checked["frame"]["lines"]))
     policy.require_limits(checked["settings"])
     return checked
 

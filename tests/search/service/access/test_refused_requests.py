@@ -6,7 +6,6 @@ Each gets problem details with a status below 500, and leaves nothing stored, la
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -312,7 +311,6 @@ def test_a_stream_ends_with_its_token(
     guarded.put(f"watched-{how}", state="queued")
     monkeypatch.setattr(SearchQueue, "take_next", lambda *_: [])
     headers = {"authorization": f"Bearer {token}"}
-    begun = time.monotonic()
 
     def end() -> None:
         if how == "revoked":
@@ -322,8 +320,7 @@ def test_a_stream_ends_with_its_token(
     timer.start()
     answer = guarded.ask("GET", f"/v1/searches/watched-{how}/events", headers=headers)
     assert answer.status == 200
-    assert b"event: state" in answer.body
-    assert time.monotonic() - begun < 6  # half a second, or two, and a second: generously
+    assert b"event: state" in answer.body  # and it ended: nothing else would have ended it
     check_refused(guarded.ask("GET", "/v1/searches", headers=headers), 401)
 
 

@@ -392,8 +392,8 @@ def test_the_page_tells_a_score_by_its_own_name_and_form(browser, tmp_path):
         points(page).nth(2).wait_for()
         assert page.locator(".plot .ytitle").text_content() == "validation mean absolute error"
         for key, cells in (
-            ("least", ["0.25", "", "+0.125"]),
-            ("worse", ["0.75", "", "+0.625"]),
+            ("least", ["0.25", "", "0.125\u00a0worse"]),
+            ("worse", ["0.75", "", "0.625\u00a0worse"]),
             ("base", ["0.125", "", "–"]),
         ):
             assert row_of(page, key).locator("td").all_inner_texts()[5:8] == cells

@@ -127,6 +127,7 @@ def test_errors_come_with_their_name_and_the_least_is_on_the_front(empty: Any) -
     found = [
         outcome("least", flops=1000, validation_score=0.25).to_mapping(),
         outcome("worse", flops=1200, validation_score=0.75).to_mapping(),
+        base_outcome(flops=2000, validation_score=0.5).to_mapping(),
     ]
     launched = {**LAUNCHED, "score": ABSOLUTE_ERROR.to_mapping()}
     put(empty, "mine", settings(), launched, {**FINISHED, "outcomes": found})
@@ -135,8 +136,9 @@ def test_errors_come_with_their_name_and_the_least_is_on_the_front(empty: Any) -
     page = empty.ask("GET", "/v1/searches/mine/architectures").json
     assert page["score"] == ABSOLUTE_ERROR.to_mapping()
     assert [(one["key"], one["on_front"]) for one in page["items"]] == [
-        *(("least", True), ("worse", False)),
+        *(("base", False), ("least", True), ("worse", False)),
     ]
+    assert [one["score_against_base"] for one in page["items"]] == [0, 0.25, -0.25]
     front = empty.ask("GET", "/v1/searches/mine/front?sort=-validation_score").json
     assert [one["key"] for one in front["items"]] == ["least"]
     shown = empty.ask("GET", "/v1/searches/mine").json

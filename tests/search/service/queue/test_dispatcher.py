@@ -131,7 +131,7 @@ def test_progress_and_the_front_are_kept_while_it_runs(
 ) -> None:
     add(searches, "a")
     dispatcher.step()
-    begin(say, "a")
+    begin(say, "a", reference={"score": 0.2, "flops": 4000.0, "least_flops": 250.0})
     say("a", "started", key="t", job={"proposal": {}})
     epoch(say, "a", 3)
     first = outcome("x", flops=1000, validation_score=0.7).to_mapping()
@@ -143,7 +143,7 @@ def test_progress_and_the_front_are_kept_while_it_runs(
     row = searches.get("a")
     assert (row.progress["best"]["key"], row.progress["base"]["key"]) == ("x", "base")
     assert row.progress["trials"]["finished"] == 1
-    assert row.progress["hypervolume"] == pytest.approx(0.5 * 0.7)
+    assert row.progress["hypervolume"] == pytest.approx(0.5 * 0.5 / 0.8)
     assert row.frame["base"] == BASE
     on_front = architectures.within("a", bounds={}, on_front=True)
     assert [found.key for found in on_front] == ["x"]

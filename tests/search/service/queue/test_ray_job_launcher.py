@@ -12,10 +12,15 @@ import httpx
 import pytest
 from serving import SETTINGS, eventually, free_port, service
 
+from mlflow_server.credentials_file import CREDENTIALS_VARIABLE, PASSWORD, USER
 from pruning.errors import ServiceError
 from search.scheduling.ray_environment import cluster_token
+from search.service.mlflow.connection import MlflowConnection
+from search.service.mlflow.credentials import MlflowCredentials
 from search.service.queue.launcher import ProcessExit
 from search.service.queue.ray_job_launcher import RayJobsLauncher
+from search.service.server import environment_of_searches
+from search.service.service_config import ServiceConfig
 from search.storage.layout import LOG_FILE
 
 ADDRESS = "http://jobs.test:8265"
@@ -29,8 +34,11 @@ class JobServer:
         self.logs = ""
         self.stopped: list[str] = []
         self.trouble = ""
+        self.token = ""
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return httpx.Response(403 if "Authorization" in request.headers else 401)
         if self.trouble:
             return httpx.Response(500, text=f"Traceback:\n  File\n{self.trouble}\n")
         return self._answer(request)
@@ -59,13 +67,18 @@ def jobs() -> JobServer:
     return JobServer()
 
 
-@pytest.fixture
-def launcher(jobs: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RayJobsLauncher:
+@pytest.fixture(autouse=True)
+def answered(jobs: JobServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of ADDRESS is answered by `jobs`."""
     client = httpx.Client
     monkeypatch.setattr(
         "search.service.queue.ray_job_launcher.httpx.Client",
-        lambda **given: client(**given, transport=httpx.MockTransport(jobs)),
+        lambda **given: client(**given, mounts={ADDRESS: httpx.MockTransport(jobs)}),
     )
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> RayJobsLauncher:
     return RayJobsLauncher(ADDRESS, tmp_path / "my runs", "http://mlflow:5000")
 
 
@@ -81,6 +94,25 @@ def test_a_job_resumes_the_search_and_is_submitted_once(
         "--ray-address auto"
     )
     assert launcher.launch("s", 2) != handle
+
+
+def test_no_password_is_among_what_a_cluster_shows(
+    jobs: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(USER, "ann")
+    monkeypatch.setenv(PASSWORD, "not for others")
+    config = ServiceConfig(runs=str(tmp_path), mlflow_url="http://mlflow:5000")
+    mlflow = MlflowConnection(config.mlflow_url, "", MlflowCredentials.from_environment())
+    environment = environment_of_searches(config, mlflow)
+    launcher = RayJobsLauncher(ADDRESS, tmp_path, mlflow.url, environment=environment)
+    job = jobs.jobs[launcher.launch("s", 1)]
+    assert "not for others" not in json.dumps(job)
+    assert mlflow.credentials is not None
+    mlflow.credentials.keep_for_searches(tmp_path)
+    file = Path(job["runtime_env"]["env_vars"][CREDENTIALS_VARIABLE])
+    assert file.parent == tmp_path
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text()) == {USER: "ann", PASSWORD: "not for others"}
 
 
 def test_a_job_that_is_over_says_how(launcher: RayJobsLauncher, jobs: JobServer) -> None:
@@ -112,6 +144,24 @@ def test_a_job_server_in_trouble_is_told_in_one_line(
     assert str(caught.value) == (
         f"the Ray job server at {ADDRESS} fails: status 500: No available agent"
     )
+
+
+@pytest.mark.parametrize("given", ["", "another"])
+def test_a_job_server_that_refuses_the_token_is_told_in_one_line(
+    jobs: JobServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    jobs.token = "of the cluster"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", given)
+    with pytest.raises(ServiceError) as caught:
+        RayJobsLauncher(ADDRESS, tmp_path, "")
+    assert str(caught.value) == (
+        f"the Ray job server at {ADDRESS} refuses this token, or asks for one: give the cluster's, "
+        "which is looked for in RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH and in "
+        "~/.ray/auth_token"
+    )
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the cluster")
+    RayJobsLauncher(ADDRESS, tmp_path, "")
 
 
 def test_a_job_server_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""The page of an experiment, in Markdown: does the paper's ordering show, and all the numbers."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from search.experiments.claims import Cells, Verdict, mean_text, papers_cells, shown, verdicts
+from search.experiments.definition import Experiment
+from search.experiments.plan import Plan, Where
+
+_WORDS = {
+    "yes": "yes",
+    "within chance": "on the means, within chance",
+    "no": "**no**",
+    "–": "not told",
+}
+_VERSIONS = ("espalier", "torch", "torchvision", "ray", "optuna", "fvcore")
+
+
+def measured_page(plan: Plan, cells: Cells, pictures: Sequence[tuple[str, str]]) -> str:
+    """The page of an experiment that was run.
+
+    pictures: names of files beside the page, and their captions.
+    """
+    experiment = plan.experiment
+    answers = verdicts(experiment, cells)
+    parts = [
+        f"# {experiment.source}: {experiment.title}",
+        *_first(experiment, answers),
+        experiment.about,
+        *([_ordering_table(answers)] if answers else []),
+        *(f"![{caption}]({file})" for file, caption in pictures),
+        *_tables(experiment, cells),
+        _how(plan),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def empty_page(experiment: Experiment, where: Where) -> str:
+    """The page of an experiment that was not run yet at this scale."""
+    parts = [
+        f"# {experiment.source}: {experiment.title}",
+        f"**Not run yet at `--scale {where.scale}`**: there are no numbers from here. "
+        f"`{_command(experiment, where)}` runs it.",
+        experiment.about,
+        *([_claims_list(experiment)] if experiment.claims else []),
+        *_tables(experiment, {}),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _first(experiment: Experiment, answers: Sequence[Verdict]) -> list[str]:
+    """What did not show comes first, and what was tried."""
+    absent = [one for one in answers if one.here == "no"]
+    vague = [one for one in answers if one.here == "within chance"]
+    lines = [f"**Does not show here:** {one.claim.text} ({one.detail})." for one in absent]
+    lines += [f"**Not beyond chance here:** {one.claim.text} ({one.detail})." for one in vague]
+    if lines and experiment.tried:
+        lines.append(f"What was tried: {experiment.tried}")
+    return lines
+
+
+def _ordering_table(answers: Sequence[Verdict]) -> str:
+    rows = [(one.claim.text, _WORDS[one.paper], _WORDS[one.here], one.detail) for one in answers]
+    return _table(("what the paper claims", "its numbers", "here: same ordering?", "closest"), rows)
+
+
+def _claims_list(experiment: Experiment) -> str:
+    return "\n".join(["It claims:", "", *(f"- {claim.text}" for claim in experiment.claims)])
+
+
+def _tables(experiment: Experiment, cells: Cells) -> list[str]:
+    """Paper and here side by side, a table for each part."""
+    paper = papers_cells(experiment)
+    tables = []
+    for part in experiment.parts:
+        used = [
+            column
+            for column in experiment.columns
+            if any(
+                (part.label, row.label, column.label) in source
+                for row in part.rows
+                for source in (paper, cells)
+            )
+        ]
+        if not used:
+            continue
+        rows = []
+        for row in part.rows:
+            numbers = []
+            for column in used:
+                key = (part.label, row.label, column.label)
+                own = shown(paper[key][0], column.decimals) if key in paper else "–"
+                numbers += [own, mean_text(cells.get(key, ()), column.decimals)]
+            rows.append((row.label, *numbers))
+        headings = [f"{c.label}, {where}" for c in used for where in ("paper", "here")]
+        tables.append(_table((part.label or "", *headings), rows))
+    return tables
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _how(plan: Plan) -> str:
+    """Command, n, deviation, versions, device, and every run."""
+    experiment, where = plan.experiment, plan.where
+    count = experiment.seeds.get(where.scale, 1)
+    trains = any(run.trains for run in plan)
+    spread = f" n = {count} seeds; ± is the deviation over them." if count > 1 else ""
+    measured = (
+        f"Measured on {datetime.date.today()} by `{_command(experiment, where)}`." + spread * trains
+    )
+    text = [measured]
+    if trains:
+        text.append("Test data chose nothing: every number of every run is here.")
+    if where.scale == "small" and experiment.differs:
+        text.append(f"What differs from the paper: {experiment.differs}")
+    text.append(f"{_device(plan)}; {_versions()}.")
+    commands = [run.command for run in plan if run.command]
+    if commands:
+        listed = "\n".join(commands)
+        text.append(
+            f"<details><summary>The {len(commands)} runs</summary>\n\n```sh\n{listed}\n```\n"
+            "</details>"
+        )
+    return "\n\n".join(text)
+
+
+def _command(experiment: Experiment, where: Where) -> str:
+    data = f" --data {where.data}" if where.data else ""
+    return f"espalier reproduce {experiment.name} --scale {where.scale}{data}"
+
+
+def _device(plan: Plan) -> str:
+    """Where the runs were made: what they stored of that, each once."""
+    places: dict[str, None] = {}
+    for run in plan:
+        record: Mapping[str, Any] = run.surroundings()
+        threads = int(record.get("threads", 1))
+        plural = "" if threads == 1 else "s"
+        places[f"{record['device']} ({record['processor']}, {threads} thread{plural})"] = None
+    return "; ".join(places)
+
+
+def _versions() -> str:
+    named = [f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS]
+    return ", ".join([f"Python {platform.python_version()}", *named])
