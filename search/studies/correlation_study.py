@@ -51,9 +51,9 @@ from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
 from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
-from search.studies.dry_run import dry_run_of_search
+from search.studies.dry_run import dry_run_of_search, try_out
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_data
+from search.studies.setup import SettingsFile, chosen_device, of_network, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
@@ -202,7 +202,7 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
     search = config.as_search()
     check_recipe(config.training, data, tasks.resolve(search.task))
     builder = models.builder_for(config.model, data.sample, search.model_arguments)
-    preflight = check(search, builder, data.sample)
+    preflight = of_network(config.model, check, search, builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
         for name in chosen:
@@ -260,7 +260,7 @@ def _try_out(subject: _Subject, data: Data) -> None:
     preflight = dataclasses.replace(subject.preflight, groups=subject.layers)
     targets = float(preflight.floor.flops), float(preflight.base.flops)
     context = JobContext(search, preflight, subject.device.type)
-    dry_run_of_search(context, data, SearchSpace(1.0, targets))
+    try_out(dry_run_of_search, context, data, SearchSpace(1.0, targets))
 
 
 def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
