@@ -150,7 +150,7 @@ def settings(folder: str) -> search.SearchConfig:
         training=search.TrainingConfig(
             epochs=6,
             fine_tune_epochs=3,
-            scratch_epochs=4,
+            scratch_epochs=8,
             optimizer="adamw",
             batch_size=16,
             learning_rate=0.002,
