@@ -324,7 +324,7 @@ class CorrelationOf(StudyOf):
         if row is None:
             return []
         if at in ("", "overall"):
-            found = [getattr(row.all_layers, value)]
+            found: list[float | None] = [getattr(row.all_layers, value)]
         elif at == "mean":
             found = [getattr(row.per_layer, value)]
         else:
