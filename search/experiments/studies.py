@@ -318,8 +318,9 @@ class CorrelationOf(StudyOf):
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
         if value not in COEFFICIENTS:
-            known = ", ".join(COEFFICIENTS)
-            raise ConfigError(f"of a correlation study {known} are read, not {value}")
+            raise ConfigError(
+                f"of a correlation study {', '.join(COEFFICIENTS)} are read, not {value}"
+            )
         row = next((one for one in self.results.agreements if one.criterion == of), None)
         if row is None:
             return []
