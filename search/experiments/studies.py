@@ -318,13 +318,14 @@ class CorrelationOf(StudyOf):
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
         if value not in COEFFICIENTS:
-            known = ", ".join(COEFFICIENTS)
-            raise ConfigError(f"of a correlation study {known} are read, not {value}")
+            raise ConfigError(
+                f"of a correlation study {', '.join(COEFFICIENTS)} are read, not {value}"
+            )
         row = next((one for one in self.results.agreements if one.criterion == of), None)
         if row is None:
             return []
         if at in ("", "overall"):
-            found = [getattr(row.all_layers, value)]
+            found: list[float | None] = [getattr(row.all_layers, value)]
         elif at == "mean":
             found = [getattr(row.per_layer, value)]
         else:

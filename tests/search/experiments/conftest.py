@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from samples import Workers, espalier
 
+from mlflow_server import MemoryRecorder
 from search.experiments.definition import read
 from search.experiments.plan import Plan, Where
 
@@ -16,6 +17,12 @@ EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
 Smoke = Callable[[str], str]
 """From the name of an experiment to its page."""
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of its own for every study, in place of MLflow."""
+    monkeypatch.setattr("search.studies.session.run_recorder", lambda *_: MemoryRecorder("one"))
 
 
 @pytest.fixture(scope="session")
