@@ -117,7 +117,7 @@ def test_sparse_training_alone_stores_the_network_and_what_the_method_finds(
         name: preflight.graph.group(name).width for name in preflight.groups
     }
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    scales = [float(scale) for norm in norms for scale in norm.weight]
+    scales = [scale for norm in norms for scale in norm.weight.tolist()]
     scores = [score for values in stored["scores"].values() for score in values]
     assert sorted(scales) == pytest.approx(sorted(scores))
 
