@@ -120,7 +120,8 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         distill_weight=taught.distill_weight,
     )
     gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
-    by_products = config.study.by_products if config.targets else 0
+    is_other = config.targets or config.train_only  # there are none then, nor may be said any
+    by_products = config.study.by_products if is_other else 0
     study = dataclasses.replace(config.study, early_stopping=False, by_products=by_products)
     # A cluster's GPU need not be here.
     device = context.device if torch.cuda.is_available() else "cpu"

@@ -59,7 +59,7 @@ def test_rows_are_trials_by_number_and_columns_targets_in_the_order_of_the_searc
     assert (first.trial, first.tried, last.trial, last.tried) == (0, TRIED[0], 10, TRIED[10])
     (repeated, missing), (one, other) = first.networks, last.networks
     assert repeated is not None
-    assert (repeated.num_judged, repeated.test_score) == (2, 0.5)
+    assert (len(repeated.runs), repeated.test_score) == (2, 0.5)
     assert missing is None
     assert [entry and entry.key for entry in (one, other)] == [
         *("fine-tuned-10-channels-20pct", "fine-tuned-10-channels-60pct")
