@@ -34,6 +34,7 @@ def reproduce(
     stem = page_stem(experiment, where, folder)
     pictures = _drawn(plan, cells, stem)
     page = stem.with_name(f"{stem.name}.md")
+    page.parent.mkdir(parents=True, exist_ok=True)
     write_durably(page, measured_page(plan, cells, pictures).encode())
     return page, verdicts(experiment, cells)
 

@@ -156,9 +156,13 @@ class SearchOf(StudyOf):
 
     def network(self, at: str = "") -> Outcome | None:
         """The network that a cell is read off."""
-        trained = "sparse-0" if self.config.train_only else f"fine-tuned-0{self._suffix(at)}"
-        key = BASE_ARCHITECTURE if at == "base" else trained
+        key = self._key(at)
         return next((one for one in self.results.networks if one.key == key), None)
+
+    def _key(self, at: str) -> str:
+        if at == "base":
+            return BASE_ARCHITECTURE
+        return "sparse-0" if self.config.train_only else f"fine-tuned-0{self._suffix(at)}"
 
     def _suffix(self, target: str) -> str:
         """What the name of the network that was pruned to this target ends in."""
