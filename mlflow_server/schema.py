@@ -47,6 +47,15 @@ PARAM_BLOCK_STRENGTH = "block_strength"
 PARAM_TARGET_FLOPS = "target_flops"
 PARAM_PRUNING_SCHEDULE = "pruning_schedule"
 PARAM_TARGET = "target"
+PARAM_ITERATIVE_EPOCHS = "iterative_epochs"
+PARAM_ITERATIVE_UNITS = "iterative_units"
+PARAM_ITERATIVE_MINIBATCHES = "iterative_minibatches"
+PARAM_ITERATIVE_SURGERY_EVERY = "iterative_surgery_every"
+PARAM_ITERATIVE_SCORE_MOMENTUM = "iterative_score_momentum"
+PARAM_ITERATIVE_LEARNING_RATE = "iterative_learning_rate"
+PARAM_ITERATIVE_FLOPS_PENALTY = "iterative_flops_penalty"
+PARAM_ITERATIVE_RESET_MOMENTUM = "iterative_reset_momentum"
+PARAM_ITERATIVE_SCORE_EVERY = "iterative_score_every"
 PARAM_EPOCHS = "epochs"
 PARAM_FINE_TUNE_EPOCHS = "fine_tune_epochs"
 PARAM_SCRATCH_EPOCHS = "scratch_epochs"
@@ -182,15 +191,25 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
     Field(PARAM_TARGET, "param", "text", "", "what a network was pruned to, of several targets"),
     Field(PARAM_PRUNING_SCHEDULE, "param", "text", "", "when channels go, if not all at once"),
-    Field("iterative_epochs", "param", "integer", "epochs", "in which iterative pruning is over"),
-    Field("iterative_units", "param", "integer", "", "channels, or units of them, that go at once"),
-    Field("iterative_minibatches", "param", "integer", "", "of training between two removals"),
-    Field("iterative_surgery_every", "param", "integer", "", "removals by gates before surgery"),
-    Field("iterative_score_momentum", "param", "real", _FRACTION, "of the average of scores"),
-    Field("iterative_learning_rate", "param", "real", "", "while channels go"),
-    Field("iterative_flops_penalty", "param", "real", "", "taken from a score per FLOP it saves"),
-    Field("iterative_reset_momentum", "param", "boolean", "", "whether the optimizer begins anew"),
-    Field("iterative_score_every", "param", "integer", "", "removals between two measurements"),
+    Field(
+        PARAM_ITERATIVE_EPOCHS, "param", "integer", "epochs", "in which iterative pruning is over"
+    ),
+    Field(
+        PARAM_ITERATIVE_UNITS, "param", "integer", "", "channels, or units of them, that go at once"
+    ),
+    Field(PARAM_ITERATIVE_MINIBATCHES, "param", "integer", "", "of training between two removals"),
+    Field(
+        PARAM_ITERATIVE_SURGERY_EVERY, "param", "integer", "", "removals by gates before surgery"
+    ),
+    Field(PARAM_ITERATIVE_SCORE_MOMENTUM, "param", "real", _FRACTION, "of the average of scores"),
+    Field(PARAM_ITERATIVE_LEARNING_RATE, "param", "real", "", "while channels go"),
+    Field(
+        PARAM_ITERATIVE_FLOPS_PENALTY, "param", "real", "", "taken from a score per FLOP it saves"
+    ),
+    Field(
+        PARAM_ITERATIVE_RESET_MOMENTUM, "param", "boolean", "", "whether the optimizer begins anew"
+    ),
+    Field(PARAM_ITERATIVE_SCORE_EVERY, "param", "integer", "", "removals between two measurements"),
     Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
     Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
     Field(PARAM_SCRATCH_EPOCHS, "param", "integer", "epochs", "length of training from scratch"),

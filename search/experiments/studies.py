@@ -182,10 +182,10 @@ class SearchOf(StudyOf):
         if network is None:
             return []
         if value == "kept":
-            return [self._kept(network, lambda name, _: fits(name, of))]
+            return self._kept(network, lambda name, _: fits(name, of))
         if value == "removed early":
             half = len(self.results.base_widths) // 2
-            return [100 - self._kept(network, lambda _, place: place < half)]
+            return [100 - kept for kept in self._kept(network, lambda _, place: place < half)]
         if value == "below a tenth":
             scores = [one for layer in self.scores(network).values() for one in layer]
             return [100 * statistics.fmean(one < _TENTH for one in scores)]
@@ -202,11 +202,16 @@ class SearchOf(StudyOf):
         profile = read(self.folder / network.path).profile
         return widths_left(profile, self.results.base_widths)
 
-    def _kept(self, network: Outcome, counts: Callable[[str, int], bool]) -> float:
-        """The percentage of channels that is left of the groups, by name and place, that count."""
+    def _kept(self, network: Outcome, counts: Callable[[str, int], bool]) -> list[float]:
+        """The percentage of channels that is left of the groups, by name and place, that count.
+
+        Nothing where the network has no such group.
+        """
         base, left = self.results.base_widths, self.widths(network)
         names = [name for place, name in enumerate(base) if counts(name, place)]
-        return 100 * sum(left[name] for name in names) / sum(base[name] for name in names)
+        if not names:
+            return []
+        return [100 * sum(left[name] for name in names) / sum(base[name] for name in names)]
 
 
 def fits(name: str, patterns: str) -> bool:

@@ -207,8 +207,12 @@ def test_mlflow_holds_a_point_for_every_epoch(finished_search: FinishedSearch):
 def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: FinishedSearch):
     completed, results = finished_search.completed, finished_search.results
     assert completed.err == ""
-    for line in results.verdict.splitlines():
-        assert " ".join(line.split()) in " ".join(completed.out.split())
+    shown = " ".join(completed.out.split())
+    first, *_, last = results.verdict.splitlines()
+    assert all(" ".join(line.split()) in shown for line in (first, last))
+    for contrast in results.contrasts:
+        assert f"{contrast.place}, against" in shown
+        assert contrast.finding in shown
     for stored in results.front:
         assert stored.key in completed.out
     assert completed.out.index("base network") < completed.out.index("trial 0: started")
