@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pruning.cost import Bound, Budget, Cost
     from pruning.fvcore_count import measure_cost
     from pruning.gates.channel_gates import ChannelGates, Gated, GateProbe
+    from pruning.gates.placement import Placement
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
     from pruning.iterative import (
         FISHER_PACE,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pruning.optimizer_state import carry_over
     from pruning.restrictions import Restrictions
     from pruning.rules import Rules
+    from pruning.scaling_factors.gating import Gating
     from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
     from pruning.selection import KeepPlan, least_widths, removal_order, select
     from pruning.sigmoid_batchnorm import (
@@ -54,10 +56,12 @@ _HOMES = {
     "Decision": "pruning.scaling_factors.scaling_factors",
     "FISHER_PACE": "pruning.iterative",
     "GateProbe": "pruning.gates.channel_gates",
+    "Gating": "pruning.scaling_factors.gating",
     "Gated": "pruning.gates.channel_gates",
     "IterativePruner": "pruning.iterative",
     "KeepPlan": "pruning.selection",
     "Pace": "pruning.iterative",
+    "Placement": "pruning.gates.placement",
     "Removable": "pruning.iterative",
     "Restrictions": "pruning.restrictions",
     "Rules": "pruning.rules",
@@ -96,9 +100,11 @@ __all__ = [
     "Decision",
     "GateProbe",
     "Gated",
+    "Gating",
     "IterativePruner",
     "KeepPlan",
     "Pace",
+    "Placement",
     "Removable",
     "ResidualBlock",
     "Restrictions",

@@ -115,12 +115,21 @@ def reason_with_place(error: BaseException) -> str:
     Without a place where the error came through no code but ours and what is installed.
     """
     reason = " ".join(f"{type(error).__name__}: {error}".split())
+    frames = traceback.extract_tb(error.__traceback__)
+    own = own_frame((frame.filename, frame.lineno or 0, frame.name) for frame in frames)
+    return f"{reason} ({own[0]}, line {own[1]})" if own else reason
+
+
+def own_frame(frames: Iterable[tuple[str, int, str]]) -> tuple[str, int, str] | None:
+    """The innermost frame of people's own code, without the folder of its file; None without any.
+
+    frames: file, line and function of what was running, the innermost last.
+    """
     here = Path(__file__).parents[1]
     ours = [here / name for name in ("pruning", "copycat", "mlflow_server", "search")]
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not _is_within(frame.filename, [*installed, *ours])]
-    return f"{reason} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else reason
+    own = [frame for frame in frames if not _is_within(frame[0], [*installed, *ours])]
+    return (Path(own[-1][0]).name, *own[-1][1:]) if own else None
 
 
 def _is_within(file: str, folders: Iterable[Path]) -> bool:

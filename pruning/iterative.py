@@ -170,7 +170,7 @@ class IterativePruner:
         self._graph = whole
         self._gates = ChannelGates(remove_channels(model, whole, KeepPlan({})), whole, groups)
         self.network = Gated(self._gates)
-        self._observer = GradientObserver(self._gates)
+        self._observer = self._observer_of(self._gates)
         if not self._is_watching:
             if batches is iter(batches):
                 raise CriterionError("batches must be there at each step: a list, no iterator")
@@ -194,7 +194,7 @@ class IterativePruner:
     @contextmanager
     def watching(self, num_samples: int) -> Iterator[None]:
         """Around the forward and backward pass of one minibatch of `num_samples`."""
-        if self.is_finished or not self._is_watching:
+        if self.is_finished or not self._is_watching or self._has_fixed_scores:
             yield
             return
         with self._observer.watching(num_samples):
@@ -284,13 +284,25 @@ class IterativePruner:
         """Whether training itself tells the criterion what it needs."""
         return isinstance(self._criterion, FirstOrderCriterion)
 
+    @property
+    def _has_fixed_scores(self) -> bool:
+        """Whether the criterion is fixed and has judged."""
+        return self._criterion.is_fixed and bool(self._average.scores)
+
+    def _observer_of(self, gates: ChannelGates) -> GradientObserver:
+        """Of gates where the criterion has them; `gates` are those that close."""
+        if not isinstance(self._criterion, FirstOrderCriterion):
+            return GradientObserver(gates)
+        placement = self._criterion.placement
+        return GradientObserver(ChannelGates(gates.model, gates.graph, gates.names, placement))
+
     def _scores(self) -> dict[str, Tensor]:
         """Per channel of the first network, by the criterion; 0 for those that are gone for real.
 
         Shape (width,) per group.
         """
         if isinstance(self._criterion, FirstOrderCriterion):
-            scores = self._gates.by_channel(self._criterion.of(self._observer.moments))
+            scores = self._observer.gates.by_channel(self._criterion.of(self._observer.moments))
         else:
             scores = self._criterion.score(self.network.model, self._graph, self._batches)
         spread = {}
@@ -301,7 +313,9 @@ class IterativePruner:
 
     def _prune(self) -> None:
         """Gate what scores lowest: as many units as the pace says, or the next budget needs."""
-        scores = self._average.update(self._scores())
+        scores = self._average.scores
+        if not self._has_fixed_scores:
+            scores = self._average.update(self._scores())
         if self._pace.flops_penalty:
             saved = flops_saved(self._base, self._plan.keep, self._plan.widths)
             penalty = self._pace.flops_penalty
@@ -346,7 +360,7 @@ class IterativePruner:
         self._present = self._plan
         self._graph = whole_trace(model, self._example_input, exact=exact)
         self._gates = ChannelGates(model, self._graph, self._plan.keep)
-        self._observer = GradientObserver(self._gates)
+        self._observer = self._observer_of(self._gates)
         self.network.exchange(self._gates)
 
     def _point(self) -> TrajectoryPoint:

@@ -93,7 +93,7 @@ class Restrictions:
         ):
             known = list(dict.fromkeys(part for g in graph.groups for part in parts(g)))
             for pattern in patterns:
-                if not _fits(pattern, known):
+                if not fits(pattern, known):
                     close = difflib.get_close_matches(pattern, known, n=3)
                     hint = f": did you mean {', '.join(close)}?" if close else ""
                     raise ConfigError(
@@ -110,9 +110,9 @@ class Restrictions:
         if not self._is_offered(module):
             return True
         inside = (name for name in names if name.startswith(f"{module}."))
-        candidates = {*_prefixes(module), *inside}
+        candidates = {*prefixes(module), *inside}
         caps = (pattern for pattern, share in self.max_removed.items() if share < 1)
-        return any(_fits(pattern, candidates) for pattern in (*self.ignore, *caps))
+        return any(fits(pattern, candidates) for pattern in (*self.ignore, *caps))
 
     def inside(self, prefix: str) -> Restrictions:
         """The same for a network that holds this one as the module `prefix`."""
@@ -124,19 +124,19 @@ class Restrictions:
 
     def _is_offered(self, module: str) -> bool:
         """Whether `only` does not forbid it."""
-        return not self.only or any(_fits(p, _prefixes(module)) for p in self.only)
+        return not self.only or any(fits(p, prefixes(module)) for p in self.only)
 
     def _restricted(self, group: ChannelGroup, width: int) -> ChannelGroup:
         if group.pinned is not None:
             return group
         held = list(_parts(group))
         for pattern in self.ignore:
-            if _fits(pattern, held):
+            if fits(pattern, held):
                 return dataclasses.replace(group, pinned=f"ignored ({pattern})")
         if not all(map(self._is_offered, group.producers or (group.name,))):
             return dataclasses.replace(group, pinned=f"not asked for (only {', '.join(self.only)})")
         produced = list(_producing_parts(group))
-        caps = [(share, p) for p, share in self.max_removed.items() if _fits(p, produced)]
+        caps = [(share, p) for p, share in self.max_removed.items() if fits(p, produced)]
         if not caps:
             return group
         share, pattern = min(caps)
@@ -148,23 +148,24 @@ class Restrictions:
         return dataclasses.replace(group, min_units=least, why_no_fewer=why)
 
 
-def _fits(pattern: str, names: Iterable[str]) -> bool:
+def fits(pattern: str, names: Iterable[str]) -> bool:
+    """Whether a pattern such as "layer4.*" fits one of these names."""
     return any(fnmatchcase(name, pattern) for name in names)
 
 
 def _parts(group: ChannelGroup) -> Iterator[str]:
     """All layers of a group, and the modules that they are in."""
     for layer in dict.fromkeys((*group.producers, *group.layers)):
-        yield from _prefixes(layer)
+        yield from prefixes(layer)
 
 
 def _producing_parts(group: ChannelGroup) -> Iterator[str]:
     """The layers that produce a group, and the modules that they are in."""
     for layer in group.producers:
-        yield from _prefixes(layer)
+        yield from prefixes(layer)
 
 
-def _prefixes(name: str) -> Iterator[str]:
+def prefixes(name: str) -> Iterator[str]:
     """layer4, layer4.0 and layer4.0.conv1 for the last of these."""
     parts = name.split(".")
     yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))

@@ -4,14 +4,17 @@ May import `gates`, `graph`, `selection`, `sigmoid_batchnorm` and what is below 
 """
 
 from pruning.criteria.averaging import ScoreAverage
-from pruning.criteria.criterion import Batches, BatchLoss, Criterion, Loss
+from pruning.criteria.criterion import Batches, BatchLoss, Criterion, GateCriterion, Loss
 from pruning.criteria.first_order import (
     FirstOrderCriterion,
     Fisher,
     Snip,
     Taylor,
+    TaylorBatchNormScale,
     TaylorFullGradient,
+    TaylorOutput,
     TaylorWeights,
+    judged_together,
     score_together,
 )
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
@@ -28,6 +31,7 @@ __all__ = [
     "Criterion",
     "FirstOrderCriterion",
     "Fisher",
+    "GateCriterion",
     "GradientMoments",
     "GradientObserver",
     "Loss",
@@ -40,11 +44,14 @@ __all__ = [
     "SigmoidScale",
     "Snip",
     "Taylor",
+    "TaylorBatchNormScale",
     "TaylorFullGradient",
+    "TaylorOutput",
     "TaylorSecondOrder",
     "TaylorWeights",
     "WeightMagnitude",
     "combinatorial_oracle",
     "greedy_order",
+    "judged_together",
     "score_together",
 ]

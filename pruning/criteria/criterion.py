@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pruning.cost import called, in_mode
 from pruning.errors import CriterionError
+from pruning.gates.channel_gates import ChannelGates
+from pruning.gates.placement import CONSUMED, At, Per, Placement, is_normalised
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.nested_tensors import num_samples
 from pruning.networks.torch_interior import BatchNorm, Dropout
@@ -51,7 +53,23 @@ class Minibatch:
 
 
 class Criterion(ABC):
-    """Judges the channels of a network; higher means more important."""
+    """Judges the channels of a network; higher means more important.
+
+    is_fixed: whether iterative pruning takes its scores once, at its first step.
+    """
+
+    is_fixed: bool = False
+
+    def fixed(self) -> Self:
+        """The same criterion, whose scores iterative pruning does not estimate again.
+
+        What goes once makes no difference to pruning in one shot. Source: Molchanov et al.,
+        "Importance Estimation for Neural Network Pruning", fig. 4, "Oracle-fixed" and
+        "Taylor FO-fixed".
+        """
+        changed = copy.copy(self)
+        changed.is_fixed = True
+        return changed
 
     def covers(
         self,
@@ -81,6 +99,54 @@ class Criterion(ABC):
         random state. Criteria without need for data ignore `batches`.
         Raises CriterionError if it covers no group, or lacks the data that it needs.
         """
+
+
+class GateCriterion(Criterion):
+    """Judges gates, wherever they are placed; the score of a channel is that of its gate.
+
+    Where the convolutions of a stream have gates of their own, a channel's score is the sum of
+    theirs (Molchanov et al., §3.2, "Importance score aggregation", say so of parameters).
+    """
+
+    placement: Placement = CONSUMED
+
+    def placed(self, at: At = "consumer", per: Per = "stream") -> Self:
+        """The same criterion on gates that are placed so, see Placement.
+
+        Raises ConfigError for other words.
+        """
+        changed = copy.copy(self)
+        changed.placement = Placement(at, per)
+        return changed
+
+    def covers(self, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
+        """None where gates are to act before batch normalisation and the network has none."""
+        names = super().covers(model, graph)
+        if self.placement == CONSUMED:
+            return names
+        if self.placement.at == "convolution" and not is_normalised(model, graph):
+            return ()
+        return tuple(name for name in names if self.placement.fits(model, graph.group(name)))
+
+    def gates(self, model: nn.Module, graph: ChannelGraph) -> ChannelGates:
+        """Gates of all groups that it covers; CriterionError if there is none."""
+        covered = self.covers(model, graph)
+        if not covered and self.placement != CONSUMED and graph.prunable:
+            raise CriterionError(
+                f"{type(model).__name__} has no prunable channels behind which batch normalisation "
+                "would follow a gate: judge by gates where channels are consumed"
+            )
+        return ChannelGates(model, graph, covered, self.placement)
+
+    @abstractmethod
+    def judge(self, gates: ChannelGates, batches: Batches = ()) -> Tensor:
+        """One score per gate, shape (U,), whatever `placement` is."""
+
+    def score(
+        self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
+    ) -> dict[str, Tensor]:
+        gates = self.gates(model, graph)
+        return gates.by_channel(self.judge(gates, batches))
 
 
 def minibatches(

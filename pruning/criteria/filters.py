@@ -1,15 +1,18 @@
-"""Which slices of which parameters produce a unit: its filters and their biases."""
+"""Which slices of which parameters belong to a unit: its filters and their biases, its scales."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph, TensorAxis
+from pruning.networks.torch_interior import BatchNorm
+from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
 
 @dataclass(frozen=True)
@@ -33,27 +36,59 @@ class FilterAxis:
 
 def filter_axes(gates: ChannelGates) -> tuple[FilterAxis, ...]:
     """The output axes of weights and biases of the producers of all gated groups."""
-    places = gates.by_group(torch.arange(gates.num_units))
-    starts = {gates.graph.index(name): int(place[0]) for name, place in places.items()}
     parameters = {name for name, _ in gates.model.named_parameters()}
-    axes = []
-    for axis in gates.graph.axes:
-        if axis.is_input or axis.tensor not in parameters:
-            continue
+    axes = [a for a in gates.graph.axes if not a.is_input and a.tensor in parameters]
+    return _gated(gates, [(axis, producing(axis, gates.graph)) for axis in axes])
+
+
+def gated_scales(gates: ChannelGates) -> tuple[FilterAxis, ...]:
+    """The scales γ of batch normalisations over channels whose gates are their group's."""
+    axes = scale_axes(gates.model, gates.graph)
+    return _gated(gates, [(axis, set(axis.groups.tolist())) for axis in axes])
+
+
+def _gated(
+    gates: ChannelGates, axes: Iterable[tuple[TensorAxis, set[int]]]
+) -> tuple[FilterAxis, ...]:
+    """Those of the axes that have gates, each for some groups by number."""
+    gated, found = {gates.graph.index(name): name for name in gates.names}, []
+    for axis, numbers in axes:
         units = np.full(len(axis.groups), gates.num_units, dtype=np.int64)
-        for number in producing(axis, gates.graph) & starts.keys():
-            here = axis.groups == number
-            units[here] = starts[number] + axis.units[here]
+        for number in numbers & gated.keys():
+            start = gates.start(gated[number], _layer(axis))
+            if start is not None:
+                here = axis.groups == number
+                units[here] = start + axis.units[here]
         if (units < gates.num_units).any():
-            axes.append(FilterAxis(axis.tensor, axis.axis, torch.from_numpy(units)))
-    return tuple(axes)
+            found.append(FilterAxis(axis.tensor, axis.axis, torch.from_numpy(units)))
+    return tuple(found)
 
 
 def producing(axis: TensorAxis, graph: ChannelGraph) -> set[int]:
     """The groups that the layer of this axis, not an input axis, is a producer of."""
-    owner, _, own = axis.tensor.rpartition(".")
     return {
         number
         for number in np.unique(axis.groups[axis.groups >= 0]).tolist()
-        if (owner or own) in graph.groups[number].producers
+        if _layer(axis) in graph.groups[number].producers
     }
+
+
+def scale_axes(model: nn.Module, graph: ChannelGraph) -> tuple[TensorAxis, ...]:
+    """The scales γ of batch normalisations, but for sigmoid ones, whose parameter is none.
+
+    model: without wrappers.
+    """
+    modules = dict(model.named_modules())
+
+    def is_scale(axis: TensorAxis) -> bool:
+        layer = modules.get(_layer(axis))
+        is_plain = isinstance(layer, BatchNorm) and not isinstance(layer, SigmoidBatchNorm)
+        return is_plain and axis.tensor.rpartition(".")[2] == "weight"
+
+    return tuple(axis for axis in graph.axes if is_scale(axis))
+
+
+def _layer(axis: TensorAxis) -> str:
+    """The module that owns the tensor; a bare parameter of the network stands for itself."""
+    owner, _, own = axis.tensor.rpartition(".")
+    return owner or own

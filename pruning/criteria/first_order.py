@@ -6,7 +6,8 @@ Source of the Taylor criteria: Molchanov et al., "Importance Estimation for Neur
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import ClassVar, Self, final
 
 import torch
@@ -16,20 +17,22 @@ from torch.nn import functional as F
 from pruning.criteria.criterion import (
     Batches,
     BatchLoss,
-    Criterion,
+    GateCriterion,
     Loss,
     minibatches,
     undisturbed,
 )
+from pruning.criteria.filters import scale_axes
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.wrappers import unwrapped
 from pruning.unit_costs import flops_saved
 
 
-class FirstOrderCriterion(Criterion):
-    """A function of GradientMoments; it can judge every prunable group.
+class FirstOrderCriterion(GateCriterion):
+    """A function of GradientMoments; most can judge every prunable group.
 
     loss: the mean loss E of a minibatch, from outputs and targets, or of whole minibatches.
     needs_samples: whether it needs the gradient of each sample's loss; CriterionError then for
@@ -58,11 +61,8 @@ class FirstOrderCriterion(Criterion):
     def of(self, moments: GradientMoments) -> Tensor:
         """One score per unit, shape (U,)."""
 
-    def score(
-        self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
-    ) -> dict[str, Tensor]:
-        name = type(self).__name__
-        return score_together({name: self}, model, graph, batches)[name]
+    def judge(self, gates: ChannelGates, batches: Batches = ()) -> Tensor:
+        return judged_together({type(self).__name__: (self, gates)}, batches)[0]
 
 
 @final
@@ -89,6 +89,58 @@ class TaylorFullGradient(FirstOrderCriterion):
 
     def of(self, moments: GradientMoments) -> Tensor:
         return moments.sample_squares / moments.num_samples
+
+
+@final
+class TaylorOutput(FirstOrderCriterion):
+    """mean_n |∂L_n/∂z| of a sample's loss, over the root of its squares in the layer; in [0, 1].
+
+    ∂L_n/∂z is the sum over positions of activation · gradient, so that this is the average over
+    a feature map of the earlier Taylor criterion on outputs but for its number of positions, which
+    a layer's maps share and the division takes out. All zeros in a layer where none matters.
+    Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
+        Inference", §2.2, eq. 8, normalised as in "Normalization"; "Taylor-output" of the later
+        paper's table 2, which does not say whether it normalises.
+    """
+
+    needs_samples = True
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        scores = moments.sample_absolutes / moments.num_samples
+        for part in moments.gates.by_layer(scores).values():  # views
+            part.div_(part.norm().clamp(min=torch.finfo(part.dtype).tiny))
+        return scores
+
+
+@final
+class TaylorBatchNormScale(FirstOrderCriterion):
+    """Σ (γ·∂E/∂γ)² over the batch normalisations of a channel, averaged over minibatches; ≥ 0.
+
+    What `BatchNormScale` is to the size of γ, by first order. It covers channels with batch
+    normalisation; sigmoid ones, whose parameter is no scale, are left out.
+    Source: Molchanov et al., table 2, "BN scale" with Taylor FO, and eq. 8: individual
+        contributions add up.
+    """
+
+    def covers(self, model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
+        scaled = {
+            number
+            for axis in scale_axes(unwrapped(model), graph)
+            for number in set(axis.groups.tolist())
+        }
+        names = super().covers(model, graph)
+        return tuple(name for name in names if graph.index(name) in scaled)
+
+    def gates(self, model: nn.Module, graph: ChannelGraph) -> ChannelGates:
+        if graph.prunable and not self.covers(model, graph):
+            raise CriterionError(
+                f"{type(model).__name__} has no batch normalisation with a scale along a prunable "
+                "group, which this criterion reads: choose another criterion or network"
+            )
+        return super().gates(model, graph)
+
+    def of(self, moments: GradientMoments) -> Tensor:
+        return moments.scale_squares / moments.num_batches
 
 
 @final
@@ -132,11 +184,11 @@ class Fisher(FirstOrderCriterion):
         delta = moments.sample_squares / (2 * moments.num_samples)
         if not self.flops_penalty:
             return delta
-        gates, saved = moments.gates, torch.zeros_like(delta)
+        gates = moments.gates
         flops = flops_saved(gates.graph, gates.names, moments.widths)
-        for name, part in gates.by_group(saved).items():  # views
-            part.fill_(flops[name])
-        return delta - self.flops_penalty * saved
+        units = {name: gates.graph.group(name).num_units for name in gates.names}
+        saved = {name: delta.new_full((number,), flops[name]) for name, number in units.items()}
+        return delta - self.flops_penalty * gates.joined(saved)
 
 
 @final
@@ -164,34 +216,60 @@ def score_together(
     The same as each criterion's own `score`, for the cost of one. Raises CriterionError if
     the criteria differ in their loss.
     """
-    losses = list(dict.fromkeys(criterion.loss for criterion in criteria.values()))
+    pairs = {
+        name: (criterion, criterion.gates(model, graph)) for name, criterion in criteria.items()
+    }
+    judged = judged_together(pairs, batches)
+    return {
+        name: gates.by_channel(scores)
+        for (name, (_, gates)), scores in zip(pairs.items(), judged, strict=True)
+    }
+
+
+def judged_together(
+    criteria: Mapping[str, tuple[FirstOrderCriterion, ChannelGates]], batches: Batches
+) -> list[Tensor]:
+    """The scores of several criteria on gates of one network, (U,) each, from one pass."""
+    losses = list(dict.fromkeys(criterion.loss for criterion, _ in criteria.values()))
     if len(losses) != 1:
         raise CriterionError(
             f"one pass has one loss, but {', '.join(criteria) or 'no criteria'} have {len(losses)}"
         )
-    gates = ChannelGates(model, graph)
-    moments = gradient_moments(gates, batches, losses[0], criteria=" and ".join(criteria))
-    return {name: gates.by_channel(criterion.of(moments)) for name, criterion in criteria.items()}
+    layouts = {(gates.names, gates.placement): gates for _, gates in criteria.values()}
+    every = gradient_moments(
+        list(layouts.values()), batches, losses[0], criteria=" and ".join(criteria)
+    )
+    moments = dict(zip(layouts, every, strict=True))
+    return [
+        criterion.of(moments[gates.names, gates.placement])
+        for criterion, gates in criteria.values()
+    ]
 
 
 def gradient_moments(
-    gates: ChannelGates, batches: Batches, loss: Loss | BatchLoss, *, criteria: str
-) -> GradientMoments:
-    """The moments of a network in eval mode; the network is left as it was.
+    layouts: Sequence[ChannelGates], batches: Batches, loss: Loss | BatchLoss, *, criteria: str
+) -> list[GradientMoments]:
+    """The moments of a network in eval mode, of each of these sets of gates, from one pass.
 
+    The network is left as it was.
     criteria: what needs the data, in the error for bad data.
     """
-    observer = GradientObserver(gates)
-    with undisturbed(gates.model):
-        names, parameters = zip(*observer.parameters, strict=True)
+    observers, model = [GradientObserver(gates) for gates in layouts], layouts[0].model
+    learned = {name: p for observer in observers for name, p in observer.parameters}
+    with undisturbed(model):
         for batch in minibatches(batches, loss, criteria):
-            with gates.probing(batch.num_samples) as probe:
-                energy = batch.loss(gates.model)
+            with ExitStack() as stack:
+                probes = [
+                    stack.enter_context(gates.probing(batch.num_samples)) for gates in layouts
+                ]
+                energy = batch.loss(model)
             # Not while probing: there the call's own arguments would be probed.
-            gradients = torch.autograd.grad(energy, parameters, allow_unused=True)
-            observer.add(probe.gradients, dict(zip(names, gradients, strict=True)))
-    moments = observer.moments
-    if not moments.sample_squares.isfinite().all():
+            values = torch.autograd.grad(energy, list(learned.values()), allow_unused=True)
+            gradients = dict(zip(learned, values, strict=True))
+            for observer, probe in zip(observers, probes, strict=True):
+                observer.add(probe.gradients, gradients)
+    moments = [observer.moments for observer in observers]
+    if not all(one.sample_squares.isfinite().all() for one in moments):
         raise CriterionError(
             f"{criteria}: a gradient is infinite or not a number; look at the loss and the data"
         )

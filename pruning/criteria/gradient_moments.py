@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.criteria.filters import filter_axes
+from pruning.criteria.filters import FilterAxis, filter_axes, gated_scales
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 
@@ -22,9 +22,11 @@ class GradientMoments:
     With L_n the loss of a sample and E_b the mean loss of a minibatch:
     sample_sums: Σ_n ∂L_n/∂z.
     sample_squares: Σ_n (∂L_n/∂z)².
+    sample_absolutes: Σ_n |∂L_n/∂z|.
     batch_squares: Σ_b (∂E_b/∂z)².
     weight_squares: Σ_b Σ_s (g_s w_s)² over the parameters s of a unit's producers (Molchanov et
         al., eq. 8), with g of E_b.
+    scale_squares: the same over the scales γ of a unit's batch normalisations.
     widths: what is left of the groups' widths, for criteria that weigh cost; groups that are
         left out are as wide as traced.
     """
@@ -36,6 +38,8 @@ class GradientMoments:
     sample_squares: Tensor
     batch_squares: Tensor
     weight_squares: Tensor
+    sample_absolutes: Tensor
+    scale_squares: Tensor
     widths: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: GradientMoments) -> GradientMoments:
@@ -51,6 +55,8 @@ _SUMS = (
     "sample_squares",
     "batch_squares",
     "weight_squares",
+    "sample_absolutes",
+    "scale_squares",
 )
 
 
@@ -63,14 +69,14 @@ class GradientObserver:
 
     def __init__(self, gates: ChannelGates, widths: Mapping[str, int] | None = None) -> None:
         self.gates = gates
-        self._axes = filter_axes(gates)
+        self._axes, self._scales = filter_axes(gates), gated_scales(gates)
         self._widths = dict(widths or {})
         self._moments: GradientMoments | None = None
 
     @property
     def parameters(self) -> list[tuple[str, Tensor]]:
-        """Names and parameters of the gated groups' producers, each once."""
-        names = {axis.parameter for axis in self._axes}
+        """Names and parameters of the gated groups' producers and batch normalisations' scales."""
+        names = {axis.parameter for axis in (*self._axes, *self._scales)}
         return [(n, p) for n, p in self.gates.model.named_parameters() if n in names]
 
     @property
@@ -106,10 +112,11 @@ class GradientObserver:
         `weight_squares` alone. With batch statistics (train mode) a sample's gradient
         includes what it does to the others.
         Raises CriterionError if a gated group's producers are frozen: gradients do not reach
-        them.
+        them. Frozen scales count as without effect in `scale_squares`.
         """
+        produced = {axis.parameter for axis in self._axes}
         for name, parameter in self.parameters:
-            if not parameter.requires_grad:
+            if name in produced and not parameter.requires_grad:
                 raise CriterionError(
                     f"{name} is frozen, so that its channels' gradients are unknown: "
                     "let it require gradients, or gate other groups"
@@ -132,15 +139,19 @@ class GradientObserver:
             sample_sums=batch * num_samples,
             sample_squares=gradients.square().sum(0) * num_samples**2,
             batch_squares=batch.square(),
-            weight_squares=self._weight_squares(weight_gradients, batch),
+            weight_squares=self._squares(self._axes, weight_gradients, batch),
+            sample_absolutes=gradients.abs().sum(0) * num_samples,
+            scale_squares=self._squares(self._scales, weight_gradients, batch),
         )
         self._moments = new if self._moments is None else self._moments + new
 
     @torch.no_grad()
-    def _weight_squares(self, gradients: Mapping[str, Tensor | None], like: Tensor) -> Tensor:
+    def _squares(
+        self, axes: Sequence[FilterAxis], gradients: Mapping[str, Tensor | None], like: Tensor
+    ) -> Tensor:
         total = torch.zeros_like(like)
         parameters = dict(self.parameters)
-        for axis in self._axes:
+        for axis in axes:
             if (gradient := gradients[axis.parameter]) is not None:
                 products = (gradient * parameters[axis.parameter]).to(like.dtype)
                 total += axis.summed(products.square_(), self.gates.num_units)

@@ -7,7 +7,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from pruning.criteria.criterion import Batches, Criterion
+from pruning.criteria.criterion import Batches, GateCriterion
 from pruning.criteria.filters import filter_axes, producing
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
@@ -16,7 +16,7 @@ from pruning.networks.wrappers import unwrapped
 
 
 @final
-class WeightMagnitude(Criterion):
+class WeightMagnitude(GateCriterion):
     """The L1 or L2 norm of the filters that produce a channel, ≥ 0; biases are left out.
 
     The filters of coupled channels, of all producers and of a unit's channels, count as one
@@ -38,21 +38,22 @@ class WeightMagnitude(Criterion):
             if not axis.is_input and axis.tensor in weights
             for number in producing(axis, graph)
         }
-        return tuple(group.name for group in graph.prunable if graph.index(group.name) in produced)
+        names = super().covers(model, graph)
+        return tuple(name for name in names if graph.index(name) in produced)
 
-    def score(
-        self,
-        model: nn.Module,
-        graph: ChannelGraph,
-        batches: Batches = (),  # noqa: ARG002 - weights need no data
-    ) -> dict[str, Tensor]:
-        covered = self.covers(model, graph)
-        if not covered:
+    def gates(self, model: nn.Module, graph: ChannelGraph) -> ChannelGates:
+        if not self.covers(model, graph):
             raise CriterionError(
                 f"{type(model).__name__} has no weights that produce a prunable group: "
                 "choose another network, or trace this one again"
             )
-        gates = ChannelGates(model, graph, covered)
+        return super().gates(model, graph)
+
+    def judge(
+        self,
+        gates: ChannelGates,
+        batches: Batches = (),  # noqa: ARG002 - weights need no data
+    ) -> Tensor:
         parameters, total = dict(gates.model.named_parameters()), None
         for axis in filter_axes(gates):
             weight = parameters[axis.parameter].detach()
@@ -61,5 +62,5 @@ class WeightMagnitude(Criterion):
             weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
             sums = axis.summed(weight.abs() if self.norm == 1 else weight**2, gates.num_units)
             total = sums if total is None else total + sums
-        assert total is not None, covered
-        return gates.by_channel(total if self.norm == 1 else total.sqrt())
+        assert total is not None, gates.names
+        return total if self.norm == 1 else total.sqrt()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pruning.criteria.criterion import (
     Batches,
     BatchLoss,
-    Criterion,
+    GateCriterion,
     Loss,
     minibatches,
     undisturbed,
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 @final
-class Oracle(Criterion):
+class Oracle(GateCriterion):
     """(E(D) − E(D | unit gated off))² over all the data D, ≥ 0: the importance itself.
 
     Equation 3 of Molchanov et al., "Importance Estimation for Neural Network Pruning", for a
@@ -51,14 +51,11 @@ class Oracle(Criterion):
         self.loss = loss
         self.on_unit = on_unit
 
-    def score(
-        self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
-    ) -> dict[str, Tensor]:
-        gates = ChannelGates(model, graph)
+    def judge(self, gates: ChannelGates, batches: Batches = ()) -> Tensor:
         single = [(unit,) for unit in range(gates.num_units)]
         losses = _mean_losses(gates, batches, self.loss, [(), *single], self.on_unit)
-        exact = torch.promote_types(next(model.parameters()).dtype, torch.float32)
-        return gates.by_channel(((losses[0] - losses[1:]) ** 2).to(exact))
+        exact = torch.promote_types(next(gates.model.parameters()).dtype, torch.float32)
+        return ((losses[0] - losses[1:]) ** 2).to(exact)
 
 
 @dataclass(frozen=True)

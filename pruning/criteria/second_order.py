@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria.criterion import (
     Batches,
     BatchLoss,
-    Criterion,
+    GateCriterion,
     Loss,
     Minibatch,
     minibatches,
@@ -23,12 +23,11 @@ from pruning.criteria.criterion import (
 )
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
-from pruning.graph.channel_graph import ChannelGraph
 
 _REFUSALS = ("is not implemented", "not supported", "once_differentiable")
 
 
-class SecondOrderCriterion(Criterion):
+class SecondOrderCriterion(GateCriterion):
     """What the gradient g and the diagonal of the Hessian H with respect to gates say.
 
     loss: outputs and targets → the mean loss of the minibatch; or that of whole minibatches.
@@ -58,13 +57,11 @@ class SecondOrderCriterion(Criterion):
     def of(self, gradient: Tensor, curvature: Tensor) -> Tensor:
         """The score of a minibatch per unit, from g and the diagonal of H, all of shape (U,)."""
 
-    def score(
-        self, model: nn.Module, graph: ChannelGraph, batches: Batches = ()
-    ) -> dict[str, Tensor]:
-        gates, name = ChannelGates(model, graph), type(self).__name__
+    def judge(self, gates: ChannelGates, batches: Batches = ()) -> Tensor:
+        name = type(self).__name__
         generator = torch.Generator().manual_seed(self.seed)
         total, count = torch.zeros(()), 0
-        with undisturbed(model):
+        with undisturbed(gates.model):
             for batch in minibatches(batches, self.loss, name):
                 derivatives = self._derivatives(gates, batch, generator)
                 total = self.of(*derivatives) + total.to(derivatives[0])
@@ -73,7 +70,7 @@ class SecondOrderCriterion(Criterion):
             raise CriterionError(
                 f"{name}: a derivative is infinite or not a number; look at the loss and the data"
             )
-        return gates.by_channel(total / count)
+        return total / count
 
     def _derivatives(
         self, gates: ChannelGates, batch: Minibatch, generator: torch.Generator

@@ -1,4 +1,4 @@
-"""Multipliers on channels where they are consumed: a gate of zero is a removed channel.
+"""Multipliers on channels: where they are consumed, a gate of zero is a removed channel.
 
 May import `graph`, `selection` and what is below them.
 """

@@ -7,6 +7,9 @@ acts on one of them, once. Behind a batch normalisation followed by ReLU and poo
 same function, with the same gradient, as a gate right behind the batch normalisation, since both
 pass positive factors on; with other activations it is the gate whose zero is the removal.
 
+A `Placement` may also put gates on the outputs of convolutions, before normalisation, and give each
+convolution its own.
+
 Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", §3 (gates z = 1).
 """
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,11 +27,14 @@ from torch import Tensor, nn
 
 from pruning.errors import CriterionError
 from pruning.gates.gated_calls import Gate, GatedCalls, ProductSite, Site
+from pruning.gates.placement import CONSUMED, Placement
 from pruning.gates.recomputation import recomputing
 from pruning.graph.call_sites import CallSite
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
 from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
+
+_Sites = TypeVar("_Sites")
 
 
 class ChannelGates:
@@ -38,11 +44,17 @@ class ChannelGates:
         wrapped one `model` is the network inside, which is what must run while gates are on.
     graph: the trace of a network with the same parameter names.
     groups: names of prunable groups; all of them if None.
-    Raises CriterionError if there is nothing to gate.
+    placement: where gates act, and whether the convolutions of a stream share theirs. Those on
+        outputs are no removal: what batch normalisation adds behind them goes on.
+    Raises CriterionError if there is nothing to gate, and for a group that has no gates there.
     """
 
     def __init__(
-        self, model: nn.Module, graph: ChannelGraph, groups: Iterable[str] | None = None
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        groups: Iterable[str] | None = None,
+        placement: Placement = CONSUMED,
     ) -> None:
         prunable = [group.name for group in graph.prunable]
         names = prunable if groups is None else [graph.group(name).name for name in groups]
@@ -54,23 +66,60 @@ class ChannelGates:
         for name in self.names:
             if (reason := graph.group(name).pinned) is not None:
                 raise CriterionError(f"group {name!r} cannot be gated, it is pinned: {reason}")
-        sizes = [graph.group(name).num_units for name in self.names]
+        self.placement = placement
+        self._owners = {name: self._owners_of(name) for name in self.names}
+        keys = [(name, owner) for name in self.names for owner in self._keys(name)]
+        sizes = [graph.group(name).num_units for name, _ in keys]
         self.num_units = sum(sizes)
         ends = np.cumsum(sizes).tolist()
         self._slices = {
-            name: slice(end - size, end)
-            for name, size, end in zip(self.names, sizes, ends, strict=True)
+            key: slice(end - size, end) for key, size, end in zip(keys, sizes, ends, strict=True)
         }
         self._sites, self._products = self._find_sites()
+        self._outputs = self._find_outputs()
 
     @property
     def sites(self) -> Mapping[str, Sequence[Site]]:
-        """Per parameter, by name, where gates act along it; each multiplies a part of it."""
-        return self._sites
+        """Per parameter, by name, where gates act along it; each multiplies a part of it.
+
+        Of gates on outputs those are the weights and biases that make them.
+        """
+        sites: dict[str, Sequence[Site]] = dict(self._sites)
+        biases = {name for name, _ in self.model.named_parameters() if name.endswith(".bias")}
+        for weight, site in self._outputs.items():
+            sites[weight] = (*sites.get(weight, ()), site)
+            if (bias := weight.removesuffix("weight") + "bias") in biases:
+                sites[bias] = (*sites.get(bias, ()), Site(0, site.units))
+        return sites
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
-        """A vector over all gates (…×U) as one tensor per group (…×units)."""
-        return {name: values[..., place] for name, place in self._slices.items()}
+        """A vector over all gates (…×U) as one tensor per group (…×units).
+
+        Views of it, unless convolutions have gates of their own: then sums over them.
+        """
+        parts: dict[str, Tensor] = {}
+        for (name, _), place in self._slices.items():
+            part = values[..., place]
+            parts[name] = parts[name] + part if name in parts else part
+        return parts
+
+    def by_layer(self, values: Tensor) -> dict[str, Tensor]:
+        """A vector over all gates (…×U) as one tensor per set of gates (…×units), views of it.
+
+        By the name of the group, or of the convolution where it has gates of its own.
+        """
+        owners = [owner for _, owner in self._slices]
+        return {
+            (owner or name) if owners.count(owner) == 1 or not owner else f"{name}/{owner}": values[
+                ..., place
+            ]
+            for (name, owner), place in self._slices.items()
+        }
+
+    def start(self, name: str, layer: str) -> int | None:
+        """Where the gates begin that what this layer produces of a group has; None for none."""
+        place = self._slices.get((name, "")) or self._slices.get((name, layer))
+        return None if place is None else place.start
 
     def by_channel(self, values: Tensor) -> dict[str, Tensor]:
         """A vector over all gates (U) as one value per channel, shape (width,) per group."""
@@ -80,13 +129,13 @@ class ChannelGates:
         }
 
     def joined(self, units: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of `by_group`: values per group (units,) as one vector over all gates."""
-        return torch.cat([units[name] for name in self.names])
+        """Values per group (units,) as one vector over all gates, what `by_group` takes apart."""
+        return torch.cat([units[name] for name, _ in self._slices])
 
     def mask(self, plan: KeepPlan) -> Tensor:
         """Ones for the units that `plan` keeps, zeros for the others: float32, shape (U,)."""
         kept = plan.units_kept(self.graph)
-        return torch.cat([torch.from_numpy(kept[name]) for name in self.names]).float()
+        return self.joined({name: torch.from_numpy(kept[name]) for name in self.names}).float()
 
     @contextmanager
     def multiplying(self, values: Tensor) -> Iterator[None]:
@@ -135,7 +184,13 @@ class ChannelGates:
 
     @contextmanager
     def _gating(self, gate: Gate, on_reentrant: Callable[[], None]) -> Iterator[None]:
-        calls = GatedCalls(self.model, self._resolved(), self._products, gate)
+        calls = GatedCalls(
+            self.model,
+            self._by_id(self._sites),
+            self._products,
+            gate,
+            outputs=self._by_id(self._outputs),
+        )
         with recomputing(calls.again, on_reentrant), calls.running():
             yield
 
@@ -147,7 +202,8 @@ class ChannelGates:
         """
         offsets = np.full(len(self.graph.groups) + 1, -1, dtype=np.int64)
         for name in self.names:
-            offsets[self.graph.index(name)] = self._slices[name].start
+            if not self._owners[name]:
+                offsets[self.graph.index(name)] = self._slices[name, ""].start
 
         def units_at(groups: NDArray[np.int32], units: NDArray[np.int32]) -> Tensor | None:
             gated = (groups >= 0) & (offsets[groups] >= 0)
@@ -173,27 +229,68 @@ class ChannelGates:
                 sites.setdefault(axis.tensor, []).append(Site(axis.axis, units))
         return sites, products
 
+    def _owners_of(self, name: str) -> tuple[str, ...]:
+        """The layers on whose outputs the gates of a group act; none where it is consumed."""
+        if self.placement == CONSUMED:
+            return ()
+        group = self.graph.group(name)
+        if not self.placement.fits(self.model, group):
+            raise CriterionError(
+                f"group {name!r} has no gates on outputs: {' or '.join(group.producers)} is no "
+                "convolution or linear layer as torch runs it; gate channels where they are "
+                "consumed, or name the groups to be judged"
+            )
+        return self.placement.owners(self.model, group)
+
+    def _keys(self, name: str) -> tuple[str, ...]:
+        """Whose gates a group has: its own, or those of each of its convolutions."""
+        owners = self._owners[name]
+        return owners if self.placement.per == "convolution" and owners else ("",)
+
+    def _find_outputs(self) -> dict[str, Site]:
+        """Per weight the gates on what it puts out."""
+        sites: dict[str, Site] = {}
+        for axis in self.graph.axes:
+            layer = axis.tensor.rpartition(".")[0]
+            if axis.is_input or axis.tensor != f"{layer}.weight":
+                continue
+            units = np.full(len(axis.groups), self.num_units, dtype=np.int64)
+            for name, owners in self._owners.items():
+                here = axis.groups == self.graph.index(name)
+                if layer in owners and here.any():
+                    units[here] = self._start_of(name, layer) + axis.units[here]
+            if (units < self.num_units).any():
+                sites[axis.tensor] = Site(axis.axis, torch.from_numpy(units))
+        return sites
+
+    def _start_of(self, name: str, layer: str) -> int:
+        start = self.start(name, layer)
+        assert start is not None, (name, layer)
+        return start
+
     def _check_reachable(self, consumed: frozenset[int]) -> None:
         """Raise CriterionError for channels that gates reach in one place but not in another."""
         for product in self.graph.products:
             if not product.is_reachable:
                 for number in consumed.intersection(product.groups.tolist()):
-                    if (name := self.graph.groups[number].name) in self.names:
+                    name = self.graph.groups[number].name
+                    if name in self.names and not self._owners[name]:
                         raise CriterionError(
                             f"group {name!r} cannot be gated: a call of {product.call.function} "
                             "multiplies its channels with each other out of sight; name the groups "
                             "to be judged without it"
                         )
 
-    def _resolved(self) -> dict[int, list[Site]]:
+    def _by_id(self, sites: Mapping[str, _Sites]) -> dict[int, _Sites]:
+        """By the parameters themselves; CriterionError for a network that lacks one."""
         parameters = dict(self.model.named_parameters())
-        missing = [name for name in self._sites if name not in parameters]
+        missing = [name for name in sites if name not in parameters]
         if missing:
             raise CriterionError(
                 f"{type(self.model).__name__} has no parameter {missing[0]!r}: "
                 "trace this network again"
             )
-        return {id(parameters[name]): sites for name, sites in self._sites.items()}
+        return {id(parameters[name]): value for name, value in sites.items()}
 
 
 def consumed_groups(graph: ChannelGraph) -> frozenset[int]:

@@ -63,7 +63,10 @@ Gate = Callable[..., Tensor]
 
 class GatedCalls(TorchFunctionMode):
     """Hands what a gated parameter meets to `gate`: the input of a convolution or a linear
-    layer, and in any other call the parameter itself; and one of two activations that meet."""
+    layer, and in any other call the parameter itself; and one of two activations that meet.
+
+    outputs: of weights of convolutions and linear layers, by id, what is gated that they put out.
+    """
 
     def __init__(
         self,
@@ -71,12 +74,15 @@ class GatedCalls(TorchFunctionMode):
         sites: Mapping[int, Sequence[Site]],
         products: Mapping[CallSite, Sequence[ProductSite]],
         gate: Gate,
+        *,
+        outputs: Mapping[int, Site],
     ) -> None:
         super().__init__()
         self._model = model
         self._sites = sites
         self._products = products
         self._gate = gate
+        self._outputs = outputs
         self._calls, self._is_following = CallSites(), False
 
     @contextmanager
@@ -106,6 +112,7 @@ class GatedCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        weight = _weight(func, args, kwargs) if self._outputs else None
         if self._products:
             for product in self._products.get(self._calls.next(func), ()):
                 args, kwargs = self._with_gated_argument(product, args, kwargs)
@@ -113,7 +120,13 @@ class GatedCalls(TorchFunctionMode):
             getattr(func, "__name__", "") != "__get__" and func not in _UNGATED
         ):
             args, kwargs = self._gated(func, args, kwargs)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        site = self._outputs.get(id(getattr(weight, _PARAMETER, weight)))
+        if site is None:
+            return result
+        axis = result.dim() - 1 - _spatial_axes(func)
+        with DisableTorchFunction():  # or an outer mode would gate the gating
+            return self._gate(result, site, axis, has_samples=True)
 
     def _with_gated_argument(self, product: ProductSite, args: Any, kwargs: Any) -> tuple[Any, Any]:
         leaves, structure = tree_flatten((args, kwargs))
@@ -173,15 +186,25 @@ class _Consumption:
     repeats: int
 
 
+def _spatial_axes(func: Any) -> int:
+    """How many axes of its input and output a convolution has behind the channels; 0 if linear."""
+    return _CONVOLUTIONS.get(func, _TRANSPOSED.get(func, 0))
+
+
+def _weight(func: Any, args: Any, kwargs: Any) -> Any:
+    """The weight of a convolution or linear layer that is called, None for other functions."""
+    if func is not F.linear and not _spatial_axes(func):
+        return None
+    return args[1] if len(args) > 1 else kwargs["weight"]
+
+
 def _consumption(func: Any, args: Any, kwargs: Any) -> _Consumption | None:
-    spatial = _CONVOLUTIONS.get(func, _TRANSPOSED.get(func))
-    if spatial is None and func is not F.linear:
+    if (weight := _weight(func, args, kwargs)) is None:
         return None
     input = args[0] if args else kwargs["input"]
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
-    if spatial is None:
-        return _Consumption(input, weight, input.dim() - 1, 1, 1)
-    axis = input.dim() - spatial - 1
+    axis = input.dim() - 1 - _spatial_axes(func)
+    if func is F.linear:
+        return _Consumption(input, weight, axis, 1, 1)
     if func in _TRANSPOSED:
         return _Consumption(input, weight, axis, 0, 1)
     return _Consumption(input, weight, axis, 1, input.shape[axis] // weight.shape[1])

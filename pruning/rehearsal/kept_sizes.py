@@ -53,14 +53,15 @@ def _all(kept: dict[int, list[Slot]]) -> tuple[Slot, ...]:
 
 
 def _proposals(model: nn.Module, step: Step, turn: int) -> list[Slot]:
-    """For each axis of channels in a step the attribute whose turn it is, if there are so many."""
+    """For each axis of channels in a step the attribute whose turn it is, or the last there is.
+
+    None if no axis has so many.
+    """
     axes = {id(a): a for labels in (*step.axes, *step.operands) for a in labels if a is not None}
-    found = (list(_names(model, step.module, labels))[turn : turn + 1] for labels in axes.values())
-    return [
-        Slot(name, 0, labels)
-        for names, labels in zip(found, axes.values(), strict=True)
-        for name in names
-    ]
+    pairs = [(labels, list(_names(model, step.module, labels))) for labels in axes.values()]
+    if turn >= max((len(names) for _, names in pairs), default=0):
+        return []
+    return [Slot(names[min(turn, len(names) - 1)], 0, labels) for labels, names in pairs if names]
 
 
 def _names(model: nn.Module, module: str, labels: Labels) -> Iterator[str]:

@@ -1,14 +1,14 @@
 """Learnable gates on the channels of a network that has gated structures as well.
 
 Source: Haider and Taj, "Comprehensive Online Network Pruning via Learnable Scaling Factors",
-§3.1. The paper multiplies a filter's output; here the gate acts where weights consume the
-channel (see pruning.gates.channel_gates), so that it can be folded into them.
+§3.1. The paper multiplies a filter's output; gates may act there, or where weights consume the
+channel (see pruning.gates.placement). Either way they can be folded into weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from pruning.cost import ExampleInput
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates, consumed_groups
+from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
 from pruning.restrictions import Restrictions
-from pruning.scaling_factors.gated_structures import GatedStructures, first_logits
+from pruning.scaling_factors.gated_structures import GatedStructures
+from pruning.scaling_factors.gating import Gating
 from pruning.selection import KeepPlan
 from pruning.structure_removal.structures import Structure
 from pruning.tracing import trace
@@ -29,17 +31,19 @@ _MODEL = "model."
 
 
 class FilterGates(nn.Module):
-    """A gate φ = σ(logit) per unit of the prunable groups of a network; U of them in one vector.
+    """A gate φ per unit of the prunable groups of a network; U of them in one vector.
 
     gated: the network; the 1×1 convolutions of its added shortcuts are gated where they read.
     residual: whether channels along residual streams are gated.
     exact: as for `trace`.
     restrictions: of the network; its channels that may not go have no gates.
+    gating: what gates learn, where they act, and on which layers.
 
     Channels of activations that meet each other (queries and keys) are left alone: no weight
-    reads them that a gate could be folded into.
-    generator: draws the first values, see `first_logits`.
-    Raises CriterionError if there is no prunable group.
+    reads them that a gate could be folded into. On outputs, only channels of convolutions and
+    linear layers have gates.
+    generator: draws the first values.
+    Raises CriterionError if there is no such group.
     """
 
     def __init__(
@@ -51,8 +55,10 @@ class FilterGates(nn.Module):
         residual: bool,
         exact: bool = True,
         restrictions: Restrictions | None = None,
+        gating: Gating,
     ) -> None:
         super().__init__()
+        self._gating, placement = gating, Placement(gating.at)
         inside = (restrictions or Restrictions()).inside(_MODEL.rstrip("."))
         with gated.listening():
             graph = inside.of(trace(gated, example_input, exact=exact))
@@ -63,19 +69,28 @@ class FilterGates(nn.Module):
             if group.name.startswith(_MODEL)
             and (residual or not group.residual)
             and graph.index(group.name) not in meeting
+            and placement.fits(gated, group)
+            and gating.allows("filter", [p.removeprefix(_MODEL) for p in group.producers])
         ]
         if not names:
-            raise CriterionError("this network has no filter to gate: no channels can be removed")
+            patterns = gating.only.get("filter")
+            why = f"none that {' or '.join(patterns)} fits" if patterns else "no channels"
+            raise CriterionError(f"this network has no filter to gate: {why} can be removed")
         self.channels = ChannelGates(gated, graph, names)
-        like = next(gated.parameters())
-        self.logits = nn.Parameter(first_logits(self.channels.num_units, like, generator))
+        self.gates = ChannelGates(gated, graph, names, placement)
+        first = gating.first(self.gates.num_units, next(gated.parameters()), generator)
+        self.learned = nn.Parameter(first)
         self._mask: Tensor | None = None
+        self._is_closed = self._is_settled = False
 
     @property
     def values(self) -> Tensor:
-        """φ, shape (U,); those that are closed are 0."""
-        values = self.logits.sigmoid()
-        return values if self._mask is None else values * self._mask.to(values)
+        """φ, shape (U,); those that are closed are 0, and all others 1 once they are settled."""
+        values = self._gating.factor(self.learned)
+        if self._mask is None:
+            return values
+        mask = self._mask.to(values)
+        return mask if self._is_settled else values * mask
 
     @property
     def by_group(self) -> dict[str, Tensor]:
@@ -91,8 +106,14 @@ class FilterGates(nn.Module):
 
     @contextmanager
     def multiplying(self) -> Iterator[None]:
-        """While this is open, the network runs with its channels multiplied by φ."""
-        with self.channels.multiplying(self.values):
+        """While this is open, the network runs with its channels multiplied by φ.
+
+        Closed channels are read as zeros, whatever batch normalisation adds behind a gate.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self.gates.multiplying(self.values))
+            if self._is_closed and self._mask is not None:
+                stack.enter_context(self.channels.multiplying(self._mask.to(self.learned)))
             yield
 
     def keep(self, threshold: float, min_channels: int) -> KeepPlan:
@@ -106,15 +127,19 @@ class FilterGates(nn.Module):
         return KeepPlan(kept)
 
     def close(self, keep: KeepPlan) -> None:
-        """Set every gate to 0 but those that `keep` leaves open; PlanError if it does not fit."""
-        self._mask = self._mask_of(keep)
+        """Take away the channels whose gates `keep` closes; PlanError if it does not fit."""
+        self._mask, self._is_closed = self._mask_of(keep), True
+
+    def settle(self, keep: KeepPlan) -> None:
+        """Set every gate to 1 that `keep` leaves open, and others to 0 (§5.4)."""
+        self._mask, self._is_settled = self._mask_of(keep), True
 
     def fold(self) -> None:
         """Multiply the gates into the weights that they act on."""
         values = torch.cat([self.values.detach(), self.values.new_ones(1)])
-        parameters = dict(self.channels.model.named_parameters())
+        parameters = dict(self.gates.model.named_parameters())
         with torch.no_grad():
-            for name, sites in self.channels.sites.items():
+            for name, sites in self.gates.sites.items():
                 for site in sites:
                     shape = [1] * parameters[name].dim()
                     shape[site.axis] = -1
@@ -143,9 +168,10 @@ class FilterGates(nn.Module):
 
         Infinite for what is read without a gate. And where each group's units begin.
         """
-        gates = self.logits.detach().sigmoid().cpu().double() + self._mask_of(keep).double()
+        values = self._gating.factor(self.learned.detach())
+        gates = values.cpu().double() + self._mask_of(keep).double()
         gates = torch.cat([gates, torch.tensor([torch.inf], dtype=torch.float64)])
-        values = {
+        acting_at = {
             (name, site.axis): gates[site.units].numpy()
             for name, sites in self.channels.sites.items()
             for site in sites
@@ -159,7 +185,7 @@ class FilterGates(nn.Module):
         for axis in graph.axes:
             here = _acts(axis.groups, axis.is_input, consumed)
             ungated = np.full(len(here), np.inf)
-            acting = values.get((self._old_name(axis.tensor, removed), axis.axis), ungated)
+            acting = acting_at.get((self._old_name(axis.tensor, removed), axis.axis), ungated)
             np.maximum.at(best, (offsets[axis.groups] + axis.units)[here], acting[here])
         return np.where(best == -np.inf, np.inf, best), offsets
 

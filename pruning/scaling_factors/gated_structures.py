@@ -10,30 +10,31 @@ eq. 4 (layers), 8 (branches) and 12 (blocks).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from pruning.networks.copies import deep_copy
 from pruning.networks.wrappers import unwrapped
+from pruning.scaling_factors.gating import Gating
 from pruning.structure_removal.residual_blocks import branch_gate, gate_branch, ungate_branch
 from pruning.structure_removal.structures import Structure
 
 
 class Gate(nn.Module):
-    """Multiplies what passes by φ = σ(logit), or by `setting` once that is a number."""
+    """Multiplies what passes by φ, a scalar, or by `setting` once that is a number."""
 
-    def __init__(self, logit: Tensor) -> None:
+    def __init__(self, learned: Tensor, gating: Gating) -> None:
         super().__init__()
-        self.logit = nn.Parameter(logit)
+        self.learned = nn.Parameter(learned)
+        self.gating = gating
         self.setting: float | None = None
 
     @property
     def value(self) -> Tensor:
-        """φ in (0, 1), a scalar."""
-        return self.logit.sigmoid()
+        """φ, see Gating."""
+        return self.gating.factor(self.learned)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (self.value if self.setting is None else self.setting)
@@ -42,7 +43,8 @@ class Gate(nn.Module):
 class Bypass(nn.Module):
     """The forward hook of a layer or block f: makes of its output φ·f(x) + s(x).
 
-    Once the gate is set to v, 0 or 1, it makes v·f(x) + (1 − v)·s(x): f or s alone.
+    Once the gate is set to v, 0 or 1, it makes v·f(x) + (1 − v)·s(x): f or s alone; or
+    v·f(x) + s(x) where the shortcut `stands`.
     While it is listening, s runs but changes nothing.
     """
 
@@ -50,13 +52,20 @@ class Bypass(nn.Module):
         super().__init__()
         self.gate = gate
         self.shortcut = shortcut
+        self.stands = False
         self.is_listening = False
+        self._entered: Tensor | None = None
+
+    def enter(self, _module: nn.Module, inputs: tuple[Tensor]) -> None:
+        """The forward pre-hook of the first module of f, where that has several: keeps x."""
+        self._entered = inputs[0]
 
     def forward(self, _module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        passed: Tensor = self.shortcut(inputs[0])
+        entered, self._entered = self._entered, None
+        passed: Tensor = self.shortcut(inputs[0] if entered is None else entered)
         if self.is_listening:
             return output
-        if self.gate.setting is not None:
+        if self.gate.setting is not None and not self.stands:
             passed = passed * (1 - self.gate.setting)
         gated: Tensor = self.gate(output) + passed
         return gated
@@ -67,7 +76,8 @@ class GatedStructures(nn.Module):
 
     shortcuts: per structure what is added to it (see structure_removal.structures); None for a
         branch.
-    logits: of the gates, shape (structures,), in this order.
+    learned: of the gates, shape (structures,), in this order; gating says what they make of it.
+    ends: per convolution that is gated with what is behind it, the last module of that.
 
     The copy, `.model`, keeps the names of its parameters; deep copies of the whole work.
     """
@@ -76,20 +86,26 @@ class GatedStructures(nn.Module):
         self,
         model: nn.Module,
         shortcuts: Mapping[Structure, nn.Module | None],
-        logits: Tensor,
+        learned: Tensor,
+        gating: Gating,
+        ends: Mapping[str, str],
     ) -> None:
         super().__init__()
         self.structures = tuple(shortcuts)
         self.model = deep_copy(unwrapped(model))
         self.bypasses = nn.ModuleDict()
-        for (structure, shortcut), logit in zip(shortcuts.items(), logits, strict=True):
-            module, gate = self.model.get_submodule(structure.name), Gate(logit.clone())
+        for (structure, shortcut), first in zip(shortcuts.items(), learned, strict=True):
+            module, gate = self.model.get_submodule(structure.name), Gate(first.clone(), gating)
             if shortcut is None:
                 gate_branch(module, gate)
-            else:
-                bypass = Bypass(gate, shortcut.train(module.training))
-                module.register_forward_hook(bypass)
-                self.bypasses[_key(structure)] = bypass
+                continue
+            bypass = Bypass(gate, shortcut.train(module.training))
+            last = module
+            if structure.kind == "full-layer":
+                module.register_forward_pre_hook(bypass.enter)
+                last = self.model.get_submodule(ends[structure.name])
+            last.register_forward_hook(bypass)
+            self.bypasses[_key(structure)] = bypass
 
     def forward(self, *inputs: object, **named: object) -> object:
         return self.model(*inputs, **named)
@@ -131,6 +147,14 @@ class GatedStructures(nn.Module):
             for structure in self.structures:
                 self.gate(structure).setting = None
 
+    def set(self, gone: Collection[Structure], *, stands: bool) -> None:
+        """Set the gates: 0 for what is gone, 1 for what stays, whose shortcut stands or goes."""
+        for structure in self.structures:
+            self.gate(structure).setting = float(structure not in gone)
+        for bypass in self.bypasses.values():
+            assert isinstance(bypass, Bypass)
+            bypass.stands = stands
+
     def _listen(self, *, is_listening: bool) -> None:
         for bypass in self.bypasses.values():
             assert isinstance(bypass, Bypass)
@@ -145,9 +169,10 @@ class GatedStructures(nn.Module):
                 ungate_branch(module)
         for module in result.modules():
             # The handles that remove hooks are the original's; a copy has the hooks alone.
-            ours = [n for n, hook in module._forward_hooks.items() if isinstance(hook, Bypass)]
-            for number in ours:
-                del module._forward_hooks[number]
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                ours = [n for n, hook in hooks.items() if isinstance(_owner(hook), Bypass)]
+                for number in ours:
+                    del hooks[number]
         return result
 
 
@@ -156,12 +181,6 @@ def _key(structure: Structure) -> str:
     return f"{structure.kind}:{structure.name}".replace(".", "/")
 
 
-def first_logits(
-    number: int, like: Tensor, generator: torch.Generator, *, least: float = 0.05
-) -> Tensor:
-    """Logits of gates that are uniform in (0, 1) (§5.1), clipped to [least, 1 − least].
-
-    Shape (number,); the device follows `like`, the dtype too but is at least float32.
-    """
-    values = torch.rand(number, generator=generator).clamp(least, 1 - least)
-    return values.logit().to(like.device, torch.promote_types(like.dtype, torch.float32))
+def _owner(hook: object) -> object:
+    """The object whose method a hook is, or the hook itself."""
+    return getattr(hook, "__self__", hook)

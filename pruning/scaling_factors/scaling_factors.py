@@ -1,6 +1,6 @@
 """Gates with learnable scaling factors: filters, layers, branches and blocks, in any combination.
 
-Every gate φ lies in (0, 1). A penalty per granularity drives gates down during training, and
+Every gate φ lies between 0 and 1. A penalty per granularity drives gates down during training, and
 a threshold or a budget then decides which structures and channels go.
 
 Source: Haider and Taj, "Comprehensive Online Network Pruning via Learnable Scaling Factors".
@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,14 @@ from pruning.networks.wrappers import unwrapped
 from pruning.regularizers.penalties import Penalty, l1
 from pruning.restrictions import Restrictions
 from pruning.scaling_factors.filter_gates import FilterGates
-from pruning.scaling_factors.gated_structures import GatedStructures, first_logits
+from pruning.scaling_factors.gated_structures import GatedStructures
+from pruning.scaling_factors.gating import GRANULARITIES, Gating, Granularity
 from pruning.selection import MIN_CHANNELS, KeepPlan, unreachable
 from pruning.structure_removal.structures import (
     KINDS,
     Kind,
     Structure,
+    ends_of_layers,
     find,
     fresh_shortcuts,
     replaced,
@@ -39,11 +41,10 @@ from pruning.structure_removal.structures import (
 from pruning.surgery import remove_channels
 from pruning.tracing import trace
 
-Granularity = Literal["filter", "layer", "branch", "block"]
-GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
-
 _NEEDED: Mapping[Kind, str] = {
     "layer": "a convolution behind the first that a smaller shortcut can replace",
+    "full-layer": "a convolution behind the first that a smaller shortcut can replace, with batch "
+    "normalisation or an activation behind it",
     "branch": "a module that adds a branch to a shortcut",
     "block": "a module with several paths that a smaller shortcut can replace",
 }
@@ -77,11 +78,12 @@ class ScalingFactors(nn.Module):
     restrictions: what keeps its channels, and has no gates or goes no further.
     pruned_layers: those whose filters count as `channels` of a cost (see ChannelGraph.pruning); by
         default those that have filter gates.
-    seed: of the gates' first values, uniform in (0, 1) (§5.1) and clipped to [0.05, 0.95], and
-        of the 1×1 convolutions of added shortcuts.
+    seed: of the gates' first values, uniform in (0, 1) (§5.1), and of the 1×1 convolutions of
+        added shortcuts.
+    gating: what gates learn, where filter gates act, and what has gates of what could.
 
-    Raises ConfigError for an unknown granularity or none, and CriterionError if the network
-    has nothing to gate at one of them.
+    Raises ConfigError for an unknown granularity or none, or for both of "layer" and "full-layer",
+    and CriterionError if the network has nothing to gate at one of them.
     """
 
     def __init__(
@@ -95,18 +97,28 @@ class ScalingFactors(nn.Module):
         restrictions: Restrictions | None = None,
         pruned_layers: frozenset[str] | None = None,
         seed: int = 0,
+        gating: Gating | None = None,
     ) -> None:
         super().__init__()
         model, chosen = unwrapped(model), _checked(granularities)
-        restrictions = restrictions or Restrictions()
+        restrictions, gating = restrictions or Restrictions(), gating or Gating()
         wanted = [kind for kind in KINDS if kind in chosen]
-        gateable = find(model, example_input, wanted, restrictions)
-        for kind in (kind for kind in KINDS if kind in chosen):
+        gateable = {
+            structure: shortcut
+            for structure, shortcut in find(model, example_input, wanted, restrictions).items()
+            if gating.allows(structure.kind, [structure.name])
+        }
+        for kind in wanted:
             if not any(structure.kind == kind for structure in gateable):
-                raise _nothing_to_gate(model, kind)
+                raise _nothing_to_gate(model, kind, gating)
         generator, like = torch.Generator().manual_seed(seed), next(model.parameters())
-        logits = first_logits(len(gateable), like, generator)
-        self.gated = GatedStructures(model, fresh_shortcuts(model, gateable, seed), logits)
+        self.gated = GatedStructures(
+            model,
+            fresh_shortcuts(model, gateable, seed),
+            gating.first(len(gateable), like, generator),
+            gating,
+            ends_of_layers(model, example_input, gateable),
+        )
         self.filters: FilterGates | None = None
         if "filter" in chosen:
             self.filters = FilterGates(
@@ -116,8 +128,10 @@ class ScalingFactors(nn.Module):
                 residual=residual,
                 exact=exact,
                 restrictions=restrictions,
+                gating=gating,
             )
             pruned_layers = pruned_layers or self.filters.layers
+        self.gating = gating
         self._example_input, self._exact = example_input, exact
         self._pruned_layers = pruned_layers
         self._graphs: dict[frozenset[Structure], ChannelGraph] = {}
@@ -148,10 +162,17 @@ class ScalingFactors(nn.Module):
         return gates
 
     @property
-    def logits(self) -> list[nn.Parameter]:
-        """What the gates learn, φ = σ(logit): a vector for all filters, a scalar per structure."""
-        filters = [] if self.filters is None else [self.filters.logits]
-        return [*filters, *(self.gated.gate(structure).logit for structure in self.structures)]
+    def learned(self) -> list[nn.Parameter]:
+        """What the gates learn: a vector for all filters, a scalar per structure; see Gating."""
+        filters = [] if self.filters is None else [self.filters.learned]
+        return [*filters, *(self.gated.gate(structure).learned for structure in self.structures)]
+
+    def clip(self) -> None:
+        """Bring what clipped gates learn back to [0, 1]; to be called after each step."""
+        if self.gating.form == "clipped":
+            with torch.no_grad():
+                for learned in self.learned:
+                    learned.clamp_(0, 1)
 
     def penalty(
         self,
@@ -236,10 +257,25 @@ class ScalingFactors(nn.Module):
         """
         self._check(decision)
         result = copy.deepcopy(self)
-        for structure in self.structures:
-            result.gated.gate(structure).setting = float(structure not in decision.removed)
+        result.gated.set(decision.removed, stands=False)
         if result.filters is not None:
             result.filters.close(decision.keep)
+        return result
+
+    def settled(self, decision: Decision) -> ScalingFactors:
+        """A copy whose gates are 0 for what goes and 1 for all else, its added shortcuts in place.
+
+        To be trained before `plain` takes gates and shortcuts away: "any value between (0, 1)
+        would mean that the scaling factor was providing scaling" (§5.4). Gates learn no more.
+        Filter gates act where they did: on outputs, batch normalisation goes on behind a 0.
+        """
+        self._check(decision)
+        result = copy.deepcopy(self)
+        result.gated.set(decision.removed, stands=True)
+        if result.filters is not None:
+            result.filters.settle(decision.keep)
+        for learned in result.learned:
+            learned.requires_grad_(False)
         return result
 
     def plain(self, decision: Decision) -> nn.Module:
@@ -288,10 +324,20 @@ def _checked(granularities: Collection[Granularity]) -> frozenset[Granularity]:
         raise ConfigError(
             f"granularities are some of {', '.join(GRANULARITIES)}, got {granularities!r}"
         )
+    if {"layer", "full-layer"} <= set(granularities):
+        raise ConfigError(
+            "granularities layer and full-layer are gates on the same convolutions: choose one"
+        )
     return frozenset(granularities)
 
 
-def _nothing_to_gate(model: nn.Module, kind: Kind) -> CriterionError:
+def _nothing_to_gate(model: nn.Module, kind: Kind, gating: Gating) -> CriterionError:
+    if kind in gating.only:
+        patterns = " or ".join(gating.only[kind])
+        return CriterionError(
+            f"{type(model).__name__} has no {kind} to gate that {patterns} fits: "
+            "pruning.structures lists those that can"
+        )
     return CriterionError(
         f"{type(model).__name__} has no {kind} to gate ({_NEEDED[kind]}): "
         "leave this granularity out"

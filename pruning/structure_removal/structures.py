@@ -20,22 +20,29 @@ from torch import Tensor, fx, nn
 from pruning.cost import ExampleInput, call_arguments, evaluating
 from pruning.errors import PlanError, TraceError, first_line
 from pruning.networks.copies import deep_copy
-from pruning.networks.torch_interior import Convolution, tree_leaves, tree_map_only
+from pruning.networks.torch_interior import BatchNorm, Convolution, tree_leaves, tree_map_only
 from pruning.networks.wrappers import unwrapped
 from pruning.restrictions import Restrictions
 from pruning.structure_removal.residual_blocks import joins_paths, residual_blocks, without_branch
 from pruning.structure_removal.shortcuts import Shortcut, around_block, around_layer
 
-Kind = Literal["layer", "branch", "block"]
-KINDS: tuple[Kind, ...] = ("layer", "branch", "block")
+Kind = Literal["layer", "full-layer", "branch", "block"]
+KINDS: tuple[Kind, ...] = ("layer", "full-layer", "branch", "block")
+
+_ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign),
+)
+"""Layers without parameters that change each value by itself."""
 
 
 @dataclass(frozen=True)
 class Structure:
     """A part of a network that can be removed.
 
-    kind: "layer" for a convolution, "branch" for the residual branch of the module of that
-        name, "block" for a module in which several paths meet.
+    kind: "layer" for a convolution, "full-layer" for a convolution with the batch normalisation and
+        the activation behind it, "branch" for the residual branch of the module of that name,
+        "block" for a module in which several paths meet.
     name: of the module.
     """
 
@@ -53,10 +60,12 @@ def structures(
     kinds: Iterable[Kind] = KINDS,
     restrictions: Restrictions | None = None,
 ) -> tuple[Structure, ...]:
-    """Everything that can be removed from `model`: layers, branches, blocks, each in order.
+    """Everything of these kinds that can be removed from `model`, each kind in order.
 
     layer: a convolution called once, but for those that see the network's input and those
         that are no larger than the 1×1 convolution that would take their place.
+    full-layer: such a convolution with the modules that run right behind it, on nothing but what
+        comes before: batch normalisation, an activation, or both.
     branch: of a block without obstacle (see `residual_blocks`).
     block: an outermost module whose own forward adds or concatenates paths from its input,
         a tensor N×C×…, to an output of this form.
@@ -82,7 +91,11 @@ def find(
     runs = _watch(model, inputs, names)
     removable: dict[Structure, Shortcut | None] = {}
     if "layer" in wanted:
-        removable |= _working(model, inputs, _layers(model, runs))
+        removable |= _working(model, inputs, _layers(model, runs, "layer"))
+    if "full-layer" in wanted:
+        ends = _layer_chains(model, inputs)
+        full = _layers(model, runs, "full-layer")
+        removable |= _working(model, inputs, {s: v for s, v in full.items() if s.name in ends})
     if "branch" in wanted:
         removable |= {
             Structure("branch", block.name): None
@@ -131,8 +144,19 @@ def replaced(
     model: nn.Module, example_input: ExampleInput, gone: Mapping[Structure, nn.Module | None]
 ) -> nn.Module:
     """A new model in which each of these structures has become its shortcut."""
-    result = _without(model, gone)
-    return _with_identities_kept_apart(result, _placed(example_input, result))
+    inputs = _placed(example_input, unwrapped(model))
+    return _with_identities_kept_apart(_without(model, inputs, gone), inputs)
+
+
+def ends_of_layers(
+    model: nn.Module, example_input: ExampleInput, removed: Iterable[Structure]
+) -> dict[str, str]:
+    """Of the full layers among these structures the last module, by the convolution's name."""
+    names = {structure.name for structure in removed if structure.kind == "full-layer"}
+    if not names:
+        return {}
+    chains = _layer_chains(unwrapped(model), _placed(example_input, unwrapped(model)))
+    return {name: chain[-1] for name, chain in chains.items() if name in names}
 
 
 def fresh_shortcuts(
@@ -148,9 +172,13 @@ def fresh_shortcuts(
     return made
 
 
-def _without(model: nn.Module, gone: Mapping[Structure, nn.Module | None]) -> nn.Module:
+def _without(
+    model: nn.Module, inputs: ExampleInput, gone: Mapping[Structure, nn.Module | None]
+) -> nn.Module:
     """Branches go first, while the sides of their additions are as they were."""
     result = deep_copy(unwrapped(model))
+    has_full = any(structure.kind == "full-layer" for structure in gone)
+    chains = _layer_chains(result, inputs) if has_full else {}
     for structure in sorted(gone, key=_order):
         if not _has(result, structure.name):  # it went with what it is inside of
             continue
@@ -158,6 +186,9 @@ def _without(model: nn.Module, gone: Mapping[Structure, nn.Module | None]) -> nn
         if shortcut is None:
             shortcut = without_branch(result.get_submodule(structure.name))
         _exchange(result, structure.name, shortcut)
+        if structure.kind == "full-layer":
+            for name in chains[structure.name]:
+                _exchange(result, name, nn.Identity())
     return result
 
 
@@ -275,7 +306,7 @@ def _watch(model: nn.Module, inputs: ExampleInput, names: Sequence[str]) -> dict
 
 def _is_candidate(module: nn.Module, kinds: set[Kind]) -> bool:
     if isinstance(module, Convolution):
-        return "layer" in kinds
+        return bool(kinds & {"layer", "full-layer"})
     return "block" in kinds and not isinstance(module, fx.GraphModule) and joins_paths(module)
 
 
@@ -286,14 +317,55 @@ def _single_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in named if name and counts[id(module)] == 1)
 
 
-def _layers(model: nn.Module, runs: Mapping[str, _ModuleRun]) -> Removable:
-    removable = {}
+def _layer_chains(model: nn.Module, inputs: ExampleInput) -> dict[str, tuple[str, ...]]:
+    """Per convolution the modules of its full layer, which run right behind it, one by one.
+
+    model: on the device of the inputs. Modules that run in between, or code of the network that
+    makes another tensor, end a chain.
+    """
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if len(args) == 1 and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+                calls.append((name, args[0], output))
+
+        return hook
+
+    singles = dict(_single_modules(model))
+    leaves = {name: module for name, module in singles.items() if not list(module.children())}
+    handles = [module.register_forward_hook(note(name)) for name, module in leaves.items()]
+    try:
+        _run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    counts = Counter(name for name, _, _ in calls)
+    chains: dict[str, tuple[str, ...]] = {}
+    for number, (first, _, output) in enumerate(calls):
+        current, chain = output, list[str]()
+        kinds: list[tuple[type[nn.Module], ...]] = [(BatchNorm,), _ACTIVATIONS]
+        for name, x, result in calls[number + 1 : number + 3]:
+            while kinds and not isinstance(singles[name], kinds[0]):
+                kinds.pop(0)
+            if not kinds or x is not current or counts[name] > 1:
+                break
+            chain.append(name)
+            kinds.pop(0)
+            current = result
+        if chain and isinstance(singles[first], Convolution) and counts[first] == 1:
+            chains[first] = tuple(chain)
+    return chains
+
+
+def _layers(model: nn.Module, runs: Mapping[str, _ModuleRun], kind: Kind) -> Removable:
+    removable: dict[Structure, Shortcut | None] = {}
     for name, run in runs.items():
         layer = model.get_submodule(name)
         if isinstance(layer, Convolution) and _fits(run) and not run.reads_input:
             shortcut = around_layer(layer)
             if shortcut is not None and shortcut.num_params < layer.weight.numel():
-                removable[Structure("layer", name)] = shortcut
+                removable[Structure(kind, name)] = shortcut
     return removable
 
 
@@ -325,7 +397,7 @@ def _working(model: nn.Module, inputs: ExampleInput, removable: Removable) -> Re
 
 
 def _runs_without(model: nn.Module, inputs: ExampleInput, removable: Removable) -> bool:
-    shorter = _without(model, fresh_shortcuts(model, removable, seed=0))
+    shorter = _without(model, inputs, fresh_shortcuts(model, removable, seed=0))
     try:
         _run(shorter, inputs)
     except Exception:  # the user's code may raise anything

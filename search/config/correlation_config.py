@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pruning.errors import ConfigError
 from search.config.data_config import DataConfig
@@ -67,6 +67,11 @@ class CorrelationConfig:
     prune_residual: bool = same_option(
         SearchConfig, "prune_residual", "also judge channels that residual branches share"
     )
+    gates_per: Literal["stream", "convolution"] = option(
+        "stream",
+        "whose importance it is: of a channel of a residual stream as a whole, or of each "
+        "convolution's part in it; with --prune-residual",
+    )
     exact: bool = same_option(SearchConfig, "exact")
     seed: int = same_option(SearchConfig, "seed", "seed of data splits, weights and batches")
     device: Device = same_option(SearchConfig, "device")
@@ -84,9 +89,11 @@ class CorrelationConfig:
         )
         require(self.training.epochs > 0, "epochs", "at least 1", self.training.epochs)
         self.as_search()
+        if not self.prune_residual:
+            require_defaults(self, ("gates_per",), "without prune_residual: streams are left out")
         for name in self.criteria:
-            if name == ORACLE:
-                raise ConfigError("criterion must not be oracle: all others are held against it")
+            if METHODS[name].tries_every_unit:
+                raise ConfigError(f"criterion must not be {name}: all others are held against it")
             if METHODS[name].criterion is None:
                 raise ConfigError(
                     f"criterion must not be {name}, which judges by gates that are trained with "
@@ -111,6 +118,7 @@ class CorrelationConfig:
     def as_search(self) -> SearchConfig:
         """A search with these settings whose budget is no bound."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del shared["gates_per"]
         training = dataclasses.replace(self.training, scratch_epochs=self.training.epochs)
         shared |= {"criterion": self.criterion or (ORACLE,), "name": self.study_name}
         shared |= {"training": training}
@@ -131,12 +139,14 @@ def criterion_of(name: str) -> Criterion:
 def candidates() -> tuple[str, ...]:
     """Methods whose criterion can judge a plainly trained network, each criterion once.
 
-    The oracle is not among them, nor what judges before training or needs σBN.
+    The oracle is not among them, nor what judges before training, needs σBN or is a fixed one.
+    Of methods that share a criterion the one without a penalty stands for it.
     """
     names: dict[tuple[type, str], str] = {}
-    for method in METHODS.values():
-        is_apart = method.uses_sigmoid or method.prunes_untrained or method.name == ORACLE
+    for method in sorted(METHODS.values(), key=lambda method: method.regularizer is not None):
+        is_apart = method.uses_sigmoid or method.prunes_untrained or method.tries_every_unit
         if not is_apart and method.criterion is not None:
             criterion = criterion_of(method.name)
-            names.setdefault((type(criterion), repr(vars(criterion))), method.name)
+            if not criterion.is_fixed:
+                names.setdefault((type(criterion), repr(vars(criterion))), method.name)
     return tuple(names.values())

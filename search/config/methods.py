@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from pruning.graph.channel_graph import ChannelGraph
     from pruning.networks import torch_interior
     from pruning.regularizers import Regularizer
-    from pruning.scaling_factors import scaling_factors
-    from pruning.scaling_factors.scaling_factors import Granularity
+    from pruning.scaling_factors import gating
+    from pruning.scaling_factors.gating import Granularity
 else:
-    torch, criteria, regularizers, sigmoid_batchnorm, torch_interior, scaling_factors = (
-        lazy_modules(
-            *("torch", "pruning.criteria", "pruning.regularizers", "pruning.sigmoid_batchnorm"),
-            *("pruning.networks.torch_interior", "pruning.scaling_factors.scaling_factors"),
-        )
+    torch, criteria, regularizers, sigmoid_batchnorm, torch_interior, gating = lazy_modules(
+        *("torch", "pruning.criteria", "pruning.regularizers", "pruning.sigmoid_batchnorm"),
+        *("pruning.networks.torch_interior", "pruning.scaling_factors.gating"),
     )
 
 Settings = Mapping[str, float]
@@ -90,8 +88,13 @@ and above 1,000 everything does."""
 SHIFT = Range(0.0, 3.0)
 """Range of b; the RNI paper's experiments use 0 and 3."""
 
-GATE_STRENGTH = PUSH
-"""λ of learnable gates, per gate; they learn like σBN scales do."""
+GATE_STRENGTHS: Mapping[str, Range] = {
+    "sigmoid": PUSH,
+    "clipped": Range(1.0, 100.0, is_log=True, is_push=True),
+}
+"""λ of learnable gates, per gate, by the form of their factors. Sigmoids learn like σBN scales do.
+Clipped factors learn ten times slower, so that the push of each is a tenth, 0.1 to 10: from end to
+end of their range it takes 1 where the loss does not hold against it."""
 
 _SCALE_STRENGTH = Range(1e-5, 1e-2, is_log=True)
 """λ of penalties on γ. Network Slimming tries 1e-5 to 1e-3; the upper end is for short training.
@@ -146,6 +149,7 @@ METHODS: Mapping[str, Method] = {
             settings={"strength": _HOYER_STRENGTH},
             reads_batchnorm=True,
         ),
+        Method("batchnorm-scale", lambda _: criteria.BatchNormScale(), reads_batchnorm=True),
         Method("magnitude-l1", lambda _: criteria.WeightMagnitude(1)),
         Method("magnitude-l2", lambda _: criteria.WeightMagnitude(2)),
         Method(
@@ -155,14 +159,43 @@ METHODS: Mapping[str, Method] = {
             settings={"strength": _HOYER_STRENGTH},
         ),
         Method("taylor", lambda _: criteria.Taylor()),
+        Method("taylor-fixed", lambda _: criteria.Taylor().fixed()),
+        Method(
+            "taylor-before-batchnorm",
+            lambda _: criteria.Taylor().placed(at="convolution"),
+            reads_batchnorm=True,
+        ),
+        Method("taylor-per-convolution", lambda _: criteria.Taylor().placed(per="convolution")),
+        Method("taylor-output", lambda _: criteria.TaylorOutput()),
         Method("taylor-weights", lambda _: criteria.TaylorWeights()),
+        Method(
+            "taylor-batchnorm-scale",
+            lambda _: criteria.TaylorBatchNormScale(),
+            reads_batchnorm=True,
+        ),
         Method("taylor-full-gradient", lambda _: criteria.TaylorFullGradient()),
+        Method(
+            "taylor-full-gradient-before-batchnorm",
+            lambda _: criteria.TaylorFullGradient().placed(at="convolution"),
+            reads_batchnorm=True,
+        ),
         Method("taylor-second-order", lambda _: criteria.TaylorSecondOrder(probes=16)),
+        Method(
+            "taylor-second-order-before-batchnorm",
+            lambda _: criteria.TaylorSecondOrder(probes=16).placed(at="convolution"),
+            reads_batchnorm=True,
+        ),
         Method("obd", lambda _: criteria.Obd(probes=16)),
+        Method(
+            "obd-before-batchnorm",
+            lambda _: criteria.Obd(probes=16).placed(at="convolution"),
+            reads_batchnorm=True,
+        ),
         Method("fisher", lambda _: criteria.Fisher()),
         Method("snip", lambda _: criteria.Snip(), prunes_untrained=True),
         Method("oracle", lambda _: criteria.Oracle(), tries_every_unit=True),
-        Method("scaling-factors", None, settings={"strength": GATE_STRENGTH}),
+        Method("oracle-fixed", lambda _: criteria.Oracle().fixed(), tries_every_unit=True),
+        Method("scaling-factors", None, settings={"strength": GATE_STRENGTHS["sigmoid"]}),
         Method("random", lambda _: criteria.Random()),
     )
 }
@@ -176,23 +209,42 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def setting_ranges(criterion: str, granularity: str) -> dict[str, Range]:
+def setting_ranges(
+    criterion: str, granularity: str, gate_form: str = "sigmoid"
+) -> dict[str, Range]:
     """The settings that a method and the gates of a granularity have, as rni.strength."""
-    own = {f"{criterion}.{name}": values for name, values in method(criterion).settings.items()}
+    chosen, of_gates = method(criterion), GATE_STRENGTHS[gate_form]
+    own = {
+        f"{criterion}.{name}": of_gates if chosen.criterion is None else values
+        for name, values in chosen.settings.items()
+    }
     gated = [part for part in parts_of(granularity) if part != "filter"]
-    return own | {f"{part}.strength": GATE_STRENGTH for part in gated}
+    return own | {f"{part}.strength": of_gates for part in gated}
 
 
 def granularity(text: str) -> str:
     """`text` in its canonical form, such as filter+branch; ConfigError if it names no mixture."""
-    known, parts = scaling_factors.GRANULARITIES, text.split("+")
+    known, parts = gating.GRANULARITIES, text.split("+")
     if not text or len(set(parts)) != len(parts) or not set(parts) <= set(known):
         raise ConfigError(
             f"granularity must be one or several of {', '.join(known)} joined by +, got {text!r}"
+        )
+    if {"layer", "full-layer"} <= set(parts):
+        raise ConfigError(
+            f"granularity must have one of layer and full-layer, of the same convolutions: {text!r}"
         )
     return "+".join(part for part in known if part in parts)
 
 
 def parts_of(granularity: str) -> tuple[Granularity, ...]:
     """The parts of a mixture, in canonical order."""
-    return tuple(part for part in scaling_factors.GRANULARITIES if part in granularity.split("+"))
+    return tuple(part for part in gating.GRANULARITIES if part in granularity.split("+"))
+
+
+def gated_parts(name: str, granularity: str) -> tuple[Granularity, ...]:
+    """What of a mixture has learnable gates with a method; channels only where no criterion judges.
+
+    Raises ConfigError for an unknown method.
+    """
+    is_judged = method(name).criterion is not None
+    return tuple(part for part in parts_of(granularity) if part != "filter" or not is_judged)

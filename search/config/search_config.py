@@ -15,8 +15,9 @@ from pruning.restrictions import Restrictions
 from pruning.rules import Rules, Scope
 from search.config.data_config import DataConfig
 from search.config.fixed_settings import FixedSettings
+from search.config.gates_config import GatesConfig
 from search.config.iterative_config import IterativeConfig
-from search.config.methods import granularity, method, parts_of
+from search.config.methods import gated_parts, granularity, method, parts_of
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
@@ -84,6 +85,7 @@ class SearchConfig:
         "module:callable of a search.Task of your own",
     )
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
     iterative: IterativeConfig = field(default_factory=IterativeConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
@@ -199,6 +201,14 @@ class SearchConfig:
             expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
             require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
+        self.gates.require_gated(
+            {m: {p for n in self.criteria for p in gated_parts(n, m)} for m in self.granularities}
+        )
+        if self.gates.gate_thresholds:
+            require_defaults(self, ("targets",), "with gate_thresholds, which know no target")
+        if "iterative" in self.schedules:
+            why = "with the schedule iterative, which begins once gates have gone"
+            require_defaults(self.gates, ("settle_epochs",), why)
         self._require_schedules_that_fit()
         require_targets_that_fit(self)
         require_nothing_but_training(self)

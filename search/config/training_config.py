@@ -53,6 +53,9 @@ class TrainingConfig:
     batch_size: int = option(64, "images in a minibatch", ge=1)
     learning_rate: float = option(0.1, "highest learning rate of the schedule", gt=0)
     weight_decay: float = option(1e-4, "weight decay of the optimizer", ge=0)
+    linear_weight_decay: float | None = option(
+        None, "weight decay of the weights of linear layers; by default that of all", ge=0
+    )
     schedule: Schedule = option(
         "rni",
         "course of the learning rate: rni (divided by 10 at 50 % and 75 % of the epochs), "
@@ -177,6 +180,12 @@ class TrainingConfig:
             "scratch_epochs": 160,
             "scratch_learning_rate": 0.1,
         },
+        "scaling-factors": {
+            "epochs": 100,
+            "fine_tune_epochs": 20,
+            "batch_size": 128,
+            "weight_decay": 0.1,
+        },
         "copycat": {
             "epochs": 200,
             "fine_tune_epochs": 200,
@@ -200,6 +209,9 @@ class TrainingConfig:
     fine-tune: for networks that come trained: sparse training and fine-tuning for a quarter of
     the epochs of training each, as Li et al., "Pruning Filters for Efficient ConvNets", §4, but
     from a tenth of its learning rate down; from scratch as long and as fast as by default.
+    scaling-factors: Haider and Taj, "Comprehensive Online Network Pruning via Learnable Scaling
+    Factors", §4.2, §4.3 and §5, on VGG-16 (`vgg16-fc`): an L2 norm of 0.05, whose gradient is that
+    of a weight decay of 0.1, on every layer. Optimizer, learning rate and its course are not told.
     copycat: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?",
     implementation details: fine-tuning at the lowest learning rate that training reached, 0.1 / 5³.
     """

@@ -39,8 +39,8 @@ from search.tasks.classification import Classification
 Points = list[tuple[int, float]]
 """How many units are gone, and the mean loss then."""
 
-GREEDY, COMBINATORIAL, FIXED = "greedy", "combinatorial", ":fixed"
-"""The oracles of figure 2, and what marks a criterion that judges once, before anything goes."""
+GREEDY, COMBINATORIAL = "greedy", "combinatorial"
+"""The oracles of figure 2."""
 
 _SETTINGS_FILE, _RESULTS_FILE = "removal-settings.json", "removal.json"
 
@@ -50,8 +50,8 @@ class RemovalConfig:
     """Which units go in which order, from which trained network.
 
     source: an architecture, as of `espalier family`.
-    criterion: methods, each also as NAME:fixed; greedy and combinatorial, the oracles that look
-        for the unit or the set of units without which the loss is least.
+    criterion: methods; greedy and combinatorial, the oracles that look for the unit or the set of
+        units without which the loss is least.
     groups: patterns of the groups that lose units; by default all that can.
     """
 
@@ -71,7 +71,7 @@ class RemovalConfig:
     def __post_init__(self) -> None:
         for name in self.criteria:
             if name not in (GREEDY, COMBINATORIAL):
-                is_known = method(name.removesuffix(FIXED)).criterion is not None
+                is_known = method(name).criterion is not None
                 require(is_known, "criterion", "one that judges without gates", name)
 
     @property
@@ -166,10 +166,8 @@ class _Network:
                     number,
                     combinatorial_oracle(self.model, graph, groups[0], self.batches, number)[1],
                 )
-        elif name.endswith(FIXED):
-            yield from self._in_order(
-                self._order(self.model, graph, name.removesuffix(FIXED)), graph, most
-            )
+        elif criterion_of(name).is_fixed:
+            yield from self._in_order(self._order(self.model, graph, name), graph, most)
         else:
             yield from self._judged_anew(name, most)
 

@@ -20,8 +20,18 @@ from torch import Tensor, nn
 
 from copycat.width_profile import WidthProfile
 from mlflow_server import schema
-from pruning.criteria import Criterion, FirstOrderCriterion, Obd, Oracle, score_together
+from pruning.criteria import (
+    Criterion,
+    FirstOrderCriterion,
+    GateCriterion,
+    Obd,
+    Oracle,
+    TaylorBatchNormScale,
+    score_together,
+)
 from pruning.errors import CriterionError, SearchFailedError, TrainingDivergedError
+from pruning.gates.channel_gates import ChannelGates
+from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.nested_tensors import num_samples
 from pruning.sigmoid_batchnorm import fold, to_sigmoid_batchnorm
@@ -41,9 +51,9 @@ from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
 from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
-from search.studies.dry_run import dry_run_of_search
+from search.studies.dry_run import dry_run_of_search, try_out
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_data
+from search.studies.setup import SettingsFile, chosen_device, of_network, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
@@ -192,23 +202,47 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
     search = config.as_search()
     check_recipe(config.training, data, tasks.resolve(search.task))
     builder = models.builder_for(config.model, data.sample, search.model_arguments)
-    preflight = check(search, builder, data.sample)
+    preflight = of_network(config.model, check, search, builder, data.sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
-        return _Subject(config, preflight, chosen, preflight.groups, device)
+        for name in chosen:
+            if not _judges_parts(name, config):
+                raise CriterionError(
+                    f"{name} judges channels of a stream as a whole: leave it out, or --gates-per"
+                )
+        layers = _with_gates(config, preflight, preflight.groups)
+        return _Subject(config, preflight, chosen, layers, device)
     model, graph = preflight.builder(), preflight.graph
     usable = [
         name
         for name in candidates()
-        if judged_groups(search, model, graph, [name]) and _can_judge(name, search)
+        if judged_groups(search, model, graph, [name])
+        and _can_judge(name, search)
+        and _judges_parts(name, config)
     ]
-    layers = judged_groups(search, model, graph, usable)
+    layers = _with_gates(config, preflight, judged_groups(search, model, graph, usable))
     if not layers:
         raise CriterionError(
             f"no layer of {config.model} can be judged by all of {', '.join(usable)}: choose some "
             "with --criterion"
         )
     return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
+
+
+def _with_gates(
+    config: CorrelationConfig, preflight: Preflight, layers: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of the layers that have gates as the study asks for them."""
+    placement, model = Placement(per=config.gates_per), preflight.builder()
+    return tuple(n for n in layers if placement.fits(model, preflight.graph.group(n)))
+
+
+def _judges_parts(name: str, config: CorrelationConfig) -> bool:
+    """Whether the criterion can judge what the study asks for, parts of streams or all."""
+    is_of_gates = isinstance(criterion_of(name), GateCriterion)
+    return config.gates_per == "stream" or (
+        is_of_gates and not isinstance(criterion_of(name), TaylorBatchNormScale)
+    )
 
 
 def _can_judge(name: str, search: SearchConfig) -> bool:
@@ -226,7 +260,7 @@ def _try_out(subject: _Subject, data: Data) -> None:
     preflight = dataclasses.replace(subject.preflight, groups=subject.layers)
     targets = float(preflight.floor.flops), float(preflight.base.flops)
     context = JobContext(search, preflight, subject.device.type)
-    dry_run_of_search(context, data, SearchSpace(1.0, targets))
+    try_out(dry_run_of_search, context, data, SearchSpace(1.0, targets))
 
 
 def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
@@ -304,13 +338,35 @@ def _scores(
         _require_affordable(session)
 
     report("criteria", 0, len(criteria))
+    oracle = Oracle(loss, on_unit=_each_second(functools.partial(report, "oracle")))
+    if subject.config.gates_per == "convolution":
+        by_part = functools.partial(_by_convolution, model=model, graph=graph, layers=layers)
+        for name, criterion in criteria.items():
+            scores[name] = _comparable(criterion, by_part(criterion, batches))
+            report("criteria", len(scores), len(criteria))
+        return scores, by_part(oracle, batches)
     for judged in _judged(criteria, model, graph, batches):
         for name, values in judged.items():
             scores[name] = _comparable(criteria[name], unit_scores(values, graph, layers))
         report("criteria", len(scores), len(criteria))
-    oracle = Oracle(loss, on_unit=_each_second(functools.partial(report, "oracle")))
     expected = unit_scores(oracle.score(model, graph, batches), graph, layers)
     return {name: scores[name] for name in criteria}, expected
+
+
+def _by_convolution(
+    criterion: Criterion,
+    batches: Sequence[Batch],
+    *,
+    model: nn.Module,
+    graph: ChannelGraph,
+    layers: Sequence[str],
+) -> UnitScores:
+    """Scores of the gates that every convolution of a stream has for itself."""
+    assert isinstance(criterion, GateCriterion), criterion
+    placement = Placement(criterion.placement.at, "convolution")
+    gates = ChannelGates(model, graph, layers, placement)
+    parts = gates.by_layer(criterion.judge(gates, batches))
+    return {name: values.detach().double().cpu().numpy() for name, values in parts.items()}
 
 
 def _each_second(tell: Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from search.config.methods import method
 from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data.data import Data
+from search.system.child_process import ProcessEndedError, apart
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
@@ -42,6 +43,19 @@ _MOST_SAMPLES = 2
 
 _LEARNING_RATE = 1e-6
 """So low that one step on few images leads nowhere: it is not asked whether training converges."""
+
+
+def try_out(
+    dry_run: Callable[..., None], context: JobContext, data: Data, *further: object
+) -> None:
+    """Does a dry run in a process of its own, whose end is told in one line.
+
+    Raises what the dry run raises, and ModelError if its process ends.
+    """
+    try:
+        apart(dry_run, context, data, *further)
+    except ProcessEndedError as ended:
+        raise ModelError(f"{_where(context, data)}, which ends its process: {ended}") from ended
 
 
 def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> None:
@@ -105,6 +119,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         distill_temperature=taught.distill_temperature,
         distill_weight=taught.distill_weight,
     )
+    gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
     by_products = config.study.by_products if config.targets else 0
     study = dataclasses.replace(config.study, early_stopping=False, by_products=by_products)
     # A cluster's GPU need not be here.
@@ -119,6 +134,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         small = dataclasses.replace(
             config,
             training=training,
+            gates=gates,
             iterative=iterative,
             study=study,
             scoring_batches=1,
@@ -197,10 +213,15 @@ def _verify(outcomes: Iterable[Outcome], context: JobContext, data: Data) -> Non
             verify(folder, trust=builder.modules, graph=graph)
 
 
+def _where(context: JobContext, data: Data) -> str:
+    few = min(_MOST_SAMPLES, data.count("train"))
+    return f"{context.config.model} fails a dry run on {few} samples"
+
+
 @contextmanager
 def _in_one_line(context: JobContext, data: Data, how: str = "") -> Iterator[None]:
     """Turns whatever a network raises into an error that says where."""
-    where = f"{context.config.model} fails a dry run on {data.count('train')} samples{how}"
+    where = f"{_where(context, data)}{how}"
     try:
         yield
     except (DataError, DiskFullError):

@@ -28,10 +28,8 @@ class EpochPlan:
     def epochs_per_trial(self) -> int:
         """Epochs of a trial with all the networks that come of it."""
         config = self.context.config
-        return (
-            config.training.epochs
-            + len(product_suffixes(config)) * config.training.fine_tune_epochs
-        )
+        after = config.gates.settle_epochs + config.training.fine_tune_epochs
+        return config.training.epochs + len(product_suffixes(config)) * after
 
     @property
     def epochs_of_base(self) -> int:

@@ -27,7 +27,7 @@ from search.results.report import open_results
 from search.scheduling.ray_executor import check_resources
 from search.storage.atomic_files import write_durably
 from search.storage.layout import FAMILY_RESULTS, SETTINGS_FILES, StudyKind
-from search.studies.dry_run import dry_run_of_family
+from search.studies.dry_run import dry_run_of_family, try_out
 from search.studies.family_ladder import (
     Rung,
     Subject,
@@ -144,7 +144,7 @@ class _Family(Study[FamilyStudy]):
             raise ConfigError("there is nothing to train: give --budgets, or --include a search")
         context = JobContext(config.as_search(), _preflight(subject, task.score), device)
         with memory_limited(config.resources.memory_gb):
-            dry_run_of_family(context, data, self._jobs)
+            try_out(dry_run_of_family, context, data, self._jobs)
         return context, data
 
     @property

@@ -186,6 +186,7 @@ def trial_space(context: JobContext, data: Data) -> SearchSpace:
         config.granularities,
         config.schedules,
         _fixed(context),
+        config.gates.gate_form,
     )
 
 

@@ -19,11 +19,11 @@ from search.results.recommendation import Recommendation
 from search.results.report import Results
 from search.scheduling.ray_executor import check_resources
 from search.storage.layout import CONFIG_FILE, StudyKind
-from search.studies.dry_run import dry_run_of_search
+from search.studies.dry_run import dry_run_of_search, try_out
 from search.studies.publishing import certified_results, publish
 from search.studies.search_stages import SearchStages, trial_space
 from search.studies.session import Session, Study, run_study
-from search.studies.setup import SettingsFile, chosen_device, read_data
+from search.studies.setup import SettingsFile, chosen_device, of_network, read_data
 from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tasks.registry import name_in_settings
@@ -99,7 +99,7 @@ class SearchStudy(Study[Results]):
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         with memory_limited(self._config.resources.memory_gb):
             context, data = open_context(self._config, console, self._task)
-            dry_run_of_search(context, data, trial_space(context, data))
+            try_out(dry_run_of_search, context, data, trial_space(context, data))
         self.modules = context.preflight.builder.modules
         self.settings = settings_file(context.config)  # with the digest of its weights
         return context, data
@@ -158,7 +158,7 @@ def open_context(
     check_resources(config, device)
     channels = models.required_channels(config.model)
     data = read_data(config.data, learned, config.seed, console, channels=channels)
-    preflight = preflight_of(config, data.sample, learned)
+    preflight = of_network(config.model, preflight_of, config, data.sample, learned)
     check_recipe(config.training, data, learned)
     check_iterative(config, preflight, data, learned)
     config, weights = with_weights(config, preflight)

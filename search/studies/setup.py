@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.text import Text
 import mlflow_server
 from mlflow_server.errors import TrackingError
 from mlflow_server.runs import RunRecorder
-from pruning.errors import ConfigError, DataError, SearchStateError
+from pruning.errors import ConfigError, DataError, ModelError, SearchStateError
 from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
 from search.data import datasets
@@ -23,7 +23,10 @@ from search.data.data import Data, Part
 from search.data.own import own_data
 from search.storage.atomic_files import write_durably
 from search.storage.layout import SPOOL_FILE
+from search.system.child_process import ProcessEndedError, apart
 from search.tasks.task import Task
+
+T = TypeVar("T")
 
 
 def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
@@ -65,6 +68,17 @@ def read_data(
         console.print(f"note          {note}", highlight=False, markup=False, soft_wrap=True)
     _check_targets(data, task)
     return data
+
+
+def of_network(model: str, task: Callable[..., T], *arguments: Any) -> T:
+    """What `task` finds out of a network, which may end the process that runs it.
+
+    Raises what the task raises, and ModelError if the process ends.
+    """
+    try:
+        return apart(task, *arguments)
+    except ProcessEndedError as ended:
+        raise ModelError(f"{model} ends the process when it runs: {ended}") from ended
 
 
 def _check_targets(data: Data, task: Task) -> None:

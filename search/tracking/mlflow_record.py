@@ -231,6 +231,7 @@ _SETTINGS = {
 }
 _STRENGTHS = {
     "layer": schema.PARAM_LAYER_STRENGTH,
+    "full-layer": schema.PARAM_LAYER_STRENGTH,
     "branch": schema.PARAM_BRANCH_STRENGTH,
     "block": schema.PARAM_BLOCK_STRENGTH,
 }

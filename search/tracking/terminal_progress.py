@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from pruning.cost import format_count
-from pruning.scaling_factors.scaling_factors import GRANULARITIES
+from pruning.scaling_factors.gating import GRANULARITIES
 from search.tasks.score import ACCURACY, Score
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table

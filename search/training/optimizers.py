@@ -30,12 +30,17 @@ def momentum_sum(config: TrainingConfig) -> float:
 class Stepper:
     """Takes the steps of one training of `model`: the optimizer and what is done around it.
 
-    σBN scales and gates are in a group of their own, with ten times the rate and without decay.
+    σBN scales and gates are in groups of their own, see `pruning.parameter_groups`.
     optimizer: what holds the momentum.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        groups = parameter_groups(model, lr=config.learning_rate, weight_decay=config.weight_decay)
+        groups = parameter_groups(
+            model,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            linear_weight_decay=config.linear_weight_decay,
+        )
         self.optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
             self.optimizer = torch.optim.SGD(groups, momentum=_MOMENTUM, nesterov=config.nesterov)
@@ -101,7 +106,7 @@ class Stepper:
         for (parameter, group), gradient in zip(learned, gradients, strict=True):
             if gradient is None:  # the penalty is not of this one
                 continue
-            if group["lr_factor"] != 1:
+            if group["is_scale"]:
                 pushes.append((parameter, gradient, group["lr"]))
             else:
                 own = parameter.grad

@@ -35,8 +35,11 @@ fine-tuned; the same shape from scratch; a rescaled shape from scratch; the base
 by one factor, from scratch; widths drawn at random, from scratch; after them the further kinds of
 family studies, all from scratch (see copycat.families)."""
 
-Stage = Literal["sparse training", "training", "iterative pruning", "fine-tuning", "from scratch"]
-"""What a network goes through; plain training is that of one pruned at initialisation."""
+Stage = Literal[
+    "sparse training", "training", "iterative pruning", "settling", "fine-tuning", "from scratch"
+]
+"""What a network goes through; plain training is that of one pruned at initialisation, settling
+that of one whose gates are at 0 or 1."""
 
 ORIGINS: tuple[Origin, ...] = (
     *("base", "sparse", "fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),

@@ -24,6 +24,7 @@ from pruning.errors import (
     first_line,
 )
 from pruning.fvcore_count import measure_cost
+from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
 from pruning.selection import absolute_limits, least_widths, unreachable
@@ -215,11 +216,18 @@ def _check_loss(config: SearchConfig, task: Task) -> None:
 def judged_groups(
     config: SearchConfig, model: nn.Module, graph: ChannelGraph, criteria: Iterable[str]
 ) -> tuple[str, ...]:
-    """The groups that every one of these methods can judge and the search may prune."""
+    """The groups that every one of these methods can judge or gate and the search may prune."""
+    gating = config.gates.as_gating
+    gateable = tuple(
+        g.name
+        for g in graph.prunable
+        if gating.allows("filter", g.producers) and Placement(gating.at).fits(model, g)
+    )
     covered = [
         chosen.criterion({}).covers(chosen.prepared(model, 0), graph)
-        for chosen in map(method, criteria)
         if chosen.criterion is not None
+        else gateable
+        for chosen in map(method, criteria)
     ]
     return tuple(
         group.name
@@ -272,11 +280,20 @@ def _floor(
     """
     parts = parts_of(granularity)
     kinds = [part for part in KINDS if part in parts]
-    removable = structures(model, example_input, kinds, config.restrictions) if kinds else ()
+    gating = config.gates.as_gating
+    removable = [
+        structure
+        for structure in (
+            structures(model, example_input, kinds, config.restrictions) if kinds else ()
+        )
+        if gating.allows(structure.kind, [structure.name])
+    ]
     for kind in kinds:
         if not any(structure.kind == kind for structure in removable):
+            named = f" of the names that --gate gives {kind}" if kind in gating.only else ""
             raise CriterionError(
-                f"{config.model} has no {kind} that could go: leave {kind} out of --granularity"
+                f"{config.model} has no {kind} that could go{named}: leave {kind} out of "
+                "--granularity, or choose other names"
             )
     if "filter" not in parts:
         left = trace(remove_structures(model, example_input, removable), example_input)

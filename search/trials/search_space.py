@@ -17,7 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from pruning.scaling_factors.scaling_factors import Granularity
+from pruning.scaling_factors.gating import Granularity
 from search.config.methods import Range, parts_of, setting_ranges
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
@@ -85,6 +85,7 @@ class SearchSpace:
         own, and this is no dimension.
     fixed: values of settings and of target_flops that take the place of their ranges; a dimension
         only where there are several.
+    gate_form: of learnable gates, on which the range of their strength depends.
     """
 
     total_push: float
@@ -93,6 +94,7 @@ class SearchSpace:
     granularities: tuple[str, ...] = ("filter",)
     schedules: tuple[str, ...] = ("one-shot",)
     fixed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    gate_form: str = "sigmoid"
 
     @property
     def is_conditional(self) -> bool:
@@ -209,7 +211,7 @@ class SearchSpace:
     ) -> Iterator[tuple[str, FloatDistribution]]:
         if not self.total_push:
             return
-        for name, values in setting_ranges(criterion, granularity).items():
+        for name, values in setting_ranges(criterion, granularity, self.gate_form).items():
             yield name, self._distribution(values)
 
     def _distribution(self, values: Range) -> FloatDistribution:

@@ -17,13 +17,14 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.iterative import IterativePruner, Pace, Removable
 from pruning.networks.copies import moved
 from pruning.regularizers.penalties import l1
-from pruning.scaling_factors.scaling_factors import Decision, Granularity, ScalingFactors
+from pruning.scaling_factors.gating import Granularity
+from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
 from pruning.selection import KeepPlan, least_widths, select, unreachable
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from pruning.structure_removal.structures import Structure
 from pruning.surgery import remove_channels
 from pruning.tracing import whole_trace
-from search.config.methods import method
+from search.config.methods import gated_parts, method
 from search.config.search_config import SearchConfig
 from search.trials.preflight import Preflight, judged_groups
 from search.trials.search_space import Proposal
@@ -123,6 +124,7 @@ class SparseNetwork:
                 restrictions=config.restrictions,
                 pruned_layers=preflight.graph.pruned_layers,
                 seed=seed,
+                gating=config.gates.as_gating,
             )
         make = self._method.regularizer if config.training.epochs else None
         graph = preflight.graph if preflight.groups else None
@@ -144,13 +146,16 @@ class SparseNetwork:
             total = total + self._regularizer(network)
         if isinstance(model, ScalingFactors):
             strengths = {name: self._gate_strength(name) for name in self._gated_granularities}
-            total = total + model.penalty(strengths, _summed)
+            form = _summed if self._config.gates.gate_penalty == "each" else l1
+            total = total + model.penalty(strengths, form)
         return total
 
     def after_step(self, model: nn.Module) -> None:
         """What the method asks for after each update of the weights."""
         if self._method.after_step is not None:
             self._method.after_step(model)
+        if isinstance(model, ScalingFactors):
+            model.clip()
 
     def pruning(self, batches: Batches, limits: Budget) -> Pruning:
         """What the gates and the method find least important; the network is left as it is.
@@ -159,7 +164,7 @@ class SparseNetwork:
         limits: what the result costs at most. Raises UnreachableBudgetError if it cannot.
         """
         if isinstance(self.model, ScalingFactors) and not self._has_judged_channels:
-            decision = self.model.decide_to(limits, min_channels=self._config.min_channels)
+            decision = self._decided(self.model, limits)
             profile = self._profile_of(self.model.plain(decision), decision)
             return Pruning(decision, KeepPlan({}), profile)
         return self._of_channels(self._of_criterion(limits), batches, limits)
@@ -207,9 +212,19 @@ class SparseNetwork:
         assert not isinstance(self.model, ScalingFactors), self._proposal
         return self._scores(self._of_criterion(self._preflight.limits), batches)
 
-    def without(self, pruning: Pruning) -> nn.Module:
-        """A smaller network with the present weights; `model` is left as it is."""
-        model = self.model
+    @property
+    def is_gated(self) -> bool:
+        """Whether learnable gates decide of something."""
+        return isinstance(self.model, ScalingFactors)
+
+    def settled(self, pruning: Pruning) -> ScalingFactors:
+        """A gated network with its gates at 0 or 1, see ScalingFactors.settled."""
+        assert isinstance(self.model, ScalingFactors), self._method
+        return self.model.settled(pruning.decision)
+
+    def without(self, pruning: Pruning, settled: ScalingFactors | None = None) -> nn.Module:
+        """A smaller network with the present weights, or those of `settled`; neither is changed."""
+        model = self.model if settled is None else settled
         graph = self._preflight.graph
         if isinstance(model, ScalingFactors):
             model = model.plain(pruning.decision)
@@ -219,12 +234,31 @@ class SparseNetwork:
                 graph = self._traced(model)
         return remove_channels(model, graph, pruning.plan)
 
+    def _decided(self, model: ScalingFactors, limits: Budget) -> Decision:
+        """What goes by the gates: below thresholds that were given, or as much as limits need.
+
+        By thresholds the target does not count, but the budget of the search holds where gates
+        decide alone: UnreachableBudgetError for more.
+        """
+        least, thresholds = self._config.min_channels, self._config.gates.thresholds
+        if not thresholds:
+            if self._has_judged_channels:
+                return _no_more_than_needed(model, limits)
+            return model.decide_to(limits, min_channels=least)
+        gated = {part: thresholds[part] for part in self._gated_granularities}
+        decision = model.decide(gated, min_channels=least)
+        if not self._has_judged_channels:
+            cost = model.cost(decision)
+            if not self._preflight.limits.allows(cost):
+                raise unreachable(self._preflight.limits, cost)
+        return decision
+
     def _of_criterion(self, limits: Budget) -> _Judged:
         """What the criterion judges: what gates leave of the network, but not of its channels."""
         graph, groups = self._preflight.graph, self._preflight.groups
         if not isinstance(self.model, ScalingFactors):
             return _Judged(self.model, Decision((), KeepPlan({})), graph, groups)
-        decision = _no_more_than_needed(self.model, limits)
+        decision = self._decided(self.model, limits)
         model = self.model.plain(decision)
         if decision.removed:
             graph = self._traced(model)
@@ -267,8 +301,7 @@ class SparseNetwork:
     @property
     def _gated_granularities(self) -> tuple[Granularity, ...]:
         """What has learnable gates; channels only where no criterion judges them."""
-        parts = self._proposal.granularities
-        return tuple(p for p in parts if p != "filter" or self._method.criterion is None)
+        return gated_parts(self._proposal.criterion, self._proposal.granularity)
 
     @property
     def _has_judged_channels(self) -> bool:

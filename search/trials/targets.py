@@ -78,8 +78,12 @@ def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> l
 
 
 def _percents(config: SearchConfig) -> list[int]:
-    """Of a trial's own target, what each of its networks is pruned to, by halves from 100 %."""
-    halves = [round(100 / 2**times) for times in range(config.study.by_products + 1)]
+    """Of a trial's own target, what each of its networks is pruned to, by halves from 100 %.
+
+    Thresholds of gates know no target, and would give the same network again.
+    """
+    by_products = 0 if config.gates.gate_thresholds else config.study.by_products
+    halves = [round(100 / 2**times) for times in range(by_products + 1)]
     return list(dict.fromkeys(max(1, percent) for percent in halves))
 
 

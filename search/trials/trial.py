@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from pruning.errors import (
     TrainingDivergedError,
     UnreachableBudgetError,
 )
+from pruning.networks.copies import moved
 from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
 from search.data.data import Data
@@ -23,6 +25,7 @@ from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
+from search.training.freezing import frozen_but
 from search.training.own_loop import trainer_for
 from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
@@ -69,7 +72,7 @@ def ending_of(error: Exception) -> Ending:
 def run_trial(
     job: TrialJob, context: JobContext, data: Data, report: Report
 ) -> tuple[Outcome, ...]:
-    """Train with gates and the method's penalty → prune → fine-tune → store.
+    """Train with gates and the method's penalty → prune → settle, if asked for → fine-tune → store.
 
     The first network meets both the budget and the proposal's target; those after it are pruned
     from the same training to the other targets, see `targets_of`. A method that prunes at
@@ -106,7 +109,8 @@ class _Trial:
             loss=criterion_loss(context.task),
             is_trained=context.weights is not None,
         )
-        num_steps = self._training.epochs + len(self._targets) * self._training.fine_tune_epochs
+        self._epochs_after = self._settle_epochs + self._training.fine_tune_epochs
+        num_steps = self._training.epochs + len(self._targets) * self._epochs_after
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
@@ -121,10 +125,13 @@ class _Trial:
         if "products" not in staged.notes:
             products = self._products()
             states = [product.to_state() for product in products]
-            epochs = sum(self._training.fine_tune_epochs - product.epochs for product in products)
+            epochs = sum(self._epochs_after - product.epochs for product in products)
             staged.advance({"products": states, "images": staged.images}, epochs)
         outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
         for state in staged.notes["products"][len(outcomes) :]:
+            if not state["is_settled"]:
+                state.update(self._settled(Product.from_state(state)).to_state())
+                staged.advance({"images": staged.images})
             outcomes.append(self._fine_tuned(Product.from_state(state)))
             state["weights"] = {}  # those that training began with are of no more use
             done = [outcome.to_mapping() for outcome in outcomes]
@@ -228,9 +235,31 @@ class _Trial:
         after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(target.suffix)
         details = {**before, "score_after_pruning": after}
-        images = self._staged.images
+        weights = model.state_dict()
+        if self._settle_epochs:
+            weights = self._sparse.settled(pruning).state_dict()
+        images, is_settled = self._staged.images, not self._settle_epochs
         compute = float(images * self._preflight.base.flops)
-        return Product(key, pruning, details, model.state_dict(), images, compute)
+        return Product(key, pruning, details, weights, images, compute, is_settled=is_settled)
+
+    @property
+    def _settle_epochs(self) -> int:
+        """Epochs of each network with its gates at 0 or 1."""
+        return self._config.gates.settle_epochs if self._sparse.is_gated else 0
+
+    def _settled(self, product: Product) -> Product:
+        """Trained with its gates at 0 or 1, then without them (Haider and Taj, §5.4)."""
+        gated = self._sparse.settled(product.pruning)
+        gated.load_state_dict(product.weights)
+        trained = self._train("settling", gated)
+        model = self._sparse.without(product.pruning, gated)
+        return replace(
+            product,
+            weights=model.state_dict(),
+            is_settled=True,
+            images=product.images + trained.images_seen,
+            compute=product.compute + trained.images_seen * float(self._preflight.base.flops),
+        )
 
     def _pruning(self, target: Target) -> Pruning:
         return self._sparse.pruning(self._batches(), target.limits)
@@ -278,7 +307,8 @@ class _Trial:
 
         epochs_used: of those of fine-tuning.
         """
-        is_first, training = stage != "fine-tuning", self._training
+        is_first, training = stage not in ("settling", "fine-tuning"), self._training
+        parts = () if is_first else self._config.gates.unfrozen
         if not (training.epochs if is_first else training.fine_tune_epochs - epochs_used):
             return TrainingReport((), 0.0)
         config = training if is_first else training.for_fine_tuning(epochs_used)
@@ -286,7 +316,7 @@ class _Trial:
             model,
             self._data,
             task=self._context.task if sparse is not None else self._context.task_of_smaller,
-            epochs=config.epochs,
+            epochs=self._settle_epochs if stage == "settling" else config.epochs,
             config=config,
             seed=self._seed if is_first else self._seed_after,
             device=self._context.torch_device,
@@ -294,7 +324,9 @@ class _Trial:
             after_step=None if sparse is None else sparse.after_step,
         )
         sparsity = None if sparse is None else lambda: sparse.sparsity
-        return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
+        inputs = moved(self._preflight.example_input, self._context.torch_device)
+        with frozen_but(model, parts, inputs):
+            return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
     def _fine_tuned(self, product: Product) -> Outcome:
         model = self._sparse.without(product.pruning)
@@ -317,7 +349,7 @@ class _Trial:
             compute=product.compute + tuned.images_seen * flops,
             details=product.details,
             record=self._record(product),
-            curve=self._staged.curve(training.fine_tune_epochs - product.epochs, epochs_before),
+            curve=self._staged.curve(self._epochs_after - product.epochs, epochs_before),
             files=files,
         )
         return store(result, fold(model), self._context, self._data)

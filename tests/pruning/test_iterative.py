@@ -118,6 +118,43 @@ def test_a_network_comes_out_within_budget_without_gates_and_as_it_was_gated() -
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("criterion", [Taylor(), WeightMagnitude()], ids=["taylor", "magnitude"])
+def test_a_fixed_criterion_judges_once(criterion: Criterion) -> None:
+    """Molchanov et al., fig. 4: what the network becomes meanwhile makes no difference."""
+    kept = []
+    for scrambled in (False, True):
+        pruner = pruner_of(network(), criterion=criterion.fixed(), pace=Pace(3, 1, 2))
+        optimizer, ((images, labels),) = sgd(pruner.network), batches(1)
+        for step in range(4):
+            if step and scrambled:
+                for weight in pruner.network.parameters():
+                    weight.data.copy_(torch.randn(weight.shape))
+            with pruner.watching(len(images)):
+                F.cross_entropy(pruner.network(images), labels).backward()
+            pruner.after_step(optimizer)
+            optimizer.zero_grad()
+        kept.append(pruner.plan.keep)
+    assert kept[0] == kept[1]
+
+
+def test_gates_before_batch_norm_are_watched_there_and_closed_where_channels_are_read() -> None:
+    criterion = Taylor().placed(at="convolution")
+    pruner = pruner_of(network(), criterion=criterion, pace=Pace(2, 1, 100))
+    optimizer, ((images, labels),) = sgd(pruner.network.eval()), batches(1)
+    with pruner.watching(len(images)):
+        F.cross_entropy(pruner.network(images), labels).backward()
+    graph = trace(network(), EXAMPLE)
+    scores = criterion.score(network(), graph, [(images, labels)])
+    expected = removal_order(scores, graph)[:2]
+    pruner.after_step(optimizer)
+    gone = [
+        (name, channel)
+        for name, channels in pruner.plan.keep.items()
+        for channel in sorted(set(range(graph.group(name).width)) - set(channels))
+    ]
+    assert sorted(gone) == sorted(expected)
+
+
 def test_so_many_channels_go_every_so_many_minibatches_and_for_real_every_so_many_times() -> None:
     pruner = pruner_of(network(), pace=Pace(units=2, minibatches=3, surgery_every=2))
     optimizer = sgd(pruner.network)

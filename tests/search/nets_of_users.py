@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import torch
@@ -90,6 +92,42 @@ class ExitingInTraining(Plain):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             sys.exit(3)
+        return super().forward(x)
+
+
+class EndingInTraining(Plain):
+    """Ends its process, past whoever would hear of an exception."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            os._exit(3)
+        return super().forward(x)
+
+
+class EndingInALoss(Plain):
+    """Runs as it should wherever no gradients are asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            os._exit(4)
+        return super().forward(x)
+
+
+class CrashingInTraining(Plain):
+    """As a fault of a library in C does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            signal.raise_signal(signal.SIGSEGV)
+        return super().forward(x)
+
+
+class KilledInTraining(Plain):
+    """As by the kernel when memory has run out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 
 

@@ -124,6 +124,7 @@ class SettingsPolicy:
         }
         for name in ("epochs", "fine_tune_epochs", "scratch_epochs"):
             largest[f"training.{name}"] = limits.most_epochs
+        largest["gates.settle_epochs"] = limits.most_epochs
         for name, value in leaves(settings):
             if name in largest and isinstance(value, int | float) and value > largest[name]:
                 limit = largest[name]

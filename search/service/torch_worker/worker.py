@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import multiprocessing
 import os
-import signal
-import threading
-import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from pruning.errors import first_line
+from pruning.errors import EspalierError
 from search.service.problem_details import ProblemError
 from search.service.service_config import SECRET_VARIABLES
+from search.system.child_process import ChildProcess, ProcessEndedError, TaskFailedError
 from search.system.memory_limit import memory_limited
 
 T = TypeVar("T")
@@ -51,7 +49,7 @@ class TorchWorker:
 
     def __init__(self, memory_gb: float | None = None) -> None:
         self._memory_gb = memory_gb
-        self._process: _Process | None = None
+        self._process: ChildProcess | None = None
         self._turn = asyncio.Lock()
         self._waiting: Counter[str] = Counter()
         self._is_closed = False
@@ -96,22 +94,23 @@ class TorchWorker:
         for is_last in (False, True):
             if self._is_closed:
                 raise ProblemError(503, "the service is about to end", **_RETRY_AFTER)
-            self._process = self._process or _Process(self._memory_gb)
+            begin = functools.partial(_torch_imported, self._memory_gb)
+            self._process = self._process or ChildProcess("spawn", begin)
             try:
-                call = asyncio.to_thread(self._process.call, task, arguments)
-                result = await asyncio.wait_for(call, _SECONDS)
-                break
+                call = asyncio.to_thread(self._process.call, task, *arguments)
+                return await asyncio.wait_for(call, _SECONDS)
             except TimeoutError:
                 self._end()
                 raise OverTimeError(422, f"this took longer than {_SECONDS:g} s") from None
-            except (EOFError, OSError):
+            except ProcessEndedError as ended:
                 self._end()
                 if is_last and not self._is_closed:
-                    raise ProblemError(422, "checking these settings ends the process") from None
-        if isinstance(result, _Failure):
-            _log.error("the worker failed at %s: %s", task.__name__, result.traceback)
-            raise ProblemError(422, f"this cannot be done: {result.message}")
-        return result
+                    detail = f"checking these settings ends the process: {ended}"
+                    raise ProblemError(422, detail) from None
+            except (EspalierError, TaskFailedError) as error:
+                _log.exception("the worker failed at %s", task.__name__)
+                raise ProblemError(422, f"this cannot be done: {error}") from error
+        raise ProblemError(503, "the service is about to end", **_RETRY_AFTER)
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -130,37 +129,9 @@ def _consume_error(job: asyncio.Task[Any]) -> None:
         job.exception()
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An unforeseen error: of a network's own code, say, or torch's."""
-
-    message: str
-    traceback: str
-
-
-class _Process:
-    def __init__(self, memory_gb: float | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, memory_gb), daemon=True)
-        self._process.start()
-        other.close()
-
-    def call(self, task: Callable[..., T], arguments: tuple[Any, ...]) -> T | _Failure:
-        """Wait for the result of the task; EOFError or OSError if the process ends."""
-        self._connection.send((task, arguments))
-        result: T | _Failure = self._connection.recv()
-        return result
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-
-def _serve(connection: Connection, memory_gb: float | None) -> None:
-    """Do every task that arrives, in the process itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends this
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+@contextmanager
+def _torch_imported(memory_gb: float | None) -> Iterator[None]:
+    """Torch is there, on few threads, and what the service knows is not."""
     os.environ["OMP_NUM_THREADS"] = _THREADS
     for name in SECRET_VARIABLES:
         os.environ.pop(name, None)
@@ -168,18 +139,4 @@ def _serve(connection: Connection, memory_gb: float | None) -> None:
 
     torch.set_num_threads(int(_THREADS))
     with memory_limited(memory_gb):
-        while True:
-            task, arguments = connection.recv()
-            try:
-                result = task(*arguments)
-            except Exception as error:
-                result = _Failure(first_line(error), traceback.format_exc())
-            connection.send(result)
-
-
-def _end_with_parent() -> None:
-    """End with the service: one that is killed cannot end this process itself."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+        yield

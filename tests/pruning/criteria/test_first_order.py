@@ -17,7 +17,9 @@ from pruning.criteria import (
     Fisher,
     Snip,
     Taylor,
+    TaylorBatchNormScale,
     TaylorFullGradient,
+    TaylorOutput,
     TaylorWeights,
     score_together,
 )
@@ -98,6 +100,111 @@ def test_coupled_producers_add_up_on_weights() -> None:
                 expected += (p * p.grad).detach().square().reshape(6, -1).sum(1)
     scores = TaylorWeights().score(model, graph, batches)
     torch.testing.assert_close(scores["stem"], expected / 2)
+
+
+def test_before_batch_norm_it_is_the_group_contribution_of_filters() -> None:
+    """Molchanov et al., eq. 9, of a gate right behind a convolution."""
+    model = BY_NAME["chain"].network(1, torch.float64)
+    batches = data(5, 3)
+    expected = torch.zeros(6).double()
+    for images, labels in batches:
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        expected += contributions(model.conv1).sum(1) ** 2
+    criterion = Taylor().placed(at="convolution")
+    scores = criterion.score(model, trace(model, IMAGE.double()), batches)
+    torch.testing.assert_close(scores["conv1"], expected / 2)
+    behind = Taylor().score(model, trace(model, IMAGE.double()), batches)
+    assert not torch.allclose(scores["conv1"], behind["conv1"], rtol=0.1)
+
+
+def contributions(layer: nn.Conv2d) -> Tensor:
+    """g_s·w_s of a layer's filters and biases, a row per filter."""
+    parts = [(layer.weight * layer.weight.grad).flatten(1)]
+    if layer.bias is not None:
+        parts.append((layer.bias * layer.bias.grad)[:, None])
+    return torch.cat(parts, 1).detach()
+
+
+def test_convolutions_of_a_stream_have_gates_of_their_own() -> None:
+    """Each squared by itself, or together as one, whose gradient is their sum."""
+    model, graph = SHORTCUT.network(0, torch.float64), SHORTCUT.graph
+    batches = data(4, 3)
+    own, shared = torch.zeros(6).double(), torch.zeros(6).double()
+    for images, labels in batches:
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        stem, other = (contributions(layer).sum(1) for layer in (model.stem, model.b))
+        own += stem**2 + other**2
+        shared += (stem + other) ** 2
+    per, together = Taylor().placed(per="convolution"), Taylor().placed("convolution")
+    torch.testing.assert_close(per.score(model, graph, batches)["stem"], own / 2)
+    gates = per.gates(model, graph)
+    apart = gates.by_layer(per.judge(gates, batches))
+    torch.testing.assert_close(apart["stem"] + apart["b"], own / 2)
+    torch.testing.assert_close(together.score(model, graph, batches)["stem"], shared / 2)
+
+
+def without_batchnorm() -> tuple[nn.Module, ChannelGraph]:
+    model = randomised(chain(first=conv(3, 6), relu=nn.ReLU(), head=head(6))).double()
+    return model, trace(model, IMAGE.double())
+
+
+def test_before_batch_norm_means_nothing_where_there_is_none() -> None:
+    model, graph = without_batchnorm()
+    before = Taylor().placed("convolution")
+    assert before.covers(model, graph) == ()
+    with pytest.raises(CriterionError, match="no prunable channels behind which batch norm"):
+        before.score(model, graph, data(2))
+
+
+def test_full_gradients_reach_gates_on_outputs() -> None:
+    """One per sample, as if each were a minibatch of its own."""
+    model, graph = BY_NAME["chain"].network(1, torch.float64), BY_NAME["chain"].graph
+    ((images, labels),) = data(4)
+    criterion = TaylorFullGradient().placed("convolution")
+    alone = [
+        Taylor().placed("convolution").score(model, graph, [(images[[n]], labels[[n]])])
+        for n in range(4)
+    ]
+    for name, values in criterion.score(model, graph, [(images, labels)]).items():
+        torch.testing.assert_close(values, torch.stack([one[name] for one in alone]).mean(0))
+
+
+def test_outputs_are_judged_by_absolute_gradients_per_layer() -> None:
+    """Molchanov et al. (2017), eq. 8: |mean over positions of activation · gradient|."""
+    model = randomised(chain(first=conv(3, 6), relu=nn.ReLU(), head=head(6))).double()
+    ((images, labels),) = data(4)
+    activation = F.relu(model.first(images)).detach().requires_grad_()
+    loss = F.cross_entropy(model.head(activation), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, activation)
+    raw = (activation * gradient).mean((2, 3)).abs().mean(0).detach()
+    scores = TaylorOutput().score(model, trace(model, images[:1]), [(images, labels)])
+    torch.testing.assert_close(scores["first"], raw / raw.square().sum().sqrt())
+
+
+def test_taylor_on_scales_of_batch_norm() -> None:
+    model, graph = BY_NAME["chain"].network(1, torch.float64), BY_NAME["chain"].graph
+    batches = data(5, 3)
+    expected = torch.zeros(6).double()
+    for images, labels in batches:
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        expected += (model.bn1.weight * model.bn1.weight.grad).detach() ** 2
+    scores = TaylorBatchNormScale().score(model, graph, batches)
+    torch.testing.assert_close(scores["conv1"], expected / 2)
+    with pytest.raises(CriterionError, match="no batch normalisation with a scale"):
+        TaylorBatchNormScale().score(*without_batchnorm(), batches)
+
+
+def test_several_placements_share_one_pass() -> None:
+    model, graph = BY_NAME["chain"].network(1, torch.float64), BY_NAME["chain"].graph
+    criteria = {"behind": Taylor(), "before": Taylor().placed("convolution")}
+    together = score_together(criteria, model, graph, iter(data(3, 2)))
+    for name, criterion in criteria.items():
+        alone = criterion.score(model, graph, data(3, 2))
+        for group, values in alone.items():
+            torch.testing.assert_close(together[name][group], values)
 
 
 def test_fisher_is_half_the_mean_squared_gradient_per_sample() -> None:

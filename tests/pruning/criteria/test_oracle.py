@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -232,3 +233,24 @@ def test_memory_does_not_grow_with_the_number_of_units(
     few, many = peak_bytes(criterion, 8), peak_bytes(criterion, 64)
     assert 2e6 < few < most
     assert many < few + 1e5
+
+
+def test_a_gate_on_a_convolution_at_zero_is_its_filter_at_zero() -> None:
+    """Equation 3 of one convolution of a stream, by zeroing the weights."""
+    model, graph = BY_NAME["identity shortcut"].network(0, torch.float64), None
+    architecture = BY_NAME["identity shortcut"]
+    model, graph = architecture.network(0, torch.float64), architecture.graph
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3])
+    oracle = Oracle().placed(per="convolution")
+    gates = oracle.gates(model, graph)
+    scores = gates.by_layer(oracle.judge(gates, [(images, labels)]))
+    model.eval()
+    whole = F.cross_entropy(model(images), labels)
+    for name in ("stem", "b"):
+        without = copy.deepcopy(model)
+        for parameter in without.get_submodule(name).parameters():
+            parameter.data[1] = 0
+        expected = (whole - F.cross_entropy(without(images), labels)) ** 2
+        torch.testing.assert_close(scores[name][1], expected.detach())

@@ -35,6 +35,30 @@ class Rows(nn.Module):
         return rows.permute(0, 3, 1, 2) * self.repeats
 
 
+class Stages(nn.Module):
+    """Keeps a number that is as large as the first part by chance, in front of its own sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeats, self.passed, self.convolved = 3, 3, 6
+        self.layer = conv(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.split([self.passed, self.convolved], 1)
+        for _ in range(self.repeats):
+            right = right.relu()
+        return torch.cat([left, self.layer(right)], 1)
+
+
+def test_a_number_that_is_as_large_by_chance_stays() -> None:
+    model = chain(first=conv(3, 9), stages=Stages(), last=conv(9, 4))
+    graph = trace(model, IMAGE)
+    assert [g.name for g in graph.prunable] == ["first", "first.1", "stages.layer"]
+    smaller = remove_channels(model, graph, KeepPlan({"first": (0,), "first.1": (0, 2)}))
+    stages = smaller.stages
+    assert (stages.repeats, stages.passed, stages.convolved) == (3, 1, 2)
+
+
 def test_both_parts_of_what_is_sliced_lose_channels() -> None:
     model = chain(first=conv(3, 9), sliced=Sliced(2), last=conv(9, 4))
     graph = trace(model, IMAGE)

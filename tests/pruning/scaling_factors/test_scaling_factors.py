@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import pytest
 import torch
@@ -22,31 +22,38 @@ from torch.nn import functional as F
 
 from pruning import Budget, measure_cost, trace
 from pruning.errors import ConfigError, CriterionError, PlanError, UnreachableBudgetError
-from pruning.scaling_factors.scaling_factors import (
-    GRANULARITIES,
-    Decision,
-    Granularity,
-    ScalingFactors,
-)
+from pruning.scaling_factors.gating import Gating, Granularity
+from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
 from pruning.selection import KeepPlan
 from pruning.structure_removal.structures import Structure, remove_structures
-from search.models import resnet20, vgg16
+from search.models import lenet3, resnet20, vgg16
+
+GRANULARITIES: tuple[Granularity, ...] = ("filter", "layer", "branch", "block")
+"""Everything that can be gated at once."""
 
 COMBINATIONS: list[tuple[Granularity, ...]] = [
     *((granularity,) for granularity in GRANULARITIES),
     ("filter", "layer"),
+    ("filter", "full-layer"),
     GRANULARITIES,
 ]
 
 
+IN_PAPER = Gating("clipped", "convolution")
+"""Gates as the paper has them (§5.1)."""
+
+
 @functools.cache
-def _made(granularities: tuple[Granularity, ...], seed: int) -> ScalingFactors:
-    return ScalingFactors(residual(), images(), granularities, seed=seed)
+def _made(granularities: tuple[Granularity, ...], seed: int, form: str, at: str) -> ScalingFactors:
+    return ScalingFactors(residual(), images(), granularities, seed=seed, gating=Gating(form, at))
 
 
-def factors_of(granularities: Collection[Granularity], *, seed: int = 0) -> ScalingFactors:
+def factors_of(
+    granularities: Collection[Granularity], *, seed: int = 0, gating: Gating | None = None
+) -> ScalingFactors:
     """The gated residual network, found and traced once for all tests; a copy for each."""
-    return copy.deepcopy(_made(tuple(granularities), seed))
+    gating = gating or Gating()
+    return copy.deepcopy(_made(tuple(granularities), seed, gating.form, gating.at))
 
 
 def vector(factors: ScalingFactors) -> Tensor:
@@ -71,6 +78,7 @@ def train(factors: ScalingFactors, steps: int = 3) -> list[float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(factors.parameters(), 1.0)
         optimizer.step()
+        factors.clip()
         losses.append(loss.item())
     factors.eval()
     return losses
@@ -91,16 +99,17 @@ def assert_comes_out_plain(factors: ScalingFactors, decision: Decision, inputs: 
     assert not any(type(module).__module__.startswith("pruning") for module in plain.modules())
 
 
+@pytest.mark.parametrize("gating", [Gating(), IN_PAPER], ids=["sigmoid", "clipped"])
 @pytest.mark.parametrize("granularities", COMBINATIONS, ids="+".join)
 def test_every_combination_trains_decides_and_comes_out_plain(
-    granularities: tuple[Granularity, ...],
+    granularities: tuple[Granularity, ...], gating: Gating
 ) -> None:
-    factors = factors_of(granularities, seed=1)
+    factors = factors_of(granularities, seed=1, gating=gating)
     before = vector(factors)
     assert all(math.isfinite(loss) for loss in train(factors))
     assert list(factors.gates) == list(granularities)
     after = vector(factors)
-    assert (before != after).all()
+    assert ((before != after) | (gating.form == "clipped")).all()
     assert after.mean() < before.mean()
     decision = factors.decide(median(factors))
     assert decision.removed or decision.keep.keep
@@ -271,7 +280,7 @@ def test_the_penalty_reaches_only_what_it_names() -> None:
     factors = factors_of(GRANULARITIES)
     factors.penalty({"branch": 1.0}).backward()
     moved = {name for name, p in factors.named_parameters() if p.grad is not None}
-    assert moved == {f"gated.model.block{i}.branch_gate.logit" for i in (1, 2, 3)}
+    assert moved == {f"gated.model.block{i}.branch_gate.learned" for i in (1, 2, 3)}
 
 
 def test_a_threshold_decides_what_is_below_it() -> None:
@@ -370,7 +379,8 @@ def test_a_decision_is_json() -> None:
 @pytest.mark.parametrize(
     ("granularities", "error", "message"),
     [
-        ([], ConfigError, "granularities are some of filter, layer, branch, block"),
+        ([], ConfigError, "granularities are some of filter, layer, full-layer, branch, block"),
+        (["layer", "full-layer"], ConfigError, "on the same convolutions: choose one"),
         (["neuron"], ConfigError, "got .*neuron"),
         (["filter", "branch"], CriterionError, "Sequential has no branch to gate"),
         (["block"], CriterionError, "Sequential has no block to gate"),
@@ -414,3 +424,148 @@ def test_channels_of_attention_scores_have_no_filter_gates() -> None:
     assert "attend.query" in {group.name for group in trace(model, example).prunable}
     decision = scaled.decide(0.5, min_channels=1)
     torch.testing.assert_close(scaled.plain(decision)(example), scaled.decided(decision)(example))
+
+
+def test_filters_are_gated_on_the_outputs_of_convolutions_before_batch_norm() -> None:
+    """§3.1: "multiplied with the output of convolution layer"."""
+    model = randomised(
+        chain(
+            stem=conv(3, 4), norm=nn.BatchNorm2d(4), relu=nn.ReLU(), last=conv(4, 5), head=head(5)
+        )
+    ).double()
+    factors = ScalingFactors(model.eval(), images(), ["filter"], gating=IN_PAPER).eval()
+    gates = {name: values[:, None, None] for name, values in factors.gates["filter"].items()}
+    x = F.relu(model.norm(model.stem(images(2)) * gates["stem"]))
+    torch.testing.assert_close(factors(images(2)), model.head(model.last(x) * gates["last"]))
+
+
+def test_a_full_layer_takes_batch_norm_and_activation_along() -> None:
+    """Equation 4 of a layer as Keras has it, with filter gates inside."""
+    model = randomised(
+        chain(
+            stem=conv(3, 4),
+            relu0=nn.ReLU(inplace=True),
+            conv=conv(4, 4),
+            norm=nn.BatchNorm2d(4),
+            relu=nn.ReLU(inplace=True),
+            bare=conv(4, 4),
+            head=head(4),
+        )
+    ).double()
+    factors = ScalingFactors(model.eval(), images(), ["filter", "full-layer"], gating=IN_PAPER)
+    factors.eval()
+    (layer,) = factors.gates["full-layer"].values()
+    gates = {name: values[:, None, None] for name, values in factors.gates["filter"].items()}
+    x = F.relu(model.stem(images(2)) * gates["stem"])
+    y = layer * F.relu(model.norm(model.conv(x) * gates["conv"])) + x
+    torch.testing.assert_close(factors(images(2)), model.head(model.bare(y) * gates["bare"]))
+    gone = Decision((Structure("full-layer", "conv"),), factors.decide(0.0).keep)
+    plain = factors.plain(gone)
+    assert_comes_out_plain(factors, gone, images(2))
+    assert all(type(getattr(plain, name)) is nn.Identity for name in ("conv", "norm", "relu"))
+
+
+def test_clipped_gates_reach_zero_by_l1_and_come_back_by_the_loss() -> None:
+    factors = factors_of(["filter"], gating=IN_PAPER)
+    optimizer = torch.optim.SGD(factors.learned, lr=0.1)
+
+    def step(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        factors.clip()
+
+    for _ in range(12):
+        step(sum(values.abs().sum() for values in factors.gates["filter"].values()))
+    assert (vector(factors) == 0).all()
+    step(factors.penalty({"filter": 1.0}))
+    assert (vector(factors) == 0).all()
+    step(sum((1 - values).square().sum() for values in factors.gates["filter"].values()))
+    assert (vector(factors) > 0).all()
+
+
+@pytest.mark.parametrize("gating", [Gating(), IN_PAPER], ids=["sigmoid", "clipped"])
+def test_settled_gates_are_zero_or_one_beside_standing_shortcuts(gating: Gating) -> None:
+    """§5.4: decided, fine-tuned with the shortcuts, and only then without them."""
+    factors = ScalingFactors(chained(), images(), ["filter", "layer"], gating=gating).eval()
+    model = factors.gated.model
+    keep = KeepPlan({"stem": (0, 1), "same": (0, 2, 3), "fewer": (0, 1, 2, 3, 4)})
+    decision = Decision((Structure("layer", "same"),), keep)
+    settled = factors.settled(decision)
+    open_ = {
+        name: torch.tensor([float(c in kept) for c in range(width)])[:, None, None].double()
+        for (name, kept), width in zip(keep.keep.items(), (4, 4, 5), strict=True)
+    }
+    plain = factors.gated.ungated()
+    project = factors.gated.shortcut(Structure("layer", "fewer")).project
+    x = plain.stem(images(2))
+    at_output = gating.at == "convolution"
+    x = x * open_["stem"] if at_output else x
+    y = 0 * x + x  # the layer goes, its shortcut stands
+    y = y if at_output else y * open_["same"]
+    pooled = F.avg_pool2d(y, 3, 2, 1, count_include_pad=False)
+    z = plain.fewer(y) + project(pooled)
+    torch.testing.assert_close(settled(images(2)), plain.head(z))
+    before = [p.clone() for p in settled.learned]
+    train(settled)
+    assert all(torch.equal(a, b) for a, b in zip(before, settled.learned, strict=True))
+    final = settled.plain(decision)
+    assert difference(final(images(3)), settled.decided(decision)(images(3))) < 1e-10
+    assert not any(hasattr(module, "gating") for module in final.modules())
+    assert model is factors.gated.model
+
+
+def test_only_what_patterns_name_is_gated() -> None:
+    """§5.5: the first layer of each block and its branch."""
+    gating = Gating(only={"layer": ("*.conv1",), "filter": ("block1", "wide")})
+    factors = ScalingFactors(residual(), images(), ["filter", "layer", "branch"], gating=gating)
+    assert list(factors.gates["layer"]) == [f"block{i}.conv1" for i in (1, 2, 3)]
+    assert list(factors.gates["branch"]) == [f"block{i}" for i in (1, 2, 3)]
+    assert {"block1.conv1", "wide"} <= set(factors.gates["filter"])
+    assert "block3.conv1" not in factors.gates["filter"]
+    nothing = Gating(only={"layer": ("nowhere",)})
+    with pytest.raises(CriterionError, match="no layer to gate that nowhere fits"):
+        ScalingFactors(residual(), images(), ["layer"], gating=nothing)
+    with pytest.raises(CriterionError, match="no filter to gate: none that nowhere fits"):
+        ScalingFactors(
+            residual(), images(), ["filter"], gating=Gating(only={"filter": ("nowhere",)})
+        )
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: Gating("relu"), "form must be one of sigmoid, clipped, got 'relu'"),
+        (lambda: Gating(at="batchnorm"), "at must be one of consumer, convolution"),
+        (lambda: Gating(only={"neuron": ("x",)}), "patterns are for some of .* got 'neuron'"),
+    ],
+)
+def test_gates_that_there_are_none_of(made: Callable[[], Gating], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made()
+
+
+def test_lenet_loses_filters_and_layers_together() -> None:
+    """Both granularities of the paper (eq. 6) on a network of the zoo."""
+    model, example = randomised(lenet3()).double(), images(1, 32)
+    factors = ScalingFactors(model, example, ["filter", "layer"], gating=IN_PAPER).eval()
+    assert list(factors.gates["layer"]) == ["features.3"]
+    assert {name: len(v) for name, v in factors.gates["filter"].items()} == {
+        "features.0": 16,
+        "features.3": 32,
+        "features.7": 120,
+        "features.9": 84,
+    }
+    both = Decision((Structure("layer", "features.3"),), factors.decide(0.5).keep)
+    smaller = factors.plain(both)
+    assert_comes_out_plain(factors, both, images(2, 32))
+    widths = trace(smaller, example).widths
+    kept = both.keep.keep
+    assert widths["features.0"] == len(kept["features.0"]) < 16
+    assert smaller.get_submodule("features.3.project").weight.shape[1] == len(kept["features.0"])
+    assert widths["features.9"] == len(kept["features.9"]) < 84
+    alone = [
+        factors.cost(Decision((), both.keep)),
+        factors.cost(Decision(both.removed, factors.decide(0.0).keep)),
+    ]
+    assert all(factors.cost(both).flops < cost.flops for cost in alone)

@@ -254,7 +254,7 @@ def refused(folder: Path, digits: ImageData, **changes: Any) -> Preflight:
     return prepared(folder, digits, changes.pop("network", "small_network"), **changes).preflight
 
 
-@pytest.mark.parametrize("name", ["rni", "slimming", "polarization", "deep-hoyer-scale"])
+@pytest.mark.parametrize("name", [m.name for m in METHODS.values() if m.reads_batchnorm])
 def test_a_method_that_reads_batchnorm_needs_some(
     tmp_path: Path, digits: ImageData, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

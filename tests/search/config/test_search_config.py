@@ -12,6 +12,7 @@ from pruning.errors import BudgetError, ConfigError, EspalierError
 from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig, recipe_of_family
+from search.config.gates_config import GatesConfig
 from search.config.iterative_config import IterativeConfig
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import MOST_TRIALS, SearchConfig
@@ -50,6 +51,7 @@ CHANGED = SearchConfig(
         warmup_epochs=2,
         fine_tune_warmup_epochs=1,
         weight_decay=0.0,
+        linear_weight_decay=0.05,
         schedule="step",
         drop_at=(0.4, 0.8),
         drop_by=3.0,
@@ -69,6 +71,13 @@ CHANGED = SearchConfig(
         distill_from="teacher",
         distill_temperature=2.0,
         distill_weight=0.5,
+    ),
+    gates=GatesConfig(
+        gate_form="clipped",
+        gate_penalty="mean",
+        gate_thresholds=("0.5", "branch=0.4"),
+        gate=("branch=*.block1",),
+        freeze_but=("batchnorm", "last"),
     ),
     study=StudyConfig(
         sampler="nsga2",
@@ -130,9 +139,13 @@ WITH_ADAMW = dataclasses.replace(
     CHANGED,
     training=dataclasses.replace(CHANGED.training, optimizer="adamw", nesterov=True),
     study=dataclasses.replace(CHANGED.study, by_products=StudyConfig.by_products),
+    gates=dataclasses.replace(CHANGED.gates, gate_thresholds=()),
     targets=("params=300k:900k:200k", "flops=5%"),
 )
 TRAIN_ONLY = SearchConfig(train_only=True)
+GATED = SearchConfig(
+    criterion=("scaling-factors",), gates=GatesConfig(gates_at="convolution", settle_epochs=10)
+)
 """Between them, every field has another value than by default; see the first test."""
 
 
@@ -150,12 +163,14 @@ def as_toml(content: Mapping[str, object]) -> str:
 
 
 def test_the_changed_settings_of_these_tests_cover_every_field():
-    tables = (CHANGED.data, CHANGED.training, CHANGED.study, CHANGED.resources, CHANGED.iterative)
-    for changed in (CHANGED, *tables):
+    config = CHANGED
+    tables = (config.data, config.training, config.gates, config.study, config.resources)
+    for changed in (CHANGED, *tables, CHANGED.iterative):
         default = type(changed)()
         for field in dataclasses.fields(changed):
             elsewhere = {"targets": WITH_ADAMW, "train_only": TRAIN_ONLY}
             elsewhere["optimizer"] = WITH_ADAMW.training
+            elsewhere |= {"gates_at": GATED.gates, "settle_epochs": GATED.gates}
             one = elsewhere.get(field.name, changed)
             assert getattr(one, field.name) != getattr(default, field.name), field.name
 
@@ -249,6 +264,53 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         (
             {"divisor": 8, "criterion": ("scaling-factors",)},
             "scaling-factors removes channels one by one, by their gates: it knows no divisor",
+        ),
+        (
+            {"gates": {"gate_form": "clipped"}},
+            "gate_form has no effect without gates: only scaling-factors, or a granularity besides",
+        ),
+        (
+            {"gates": {"gates_at": "convolution"}, "granularity": ("filter+branch",)},
+            "gates_at has no effect without --criterion scaling-factors on filters",
+        ),
+        (
+            {"gates": {"gate": ("layer=x",)}, "criterion": ("scaling-factors",)},
+            "gate names layer, which has no learnable gates in this search: those are of filter",
+        ),
+        (
+            {"gates": {"gate": ("*.conv1",)}, "criterion": ("scaling-factors",)},
+            "gate must be GRANULARITY=PATTERN with one of filter, layer, full-layer, branch, block",
+        ),
+        (
+            {"gates": {"gate_thresholds": ("branch=0.5",)}, "granularity": ("layer+branch",)},
+            "gate_thresholds lacks one for layer, whose gates layer+branch learns: add layer=0.5",
+        ),
+        (
+            {"gates": {"gate_thresholds": ("2",)}, "criterion": ("scaling-factors",)},
+            "gate_thresholds must be numbers from 0 to 1, such as 0.5 or filter=0.5",
+        ),
+        (
+            {
+                "gates": {"gate_thresholds": ("0.5",)},
+                "criterion": ("scaling-factors",),
+                "targets": ("flops=5%",),
+            },
+            "targets has no effect with gate_thresholds, which know no target",
+        ),
+        (
+            {
+                "gates": {"settle_epochs": 1},
+                "granularity": ("filter+branch",),
+                "criterion": ("taylor",),
+                "schedule": ("iterative",),
+            },
+            "settle_epochs has no effect with the schedule iterative, which begins once gates have",
+        ),
+        ({"gates": {"freeze_but": ("first",)}}, "freeze_but must be some of batchnorm, last"),
+        ({"gates": {"settle_epochs": -1}}, "settle_epochs must be at least 0, got -1"),
+        (
+            {"granularity": ("full-layer+layer",)},
+            "granularity must have one of layer and full-layer, of the same convolutions",
         ),
         (
             {"scope": "uniform", "criterion": ("random", "scaling-factors")},
@@ -505,6 +567,13 @@ def test_the_recipe_of_copycat_networks_is_the_papers():
     assert (recipe.weight_decay, recipe.schedule, recipe.nesterov) == (5e-4, "copycat", False)
     assert recipe.for_fine_tuning().learning_rate == 8e-4
     assert TrainingConfig(**TrainingConfig.RECIPES["rni"]) == TrainingConfig()
+
+
+def test_the_recipe_for_scaling_factors_is_the_papers():
+    """Haider and Taj, §4.2 (an L2 norm of 0.05), §4.3 and §5.4."""
+    recipe = TrainingConfig(**TrainingConfig.RECIPES["scaling-factors"])
+    assert (recipe.epochs, recipe.fine_tune_epochs, recipe.batch_size) == (100, 20, 128)
+    assert recipe.weight_decay == 2 * 0.05
 
 
 def test_the_recipe_for_imagenet_is_the_rni_papers():

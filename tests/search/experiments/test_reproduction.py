@@ -86,7 +86,7 @@ name = "removal"
 study = "removal"
 [runs.settings]
 source = "{agreement}/base"
-criterion = ["taylor", "random:fixed", "greedy", "combinatorial"]
+criterion = ["taylor", "taylor-fixed", "greedy", "combinatorial"]
 groups = ["features.conv1"]
 most = 0.07
 batch_size = 32
@@ -124,8 +124,8 @@ run = "removal"
 label = "Taylor"
 of = "taylor"
 [[parts.rows]]
-label = "Random"
-of = "random:fixed"
+label = "Taylor, fixed"
+of = "taylor-fixed"
 [[parts.rows]]
 label = "Greedy oracle"
 of = "greedy"

@@ -309,6 +309,19 @@ def test_a_criterion_that_needs_sigmoid_batchnorm_gets_it(here: Path):
     assert all(0 < v < 1 for values in found["rni"]["scores"].values() for v in values)
 
 
+def test_the_convolutions_of_a_stream_can_be_judged_one_by_one(here: Path):
+    flags = ("--model=samples:small_residual", "--prune-residual", "--gates-per=convolution")
+    assert correlate(*flags, "--criterion=taylor,taylor-before-batchnorm,magnitude-l2").status == 0
+    found = stored(here)
+    inner, stream = ["blocks.0.first", "blocks.1.first"], ["blocks.0.second", "blocks.1.second"]
+    assert {*found["oracle"]} == {"stem.0", *inner, *stream}
+    scores = {name: own["scores"] for name, own in found["criteria"].items()}
+    for name in stream:  # their gates are on their own outputs either way
+        assert scores["taylor"][name] == scores["taylor-before-batchnorm"][name]
+    for name in inner:
+        assert scores["taylor"][name] != scores["taylor-before-batchnorm"][name]
+
+
 def test_constant_scores_are_a_dash_and_no_metric(
     here: Path, memory: MemoryRecorder, monkeypatch: pytest.MonkeyPatch
 ):
@@ -456,6 +469,12 @@ BAD_SETTINGS = {
     "unknown criterion": (["--criterion=tayl"], "criterion must be one of rni, slimming"),
     "the oracle itself": (["--criterion=taylor,oracle"], "criterion must not be oracle"),
     "trained gates": (["--criterion=scaling-factors"], "criterion must not be scaling-factors"),
+    "a fixed oracle": (["--criterion=oracle-fixed"], "criterion must not be oracle-fixed"),
+    "streams left out": (["--gates-per=convolution"], "gates_per has no effect without prune_res"),
+    "no part of streams": (
+        ["--gates-per=convolution", "--prune-residual", "--criterion=batchnorm-scale"],
+        "batchnorm-scale judges channels of a stream as a whole: leave it out, or --gates-per",
+    ),
     "out of range": (["--scoring-batches=0"], "scoring_batches must be at least 1, got 0"),
     "bad name": (["--name=a/b"], "name must be letters, digits and . _ + - only"),
     "unknown model": (["--model=resnet2"], "no network is called 'resnet2'"),

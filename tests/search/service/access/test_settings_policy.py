@@ -48,6 +48,10 @@ def tight(
         ({"training": {"epochs": 401}}, "training.epochs"),
         ({"training": {"fine_tune_epochs": 401}}, "training.fine_tune_epochs"),
         ({"training": {"scratch_epochs": 401}}, "training.scratch_epochs"),
+        (
+            {"criterion": ["scaling-factors"], "gates": {"settle_epochs": 401}},
+            "gates.settle_epochs",
+        ),
         ({"training": {"epochs": 300, "fine_tune_epochs": 300}}, "training.scratch_epochs"),
         ({"resources": {"memory_gb": 2}}, "resources.memory_gb"),
         ({"model": "resnet56"}, "model"),

@@ -64,7 +64,12 @@ def test_whatever_goes_wrong_in_it_the_next_thing_is_done(
             "this cannot be done: 'nobody foresaw this'",
         )
         assert await worker.run(os.getpid) == first
-        assert await refused(worker.run(end)) == (422, "checking these settings ends the process")
+        line = end.__code__.co_firstlineno + 1
+        assert await refused(worker.run(end)) == (
+            422,
+            "checking these settings ends the process: exit status 3 "
+            f"(test_worker.py, line {line}, in end)",
+        )
         assert await worker.run(os.getpid) != first
         monkeypatch.setattr(worker_module, "_SECONDS", 0.2)
         assert await refused(worker.run(nap, 60.0)) == (422, "this took longer than 0.2 s")

@@ -1,0 +1,84 @@
+"""A child process: what its tasks return and raise, and how it is told that it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.errors import ConfigError
+from search.system.child_process import ChildProcess, ProcessEndedError, TaskFailedError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+@pytest.fixture
+def child() -> Iterator[ChildProcess]:
+    process = ChildProcess("fork")
+    yield process
+    process.kill()
+
+
+def fails() -> None:
+    raise KeyError("nobody foresaw this")
+
+
+def refuses() -> None:
+    raise ConfigError("no", field="training.epochs")
+
+
+def leaves() -> None:
+    os._exit(3)
+
+
+def crashes() -> None:
+    signal.raise_signal(signal.SIGSEGV)
+
+
+def line_of(function: Callable[..., Any]) -> str:
+    code = function.__code__
+    return f"({Path(code.co_filename).name}, line {code.co_firstlineno + 1}, in {code.co_name})"
+
+
+def test_it_returns_what_tasks_return_and_raises_what_they_raise(child: ChildProcess) -> None:
+    assert child.call(os.getpid) == child.call(os.getpid) != os.getpid()
+    with pytest.raises(ConfigError, match="no") as refused:
+        child.call(refuses)
+    assert refused.value.field == "training.epochs"
+    with pytest.raises(TaskFailedError, match="nobody foresaw this") as failed:
+        child.call(fails)
+    assert "in fails" in failed.value.__notes__[0]
+    assert child.call(sum, [1, 2]) == 3
+
+
+@pytest.mark.parametrize(
+    ("ends", "how"),
+    [(leaves, f"exit status 3 {line_of(leaves)}"), (crashes, f"SIGSEGV {line_of(crashes)}")],
+)
+def test_it_is_told_how_and_where_it_ended(
+    child: ChildProcess, ends: Callable[[], None], how: str
+) -> None:
+    with pytest.raises(ProcessEndedError) as ended:
+        child.call(ends)
+    assert str(ended.value) == how
+
+
+def test_the_first_task_need_not_be_pickled_and_leaves_no_files() -> None:
+    made: list[str] = []
+
+    def leaves_files() -> str:
+        made.append("in the child alone")
+        return tempfile.mkdtemp()
+
+    child = ChildProcess("fork", first=(leaves_files, ()))
+    folder = Path(child.result())
+    assert folder.is_dir()
+    child.kill()
+    assert not folder.exists()
+    assert made == []
