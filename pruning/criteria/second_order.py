@@ -83,7 +83,11 @@ class SecondOrderCriterion(GateCriterion):
         with sdpa_kernel(SDPBackend.MATH):
             with gates.multiplying(ones):
                 energy = batch.loss(gates.model)
-            (gradient,) = torch.autograd.grad(energy, ones, create_graph=True)
+            (gradient,) = torch.autograd.grad(
+                energy, ones, create_graph=True, materialize_grads=True
+            )
+            if not gradient.requires_grad:  # no gradient passes from the loss to any gate
+                return gradient, torch.zeros_like(gradient)
             with _refusals_explained(type(self).__name__):
                 _check_twice_differentiable(gradient)
                 curvature = self._diagonal(gradient, ones, generator)

@@ -17,7 +17,7 @@ from pruning.layer_sizes import own_sizes
 from pruning.rehearsal.verification import Failure
 from pruning.tracer.trace_records import Slot, Step
 
-_MOST_RUNS = 8
+_MOST_RUNS = 4
 """How often other attributes are tried for steps that fail."""
 
 

@@ -65,7 +65,7 @@ def structures(
     layer: a convolution called once, but for those that see the network's input and those
         that are no larger than the 1×1 convolution that would take their place.
     full-layer: such a convolution with the modules that run right behind it, on nothing but what
-        comes before: batch normalisation, an activation, or both.
+        comes before: batch normalisation, an activation, or both. It is a layer as well.
     branch: of a block without obstacle (see `residual_blocks`).
     block: an outermost module whose own forward adds or concatenates paths from its input,
         a tensor N×C×…, to an output of this form.

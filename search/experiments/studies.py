@@ -30,6 +30,7 @@ from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
 from search.experiments.counting import CountConfig, counted
 from search.experiments.removal import RemovalConfig, Trajectories, removal_study
+from search.results.correlation import COEFFICIENTS
 from search.results.correlation_report import CorrelationResults
 from search.results.correlation_report import read_results as read_correlation
 from search.results.family_results import FamilyStudy
@@ -293,7 +294,7 @@ class CorrelationOf(StudyOf):
     """A correlation study, read off the criterion `of`.
 
     at: overall; mean, over layers; or patterns of groups, joined by commas, over which the mean is
-    taken. Values: pearson, spearman, kendall; test, of the network.
+    taken. Values: pearson, spearman, kendall.
     """
 
     word = "correlation"
@@ -316,6 +317,9 @@ class CorrelationOf(StudyOf):
         return read_correlation(self.folder / CORRELATION_RESULTS)
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
+        if value not in COEFFICIENTS:
+            known = ", ".join(COEFFICIENTS)
+            raise ConfigError(f"of a correlation study {known} are read, not {value}")
         row = next((one for one in self.results.agreements if one.criterion == of), None)
         if row is None:
             return []
@@ -360,6 +364,8 @@ class RemovalOf(StudyOf):
         return Trajectories.read(self.config)
 
     def values(self, value: Value, *, of: str, at: str) -> list[float]:
+        if value not in ("removed", "loss"):
+            raise ConfigError(f"of removals removed and loss are read, not {value}")
         points = self.results.points.get(of, [])
         if value == "removed":
             return [float(n) for n, loss in points if loss >= float(at)][:1]

@@ -177,29 +177,30 @@ def check(
         if not limits.allows(floor):
             raise unreachable(limits, floor)
     targets = (*config.target_bounds, *config.fixed.target_flops)
-    _check_targets(targets, base, limits, floors)
+    for target in targets:
+        count = absolute_limits(Budget((target,)), graph, groups, config.rules)
+        _check_target(target, count, limits, floors)
     floor = max(floors, key=lambda cost: cost.flops)
     found = (builder, graph, groups, sample, budget, limits, base, floor)
     return Preflight(*found, targets=targets, score=task.score)
 
 
-def _check_targets(
-    targets: Iterable[Bound], base: Cost, limits: Budget, floors: Sequence[Cost]
-) -> None:
-    """ConfigError for a target above the budget, UnreachableBudgetError for one below the floor."""
-    for target in targets:
-        count = target.of_base(base)
-        limit = limits.limit(target.quantity)
-        if limit is not None and count.value > limit:
-            raise ConfigError(
-                f"the target {target} is above the budget, {target.quantity} of at most "
-                f"{limit:,.0f}, within which every network is pruned: raise the budget "
-                "(flops=100% bounds nothing), or leave the target out"
-            )
-        for floor in floors:
-            if not Budget((count,)).allows(floor):
-                error = unreachable(Budget((count,)), floor)
-                raise UnreachableBudgetError(f"target {target}: {error}")
+def _check_target(target: Bound, count: Budget, limits: Budget, floors: Sequence[Cost]) -> None:
+    """ConfigError for a target above the budget, UnreachableBudgetError for one below the floor.
+
+    count: the target in absolute numbers.
+    """
+    name = target.quantity
+    limit = limits.limit(name)
+    if limit is not None and (count.limit(name) or 0) > limit:
+        raise ConfigError(
+            f"the target {target} is above the budget, {name} of at most {limit:,.0f}, within "
+            "which every network is pruned: raise the budget (flops=100% bounds nothing), or "
+            "leave the target out"
+        )
+    for floor in floors:
+        if not count.allows(floor):
+            raise UnreachableBudgetError(f"target {target}: {unreachable(count, floor)}")
 
 
 def _check_loss(config: SearchConfig, task: Task) -> None:

@@ -40,7 +40,7 @@ def test_json_is_one_group_a_line() -> None:
         ("[" * 100_000, "a profile is not readable as JSON"),
         ("[]", r'a profile is a JSON object such as {"widths": {"conv1": 12}}'),
         ("{}", "a profile is a JSON object such as"),
-        ('{"widths": {}, "removed": "b"}', '"removed" must hold lists of names under layer, br'),
+        ('{"widths": {}, "removed": "b"}', '"removed" must hold lists of names under layer, fu'),
         ('{"widths": {}, "removed": {"branch": [1]}}', '"removed" must hold lists of names'),
         ('{"widths": {}, "removed": {"twig": ["a"]}}', '"removed" must hold lists of names'),
         ('{"widths": [1, 2]}', "a profile is a JSON object such as"),

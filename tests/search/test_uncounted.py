@@ -111,7 +111,7 @@ def test_inspect_counts_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.Mon
     whole = LAYERS + PRODUCTS
     shown = espalier(*given).out.splitlines()
     assert shown[0].startswith(f"base network  {format_count(whole)} multiply-adds, ")
-    assert "mul-adds" in shown[3]
+    assert "mul-adds" in shown[4]
     content = json.loads(espalier(*given, "--json").out)
     assert content["base"]["multiply_adds"] == whole
     (value,) = (group for group in content["groups"] if group["name"] == "value")

@@ -96,17 +96,13 @@ data = {limit_train = 120}
 label = "Spearman"
 value = "spearman"
 at = "mean"
-[[columns]]
-label = "loss"
-value = "loss"
-at = "2"
 [[parts]]
 run = "agreement"
 [[parts.rows]]
 label = "Taylor"
 of = "taylor"
 at = "mean"
-paper = [0.9, nan]
+paper = [0.9]
 [[figures]]
 form = "correlations"
 """

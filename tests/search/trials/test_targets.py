@@ -117,7 +117,7 @@ def test_sparse_training_alone_stores_the_network_and_what_the_method_finds(
         name: preflight.graph.group(name).width for name in preflight.groups
     }
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    scales = [float(scale) for norm in norms for scale in norm.weight]
+    scales = [scale for norm in norms for scale in norm.weight.tolist()]
     scores = [score for values in stored["scores"].values() for score in values]
     assert sorted(scales) == pytest.approx(sorted(scores))
 
@@ -158,3 +158,17 @@ def test_a_method_that_prunes_first_comes_to_its_first_target(preflight: Preflig
 def test_a_job_goes_through_json_with_its_schedule_and_without_a_target():
     job = TrialJob(1, dataclasses.replace(PROPOSAL, schedule="iterative"), 2)
     assert job_from_mapping(job_to_mapping(job)) == job
+
+
+def test_targets_in_channels_are_shares_of_each_group_where_the_scope_is_uniform(digits: ImageData):
+    given = {"budget": ("flops=100%",), "targets": ("channels=10%:90%:40%",)}
+    builder = models.resolve("digits-vgg", num_classes=10, in_channels=1)
+    counts = {}
+    for scope in ("global", "uniform"):
+        config = small_config(Path(), scope=scope, **given)
+        targets = targets_of(PROPOSAL, config, check(config, builder, digits.sample))
+        assert [t.suffix for t in targets] == [f"-channels-{p}pct" for p in (10, 50, 90)]
+        counts[scope] = [t.limits.limit("channels") for t in targets]
+    whole = check(config, builder, digits.sample).base.channels
+    assert counts["global"] == [-(-whole * percent // 100) for percent in (10, 50, 90)]
+    assert all(a <= b for a, b in zip(counts["global"], counts["uniform"], strict=True))
