@@ -104,7 +104,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise ArchitectureError(f"cannot write {path}: {error}") from error
 
 
-def random_inputs(example_input: ExampleInput, number: int) -> Any:
+def random_inputs(example_input: ExampleInput, number: int) -> ExampleInput:
     """Repeatable inputs like this one for so many samples, in its dtypes, on the CPU.
 
     Fractions are of N(0, 1); whole numbers from 0 to the highest of the example.
@@ -120,7 +120,8 @@ def random_inputs(example_input: ExampleInput, number: int) -> Any:
             values = torch.randint(0, highest + 1, shape, generator=generator)
         return values.to(tensor.dtype)
 
-    return tree_map_only(Tensor, drawn, example_input)
+    inputs: ExampleInput = tree_map_only(Tensor, drawn, example_input)
+    return inputs
 
 
 def tensors_of(outputs: Any) -> Tensors:

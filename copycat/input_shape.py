@@ -92,13 +92,15 @@ class InputForm:
         """ArchitectureError for anything but nested tuples, lists and mappings of tensors."""
         return cls(_with_forms(example_input))
 
-    def example(self) -> Any:
+    def example(self) -> ExampleInput:
         """An input of this form, of zeros; see TensorForm.example."""
-        return _with_tensors(self.structure, TensorForm.example)
+        made: ExampleInput = _with_tensors(self.structure, TensorForm.example)
+        return made
 
-    def random(self, generator: torch.Generator) -> Any:
+    def random(self, generator: torch.Generator) -> ExampleInput:
         """An input of this form, drawn tensor by tensor; see TensorForm.random."""
-        return _with_tensors(self.structure, lambda form: form.random(generator))
+        made: ExampleInput = _with_tensors(self.structure, lambda form: form.random(generator))
+        return made
 
 
 InputShape: TypeAlias = tuple[int, ...] | InputForm
@@ -117,7 +119,7 @@ def input_shape_of(example_input: ExampleInput) -> InputShape:
     return InputForm.of(example_input)
 
 
-def example_of(shape: InputShape, dtype: torch.dtype = torch.float32) -> Any:
+def example_of(shape: InputShape, dtype: torch.dtype = torch.float32) -> ExampleInput:
     """An example input of this shape, for one sample; of zeros, but see TensorForm.example.
 
     dtype: of the tensor of a network that reads only one; others have their own.
@@ -125,7 +127,7 @@ def example_of(shape: InputShape, dtype: torch.dtype = torch.float32) -> Any:
     return shape.example() if isinstance(shape, InputForm) else torch.zeros(1, *shape, dtype=dtype)
 
 
-def random_of(shape: InputShape, dtype: torch.dtype, seed: int) -> Any:
+def random_of(shape: InputShape, dtype: torch.dtype, seed: int) -> ExampleInput:
     """A repeatable input of this shape, for one sample, on the CPU; see TensorForm.random."""
     generator = torch.Generator().manual_seed(seed)
     if isinstance(shape, InputForm):

@@ -18,7 +18,7 @@ from typing import Any
 from copycat.builder import Builder
 from copycat.input_shape import FRACTIONS, InputShape, example_of, from_content, to_content
 from copycat.width_profile import WidthProfile
-from pruning.cost import Cost
+from pruning.cost import Cost, ExampleInput
 from pruning.errors import ArchitectureError, EspalierError
 
 FORMAT_VERSION = 2
@@ -69,7 +69,7 @@ class Architecture:
     inexact: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def example_input(self) -> Any:
+    def example_input(self) -> ExampleInput:
         """An input of one sample: zeros, 1×C×H×W, for images; see `copycat.input_shape_of`."""
         return example_of(self.input_shape, FRACTIONS[self.dtype])
 

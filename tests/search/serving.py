@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,13 +15,14 @@ from typing import Any
 
 import httpx
 import psutil
+from ports import free_port
 
 SETTINGS: Mapping[str, Any] = {
     "model": "digits-vgg",
     "budget": ["flops=10%"],
     "data": {"source": "digits", "limit_train": 600},
     "training": {"epochs": 10, "fine_tune_epochs": 5, "scratch_epochs": 5, "batch_size": 32},
-    "study": {"tempered_trials": 1, "by_products": 0, "early_stopping": False},
+    "study": {"tempered_trials": 0, "by_products": 0, "early_stopping": False},
     "trials": 3,
     "ladder": [1.0],
     "profiles": 1,
@@ -32,12 +32,47 @@ SETTINGS: Mapping[str, Any] = {
 }
 """A search of some twenty seconds."""
 
+NETWORK = """
+import time
+from pathlib import Path
 
-def free_port() -> int:
-    """One that nobody listens on for now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+import torch
+
+from search.models import digits_vgg
+
+FOLDER = Path(__file__).parent
+
+
+class Stepwise(torch.nn.Module):
+    "While there is a file `held`, a minibatch of training takes a file `permit` or waits for one."
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.network = digits_vgg(num_classes, in_channels)
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled() and x.device.type != "meta":
+            while (FOLDER / "held").exists():
+                try:
+                    (FOLDER / "permit").unlink()
+                except FileNotFoundError:
+                    time.sleep(0.02)
+                else:
+                    break
+        return self.network(x)
+"""
+
+STEPWISE: Mapping[str, Any] = {
+    **SETTINGS,
+    "model": "stepwise:Stepwise",
+    "data": {"source": "digits", "limit_train": 120},
+    "training": {"epochs": 4, "fine_tune_epochs": 2, "scratch_epochs": 2, "batch_size": 32},
+}
+"""A search that gets on only by `Service.get_on`, until it is released: see Service.hold."""
+
+
+ANSWER_SECONDS = 120.0
+"""So long an answer is waited for: httpx's five seconds are few on a machine that is busy."""
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 120, what: str = "it") -> Any:
@@ -63,6 +98,20 @@ class Service:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def _variables(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(self.runs.parent), os.environ.get("PYTHONPATH")]))
+        return {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+    def hold(self) -> None:
+        """Let searches by STEPWISE stand still in the middle of an epoch, whatever else happens."""
+        (self.runs.parent / "stepwise.py").write_text(NETWORK)
+        (self.runs.parent / "held").touch()
+
+    def release(self) -> None:
+        """Let them run to their end."""
+        (self.runs.parent / "held").unlink()
+
     def start(self) -> None:
         """Start it and wait until searches can be launched."""
         log = self.runs.parent / "service.log"
@@ -77,17 +126,22 @@ class Service:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env={**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **self._variables},
             )
-        eventually(self._is_ready, what=f"the service is ready ({log.read_text()[-500:]})")
+        eventually(self.is_ready, what=f"the service is ready ({log.read_text()[-500:]})")
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether searches can be launched."""
         assert self.process is not None
         assert self.process.poll() is None, (self.runs.parent / "service.log").read_text()
         try:
             return httpx.get(f"{self.url}/readyz").is_success
         except httpx.HTTPError:
             return False
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
         """As `kill -9` does."""
@@ -97,7 +151,7 @@ class Service:
 
     def stop(self) -> None:
         """As Ctrl-C does."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.is_alive:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(90)
@@ -105,17 +159,19 @@ class Service:
                 self.process.kill()
                 self.process.wait()
 
+    def ask(self, method: str, path: str, content: Any = None) -> Any:
+        """What it answers, which must be a success; a busy machine takes its time."""
+        answer = httpx.request(method, f"{self.url}{path}", json=content, timeout=ANSWER_SECONDS)
+        assert answer.is_success, answer.text
+        return answer.json()
+
     def launch(self, **changes: Any) -> str:
-        answer = httpx.post(f"{self.url}/v1/searches", json={**SETTINGS, **changes}, timeout=60)
-        assert answer.status_code == 201, answer.text
-        found: str = answer.json()["id"]
-        return found
+        launched: str = self.ask("POST", "/v1/searches", {**SETTINGS, **changes})["id"]
+        return launched
 
     def search(self, search_id: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.url}/v1/searches/{search_id}", timeout=30)
-        assert answer.is_success, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        row: dict[str, Any] = self.ask("GET", f"/v1/searches/{search_id}")
+        return row
 
     def epochs(self, search_id: str) -> int:
         """Done so far."""
@@ -138,6 +194,7 @@ class Service:
         before = self.epochs(search_id)
 
         def is_further() -> bool:
+            (self.runs.parent / "permit").touch()
             assert self.search(search_id)["state"] in ("queued", "running")
             return self.epochs(search_id) >= before + num_epochs
 

@@ -258,8 +258,8 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     """
     shutil.copytree(empty_store, desk / "interrupted")
     flags = ("--runs=interrupted", "--name=s", "--trials=3", "--ladder=1", "--profiles=1")
-    flags += ("--limit-train=240", "--batch-size=16", "--epochs=6", "--fine-tune-epochs=6")
-    flags += ("--scratch-epochs=1", "--concurrency=2", "--device=cpu")
+    flags += ("--limit-train=240", "--batch-size=16", "--epochs=4", "--fine-tune-epochs=3")
+    flags += ("--scratch-epochs=1", "--concurrency=1", "--device=cpu")
     process = subprocess.Popen(
         [sys.executable, "-m", "search.cli", "search", *flags],
         cwd=desk,

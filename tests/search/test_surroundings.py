@@ -6,12 +6,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from samples import FinishedSearch
+from samples import FinishedSearch, espalier
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -48,15 +48,24 @@ CASES = {
     "latin-1": Surroundings({"PYTHONIOENCODING": "latin-1"}),
     "a narrow terminal": Surroundings({"COLUMNS": "40"}),
 }
-EVERYTHING = Surroundings(
-    {
-        name: value
-        for key in ("a home that cannot be written", "a long TMPDIR", "a dead proxy", "ASCII")
-        for name, value in CASES[key].variables.items()
-    },
-    has_one_core=True,
-    addresses=MUCH_MEMORY,
+TOGETHER = (
+    (
+        *("a home that cannot be written", "a long TMPDIR", "a dead proxy"),
+        *("one core", "little address space", "ASCII"),
+    ),
+    ("no home", "a TMPDIR that is not there", "latin-1", "a narrow terminal"),
 )
+"""Names of cases that exclude none of each other; a search takes too long for each alone."""
+
+
+def all_of(names: Sequence[str]) -> Surroundings:
+    """Every one of these cases at once."""
+    cases = [CASES[name] for name in names]
+    return Surroundings(
+        {name: value for case in cases for name, value in case.variables.items()},
+        has_one_core=any(case.has_one_core for case in cases),
+        addresses=max(case.addresses for case in cases),
+    )
 
 
 def espalier_in(
@@ -91,23 +100,17 @@ SEARCH = (
 )
 
 
-def finished(completed: subprocess.CompletedProcess[str], folder: Path) -> None:
-    """A search came to its end, with nothing to complain of."""
+@pytest.mark.parametrize("names", [TOGETHER[0], pytest.param(TOGETHER[1], marks=pytest.mark.slow)])
+def test_a_search_works_in_several_of_them_together(tmp_path: Path, names: Sequence[str]) -> None:
+    completed = espalier_in(all_of(names), tmp_path, *SEARCH)
     assert (completed.returncode, completed.stderr) == (0, "")
-    assert (folder / "espalier-runs" / "s" / "results.json").exists()
-
-
-def test_a_search_works_in_all_of_them_together(tmp_path: Path) -> None:
-    completed = espalier_in(EVERYTHING, tmp_path, *SEARCH)
-    finished(completed, tmp_path)
+    assert (tmp_path / "espalier-runs" / "s" / "results.json").exists()
     assert "flops <= 239k" in completed.stdout
     assert [*(tmp_path / LONG).glob("esp*")] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_a_search_works_in_each_of_them(tmp_path: Path, case: str) -> None:
-    finished(espalier_in(CASES[case], tmp_path, *SEARCH), tmp_path)
+def test_every_case_is_tried_with_a_search() -> None:
+    assert sorted(name for names in TOGETHER for name in names) == sorted(CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -133,12 +136,13 @@ def folder_for_a_lock(folder: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [file_for_a_folder, file_for_a_search, folder_for_a_lock])
 def test_where_nothing_can_be_written_it_is_said_in_a_line(
-    tmp_path: Path, spoil: Callable[[Path], None]
+    tmp_path: Path, spoil: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a folder that may only be read, which stops everybody but root."""
     spoil(tmp_path)
-    completed = espalier_in(Surroundings(), tmp_path, *SEARCH)
-    assert completed.returncode == 2
-    (line,) = completed.stderr.splitlines()
+    monkeypatch.chdir(tmp_path)
+    completed = espalier(*SEARCH)
+    assert completed.status == 2
+    (line,) = completed.err.splitlines()
     assert line.startswith("espalier: ")
     assert "espalier-runs" in line

@@ -12,7 +12,7 @@ from threading import Thread
 import httpx
 import psutil
 import pytest
-from serving import SETTINGS, eventually, service
+from serving import ANSWER_SECONDS, SETTINGS, eventually, service
 
 from search.service.access.audit_log import AUDIT_FILE
 from search.service.access.tokens import create, revoke
@@ -56,7 +56,7 @@ def receiver() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
             """Nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/hook", told
@@ -81,13 +81,13 @@ def test_nobody_gets_past_the_tokens_of_a_service(
     with (
         receiver() as (hook, told),
         service(tmp_path, *options, hook) as running,
-        httpx.Client(base_url=running.url) as client,
+        httpx.Client(base_url=running.url, timeout=ANSWER_SECONDS) as client,
     ):
         mlflow = f"http://127.0.0.1:{running.mlflow_port}"
         assert client.get("/healthz").json()["mlflow_url"] == ""
         assert client.get("/healthz", headers=headers).json()["mlflow_url"] == PUBLIC
         for path in ("/", "/api/2.0/mlflow/experiments/search?max_results=1"):
-            assert httpx.get(mlflow + path).status_code == 401
+            assert httpx.get(mlflow + path, timeout=ANSWER_SECONDS).status_code == 401
         client.headers.update(headers)
         answer = client.post("/v1/searches", json=SHORT, timeout=60)
         assert answer.status_code == 201, answer.text

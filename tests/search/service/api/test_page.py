@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,8 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from samples import ABSOLUTE_ERROR, base_outcome, outcome, trial_job
+from ports import free_port
+from samples import ABSOLUTE_ERROR, FinishedSearch, base_outcome, outcome, trial_job
 
 import copycat
 from mlflow_server import schema
@@ -39,6 +39,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
 OVER = ("finished", "failed", "stopped")
@@ -51,7 +52,7 @@ SMALL: dict[str, Any] = {
     "budget": ["flops=10%"],
     "data": {"limit_train": 240},
     "training": {"epochs": 2, "fine_tune_epochs": 1, "batch_size": 32},
-    "study": {"tempered_trials": 1},
+    "study": {"tempered_trials": 0},
     "trials": 2,
     "ladder": [1.0, 0.5],
     "profiles": 1,
@@ -59,7 +60,6 @@ SMALL: dict[str, Any] = {
 }
 EXAMPLE = Path(__file__).parents[4] / "examples" / "digits.toml"
 SCREENSHOTS = os.environ.get("ESPALIER_SCREENSHOTS")
-LOOKED_AT = tomllib.loads(EXAMPLE.read_text(encoding="utf-8")) if SCREENSHOTS else SMALL
 LONG = {"name": "long", "trials": 3}
 """Of many epochs: it is stopped before it ends."""
 
@@ -129,22 +129,23 @@ def wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: Pa
     raise AssertionError(log.read_text())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("served")) as service:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, finished_search: FinishedSearch
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(finished_search.runs, folder / "runs")
+    with serving(folder) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def finished(service: Service) -> str:
+def finished(service: Service, finished_search: FinishedSearch) -> str:
     """A search that is finished."""
-    search_id = str(service.call("POST", "/v1/searches", LOOKED_AT)["id"])
+    search_id = finished_search.folder.name
+    if SCREENSHOTS:
+        example = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+        search_id = str(service.call("POST", "/v1/searches", example)["id"])
     assert service.wait_for(search_id, *OVER) == "finished"
     return search_id
 
@@ -476,13 +477,14 @@ def test_typing_is_answered_once(watched):
     assert [request.post_data_json for request in asked] == [{"budget": ["flops=50%"]}]
 
 
-def test_another_search_begins_with_the_settings_of_the_first(watched, finished):
+def test_another_search_begins_with_the_settings_of_the_first(watched, service, finished):
+    settings = json.loads((service.runs / finished / CONFIG_FILE).read_text())
     page = watched.open(f"/searches/{finished}")
     page.get_by_role("link", name="Launch another like it").click()
     page.get_by_text("448 channels in 6 groups").wait_for()
-    assert field_of(page, "training.epochs").input_value() == str(LOOKED_AT["training"]["epochs"])
+    assert field_of(page, "training.epochs").input_value() == str(settings["training"]["epochs"])
     rungs = field_of(page, "ladder").input_value().split(", ")
-    assert [float(rung) for rung in rungs] == LOOKED_AT["ladder"]
+    assert [float(rung) for rung in rungs] == settings["ladder"]
     assert field_of(page, "name").input_value() == ""
 
 

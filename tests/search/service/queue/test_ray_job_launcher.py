@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import SETTINGS, eventually, free_port, service
+from ports import free_port
+from serving import ANSWER_SECONDS, SETTINGS, eventually, service
 
 from mlflow_server.credentials_file import CREDENTIALS_VARIABLE, PASSWORD, USER
 from pruning.errors import ServiceError
@@ -217,29 +218,30 @@ def test_a_node_that_dies_twice_in_a_search_loses_nothing(
     further = ("--ray-address", address, "--ray-python", sys.executable)
     with service(tmp_path, *further) as running:
         training = {**SETTINGS["training"], "epochs": 12}
-        search_id = running.launch(name="on-a-cluster", concurrency=2, trials=6, training=training)
+        search_id = running.launch(name="on-a-cluster", concurrency=2, trials=4, training=training)
         for _ in range(2):
             running.get_on(search_id, 4)
             assert running.search(search_id)["state"] == "running"
             kill_node()
         found = running.wait_for(search_id, "finished")
-        assert found["progress"]["trials"]["finished"] == 6
+        assert found["progress"]["trials"]["finished"] == 4
         assert not (running.runs / search_id / LOG_FILE).exists()  # it is no process of ours
         # a Ray that was started by an earlier test has left a token to this process
         token = cluster_token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        listed = httpx.get(f"{address}/api/jobs/", headers=headers).json()
-        ours = [job for job in listed if job["metadata"].get("espalier.search") == search_id]
-        assert len(ours) == found["launches"]
-        assert ours[0]["status"] == "SUCCEEDED"
         again = running.launch(name="stopped")
         running.get_on(again, 1)
-        httpx.post(f"{running.url}/v1/searches/{again}/stop").raise_for_status()
-        running.wait_for(again, "stopped", 90)
-        eventually(
-            lambda: all(
-                job["status"] in ("STOPPED", "SUCCEEDED")
-                for job in httpx.get(f"{address}/api/jobs/", headers=headers).json()
-            ),
-            what="the job has ended",
-        )
+        running.ask("POST", f"/v1/searches/{again}/stop")
+        running.wait_for(again, "stopped")
+        with httpx.Client(base_url=address, headers=headers, timeout=ANSWER_SECONDS) as cluster:
+            jobs = cluster.get("/api/jobs/").json()
+            ours = [job for job in jobs if job["metadata"].get("espalier.search") == search_id]
+            assert len(ours) == found["launches"]
+            assert ours[0]["status"] == "SUCCEEDED"
+            eventually(
+                lambda: all(
+                    job["status"] in ("STOPPED", "SUCCEEDED")
+                    for job in cluster.get("/api/jobs/").json()
+                ),
+                what="the job has ended",
+            )
