@@ -218,13 +218,13 @@ def test_a_node_that_dies_twice_in_a_search_loses_nothing(
     further = ("--ray-address", address, "--ray-python", sys.executable)
     with service(tmp_path, *further) as running:
         training = {**SETTINGS["training"], "epochs": 12}
-        search_id = running.launch(name="on-a-cluster", concurrency=2, trials=4, training=training)
+        search_id = running.launch(name="on-a-cluster", concurrency=2, trials=6, training=training)
         for _ in range(2):
             running.get_on(search_id, 4)
             assert running.search(search_id)["state"] == "running"
             kill_node()
         found = running.wait_for(search_id, "finished")
-        assert found["progress"]["trials"]["finished"] == 4
+        assert found["progress"]["trials"]["finished"] == 6
         assert not (running.runs / search_id / LOG_FILE).exists()  # it is no process of ours
         # a Ray that was started by an earlier test has left a token to this process
         token = cluster_token()
