@@ -329,6 +329,11 @@ class Verdict(BaseModel):
     )
     basis: str = Field(description="what the recommendations rest on")
     lines: list[str]
+    contrasts: list[dict[str, Any]] = Field(
+        description="fixed beforehand: two networks, how much better the first one's test score is "
+        "with its 95 % interval, p-value, p adjusted for all of them, finding; earlier versions "
+        "stored none"
+    )
     contests: list[dict[str, Any]]
     notes: list[str]
     failures: dict[str, str]

@@ -126,6 +126,7 @@ def verdict(search_id: SearchId, components: InComponents, _: Reader) -> Respons
             recommendations=content.get("recommendations", []),
             basis=content.get("basis", ""),
             lines=content["verdict"].splitlines(),
+            contrasts=content.get("contrasts", []),
             contests=content["contests"],
             notes=content["notes"],
             failures=content["failures"],

@@ -65,8 +65,9 @@ def test_what_to_take_is_told_with_the_verdict(empty: Any) -> None:
     content |= {"verdict": "Take a-1.\nIt won.", "contests": [], "notes": [], "failures": {}}
     (folder / RESULTS_FILE).write_text(json.dumps(content))
     told = empty.ask("GET", "/v1/searches/done/verdict").json
-    assert (told["recommendations"], told["basis"]) == ([], "")
+    assert (told["recommendations"], told["basis"], told["contrasts"]) == ([], "", [])
     sentences = {"recommendations": [{"text": "Take a-1."}], "basis": "Chosen by validation."}
+    sentences["contrasts"] = [{"first": "a-1", "second": "uniform-b100", "finding": "undecided"}]
     (folder / RESULTS_FILE).write_text(json.dumps(content | sentences))
     told = empty.ask("GET", "/v1/searches/done/verdict").json
     assert told.items() >= sentences.items()
