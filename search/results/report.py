@@ -66,7 +66,8 @@ class Results:
     per group of the base network, where they are known.  base_network: that network itself,
     trained, which is in neither of the two; None where it came to nothing.
     score: what networks are compared by.
-    samples: of the test split, from the folders of the networks; they are in no mapping.
+    samples: of the test split, from the folders of the networks; mappings have the differences
+    that are told of.
     breakdown: where the compute went; None where it is not known.
     """
 
@@ -138,18 +139,21 @@ class Results:
         sentences = [entry.to_mapping() for entry in self.recommendations]
         content = asdict(replace(self, samples=NO_SAMPLES))
         del content["samples"]
+        contrasts = [contrast.to_mapping() for contrast in self.contrasts]
         return content | {
             "recommendations": sentences,
             "basis": note(self.num_test, self.score),
-            "contrasts": [contrast.to_mapping() for contrast in self.contrasts],
+            "contrasts": contrasts,
+            "differences": self.samples.differences,
             "verdict": self.verdict,
         }
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any], samples: TestSamples = NO_SAMPLES) -> Results:
-        """The inverse of `to_mapping`."""
+    def from_mapping(
+        cls, content: Mapping[str, Any], samples: TestSamples | None = None
+    ) -> Results:
+        """The inverse of `to_mapping`; samples: by default the differences that were stored."""
         return cls(
-            samples=samples,
             base=Cost(**{**content["base"], "notes": tuple(content["base"].get("notes", ()))}),
             budget=content["budget"],
             num_test=content["num_test"],
@@ -162,6 +166,7 @@ class Results:
             base_widths=dict(content["base_widths"]),
             base_network=_outcome(content.get("base_network")),
             breakdown=_breakdown(content.get("breakdown")),
+            samples=samples or TestSamples(None, content.get("differences", ())),
             score=Score.from_mapping(content.get("score")),
         )
 

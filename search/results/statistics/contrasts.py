@@ -12,16 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pruning.cost import format_count
 from search.results.contests import Contest, Contestant, contestants, in_words
 from search.results.statistics.differences import (
     LEVEL,
     Difference,
-    bootstrap,
     holm,
-    mcnemar,
     paired_by_seed,
     welch,
 )
@@ -238,12 +234,6 @@ def _over_seeds(first: Contestant, second: Contestant, score: Score) -> Differen
 
 
 def _of_networks(first: Outcome, second: Outcome, samples: TestSamples, score: Score) -> Difference:
-    """Exactly, where samples are right or wrong, otherwise by the bootstrap."""
-    one, other = samples.of(first), samples.of(second)
-    if one is None or other is None or one.shape != other.shape or not score.sums:
-        return Difference(score.gain(first.test_score, second.test_score))
-    if score.counts_samples:
-        told = mcnemar(one[:, 0].astype(np.bool_), other[:, 0].astype(np.bool_))
-    else:
-        told = bootstrap(one, other, score.of_sums)
-    return told if score.direction == "maximize" else told.turned()
+    """On the same samples; where those are not known, nothing but the difference itself."""
+    untold = Difference(score.gain(first.test_score, second.test_score))
+    return samples.difference(first, second, score) or untold

@@ -218,6 +218,17 @@ def test_costs_are_told_where_they_differ(flops, compute, costs) -> None:
     assert contrast.text.endswith(costs or "untested.")
 
 
+def test_differences_that_were_told_of_are_known_without_the_samples(tmp_path: Path) -> None:
+    tuned = stored(tmp_path, outcome("fine-tuned-0"), 2)
+    uniform = stored(tmp_path, outcome("uniform-b100", **UNIFORM), 22)
+    samples = TestSamples(tmp_path)
+    here = told([tuned, uniform], samples)
+    elsewhere = TestSamples(None, json.loads(json.dumps(samples.differences)))
+    assert told([tuned, uniform], elsewhere) == here
+    other = stored(tmp_path, outcome("uniform-b50", **UNIFORM), 5)
+    assert not told([tuned, other], elsewhere)[0].difference.is_told
+
+
 def test_machines_are_told_all_of_it(tmp_path: Path) -> None:
     tuned = stored(tmp_path, outcome("fine-tuned-0"), 2)
     uniform = stored(tmp_path, outcome("uniform-b100", **UNIFORM), 22)
