@@ -79,6 +79,13 @@ CHANGED_FLAGS = {
     "granularity": ("filter", "filter+branch"),
     "schedule": ("one-shot", "iterative"),
     "set": ("branch.strength=0.5",),
+    "linear-weight-decay": 0.1,
+    "only": ("stage2.*",),
+    "scope": "uniform",
+    "gate-form": "clipped",
+    "gate-penalty": "mean",
+    "gate": ("branch=stage1.*",),
+    "freeze-but": ("batchnorm",),
     "iterative-epochs": 2,
     "iterative-units": 5,
     "iterative-minibatches": 3,
@@ -161,10 +168,12 @@ CHANGED_FLAGS = {
 
 
 EITHER = (
-    {"nesterov": False, "by-products": 3},
+    {"nesterov": False, "by-products": 3, "gate-thresholds": ("branch=0.4",)},
     {"optimizer": "adamw", "targets": ("flops=5%", "params=90k")},
 )
-"""Settings that do not go together; train-only, which goes with few, has a test of its own."""
+"""Settings that do not go together; those that go with few have tests of their own."""
+
+ALONE = ("train-only", "gates-at", "settle-epochs")
 
 
 @pytest.mark.parametrize("either", EITHER)
@@ -177,17 +186,25 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, o
         arguments += [switches[v] if isinstance(v, bool) else f"--{name}={v}" for v in values]
     espalier("search", *arguments)
     (config,) = asked
-    tables = ("data", "training", "iterative", "study", "resources")
+    tables = ("data", "training", "gates", "iterative", "study", "resources")
     for table in ("", *tables):
         part = getattr(config, table) if table else config
         default = type(part)()
         for field in dataclasses.fields(part):
             flag = flag_of(field.name, table).removeprefix("--")
-            if flag in {"train-only", *EITHER[0], *EITHER[1]} - either.keys():
+            if flag in {*ALONE, *EITHER[0], *EITHER[1]} - either.keys():
                 continue
             assert getattr(part, field.name) != getattr(default, field.name), field.name
             if table or field.name not in tables:
                 assert getattr(part, field.name) == changed[flag]
+
+
+def test_gates_of_channels_are_asked_for(asked: list[SearchConfig]):
+    espalier(
+        *("search", "--criterion=scaling-factors", "--gates-at=convolution", "--settle-epochs=2")
+    )
+    (config,) = asked
+    assert (config.gates.gates_at, config.gates.settle_epochs) == ("convolution", 2)
 
 
 def test_sparse_training_alone_is_asked_for(asked: list[SearchConfig]):

@@ -250,7 +250,7 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
     ("content", "expected"),
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
-        ({"profiles": 0}, "profiles must be at least 1, got 0"),
+        ({"profiles": -1}, "profiles must be at least 0, got -1"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"min_channels": 0}, "min_channels must be at least 1, got 0"),
         ({"divisor": 0}, "divisor must be at least 1, got 0"),
