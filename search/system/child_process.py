@@ -59,20 +59,35 @@ def apart(task: Callable[..., T], *arguments: Any) -> T:
     """What the task returns, done in a copy of this process, which it may end.
 
     Where there is no way to a copy it is done in this process: beside Linux, with a GPU, in a
-    process that may have no child; and so it is, once more, if its result cannot be sent.
+    process that may have no child, or that has computed gradients, which torch's autograd cannot
+    go on with in a copy; and so it is, once more, if its result cannot be sent.
     Raises the errors of `ChildProcess.result`.
     """
     is_daemon = multiprocessing.current_process().daemon
     if sys.platform != "linux" or is_daemon or torch.cuda.is_available():
         return task(*arguments)
-    child = ChildProcess("fork", _one_thread, (task, arguments))
+    child = ChildProcess("fork", _one_thread, (_with_gradients, (task, *arguments)))
     try:
         result: T = child.result()
-    except NotPickledError:
+    except (NotPickledError, _NoGradientsError):
         return task(*arguments)
     finally:
         child.kill()
     return result
+
+
+class _NoGradientsError(EspalierError):
+    """A copy of this process cannot compute gradients, as this process has done."""
+
+
+def _with_gradients(task: Callable[..., T], *arguments: Any) -> T:
+    """What the task returns; _NoGradientsError where gradients cannot be computed."""
+    try:
+        ones = torch.ones(1, requires_grad=True)
+        torch.autograd.grad(ones.sum(), ones)
+    except RuntimeError as error:
+        raise _NoGradientsError(first_line(error)) from None
+    return task(*arguments)
 
 
 @contextmanager

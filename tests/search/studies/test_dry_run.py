@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,10 +40,6 @@ FAILURES = {
     "Random": "outputs differ from run to run",
     "RaisingInTraining": r"KeyError: 'no such\nlayer' (nets_of_users.py, line ",
     "ExitingInTraining": "SystemExit: 3",
-    "EndingInTraining": "exit status 3 (nets_of_users.py, line ",
-    "EndingInALoss": "which ends its process: exit status 4 (nets_of_users.py, line ",
-    "CrashingInTraining": "SIGSEGV (nets_of_users.py, line ",
-    "KilledInTraining": "ends the process when it runs: SIGKILL, as where memory runs out",
     "OneImageInTraining": "RuntimeError: ",
     "Unpooling": "fvcore cannot count Unpooling: ",
     "Compiled": "fvcore cannot count Compiled: ",
@@ -60,6 +59,54 @@ def test_it_is_told_in_one_line_before_there_is_a_folder(
     assert FAILURES[network] in text
     assert "\n" not in text
     assert not Path(config.runs).exists()
+
+
+ENDINGS = {
+    "EndingInTraining": "exit status 3 (nets_of_users.py, line ",
+    "EndingInALoss": "which ends its process: exit status 4 (nets_of_users.py, line ",
+    "CrashingInTraining": "SIGSEGV (nets_of_users.py, line ",
+    "KilledInTraining": "ends the process when it runs: SIGKILL, as where memory runs out",
+}
+
+SEARCHES = """
+import sys
+from pathlib import Path
+import search
+from pruning.errors import EspalierError
+from test_dry_run import config_of
+for network in sys.argv[2:]:
+    config = config_of(Path(sys.argv[1]), network, criterion=("taylor",))
+    try:
+        search.run(config)
+    except EspalierError as error:
+        print(str(error))
+"""
+"""In a process of their own: one that has computed gradients does dry runs in itself."""
+
+
+def test_what_ends_its_process_is_told_in_one_line_before_there_is_a_folder(tmp_path: Path):
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCHES, str(tmp_path), *ENDINGS],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(ENDINGS)
+    for line, (network, expected) in zip(lines, ENDINGS.items(), strict=True):
+        assert line.startswith(f"nets_of_users:{network}")
+        assert expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_has_computed_gradients_does_a_dry_run_itself(tmp_path: Path):
+    torch.ones(1, requires_grad=True).sum().backward()
+    with pytest.raises(EspalierError, match="outputs differ from run to run"):
+        search.run(config_of(tmp_path, "Random", criterion=("taylor",)))
 
 
 def test_the_command_line_prints_that_line(tmp_path: Path):
