@@ -40,7 +40,8 @@ def names(model: nn.Module, kind: Kind, extent: int = 32) -> list[str]:
 
 
 def test_a_residual_network_has_all_kinds_in_order() -> None:
-    expected = [Structure("layer", name) for name in LAYERS]
+    layers: tuple[Kind, ...] = ("layer", "full-layer")
+    expected = [Structure(kind, name) for kind in layers for name in LAYERS]
     expected += [Structure(kind, name) for kind in ("branch", "block") for name in BLOCKS]
     assert list(structures(residual(), images())) == expected
 
