@@ -182,6 +182,7 @@ def _serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tempfile.tempdir = folder  # which the parent removes, however this process ends
     with (Path(folder) / _STACK_FILE).open("w") as stack:
+        faulthandler.disable()  # what is enabled already would leave handlers of others in place
         faulthandler.enable(stack, all_threads=False)
         _note_exits(stack)
         with begin():

@@ -69,6 +69,19 @@ def test_it_is_told_how_and_where_it_ended(
     assert str(ended.value) == how
 
 
+def test_a_crash_is_told_where_another_library_has_its_own_handler() -> None:
+    """Such as Ray's, which it puts in the place of Python's."""
+    before = signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    try:
+        child = ChildProcess("fork", first=(crashes, ()))
+        with pytest.raises(ProcessEndedError) as ended:
+            child.result()
+        child.kill()
+    finally:
+        signal.signal(signal.SIGSEGV, before or signal.SIG_DFL)
+    assert str(ended.value) == f"SIGSEGV {line_of(crashes)}"
+
+
 def test_the_first_task_need_not_be_pickled_and_leaves_no_files() -> None:
     made: list[str] = []
 
