@@ -68,6 +68,8 @@ class Plan:
 
     def runs_of(self, part: Part, row: Row) -> list[StudyOf]:
         """What a row is read off: a run per seed, none where it is not for this scale."""
+        if not _runs_at(self.where.scale, part, row):
+            return []
         return self._runs.get(part.run or _key(part, row), [])
 
     def _layers(self, of: Part | SharedRun) -> tuple[Settings, ...]:

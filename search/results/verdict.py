@@ -49,10 +49,12 @@ def basis(contrasts: Sequence[Contrast], everything: Sequence[Outcome]) -> str:
     num_told = len({c.pair for c in contrasts if c.adjusted_p is not None})
     sentences = []
     if num_told:
+        what = (
+            "This contrast was" if len(contrasts) == 1 else f"These {len(contrasts)} contrasts were"
+        )
         sentences.append(
-            f"These {len(contrasts)} contrasts were fixed before the search; p-values are adjusted "
-            f"for {num_told} of them by Holm's procedure, at the level of {100 * LEVEL:g} %; "
-            "intervals are of each by itself."
+            f"{what} fixed before the search; p-values are adjusted for {num_told} by Holm's "
+            f"procedure, at the level of {100 * LEVEL:g} %; intervals are of each by itself."
         )
     covered = {contrast.difference.covers for contrast in contrasts}
     if "networks" in covered:

@@ -62,8 +62,8 @@ def test_each_contrast_has_its_line_before_what_they_rest_on():
     assert scratch.startswith("wide: a pruned shape from scratch at equal epochs against")
     assert shape.startswith("shape of fine-tuned-0, 1k FLOPs: ")
     assert last == (
-        "These 3 contrasts were fixed before the search; p-values are adjusted for 1 of them by "
-        "Holm's procedure, at the level of 5 %; intervals are of each by itself."
+        "These 3 contrasts were fixed before the search; p-values are adjusted for 1 by Holm's "
+        "procedure, at the level of 5 %; intervals are of each by itself."
     )
 
 
