@@ -113,10 +113,9 @@ class Score:
         spread = "" if deviation is None else f" ± {self._number(deviation, decimals)}"
         return f"{self._number(mean, decimals)}{spread}{' %' if self.is_share else ''}"
 
-    def difference_text(self, difference: float, margin: float | None = None) -> str:
-        """Such as "0.4 points", "0.4 ± 0.3 points" or, of a number that is no share, "0.012"."""
-        spread = "" if margin is None else f" ± {self._number(margin)}"
-        return f"{self._number(difference)}{spread}{' points' if self.is_share else ''}"
+    def difference_text(self, difference: float) -> str:
+        """Such as "0.4 points" or, of a number that is no share, "0.012"."""
+        return f"{self._number(difference)}{' points' if self.is_share else ''}"
 
     def gain(self, score: float, base: float) -> float:
         """How much better a score is than that of the base network; negative where it is worse."""

@@ -233,7 +233,6 @@ class SearchState:
 
     kind: str = "search"
     num_trials: int = 0
-    base_flops: int = 0
     score: Score = ACCURACY
     lines: list[str] = field(default_factory=list)
     end: Event | None = None
@@ -278,7 +277,7 @@ class SearchState:
     def _launch(self, event: Event) -> None:
         self.end = None
         self.lines = list(event["lines"])
-        self.num_trials, self.base_flops = event["trials"], event["base"]["flops"]
+        self.num_trials = event["trials"]
         self.kind, self._launched_ms = event.get("kind", "search"), self._now_ms
         self.score = Score.from_mapping(event.get("score"))
         self._measure_volume(event.get("reference"))

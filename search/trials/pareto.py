@@ -140,11 +140,3 @@ class Hypervolume:
         if place < len(self._front) and self._front[place][0] == spared:
             self._front.pop(place)
         self._front.insert(place, (spared, worth))
-
-
-def hypervolume(points: Iterable[Point], reference: Reference, score: Score) -> float | None:
-    """Of all these points; see Hypervolume."""
-    volume = Hypervolume(reference, score)
-    for point in points:
-        volume.add(point)
-    return volume.value

@@ -6,7 +6,7 @@ import io
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from search.trials.jobs import (
     Outcome,
     TrialJob,
 )
+from search.trials.pareto import Hypervolume, Point, Reference
 from search.trials.preflight import Preflight
 from search.trials.search_space import Proposal
 from search.trials.trial import ending_of, perform
@@ -351,3 +352,11 @@ def another_process(program: str, folder: Path) -> Iterator[subprocess.Popen[str
     yield process
     process.kill()
     process.communicate()
+
+
+def hypervolume(points: Iterable[Point], reference: Reference, score: Score) -> float | None:
+    """Of all these points; see Hypervolume."""
+    volume = Hypervolume(reference, score)
+    for point in points:
+        volume.add(point)
+    return volume.value

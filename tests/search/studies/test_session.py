@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import Workers, quick_config
+from samples import Workers, hypervolume, quick_config
 
 import search
 from mlflow_server import MemoryRecorder, schema
@@ -23,7 +23,7 @@ from search.studies import search_stages, session
 from search.tasks.score import ACCURACY
 from search.tracking.search_state import EventFile
 from search.trials.jobs import EpochRecord, Job, Outcome
-from search.trials.pareto import Reference, hypervolume
+from search.trials.pareto import Reference
 from search.trials.trial import perform
 
 

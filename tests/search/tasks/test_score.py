@@ -63,7 +63,7 @@ def test_a_mean_has_its_deviation_where_there_is_one():
 
 def test_a_difference_is_in_points_where_scores_are_in_percent():
     assert MEAN_IOU.difference_text(0.004) == "0.4 points"
-    assert MEAN_IOU.difference_text(0.004, 0.003) == "0.4 ± 0.3 points"
+    assert MEAN_IOU.interval_text(0.004, -0.003, 0.01) == "+0.4 points [−0.3, +1.0]"
     assert ABSOLUTE_ERROR.difference_text(0.012) == "0.012"
 
 

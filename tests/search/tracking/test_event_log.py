@@ -10,6 +10,7 @@ from samples import (
     ABSOLUTE_ERROR,
     epoch_record,
     from_scratch_job,
+    hypervolume,
     outcome,
     quick_config,
     trial_job,
@@ -29,7 +30,6 @@ from search.trials.jobs import (
     job_from_mapping,
     job_to_mapping,
 )
-from search.trials.pareto import hypervolume
 
 
 @pytest.fixture

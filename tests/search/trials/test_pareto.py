@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, SCORES, base_outcome, hypervolume, outcome
 
 from search.tasks.score import ACCURACY, Score
 from search.trials.pareto import (
@@ -16,7 +16,6 @@ from search.trials.pareto import (
     best,
     dominates,
     front,
-    hypervolume,
     spread,
     without_base,
 )

@@ -178,8 +178,11 @@ def test_a_database_has_one_service(url: str, engine: Engine) -> None:
 def test_a_lock_that_is_let_go_can_be_taken_at_once(url: str, engine: Engine) -> None:
     other = open_database(url)
     for _ in range(20):
-        DatabaseLock(engine).close()
-        DatabaseLock(other).close()
+        for mine, theirs in ((engine, other), (other, engine)):
+            lock = DatabaseLock(mine)
+            with pytest.raises(ServiceError, match="another service uses the database"):
+                DatabaseLock(theirs)
+            lock.close()
     other.dispose()
 
 
