@@ -153,7 +153,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not self.bounds:
             raise BudgetError("a budget needs at least one bound, such as flops=25% or params=300k")
-        names = [bound.quantity for bound in self.bounds]
+        names = self.quantities
         if len(set(names)) < len(names):
             raise BudgetError(f"a budget bounds each quantity once, got {', '.join(names)}")
 
@@ -186,6 +186,11 @@ class Budget:
             cls(tuple(bound for text in texts if (bound := fixed.get(text, rung)) is not None))
             for rung in rungs
         )
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What is bounded, in the order of the bounds."""
+        return tuple(bound.quantity for bound in self.bounds)
 
     def absolute(self, base: Cost) -> Budget:
         """The same budget with every share turned into a count of `base` (see Bound.of_base)."""

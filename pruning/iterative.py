@@ -95,8 +95,8 @@ class Removable:
     """What may be removed, as for `pruning.select`.
 
     groups: names of the groups that may lose channels; all that the criterion can judge if None.
-    rules: floor, divisor and scope.  restrictions: what stays whole or loses no more than a share.
-    exact: as for `trace`.
+    rules: floor, divisor, scope and weight of costs.
+    restrictions: what stays whole or loses no more than a share.  exact: as for `trace`.
     """
 
     groups: Sequence[str] | None = None
@@ -322,7 +322,9 @@ class IterativePruner:
             scores = {name: values - penalty * saved[name] for name, values in scores.items()}
         kept = self._plan.units_kept(self._base)
         num_met, num_gone = self._num_met, 0
-        for step in removal_steps(scores, self._base, self._removable.rules, kept):
+        rules = self._removable.rules
+        wanted = next(limits for limits in self._limits if not limits.allows(self._cost))
+        for step in removal_steps(scores, self._base, rules, kept, wanted.quantities):
             self._set_plan(self._without(step))
             num_gone += sum(len(chunk.units) for chunk in step)
             if num_gone >= self._pace.units or self._num_met > num_met:

@@ -25,6 +25,7 @@ class SelectionRules(TypedDict, total=False):
     divisor: int
     scope: Scope
     residual: bool
+    cost_exponent: float
 
 
 def prune(
@@ -53,7 +54,8 @@ def prune(
     max_removed: of layers by such patterns the largest share that goes of what they produce:
         {"layer3.*": 0.5}.
     only: patterns of the layers that alone lose channels: ["*.conv1"].
-    exact: as for `trace`.  rules: min_channels, divisor, scope and residual, as for `select`.
+    exact: as for `trace`.
+    rules: min_channels, divisor, scope, residual and cost_exponent, as for `select`.
 
     The result is to be fine-tuned; `carry_over` lets an optimizer go on where removal happens in
     the middle of a training. Raises TraceError, CriterionError, and ConfigError for a pattern that

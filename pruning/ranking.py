@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -15,6 +17,10 @@ from torch import Tensor
 from pruning.errors import PlanError
 from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
 from pruning.rules import Rules
+from pruning.unit_costs import relative_savings
+
+_ROUNDS = 256
+"""How often at least, from the first to the last unit that can go, savings are worked out anew."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +47,77 @@ def removal_steps(
     graph: ChannelGraph,
     rules: Rules,
     kept: Mapping[str, NDArray[np.bool_]] | None = None,
-) -> list[Step]:
+    quantities: Sequence[str] = ("flops",),
+) -> Iterator[Step]:
     """All that can go, in the order in which it goes; ties in the order of the network.
 
     kept: per group, whether each unit is still there; all are by default.
+    quantities: by which `cost_exponent` of the rules weighs scores.
     """
+    present = {
+        group.name: np.ones(group.num_units, dtype=bool) if kept is None else kept[group.name]
+        for group in rules.prunable(graph, scores)
+    }
     chunks = [
         chunk
-        for group in rules.prunable(graph, scores)
-        for chunk in _chunks(
-            graph.index(group.name),
-            group,
-            scores[group.name],
-            rules,
-            np.ones(group.num_units, dtype=bool) if kept is None else kept[group.name],
-        )
+        for name, units in present.items()
+        for chunk in _chunks(graph.index(name), graph.group(name), scores[name], rules, units)
     ]
+    if rules.cost_exponent:
+        widths = {n: graph.group(n).unit * int(units.sum()) for n, units in present.items()}
+        return _by_score_and_cost(chunks, graph, widths, rules.cost_exponent, quantities)
     chunks.sort(key=attrgetter("level", "group"))  # stable: a group's own order stays
     if rules.scope == "global":
-        return [(chunk,) for chunk in chunks]
-    return [tuple(level) for _, level in itertools.groupby(chunks, key=attrgetter("level"))]
+        return ((chunk,) for chunk in chunks)
+    return (tuple(level) for _, level in itertools.groupby(chunks, key=attrgetter("level")))
+
+
+def _by_score_and_cost(
+    chunks: Sequence[Chunk],
+    graph: ChannelGraph,
+    widths: Mapping[str, int],
+    exponent: float,
+    quantities: Sequence[str],
+) -> Iterator[Step]:
+    """First what has the least score per what it saves, which is worked out as widths shrink.
+
+    widths: of the groups that may lose channels.
+    """
+    left = dict(widths)
+    waiting: dict[int, deque[Chunk]] = {}
+    for chunk in chunks:
+        waiting.setdefault(chunk.group, deque()).append(chunk)
+    per_round = max(1, sum(len(chunk.units) for chunk in chunks) // _ROUNDS)
+    while waiting:
+        names = [graph.groups[number].name for number in waiting]
+        savings = relative_savings(graph, names, quantities, left)
+        ranked = [_weighed(queue[0], savings, graph, exponent) for queue in waiting.values()]
+        heapq.heapify(ranked)
+        gone = 0
+        while ranked and gone < per_round:
+            *_, number = heapq.heappop(ranked)
+            chunk = waiting[number].popleft()
+            gone += len(chunk.units)
+            left[graph.groups[number].name] -= len(chunk.units) * graph.groups[number].unit
+            yield (chunk,)
+            if waiting[number]:
+                heapq.heappush(ranked, _weighed(waiting[number][0], savings, graph, exponent))
+            else:
+                del waiting[number]
+
+
+def _weighed(
+    chunk: Chunk, savings: Mapping[str, float], graph: ChannelGraph, exponent: float
+) -> tuple[float, float, int]:
+    """What chunks are ranked by: the level per saving to this power, the level, the group.
+
+    Below zero, where a greater saving has to make the level lower, it is multiplied.
+    """
+    saved = savings.get(graph.groups[chunk.group].name, 0.0)
+    if chunk.level < 0:
+        return chunk.level * saved**exponent, chunk.level, chunk.group
+    weighed = chunk.level / saved**exponent if saved > 0 else np.inf
+    return weighed, chunk.level, chunk.group
 
 
 def _chunks(

@@ -29,6 +29,7 @@ class Rules:
     divisor: int = 1
     scope: Scope = "global"
     residual: bool = True
+    cost_exponent: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("min_channels", "divisor"):
@@ -36,6 +37,13 @@ class Rules:
                 raise PlanError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.scope not in get_args(Scope):
             raise PlanError(f"scope must be one of {', '.join(get_args(Scope))}, got {self.scope}")
+        if not 0 <= self.cost_exponent <= 1:
+            raise PlanError(f"cost_exponent must be from 0 to 1, got {self.cost_exponent}")
+        if self.cost_exponent and self.scope != "global":
+            raise PlanError(
+                f"cost_exponent weighs scores that are ranked together, and scope {self.scope} "
+                "ranks those of each layer alone: leave one of them out"
+            )
 
     def prunable(self, graph: ChannelGraph, names: Iterable[str]) -> tuple[ChannelGroup, ...]:
         """Those of the named groups that may lose channels, in the order of the network."""

@@ -114,6 +114,7 @@ def select(
     ignore: Iterable[str] = (),
     max_removed: Mapping[str, float] | None = None,
     only: Iterable[str] = (),
+    cost_exponent: float = 0.0,
 ) -> KeepPlan:
     """Removes the lowest scores until the target is met, and no further.
 
@@ -135,6 +136,10 @@ def select(
     ignore, max_removed, only: what stays whole, what loses no more than a share and what alone is
         pruned, by patterns of the names of layers, such as ["layer4.*"], {"layer3.*": 0.5} and
         ["*.conv1"]; see `Restrictions`.
+    cost_exponent: from 0 to 1: channels go by their scores divided by what their removal saves of
+        the target's quantities, to this power, worked out anew as widths shrink. At 0, as in the
+        papers, scores alone decide, which trades in the papers' quantity: filters. At 1 the least
+        score is lost per FLOP (byte, parameter …) saved. In "global" scope only.
 
     Raises ConfigError for a pattern that fits no layer, PlanError for scores or rules that do not
     fit the graph, and UnreachableBudgetError, naming the nearest reachable cost, if the floors of
@@ -145,11 +150,11 @@ def select(
     whole = graph
     graph = restrictions.of(graph)
     scores = {n: s for n, s in scores.items() if graph.group(n).pinned == whole.group(n).pinned}
-    rules = Rules(min_channels, divisor, scope, residual)
+    rules = Rules(min_channels, divisor, scope, residual, cost_exponent)
     groups = rules.prunable(graph, scores)
     if graph.pruned_layers is None:
         graph = graph.pruning(group.name for group in groups)
-    steps = removal_steps(scores, graph, rules)
+    steps = list(removal_steps(scores, graph, rules, quantities=target.quantities))
     limits = absolute_limits(target, graph, scores, rules)
     return _plan_without(graph, groups, steps[: _fewest_steps_within(limits, graph, steps)])
 
@@ -202,6 +207,8 @@ def removal_order(
     divisor: int = 1,
     scope: Scope = "global",
     residual: bool = True,
+    cost_exponent: float = 0.0,
+    quantities: Sequence[str] = ("flops",),
 ) -> list[tuple[str, int]]:
     """Every unit that can go, as (group name, unit), the first to go first.
 
@@ -210,12 +217,14 @@ def removal_order(
     ends inside a chunk or a share leaves widths in between.
     kept: what is left after earlier removals; what it lacks is neither in the order nor looked
         at, and floors hold for what it leaves. Everything by default.
+    quantities: of the target, by which `cost_exponent` weighs scores.
 
     Everything else is as for `select`. Raises PlanError likewise, and for a plan that does not
     fit the graph.
     """
-    rules = Rules(min_channels, divisor, scope, residual)
-    steps = removal_steps(scores, graph, rules, (kept or KeepPlan({})).units_kept(graph))
+    rules = Rules(min_channels, divisor, scope, residual, cost_exponent)
+    units_kept = (kept or KeepPlan({})).units_kept(graph)
+    steps = removal_steps(scores, graph, rules, units_kept, quantities)
     return [
         (graph.groups[chunk.group].name, unit)
         for step in steps

@@ -37,6 +37,26 @@ def flops_saved(
     return {n: now - without[n].flops if n in without else 0 for n in chosen}
 
 
+def relative_savings(
+    graph: ChannelGraph,
+    names: Iterable[str],
+    quantities: Iterable[str],
+    widths: Mapping[str, int] | None = None,
+) -> dict[str, float]:
+    """What the removal of a unit saves per channel, per group that can lose one, at least 0.
+
+    Of each of these quantities as a share of what the whole network takes, summed over them. The
+    largest activations, of which a unit may save nothing until others are gone, are left out.
+    """
+    base, now = graph.cost(), graph.cost(widths)
+    counted = {q: base.of(q) for q in quantities if q != _OF_THE_LARGEST_STEP and base.of(q) > 0}
+    return {
+        name: sum((now.of(q) - cost.of(q)) / whole for q, whole in counted.items())
+        / graph.group(name).unit
+        for name, cost in costs_without_a_unit(graph, names, widths).items()
+    }
+
+
 def fewest_units(
     graph: ChannelGraph, names: Iterable[str], budget: Budget, rules: Rules | None = None
 ) -> int:

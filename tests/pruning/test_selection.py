@@ -727,3 +727,86 @@ def test_units_kept() -> None:
     assert kept["first"].tolist() == [False, True, False, True]
     assert kept["last"].all()
     assert KeepPlan({"last": (0, 1, 2, 3)}).units_kept(graph)["last"].all()
+
+
+def greedily(
+    graph: ChannelGraph, scores: dict[str, Tensor], exponent: float, quantity: str, least: int
+) -> list[tuple[str, int]]:
+    """Unit after unit, whichever has least score per saving to this power at the widths then."""
+    queues = {
+        name: sorted(enumerate(unit_scores(graph, name, scores[name])), key=lambda pair: pair[1])
+        for name in scores
+    }
+    removable = {n: graph.group(n).num_units - graph.group(n).floor(least) for n in scores}
+    widths, order = {n: graph.group(n).width for n in scores}, []
+    while any(removable.values()):
+
+        def weighed(name: str) -> float:
+            less = {**widths, name: widths[name] - graph.group(name).unit}
+            saved = graph.cost(widths).of(quantity) - graph.cost(less).of(quantity)
+            return queues[name][0][1] / (saved / graph.group(name).unit) ** exponent
+
+        chosen = min((n for n in removable if removable[n]), key=weighed)
+        order.append((chosen, queues[chosen].pop(0)[0]))
+        widths[chosen] -= graph.group(chosen).unit
+        removable[chosen] -= 1
+    return order
+
+
+@pytest.mark.parametrize("quantity", ["flops", "params", "weight_bytes"])
+@given(data=st.data())
+def test_scores_are_weighed_by_what_channels_cost_as_widths_shrink(
+    quantity: str, data: st.DataObject
+) -> None:
+    graph = drawn_graph(data)
+    scores = {name: 0.1 + values.abs() for name, values in distinct_scores(graph).items()}
+    exponent = data.draw(st.sampled_from((0.25, 0.5, 1.0)))
+    order = removal_order(
+        scores, graph, min_channels=2, cost_exponent=exponent, quantities=[quantity]
+    )
+    assert order == greedily(graph, scores, exponent, quantity, 2)
+
+
+def test_fewer_channels_go_where_dear_ones_go_first() -> None:
+    graph = BY_NAME["inception"].graph
+    scores = distinct_scores(graph)
+    for quantity in ("flops", "params"):
+        target = Budget((Bound(quantity, 0.6, is_share=True),))
+        left = [
+            sum(select(scores, graph, target, min_channels=1, cost_exponent=power).widths.values())
+            for power in (0.0, 1.0)
+        ]
+        assert left[0] < left[1]
+
+
+def test_a_budget_of_activations_alone_weighs_nothing(graph: ChannelGraph) -> None:
+    scores = {group.name: torch.rand(group.width) for group in graph.prunable}
+    target = Budget.parse("peak_activation_bytes=80%")
+    plans = [select(scores, graph, target, min_channels=1, cost_exponent=e) for e in (0.0, 1.0)]
+    assert plans[0] == plans[1]
+
+
+def test_negative_scores_that_save_much_go_first(graph: ChannelGraph) -> None:
+    saved = {
+        n: graph.cost().flops - graph.cost({n: graph.group(n).width - 1}).flops
+        for n in (g.name for g in graph.prunable)
+    }
+    assert len(set(saved.values())) > 1
+    scores = {name: torch.full((graph.group(name).width,), -1.0) for name in saved}
+    (first, _), *_ = removal_order(scores, graph, cost_exponent=1.0)
+    assert saved[first] == max(saved.values())
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"cost_exponent": 1.5}, "from 0 to 1, got 1.5"),
+        ({"cost_exponent": float("nan")}, "from 0 to 1, got nan"),
+        ({"cost_exponent": 0.5, "scope": "uniform"}, "leave one of them out"),
+    ],
+)
+def test_weights_that_are_refused(
+    graph: ChannelGraph, scores: dict[str, Tensor], rules: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        select(scores, graph, Budget.parse("flops=50%"), **rules)
