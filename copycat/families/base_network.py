@@ -17,6 +17,7 @@ from copycat.width_profile import WidthProfile
 from pruning.cost import ExampleInput
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
+from pruning.structure_removal.structures import Structure
 from pruning.tracing import whole_trace
 
 
@@ -64,11 +65,16 @@ class BaseNetwork:
 
     def graph_of(self, profile: WidthProfile) -> ChannelGraph:
         """The graph that prices this shape: without the structures that it lacks."""
-        if not profile.removed:
-            return self.graph
-        left = without_removed(self.made[0], profile, self.example_input)
-        graph = whole_trace(left, self.example_input, exact=self.graph.exact)
-        return self.restrictions.of(graph, self.graph)
+        if profile.removed not in self._graphs:
+            left = without_removed(self.made[0], profile, self.example_input)
+            graph = whole_trace(left, self.example_input, exact=self.graph.exact)
+            self._graphs[profile.removed] = self.restrictions.of(graph, self.graph)
+        return self._graphs[profile.removed]
+
+    @functools.cached_property
+    def _graphs(self) -> dict[tuple[Structure, ...], ChannelGraph]:
+        """By the structures that are missing."""
+        return {(): self.graph}
 
     def build(self, shape: Shape, seed: int = 0) -> nn.Module:
         """The network of this shape with fresh weights drawn from `seed`.

@@ -82,16 +82,20 @@ class CopycatOfAll(FamilyKind):
 @final
 @dataclass(frozen=True)
 class TemperedCopycat(FamilyKind):
-    """As Copycat, after each group's kept share was raised to ρ.
+    """As Copycat, of a shape between two: the profile and another, or the base network.
 
-    A group of width N_m in the profile and N in the base network becomes α·N·(N_m / N)^ρ.
-    rho: in [0, 1]; 1 is Copycat, 0 the base network with the profile's groups narrowed by one
-        factor.
+    A group of width N_m in the profile and N in the other shape becomes α·N·(N_m / N)^ρ; one that
+    the other shape does not name is as wide there as in the base network.
+    rho: in [0, 1]; 1 is Copycat of the profile. 0 is that of the other shape, but for structures,
+        of which those are missing that the profile lacks.
+    towards: the other shape; by default the base network, whose groups that the profile names
+        are then narrowed by one factor at ρ = 0.
     Raises ProfileError for another ρ.
     """
 
     profile: WidthProfile
     rho: float
+    towards: WidthProfile | None = None
     name = "tempered copycat"
 
     def __post_init__(self) -> None:
@@ -101,8 +105,9 @@ class TemperedCopycat(FamilyKind):
     def series(self, base: BaseNetwork, *, divisor: int = 1) -> Series:
         graph, rho = base.graph_of(self.profile), self.rho
         self.profile.check(graph)
+        other = {} if self.towards is None else self.towards.widths
         targets = {
-            name: width**rho * graph.group(name).width ** (1 - rho)
+            name: width**rho * other.get(name, graph.group(name).width) ** (1 - rho)
             for name, width in self.profile.widths.items()
             if graph.group(name).pinned is None
         }

@@ -255,6 +255,21 @@ def test_tempering_raises_shares_to_a_power() -> None:
             TemperedCopycat(shape.profile, rho)
 
 
+def test_a_shape_can_be_tempered_towards_another() -> None:
+    """ρ = 0 is the other shape; what that does not name is as wide as in the base network."""
+    base = based_on("chain")
+    narrow = WidthProfile({"conv1": 1, "conv2": 4})
+    for other, widths in (
+        (WidthProfile({"conv1": 4, "conv2": 1}), {"conv1": 4, "conv2": 1}),
+        (WidthProfile({"conv1": 4}), {"conv1": 4, "conv2": 5}),
+    ):
+        for rho, expected in ((1.0, dict(narrow.widths)), (0.0, widths)):
+            kind = TemperedCopycat(narrow, rho, other)
+            assert kind.member(base, 1.0).profile.widths == expected
+    between = TemperedCopycat(narrow, 0.5, WidthProfile({"conv1": 4, "conv2": 1}))
+    assert between.member(base, 1.0).profile.widths == {"conv1": 2, "conv2": 2}
+
+
 def test_the_rest_stays_as_in_the_base_or_is_scaled_too() -> None:
     base, profile = wide(), narrow_profile()
     (inner,) = members(base, Copycat(profile), [Budget.parse("params=50%")])
