@@ -46,6 +46,7 @@ PARAM_BRANCH_STRENGTH = "branch_strength"
 PARAM_BLOCK_STRENGTH = "block_strength"
 PARAM_TARGET_FLOPS = "target_flops"
 PARAM_PRUNING_SCHEDULE = "pruning_schedule"
+PARAM_COST_EXPONENT = "cost_exponent"
 PARAM_TARGET = "target"
 PARAM_ITERATIVE_EPOCHS = "iterative_epochs"
 PARAM_ITERATIVE_UNITS = "iterative_units"
@@ -191,6 +192,13 @@ FIELDS: tuple[Field, ...] = (
     Field(PARAM_TARGET_FLOPS, "param", "real", _FLOPS, "cost that pruning aimed for"),
     Field(PARAM_TARGET, "param", "text", "", "what a network was pruned to, of several targets"),
     Field(PARAM_PRUNING_SCHEDULE, "param", "text", "", "when channels go, if not all at once"),
+    Field(
+        PARAM_COST_EXPONENT,
+        "param",
+        "real",
+        "",
+        "power of the costs of channels by which their scores are divided, if not 0",
+    ),
     Field(
         PARAM_ITERATIVE_EPOCHS, "param", "integer", "epochs", "in which iterative pruning is over"
     ),

@@ -222,6 +222,11 @@ def setting_ranges(
     return own | {f"{part}.strength": of_gates for part in gated}
 
 
+def ranks_channels(criterion: str, granularity: str) -> bool:
+    """Whether channels go by scores that a method gives them: no gates of theirs decide."""
+    return method(criterion).criterion is not None and "filter" in parts_of(granularity)
+
+
 def granularity(text: str) -> str:
     """`text` in its canonical form, such as filter+branch; ConfigError if it names no mixture."""
     known, parts = gating.GRANULARITIES, text.split("+")

@@ -17,7 +17,7 @@ from search.config.data_config import DataConfig
 from search.config.fixed_settings import FixedSettings
 from search.config.gates_config import GatesConfig
 from search.config.iterative_config import IterativeConfig
-from search.config.methods import gated_parts, granularity, method, parts_of
+from search.config.methods import gated_parts, granularity, method, parts_of, ranks_channels
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
@@ -105,6 +105,11 @@ class SearchConfig:
         ("one-shot",),
         "when to prune, to try in turn, joined by commas: one-shot, all at once after sparse "
         "training; iterative, step by step with training in between",
+    )
+    cost_exponent: tuple[float, ...] = option(
+        (0.0,),
+        "power from 0 to 1: channels go by their scores divided by what they cost in the budget's "
+        "own quantity, to this power; 0 ranks by scores alone; repeatable, to try several in turn",
     )
     targets: tuple[str, ...] = option(
         (),
@@ -201,6 +206,7 @@ class SearchConfig:
             expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
             require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
+        self._require_exponents_that_fit()
         self.gates.require_gated(
             {m: {p for n in self.criteria for p in gated_parts(n, m)} for m in self.granularities}
         )
@@ -259,6 +265,25 @@ class SearchConfig:
                     f"granularity {mixture} removes none: leave it out, or --scope",
                     field="scope",
                 )
+
+    def _require_exponents_that_fit(self) -> None:
+        exponents = self.cost_exponent
+        are_powers = bool(exponents) and all(0 <= power <= 1 for power in exponents)
+        require(are_powers, "cost_exponent", "powers from 0 to 1", exponents)
+        if not any(exponents):
+            return
+        if self.scope != "global":
+            raise ConfigError(
+                f"cost_exponent weighs scores of all layers together, and scope {self.scope} ranks "
+                "those of each layer alone: leave one of them out",
+                field="cost_exponent",
+            )
+        if not any(ranks_channels(*choice) for choice in self.choices):
+            raise ConfigError(
+                "cost_exponent weighs the scores of channels, and nothing that the search tries "
+                "has any: leave it out",
+                field="cost_exponent",
+            )
 
     def _require_schedules_that_fit(self) -> None:
         if "iterative" not in self.schedules:
@@ -349,6 +374,11 @@ class SearchConfig:
         return listed(self.schedule)
 
     @property
+    def cost_exponents(self) -> tuple[float, ...]:
+        """By what powers of their costs scores are divided, to try in turn, each once."""
+        return tuple(dict.fromkeys(map(float, self.cost_exponent)))
+
+    @property
     def target_bounds(self) -> tuple[Bound, ...]:
         """What each trial is pruned to, each target once; none where target FLOPs are searched.
 
@@ -397,8 +427,12 @@ class SearchConfig:
 
     @property
     def num_points(self) -> int:
-        """Combinations of what is given: choices, schedules and fixed values."""
-        return self.fixed.num_points(self.choices) * len(self.schedules)
+        """Combinations of what is given: choices, schedules, exponents and fixed values."""
+        return len(self.schedules) * sum(
+            self.fixed.num_points([choice])
+            * (len(self.cost_exponents) if ranks_channels(*choice) else 1)
+            for choice in self.choices
+        )
 
     @property
     def choices(self) -> list[tuple[str, str]]:
@@ -437,6 +471,7 @@ class SearchConfig:
             criterion=self.criteria,
             granularity=self.granularities,
             schedule=self.schedules,
+            cost_exponent=self.cost_exponents,
             training=self.training.resolved(),
         )
 

@@ -28,10 +28,16 @@ class StudyConfig:
     )
     tempered_trials: int = option(
         4,
-        "how many shapes between a found one (ρ = 1) and the uniformly narrowed (ρ = 0) are "
-        "trained from scratch",
+        "how many shapes between two found ones, or a found (ρ = 1) and the uniformly narrowed one "
+        "(ρ = 0), are trained from scratch: those that promise the greatest gain in hypervolume",
         ge=0,
         le=1000,
+    )
+    candidate_epochs: int = option(
+        1,
+        "epochs of fine-tuning by which each further shape that a trial has found on its way, for "
+        "every rung of the ladder, is judged before any of them is trained from scratch",
+        ge=0,
     )
 
     def __post_init__(self) -> None:

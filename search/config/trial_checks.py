@@ -45,7 +45,8 @@ def require_nothing_but_training(config: SearchConfig) -> None:
     if not config.train_only:
         return
     why = "where nothing is pruned (train_only)"
-    require_defaults(config, ("budget", "targets", "schedule", "ladder", "profiles"), why)
+    names = ("budget", "targets", "schedule", "cost_exponent", "ladder", "profiles")
+    require_defaults(config, names, why)
     require_defaults(config.study, ("by_products", "tempered_trials"), why)
     if not config.training.epochs:
         raise ConfigError("epochs must be at least 1 where nothing but training is done, got 0")

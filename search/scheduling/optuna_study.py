@@ -30,9 +30,8 @@ _FORMAT, _OUTCOMES, _STATE, _REASON = "espalier.format", "outcomes", "state", "r
 _FINAL, _AGAIN = "final", "again"
 """Of a failure, whether it would come again; of a trial, the number of the one that it repeats."""
 
-_KNOWN = "known beforehand"
 _ENQUEUED = "fixed_params"  # where Optuna keeps what a trial was enqueued with
-_FORMAT_NOW = 3
+_FORMAT_NOW = 4
 _TOLD = {
     "failed": TrialState.FAIL,
     "stopped early": TrialState.PRUNED,
@@ -123,11 +122,8 @@ class StudyRecord:
         return dict(trials[number].params)
 
     def _settled(self) -> list[FrozenTrial]:
-        """Trials that are over; what was known beforehand is none of them."""
-        last: dict[int, FrozenTrial] = {}
-        for trial in self._trials():
-            if not trial.user_attrs.get(_KNOWN):
-                last[trial_number(trial)] = trial
+        """Trials that are over; of those that were tried again, the last time."""
+        last = {trial_number(trial): trial for trial in self._trials()}
         return [trial for trial in last.values() if trial.state.is_finished()]
 
 
@@ -327,12 +323,3 @@ def _check_objectives(study: optuna.Study, names: Sequence[str], directions: Seq
 
 def _goals(names: Sequence[str], directions: Sequence[str]) -> str:
     return " and ".join(f"{way} {name}" for way, name in zip(directions, names, strict=False))
-
-
-def add_known(study: optuna.Study, known: Sequence[FrozenTrial]) -> None:
-    """Let the sampler know of results that are no trials of this study; of each of them once."""
-    trials = study.get_trials(deepcopy=False)
-    num_added = sum(bool(trial.user_attrs.get(_KNOWN)) for trial in trials)
-    for trial in known[num_added:]:
-        trial.set_user_attr(_KNOWN, True)
-        study.add_trial(trial)

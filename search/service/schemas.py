@@ -198,6 +198,7 @@ class Trial(BaseModel):
     settings: dict[str, float] = Field(description="of the pruning method")
     target_flops: float | None = Field(description="null where the search has targets")
     schedule: str
+    cost_exponent: float = Field(description="by whose power of costs scores are divided")
     started_ms: int
     ended_ms: int | None
     stage: str | None

@@ -51,6 +51,7 @@ BASE_ARCHITECTURE = "base"
 """Among the architectures of a search: its base network, trained."""
 
 SCORES_FILE, CURVE_FILE, TRAJECTORY_FILE = "scores.json", "curve.json", "trajectory.json"
+CANDIDATES_FILE = "candidates.json"
 """In the folder of an architecture: the scores of its units, its epochs, and the shapes that it
 went through where it was pruned iteratively."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from search.data.data import samples_trained_on
 from search.scheduling.from_scratch_jobs import num_members
+from search.trials.candidates import epochs_of_candidates
 from search.trials.from_scratch import member_epochs
 from search.trials.job_context import JobContext
 from search.trials.jobs import BASE, FromScratchJob, Job
@@ -29,7 +30,8 @@ class EpochPlan:
         """Epochs of a trial with all the networks that come of it."""
         config = self.context.config
         after = config.gates.settle_epochs + config.training.fine_tune_epochs
-        return config.training.epochs + len(product_suffixes(config)) * after
+        judging = epochs_of_candidates(config)
+        return config.training.epochs + judging + len(product_suffixes(config)) * after
 
     @property
     def epochs_of_base(self) -> int:

@@ -12,7 +12,7 @@ from search.data.data import Data, steps_per_epoch
 from search.scheduling.compute_budget import Rationed, RationedList
 from search.scheduling.from_scratch_jobs import best_of_rungs, compared, members, repetition
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
-from search.scheduling.width_interpolation import tempered_source
+from search.scheduling.shape_selection import shape_source
 from search.studies.session import Session
 from search.training.schedules import total_push
 from search.trials.job_context import JobContext
@@ -127,12 +127,12 @@ class SearchStages:
         return family + self._interpolated(trials, family)
 
     def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
-        """Shapes between the found ones and the uniformly narrowed network."""
+        """Shapes that were found, and between them and the uniformly narrowed network."""
         if not self._config.num_tempered:
             return []
         name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
         study = open_study(self._storage, name, score)
-        source = tempered_source(study, self._config, self._context.preflight, trials, family)
+        source = shape_source(study, self._config, self._context.preflight, trials, family)
         by_key = {outcome.key: outcome for outcome in source.outcomes}
         for job, ending in source.settled():
             self._session.settle(job, [] if ending else [by_key[job.key]], ending)
@@ -185,6 +185,7 @@ def trial_space(context: JobContext, data: Data) -> SearchSpace:
         config.criteria,
         config.granularities,
         config.schedules,
+        config.cost_exponents,
         _fixed(context),
         config.gates.gate_form,
     )

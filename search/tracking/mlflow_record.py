@@ -241,6 +241,7 @@ def _params(proposal: Proposal) -> dict[str, str | float]:
     """A proposal under the schema's names."""
     own = proposal.settings_of_criterion
     target, schedule = proposal.target_flops, proposal.schedule
+    exponent = proposal.cost_exponent
     gates = {name: proposal.settings_of(name) for name in _STRENGTHS}
     return {
         schema.PARAM_CRITERION: proposal.criterion,
@@ -249,6 +250,7 @@ def _params(proposal: Proposal) -> dict[str, str | float]:
         **{_STRENGTHS[name]: own["strength"] for name, own in gates.items() if own},
         **({} if target is None else {schema.PARAM_TARGET_FLOPS: target}),
         **({} if schedule == "one-shot" else {schema.PARAM_PRUNING_SCHEDULE: schedule}),
+        **({schema.PARAM_COST_EXPONENT: exponent} if exponent else {}),
     }
 
 

@@ -189,7 +189,9 @@ def _what(job: Job) -> str:
         goal = "" if target is None else f"target {format_count(target)}"
         schedule = "" if proposal.schedule == "one-shot" else proposal.schedule
         settings = "  ".join(f"{_symbol(n)} {v:.2g}" for n, v in proposal.settings.items())
-        parts = (proposal.criterion, schedule, settings, goal)
+        power = proposal.cost_exponent
+        weighed = f"score / cost^{power:g}" if power else ""
+        parts = (proposal.criterion, schedule, weighed, settings, goal)
         return "  ".join(part for part in parts if part)
     if job.origin == "base":
         return "the network itself"

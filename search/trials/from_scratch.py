@@ -83,6 +83,7 @@ def _record(job: FromScratchJob, context: JobContext, epochs: int) -> dict[str, 
     optional = {
         "seed": job.seed,
         "budget": job.budget,
+        "between": list(job.between) or "",
         "distill_from": "" if is_base else context.config.training.teacher,
         "weights": context.config.weights if is_base else "",
     }

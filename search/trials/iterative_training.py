@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from search.data.data import Data, steps_per_epoch
 from search.tasks.task import Task, has_own
 from search.training.iterative_trainer import IterativeTrainer
 from search.training.trainer import EpochReport
+from search.trials.candidates import TRAJECTORY, Candidate, candidate_rankings
 from search.trials.job_context import JobContext
 from search.trials.jobs import TrialJob
 from search.trials.preflight import Preflight
@@ -159,6 +161,7 @@ class IterativeTraining:
         self._settings = config.iterative
         self._steps = steps = PruningSteps.of(config, data.count("train"))
         self._reached: dict[str, dict[str, Any]] = staged.notes.setdefault("reached", {})
+        self._candidates: list[dict[str, Any]] = staged.notes.setdefault("candidates", [])
         seed = config.seed_of(job.number, job.repeat)
         batches = ScoringBatches(data, config, seed, context.torch_device)
 
@@ -227,13 +230,29 @@ class IterativeTraining:
             for target in self._targets
             if target.suffix not in self._reached and target.limits.allows(pruner.cost)
         ]
-        step = len(pruner.trajectory)
-        if new or (every and step and step % every == 0):
+        step, rungs = len(pruner.trajectory), self._rungs_met()
+        if new or rungs or (every and step and step % every == 0):
             model = pruner.smaller()
             score = self._context.score(model, "validation", self._data)
             pruner.record_score(score)
             for target in new:
                 self._reached[target.suffix] = self._product(target, model, score).to_state()
+            if rungs:
+                self._candidates.append(self._candidate(min(rungs), score).to_mapping())
+
+    def _rungs_met(self) -> list[float]:
+        """Rungs of the ladder that the network is within, and that no candidate was before."""
+        if self._job.repeat or not candidate_rankings(self._context.config):
+            return []
+        least = min((found["rung"] for found in self._candidates), default=math.inf)
+        limits = self._context.preflight.limits
+        pending = (rung for rung in self._context.config.ladder if rung < least)
+        return [rung for rung in pending if limits.scaled(rung).allows(self._pruner.cost)]
+
+    def _candidate(self, rung: float, score: float) -> Candidate:
+        cost = self._pruner.cost
+        profile = WidthProfile(self._pruner.plan.widths, self._decision.removed)
+        return Candidate(rung, TRAJECTORY, profile, cost.flops, cost.params, score)
 
     def _product(self, target: Target, model: nn.Module, score: float) -> Product:
         pruner, decision = self._pruner, self._decision
@@ -253,7 +272,7 @@ class IterativeTraining:
     @property
     def _spent(self) -> tuple[int, float]:
         """Images and compute so far, those of sparse training included."""
-        before: int = self._staged.notes["images"]
+        before: int = self._staged.notes["images_of_training"]
         compute = before * self._context.preflight.base.flops + self._trainer.compute
         return before + self._trainer.images, float(compute)
 

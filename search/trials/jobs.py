@@ -36,10 +36,16 @@ by one factor, from scratch; widths drawn at random, from scratch; after them th
 family studies, all from scratch (see copycat.families)."""
 
 Stage = Literal[
-    "sparse training", "training", "iterative pruning", "settling", "fine-tuning", "from scratch"
+    "sparse training",
+    "training",
+    "iterative pruning",
+    "judging",
+    "settling",
+    "fine-tuning",
+    "from scratch",
 ]
-"""What a network goes through; plain training is that of one pruned at initialisation, settling
-that of one whose gates are at 0 or 1."""
+"""What a network goes through; plain training is that of one pruned at initialisation, judging the
+short one of a candidate shape, settling that of one whose gates are at 0 or 1."""
 
 ORIGINS: tuple[Origin, ...] = (
     *("base", "sparse", "fine-tuned", "from-scratch", "copycat", "tempered", "uniform", "random"),
@@ -86,6 +92,7 @@ class FromScratchJob:
     equal_compute: train for as many more epochs as it costs fewer FLOPs than the base network,
         whatever the search does with its other networks.
     rho: how much of that shape it keeps, 0 to 1; None where nothing was tempered.
+    between: the names of that shape and of the one towards which it was tempered.
     builder: target and arguments, where the widths are those of another base network.
     """
 
@@ -100,6 +107,7 @@ class FromScratchJob:
     budget: str = ""
     equal_compute: bool = False
     rho: float | None = None
+    between: Sequence[str] = ()
     builder: tuple[str, Mapping[str, Any]] | None = None
 
     @classmethod

@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import (
@@ -18,10 +18,11 @@ from optuna.distributions import (
 )
 
 from pruning.scaling_factors.gating import Granularity
-from search.config.methods import Range, parts_of, setting_ranges
+from search.config.methods import Range, parts_of, ranks_channels, setting_ranges
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
-_SCHEDULE = "schedule"
+_SCHEDULE, _EXPONENT = "schedule", "cost_exponent"
+T = TypeVar("T", str, float)
 _USUAL = ("filter", "one-shot")
 
 
@@ -34,6 +35,8 @@ class Proposal:
         rni.shift (its b) or branch.strength.
     target_flops: what to prune to (fvcore); None where the search has targets of its own.
     schedule: one-shot, all at once after sparse training, or iterative, step by step.
+    cost_exponent: power of what channels cost by which their scores are divided, see
+        `pruning.select`; 0 where no scores rank channels.
     """
 
     criterion: str
@@ -41,6 +44,7 @@ class Proposal:
     settings: Mapping[str, float]
     target_flops: int | None
     schedule: str = "one-shot"
+    cost_exponent: float = 0.0
 
     @property
     def granularities(self) -> tuple[Granularity, ...]:
@@ -54,7 +58,9 @@ class Proposal:
             f"{name.removeprefix(f'{self.criterion}.')} {value:.3g}"
             for name, value in self.settings.items()
         )
-        special = (text for text in (self.granularity, self.schedule) if text not in _USUAL)
+        special = [text for text in (self.granularity, self.schedule) if text not in _USUAL]
+        if self.cost_exponent:
+            special.append(f"score / cost^{self.cost_exponent:g}")
         return ", ".join([self.criterion, *special, *settings])
 
     @property
@@ -79,8 +85,8 @@ class SearchSpace:
     total_push: Σ over the steps of sparse training of learning rate / (1 − momentum), of σBN
         scales and gates: the push at a strength of 1; 0 without sparse training, where settings
         of methods, all of them of penalties, have no effect and are no dimensions.
-    criteria, granularities, schedules: at least one of each; a dimension only where there are
-        several.
+    criteria, granularities, schedules, cost_exponents: at least one of each; a dimension only
+        where there are several, and the last where scores rank channels.
     target_flops: least and most, drawn log-uniformly; None where the search has targets of its
         own, and this is no dimension.
     fixed: values of settings and of target_flops that take the place of their ranges; a dimension
@@ -93,6 +99,7 @@ class SearchSpace:
     criteria: tuple[str, ...] = ("rni",)
     granularities: tuple[str, ...] = ("filter",)
     schedules: tuple[str, ...] = ("one-shot",)
+    cost_exponents: tuple[float, ...] = (0.0,)
     fixed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     gate_form: str = "sigmoid"
 
@@ -132,16 +139,23 @@ class SearchSpace:
 
     def _choices(self) -> dict[str, tuple[Any, ...]]:
         """What there are several of to choose from, beside numbers."""
-        names = (_CRITERION, _GRANULARITY, _SCHEDULE)
-        every = zip(names, (self.criteria, self.granularities, self.schedules), strict=True)
-        return {name: values for name, values in every if values[1:]}
+        every = {
+            _CRITERION: self.criteria,
+            _GRANULARITY: self.granularities,
+            _SCHEDULE: self.schedules,
+            _EXPONENT: self.cost_exponents,
+        }
+        return {name: values for name, values in every.items() if values[1:]}
 
     def _has(self, name: str, chosen: Mapping[str, Any]) -> bool:
         """Whether a point with these choices has a dimension of this name."""
+        criterion = chosen.get(_CRITERION, self.criteria[0])
+        granularity = chosen.get(_GRANULARITY, self.granularities[0])
+        if name == _EXPONENT:
+            return ranks_channels(criterion, granularity)
         if name not in self.fixed or name == _TARGET:
             return True
-        criterion = chosen.get(_CRITERION, self.criteria[0])
-        return name in setting_ranges(criterion, chosen.get(_GRANULARITY, self.granularities[0]))
+        return name in setting_ranges(criterion, granularity)
 
     def propose(self, trial: optuna.trial.BaseTrial) -> Proposal:
         """Let Optuna choose a point, one dimension after the other."""
@@ -190,7 +204,10 @@ class SearchSpace:
             name: self._value(name, distribution, choose)
             for name, distribution in self._settings(criterion, granularity)
         }
-        return Proposal(criterion, granularity, settings, target, schedule)
+        exponent = 0.0
+        if ranks_channels(criterion, granularity):
+            exponent = self._choice(_EXPONENT, self.cost_exponents, choose)
+        return Proposal(criterion, granularity, settings, target, schedule, exponent)
 
     def _value(
         self, name: str, drawn: FloatDistribution, choose: Callable[[str, BaseDistribution], Any]
@@ -202,9 +219,11 @@ class SearchSpace:
 
     @staticmethod
     def _choice(
-        name: str, choices: tuple[str, ...], choose: Callable[[str, BaseDistribution], Any]
-    ) -> str:
-        return str(choose(name, CategoricalDistribution(choices))) if choices[1:] else choices[0]
+        name: str, choices: tuple[T, ...], choose: Callable[[str, BaseDistribution], Any]
+    ) -> T:
+        if not choices[1:]:
+            return choices[0]
+        return type(choices[0])(choose(name, CategoricalDistribution(choices)))
 
     def _settings(
         self, criterion: str, granularity: str

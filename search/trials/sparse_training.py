@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.iterative import IterativePruner, Pace, Removable
 from pruning.networks.copies import moved
 from pruning.regularizers.penalties import l1
+from pruning.rules import Rules
 from pruning.scaling_factors.gating import Granularity
 from pruning.scaling_factors.scaling_factors import Decision, ScalingFactors
 from pruning.selection import KeepPlan, least_widths, select, unreachable
@@ -157,17 +158,31 @@ class SparseNetwork:
         if isinstance(model, ScalingFactors):
             model.clip()
 
-    def pruning(self, batches: Batches, limits: Budget) -> Pruning:
+    def pruning(
+        self,
+        batches: Batches,
+        limits: Budget,
+        *,
+        rules: Rules | None = None,
+        scores: Mapping[str, Tensor] | None = None,
+    ) -> Pruning:
         """What the gates and the method find least important; the network is left as it is.
 
         batches: minibatches that criteria may look at.
         limits: what the result costs at most. Raises UnreachableBudgetError if it cannot.
+        rules: by which channels go; by default those of the proposal.
+        scores: of the same network by the same method, which are then not worked out again.
         """
         if isinstance(self.model, ScalingFactors) and not self._has_judged_channels:
             decision = self._decided(self.model, limits)
             profile = self._profile_of(self.model.plain(decision), decision)
             return Pruning(decision, KeepPlan({}), profile)
-        return self._of_channels(self._of_criterion(limits), batches, limits)
+        subject = self._of_criterion(limits)
+        if scores is None or subject.decision.removed:
+            scores = self._scores(subject, batches)
+        plan = select(scores, subject.graph, limits, **asdict(rules or self._rules))
+        profile = WidthProfile(plan.widths, subject.decision.removed)
+        return Pruning(subject.decision, plan, profile, scores)
 
     def iterative_pruner(
         self, limits: Sequence[Budget], pace_for: Callable[[int], Pace], batches: Batches
@@ -180,7 +195,7 @@ class SparseNetwork:
         pace_for: the pace for so many units as can go.
         batches: minibatches that criteria may look at, which can be gone through again and again.
         """
-        rules, restrictions = self._config.rules, self._config.restrictions
+        rules, restrictions = self._rules, self._config.restrictions
         subject = min(map(self._of_criterion, limits), key=lambda s: len(s.decision.removed))
         graph, groups = subject.graph, subject.groups
         if not groups:
@@ -265,18 +280,17 @@ class SparseNetwork:
             groups = judged_groups(self._config, model, graph, [self._method.name])
         return _Judged(model, decision, graph, groups)
 
-    def _of_channels(self, subject: _Judged, batches: Batches, limits: Budget) -> Pruning:
-        judged = self._scores(subject, batches)
-        plan = select(judged, subject.graph, limits, **asdict(self._config.rules))
-        profile = WidthProfile(plan.widths, subject.decision.removed)
-        return Pruning(subject.decision, plan, profile, judged)
-
     def _scores(self, subject: _Judged, batches: Batches) -> dict[str, Tensor]:
         """Of the groups that may be pruned; gates may have left none."""
         if not subject.groups:
             return {}
         scores = self._judge.score(subject.model, subject.graph, batches)
         return {name: scores[name] for name in subject.groups}
+
+    @property
+    def _rules(self) -> Rules:
+        """What may go of the channels, in what order: those of the search, as the trial has it."""
+        return replace(self._config.rules, cost_exponent=self._proposal.cost_exponent)
 
     @property
     def _judge(self) -> Criterion:

@@ -22,13 +22,14 @@ from pruning.sigmoid_batchnorm import fold
 from search.config.methods import method
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
-from search.storage.layout import RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
+from search.storage.layout import CANDIDATES_FILE, RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
 from search.training.freezing import frozen_but
 from search.training.own_loop import trainer_for
 from search.training.trainer import EpochReport, TrainingReport
 from search.trials.artifacts import Finished, store
+from search.trials.candidates import candidate_rankings, epochs_of_candidates
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
 from search.trials.iterative_training import IterativeTraining, too_slow
@@ -40,9 +41,12 @@ from search.trials.job_context import (
 from search.trials.jobs import Ending, Job, Outcome, Stage, TrialJob
 from search.trials.products import Product
 from search.trials.scoring_batches import ScoringBatches
+from search.trials.shape_judging import ShapeJudging
 from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import StagedTraining
 from search.trials.targets import Target, targets_of
+
+_AFTER_PRUNING: tuple[Stage, ...] = ("judging", "settling", "fine-tuning")
 
 
 def perform(job: Job, context: JobContext, data: Data, report: Report) -> tuple[Outcome, ...]:
@@ -110,7 +114,9 @@ class _Trial:
             is_trained=context.weights is not None,
         )
         self._epochs_after = self._settle_epochs + self._training.fine_tune_epochs
-        num_steps = self._training.epochs + len(self._targets) * self._epochs_after
+        judging = epochs_of_candidates(self._config) if self._judges_candidates else 0
+        after = judging + len(self._targets) * self._epochs_after
+        num_steps = self._training.epochs + after
         self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
@@ -164,29 +170,43 @@ class _Trial:
         """The networks that are to be fine-tuned, the trial's own first."""
         if self._prunes_first:
             return self._pruned_and_trained()
-        if not self._is_iterative:
-            details = self._sparse_trained()
-            own, *further = self._targets
-            products = [self._product(own, details)]
-            for target in further:
-                with suppress(UnreachableBudgetError):  # the floor was another granularity's
-                    products.append(self._product(target, details))
-            return products
-        return self._iteratively_pruned()
-
-    def _iteratively_pruned(self) -> list[Product]:
         staged, sparse = self._staged, self._sparse
         if "trained" not in staged.notes:
-            self._require_pace()
+            if self._is_iterative:
+                self._require_pace()
             details = self._sparse_trained()
             trained = {"trained": sparse.model.state_dict(), "details": details}
-            staged.advance({**trained, "images": staged.images})
+            images = {"images": staged.images, "images_of_training": staged.images}
+            staged.advance({**trained, **images})
         sparse.model.load_state_dict(staged.notes["trained"])
-        products = IterativeTraining(
-            self._job, sparse, self._targets, self._context, self._data, staged=staged
-        ).products()
-        for done in ("trained", "reached"):  # the products have what matters of them
+        products = self._iteratively_pruned() if self._is_iterative else self._pruned()
+        for done in ("trained", "details"):  # the products have what matters of them
             staged.notes.pop(done)
+        return products
+
+    def _pruned(self) -> list[Product]:
+        """Pruned all at once, to each target; what else training has found is judged before."""
+        own, *further = self._targets
+        products = [self._product(own)]
+        for target in further:
+            with suppress(UnreachableBudgetError):  # the floor was another granularity's
+                products.append(self._product(target))
+        if self._judges_candidates:
+            ShapeJudging(
+                self._sparse,
+                self._context,
+                self._data,
+                self._staged,
+                prepare=self._estimate_statistics,
+                train=self._train_briefly,
+            ).run(self._job.proposal, self._batches(), products[0].pruning.scores)
+        return products
+
+    def _iteratively_pruned(self) -> list[Product]:
+        products = IterativeTraining(
+            self._job, self._sparse, self._targets, self._context, self._data, staged=self._staged
+        ).products()
+        self._staged.notes.pop("reached")  # the products have what matters of it
         return products
 
     def _require_pace(self) -> None:
@@ -229,18 +249,28 @@ class _Trial:
             before["sparsity"] = sparsity
         return before
 
-    def _product(self, target: Target, before: Mapping[str, float]) -> Product:
+    def _product(self, target: Target) -> Product:
         pruning = self._pruning(target)
         model = self._sparse.without(pruning)
         after = self._context.score(model, "validation", self._data)
         key = self._job.product_key(target.suffix)
-        details = {**before, "score_after_pruning": after}
+        details = {**self._staged.notes["details"], "score_after_pruning": after}
         weights = model.state_dict()
         if self._settle_epochs:
             weights = self._sparse.settled(pruning).state_dict()
-        images, is_settled = self._staged.images, not self._settle_epochs
+        images, is_settled = self._staged.notes["images_of_training"], not self._settle_epochs
         compute = float(images * self._preflight.base.flops)
         return Product(key, pruning, details, weights, images, compute, is_settled=is_settled)
+
+    @property
+    def _judges_candidates(self) -> bool:
+        """Whether its training is asked for more than the networks that are fine-tuned.
+
+        What goes step by step has judged its shapes on the way.
+        """
+        is_pruned_at_once = not (self._is_iterative or self._prunes_first)
+        has_any = bool(candidate_rankings(self._config))
+        return is_pruned_at_once and not self._job.repeat and has_any
 
     @property
     def _settle_epochs(self) -> int:
@@ -307,7 +337,7 @@ class _Trial:
 
         epochs_used: of those of fine-tuning.
         """
-        is_first, training = stage not in ("settling", "fine-tuning"), self._training
+        is_first, training = stage not in _AFTER_PRUNING, self._training
         parts = () if is_first else self._config.gates.unfrozen
         if not (training.epochs if is_first else training.fine_tune_epochs - epochs_used):
             return TrainingReport((), 0.0)
@@ -328,6 +358,11 @@ class _Trial:
         with frozen_but(model, parts, inputs):
             return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
 
+    def _train_briefly(self, model: nn.Module) -> None:
+        """A candidate, as many of the epochs of fine-tuning as judge it."""
+        epochs = min(self._config.study.candidate_epochs, self._training.fine_tune_epochs)
+        self._train("judging", model, epochs_used=self._training.fine_tune_epochs - epochs)
+
     def _fine_tuned(self, product: Product) -> Outcome:
         model = self._sparse.without(product.pruning)
         model.load_state_dict(product.weights)
@@ -337,6 +372,8 @@ class _Trial:
         files = self._scores_file(product.pruning.scores)
         if product.trajectory:
             files[TRAJECTORY_FILE] = product.trajectory
+        if product.key == self._job.key and self._staged.notes.get("candidates"):
+            files[CANDIDATES_FILE] = self._staged.notes["candidates"]
         result = Finished(
             product.key,
             "fine-tuned",

@@ -62,7 +62,7 @@ def small_config(folder: Path, **changes: object) -> SearchConfig:
         "budget": ("flops=10%",),
         "data": DataConfig(limit_train=NUM_IMAGES),
         "training": TrainingConfig(1, 1, 1, batch_size=32),
-        "study": StudyConfig(by_products=1, tempered_trials=1),
+        "study": StudyConfig(by_products=1, tempered_trials=1, candidate_epochs=0),
         "trials": 2,
         "ladder": (1.0, 0.5),
         "concurrency": 2,

@@ -26,6 +26,7 @@ class TrialState:
     settings: dict[str, float]
     target_flops: float | None
     schedule: str
+    cost_exponent: float
     started_ms: int
     state: str = "running"
     reason: str = ""
@@ -71,6 +72,7 @@ def _started(event: Event) -> TrialState:
         started_ms=event["time_ms"],
         **{name: proposal[name] for name in names},
         schedule=proposal.get("schedule", "one-shot"),
+        cost_exponent=proposal.get("cost_exponent", 0.0),
     )
 
 

@@ -65,8 +65,10 @@ export class Trials {
 
   start({ key, job: task }) {
     if (!task.proposal) return;
-    const { criterion, granularity, settings, target_flops: target, schedule = "one-shot" } = task.proposal;
+    const { criterion, granularity, settings, target_flops: target } = task.proposal;
+    const { schedule = "one-shot", cost_exponent: power = 0 } = task.proposal;
     const special = [granularity, schedule].filter((name) => name !== "filter" && name !== "one-shot");
+    if (power) special.push(`score / cost^${power}`);
     const known = this.tasks.get(key) ?? {
       key, target, number: task.number, repeat: task.repeat, outcome: "",
       criterion: [criterion, ...special].join(", "),

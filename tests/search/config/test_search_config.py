@@ -85,6 +85,7 @@ CHANGED = SearchConfig(
         early_stopping=False,
         by_products=3,
         tempered_trials=6,
+        candidate_epochs=3,
     ),
     resources=ResourcesConfig(
         cpus_per_trial=2,
@@ -142,6 +143,7 @@ WITH_ADAMW = dataclasses.replace(
     gates=dataclasses.replace(CHANGED.gates, gate_thresholds=()),
     targets=("params=300k:900k:200k", "flops=5%"),
 )
+WEIGHED = SearchConfig(cost_exponent=(0.0, 0.5))
 TRAIN_ONLY = SearchConfig(train_only=True)
 GATED = SearchConfig(
     criterion=("scaling-factors",), gates=GatesConfig(gates_at="convolution", settle_epochs=10)
@@ -169,6 +171,7 @@ def test_the_changed_settings_of_these_tests_cover_every_field():
         default = type(changed)()
         for field in dataclasses.fields(changed):
             elsewhere = {"targets": WITH_ADAMW, "train_only": TRAIN_ONLY}
+            elsewhere["cost_exponent"] = WEIGHED
             elsewhere["optimizer"] = WITH_ADAMW.training
             elsewhere |= {"gates_at": GATED.gates, "settle_epochs": GATED.gates}
             one = elsewhere.get(field.name, changed)
@@ -176,7 +179,9 @@ def test_the_changed_settings_of_these_tests_cover_every_field():
 
 
 @pytest.mark.parametrize(
-    "config", [SearchConfig(), CHANGED, WITH_ADAMW], ids=["default", "changed", "adamw"]
+    "config",
+    [SearchConfig(), CHANGED, WITH_ADAMW, WEIGHED],
+    ids=["default", "changed", "adamw", "weighed"],
 )
 def test_settings_survive_json(config: SearchConfig):
     assert from_mapping(SearchConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
@@ -326,6 +331,16 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
         ({"seed": 2**32}, "seed must be below 4,294,967,296, got 4294967296"),
         ({"ladder": []}, "ladder must be fractions above 0 and at most 1, got ()"),
         ({"ladder": [1.1]}, "ladder must be fractions above 0 and at most 1, got (1.1,)"),
+        ({"cost_exponent": []}, "cost_exponent must be powers from 0 to 1, got ()"),
+        ({"cost_exponent": [1.1]}, "cost_exponent must be powers from 0 to 1, got (1.1,)"),
+        (
+            {"cost_exponent": [1], "scope": "uniform"},
+            "cost_exponent weighs scores of all layers together, and scope",
+        ),
+        (
+            {"cost_exponent": [1], "criterion": ["scaling-factors"]},
+            "cost_exponent weighs the scores of channels, and nothing",
+        ),
         ({"ladder": [0]}, "ladder must be fractions above 0 and at most 1, got (0.0,)"),
         ({"ladder": [float("nan")]}, "the configuration: ladder must be a list of numbers, got"),
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),

@@ -425,9 +425,9 @@ def test_by_products_follow_the_trial_that_they_came_of(reopen: Open):
 def test_a_study_of_another_format_is_refused(reopen: Open, tmp_path: Path):
     reopen()
     plain(tmp_path).set_user_attr("espalier.format", 99)
-    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 3"):
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 4"):
         reopen()
-    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 3"):
+    with pytest.raises(SearchStateError, match="is of format 99, this Espalier reads 4"):
         recorded_study(tmp_path / "a-search", "a-search")
 
 

@@ -197,3 +197,36 @@ def test_samples_lie_in_the_ranges_and_depend_on_the_seed_alone(space, seed, nam
         for setting, value in proposal.settings_of("rni").items():
             values = ranges(PUSHED, "rni")[setting]
             assert values.low <= value <= values.high
+
+
+# ---- weights of costs
+
+
+def test_exponents_are_tried_where_scores_rank_channels():
+    space = SearchSpace(
+        1.0,
+        (1e4, 1e5),
+        criteria=("taylor", "scaling-factors"),
+        cost_exponents=(0.0, 0.5),
+    )
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    seen = set()
+    for _ in range(40):
+        trial = study.ask()
+        proposal = space.propose(trial)
+        assert space.proposal(trial.params) == proposal
+        assert ("cost_exponent" in trial.params) == (proposal.criterion == "taylor")
+        seen.add((proposal.criterion, proposal.cost_exponent))
+    assert seen == {("taylor", 0.0), ("taylor", 0.5), ("scaling-factors", 0.0)}
+    assert {part.get("cost_exponent") for part in space.openings([1e5])} == {0.0, 0.5}
+    points = [(p["criterion"], p.get("cost_exponent")) for p in space.grid(1e5)]
+    assert points == [("taylor", 0.0), ("taylor", 0.5), ("scaling-factors", None)]
+
+
+def test_one_exponent_is_no_dimension():
+    space = SearchSpace(1.0, (1e4, 1e5), criteria=("taylor",), cost_exponents=(1.0,))
+    trial = optuna.create_study(directions=["maximize", "minimize"]).ask()
+    proposal = space.propose(trial)
+    assert proposal.cost_exponent == 1.0
+    assert set(trial.params) == {"target_flops"}
+    assert "score / cost^1" in proposal.words

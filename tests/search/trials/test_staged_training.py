@@ -15,11 +15,13 @@ import copycat
 from pruning.errors import JobGivenUpError
 from search import models
 from search.config.iterative_config import IterativeConfig
+from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
 from search.training.trainer import EpochReport, Trainer
 from search.trials import trial
 from search.trials.artifacts import stored_curve
+from search.trials.candidates import candidate_rankings, stored_candidates
 from search.trials.job_context import JobContext
 from search.trials.jobs import EpochRecord, Job, Outcome, TrialJob
 from search.trials.preflight import check
@@ -106,8 +108,14 @@ STEP_BY_STEP: tuple[tuple[str, object], ...] = (
 
 GATES = {"scaling-factors.strength": 0.3, "branch.strength": 0.3}
 
+JUDGING = StudyConfig(by_products=0, candidate_epochs=1)
+
 CASES = {
     "rni": Case(proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0})),
+    "rni with candidates": Case(
+        proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0}),
+        changes=(("ladder", (1.0, 0.8)), ("cost_exponent", (0.0, 1.0)), ("study", JUDGING)),
+    ),
     "snip": Case(proposed("snip", "filter", {}), changes=(("criterion", ("snip",)),)),
     "taylor with gates": Case(
         proposed("taylor", "filter+branch", {"branch.strength": 0.3}),
@@ -215,11 +223,11 @@ def test_a_job_that_is_stopped_after_every_epoch_ends_as_if_it_were_not(
     case = CASES[name]
     contexts = [case.prepared(tmp_path / part, digits) for part in ("whole", "pieces")]
     whole = done(case.job(contexts[0]), contexts[0], digits)
-    is_iterative = name.startswith("iterative")
-    num_epochs = whole.told[-1].num_steps if is_iterative else NUM_EPOCHS.get(name, 7)
+    is_open = name.startswith("iterative") or name == "rni with candidates"
+    num_epochs = whole.told[-1].num_steps if is_open else NUM_EPOCHS.get(name, 7)
     seeds, trained[:] = list(trained), []
     assert len(whole.told) == len(seeds) == num_epochs
-    assert len(whole.outcomes) == (1 if name in NUM_EPOCHS else 2)
+    assert len(whole.outcomes) == (1 if name in (*NUM_EPOCHS, "rni with candidates") else 2)
     pieces = done(case.job(contexts[1]), contexts[1], digits, lambda step: True)
     require_equal(contexts[0], whole, contexts[1], pieces)
     assert pieces.processes == num_epochs + 1
@@ -425,3 +433,65 @@ def test_a_course_that_is_over_knows_its_notes(tmp_path: Path, context: JobConte
     first.advance({"images": 5})
     for each in (first, staged()):
         assert (each.stage, each.notes) == (2, {"images": 5, "found": ["a"]})
+
+
+# ---- candidates
+
+
+def test_a_trial_judges_what_else_it_has_found(tmp_path: Path, digits: ImageData):
+    """Each rung by each ranking, each shape once; what that takes is no part of its network's."""
+    case = CASES["rni with candidates"]
+    context = case.prepared(tmp_path, digits)
+    heard = done(case.job(context), context, digits)
+    (found,) = heard.outcomes
+    candidates = stored_candidates(context.directory / found.path)
+    config, limits = context.config, context.preflight.limits
+    assert {each.rung for each in candidates} == {*config.ladder}
+    assert {each.ranking for each in candidates} <= {"score", "score/cost^1", "uniform"}
+    assert len({each.profile.digest for each in candidates}) == len(candidates)
+    for each in candidates:
+        cost = context.preflight.graph.cost(each.profile.widths)
+        assert (each.flops, each.params) == (cost.flops, cost.params)
+        assert limits.scaled(each.rung).allows(cost)
+        assert 0 <= each.score <= 1
+    stages = [record.stage for record in heard.told]
+    assert stages.count("judging") == len(candidates)
+    training = len(heard.told) - len(candidates)
+    assert found.images == training * heard.told[0].images
+    assert len(stored_curve(context.directory / found.path)) == training
+
+
+def test_one_training_is_asked_for_every_ranking(tmp_path: Path):
+    exponents = (0.0, 0.5, 1.0)
+    rules = candidate_rankings(small_config(tmp_path, cost_exponent=exponents))
+    assert [*rules] == ["score", "score/cost^0.5", "score/cost^1", "uniform"]
+    assert [each.cost_exponent for each in rules.values()] == [*exponents, 0.0]
+    assert [each.scope for each in rules.values()] == ["global"] * 3 + ["uniform"]
+    assert [*candidate_rankings(small_config(tmp_path, scope="uniform"))] == ["uniform"]
+
+
+def test_without_further_shapes_to_train_nothing_is_judged(tmp_path: Path, digits: ImageData):
+    case = Case(
+        CASES["rni"].job, changes=(("study", StudyConfig(by_products=0, tempered_trials=0)),)
+    )
+    context = case.prepared(tmp_path, digits)
+    heard = done(case.job(context), context, digits)
+    assert "judging" not in {record.stage for record in heard.told}
+    assert not stored_candidates(context.directory / heard.outcomes[0].path)
+
+
+def test_what_goes_step_by_step_has_judged_its_shapes_on_the_way(tmp_path: Path, digits: ImageData):
+    case = CASES["iterative"]
+    ladder = (("ladder", (1.0, 0.8)), ("study", StudyConfig(by_products=1)))
+    case = dataclasses.replace(case, changes=(*case.changes, *ladder))
+    context = case.prepared(tmp_path, digits)
+    heard = done(case.job(context), context, digits)
+    candidates = stored_candidates(context.directory / heard.outcomes[0].path)
+    assert [(each.rung, each.ranking) for each in candidates] == [
+        (1.0, "trajectory"),
+        (0.8, "trajectory"),
+    ]
+    rows = json.loads((context.directory / heard.outcomes[-1].path / "trajectory.json").read_text())
+    scores = {row["flops"]: row["score"] for row in rows}
+    assert all(scores[each.flops] == each.score for each in candidates)
+    assert "judging" not in {record.stage for record in heard.told}
