@@ -144,6 +144,10 @@ class JobGivenUpError(EspalierError):
     """A task cannot be got to its end: its process died or hung again and again."""
 
 
+class LostProcessError(EspalierError):
+    """A process that is needed was killed from outside, or did not come up: the next one may."""
+
+
 class DiskFullError(EspalierError):
     """There is no room for a checkpoint or a result."""
 

@@ -29,6 +29,7 @@ from search.system.exit_status import (
     NOT_NOW,
     UNFORESEEN,
     exit_status,
+    in_a_line,
 )
 from search.terminal.plain_text import make_printable
 
@@ -122,9 +123,8 @@ def main() -> None:
         _print_error(error.format_message())
         sys.exit(EXIT_REFUSED)
     except (EspalierError, MlflowServerError) as error:
-        status = exit_status(error)
-        _print_error(f"{NOT_NOW if status == EXIT_NOT_NOW else ''}{error}")
-        sys.exit(status)
+        _print_error(in_a_line(error))
+        sys.exit(exit_status(error))
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -50,12 +50,12 @@ def try_out(
 ) -> None:
     """Does a dry run in a process of its own, whose end is told in one line.
 
-    Raises what the dry run raises, and ModelError if its process ends.
+    Raises what the dry run raises, and ModelError or LostProcessError if its process ends.
     """
     try:
         apart(dry_run, context, data, *further)
     except ProcessEndedError as ended:
-        raise ModelError(f"{_where(context, data)}, which ends its process: {ended}") from ended
+        raise ended.told(f"{_where(context, data)}, which ends its process") from ended
 
 
 def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> None:
