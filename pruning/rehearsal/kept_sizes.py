@@ -36,7 +36,9 @@ def kept_sizes(
     kept: dict[int, list[Slot]] = {}
     turns: Counter[int] = Counter()
     while True:
-        failing = {failure.step: failure for failure in failures(_all(kept)) if failure.at}
+        failed = [failure for failure in failures(_all(kept)) if failure.at]
+        first = [failure for failure in failed if not failure.is_last]
+        failing = {failure.step: failure for failure in first or failed}
         proposals = {step: _in_turn(model, why, turns[step]) for step, why in failing.items()}
         turns.update(failing.keys())
         if not any(slots or step in kept for step, slots in proposals.items()):
