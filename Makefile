@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search serve ui test test-all check format clean
+.PHONY: search serve ui test test-all check format clean lint types quick-tests all-tests
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
@@ -15,21 +15,31 @@ serve: .venv/.installed
 ui: .venv/.installed
 	$(BIN)/espalier ui
 
-# A process per core; tests of one file stay together, since they share what is made once. Long files
-# come first, by the order of tests/conftest.py.
+# Types are checked while the tests run, which have a process per core; tests of one file stay
+# together, since they share what is made once. Long files come first, by tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
 	--dist loadfile --no-loadscope-reorder --durations 10
 
-test: check
-	$(PYTEST) -m "not slow"
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types quick-tests
 
-test-all: check
-	$(PYTEST)
+test-all: lint
+	$(MAKE) --no-print-directory --jobs 2 types all-tests
 
-check: .venv/.installed
+check: lint types
+
+lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/.installed
 	$(BIN)/mypy
+
+quick-tests: .venv/.installed
+	$(PYTEST) -m "not slow"
+
+all-tests: .venv/.installed
+	$(PYTEST)
 
 format: .venv/.installed
 	$(BIN)/ruff format .
