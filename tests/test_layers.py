@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -29,8 +30,13 @@ comes with mlflow, which needs it for any database.
 """
 
 
-def imported_names(file: Path) -> Iterator[str]:
+@functools.cache
+def imported_names(file: Path) -> tuple[str, ...]:
     """Every "module" and "module.name" that `file` imports when it runs, lazily or not."""
+    return tuple(_imported_names(file))
+
+
+def _imported_names(file: Path) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     skipped = {
         id(node)
@@ -51,6 +57,7 @@ def imported_names(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def files(package: str) -> dict[str, Path]:
     """Every module of `package` by its dotted name."""
     found = {}
