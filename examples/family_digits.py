@@ -87,7 +87,7 @@ def page(found: dict[str, Any], taken: str, load: float) -> Iterator[str]:
     """The page's lines: the figure, how it came about, every number, and what it says."""
     yield "# The ladder on the digits"
     yield ""
-    yield "![Test error against parameters of four kinds of networks](../pictures/family-digits.png)"
+    yield "![Test error against parameters, four kinds of networks](../pictures/family-digits.png)"
     yield ""
     yield "The digits' counterpart of fig. 1 of Crowley et al., \"Pruning neural networks: is it"
     yield 'time to nip it in the bud?", from one command, which wrote this page, too:'

@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,8 @@ status.
 | 75 | not now: the same command may succeed later (a disk is full, MLflow or a cluster is away) |
 | 130 | interrupted |
 
-| error | is a | status | when |
-| --- | --- | --- | --- |"""
+| error | is a | status | when |  |
+| --- | --- | --- | --- | --- |"""
 
 
 def _errors_page() -> Iterator[str]:
@@ -166,7 +166,9 @@ def _errors_page() -> Iterator[str]:
             (parent, *_) = error.__bases__
             when = inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0]
             name, base = error.__name__, parent.__name__
-            yield f"| `{name}` | `{base}` | {_status(error)} | {_words(when)} |"
+            page = getattr(error, "page", "")
+            link = f"[more](../{page})" if page else ""
+            yield f"| `{name}` | `{base}` | {_status(error)} | {_words(when)} | {link} |"
 
 
 def _family(error: type[Exception]) -> Iterator[type[Exception]]:
@@ -189,15 +191,11 @@ def _python_page(package: str) -> Iterator[str]:
     module = importlib.import_module(package)
     about = inspect.cleandoc(module.__doc__ or "")
     yield f"# {package}\n\n{about}\n"
-    for name in _public(module):
+    for name in module.__all__:
         value = getattr(module, name)
-        home = getattr(module, "_HOMES", {}).get(name) or getattr(value, "__module__", None)
-        if not inspect.ismodule(value) and home is not None:
+        home = getattr(module, "_HOMES", {}).get(name) or str(getattr(value, "__module__", ""))
+        if not inspect.ismodule(value) and home.partition(".")[0] == package.partition(".")[0]:
             yield f"::: {home}.{name}\n"
-
-
-def _public(module: Any) -> Sequence[str]:
-    return list(module.__all__)
 
 
 def _schema_page(schema: str) -> str:

@@ -32,14 +32,14 @@ from search.cli import cli
 
 SMOKE = {
     "search": (
-        *("--limit-train=80", "--batch-size=40", "--epochs=1", "--fine-tune-epochs=1"),
+        *("--limit-train=60", "--batch-size=30", "--epochs=1", "--fine-tune-epochs=1"),
         *("--scratch-epochs=1", "--warmup-epochs=0", "--trials=1", "--profiles=1", "--ladder=1"),
         *("--tempered-trials=0", "--by-products=0", "--no-early-stopping", "--device=cpu"),
         *("--no-equal-compute-pairs", "--concurrency=1", "--cpus-per-trial=1", "--workers=0"),
     ),
-    "family": ("--limit-train=80", "--batch-size=40", "--scratch-epochs=1", "--device=cpu"),
+    "family": ("--limit-train=60", "--batch-size=30", "--scratch-epochs=1", "--device=cpu"),
     "correlate": (
-        *("--limit-train=80", "--batch-size=40", "--epochs=1", "--device=cpu"),
+        *("--limit-train=60", "--batch-size=30", "--epochs=1", "--device=cpu"),
         "--scoring-batches=1",
     ),
     "reproduce": ("--dry-run",),
@@ -86,7 +86,7 @@ def draw_photos(folder: Path) -> None:
         for channel, name in enumerate(("cat", "dog")):
             (folder / part / name).mkdir(parents=True)
             for number in range(count):
-                pixels = torch.randint(90, (32, 32, 3), generator=generator)
+                pixels = torch.randint(90, (16, 16, 3), generator=generator)
                 pixels[:, :, channel] += 120
                 file = folder / part / name / f"{number}.png"
                 Image.fromarray(pixels.to(torch.uint8).numpy()).save(file)
