@@ -33,7 +33,7 @@ check: .venv/.installed
 
 # Into build/docs; dead links and missing pages are errors.
 docs: .venv/.installed
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Figures and screenshots of docs/, made again from real runs: some minutes, before a release.
 pictures: .venv/.installed

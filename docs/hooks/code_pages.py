@@ -69,7 +69,8 @@ def _command(path: str, command: click.Command, level: int) -> Iterator[str]:
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if record is not None:
-            yield f"| `{_cell(record[0])}` | {_words(record[1])} |"
+            names = "<br>".join(f"`{_cell(name)}`" for name in record[0].split(" / "))
+            yield f"| {names} | {_words(record[1])} |"
     yield "| `-h, --help` | Show this message and exit. |"
 
 
@@ -109,14 +110,15 @@ def _settings_page() -> Iterator[str]:
 def _table_of(cls: type[Any], table: str) -> Iterator[str]:
     heading = f"`[{table}]`: {cls.__name__}" if table else f"`{cls.__name__}`"
     yield f"\n### {heading}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n"
-    yield "| setting | flag | type | default | meaning |\n| --- | --- | --- | --- | --- |"
+    yield "| setting and flag | value | meaning |\n| --- | --- | --- |"
     for field in dataclasses.fields(cls):
         if field.name not in tables(cls):
+            flag = flag_of(field.name, table)
             has_default = field.default not in (None, (), "", dataclasses.MISSING)
-            default = f"`{_toml(field.default)}`" if has_default else "–"
+            default = f"<br>default `{_toml(field.default)}`" if has_default else ""
             yield (
-                f"| `{field.name}` | `{flag_of(field.name, table)}` | {_type(cls, field)} | "
-                f"{default} | {_words(field.metadata.get('description', ''))} |"
+                f"| `{field.name}`<br>`{flag}` | {_type(cls, field)}{default} | "
+                f"{_words(field.metadata.get('description', ''))} |"
             )
 
 

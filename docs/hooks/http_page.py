@@ -64,18 +64,24 @@ def _operation(
     if body := operation.get("requestBody"):
         kinds = ", ".join(f"`{kind}`" for kind in body["content"])
         yield f"\nBody: {kinds}."
-    yield "\n| status | answer |\n| --- | --- |"
-    for status, response in operation["responses"].items():
-        yield f"| {status} | {_answer(response, schemas)} |"
+    answers = {status: operation["responses"][status] for status in sorted(operation["responses"])}
+    for status, answer in answers.items():
+        if status < "300":
+            yield f"\n- **{status}** {_answer(answer, schemas)}"
+    if refusals := [status for status in answers if status >= "300"]:
+        yield f"- refused with {', '.join(refusals)}"
 
 
 def _answer(response: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     """What a response is, with the schema of its JSON."""
-    text = _cell(response.get("description", ""))
-    schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+    text = _cell(response.get("description", "")).replace("Successful Response", "answers")
+    content = response.get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
     name = schema.get("$ref", "").rpartition("/")[2]
-    is_shown = "properties" in schemas.get(name, {}) and "ValidationError" not in name
-    return f"{text}: {_type(schema)}" if is_shown else text
+    if "properties" in schemas.get(name, {}) and "ValidationError" not in name:
+        return f"{text}: {_type(schema)}"
+    kinds = ", ".join(f"`{kind}`" for kind in content)
+    return f"{text} with {kinds}" if kinds else text
 
 
 def _schema(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
