@@ -90,11 +90,10 @@ def page(found: dict[str, Any], taken: str, load: float) -> Iterator[str]:
     yield "![Test error against parameters, four kinds of networks](../pictures/family-digits.png)"
     yield ""
     yield "The digits' counterpart of fig. 1 of Crowley et al., \"Pruning neural networks: is it"
-    yield 'time to nip it in the bud?", from one command, which wrote this page, too:'
+    yield 'time to nip it in the bud?", from one command, `python examples/family_digits.py`, which'
+    yield "wrote this page, too. It ran"
     yield ""
-    yield "```sh\npython examples/family_digits.py\n```"
-    yield ""
-    yield "It runs\n\n```sh"
+    yield "```text"
     yield from (f"espalier {shlex.join(arguments)}" for arguments in (*searches(), family()))
     yield "```"
     yield ""

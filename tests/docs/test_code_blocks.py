@@ -3,7 +3,7 @@
 Searches are real but small: SMOKE is laid over the flags of each, jobs are performed in this
 process in the place of Ray, and nothing is recorded in MLflow. What runs until Ctrl-C, installs
 packages or is tested elsewhere is held against what it names. The page of the service is run with
-a service.
+a service. Blocks of the language `bash` need more than a machine has: see NOT_RUN.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ SMALL_DATA = {"cifar10": "imagefolder:photos", "--download": "--no-download"}
 WITH_A_SERVICE = ROOT / "docs" / "how-to" / "service.md"
 RUNNING = ("serve", "ui", "stop")
 """Commands that run until Ctrl-C or end what runs: here their flags alone are read."""
+
+NOT_RUN = {"deployment.md", "release.md"}
+"""Pages of Docker, Kubernetes and package indexes, which say themselves what was tried of them."""
 
 ADDRESS = "http://127.0.0.1:8000"
 EXTRAS = re.compile(r"\[([\w,]+)\]")
@@ -241,6 +244,14 @@ def run_against_service(text: str) -> None:
         elif words:
             done = espalier(*words[1:])
             assert done.status == 0, done.err
+
+
+def test_what_is_not_run_is_on_its_pages() -> None:
+    languages = {"", "sh", "python", "text", "toml", "json", "bash"}
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in languages, block.place
+            assert block.language != "bash" or page.name in NOT_RUN, block.place
 
 
 def test_every_method_is_described() -> None:
