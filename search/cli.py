@@ -29,6 +29,7 @@ from search.system.exit_status import (
     NOT_NOW,
     UNFORESEEN,
     exit_status,
+    page_hint,
 )
 from search.terminal.plain_text import make_printable
 
@@ -123,7 +124,7 @@ def main() -> None:
         sys.exit(EXIT_REFUSED)
     except (EspalierError, MlflowServerError) as error:
         status = exit_status(error)
-        _print_error(f"{NOT_NOW if status == EXIT_NOT_NOW else ''}{error}")
+        _print_error(f"{NOT_NOW if status == EXIT_NOT_NOW else ''}{error}{page_hint(error)}")
         sys.exit(status)
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
