@@ -53,6 +53,7 @@ SUMMARIES = {
     "ui": "Show all searches in the MLflow UI.",
     "serve": "Offer searches over HTTP: an API under /v1 and a page at /.",
     "token": "Tokens of a service: once there is one, it asks for them when it is next started.",
+    "doctor": "Look at this machine: what a search finds here, what is wrong, and the mend.",
 }
 """The first sentence of every command's help, so that none has to be imported to list them."""
 

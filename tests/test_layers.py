@@ -132,7 +132,7 @@ ROOMS = {
             "trials",
         ),
         *("results", "tracking", "scheduling", "studies", "experiments"),
-        *("server_events", "client", "service"),
+        *("server_events", "client", "service", "diagnosis"),
         *("commands", "cli"),
     ),
     "search.service": (
