@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search serve ui test test-all check format wheel clean
+.PHONY: search serve ui test test-all check docs pictures format wheel clean
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
@@ -30,6 +30,15 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Into build/docs; dead links and missing pages are errors.
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Figures and screenshots of docs/, made again from real runs: some minutes, before a release.
+pictures: .venv/.installed
+	$(BIN)/python docs/hooks/drawings.py
+	$(BIN)/python docs/hooks/pictures.py
 
 format: .venv/.installed
 	$(BIN)/ruff format .

@@ -339,6 +339,14 @@ def test_machines_are_told_what_people_are_told():
     assert json.loads(json.dumps(rows)) == rows
 
 
+def test_names_stay_in_one_line_on_a_terminal_of_80_columns():
+    tuned = dataclasses.replace(EVERYTHING[0], key="fine-tuned-12-t50-longer")
+    output = io.StringIO()
+    Console(file=output, width=80).print(front_table(results([BASE_NETWORK, tuned]), [tuned]))
+    assert "fine-tuned-12-t50-longer " in output.getvalue()
+    assert "…" not in output.getvalue()
+
+
 def test_what_was_narrowed_inexactly_is_marked():
     marked = dataclasses.replace(EVERYTHING[0], inexact=("embed", "head.norm"))
     both = results([marked, EVERYTHING[1]])
