@@ -1,10 +1,10 @@
-# Two commands for a new clone: `make search` and `make test`.
-# Both build .venv first, if it is not there or pyproject.toml or constraints.txt is newer.
+# Two commands for a new clone: `make search` and `make test`. `make wheel` builds dist/espalier-….whl.
+# All build .venv first, if it is not there or pyproject.toml or constraints.txt is newer.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search serve ui test test-all check docs pictures format clean
+.PHONY: search serve ui test test-all check docs pictures format wheel clean
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
@@ -44,10 +44,14 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+wheel: .venv/.installed
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir dist .
+
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

@@ -132,7 +132,7 @@ ROOMS = {
             "trials",
         ),
         *("results", "tracking", "scheduling", "studies", "experiments"),
-        *("server_events", "client", "service"),
+        *("server_events", "client", "service", "diagnosis"),
         *("commands", "cli"),
     ),
     "search.service": (
@@ -212,6 +212,13 @@ HELP = (
 )
 
 
+COMPLETION = (
+    "from click.shell_completion import ShellComplete as S\nfrom search.cli import cli\n"
+    "c = S(cli, {}, 'espalier', 'E')\nfor name in ('model', 'criterion', 'recipe'):\n"
+    "    assert c.get_completions(['search', f'--{name}'], '')"
+)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -220,6 +227,7 @@ HELP = (
         "import search.service.server, search.service.torch_worker.tasks",
         "import search.cli as c; [c.cli.get_command(None, name) for name in c.SUMMARIES]",
         "from search import Client",
+        COMPLETION,
         HELP.format(""),
         *(HELP.format(command) for command in ("search", "family", "correlate", "serve")),
     ],

@@ -63,6 +63,9 @@ _LOST_WORKER_RETRIES = 50
 """Of one job; how often it may fail in one and the same epoch, Attempts decides."""
 
 _REACH_SECONDS = 5.0
+_WORKER_SECONDS = 60.0
+"""Within which a worker starts on any machine that searches can be run on."""
+
 _STORE_BYTES = 1 << 27
 """Of Ray's object store beside data and weights; Ray alone would reserve a third of the memory."""
 
@@ -182,6 +185,12 @@ def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
             )
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         yield
+
+
+def start_on_trial() -> None:
+    """Start a Ray as a search does, and have a worker of it do something; ConfigError if not."""
+    with _ray("", Share(1, 1, 0.0), 0), as_config_error("Ray's workers do not start here"):
+        ray.get(ray.remote(lambda: None).remote(), timeout=_WORKER_SECONDS)
 
 
 def _forget_token() -> None:

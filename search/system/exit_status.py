@@ -1,8 +1,9 @@
-"""Exit statuses of the command line."""
+"""Exit statuses of the command line, and what its errors end with."""
 
 from __future__ import annotations
 
 import os
+import re
 
 from mlflow_server.errors import MlflowServerError, TrackingError
 from pruning.errors import ClusterUnreachableError, DiskFullError, EspalierError
@@ -28,3 +29,13 @@ def exit_status(error: EspalierError | MlflowServerError) -> int:
         isinstance(error, TrackingError) and error.is_transient
     )
     return EXIT_NOT_NOW if is_transient else EXIT_REFUSED
+
+
+def page_hint(error: EspalierError | MlflowServerError) -> str:
+    """ " (docs/PAGE)", which ends the line of an error on the command line; empty for no page."""
+    return f" (docs/{error.page})" if error.page else ""
+
+
+def without_page_hint(line: str) -> str:
+    """The line of an error without what `page_hint` has put behind it."""
+    return re.sub(r" \(docs/[\w/-]+\.md\)$", "", line)

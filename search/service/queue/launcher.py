@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.system.exit_status import EXIT_NOT_NOW, EXIT_REFUSED, NOT_NOW, UNFORESEEN
+from search.system.exit_status import (
+    EXIT_NOT_NOW,
+    EXIT_REFUSED,
+    NOT_NOW,
+    UNFORESEEN,
+    without_page_hint,
+)
 
 _REFUSAL = "espalier: "
 
@@ -73,4 +79,4 @@ def last_refusal(text: str) -> str:
     lines = text.strip().splitlines()
     last = lines[-1] if lines else ""
     is_refusal = last.startswith(_REFUSAL) and UNFORESEEN not in last
-    return last.removeprefix(_REFUSAL) if is_refusal else ""
+    return without_page_hint(last.removeprefix(_REFUSAL)) if is_refusal else ""

@@ -199,6 +199,7 @@ def test_a_process_that_cannot_be_started_is_told(
     ("text", "refusal"),
     [
         *(("", ""), ("a\nespalier: no\n", "no"), ("espalier: no\nmore", ""), ("\n\n", "")),
+        ("espalier: no (docs/how-to/budgets.md)", "no"),
         (f"espalier: OSError: oh: {UNFORESEEN}: please report it", ""),
     ],
 )
