@@ -48,8 +48,8 @@ SMOKE = {
 
 SMALL_DATA = {"cifar10": "imagefolder:photos", "--download": "--no-download"}
 WITH_A_SERVICE = ROOT / "docs" / "how-to" / "service.md"
-RUNNING = ("serve", "ui", "stop")
-"""Commands that run until Ctrl-C or end what runs: here their flags alone are read."""
+FLAGS_ALONE = ("serve", "ui", "stop", "doctor")
+"""Commands that run until Ctrl-C, end what runs, or judge the machine: their flags are read."""
 
 NOT_RUN = {"deployment.md", "release.md"}
 """Pages of Docker, Kubernetes and package indexes, which say themselves what was tried of them."""
@@ -136,7 +136,7 @@ def read_flags(words: list[str]) -> None:
 def run_command(words: list[str], patch: pytest.MonkeyPatch, place: str) -> None:
     """One command of a shell block."""
     program, *rest = words
-    if program == "espalier" and rest[0] in RUNNING:
+    if program == "espalier" and rest[0] in FLAGS_ALONE:
         read_flags(rest)
     elif program == "espalier":
         run_espalier(rest, place)
