@@ -46,6 +46,18 @@ SMOKE = {
 }
 """Flags that make a command small, laid over its own."""
 
+UNLESS = {
+    "--epochs 0": ("--epochs",),
+    "--set ": ("--trials",),
+    "--targets ": ("--trials", "--by-products"),
+    "--train-only": ("--ladder", "--profiles", "--by-products", "--tempered-trials"),
+    "--ladder ": ("--ladder",),
+}
+"""By part of a command: the flags among them that would change what it shows, or be refused."""
+
+FEW_STEPS = {"iterative": ("--iterative-units=150", "--iterative-minibatches=1")}
+"""By part of a command: flags that it needs where training is short."""
+
 SMALL_DATA = {"cifar10": "imagefolder:photos", "--download": "--no-download"}
 WITH_A_SERVICE = ROOT / "docs" / "how-to" / "service.md"
 FLAGS_ALONE = ("serve", "ui", "stop", "doctor")
@@ -111,15 +123,13 @@ def prepare(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 def run_espalier(words: list[str], place: str, further: list[str] | None = None) -> str:
     """What the command prints, made small; it has to end well."""
-    name = next(word for word in words if not word.startswith(("-", "http")))
+    name, command = words[0], " ".join([*words, ""])
     words = [SMALL_DATA.get(word, word) for word in words]
-    smaller = list(SMOKE.get(name, ()))
-    if "--epochs 0" in " ".join(words):
-        smaller.remove("--epochs=1")
-    if re.search(r"--set|--targets", " ".join(words)):
-        smaller.remove("--trials=1")
-    if name == "family" and "--train" not in words:
-        smaller = []
+    without = {flag for part, flags in UNLESS.items() if part in command for flag in flags}
+    smaller = [flag for flag in SMOKE.get(name, ()) if flag.partition("=")[0] not in without]
+    smaller += [flag for part, flags in FEW_STEPS.items() if part in command for flag in flags]
+    if name != "search" and "--train" not in words:
+        smaller = [*SMOKE[name]] if name in ("correlate", "reproduce") else []
     done = espalier(*words, *smaller, *(further or []))
     assert done.status == 0, f"{place}: espalier {shlex.join(words)}: {done.err}"
     return done.out
