@@ -27,7 +27,8 @@ from PIL import Image
 from samples import Picture, Workers, espalier
 from serving import Service
 
-from mlflow_server import MemoryRecorder
+from mlflow_server import RecordedRun, RunRecorder
+from mlflow_server.runs import Entry
 from search.cli import cli
 
 SMOKE = {
@@ -42,7 +43,6 @@ SMOKE = {
         *("--limit-train=60", "--batch-size=30", "--epochs=1", "--device=cpu"),
         "--scoring-batches=1",
     ),
-    "reproduce": ("--dry-run",),
 }
 """Flags that make a command small, laid over its own."""
 
@@ -61,7 +61,11 @@ FEW_STEPS = {"iterative": ("--iterative-units=150", "--iterative-minibatches=1")
 SMALL_DATA = {"cifar10": "imagefolder:photos", "--download": "--no-download"}
 WITH_A_SERVICE = ROOT / "docs" / "how-to" / "service.md"
 FLAGS_ALONE = ("serve", "ui", "stop", "doctor")
-"""Commands that run until Ctrl-C, end what runs, or judge the machine: their flags are read."""
+"""Commands that run until Ctrl-C, end what runs, or judge the machine: their flags are read, and
+so are those of searches on a cluster."""
+
+LONG = ("choosing-a-method", "budgets", "grids", "own-network")
+"""Pages whose blocks take more than ten seconds."""
 
 NOT_RUN = {"deployment.md", "release.md"}
 """Pages of Docker, Kubernetes and package indexes, which say themselves what was tried of them."""
@@ -70,6 +74,19 @@ ADDRESS = "http://127.0.0.1:8000"
 EXTRAS = re.compile(r"\[([\w,]+)\]")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class NoRecord(RunRecorder):
+    """In the place of MLflow: forgets at once."""
+
+    def write(self, entry: Entry) -> None:
+        pass
+
+    def keys(self) -> tuple[str, ...]:
+        return ()
+
+    def read(self, key: str) -> RecordedRun:
+        raise AssertionError(f"nothing was kept of {key}")
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +132,7 @@ def prepare(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.syspath_prepend(folder)
     patch.setenv("COLUMNS", "120")
     patch.delenv("ESPALIER_TRUST", raising=False)
-    patch.setattr("search.studies.session.run_recorder", lambda *_: MemoryRecorder("docs"))
+    patch.setattr("search.studies.session.run_recorder", lambda *_: NoRecord())
     patch.setattr("search.studies.session.cluster", Workers().cluster)
     patch.setattr("search.studies.publishing.front_figure", lambda _: Picture())
     patch.setattr("search.studies.publishing.draw_all", lambda *_: [])
@@ -129,7 +146,7 @@ def run_espalier(words: list[str], place: str, further: list[str] | None = None)
     smaller = [flag for flag in SMOKE.get(name, ()) if flag.partition("=")[0] not in without]
     smaller += [flag for part, flags in FEW_STEPS.items() if part in command for flag in flags]
     if name != "search" and "--train" not in words:
-        smaller = [*SMOKE[name]] if name in ("correlate", "reproduce") else []
+        smaller = [*SMOKE[name]] if name == "correlate" else []
     done = espalier(*words, *smaller, *(further or []))
     assert done.status == 0, f"{place}: espalier {shlex.join(words)}: {done.err}"
     return done.out
@@ -146,7 +163,7 @@ def read_flags(words: list[str]) -> None:
 def run_command(words: list[str], patch: pytest.MonkeyPatch, place: str) -> None:
     """One command of a shell block."""
     program, *rest = words
-    if program == "espalier" and rest[0] in FLAGS_ALONE:
+    if program == "espalier" and (rest[0] in FLAGS_ALONE or "--ray-address" in rest):
         read_flags(rest)
     elif program == "espalier":
         run_espalier(rest, place)
@@ -196,18 +213,19 @@ def opened(desk: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != WITH_A_SERVICE],
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page.stem in LONG else page
+        for page in PAGES
+        if page != WITH_A_SERVICE and any(b.language in ("sh", "python") for b in blocks(page))
+    ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_blocks_run(
     page: Path, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runnable = [block for block in blocks(page) if block.language in ("sh", "python")]
-    if not runnable:
-        pytest.skip("nothing to run")
     prepare(monkeypatch, opened(desk, tmp_path))
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in runnable:
+    for block in blocks(page):
         run_block(block, names, monkeypatch)
 
 
