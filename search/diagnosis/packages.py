@@ -71,16 +71,34 @@ def _python(required: str) -> Finding:
 
 
 def _problem_with(requirement: Requirement) -> Finding | None:
-    version = _version(requirement.name)
-    if version and requirement.specifier.contains(version, prereleases=True):
+    version, lacking = _version(requirement.name), _lacking(requirement)
+    if not lacking and requirement.specifier.contains(version, prereleases=True):
         return None
+    found = f"{version}, without {', '.join(lacking)}" if lacking else version
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    wanted = f"{requirement.name}{extras}{requirement.specifier}"
     return Finding(
         requirement.name,
-        version or "not installed",
+        found if version else "not installed",
         "problem",
-        f"Espalier needs {requirement.name} {requirement.specifier}",
-        f"pip install '{requirement.name}{requirement.specifier}'",
+        f"Espalier needs {wanted}",
+        f"pip install '{wanted}'",
     )
+
+
+def _lacking(requirement: Requirement) -> list[str]:
+    """The packages that are not installed: itself, or those of its extras."""
+    if not _version(requirement.name):
+        return [requirement.name]
+    names = []
+    for text in importlib.metadata.requires(requirement.name) or []:
+        part = Requirement(text)
+        is_asked = part.marker is not None and any(
+            part.marker.evaluate({"extra": extra}) for extra in requirement.extras
+        )
+        if is_asked and not _version(part.name):
+            names.append(part.name)
+    return names
 
 
 def _extra(extra: str, optional: list[Requirement]) -> Iterator[Finding]:
@@ -88,7 +106,7 @@ def _extra(extra: str, optional: list[Requirement]) -> Iterator[Finding]:
     ours = [each for each in optional if each.marker and each.marker.evaluate({"extra": extra})]
     if any(each.name == "espalier" for each in ours):  # the tools of those who work on it
         return
-    missing = [each.name for each in ours if not _version(each.name)]
+    missing = [name for each in ours for name in _lacking(each)]
     if missing:
         note = f"not installed ({', '.join(missing)}): pip install 'espalier[{extra}]'"
         yield Finding(f"extra {extra}", note)

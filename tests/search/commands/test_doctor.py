@@ -71,11 +71,13 @@ def test_what_is_wrong_is_told_with_the_mend(
 
 
 def test_a_package_of_another_version_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"click": "7.0", "rich": ""}
+    versions = {"click": "7.0", "rich": "", "tensorboardX": ""}
     known = packages._version
     monkeypatch.setattr(packages, "_version", lambda name: versions.get(name, known(name)))
     wrong = {finding.subject: finding for finding in only(packages.check_packages(), "problem")}
-    assert wrong.keys() >= versions.keys()
+    assert wrong.keys() >= {"click", "rich", "ray"}
+    assert wrong["ray"].found.endswith(", without tensorboardX")
+    assert wrong["ray"].mend.startswith("pip install 'ray[tune]>=")
     assert (wrong["click"].found, wrong["rich"].found) == ("7.0", "not installed")
     assert wrong["click"].mend == "pip install 'click>=8.1'"
 
