@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -67,17 +68,20 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help=f"of {', '.join(names)}")
     parser.add_argument("--rival", action="append", choices=list(RIVALS), help="by default all")
     parser.add_argument("--seed", action="append", type=int, help="by default all of the setting")
+    parser.add_argument("--minutes", type=float, help="begin no further run after so many")
     parser.add_argument("--cifar10", default=".data/cifar10-jpeg", help="folder of the images")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     known = settings(options.cifar10)
+    last = time.monotonic() + 60 * (options.minutes or math.inf)
     for name in options.settings:
         setting = known[name]
         for seed in options.seed or range(setting.num_seeds):
             for rival in options.rival or RIVALS:
-                run_once(options.results / "rivals" / name, setting, rival, seed)
+                if time.monotonic() < last:
+                    run_once(options.results / "rivals" / name, setting, rival, seed)
     (options.results / "rivals.md").write_text(page(options.results / "rivals"))
 
 
@@ -85,6 +89,8 @@ def run_once(folder: Path, setting: Setting, rival: str, seed: int) -> None:
     """Run a rival with a seed and store what comes of it, unless that is there."""
     file = folder / f"{rival}-{seed}.json"
     if file.exists():
+        if json.loads(file.read_text())["setting"] != setting.to_mapping():
+            raise SystemExit(f"{file} is of another setting {setting.name}: remove it, or go back")
         return
     print(f"{setting.name}: {rival}, seed {seed}", file=sys.stderr, flush=True)
     begun, processor = time.perf_counter(), time.process_time()
@@ -99,7 +105,6 @@ def run_once(folder: Path, setting: Setting, rival: str, seed: int) -> None:
         f"{rival} spent {bench.spent / bench.limit:.2f} of the compute"
     )
     content = {"rival": rival} | bench.to_mapping(times)
-    content["setting"]["data"]["source"] = content["setting"]["data"]["source"].split(":")[0]
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(content, separators=(",", ":")) + "\n")

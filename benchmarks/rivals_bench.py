@@ -81,6 +81,11 @@ class Setting:
             ladder=tuple(share / self.budgets[0] for share in self.budgets),
         )
 
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able, without the folder of the images, which differs from machine to machine."""
+        data = asdict(self.data) | {"source": self.data.source.partition(":")[0]}
+        return asdict(self) | {"budgets": list(self.budgets), "data": data}
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -238,7 +243,7 @@ class Bench:
         """JSON-able: everything that the page is made of."""
         names = list(self.groups)
         return {
-            "setting": asdict(self.setting),
+            "setting": self.setting.to_mapping(),
             "seed": self.seed,
             "base_flops": self.preflight.base.flops,
             "reference": asdict(self.reference),
