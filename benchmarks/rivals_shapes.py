@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import TrialState
 from rivals_bench import MIN_CHANNELS, Bench
 
 from copycat.families import Copycat, FamilyKind, UniformWidth
@@ -20,6 +21,9 @@ from pruning.selection import least_widths
 
 POPULATION = 16
 """Of NSGA-II, and the proposals that TPE begins with: of some hundred trainings a sixth or so."""
+
+PASSED_OVER = 50
+"""Proposals that can no longer be trained, after which a sampler is through."""
 
 
 def uniform(bench: Bench) -> None:
@@ -77,11 +81,12 @@ def _sampled(bench: Bench, sampler: BaseSampler) -> None:
 
     What costs more than the budget is told to be so much too dear, without any training: prices
     are closed forms. No range reaches beyond what the budget leaves with all else at the floor.
+    Towards the end only cheap proposals can still be trained; the others are passed over.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    ranges, limit, refused = _ranges(bench), bench.budgets[0], 0
-    while bench.affords(limit):
+    ranges, limit, refused, passed = _ranges(bench), bench.budgets[0], 0, 0
+    while bench.affords(bench.budgets[-1]) and passed < PASSED_OVER:
         trial = study.ask(ranges)
         widths: dict[str, Any] = dict(trial.params)
         flops = bench.flops(widths)
@@ -89,6 +94,10 @@ def _sampled(bench: Bench, sampler: BaseSampler) -> None:
         if flops > limit:
             refused += 1
             study.tell(trial, (bench.reference.score, math.log(flops)))
+            continue
+        if not bench.affords(flops):
+            passed += 1
+            study.tell(trial, state=TrialState.FAIL)
             continue
         network = bench.from_scratch(widths, bench.seed_of(trial.number))
         study.tell(trial, (network.validation_score, math.log(flops)))
