@@ -69,6 +69,7 @@ def _config(bench: Bench, weights: str, runs: str) -> SearchConfig:
         weights=weights,
         training=dataclasses.replace(setting.training, epochs=0),
         criterion=("taylor",),
+        cost_exponent=(0.0, 0.5, 1.0),
         trials=TRIALS,
         profiles=1,
         equal_compute_pairs=False,
