@@ -122,7 +122,7 @@ def _setting(runs: Sequence[Run]) -> list[str]:
     by_rival = {name: own for name, own in by_rival.items() if own}
     anchor = "espalier" if "espalier" in by_rival else next(iter(by_rival))
     return [
-        _protocol(runs[0]),
+        _protocol(runs[0]) + _missing(runs),
         *_hypervolumes(by_rival, anchor),
         *_accuracies(by_rival, runs[0]),
         *_differences(by_rival, anchor, runs[0]),
@@ -140,6 +140,17 @@ def _protocol(run: Run) -> str:
         f"{setting['base_epochs']} of the base network where one is pruned, minibatches of "
         f"{setting['batch_size']}, otherwise the recipe `rni`; compute of {setting['trainings']:g} "
         f"× {setting['epochs']} epochs of the base network. Budgets: {shares} of its FLOPs.\n"
+    )
+
+
+def _missing(runs: Sequence[Run]) -> str:
+    """What is still to be run, where something is."""
+    wanted = len(NAMES) * runs[0].content["setting"]["num_seeds"]
+    if len(runs) >= wanted:
+        return ""
+    return (
+        f"\n**Incomplete: {len(runs)} of {wanted} runs are there**; the command runs the others. "
+        "Nothing can be concluded from fewer than two seeds.\n"
     )
 
 
