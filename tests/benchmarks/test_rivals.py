@@ -35,7 +35,8 @@ def test_a_rival_spends_what_it_is_given_and_no_more(module: Any, rival: str) ->
     getattr(shapes, rival)(bench)
     images = bench.images_per_epoch
     counted = sum(network.flops * images for network in bench.networks)
-    assert bench.spent == counted <= bench.limit == 0.1 * images * bench.preflight.base.flops
+    assert bench.spent == counted <= bench.limit
+    assert bench.limit == pytest.approx(0.1 * images * bench.preflight.base.flops)
     assert bench.limit - bench.spent < images * bench.budgets[0]
     assert all(network.flops <= bench.budgets[0] for network in bench.networks)
     assert [network.spent for network in bench.networks] == sorted(
