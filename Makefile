@@ -1,10 +1,11 @@
-# Two commands for a new clone: `make search` and `make test`.
-# Both build .venv first, if it is not there or pyproject.toml or constraints.txt is newer.
+# Two commands for a new clone: `make search` and `make test`. `make wheel` builds dist/espalier-….whl.
+# All build .venv first, if it is not there or pyproject.toml or constraints.txt is newer.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search serve ui test test-all check format clean
+.PHONY: search serve ui test test-all check docs pictures format wheel clean lint types \
+	quick-tests all-tests
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
@@ -15,25 +16,48 @@ serve: .venv/.installed
 ui: .venv/.installed
 	$(BIN)/espalier ui
 
-# A process per core; tests of one file stay together, since they share what is made once. Long files
-# come first, by the order of tests/conftest.py.
+# Types are checked while the tests run, which have a process per core; tests of one file stay
+# together, since they share what is made once. Long files come first, by tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
 	--dist loadfile --no-loadscope-reorder --durations 10
 
-test: check
-	$(PYTEST) -m "not slow"
+test: lint
+	$(MAKE) --no-print-directory --jobs 2 types quick-tests
 
-test-all: check
-	$(PYTEST)
+test-all: lint
+	$(MAKE) --no-print-directory --jobs 2 types all-tests
 
-check: .venv/.installed
+check: lint types
+
+lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/.installed
 	$(BIN)/mypy
+
+quick-tests: .venv/.installed
+	$(PYTEST) -m "not slow"
+
+all-tests: .venv/.installed
+	$(PYTEST)
+
+# Into build/docs; dead links and missing pages are errors.
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Figures and screenshots of docs/, made again from real runs: some minutes, before a release.
+pictures: .venv/.installed
+	$(BIN)/python docs/hooks/drawings.py
+	$(BIN)/python docs/hooks/pictures.py
 
 format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wheel: .venv/.installed
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir dist .
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,4 +65,4 @@ format: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

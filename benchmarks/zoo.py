@@ -3,7 +3,7 @@
     pip install --editable ".[zoo]" && pip install --no-deps torch-pruning==1.6.1
     python benchmarks/zoo.py > benchmarks/results/zoo.md
 
-Each network is handled in a process of its own, on one thread, with fresh weights. It is traced
+Each network is handled in a fork of its own, on one thread, with fresh weights. It is traced
 exactly and with exact=False; then half of every prunable group is removed and the network runs
 again, in eval mode. Torch-Pruning is given the network as it is, and which layers make its outputs;
 it counts as pruning a network that runs with fewer parameters afterwards, within
@@ -17,14 +17,15 @@ import collections
 import copy
 import datetime
 import json
-import os
+import multiprocessing
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="SOURCE:NAME; all of the page if none is given")
     parser.add_argument("--rows", type=Path, help="file of measured rows, to go on with")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--family", action="append", help=f"one of {', '.join(FAMILIES)}")
+    parser.add_argument("--ours-alone", action="store_true", help="leave Torch-Pruning out")
     options = parser.parse_args()
-    if options.child:
-        measure(options.child)
-        return
+    families = options.family or list(FAMILIES)
     rows = rows_of(options.rows)
     try:
-        for name in options.names or [name for names in FAMILIES.values() for name in names]:
+        for name in options.names or [name for kind in families for name in FAMILIES[kind]]:
             if name not in rows:
-                rows[name] = run_child(name)
+                rows[name] = run_fork(name, with_theirs=not options.ours_alone)
                 keep(rows[name], options.rows)
     except KeyboardInterrupt:
         print("interrupted: the page has what was measured", file=sys.stderr)
@@ -84,49 +84,55 @@ def keep(row: dict[str, Any], file: Path | None) -> None:
             stream.write(json.dumps(row) + "\n")
 
 
-def run_child(name: str) -> dict[str, Any]:
-    """All measurements of one network; what was printed before a crash is kept."""
+def run_fork(name: str, *, with_theirs: bool) -> dict[str, Any]:
+    """All measurements of one network; what was measured before a crash is kept."""
     print(name, file=sys.stderr)
-    try:
-        child = subprocess.run(
-            [sys.executable, "-W", "ignore", __file__, "--child", name],
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT_S,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "YOLO_OFFLINE": "true"},
-        )
-        output, ending = child.stdout, f"ended with status {child.returncode}"
-    except subprocess.TimeoutExpired as expired:
-        output = (expired.stdout or b"").decode()
-        ending = f"over {TIME_LIMIT_S} s"
-    result: dict[str, Any] = {"name": name}
-    for line in output.splitlines():
-        if line.startswith('{"'):
-            result |= json.loads(line)
-    for tool in ("exact", "inexact", "theirs"):
-        result.setdefault(tool, {"outcome": ending})
-    return result
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    fork = context.Process(target=measure, args=(name, sender), kwargs={"with_theirs": with_theirs})
+    fork.start()
+    sender.close()
+    until, row = time.monotonic() + TIME_LIMIT_S, {"name": name}
+    with suppress(EOFError):
+        while receiver.poll(max(0.0, until - time.monotonic())):
+            row |= receiver.recv()
+    ending = f"over {TIME_LIMIT_S} s" if time.monotonic() >= until else ""
+    fork.kill() if ending else fork.join()
+    row.setdefault("exact", {"outcome": ending or f"ended with status {fork.exitcode}"})
+    row.setdefault("inexact", row["exact"])
+    row.setdefault("theirs", {"outcome": ending if with_theirs else "not tried"})
+    return row
 
 
-def measure(name: str) -> None:
-    """Print one JSON object per finished measurement."""
+def measure(name: str, sender: Connection, *, with_theirs: bool) -> None:
+    """Send one mapping per finished measurement."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, example = make(name)
     outputs: list[str] = []
     signal.signal(signal.SIGALRM, stop)
-    for key, function in (
-        ("exact", lambda: measure_ours(model, example, outputs, exact=True)),
-        ("inexact", lambda: measure_ours(model, example, outputs, exact=False)),
-        ("theirs", lambda: measure_theirs(model, example, outputs)),
-    ):
+    try:
+        model, example = make(name)
+    except Exception as error:
+        sender.send({"exact": {"outcome": f"not made: {in_short(error)}"}})
+        return
+    measurements = {
+        "exact": lambda: measure_ours(model, example, outputs, exact=True),
+        "inexact": lambda: measure_ours(model, example, outputs, exact=False),
+        "theirs": lambda: measure_theirs(model, example, outputs),
+    }
+    for key, function in measurements.items():
+        if key == "theirs" and not with_theirs:
+            continue
         signal.alarm(THEIR_TIME_LIMIT_S if key == "theirs" else 0)
         try:
-            found = function()
+            result = function()
         except Exception as error:  # a benchmark reports whatever a tool raises
-            found = {"outcome": f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"}
-        print(json.dumps({key: found}), flush=True)
+            result = {"outcome": in_short(error)}
+        sender.send({key: result})
+
+
+def in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
 
 
 def stop(*_: object) -> None:

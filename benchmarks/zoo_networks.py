@@ -44,10 +44,23 @@ ATTENTIVE = (
     "xcit_nano_12_p16_224"
 )
 PYTORCHCV = (
-    "cbam_resnet18 bam_resnet18 airnet50_1x64d_r2 octresnet10_ad2 isqrtcovresnet18 "
-    "icnet_resnetd50b_cityscapes danet_resnetd50b_cityscapes condensenet74_c4_g4 msdnet22 "
-    "irevnet301 fishnet99 mixnet_s shakeshakeresnet20_2x16d_cifar10 fractalnet_cifar10 "
-    "dicenet_wd5"
+    "alexnet bninception preresnet10 resnext14_16x4d seresnet10 senet16 resnestabc14 ibn_resnet50 "
+    "airnet50_1x64d_r2 airnext50_32x4d_r2 bam_resnet18 cbam_resnet18 resattnet56 sknet50 scnet50 "
+    "diaresnet10 diracnet18v2 sharesnet18 condensenet74_c4_g4 sparsenet121 peleenet drnc26 "
+    "darknet_tiny channelnet revnet38 irevnet301 bagnet9 dla46c msdnet22 fishnet99 espnetv2_wd2 "
+    "dicenet_wd5 vovnet27s selecsls42 hardnet39ds xdensenet121_2 squeezeresnet_v1_0 sqnxt23_w1 "
+    "shufflenet_g3_wd4 shufflenetv2b_wd2 menet108_8x1_g3 fdmobilenet_wd4 igcv3_wd4 ghostnet "
+    "mnasnet_small darts fbnet_cb nasnet_4a1056 mixnet_s nin_cifar10 pyramidnet110_a48_cifar10 "
+    "wrn20_10_1bit_cifar10 ror3_56_cifar10 rir_cifar10 resdropresnet20_cifar10 "
+    "shakeshakeresnet20_2x16d_cifar10 shakedropresnet20_cifar10 fractalnet_cifar10 "
+    "isqrtcovresnet18 octresnet10_ad2 ntsnet_cub fcn8sd_resnetd50b_cityscapes "
+    "pspnet_resnetd50b_cityscapes icnet_resnetd50b_cityscapes fastscnn_cityscapes "
+    "cgnet_cityscapes dabnet_cityscapes sinet_cityscapes bisenet_resnet18_celebamaskhq "
+    "danet_resnetd50b_cityscapes fpenet_cityscapes ctxnet_cityscapes lednet_cityscapes "
+    "edanet_cityscapes enet_cityscapes erfnet_cityscapes linknet_cityscapes segnet_cityscapes "
+    "unet_cityscapes sqnet_cityscapes simplepose_resnet18_coco "
+    "lwopenpose2d_mobilenet_cmupan_coco lwopenpose3d_mobilenet_cmupan_coco ibppose_coco "
+    "centernet_resnet18_voc lffd20x5s320v2_widerface espcnet_cityscapes"
 )
 MONAI = (
     "UNet BasicUNet DynUNet SegResNet VNet AttentionUnet HighResNet UNETR SwinUNETR DenseNet121 "
@@ -128,11 +141,11 @@ def of_ultralytics(name: str) -> tuple[nn.Module, Any]:
 def of_pytorchcv(name: str) -> tuple[nn.Module, Any]:
     from pytorchcv.model_provider import get_model  # noqa: PLC0415 - an extra
 
-    extent = 32 if name.endswith("cifar10") else 480 if name.endswith("cityscapes") else 224
-    image = torch.rand(1, 3, extent, extent)
-    if name.endswith("cityscapes"):
-        return get_model(name, pretrained=False, in_size=(extent, extent)), image
-    return get_model(name, pretrained=False), image
+    extents = {"cifar10": 32, "cityscapes": 512, "celebamaskhq": 640, "coco": 256, "voc": 256}
+    extents |= {"cub": 448}
+    extent = extents.get(name.rpartition("_")[2], 224)
+    sized = {"in_size": (extent, extent)} if name.endswith("cityscapes") else {}
+    return get_model(name, pretrained=False, **sized), torch.rand(1, 3, extent, extent)
 
 
 def of_monai(name: str) -> tuple[nn.Module, Any]:

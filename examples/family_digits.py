@@ -1,4 +1,4 @@
-"""Draw the ladder of families on the digits: docs/family-digits.png and the page beside it.
+"""Draw the ladder of families on the digits: docs/papers/family-digits.md and its picture.
 
     python examples/family_digits.py
 
@@ -57,10 +57,10 @@ def main() -> None:
     minutes = (time.perf_counter() - begun) / 60
     study = Path(options.runs) / STUDY
     found = json.loads((study / "family.json").read_text())
-    shutil.copyfile(study / "family.png", DOCS / "family-digits.png")
+    shutil.copyfile(study / "family.png", DOCS / "pictures" / "family-digits.png")
     text = "\n".join(page(found, f"{minutes:.0f} minutes", load))
-    (DOCS / "family-digits.md").write_text(f"{text}\n")
-    print(f"drawn in {DOCS / 'family-digits.png'}")
+    (DOCS / "papers" / "family-digits.md").write_text(f"{text}\n")
+    print(f"written to {DOCS / 'papers' / 'family-digits.md'}")
 
 
 def searches() -> Iterator[list[str]]:
@@ -87,14 +87,13 @@ def page(found: dict[str, Any], taken: str, load: float) -> Iterator[str]:
     """The page's lines: the figure, how it came about, every number, and what it says."""
     yield "# The ladder on the digits"
     yield ""
-    yield "![Test error against parameters of four kinds of networks](family-digits.png)"
+    yield "![Test error against parameters, four kinds of networks](../pictures/family-digits.png)"
     yield ""
     yield "The digits' counterpart of fig. 1 of Crowley et al., \"Pruning neural networks: is it"
-    yield 'time to nip it in the bud?", from one command, which wrote this page, too:'
+    yield 'time to nip it in the bud?", from one command, `python examples/family_digits.py`, which'
+    yield "wrote this page, too. It ran"
     yield ""
-    yield "```sh\npython examples/family_digits.py\n```"
-    yield ""
-    yield "It runs\n\n```sh"
+    yield "```text"
     yield from (f"espalier {shlex.join(arguments)}" for arguments in (*searches(), family()))
     yield "```"
     yield ""

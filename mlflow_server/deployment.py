@@ -30,6 +30,8 @@ _USERS = "basic_auth.db"  # MLflow's own name for it, in the folder where the se
 _KEY = "mlflow-auth.key"
 _ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 _SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+_AUTH_CONFIG = "MLFLOW_AUTH_CONFIG_PATH"
+_OWN_AUTH_CONFIG = Path(__file__).with_name("auth.ini")
 _LEAST_PASSWORD = 12  # characters, MLflow's own rule
 # Settings for MLflow that are meant for the server, and when they are.
 _AUTH_SETTINGS = (_SECRET_KEY, "MLFLOW_AUTH_")
@@ -113,8 +115,9 @@ def environment(deployment: Deployment) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.lstrip("_").startswith("MLFLOW_") or name.startswith(wanted)
     }
-    if deployment.has_auth and not kept.get(_SECRET_KEY):
-        kept[_SECRET_KEY] = _key(deployment.store)
+    if deployment.has_auth:
+        kept[_SECRET_KEY] = kept.get(_SECRET_KEY) or _key(deployment.store)
+        kept[_AUTH_CONFIG] = kept.get(_AUTH_CONFIG) or str(_OWN_AUTH_CONFIG)
     return kept | {
         "MLFLOW_BACKEND_STORE_URI": (
             store_uri(deployment.store)
@@ -212,9 +215,9 @@ def _require_admin(store: Path) -> None:
     """ServeError unless there is, or can be made, someone who may log in."""
     _require_package("flask_wtf", "'mlflow[auth]'", "authentication")
     password = os.environ.get(_ADMIN_PASSWORD, "")
-    settings = os.environ.get("MLFLOW_AUTH_CONFIG_PATH")
+    settings = os.environ.get(_AUTH_CONFIG)
     if settings and not Path(settings).is_file():
-        raise ServeError(f"MLFLOW_AUTH_CONFIG_PATH names no file: {settings}")
+        raise ServeError(f"{_AUTH_CONFIG} names no file: {settings}")
     # Who has settings of their own may keep users, and the password, elsewhere.
     if (store / _USERS).exists() or settings:
         return

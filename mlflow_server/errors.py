@@ -7,9 +7,16 @@
 Each message is one line that says what was expected, what was found and what to do.
 """
 
+from typing import ClassVar
+
 
 class MlflowServerError(Exception):
-    """Base of every error of this package; its text is one line."""
+    """Base of every error of this package; its text is one line.
+
+    page: of the documentation, below docs/, where one tells more; empty for none.
+    """
+
+    page: ClassVar[str] = ""
 
 
 class TrackingError(MlflowServerError):
@@ -19,6 +26,8 @@ class TrackingError(MlflowServerError):
     answer, a locked database) and false where repeating it cannot help.
     """
 
+    page = "how-to/mlflow.md"
+
     def __init__(self, message: str, *, is_transient: bool = False) -> None:
         super().__init__(message)
         self.is_transient = is_transient
@@ -26,3 +35,5 @@ class TrackingError(MlflowServerError):
 
 class ServeError(MlflowServerError):
     """The MLflow server could not be started, or ended without being asked to."""
+
+    page = "how-to/mlflow.md"

@@ -57,6 +57,13 @@ PARAM_ITERATIVE_LEARNING_RATE = "iterative_learning_rate"
 PARAM_ITERATIVE_FLOPS_PENALTY = "iterative_flops_penalty"
 PARAM_ITERATIVE_RESET_MOMENTUM = "iterative_reset_momentum"
 PARAM_ITERATIVE_SCORE_EVERY = "iterative_score_every"
+PARAM_GATES_AT = "gates_at"
+PARAM_GATE_FORM = "gate_form"
+PARAM_GATE_PENALTY = "gate_penalty"
+PARAM_GATE_THRESHOLDS = "gate_thresholds"
+PARAM_GATE = "gate"
+PARAM_SETTLE_EPOCHS = "settle_epochs"
+PARAM_FREEZE_BUT = "freeze_but"
 PARAM_EPOCHS = "epochs"
 PARAM_FINE_TUNE_EPOCHS = "fine_tune_epochs"
 PARAM_SCRATCH_EPOCHS = "scratch_epochs"
@@ -97,8 +104,10 @@ METRIC_TEST_SCORE = "test_{score}"
 METRIC_FLOPS = "flops"
 METRIC_FLOPS_SHARE = "flops_share"
 METRIC_NUM_PARAMS = "num_params"
+METRIC_CHANNELS = "channels"
 METRIC_BASE_FLOPS = "base_flops"
 METRIC_BASE_NUM_PARAMS = "base_num_params"
+METRIC_BASE_CHANNELS = "base_channels"
 METRIC_TRAIN_LOSS = "train_loss"
 METRIC_EPOCH_VALIDATION_SCORE = "epoch_validation_{score}"
 METRIC_LEARNING_RATE_NOW = "learning_rate_now"
@@ -218,6 +227,13 @@ FIELDS: tuple[Field, ...] = (
         PARAM_ITERATIVE_RESET_MOMENTUM, "param", "boolean", "", "whether the optimizer begins anew"
     ),
     Field(PARAM_ITERATIVE_SCORE_EVERY, "param", "integer", "", "removals between two measurements"),
+    Field(PARAM_GATES_AT, "param", "text", "", "where filter gates act: consumer or convolution"),
+    Field(PARAM_GATE_FORM, "param", "text", "", "sigmoid, or clipped to 0 … 1"),
+    Field(PARAM_GATE_PENALTY, "param", "text", "", "L1 on each gate, or on the mean of a layer's"),
+    Field(PARAM_GATE_THRESHOLDS, "param", "text", "", "below which gates go, whatever the target"),
+    Field(PARAM_GATE, "param", "text", "", "patterns of what is gated"),
+    Field(PARAM_SETTLE_EPOCHS, "param", "integer", "epochs", "with gates at 0 or 1"),
+    Field(PARAM_FREEZE_BUT, "param", "text", "", "what learns on after sparse training"),
     Field(PARAM_EPOCHS, "param", "integer", "epochs", "length of sparse training"),
     Field(PARAM_FINE_TUNE_EPOCHS, "param", "integer", "epochs", "length of fine-tuning"),
     Field(PARAM_SCRATCH_EPOCHS, "param", "integer", "epochs", "length of training from scratch"),
@@ -282,10 +298,12 @@ FIELDS: tuple[Field, ...] = (
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
     Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),
+    Field(METRIC_CHANNELS, "metric", "integer", "channels", "filters left of the pruned layers"),
     Field(METRIC_UNCOUNTED, "metric", "integer", _FLOPS, "that fvcore leaves out: attention …"),
     Field(METRIC_BASE_UNCOUNTED, "metric", "integer", _FLOPS, "the same of the unpruned network"),
     Field(METRIC_BASE_FLOPS, "metric", "integer", _FLOPS, "cost of the unpruned network"),
     Field(METRIC_BASE_NUM_PARAMS, "metric", "integer", "parameters", "of the unpruned network"),
+    Field(METRIC_BASE_CHANNELS, "metric", "integer", "channels", "of the unpruned network"),
     Field(METRIC_TRAIN_LOSS, "metric", "real", "", "mean training loss of the epoch"),
     Field(
         METRIC_EPOCH_VALIDATION_SCORE,

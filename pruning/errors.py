@@ -21,7 +21,7 @@
     └── ServiceError              the service cannot start, or cannot be reached, or refuses
 
 Each message says what was expected, what was got and what to do. The command line prints it
-as one line and exits with status 2.
+as one line, with the page of the documentation that tells more, and exits with status 2.
 """
 
 from __future__ import annotations
@@ -30,14 +30,22 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 
 class EspalierError(Exception):
-    """Base of every error meant for people."""
+    """Base of every error meant for people.
+
+    page: of the documentation, below docs/, where one tells more; empty for none.
+    """
+
+    page: ClassVar[str] = ""
 
 
 class BudgetError(EspalierError):
     """A budget is malformed."""
+
+    page = "how-to/budgets.md"
 
 
 class UnreachableBudgetError(BudgetError):
@@ -47,6 +55,8 @@ class UnreachableBudgetError(BudgetError):
 class TraceError(EspalierError):
     """The network cannot be traced with this example input."""
 
+    page = "how-to/own-network.md"
+
 
 class PlanError(EspalierError):
     """A plan, or a set of widths, does not fit the graph."""
@@ -55,13 +65,19 @@ class PlanError(EspalierError):
 class CriterionError(EspalierError):
     """A criterion or a regularizer lacks what it reads."""
 
+    page = "how-to/choosing-a-method.md"
+
 
 class ProfileError(EspalierError):
     """A width profile does not fit the network."""
 
+    page = "concepts/families.md"
+
 
 class ArchitectureError(EspalierError):
     """An architecture file is damaged, unsafe or not reproducible."""
+
+    page = "reference/files.md"
 
 
 class ConfigError(EspalierError):
@@ -78,17 +94,25 @@ class ConfigError(EspalierError):
 class ClusterUnreachableError(ConfigError):
     """The Ray cluster that a setting names does not answer for now."""
 
+    page = "how-to/ray-cluster.md"
+
 
 class ModelError(EspalierError):
     """A model cannot be found, built or copied."""
+
+    page = "how-to/own-network.md"
 
 
 class WeightsError(ModelError):
     """Trained weights cannot be read, or are another network's."""
 
+    page = "how-to/trained-weights.md"
+
 
 class DataError(EspalierError):
     """A data set is missing, unreadable or inconsistent."""
+
+    page = "how-to/own-data.md"
 
 
 class SearchStateError(EspalierError):
@@ -97,6 +121,8 @@ class SearchStateError(EspalierError):
 
 class SearchFailedError(EspalierError):
     """Every trial of a search failed."""
+
+    page = "how-to/resuming.md"
 
 
 class TrainingDivergedError(EspalierError):
@@ -144,9 +170,17 @@ class JobGivenUpError(EspalierError):
     """A task cannot be got to its end: its process died or hung again and again."""
 
 
+class LostProcessError(EspalierError):
+    """A process that is needed was killed from outside, or did not come up: the next one may."""
+
+
 class DiskFullError(EspalierError):
     """There is no room for a checkpoint or a result."""
+
+    page = "how-to/resuming.md"
 
 
 class ServiceError(EspalierError):
     """The service cannot be started as asked, cannot be reached, or refuses a request."""
+
+    page = "how-to/service.md"

@@ -167,6 +167,7 @@ class IterativePruner:
         self._num_minibatches = 0
         self.trajectory: list[TrajectoryPoint] = []
         self._average = ScoreAverage(self._pace.momentum)
+        self._judged: dict[str, Tensor] = {}
         self._graph = whole
         self._gates = ChannelGates(remove_channels(model, whole, KeepPlan({})), whole, groups)
         self.network = Gated(self._gates)
@@ -190,6 +191,15 @@ class IterativePruner:
     def cost(self) -> Cost:
         """Of the network without its gated channels, in closed form."""
         return self._cost
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """What every channel of the first network was judged by when it was judged last.
+
+        That is the newest pruning step for those that are left, and the one that they went in for
+        the others. Shape (width,) per group; empty before the first pruning step.
+        """
+        return {name: values.clone() for name, values in self._judged.items()}
 
     @contextmanager
     def watching(self, num_samples: int) -> Iterator[None]:
@@ -253,6 +263,7 @@ class IterativePruner:
             "present": {name: list(channels) for name, channels in self._present.keep.items()},
             "plan": {name: list(channels) for name, channels in self._plan.keep.items()},
             "scores": self._average.scores,
+            "judged": self.scores,
             "moments": self._observer.state_dict(),
             "num_minibatches": self._num_minibatches,
             "trajectory": [asdict(point) for point in self.trajectory],
@@ -270,6 +281,7 @@ class IterativePruner:
         self._set_plan(_plan_of(state["plan"]))
         self._average = ScoreAverage(self._pace.momentum)
         self._average.update({name: scores.to(device) for name, scores in state["scores"].items()})
+        self._judged = {name: scores.to(device) for name, scores in state["judged"].items()}
         self._observer.load_state_dict(state["moments"])
         self._num_minibatches = state["num_minibatches"]
         self.trajectory = [TrajectoryPoint(**point) for point in state["trajectory"]]
@@ -320,6 +332,7 @@ class IterativePruner:
             saved = flops_saved(self._base, self._plan.keep, self._plan.widths)
             penalty = self._pace.flops_penalty
             scores = {name: values - penalty * saved[name] for name, values in scores.items()}
+        self._note(scores)
         kept = self._plan.units_kept(self._base)
         num_met, num_gone = self._num_met, 0
         rules = self._removable.rules
@@ -330,6 +343,12 @@ class IterativePruner:
             if num_gone >= self._pace.units or self._num_met > num_met:
                 break
         self._observer.reset(self._left.widths)
+
+    def _note(self, scores: Mapping[str, Tensor]) -> None:
+        """Remember the scores of the channels that are still there."""
+        for name, kept in self._plan.keep.items():
+            judged = self._judged.setdefault(name, scores[name].clone())
+            judged[list(kept)] = scores[name][list(kept)]
 
     def _without(self, step: Step) -> KeepPlan:
         """The plan without the units of a step as well."""

@@ -7,8 +7,8 @@ for the second number of a list or tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, cast
 
 from torch import nn
 
@@ -33,12 +33,18 @@ def update_sizes(module: nn.Module, *, is_group_split: bool = False) -> None:
 def own_sizes(module: nn.Module, name: str) -> Iterator[tuple[str, int]]:
     """Every number, by its name, that may be a size and that `update_sizes` does not set.
 
+    Of a layer derived from a stock one, what that does not declare.
     name: of the module in its network; the network itself has none.
     """
-    if isinstance(module, Convolution) or any(isinstance(module, kind) for kind, _ in _UPDATES):
-        return
+    declared: Collection[str] = ()
+    if isinstance(module, _STOCK):
+        if type(module).__module__.startswith("torch."):
+            return
+        declared = {*cast(list[str], module.__constants__), "_reversed_padding_repeated_twice"}
     prefix = f"{name}." if name else ""
     for attribute, value in vars(module).items():
+        if attribute in declared:
+            continue
         if type(value) is int:
             yield prefix + attribute, value
         elif type(value) in (tuple, list):
@@ -168,3 +174,5 @@ _UPDATES = (
     (nn.Transformer, _transformer),
 )
 """Kinds of layers and what puts their sizes right."""
+
+_STOCK = (Convolution, *(kind for kind, _ in _UPDATES))

@@ -15,6 +15,7 @@ from typing import cast
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from mlflow_server.errors import MlflowServerError
 from mlflow_server.reach import reach_loopback_directly
@@ -29,6 +30,7 @@ from search.system.exit_status import (
     NOT_NOW,
     UNFORESEEN,
     exit_status,
+    in_a_line,
 )
 from search.terminal.plain_text import make_printable
 
@@ -52,6 +54,8 @@ SUMMARIES = {
     "ui": "Show all searches in the MLflow UI.",
     "serve": "Offer searches over HTTP: an API under /v1 and a page at /.",
     "token": "Tokens of a service: once there is one, it asks for them when it is next started.",
+    "doctor": "Look at this machine: what a search finds here, what is wrong, and the mend.",
+    "completion": "Print the script by which SHELL completes commands, flags and names.",
 }
 """The first sentence of every command's help, so that none has to be imported to list them."""
 
@@ -67,6 +71,11 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"search.commands.{name}")
         return cast(click.Command, getattr(module, name))
+
+    def shell_complete(self, context: click.Context, incomplete: str) -> list[CompletionItem]:
+        known = {name: text for name, text in SUMMARIES.items() if name.startswith(incomplete)}
+        flags = click.Command.shell_complete(self, context, incomplete)
+        return [*(CompletionItem(name, help=text) for name, text in known.items()), *flags]
 
     def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -122,9 +131,8 @@ def main() -> None:
         _print_error(error.format_message())
         sys.exit(EXIT_REFUSED)
     except (EspalierError, MlflowServerError) as error:
-        status = exit_status(error)
-        _print_error(f"{NOT_NOW if status == EXIT_NOT_NOW else ''}{error}")
-        sys.exit(status)
+        _print_error(in_a_line(error))
+        sys.exit(exit_status(error))
     except BrokenPipeError:  # whoever reads the output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

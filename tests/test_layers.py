@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -29,8 +30,13 @@ comes with mlflow, which needs it for any database.
 """
 
 
-def imported_names(file: Path) -> Iterator[str]:
+@functools.cache
+def imported_names(file: Path) -> tuple[str, ...]:
     """Every "module" and "module.name" that `file` imports when it runs, lazily or not."""
+    return tuple(_imported_names(file))
+
+
+def _imported_names(file: Path) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     skipped = {
         id(node)
@@ -51,6 +57,7 @@ def imported_names(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def files(package: str) -> dict[str, Path]:
     """Every module of `package` by its dotted name."""
     found = {}
@@ -132,7 +139,7 @@ ROOMS = {
             "trials",
         ),
         *("results", "tracking", "scheduling", "studies", "experiments"),
-        *("server_events", "client", "service"),
+        *("server_events", "client", "service", "diagnosis"),
         *("commands", "cli"),
     ),
     "search.service": (
@@ -212,6 +219,13 @@ HELP = (
 )
 
 
+COMPLETION = (
+    "from click.shell_completion import ShellComplete as S\nfrom search.cli import cli\n"
+    "c = S(cli, {}, 'espalier', 'E')\nfor name in ('model', 'criterion', 'recipe'):\n"
+    "    assert c.get_completions(['search', f'--{name}'], '')"
+)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -220,6 +234,7 @@ HELP = (
         "import search.service.server, search.service.torch_worker.tasks",
         "import search.cli as c; [c.cli.get_command(None, name) for name in c.SUMMARIES]",
         "from search import Client",
+        COMPLETION,
         HELP.format(""),
         *(HELP.format(command) for command in ("search", "family", "correlate", "serve")),
     ],

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Labels = NDArray[np.int32]
 """One atom per position of an axis."""
 
+Tie = tuple[Labels, Labels]
+"""Atoms that must be kept or removed together, position by position."""
+
 AxisLabels = tuple[Labels | None, ...]
 """Per axis of a tensor: its labels, or None where the axis carries no channels."""
 
@@ -43,7 +46,7 @@ class ChannelLabels:
     def __init__(self, *, exact: bool = True) -> None:
         self.exact = exact
         self._num_atoms = 0
-        self._ties: list[tuple[Labels, Labels]] = []
+        self._ties: list[Tie] = []
         self._pins: list[tuple[Labels, str]] = []
         self._inexact: list[tuple[Labels, str]] = []
 
@@ -77,26 +80,16 @@ class ChannelLabels:
             self.tie(first, row)
         return first
 
-    def components(self) -> Labels:
-        """The component of every atom, numbered by the order of their first atoms."""
+    def components(self, further: Iterable[Tie] = ()) -> Labels:
+        """The component of every atom, numbered by the order of their first atoms.
+
+        further: ties that hold for this result only.
+        """
         root = np.arange(self._num_atoms, dtype=np.int32)
-        for ties in self._batches(at_least=len(root) // 8):
+        for ties in _batches((*self._ties, *further), at_least=len(root) // 8):
             _hook_until_stable(root, *(np.concatenate(side) for side in zip(*ties, strict=True)))
         numbers = np.cumsum(root == np.arange(len(root), dtype=np.int32), dtype=np.int32) - 1
         return numbers[root]
-
-    def _batches(self, at_least: int) -> Iterator[list[tuple[Labels, Labels]]]:
-        """The ties in runs that are few, for speed, and short beside all atoms, for memory."""
-        batch: list[tuple[Labels, Labels]] = []
-        size = 0
-        for tie in self._ties:
-            batch.append(tie)
-            size += len(tie[0])
-            if size > at_least:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
 
     def pinned(self, components: Labels) -> dict[int, str]:
         """The reason per pinned component."""
@@ -105,6 +98,20 @@ class ChannelLabels:
     def inexact(self, components: Labels) -> dict[int, str]:
         """Per component whose removal changes other channels' values, the reason."""
         return _first_reasons(self._inexact, components)
+
+
+def _batches(ties: Iterable[Tie], at_least: int) -> Iterator[list[Tie]]:
+    """The ties in runs that are few, for speed, and short beside all atoms, for memory."""
+    batch: list[Tie] = []
+    size = 0
+    for tie in ties:
+        batch.append(tie)
+        size += len(tie[0])
+        if size > at_least:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _first_reasons(noted: Iterable[tuple[Labels, str]], components: Labels) -> dict[int, str]:

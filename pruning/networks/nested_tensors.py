@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+_SCALARS = frozenset({int, float, bool, str, type(None)})
+"""Most of what operators are given, told at once: tracing asks for tensors all the time."""
+
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors_in_all(value.values())
+    elif type(value) in _SCALARS:
+        return
     elif isinstance(value, list | tuple):
         yield from _tensors_in_all(value)
+    elif isinstance(value, Mapping):
+        yield from _tensors_in_all(value.values())
 
 
 def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:

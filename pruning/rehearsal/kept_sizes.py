@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from torch import nn
 
-from pruning.graph.channel_labels import Labels
 from pruning.layer_sizes import own_sizes
 from pruning.rehearsal.verification import Failure
-from pruning.tracer.trace_records import Slot, Step
+from pruning.tracer.trace_records import Slot
 
-_MOST_RUNS = 4
-"""How often other attributes are tried for steps that fail."""
+_MOST_TURNS = 6
+"""How often other attributes are tried for one step."""
+
+_MOST_PARTS = 4
+"""Into how many equal parts an axis is divided, such as queries, keys and values."""
 
 
 def kept_sizes(
@@ -26,50 +30,90 @@ def kept_sizes(
 ) -> tuple[Slot, ...]:
     """The attributes of modules of `model` that must follow channels, with their labels.
 
-    failures: how a run with fewer channels fails if these attributes follow them.
+    failures: how a run with fewer channels fails if these attributes follow them. It may end with
+        the first step that fails, so that there are as many runs as there are such steps.
     """
     kept: dict[int, list[Slot]] = {}
     turns: Counter[int] = Counter()
-    for number in range(_MOST_RUNS):
-        failing = {f.step: f.at for f in failures(_all(kept)) if f.at is not None}
-        proposals = {
-            step: [] if number == _MOST_RUNS - 1 else _proposals(model, at, turns[step])
-            for step, at in failing.items()
-        }
+    while True:
+        failed = [failure for failure in failures(_all(kept)) if failure.at]
+        first = [failure for failure in failed if not failure.is_last]
+        failing = {failure.step: failure for failure in first or failed}
+        proposals = {step: _in_turn(model, why, turns[step]) for step, why in failing.items()}
         turns.update(failing.keys())
         if not any(slots or step in kept for step, slots in proposals.items()):
-            break
+            return _all(kept)
         kept = {step: slots for step, slots in (kept | proposals).items() if slots}
-    return _all(kept)
 
 
 def _all(kept: dict[int, list[Slot]]) -> tuple[Slot, ...]:
-    """Every attribute once: where it is to follow several axes, the first step's."""
-    slots: dict[str, Slot] = {}
-    for _, proposed in sorted(kept.items()):
-        for slot in proposed:
-            slots.setdefault(slot.name, slot)
-    return tuple(slots.values())
+    """Every attribute with each number of channels once, in the order of the steps."""
+    slots = [slot for _, proposed in sorted(kept.items()) for slot in proposed]
+    return tuple({(slot.name, id(slot.labels)): slot for slot in slots}.values())
 
 
-def _proposals(model: nn.Module, step: Step, turn: int) -> list[Slot]:
-    """For each axis of channels in a step the attribute whose turn it is, or the last there is.
+def _in_turn(model: nn.Module, failure: Failure, turn: int) -> list[Slot]:
+    """What is tried for a step that failed as often before; nothing after the last turn."""
+    return next(islice(_alternatives(model, failure), turn, _MOST_TURNS), [])
 
-    None if no axis has so many.
+
+def _alternatives(model: nn.Module, failure: Failure) -> Iterator[list[Slot]]:
+    """An attribute for each axis of a step that is narrower than before.
+
+    First those as large as the axis, one after the other; then different ones for axes of one
+    size; then those as large as one of a few equal parts.
     """
-    axes = {id(a): a for labels in (*step.axes, *step.operands) for a in labels if a is not None}
-    pairs = [(labels, list(_names(model, step.module, labels))) for labels in axes.values()]
-    if turn >= max((len(names) for _, names in pairs), default=0):
-        return []
-    return [Slot(names[min(turn, len(names) - 1)], 0, labels) for labels, names in pairs if names]
+    choices = _choices(model, failure)
+    for turn in range(max(map(len, choices), default=0)):
+        yield [slots[min(turn, len(slots) - 1)] for slots in choices]
+    if failure.is_last:
+        return  # it may only follow from another one, for which these are tried
+    others = [_different(model, failure)]
+    others += [_parts(model, failure, number) for number in range(2, _MOST_PARTS + 1)]
+    yield from (slots for slots in others if slots)
 
 
-def _names(model: nn.Module, module: str, labels: Labels) -> Iterator[str]:
-    """Attributes as large as an axis: of the module that runs first, then of those around it."""
+def _different(model: nn.Module, failure: Failure) -> list[Slot]:
+    """Different attributes for axes of one size, as in a split at two sizes that are equal."""
+    ranks: Counter[tuple[str, ...]] = Counter()
+    chosen = []
+    for slots in _choices(model, failure):
+        names = tuple(slot.name for slot in slots)
+        chosen.append(slots[ranks[names] % len(slots)])
+        ranks[names] += 1
+    return chosen if any(n > 1 and len(names) > 1 for names, n in ranks.items()) else []
+
+
+def _parts(model: nn.Module, failure: Failure, parts: int) -> list[Slot]:
+    """For each axis the first attribute as large as one of so many equal parts, which it ties."""
+    first_choices = [slots[0] for slots in _choices(model, failure, parts)]
+    return [
+        replace(slot, labels=part)
+        for slot in first_choices
+        for part in slot.labels.reshape(parts, -1)
+    ]
+
+
+def _choices(model: nn.Module, failure: Failure, parts: int = 1) -> list[list[Slot]]:
+    """For each narrower axis of the step that has any, all attributes as large as a part of it.
+
+    Of the module that runs first, then of those around it.
+    """
+    sizes = list(_sizes_around(model, failure.at.module)) if failure.at else []
+    choices = [
+        [
+            Slot(name, 0, labels)
+            for name, value in sizes
+            if value * parts == len(labels) and value >= min(parts, 2)
+        ]
+        for labels in failure.narrowed
+    ]
+    return [slots for slots in choices if slots]
+
+
+def _sizes_around(model: nn.Module, module: str) -> Iterator[tuple[str, int]]:
     while True:
-        for name, value in own_sizes(model.get_submodule(module), module):
-            if value == len(labels):
-                yield name
+        yield from own_sizes(model.get_submodule(module), module)
         if not module:
             return
         module = module.rpartition(".")[0]

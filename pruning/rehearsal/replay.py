@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +62,17 @@ def _kind(operator: str) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """A step that is not as predicted.  asked: the sizes that a reshape was asked for."""
+    """A step that is not as predicted.
+
+    asked: the sizes that a reshape was asked for.  is_of_sizes: whether sizes differ, not values.
+    is_last: whether the run ended with it, be it for another one before.
+    """
 
     step: int
     reason: str
     asked: tuple[int, ...] = ()
+    is_of_sizes: bool = True
+    is_last: bool = False
 
 
 class Replay(Tracer):  # type: ignore[no-untyped-call]
@@ -103,7 +109,9 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever a network raises that is not made for this width
             reason = f"{_WRITTEN} ({textwrap.shorten(first_line(error), 70)})"
         is_noted = bool(self.differences) and self.differences[-1].step == self._position
-        return Difference(self._position, reason) if reason and not is_noted else None
+        if not reason or is_noted:
+            return None
+        return Difference(self._position, reason, is_last=True)
 
     def note(self, step: Step) -> None:
         """Compare a tensor that is made of numbers."""
@@ -161,7 +169,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         labelled = any(a is not None for axes in (*before.axes, *before.operands) for a in axes)
         return not labelled and any(self._resized.get(tensor, False) for tensor in after.tensors)
 
-    def reshaped(self, x: Tensor, error: Exception) -> Tensor:
+    def reshaped(self, x: Tensor, asked: tuple[int, ...], error: Exception) -> Tensor:
         """What a reshape that failed before any operator was called was predicted to return."""
         if self._position == len(self._expected):
             raise error
@@ -169,7 +177,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         if _kind(before.operator) != "aten::view":
             raise error
         why = textwrap.shorten(first_line(error), 70)
-        self._differs(before, f"{_WRITTEN} ({why})")
+        self._differs(before, f"{_WRITTEN} ({why})", asked)
         self._position += 1
         (shape,) = map(self._sizes_of, before.shapes, before.axes)
         with disable_current_modes():  # this is no call of the network
@@ -188,7 +196,8 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
     def _differs(self, step: Step, reason: str, asked: tuple[int, ...] = ()) -> None:
         where = f"{step.operator} in {step.module or 'the network'}"
         text = reason if reason.startswith(_WRITTEN) else f"{where} {reason}"
-        self.differences.append(Difference(self._position, text, asked))
+        is_of_sizes = reason != _COMPUTED
+        self.differences.append(Difference(self._position, text, asked, is_of_sizes))
 
     def _sizes_of(self, shape: tuple[int, ...], axes: AxisLabels) -> tuple[int, ...]:
         return tuple(
@@ -217,7 +226,15 @@ class _Reshapes(TorchFunctionMode):
         except RuntimeError as error:
             if func not in _RESHAPES:
                 raise
-            return self._replay.reshaped(args[0], error)
+            return self._replay.reshaped(args[0], _asked(func, args[1:], kwargs or {}), error)
+
+
+def _asked(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The sizes of all axes that a reshape is asked for; none where it tells those of some."""
+    if func not in (Tensor.reshape, torch.reshape):
+        return ()
+    sizes = kwargs.get("shape", args)
+    return tuple(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
 
 
 class _OtherPathError(Exception):

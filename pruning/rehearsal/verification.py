@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, ChannelGroup
+from pruning.graph.channel_labels import Labels
 from pruning.rehearsal.replay import COPY, Difference, Flags, Replay, TracedRun
 from pruning.rehearsal.time_limit import Clock, OutOfTimeError
 from pruning.selection import KeepPlan
@@ -40,6 +41,8 @@ class Failure:
         the next that any of them passes through; in the order of the network.
     step: which one.  at: what was expected of it; None behind the last one.
     asked: for what sizes the network asked now, of a reshape.
+    narrowed: axes of it along which channels are missing, if its sizes are not as predicted.
+    is_last: whether the run ended with it, be it for another one before.
     """
 
     reason: str
@@ -47,6 +50,8 @@ class Failure:
     step: int = 0
     at: Step | None = None
     asked: tuple[int, ...] = ()
+    narrowed: tuple[Labels, ...] = ()
+    is_last: bool = False
 
 
 Rehearse = Callable[[Units], tuple[Failure, ...]]
@@ -279,12 +284,15 @@ class Rehearsals:
 
     def _failure(self, difference: Difference, units: Units) -> Failure:
         steps = self._run.steps[difference.step :]
+        axes = _labels_of(steps[:1]) if difference.is_of_sizes else ()
         return Failure(
             difference.reason,
             self._suspects(steps, units),
             difference.step,
             steps[0] if steps else None,
             difference.asked,
+            tuple(labels for labels in axes if self._names(labels) & units.keys()),
+            difference.is_last,
         )
 
     def _plan(self, units: Units) -> KeepPlan:
@@ -304,9 +312,18 @@ class Rehearsals:
     def _suspects(self, steps: Sequence[Step], units: Units) -> tuple[str, ...]:
         """The groups among `units` in the first of these steps that touches any of them."""
         for step in steps:
-            labels = [a for axes in (*step.axes, *step.operands) for a in axes if a is not None]
-            numbers = {int(n) for a in labels for n in np.unique(self._atoms.group[a])}
-            names = [self._graph.groups[n].name for n in sorted(numbers) if n != NO_GROUP]
-            if touched := [name for name in names if name in units]:
-                return tuple(touched)
+            names = {name for labels in _labels_of([step]) for name in self._names(labels)}
+            if touched := names & units.keys():
+                return tuple(group.name for group in self._graph.groups if group.name in touched)
         return ()
+
+    def _names(self, labels: Labels) -> set[str]:
+        """The groups that have channels along an axis."""
+        numbers = np.unique(self._atoms.group[labels]).tolist()
+        return {self._graph.groups[number].name for number in numbers if number != NO_GROUP}
+
+
+def _labels_of(steps: Sequence[Step]) -> Iterator[Labels]:
+    """Of all axes of what these steps returned and were given, each once."""
+    axes = (a for step in steps for labels in (*step.axes, *step.operands) for a in labels)
+    yield from {id(labels): labels for labels in axes if labels is not None}.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,15 +90,31 @@ def _products_as_attention(operator: str) -> str | None:
 
 @contextmanager
 def functions_left_out(tracer: Tracer) -> Iterator[None]:
-    """Keeps what custom autograd functions do out of the count: fvcore does not look inside."""
-    apply = torch.autograd.Function.__dict__["apply"]
+    """Keeps what custom autograd functions do out of the count: fvcore does not look inside.
 
-    def noted(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
-        with tracer.costs.counted_as(lambda _: cls.__name__):
-            return apply.__get__(None, cls)(*args, **kwargs)
+    It is their forward that is noted, since a network may have kept their `apply`.
+    """
 
-    torch.autograd.Function.apply = classmethod(noted)
+    def noted(function: type[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+        def noted_forward(*args: Any, **kwargs: Any) -> Any:
+            with tracer.costs.counted_as(lambda _: function.__name__):
+                return forward(*args, **kwargs)
+
+        return noted_forward
+
+    forwards = {f: vars(f)["forward"] for f in _descendants(torch.autograd.Function)}
     try:
+        for function, forward in forwards.items():
+            function.forward = staticmethod(noted(function, forward.__get__(None, function)))
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        for function, forward in forwards.items():
+            function.forward = forward
+
+
+def _descendants(function: type[Any]) -> Iterator[type[Any]]:
+    """All classes below this one that have a forward of their own."""
+    for descendant in function.__subclasses__():
+        if "forward" in vars(descendant):
+            yield descendant
+        yield from _descendants(descendant)

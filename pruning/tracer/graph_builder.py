@@ -41,7 +41,8 @@ class Atoms:
 def build_graph(tracer: Tracer, sizes: Sequence[Slot] = ()) -> tuple[ChannelGraph, Atoms]:
     """The graph that a finished trace describes.
 
-    sizes: further attributes of modules that hold a number of channels.
+    sizes: further attributes of modules that hold a number of channels. One that holds that of
+        several axes ties their channels.
     """
     return _GraphBuilder(tracer, sizes).build()
 
@@ -54,8 +55,10 @@ class _GraphBuilder:
 
     def __init__(self, tracer: Tracer, sizes: Sequence[Slot]) -> None:
         self._tracer, self._labelled = tracer, tracer.labelled
-        self._sizes = (*tracer.labelled.sizes, *sizes)
-        self._component = tracer.channels.components()
+        first: dict[str, Slot] = {}
+        ties = [(first.setdefault(slot.name, slot).labels, slot.labels) for slot in sizes]
+        self._sizes = (*tracer.labelled.sizes, *first.values())
+        self._component = tracer.channels.components(ties)
         self._num_components = int(self._component.max(initial=-1)) + 1
         self._reasons = tracer.channels.pinned(self._component)
         self._inexact = tracer.channels.inexact(self._component)
@@ -133,6 +136,7 @@ class _GraphBuilder:
         """Groups in the order in which they are produced, and their number per component."""
         producers: dict[int, list[str]] = {}
         first_axis: dict[int, Labels] = {}
+        sizes = np.bincount(numbers[numbers != NO_GROUP])
         slots = reversed(self._labelled.slots)  # of equal labels the first slot counts
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
         for labels, module in self._tracer.produced:
@@ -143,7 +147,11 @@ class _GraphBuilder:
                 layers = producers.setdefault(number, [])
                 if layer and layer not in layers:
                     layers.append(layer)
-                first_axis.setdefault(number, components[numbers[components] == number])
+                here = components[numbers[components] == number]
+                before = first_axis.setdefault(number, here)
+                if before is not here and len(np.unique(before)) < sizes[number]:
+                    others = here[~np.isin(here, before)]  # which another part of a weight makes
+                    first_axis[number] = np.concatenate([before, others])
         order = {number: i for i, number in enumerate(producers)}
         renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int32)
         titles = _unique([layers[0] if layers else "group" for layers in producers.values()])

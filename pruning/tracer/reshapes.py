@@ -28,7 +28,10 @@ class Reshapes:
         self._numbers.clear()
 
     def split_axis(self, sizes: tuple[int, ...], axes: Sequence[int], usual: int) -> int:
-        """The axis, of `axes`, along which channels go on; see Tracing.reshapes."""
+        """The axis, of `axes`, along which channels go on; see Tracing.reshapes.
+
+        One axis if several were joined to it.
+        """
         key = (self.module, self._numbers[self.module])
         self._numbers[self.module] += 1
         course = self._courses.get(key, Course(usual))

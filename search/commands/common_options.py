@@ -7,10 +7,14 @@ import re
 import click
 
 from pruning.errors import ConfigError
+from search.commands.completions import DEFAULT_RUNS, paths
 
-DEFAULT_RUNS = "espalier-runs"
 RUNS = click.option(
-    "--runs", default=DEFAULT_RUNS, show_default=True, help="folder that holds all searches"
+    "--runs",
+    default=DEFAULT_RUNS,
+    show_default=True,
+    help="folder that holds all searches",
+    shell_complete=paths("dir"),
 )
 TRUST = click.option(
     "--trust",

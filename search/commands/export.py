@@ -10,6 +10,7 @@ import click
 from pruning.errors import ArchitectureError
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS, TRUST
+from search.commands.completions import stored_networks
 from search.commands.flags import refuse_without_effect
 from search.commands.search_location import StoredNetwork
 from search.commands.server_or_folder import location_of
@@ -24,7 +25,7 @@ _FORMATS = ("safetensors", "onnx", "pt2")
 
 
 @click.command()
-@click.argument("architecture", metavar="ARCH")
+@click.argument("architecture", metavar="ARCH", shell_complete=stored_networks)
 @click.option(
     "--format",
     "form",

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import TRUST, sample_shape
+from search.commands.completions import RECIPES, stored_networks
 from search.commands.flags import options, overridden, refuse_without_effect
 from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
 from search.commands.result_summary import print_family
@@ -35,10 +36,11 @@ else:
 
 
 @click.command()
-@click.argument("source", metavar="PROFILE_OR_ARCH")
+@click.argument("source", metavar="PROFILE_OR_ARCH", shell_complete=stored_networks)
 @click.option("--train", is_flag=True, help="train every network; without it nothing is written")
 @click.option(
     "--recipe",
+    shell_complete=RECIPES,
     default="rni",
     show_default=True,
     help=f"settings of training that are usual or a paper's: {', '.join(TrainingConfig.RECIPES)}; "

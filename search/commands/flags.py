@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from search.commands.completions import of_setting
 from search.config.explicit_settings import flag_of
 from search.config.settings import tables, type_of
 
@@ -59,6 +60,7 @@ def _option_of(cls: type[Any], field: dataclasses.Field[Any], table: str) -> Cal
         multiple=is_many,
         default=None,
         help=text + suffix,
+        shell_complete=of_setting(cls, field.name),
     )
 
 

@@ -12,6 +12,7 @@ from pruning.cost import format_count
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS, TRUST, sample_shape
+from search.commands.completions import networks
 from search.commands.flags import refuse_without_effect, some_options
 from search.config.family_config import FamilyConfig
 from search.config.search_config import SearchConfig
@@ -31,7 +32,7 @@ else:
 
 
 @click.command()
-@click.argument("network", metavar="MODEL_OR_ARCH")
+@click.argument("network", metavar="MODEL_OR_ARCH", shell_complete=networks)
 @click.option("--input", "shape", help="sizes of a sample of a MODEL: 3x224x224, 2x500, 9")
 @click.option("--classes", default=10, show_default=True, help="number of classes of a MODEL")
 @click.option("--profile", help="JSON file with widths: show what they keep of MODEL")

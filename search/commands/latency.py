@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS, TRUST
+from search.commands.completions import stored_networks
 from search.commands.runs_folder import architecture_folder
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ else:
 
 
 @click.command()
-@click.argument("architecture", metavar="ARCH")
+@click.argument("architecture", metavar="ARCH", shell_complete=stored_networks)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--batch", default=1, show_default=True, help="images in one run")
 @click.option("--threads", default=1, show_default=True, help="CPU threads inside operators")

@@ -6,12 +6,13 @@ import click
 
 from pruning.errors import SearchStateError
 from search.commands.common_options import RUNS
+from search.commands.completions import studies
 from search.commands.interrupts import ending_on_interrupt
 from search.commands.server_or_folder import location_of
 
 
 @click.command()
-@click.argument("search_name", metavar="SEARCH")
+@click.argument("search_name", metavar="SEARCH", shell_complete=studies)
 @click.option("--follow", "-f", is_flag=True, help="go on until SEARCH is over")
 @RUNS
 def log(search_name: str, *, follow: bool, runs: str) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from pruning.cost import Budget
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS
+from search.commands.completions import studies
 from search.commands.result_summary import print_recommendations
 from search.commands.server_or_folder import location_of
 
@@ -22,7 +23,7 @@ else:
 
 
 @click.command()
-@click.argument("search_name", metavar="SEARCH")
+@click.argument("search_name", metavar="SEARCH", shell_complete=studies)
 @click.option("--max", "bounds", multiple=True, help="only below, such as flops=5M or params=40k")
 @click.option("--json", "form", flag_value="json", help="print JSON")
 @click.option("--csv", "form", flag_value="csv", help="print comma-separated values")

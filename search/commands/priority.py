@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from search.commands.completions import studies
 from search.commands.server_or_folder import chosen_server
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("search_name", metavar="SEARCH")
+@click.argument("search_name", metavar="SEARCH", shell_complete=studies)
 @click.argument("value", metavar="PRIORITY", type=click.IntRange(-1000, 1000))
 def priority(search_name: str, value: int) -> None:
     """Let SEARCH come before those of a lower PRIORITY in a server's queue.

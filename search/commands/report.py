@@ -12,6 +12,7 @@ from rich.console import Console
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS
+from search.commands.completions import studies
 from search.commands.flags import refuse_without_effect
 from search.commands.result_summary import print_recommendations
 from search.commands.server_or_folder import location_of
@@ -24,7 +25,7 @@ else:
 
 
 @click.command()
-@click.argument("search_name", metavar="SEARCH")
+@click.argument("search_name", metavar="SEARCH", shell_complete=studies)
 @click.option(
     "--out",
     type=click.Path(),

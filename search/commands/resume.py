@@ -14,6 +14,7 @@ from pruning.errors import SearchStateError
 from pruning.lazy_imports import lazy_modules
 from search.commands import run_or_watch
 from search.commands.common_options import RUNS, TRUST
+from search.commands.completions import studies
 from search.commands.flags import overridden, refuse_without_effect, some_options
 from search.commands.runs_folder import RunsFolder, search_folder
 from search.commands.server_or_folder import chosen_server
@@ -45,7 +46,7 @@ _SETTINGS: Mapping[StudyKind, Any] = {
 
 
 @click.command()
-@click.argument("name", metavar="STUDY")
+@click.argument("name", metavar="STUDY", shell_complete=studies)
 @some_options(SearchConfig, (*_OF_THE_MACHINE, "resources"))
 @TRUST
 @RUNS

@@ -17,7 +17,7 @@ from rich.console import Console
 from pruning.errors import SearchStateError
 from pruning.lazy_imports import lazy_modules
 from search.commands import result_summary
-from search.commands.common_options import DEFAULT_RUNS
+from search.commands.completions import DEFAULT_RUNS
 from search.commands.search_location import SearchEntry, SearchLocation, StoredNetwork
 from search.config.search_config import SearchConfig
 from search.storage.folder_lock import is_held, lock_holder

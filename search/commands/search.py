@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from search.commands import run_or_watch
+from search.commands.completions import RECIPES
 from search.commands.flags import options, overridden
 from search.commands.server_or_folder import chosen_server
 from search.config.search_config import SearchConfig
@@ -19,6 +20,7 @@ from search.config.training_config import TrainingConfig
 @click.option(
     "--recipe",
     "training__recipe",
+    shell_complete=RECIPES,
     help=f"settings of training that are usual or a paper's: {', '.join(TrainingConfig.RECIPES)}; "
     "other settings, also of the file, override them  [default: rni]",
 )

@@ -21,7 +21,7 @@ else:
 
 SERVER_COMMANDS = (
     *("search", "list", "watch", "log", "stop", "resume"),
-    *("priority", "pareto", "export", "report"),
+    *("priority", "pareto", "export", "report", "doctor"),
 )
 """Commands that work on a server too."""
 

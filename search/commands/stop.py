@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from search.commands.common_options import RUNS
+from search.commands.completions import studies
 from search.commands.server_or_folder import location_of
 
 
 @click.command()
-@click.argument("search_name", metavar="SEARCH")
+@click.argument("search_name", metavar="SEARCH", shell_complete=studies)
 @RUNS
 def stop(search_name: str, runs: str) -> None:
     """End SEARCH, whoever performs it, as Ctrl-C would; it can be continued.

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS, TRUST
+from search.commands.completions import studies
 from search.commands.flags import some_options
 from search.commands.interrupts import ending_on_interrupt
 from search.commands.resume import stored_config
@@ -24,7 +25,7 @@ else:
 
 
 @click.command()
-@click.argument("name", metavar="SEARCH")
+@click.argument("name", metavar="SEARCH", shell_complete=studies)
 @click.argument("number", type=click.IntRange(0))
 @some_options(SearchConfig, ("device",))
 @TRUST

@@ -11,6 +11,7 @@ from mlflow_server.serve import serve
 from mlflow_server.store import store_uri
 from pruning.lazy_imports import lazy_modules
 from search.commands.common_options import RUNS
+from search.commands.completions import studies
 
 if TYPE_CHECKING:
     from mlflow_server import views
@@ -19,7 +20,7 @@ else:
 
 
 @click.command()
-@click.argument("search", required=False)
+@click.argument("search", required=False, shell_complete=studies)
 @click.option("--host", default="127.0.0.1", show_default=True, help="address to listen on")
 @click.option("--port", default=5000, show_default=True, help="port to listen on; 0 picks one")
 @click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
@@ -118,6 +118,18 @@ class GatesConfig:
     def as_gating(self) -> Gating:
         """How gates are made."""
         return gating.Gating(self.gate_form, self.gates_at, self.only)
+
+    def params(self, gated: Collection[str]) -> dict[str, Any]:
+        """Those of these settings that mean something, as a record has them.
+
+        gated: what has learnable gates in the search.
+        """
+        names = ["freeze_but"] if self.unfrozen else []
+        names += [*_OF_GATES] if gated else []
+        names += [*_OF_FILTERS] if "filter" in gated else []
+        values = {name: getattr(self, name) for name in names}
+        texts = {n: ", ".join(v) if isinstance(v, tuple) else v for n, v in values.items()}
+        return {name: value for name, value in texts.items() if value != ""}
 
     def require_gated(self, gated: Mapping[str, Collection[str]]) -> None:
         """ConfigError for settings that have no effect with these gates.

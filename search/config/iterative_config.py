@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from search.config.settings import option, settings
+from pruning.errors import ConfigError
+from search.config.settings import option, settings, type_of
 
 
 @settings
@@ -58,7 +60,34 @@ class IterativeConfig:
         ge=0,
     )
 
+    def with_values(self, values: Mapping[str, float]) -> IterativeConfig:
+        """With these settings, as `--set` has them: numbers, and 0 and 1 for no and yes.
+
+        Raises ConfigError for a value that a setting cannot have.
+        """
+        changes: dict[str, Any] = {
+            name: _of_its_type(name, value) for name, value in values.items()
+        }
+        return dataclasses.replace(self, **changes)
+
     def params(self) -> dict[str, Any]:
         """Those of these settings that have a value, as a record has them."""
         named = dataclasses.asdict(self).items()
         return {f"iterative_{name}": value for name, value in named if value is not None}
+
+
+ITERATIVE_SETTINGS = tuple(
+    f"iterative.{field.name}" for field in dataclasses.fields(IterativeConfig)
+)
+"""Their names in `--set`."""
+
+
+def _of_its_type(name: str, value: float) -> float | bool:
+    """The number as the setting has it; it is checked when the settings are made."""
+    kind, _ = type_of(IterativeConfig, name)
+    if kind is float:
+        return value
+    if not value.is_integer() or (kind is bool and value not in (0, 1)):
+        expected = "0 or 1" if kind is bool else "a whole number"
+        raise ConfigError(f"{name} must be {expected}, got {value:g}", field=name)
+    return bool(value) if kind is bool else int(value)

@@ -14,9 +14,9 @@ from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
 from pruning.rules import Rules, Scope
 from search.config.data_config import DataConfig
-from search.config.fixed_settings import FixedSettings
+from search.config.fixed_settings import Choice, FixedSettings, owned_by
 from search.config.gates_config import GatesConfig
-from search.config.iterative_config import IterativeConfig
+from search.config.iterative_config import ITERATIVE_SETTINGS, IterativeConfig
 from search.config.methods import gated_parts, granularity, method, parts_of, ranks_channels
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
@@ -132,8 +132,9 @@ class SearchConfig:
     set: tuple[str, ...] = option(
         (),
         "NAME=VALUE that fixes what is searched otherwise, such as rni.strength=1e-3, "
-        "branch.strength=0.01 or target_flops=25%; several values (rni.shift=0,3) make a grid, of "
-        "which every combination is tried once; repeatable",
+        "branch.strength=0.01 or target_flops=25%, or that iterative pruning has, such as "
+        "iterative.units=10; several values (rni.shift=0,3) make a grid, of which every "
+        "combination is tried once; repeatable",
     )
     ladder: tuple[float, ...] = option(
         (1.0, 0.5, 0.25), "fractions of the budget at which families are compared"
@@ -207,9 +208,7 @@ class SearchConfig:
             require(name in SCHEDULES, "schedule", expected, name)
         self._require_methods_that_fit()
         self._require_exponents_that_fit()
-        self.gates.require_gated(
-            {m: {p for n in self.criteria for p in gated_parts(n, m)} for m in self.granularities}
-        )
+        self.gates.require_gated(self.gated)
         if self.gates.gate_thresholds:
             require_defaults(self, ("targets",), "with gate_thresholds, which know no target")
         if "iterative" in self.schedules:
@@ -278,7 +277,7 @@ class SearchConfig:
                 "those of each layer alone: leave one of them out",
                 field="cost_exponent",
             )
-        if not any(ranks_channels(*choice) for choice in self.choices):
+        if not any(ranks_channels(*choice[:2]) for choice in self.choices):
             raise ConfigError(
                 "cost_exponent weighs the scores of channels, and nothing that the search tries "
                 "has any: leave it out",
@@ -304,12 +303,16 @@ class SearchConfig:
                     f"none: leave iterative out, or prune filter+{mixture}",
                     field="schedule",
                 )
-        most, epochs = self.training.fine_tune_epochs, self.iterative.epochs
-        if epochs is not None and epochs > most:
-            raise ConfigError(
-                f"iterative epochs are of those of fine-tuning, which are {most}, got {epochs}",
-                field="iterative.epochs",
-            )
+        fixed = [name.partition(".")[2] for name in self.fixed.settings]
+        require_defaults(self.iterative, fixed, "where set gives it, too")
+        most = self.training.fine_tune_epochs
+        for iterative in self.iterative_settings:
+            epochs = iterative.epochs
+            if epochs is not None and epochs > most:
+                raise ConfigError(
+                    f"iterative epochs are of those of fine-tuning, which are {most}, got {epochs}",
+                    field="iterative.epochs",
+                )
 
     def _require_training(self) -> None:
         """What no sparse training (epochs 0) takes: trained weights, and no gates to be learned."""
@@ -362,6 +365,14 @@ class SearchConfig:
     def granularities(self) -> tuple[str, ...]:
         """What to prune, to try in turn: each mixture once, in its canonical form."""
         return tuple(dict.fromkeys(granularity(text) for text in listed(self.granularity)))
+
+    @property
+    def gated(self) -> dict[str, frozenset[str]]:
+        """What has learnable gates with some of the methods, per mixture of granularities."""
+        return {
+            mixture: frozenset[str]().union(*(gated_parts(name, mixture) for name in self.criteria))
+            for mixture in self.granularities
+        }
 
     @property
     def num_tempered(self) -> int:
@@ -423,21 +434,32 @@ class SearchConfig:
         fixed = self.fixed
         is_target_fixed = bool(self.targets or fixed.target_flops or self.train_only)
         is_trained = self.training.epochs > 0
-        return is_target_fixed and not any(is_trained and fixed.leaves(*c) for c in self.choices)
+        return is_target_fixed and not any(
+            is_trained and fixed.leaves(criterion, granularity)
+            for criterion, granularity, _ in self.choices
+        )
 
     @property
     def num_points(self) -> int:
-        """Combinations of what is given: choices, schedules, exponents and fixed values."""
-        return len(self.schedules) * sum(
+        """Combinations of what is given: choices, exponents and fixed values."""
+        return sum(
             self.fixed.num_points([choice])
-            * (len(self.cost_exponents) if ranks_channels(*choice) else 1)
+            * (len(self.cost_exponents) if ranks_channels(*choice[:2]) else 1)
             for choice in self.choices
         )
 
     @property
-    def choices(self) -> list[tuple[str, str]]:
-        """Every method with every granularity."""
-        return list(itertools.product(self.criteria, self.granularities))
+    def choices(self) -> list[Choice]:
+        """Every method with every granularity and schedule."""
+        return list(itertools.product(self.criteria, self.granularities, self.schedules))
+
+    @property
+    def iterative_settings(self) -> list[IterativeConfig]:
+        """Of iterative pruning: as given, or those of every combination of what `set` fixes."""
+        return [
+            self.iterative.with_values(owned_by("iterative", point))
+            for point in self.fixed.combinations(ITERATIVE_SETTINGS)
+        ]
 
     @property
     def directory(self) -> Path:

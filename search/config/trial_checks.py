@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pruning.cost import Budget
 from pruning.errors import ConfigError
+from search.config.iterative_config import ITERATIVE_SETTINGS
 from search.config.methods import method
 from search.config.settings import require, require_defaults
 
@@ -69,13 +70,13 @@ def require_settings_that_fit(config: SearchConfig) -> None:
     if not config.set:
         return
     fixed = config.fixed
-    if fixed.settings and not config.training.epochs:
+    fixed.require_known(config.choices)
+    learned = [name for name in fixed.settings if name not in ITERATIVE_SETTINGS]
+    if learned and not config.training.epochs:
         raise ConfigError(
-            f"set has no effect on {next(iter(fixed.settings))} without sparse training "
-            "(epochs 0): leave it out",
+            f"set has no effect on {learned[0]} without sparse training (epochs 0): leave it out",
             field="set",
         )
-    fixed.require_known(config.choices)
     if fixed.target_flops and (config.targets or config.train_only):
         why = "nothing is pruned" if config.train_only else "targets are given"
         raise ConfigError(f"set has no effect on target_flops where {why}", field="set")

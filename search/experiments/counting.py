@@ -36,6 +36,7 @@ class CountConfig:
     model_arg: tuple[str, ...] = option((), "as of a search")
     input: str = option("3x32x32", "sizes of a sample")
     classes: int = option(10, "number of classes", ge=1)
+    ignore: tuple[str, ...] = option((), "as of a search")
 
     def __post_init__(self) -> None:
         require(_SIZES.fullmatch(self.input) is not None, "input", "such as 3x32x32", self.input)
@@ -60,13 +61,14 @@ def counted(config: CountConfig, of: str, at: str) -> tuple[Cost, Cost, float] |
         return member.cost, whole, member.parameter
     if not at:
         return whole, whole, 1.0
-    return base.graph.cost(_uniform_widths(base.graph, Budget.parse(at))), whole, 1.0
+    widths = _uniform_widths(base.graph, Budget.parse(at), config.ignore)
+    return base.graph.cost(widths), whole, 1.0
 
 
-def _uniform_widths(graph: ChannelGraph, budget: Budget) -> dict[str, int]:
+def _uniform_widths(graph: ChannelGraph, budget: Budget, ignore: tuple[str, ...]) -> dict[str, int]:
     """Widths after the same share went of every layer off the residual streams."""
     scores = {group.name: torch.zeros(group.width) for group in graph.prunable}
-    return select(scores, graph, budget, scope="uniform", residual=False).widths
+    return select(scores, graph, budget, scope="uniform", residual=False, ignore=ignore).widths
 
 
 @lru_cache(maxsize=8)

@@ -157,6 +157,11 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     figures: tuple[Drawing, ...] = ()
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything of it is trained, or all follows from the networks alone."""
+        return bool(self.runs) or any(part.study != "count" for part in self.parts)
+
     def part(self, label: str) -> Part:
         """The part of this label, or the only one."""
         return self._named(self.parts, "part", label) if label else self.parts[0]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from search.experiments.claims import Cells, Verdict, mean_text, papers_cells, shown, verdicts
 from search.experiments.definition import Experiment
-from search.experiments.plan import Plan, Where
+from search.experiments.measurement import Measurement
+from search.experiments.plan import Where
 
 _WORDS = {
     "yes": "yes",
@@ -18,24 +15,20 @@ _WORDS = {
     "no": "**no**",
     "–": "not told",
 }
-_VERSIONS = ("espalier", "torch", "torchvision", "ray", "optuna", "fvcore")
 
 
-def measured_page(plan: Plan, cells: Cells, pictures: Sequence[tuple[str, str]]) -> str:
-    """The page of an experiment that was run.
-
-    pictures: names of files beside the page, and their captions.
-    """
-    experiment = plan.experiment
+def measured_page(experiment: Experiment, where: Where, measured: Measurement) -> str:
+    """The page of an experiment that was run."""
+    cells = measured.cells
     answers = verdicts(experiment, cells)
     parts = [
         f"# {experiment.source}: {experiment.title}",
         *_first(experiment, answers),
         experiment.about,
         *([_ordering_table(answers)] if answers else []),
-        *(f"![{caption}]({file})" for file, caption in pictures),
+        *(f"![{picture.caption}]({picture.file})" for picture in measured.pictures),
         *_tables(experiment, cells),
-        _how(plan),
+        _how(experiment, where, measured),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -107,27 +100,25 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _how(plan: Plan) -> str:
+def _how(experiment: Experiment, where: Where, measured: Measurement) -> str:
     """Command, n, deviation, versions, device, and every run."""
-    experiment, where = plan.experiment, plan.where
     count = experiment.seeds.get(where.scale, 1)
-    trains = any(run.trains for run in plan)
     spread = f" n = {count} seeds; ± is the deviation over them." if count > 1 else ""
-    measured = (
-        f"Measured on {datetime.date.today()} by `{_command(experiment, where)}`." + spread * trains
-    )
-    text = [measured]
-    if trains:
+    command = _command(experiment, where)
+    text = [f"Measured on {measured.date} by `{command}`." + spread * experiment.trains]
+    if experiment.trains:
         text.append("Test data chose nothing: every number of every run is here.")
+    if measured.remark:
+        text.append(measured.remark)
     if where.scale == "small" and experiment.differs:
-        text.append(f"What differs from the paper: {experiment.differs}")
-    text.append(f"{_device(plan)}; {_versions()}.")
-    commands = [run.command for run in plan if run.command]
-    if commands:
-        listed = "\n".join(commands)
+        text.append(f"What differs from the paper: {experiment.differs.strip()}")
+    versions = ", ".join(f"{name} {version}" for name, version in measured.versions.items())
+    text.append(f"{'; '.join(measured.devices)}; {versions}.")
+    if measured.commands:
+        listed = "\n".join(measured.commands)
         text.append(
-            f"<details><summary>The {len(commands)} runs</summary>\n\n```sh\n{listed}\n```\n"
-            "</details>"
+            f"<details><summary>The {len(measured.commands)} runs</summary>\n\n"
+            f"```sh\n{listed}\n```\n</details>"
         )
     return "\n\n".join(text)
 
@@ -135,19 +126,3 @@ def _how(plan: Plan) -> str:
 def _command(experiment: Experiment, where: Where) -> str:
     data = f" --data {where.data}" if where.data else ""
     return f"espalier reproduce {experiment.name} --scale {where.scale}{data}"
-
-
-def _device(plan: Plan) -> str:
-    """Where the runs were made: what they stored of that, each once."""
-    places: dict[str, None] = {}
-    for run in plan:
-        record: Mapping[str, Any] = run.surroundings()
-        threads = int(record.get("threads", 1))
-        plural = "" if threads == 1 else "s"
-        places[f"{record['device']} ({record['processor']}, {threads} thread{plural})"] = None
-    return "; ".join(places)
-
-
-def _versions() -> str:
-    named = [f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS]
-    return ", ".join([f"Python {platform.python_version()}", *named])

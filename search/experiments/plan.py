@@ -54,14 +54,14 @@ class Plan:
 
     def __init__(self, experiment: Experiment, where: Where) -> None:
         self.experiment, self.where = experiment, where
-        self._runs: dict[str, list[StudyOf]] = {}
+        self._runs: dict[str | tuple[str, str], list[StudyOf]] = {}
         for shared in experiment.runs:
             if _runs_at(where.scale, shared):
                 self._add(shared.name, shared.study, self._layers(shared))
         for part, row in experiment.rows():
             if not part.run and _runs_at(where.scale, part, row):
                 layers = (*self._layers(part), row.settings, row.scales.get(where.scale, {}))
-                self._add(_key(part, row), part.study, layers)
+                self._add((part.label, row.label), part.study, layers)
 
     def __iter__(self) -> Iterator[StudyOf]:
         return (run for runs in self._runs.values() for run in runs)
@@ -70,14 +70,16 @@ class Plan:
         """What a row is read off: a run per seed, none where it is not for this scale."""
         if not _runs_at(self.where.scale, part, row):
             return []
-        return self._runs.get(part.run or _key(part, row), [])
+        return self._runs.get(part.run or (part.label, row.label), [])
 
     def _layers(self, of: Part | SharedRun) -> tuple[Settings, ...]:
         own, scale = self.experiment, self.where.scale
         shared = () if of.study == "count" else (own.settings, own.scales.get(scale, {}))
         return (*shared, of.settings, of.scales.get(scale, {}))
 
-    def _add(self, key: str, study: StudyName, layers: tuple[Settings, ...]) -> None:
+    def _add(
+        self, key: str | tuple[str, str], study: StudyName, layers: tuple[Settings, ...]
+    ) -> None:
         kind = STUDIES[study]
         count = self.experiment.seeds.get(self.where.scale, 1) if kind.is_repeated else 1
         settings = merged(*layers)
@@ -128,7 +130,3 @@ class Plan:
 
 def _runs_at(scale: Scale, *things: Part | Row | SharedRun) -> bool:
     return all(scale in thing.only or not thing.only for thing in things)
-
-
-def _key(part: Part, row: Row) -> str:
-    return folder_name([part.label, row.label]).lower()

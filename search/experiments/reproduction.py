@@ -10,6 +10,7 @@ from pruning.errors import DataError
 from search.experiments.claims import Cells, Verdict, verdicts
 from search.experiments.definition import Experiment
 from search.experiments.drawings import drawn
+from search.experiments.measurement import Measurement, Picture
 from search.experiments.page import measured_page
 from search.experiments.plan import Plan, Where
 from search.results.figures import saved
@@ -19,7 +20,7 @@ from search.storage.atomic_files import write_durably
 def reproduce(
     experiment: Experiment, where: Where, folder: Path, console: Console
 ) -> tuple[Path, list[Verdict]]:
-    """Run what is left of an experiment and write its page and figures into `folder`.
+    """Run what is left of an experiment and write its page, numbers and figures into `folder`.
 
     The page, and whether what the paper claims shows. EspalierError says what is wrong; what was
     finished stays, and the same call goes on from there.
@@ -32,10 +33,11 @@ def reproduce(
         run.perform(console)
     cells = cells_of(plan)
     stem = page_stem(experiment, where, folder)
-    pictures = _drawn(plan, cells, stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    measured = Measurement.of(plan, cells, _drawn(plan, cells, stem))
+    measured.write(stem.with_name(f"{stem.name}.json"))
     page = stem.with_name(f"{stem.name}.md")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(page, measured_page(plan, cells, pictures).encode())
+    write_durably(page, measured_page(experiment, where, measured).encode())
     return page, verdicts(experiment, cells)
 
 
@@ -70,12 +72,12 @@ def require_data(where: Where) -> None:
         raise DataError(f"there is no folder {path!r}: unpack the images there, or name another")
 
 
-def _drawn(plan: Plan, cells: Cells, stem: Path) -> list[tuple[str, str]]:
-    """The figures beside the page: file and caption of each."""
+def _drawn(plan: Plan, cells: Cells, stem: Path) -> list[Picture]:
+    """The figures beside the page, which are drawn."""
     figures = plan.experiment.figures
     written = []
     for number, drawing in enumerate(figures, 1):
         own = stem if len(figures) == 1 else stem.with_name(f"{stem.name}-{number}")
         png, _ = saved(drawn(drawing, plan, cells), own)
-        written.append((png.name, drawing.caption or plan.experiment.title))
+        written.append(Picture(png.name, drawing.caption or plan.experiment.title))
     return written

@@ -120,9 +120,11 @@ class StudyOf(ABC):
         return shlex.join(["espalier", command, *positional, *as_arguments(settings)])
 
     def _is_finished(self, settings: SettingsFile, results: str) -> bool:
+        """Whether there are results of just these settings, wherever the folder was made."""
         settings.require_same()
         asked = json.loads(json.dumps(settings.settings))
-        return settings.stored == asked and (self.folder / results).is_file()
+        stored = {**(settings.stored or {}), "runs": asked["runs"]}
+        return stored == asked and (self.folder / results).is_file()
 
 
 @final

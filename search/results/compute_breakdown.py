@@ -16,7 +16,8 @@ class StageCompute:
     """What one kind of training took, over all networks.
 
     images: training images, repetitions counted.  compute: images × FLOPs of one forward run of the
-    network that was trained on them; of a network that shrinks while it trains, at most that.
+    network that was trained on them; of a network that shrinks while it trains, at most that; of
+    shapes that are judged on the way, as if they cost what the networks of their trial do.
     seconds: of all workers together, waiting for the first epoch included.
     """
 
@@ -125,7 +126,7 @@ def _count(work: _Work, records: Iterable[Mapping[str, Any]]) -> None:
         work.steps[step] = (record["stage"], record.get("images", 0) - before, seconds)
 
 
-_AFTER = frozenset({"fine-tuning"})
+_AFTER = frozenset({"judging", "fine-tuning"})
 _OF_SMALLER = frozenset({"training"})
 """Stages of a trial whose network is smaller than the base network, all the while."""
 

@@ -235,9 +235,11 @@ def front_table(results: Results, outcomes: Sequence[Outcome] | None = None) -> 
     counts = results.bounds.limit("channels") is not None
     numbers = ["FLOPs", *["not counted"] * lacks, "of\nbase", "params", *["channels"] * counts]
     numbers += ["slack"]
-    numbers += ["validation", "test", *["against\nbase"] * (base is not None)]
+    numbers += ["valida-\ntion", "test", *["against\nbase"] * (base is not None)]
     table = text_table("architecture", *numbers, numbers=numbers)
-    for outcome in results.below_base(results.front if outcomes is None else outcomes):
+    rows = results.below_base(results.front if outcomes is None else outcomes)
+    table.columns[0].no_wrap = not any(outcome.inexact for outcome in rows)  # keys are copied
+    for outcome in rows:
         tightest = min(slack(outcome.cost, results.bounds).values())
         table.add_row(
             f"{outcome.key}, narrowed inexactly" if outcome.inexact else outcome.key,

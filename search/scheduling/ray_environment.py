@@ -49,6 +49,9 @@ _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_
 TOKEN_PLACES = f"in {_TOKEN}, in the file of {_TOKEN_PATH} and in ~/.ray/auth_token"
 """Where a cluster's token is looked for, in words."""
 
+_PATIENCE = "RAY_gcs_server_port_wait_time_s"
+"""For how many seconds Ray tries to get a cluster's first answer."""
+
 _PREFIX, _INNER = "esp", "r"
 _NEW_SECONDS = 60.0
 """A folder whose lock is younger may be about to be locked."""
@@ -76,6 +79,21 @@ def cluster_token() -> str:
         file = Path(chosen) if chosen else Path.home() / ".ray" / "auth_token"
         return file.read_text(encoding="utf-8").strip()
     return ""
+
+
+@contextmanager
+def joining_soon_or_never() -> Iterator[None]:
+    """Inside the block a cluster that refuses the token is given up after a few seconds.
+
+    By itself Ray tries for half a minute; that the cluster is there is known already.
+    """
+    is_chosen = _PATIENCE in os.environ
+    os.environ.setdefault(_PATIENCE, "4")
+    try:
+        yield
+    finally:
+        if not is_chosen:
+            os.environ.pop(_PATIENCE, None)
 
 
 def give_own_token() -> None:

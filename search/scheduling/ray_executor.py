@@ -18,13 +18,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from search.scheduling.ray_environment import (
     TOKEN_PLACES,
     give_own_token,
+    joining_soon_or_never,
     missing_variables,
     own_folder,
 )
@@ -36,11 +37,11 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError
+from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError, LostProcessError
 from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig
 from search.data.data import Data
-from search.system.error_log import as_config_error
+from search.system.error_log import as_error
 from search.system.machine import usable_cores
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
@@ -63,6 +64,9 @@ _LOST_WORKER_RETRIES = 50
 """Of one job; how often it may fail in one and the same epoch, Attempts decides."""
 
 _REACH_SECONDS = 5.0
+_WORKER_SECONDS = 60.0
+"""Within which a worker starts on any machine that searches can be run on."""
+
 _STORE_BYTES = 1 << 27
 """Of Ray's object store beside data and weights; Ray alone would reserve a third of the memory."""
 
@@ -164,6 +168,7 @@ def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
     with ExitStack() as stack:
         if address:
             settings: dict[str, Any] = {"address": address}
+            stack.enter_context(joining_soon_or_never())
         else:
             settings = {
                 "address": "local",  # or Ray would join any cluster that runs on this machine
@@ -175,13 +180,25 @@ def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
             give_own_token()
             _forget_token()
         stack.callback(ray.shutdown)  # also of one that has started in part
-        with warnings.catch_warnings(), _sigterm_kept(), as_config_error(_failure(address)):
+        with warnings.catch_warnings(), _sigterm_kept(), _told(address):
             warnings.simplefilter("ignore")
             ray.init(
                 **settings, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
             )
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         yield
+
+
+def start_on_trial() -> None:
+    """Start a Ray as a search does, and have a worker of it do something.
+
+    Raises LostProcessError if either fails.
+    """
+    with (
+        _ray("", Share(1, 1, 0.0), 0),
+        as_error(LostProcessError, "Ray's workers do not start here"),
+    ):
+        ray.get(ray.remote(lambda: None).remote(), timeout=_WORKER_SECONDS)
 
 
 def _forget_token() -> None:
@@ -192,14 +209,15 @@ def _forget_token() -> None:
         AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _failure(address: str) -> str:
-    """What it means if Ray does not start."""
-    if address:
-        return (
-            f"no Ray cluster answers at {address}, or not to this token, which is looked for "
-            f"{TOKEN_PLACES}"
-        )
-    return "Ray does not start here"
+def _told(address: str) -> AbstractContextManager[None]:
+    """What it means if Ray does not start, or does not let this process in."""
+    if not address:
+        return as_error(LostProcessError, "Ray does not start here")
+    return as_error(
+        ConfigError,
+        f"no Ray cluster answers at {address}, or not to this token, which is looked for "
+        f"{TOKEN_PLACES}",
+    )
 
 
 @contextmanager

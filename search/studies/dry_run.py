@@ -41,6 +41,9 @@ from search.trials.trial import perform
 _MOST_SAMPLES = 2
 """Of each part of the data, so that large networks take seconds; batch norm needs two."""
 
+_PACE = tuple(f"iterative.{name}" for name in ("epochs", "units", "minibatches"))
+"""Settings of iterative pruning that follow from there being one step."""
+
 _LEARNING_RATE = 1e-6
 """So low that one step on few images leads nowhere: it is not asked whether training converges."""
 
@@ -50,12 +53,12 @@ def try_out(
 ) -> None:
     """Does a dry run in a process of its own, whose end is told in one line.
 
-    Raises what the dry run raises, and ModelError if its process ends.
+    Raises what the dry run raises, and ModelError or LostProcessError if its process ends.
     """
     try:
         apart(dry_run, context, data, *further)
     except ProcessEndedError as ended:
-        raise ModelError(f"{_where(context, data)}, which ends its process: {ended}") from ended
+        raise ended.told(f"{_where(context, data)}, which ends its process") from ended
 
 
 def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> None:
@@ -67,7 +70,7 @@ def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> No
     config = context.config
     with _small(context, data) as (small, few):
         for number, choices in enumerate(_choices(config)):
-            proposal = space.mildest(*choices)
+            proposal = _in_one_step(space.mildest(*choices))
             there = _in_folder(small, str(number))
             if method(proposal.criterion).tries_every_unit:
                 there, proposal = _of_one_group(there, proposal)
@@ -75,6 +78,12 @@ def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> No
             if number == 0:  # what is stored of the others differs in numbers only
                 _verify(stored, there, few)
         _perform(_narrowed(small.preflight), small, few)
+
+
+def _in_one_step(proposal: Proposal) -> Proposal:
+    """The same where one step of training is all that there is, see `_small`."""
+    settings = {n: value for n, value in proposal.settings.items() if n not in _PACE}
+    return dataclasses.replace(proposal, settings=settings)
 
 
 def _choices(config: SearchConfig) -> list[tuple[str, str, str]]:

@@ -132,6 +132,7 @@ def search_run(context: JobContext, links: str = "") -> StudyRun:
             schema.PARAM_TRIALS: config.num_trials,
             **config.training.resolved().params(),
             **(config.iterative.params() if "iterative" in config.schedules else {}),
+            **config.gates.params(frozenset().union(*config.gated.values())),
         },
         description=(
             f"Search for smaller networks than {config.model} on {config.data.source} "

@@ -19,7 +19,7 @@ from search.storage.folder_lock import FolderLock
 from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, SPENT_FILE, StudyKind
 from search.studies.epoch_plan import EpochPlan
 from search.studies.setup import SettingsFile, close_recorder, run_recorder
-from search.system.exit_status import EXIT_NOT_NOW, exit_status
+from search.system.exit_status import may_pass
 from search.tracking.event_log import EventLog
 from search.tracking.mlflow_record import MlflowRecord
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
@@ -145,7 +145,7 @@ class Session:
         try:
             return study.work(self)
         except EspalierError as error:
-            if exit_status(error) == EXIT_NOT_NOW:
+            if may_pass(error):
                 self.runs.interrupted()
             else:
                 self.runs.failed(str(error))

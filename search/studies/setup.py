@@ -15,7 +15,7 @@ from rich.text import Text
 import mlflow_server
 from mlflow_server.errors import TrackingError
 from mlflow_server.runs import RunRecorder
-from pruning.errors import ConfigError, DataError, ModelError, SearchStateError
+from pruning.errors import ConfigError, DataError, SearchStateError
 from search.config.data_config import DataConfig
 from search.config.resources_config import ResourcesConfig
 from search.data import datasets
@@ -73,12 +73,12 @@ def read_data(
 def of_network(model: str, task: Callable[..., T], *arguments: Any) -> T:
     """What `task` finds out of a network, which may end the process that runs it.
 
-    Raises what the task raises, and ModelError if the process ends.
+    Raises what the task raises, and ModelError or LostProcessError if the process ends.
     """
     try:
         return apart(task, *arguments)
     except ProcessEndedError as ended:
-        raise ModelError(f"{model} ends the process when it runs: {ended}") from ended
+        raise ended.told(f"{model} ends the process when it runs") from ended
 
 
 def _check_targets(data: Data, task: Task) -> None:

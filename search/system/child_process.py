@@ -25,7 +25,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
-from pruning.errors import EspalierError, first_line, own_frame
+from pruning.errors import (
+    EspalierError,
+    LostProcessError,
+    ModelError,
+    first_line,
+    own_frame,
+)
 from pruning.lazy_imports import lazy_modules
 
 if TYPE_CHECKING:
@@ -44,7 +50,16 @@ class ProcessEndedError(Exception):
     """A child process ended before its task did; the message says how, and where as far as known:
 
     "exit status 3 (nets.py, line 12, in forward)", or "SIGSEGV" in place of the exit status.
+    is_killed: from outside, as where memory runs out.
     """
+
+    def __init__(self, how: str, *, is_killed: bool = False) -> None:
+        super().__init__(how)
+        self.is_killed = is_killed
+
+    def told(self, what: str) -> EspalierError:
+        """An error for people; `what` says what was done."""
+        return (LostProcessError if self.is_killed else ModelError)(f"{what}: {self}")
 
 
 class TaskFailedError(Exception):
@@ -131,7 +146,7 @@ class ChildProcess:
         try:
             self._connection.send((task, arguments))
         except OSError as closed:
-            raise ProcessEndedError(self._ending()) from closed
+            raise self._ended() from closed
         result: T = self.result()
         return result
 
@@ -144,24 +159,25 @@ class ChildProcess:
         try:
             result, error = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError) as closed:
-            raise ProcessEndedError(self._ending()) from closed
+            raise self._ended() from closed
         if error is not None:
             raise error
         return result
 
-    def _ending(self) -> str:
+    def _ended(self) -> ProcessEndedError:
         self._process.join(_END_SECONDS)
         code = self._process.exitcode
         if code is None:
-            return "it no longer answers"
+            return ProcessEndedError("it no longer answers")
         how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        if code == -signal.SIGKILL:
+        if is_killed := code == -signal.SIGKILL:
             how += ", as where memory runs out"
         path = Path(self._folder.name) / _STACK_FILE
         stack = path.read_text(errors="replace") if path.exists() else ""
         frames = _FRAME.findall(stack.rpartition("most recent call first")[-1])
         own = own_frame((file, int(line), name) for file, line, name in reversed(frames))
-        return f"{how} ({own[0]}, line {own[1]}, in {own[2]})" if own else how
+        where = f" ({own[0]}, line {own[1]}, in {own[2]})" if own else ""
+        return ProcessEndedError(f"{how}{where}", is_killed=is_killed)
 
     def kill(self) -> None:
         """End it, whatever it does."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruning.errors import ConfigError, first_line
+from pruning.errors import EspalierError, first_line
 
 
 def write_traceback(error: BaseException, output: str = "") -> str:
@@ -29,8 +29,8 @@ def write_traceback(error: BaseException, output: str = "") -> str:
 
 
 @contextmanager
-def as_config_error(failure: str) -> Iterator[None]:
-    """Turns every exception of the block into a ConfigError whose message begins with `failure`.
+def as_error(kind: type[EspalierError], failure: str) -> Iterator[None]:
+    """Turns every exception of the block into one of a kind, whose message begins with `failure`.
 
     Standard error of the block, that of C++ libraries too, is written with the traceback, or
     dropped if nothing is raised.
@@ -41,7 +41,7 @@ def as_config_error(failure: str) -> Iterator[None]:
         except Exception as error:
             output = file.read_text(errors="replace") if file else ""
             reason = first_line(error)
-            raise ConfigError(f"{failure}: {reason}{write_traceback(error, output)}") from error
+            raise kind(f"{failure}: {reason}{write_traceback(error, output)}") from error
 
 
 @contextmanager

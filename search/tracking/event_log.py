@@ -13,7 +13,7 @@ from mlflow_server.append_log import AppendLog
 from mlflow_server.errors import MlflowServerError
 from pruning.errors import EspalierError
 from search.storage.layout import EVENTS_FILE, StudyKind
-from search.system.exit_status import EXIT_NOT_NOW, exit_status
+from search.system.exit_status import may_pass
 from search.tracking.search_state import Event
 from search.trials.job_context import JobContext
 from search.trials.jobs import (
@@ -74,9 +74,8 @@ class EventLog(Observer):
         elif isinstance(error, KeyboardInterrupt):
             self._say("interrupted")
         elif isinstance(error, EspalierError | MlflowServerError):
-            is_passing = exit_status(error) == EXIT_NOT_NOW
             with suppress(OSError):  # of a full disk, say: what ended it matters more
-                self._say("interrupted" if is_passing else "failed", reason=str(error))
+                self._say("interrupted" if may_pass(error) else "failed", reason=str(error))
 
     def expect(self, epochs: int) -> None:
         """Tell how many epochs are still to come."""

@@ -180,6 +180,7 @@ class MlflowRecord(Observer):
             schema.METRIC_FLOPS_SHARE: outcome.flops / self._base.flops,
             schema.METRIC_NUM_PARAMS: outcome.params,
             schema.METRIC_COMPUTE: outcome.compute,
+            **({} if outcome.channels is None else {schema.METRIC_CHANNELS: outcome.channels}),
             **({schema.METRIC_UNCOUNTED: outcome.uncounted} if outcome.uncounted else {}),
         }
 
@@ -251,6 +252,7 @@ def _params(proposal: Proposal) -> dict[str, str | float]:
         **({} if target is None else {schema.PARAM_TARGET_FLOPS: target}),
         **({} if schedule == "one-shot" else {schema.PARAM_PRUNING_SCHEDULE: schedule}),
         **({schema.PARAM_COST_EXPONENT: exponent} if exponent else {}),
+        **{f"iterative_{name}": v for name, v in proposal.settings_of("iterative").items()},
     }
 
 

@@ -55,6 +55,7 @@ class StudyRuns:
         metrics = {
             schema.METRIC_BASE_FLOPS: base.flops,
             schema.METRIC_BASE_NUM_PARAMS: base.params,
+            **({} if base.channels is None else {schema.METRIC_BASE_CHANNELS: base.channels}),
             **({schema.METRIC_BASE_UNCOUNTED: base.uncounted} if base.uncounted else {}),
         }
         self.log(metrics, time_ms=self._begun_ms)

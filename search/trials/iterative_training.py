@@ -15,7 +15,9 @@ from pruning.cost import Budget, format_count
 from pruning.errors import ConfigError, UnreachableBudgetError
 from pruning.iterative import Pace
 from pruning.unit_costs import fewest_units
+from search.config.iterative_config import IterativeConfig
 from search.config.search_config import SearchConfig
+from search.config.training_config import TrainingConfig
 from search.data.data import Data, steps_per_epoch
 from search.tasks.task import Task, has_own
 from search.training.iterative_trainer import IterativeTrainer
@@ -47,9 +49,10 @@ class PruningSteps:
     units: int | None
 
     @classmethod
-    def of(cls, config: SearchConfig, num_train: int) -> PruningSteps:
-        """Those of a search that trains on so many samples."""
-        settings, training = config.iterative, config.training
+    def of(
+        cls, settings: IterativeConfig, training: TrainingConfig, num_train: int
+    ) -> PruningSteps:
+        """Those of trials that train on so many samples."""
         return cls(
             settings.epochs or max(1, training.fine_tune_epochs // 2),
             steps_per_epoch(num_train, training.batch_size),
@@ -111,8 +114,10 @@ def check_iterative(config: SearchConfig, preflight: Preflight, data: Data, task
     if config.targets:
         first = Proposal(config.criteria[0], config.granularities[0], {}, None)
         limits = targets_of(first, config, preflight)[0].limits
-    if why := too_slow(config.granularities, limits, config, preflight, data):
-        raise ConfigError(f"iterative pruning cannot reach {limits}: {why}", field="iterative")
+    for settings in config.iterative_settings:
+        steps = PruningSteps.of(settings, config.training, data.count("train"))
+        if why := too_slow(config.granularities, limits, config, preflight, steps):
+            raise ConfigError(f"iterative pruning cannot reach {limits}: {why}", field="iterative")
 
 
 def too_slow(
@@ -120,20 +125,25 @@ def too_slow(
     limits: Budget,
     config: SearchConfig,
     preflight: Preflight,
-    data: Data,
+    steps: PruningSteps,
 ) -> str:
-    """Why the pace of the search can reach `limits` by none of these; empty where it may.
+    """Why these steps can reach `limits` by none of these; empty where they may.
 
     Structures that go at once may spare channels, and in uniform scope all layers lose some in
     one step, so that nothing is said of those.
     """
-    steps, rules = PruningSteps.of(config, data.count("train")), config.rules
+    rules = config.rules
     is_one_by_one = all(part == "filter" for part in granularities) and rules.scope == "global"
     if not is_one_by_one:
         return steps.shortfall(0)
     groups = rules.prunable(preflight.graph, preflight.groups)
     needed = fewest_units(preflight.graph, preflight.groups, limits, rules)
     return steps.shortfall(needed, max(map(rules.step, groups)))
+
+
+def settings_of_trial(proposal: Proposal, config: SearchConfig) -> IterativeConfig:
+    """How iterative pruning goes in a trial: as in all of the search, but for what it proposes."""
+    return config.iterative.with_values(proposal.settings_of("iterative"))
 
 
 class IterativeTraining:
@@ -158,8 +168,8 @@ class IterativeTraining:
         self._job, self._targets = job, targets
         self._context, self._data, self._staged = context, data, staged
         config = context.config
-        self._settings = config.iterative
-        self._steps = steps = PruningSteps.of(config, data.count("train"))
+        self._settings = settings_of_trial(job.proposal, config)
+        self._steps = steps = PruningSteps.of(self._settings, config.training, data.count("train"))
         self._reached: dict[str, dict[str, Any]] = staged.notes.setdefault("reached", {})
         self._candidates: list[dict[str, Any]] = staged.notes.setdefault("candidates", [])
         seed = config.seed_of(job.number, job.repeat)
@@ -260,7 +270,7 @@ class IterativeTraining:
         images, compute = self._spent
         return Product(
             self._job.product_key(target.suffix),
-            Pruning(decision, pruner.plan, profile),
+            Pruning(decision, pruner.plan, profile, pruner.scores),
             {**self._staged.notes["details"], "score_after_pruning": score},
             model.state_dict(),
             images=images,

@@ -18,6 +18,8 @@ from optuna.distributions import (
 )
 
 from pruning.scaling_factors.gating import Granularity
+from search.config.fixed_settings import owned_by, settings_of
+from search.config.iterative_config import ITERATIVE_SETTINGS
 from search.config.methods import Range, parts_of, ranks_channels, setting_ranges
 
 _TARGET, _CRITERION, _GRANULARITY = "target_flops", "criterion", "granularity"
@@ -32,7 +34,8 @@ class Proposal:
 
     criterion: name of the method.  granularity: what is pruned, such as filter+branch.
     settings: of the method and of the gates, under names such as rni.strength (λ_S of RNI),
-        rni.shift (its b) or branch.strength.
+        rni.shift (its b) or branch.strength, and of iterative pruning what is not the same for all
+        trials, such as iterative.units.
     target_flops: what to prune to (fvcore); None where the search has targets of its own.
     schedule: one-shot, all at once after sparse training, or iterative, step by step.
     cost_exponent: power of what channels cost by which their scores are divided, see
@@ -69,13 +72,8 @@ class Proposal:
         return self.settings_of(self.criterion)
 
     def settings_of(self, owner: str) -> dict[str, float]:
-        """The settings of a method or granularity, under their own names."""
-        prefix = f"{owner}."
-        return {
-            name.removeprefix(prefix): value
-            for name, value in self.settings.items()
-            if name.startswith(prefix)
-        }
+        """The settings of a method, a granularity or iterative pruning, under their own names."""
+        return owned_by(owner, self.settings)
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,8 @@ class SearchSpace:
             return ranks_channels(criterion, granularity)
         if name not in self.fixed or name == _TARGET:
             return True
-        return name in setting_ranges(criterion, granularity)
+        schedule = chosen.get(_SCHEDULE, self.schedules[0])
+        return name in settings_of(criterion, granularity, schedule)
 
     def propose(self, trial: optuna.trial.BaseTrial) -> Proposal:
         """Let Optuna choose a point, one dimension after the other."""
@@ -204,6 +203,9 @@ class SearchSpace:
             name: self._value(name, distribution, choose)
             for name, distribution in self._settings(criterion, granularity)
         }
+        if schedule == "iterative":
+            given = [name for name in ITERATIVE_SETTINGS if name in self.fixed]
+            settings |= {name: self._fixed_value(name, choose) for name in given}
         exponent = 0.0
         if ranks_channels(criterion, granularity):
             exponent = self._choice(_EXPONENT, self.cost_exponents, choose)
@@ -212,10 +214,13 @@ class SearchSpace:
     def _value(
         self, name: str, drawn: FloatDistribution, choose: Callable[[str, BaseDistribution], Any]
     ) -> float:
-        values = self.fixed.get(name, ())
-        if len(values) == 1:
-            return values[0]
-        return float(choose(name, CategoricalDistribution(values) if values else drawn))
+        return self._fixed_value(name, choose) if name in self.fixed else float(choose(name, drawn))
+
+    def _fixed_value(self, name: str, choose: Callable[[str, BaseDistribution], Any]) -> float:
+        values = self.fixed[name]
+        return (
+            values[0] if len(values) == 1 else float(choose(name, CategoricalDistribution(values)))
+        )
 
     @staticmethod
     def _choice(

@@ -32,7 +32,12 @@ from search.trials.artifacts import Finished, store
 from search.trials.candidates import candidate_rankings, epochs_of_candidates
 from search.trials.early_stopping import Halving
 from search.trials.from_scratch import train_from_scratch
-from search.trials.iterative_training import IterativeTraining, too_slow
+from search.trials.iterative_training import (
+    IterativeTraining,
+    PruningSteps,
+    settings_of_trial,
+    too_slow,
+)
 from search.trials.job_context import (
     STATISTICS_BATCHES,
     JobContext,
@@ -211,7 +216,12 @@ class _Trial:
 
     def _require_pace(self) -> None:
         limits, parts = self._targets[0].limits, (self._job.proposal.granularity,)
-        if why := too_slow(parts, limits, self._config, self._preflight, self._data):
+        steps = PruningSteps.of(
+            settings_of_trial(self._job.proposal, self._config),
+            self._training,
+            self._data.count("train"),
+        )
+        if why := too_slow(parts, limits, self._config, self._preflight, steps):
             raise UnreachableBudgetError(f"iterative pruning cannot reach {limits}: {why}")
 
     def _pruned_and_trained(self) -> list[Product]:

@@ -14,6 +14,7 @@ from search.results.report import open_results
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_smaller_networks_read_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By processes that are only told the names of the callables."""
     command = [sys.executable, EXAMPLES / "signal_classifier.py", tmp_path]

@@ -1,6 +1,7 @@
 """A server on a PostgreSQL database, with files elsewhere, and one that asks for a password."""
 
 import base64
+import configparser
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import mlflow
 import pytest
 from postgresql import PASSWORD, QUOTED
 
@@ -161,6 +163,20 @@ def test_settings_for_authentication_that_are_not_there_are_one_line(store, monk
     assert "MLFLOW_AUTH_CONFIG_PATH names no file" in refused(store, has_auth=True)
 
 
+def test_a_password_is_compared_with_its_hash_once_a_minute(store, monkeypatch):
+    """Otherwise the settings are MLflow's own; whoever has others keeps them."""
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
+    monkeypatch.delenv("MLFLOW_AUTH_CONFIG_PATH", raising=False)
+    ours, theirs = configparser.ConfigParser(), configparser.ConfigParser()
+    deployment = Deployment(store, "127.0.0.1", 0, has_auth=True)
+    ours.read(environment(deployment)["MLFLOW_AUTH_CONFIG_PATH"])
+    theirs.read(Path(mlflow.__file__).parent / "server" / "auth" / "basic_auth.ini")
+    assert dict(ours["mlflow"]) == dict(theirs["mlflow"]) | {"auth_cache_ttl_seconds": "60"}
+    assert "MLFLOW_AUTH_CONFIG_PATH" not in environment(Deployment(store, "127.0.0.1", 0))
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(store / "own.ini"))
+    assert environment(deployment)["MLFLOW_AUTH_CONFIG_PATH"] == str(store / "own.ini")
+
+
 def status(url: str, user: str = "", password: str = "") -> int:
     request = Request(url)
     if user:
@@ -184,6 +200,7 @@ def test_with_authentication_it_listens_to_others_and_asks_for_a_password(store,
         assert status(search) == 401
         assert status(search, "admin", "password1234") == 401
         assert status(search, "admin", password) == 200
+        assert status(search, "admin", "password1234") == 401
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         recorder = connect(server.url, "guarded")

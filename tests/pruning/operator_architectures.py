@@ -337,6 +337,11 @@ OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
         pinned={"first.parametrizations.weight": "a weight norm runs over these channels"},
     ),
     Architecture(
+        "divided without remainder",
+        lambda: between(lambda x: x * (1 + x.detach() // 2)),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
         "log-sigmoid",
         lambda: chain(first=conv(3, 6), act=nn.LogSigmoid(), last=conv(6, 4)),
         prunable={"first": (6, 1)},

@@ -249,6 +249,44 @@ class DeeplySupervised(nn.Module):
         return self.head(self.up(x))
 
 
+class PyramidPooling(nn.Module):
+    """Averages of several sizes beside the image, and a sum from coarse to fine, as in UperNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.pooled = nn.ModuleList(nn.Conv2d(8, 3, 1) for _ in range(3))
+        self.joined, self.lateral = nn.Conv2d(17, 6, 3, padding=1), nn.Conv2d(8, 6, 1)
+        self.head = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x).relu()
+        y = self.coarse(fine)
+        averages = [
+            F.interpolate(layer(F.adaptive_avg_pool2d(y, n)), y.shape[2:], mode="bilinear")
+            for n, layer in enumerate(self.pooled, 1)
+        ]
+        y = self.joined(torch.cat([y, *averages], 1))
+        return self.head(self.lateral(fine) + F.interpolate(y, fine.shape[2:], mode="bilinear"))
+
+
+class Cascade(nn.Module):
+    """Branches at several resolutions with heads that only training uses, as in ICNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole, self.small = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(3, 6, 3, 2, 1)
+        self.norm, self.dilated = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=2, dilation=2)
+        self.aux, self.head = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.small(F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True))
+        low = F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=True)
+        y = (self.norm(self.dilated(low)) + self.whole(x)).relu()
+        aux, y = self.aux(low), self.head(y)
+        return torch.cat([aux, y], 1) if self.training else y
+
+
 class SecondOrderPooling(nn.Module):
     """The covariance of channels and its root, as in iSQRT-COV, by an autograd function."""
 
@@ -260,11 +298,12 @@ class SecondOrderPooling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.head = nn.Conv2d(3, 8, 1), nn.Linear(64, 4)
+        self.root = self.Root.apply
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x).flatten(2)
         centred = torch.eye(x.shape[2], device=x.device)[None] - 1 / x.shape[2]
-        return self.head(self.Root.apply(x.bmm(centred).bmm(x.transpose(1, 2))).flatten(1))
+        return self.head(self.root(x.bmm(centred).bmm(x.transpose(1, 2))).flatten(1))
 
 
 NETWORKS: Mapping[str, Network] = {
@@ -306,6 +345,8 @@ NETWORKS: Mapping[str, Network] = {
     ),
     "WaveNet, same": (WaveNet, IMAGES[1]),
     "DynUNet": (DeeplySupervised, IMAGES[3]),
+    "UperNet": (PyramidPooling, IMAGES[2]),
+    "ICNet": (Cascade, (1, 3, 8, 8)),
     "iSQRT-COV": (SecondOrderPooling, IMAGES[2]),
     "a recurrent network": (lambda: nn.LSTM(5, 8, batch_first=True), TOKENS),
 }

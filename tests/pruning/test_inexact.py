@@ -86,6 +86,22 @@ def as_wide_as_what_it_reads(net: nn.Module, x: Tensor) -> Tensor:
     return net.last((x + net.project(y.transpose(1, 2).reshape(n, length, width))).mean(1))
 
 
+def joined_as_wide_as_what_it_reads(net: nn.Module, x: Tensor) -> Tensor:
+    """Attention in heads of a width that is kept, joined to as many channels as it reads (PVT)."""
+    x = net.embed(x).flatten(2).transpose(1, 2)
+    n, length, width = x.shape
+    q = net.query(x).reshape(n, length, 2, -1).transpose(1, 2)
+    k, v = net.pair(x).reshape(n, -1, 2, 2, net.head_width).permute(2, 0, 3, 1, 4).unbind(0)
+    y = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+    return net.last((x + net.project(y.transpose(1, 2).reshape(n, length, width))).mean(1))
+
+
+def keeping_a_head_width(number: int, **layers: nn.Module) -> nn.Module:
+    net = Branches(joined_as_wide_as_what_it_reads, **layers)
+    net.head_width = number
+    return net
+
+
 def spatial_attention(net: nn.Module, x: Tensor) -> Tensor:
     """CBAM: what all channels have at most and on average."""
     y = net.first(x)
@@ -145,6 +161,20 @@ def freed(graph: ChannelGraph) -> dict[str, tuple[int, int, str]]:
             6,
             2,
             "computed from the number",
+        ),
+        (
+            keeping_a_head_width(
+                3,
+                embed=conv(3, 6, 4, stride=4),
+                query=nn.Linear(6, 6),
+                pair=nn.Linear(6, 12),
+                project=nn.Sequential(nn.GELU(), nn.Linear(6, 6), nn.LayerNorm(6)),
+                last=nn.Linear(6, 4),
+            ),
+            "embed",
+            6,
+            2,
+            "layer normalisation",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",

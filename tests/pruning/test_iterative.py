@@ -137,6 +137,41 @@ def test_a_fixed_criterion_judges_once(criterion: Criterion) -> None:
     assert kept[0] == kept[1]
 
 
+def test_what_channels_were_last_judged_by_is_kept_also_of_those_that_are_gone() -> None:
+    """By scales that do not change, so that all of them are known beforehand."""
+    model = network()
+    scales = torch.linspace(1.0, 0.3, 8)
+    model.norm.weight.data = scales
+    removable = Removable(groups=("stem",), rules=Rules(min_channels=1))
+    pruner = pruner_of(
+        model, "channels=50%", criterion=BatchNormScale(), pace=Pace(2, 1), removable=removable
+    )
+    assert pruner.scores == {}
+    optimizer = torch.optim.SGD(pruner.network.parameters(), lr=1e-9)
+    seen: list[Tensor] = []
+    advance(pruner, optimizer, batches(2), lambda: seen.append(pruner.scores["stem"]))
+    assert pruner.is_finished
+    torch.testing.assert_close(seen, [scales, scales])
+    again = pruner_of(
+        model, "channels=50%", criterion=BatchNormScale(), pace=Pace(2, 1), removable=removable
+    )
+    again.load_state_dict(pruner.state_dict())
+    torch.testing.assert_close(again.scores["stem"], scales)
+
+
+def test_a_channel_that_is_gone_is_judged_no_more() -> None:
+    pruner = pruner_of(network(), "params=60%", removable=A, pace=Pace(1, 1, momentum=0.0))
+    optimizer, data = sgd(pruner.network), batches(9)
+    advance(pruner, optimizer, (next(data) for _ in range(1)))
+    first = pruner.scores["a"]
+    (gone,) = set(range(10)) - set(pruner.plan.keep["a"])
+    assert first.argmin() == gone
+    advance(pruner, optimizer, (next(data) for _ in range(1)))
+    second = pruner.scores["a"]
+    assert second[gone] == first[gone]
+    assert all(second[c] != first[c] for c in pruner.plan.keep["a"])
+
+
 def test_gates_before_batch_norm_are_watched_there_and_closed_where_channels_are_read() -> None:
     criterion = Taylor().placed(at="convolution")
     pruner = pruner_of(network(), criterion=criterion, pace=Pace(2, 1, 100))

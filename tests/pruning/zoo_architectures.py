@@ -143,6 +143,55 @@ class KeptHeads(nn.Module):
         return self.last(joined).mean(1)
 
 
+class SeparateHeads(nn.Module):
+    """Attention by three layers, each shared out into heads of a width that is kept (Next-ViT)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.last = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2).contiguous()
+        n, positions = x.shape[:2]
+        q = self.query(x).reshape(n, positions, self.heads, self.head_width).transpose(1, 2)
+        k = self.key(x).reshape(n, -1, self.heads, self.head_width).transpose(1, 2)
+        v = self.value(x).reshape(n, -1, self.heads, self.head_width).transpose(1, 2)
+        attended = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.last(attended.transpose(1, 2).flatten(2).contiguous()).mean(1)
+
+
+class TripledHeads(nn.Module):
+    """Attention whose queries, keys and values lie together in every head (MaxViT)."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.heads, self.head_width = width // head_width, head_width
+        self.qkv = nn.Linear(5, 3 * width)
+        self.last = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2).contiguous()
+        parts = self.qkv(x).view(len(x), -1, self.heads, self.head_width * 3).transpose(1, 2)
+        q, k, v = parts.chunk(3, dim=3)
+        attended = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.last(attended.transpose(1, 2).flatten(2).contiguous()).mean(1)
+
+
+class EqualSections(nn.Module):
+    """Two kinds of normalisation, each for half of the channels, of sizes that it keeps (IBN)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sections = [width // 2, width // 2]
+        self.instance, self.batch = nn.InstanceNorm2d(width // 2), nn.BatchNorm2d(width // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.split(self.sections, 1)
+        return torch.cat([self.instance(left), self.batch(right)], 1)
+
+
 ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "caches on itself",
@@ -194,6 +243,21 @@ ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
         "attention heads of a width that is kept",
         lambda: chain(embed=conv(3, 5, 4, stride=4), attention=KeptHeads(5, 12, 3)),
         prunable={"embed": (5, 1), "attention.qkv": (36, 9)},
+    ),
+    Architecture(
+        "separate heads of a width that is kept",
+        lambda: chain(embed=conv(3, 12, 4, stride=4), attention=SeparateHeads(12, 3)),
+        prunable={"embed": (12, 1), "attention.query": (12, 3)},
+    ),
+    Architecture(
+        "heads that lie together",
+        lambda: chain(embed=conv(3, 5, 4, stride=4), attention=TripledHeads(12, 4)),
+        prunable={"embed": (5, 1), "attention.qkv": (36, 9)},
+    ),
+    Architecture(
+        "equal sections of sizes that are kept",
+        lambda: chain(first=conv(3, 8), norms=EqualSections(8), last=conv(8, 4)),
+        prunable={"first": (8, 2)},
     ),
     Architecture(
         "split by a ratio",

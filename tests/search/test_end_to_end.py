@@ -249,6 +249,7 @@ def test_a_finished_search_is_not_run_again(
 # ---- a search that is interrupted
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_and_loses_no_trial(
     desk: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
-from samples import small_config
+from samples import Workers, small_config
 
 import mlflow_server
 import search
@@ -70,9 +71,10 @@ def study_of(config: search.SearchConfig) -> optuna.Study:
 
 @pytest.fixture(scope="module")
 def troubled(
-    at_desk: Callable[[], AbstractContextManager[None]], desk: Path
+    at_desk: Callable[[], AbstractContextManager[None]], desk: Path, empty_store: Path
 ) -> tuple[search.SearchResult, dict[int, FrozenTrial]]:
     (desk / "trouble.py").write_text(NETS)
+    shutil.copytree(empty_store, desk / "troubled")
     config = small_config(
         desk,
         model="trouble:Troubled",
@@ -130,12 +132,19 @@ def test_the_result_is_of_the_trials_that_came_through(troubled):
     assert set(result.results.failures) == {"trial 0", "trial 2"}
 
 
+@pytest.mark.filterwarnings("ignore:Inconsistent parameter values:RuntimeWarning")  # as beside Ray
 def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
     at_desk: Callable[[], AbstractContextManager[None]],
     desk: Path,
+    empty_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As after a newer version: what was under way keeps its λ_S, what comes has a new one."""
+    """As after a newer version: what was under way keeps its λ_S, what comes has a new one.
+
+    Jobs are performed in this process: Optuna and the record are all that has to do with ranges.
+    """
+    shutil.copytree(empty_store, desk / "ranges")
+    monkeypatch.setattr("search.studies.session.cluster", Workers().cluster)
     config = small_config(
         desk,
         training=TrainingConfig(4, 1, 1, batch_size=32),

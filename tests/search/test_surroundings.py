@@ -97,6 +97,7 @@ SEARCH = (
     *("search", "--budget=flops=10%", "--trials=1", "--ladder=1", "--profiles=1", "--name=s"),
     *("--limit-train=100", "--batch-size=16", "--epochs=1", "--fine-tune-epochs=1"),
     *("--scratch-epochs=1", "--by-products=0", "--tempered-trials=0", "--device=cpu"),
+    "--concurrency=1",
 )
 
 

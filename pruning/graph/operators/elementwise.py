@@ -98,7 +98,8 @@ RULES: dict[str, Rule] = {
         "hardswish_ hardswish hardsigmoid_ hardtanh_ relu6 _prelu_kernel where masked_fill "
         "masked_fill_ clone _to_copy detach alias lift_fresh contiguous bernoulli bernoulli_ "
         "rand_like zeros_like ones_like empty_like full_like dropout rsub copy_ abs_ mish_ gelu_ "
-        "threshold_ log_sigmoid_forward rrelu_with_noise rrelu_with_noise_",
+        "threshold_ log_sigmoid_forward rrelu_with_noise rrelu_with_noise_ "
+        "floor_divide floor_divide_",
         elementwise,
     ),
     **each("fill_ zero_", fill),

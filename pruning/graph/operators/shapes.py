@@ -100,13 +100,17 @@ def _placed(
     narrow = [axis for axis in axes if shape[axis] == 1]
     if narrow and (labels == labels[0]).all():  # a single channel
         return narrow[0], labels[:1]
+    sizes = call.args[1] if isinstance(call.args[1], Sequence) else shape
+    if len(axes) == 1:
+        tracing.reshapes.split_axis(tuple(sizes), axes, axes[0])
+        tracing.reshapes.went_on_along(labels)
+        return axes[0], labels
     wide = [axis for axis in axes if shape[axis] != 1]
     cube = labels.reshape([shape[axis] for axis in wide])
     for i, axis in enumerate(wide):  # undoes a merge exactly, if it is one
         rows = np.moveaxis(cube, i, -1).reshape(-1, shape[axis])
         if (rows == rows[0]).all():
             return axis, rows[0]
-    sizes = call.args[1] if isinstance(call.args[1], Sequence) else shape
     axis = tracing.reshapes.split_axis(tuple(sizes), wide, _usual_axis(call.args[0], sizes, wide))
     rows = np.moveaxis(cube, wide.index(axis), -1).reshape(-1, shape[axis])
     tied = tracing.channels.tie_rows(rows)

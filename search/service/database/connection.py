@@ -77,8 +77,12 @@ def open_database(url: str) -> Engine:
         engine = sqlalchemy.create_engine(parsed, **_options(parsed.get_backend_name()))
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
-        with engine.begin() as connection:
-            _migrate(connection)
+        try:
+            with engine.begin() as connection:
+                _migrate(connection)
+        except BaseException:
+            engine.dispose()
+            raise
     except ImportError as error:
         raise ServiceError(
             f"a {parsed.get_backend_name()} database needs {error.name}, which is not installed: "

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.system.exit_status import EXIT_NOT_NOW, EXIT_REFUSED, NOT_NOW, UNFORESEEN
+from search.system.exit_status import (
+    EXIT_LOST,
+    EXIT_NOT_NOW,
+    EXIT_REFUSED,
+    NOT_NOW,
+    THIS_TIME,
+    UNFORESEEN,
+    without_page_hint,
+)
 
 _REFUSAL = "espalier: "
 
@@ -63,7 +71,10 @@ def process_exit(cause: str, output: str, status: int | None) -> ProcessExit:
 
     status: None if nobody knows, as of a process that an earlier service began.
     """
-    refusal = last_refusal(output) if status in (None, EXIT_REFUSED, EXIT_NOT_NOW) else ""
+    is_told = status in (None, EXIT_REFUSED, EXIT_NOT_NOW, EXIT_LOST)
+    refusal = last_refusal(output) if is_told else ""
+    if refusal.startswith(THIS_TIME):
+        return ProcessExit(refusal.removeprefix(THIS_TIME))
     is_temporary = status == EXIT_NOT_NOW or refusal.startswith(NOT_NOW)
     return ProcessExit(cause, refusal.removeprefix(NOT_NOW), is_temporary=is_temporary)
 
@@ -73,4 +84,4 @@ def last_refusal(text: str) -> str:
     lines = text.strip().splitlines()
     last = lines[-1] if lines else ""
     is_refusal = last.startswith(_REFUSAL) and UNFORESEEN not in last
-    return last.removeprefix(_REFUSAL) if is_refusal else ""
+    return without_page_hint(last.removeprefix(_REFUSAL)) if is_refusal else ""

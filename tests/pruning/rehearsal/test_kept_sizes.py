@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from networks import Branches, chain, conv
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pruning import KeepPlan, remove_channels, trace
 
@@ -50,6 +51,19 @@ class Stages(nn.Module):
         return torch.cat([left, self.layer(right)], 1)
 
 
+class SlicedWeight(nn.Conv2d):
+    """Two convolutions whose weights are parts of one, of sizes that it keeps (OctConv)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+        self.high, self.low = outputs // 3, outputs - outputs // 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = F.conv2d(x, self.weight[: self.high], padding=1)
+        low = F.conv2d(F.avg_pool2d(x, 2), self.weight[-self.low :], padding=1)
+        return torch.cat([high, F.interpolate(low, scale_factor=2)], 1)
+
+
 def test_a_number_that_is_as_large_by_chance_stays() -> None:
     model = chain(first=conv(3, 9), stages=Stages(), last=conv(9, 4))
     graph = trace(model, IMAGE)
@@ -70,6 +84,17 @@ def test_both_parts_of_what_is_sliced_lose_channels() -> None:
     plan = KeepPlan({"first": (0,), "first.1": (0, 3, 4), "sliced.layer": (1,)})
     smaller = remove_channels(model, graph, plan)
     assert (smaller.sliced.part, model.sliced.part) == (1, 2)
+    assert smaller(IMAGE).shape == (1, 4, 8, 8)
+
+
+def test_parts_of_a_weight_lose_channels_apart() -> None:
+    model = chain(first=conv(3, 6), both=SlicedWeight(6, 10), last=conv(10, 4))
+    graph = trace(model, IMAGE)
+    widths = {group.name: group.width for group in graph.prunable}
+    assert widths == {"first": 6, "both": 3, "both.1": 7}
+    plan = KeepPlan({"first": (0, 1), "both": (0, 2), "both.1": (3,)})
+    smaller = remove_channels(model, graph, plan)
+    assert (smaller.both.high, smaller.both.low, smaller.both.out_channels) == (2, 1, 3)
     assert smaller(IMAGE).shape == (1, 4, 8, 8)
 
 

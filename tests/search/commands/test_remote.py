@@ -23,6 +23,7 @@ from search.config.explicit_settings import settings_key
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 URL = "http://server:8000"
+PAGE = " (docs/how-to/resuming.md)"
 LINES = ["base network  2k FLOPs", "budget        flops ≤ 200"]
 
 
@@ -89,7 +90,7 @@ def test_only_what_was_given_is_sent(played: Service, tmp_path: Path):
 
 def test_a_search_that_fails_says_why(played: Service):
     played.stands("a", "failed", reason="no luck")
-    assert one_line("--server", URL, "watch", "a") == "espalier: a has failed: no luck"
+    assert one_line("--server", URL, "watch", "a") == f"espalier: a has failed: no luck{PAGE}"
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])
@@ -115,7 +116,7 @@ def test_another_name_and_the_queue_are_told(played: Service, monkeypatch: pytes
         *LINES,
         "a-2 waits in the queue",
     ]
-    assert (done.status, done.err) == (2, "espalier: a-2 has failed: no luck\n")
+    assert (done.status, done.err) == (2, f"espalier: a-2 has failed: no luck{PAGE}\n")
 
 
 def test_ctrl_c_leaves_the_search_alone(played: Service, monkeypatch: pytest.MonkeyPatch):

@@ -118,7 +118,8 @@ def test_a_failed_search_says_why(copy: Path):
     cut(copy, '{"event":"failed","time_ms":0,"reason":"all 3 trials\\nfailed"}')
     done = espalier("watch", copy)
     assert (done.status, done.out) == (2, "")
-    assert done.err == "espalier: tiny has failed: all 3 trials failed\n"
+    page = "docs/how-to/resuming.md"
+    assert done.err == f"espalier: tiny has failed: all 3 trials failed ({page})\n"
 
 
 def test_what_is_no_search_is_told(copy: Path):

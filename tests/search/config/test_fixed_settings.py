@@ -6,9 +6,12 @@ import pytest
 
 from pruning.errors import ConfigError
 from search.config.fixed_settings import FixedSettings
+from search.config.iterative_config import IterativeConfig
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
+
+ITERATIVE = {"criterion": ("taylor",), "schedule": ("iterative",)}
 
 
 def test_values_are_given_one_by_one_or_joined_by_commas_each_once():
@@ -50,6 +53,22 @@ def test_values_are_given_one_by_one_or_joined_by_commas_each_once():
             "set has no effect on rni.shift without sparse training",
         ),
         (
+            {"set": ("iterative.units=1",)},
+            "set has no effect on iterative.units without the schedule iterative",
+        ),
+        ({"set": ("iterative.unit=1",), **ITERATIVE}, "did you mean iterative.units"),
+        ({"set": ("iterative.units=1.5",), **ITERATIVE}, "units must be a whole number, got 1.5"),
+        ({"set": ("iterative.units=0",), **ITERATIVE}, "units must be at least 1, got 0"),
+        ({"set": ("iterative.reset_momentum=2",), **ITERATIVE}, "reset_momentum must be 0 or 1"),
+        (
+            {"set": ("iterative.units=1",), "iterative": IterativeConfig(units=2), **ITERATIVE},
+            "units has no effect where set gives it, too",
+        ),
+        (
+            {"set": ("iterative.epochs=1,9",), "training": TrainingConfig(1, 3), **ITERATIVE},
+            "iterative epochs are of those of fine-tuning, which are 3, got 9",
+        ),
+        (
             {"set": ("rni.strength=1,2,3", "rni.shift=0,1,2")},
             r"set makes a grid of 9 combinations, more than trials \(8\)",
         ),
@@ -64,6 +83,21 @@ def test_what_is_refused_in_one_line(settings, message):
     with pytest.raises(ConfigError, match=message) as raised:
         SearchConfig(**settings)
     assert "\n" not in str(raised.value)
+
+
+def test_iterative_pruning_has_names_of_its_own_which_only_its_trials_have():
+    config = SearchConfig(
+        criterion=("taylor",),
+        schedule=("one-shot", "iterative"),
+        targets=("flops=5%",),
+        iterative=IterativeConfig(score_every=3),
+        set=("iterative.units=1,10", "iterative.reset_momentum=1"),
+    )
+    assert config.num_trials == 3
+    assert config.iterative_settings == [
+        IterativeConfig(units=units, reset_momentum=True, score_every=3) for units in (1, 10)
+    ]
+    assert SearchConfig(**ITERATIVE).iterative_settings == [IterativeConfig()]
 
 
 def test_values_outside_of_the_searched_range_are_taken():

@@ -111,6 +111,19 @@ def test_a_row_is_a_run_for_each_seed_with_the_settings_of_all_layers(folder: Pa
     assert "--criterion=slimming" in runs[2].command
 
 
+def test_rows_that_differ_in_signs_alone_have_runs_of_their_own(folder: Path):
+    """λ/10 and 10 λ are the same in the letters of a folder's name."""
+    file = folder / "rni/table2.toml"
+    file.write_text(TOML.replace('"RNI"', '"λ/10"').replace('"L1"', '"10 λ"'))
+    both = plan(folder)
+    assert len(list(both)) == 4
+    (part,) = both.experiment.parts
+    assert [both.runs_of(part, row)[0].config.criterion for row in part.rows] == [
+        ("rni",),
+        ("slimming",),
+    ]
+
+
 def test_equal_settings_share_a_run_and_changed_ones_do_not(folder: Path):
     (folder / "rni/table10.toml").write_text(TOML.replace("epochs = 7", "epochs = 8"))
     both = [

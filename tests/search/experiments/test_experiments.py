@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from pathlib import Path
 
 import pytest
 
+from pruning.errors import DataError
 from search.experiments.claims import verdicts
-from search.experiments.definition import SCALES, Experiment, Scale, names, read
-from search.experiments.page import empty_page
+from search.experiments.definition import SCALES, Claim, Experiment, Scale, names, read
+from search.experiments.measurement import Measurement
+from search.experiments.page import empty_page, measured_page
 from search.experiments.plan import Plan, Where
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+SMALL = Where("small", "runs")
+MEASURED = [name for name in names(EXPERIMENTS) if (EXPERIMENTS / f"{name}.json").is_file()]
 
 
 def experiment(name: str) -> Experiment:
@@ -45,12 +52,64 @@ def test_what_is_claimed_is_what_the_papers_numbers_show(name: str):
 
 
 @pytest.mark.parametrize("name", names(EXPERIMENTS))
-def test_every_experiment_has_a_page_with_its_command(name: str):
+def test_every_page_is_what_its_numbers_make_of_it(name: str):
+    page, numbers = (EXPERIMENTS / f"{name}.md").read_text(), EXPERIMENTS / f"{name}.json"
+    if name not in MEASURED:
+        assert page == empty_page(experiment(name), SMALL)
+        return
+    measured = Measurement.read(numbers)
+    assert page == measured_page(experiment(name), SMALL, measured)
+    for picture in measured.pictures:
+        drawn = numbers.with_name(picture.file)
+        assert drawn.is_file()
+        assert drawn.with_suffix(".svg").is_file()
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_page_tells_of_each_ordering_what_the_means_say(name: str):
+    """Reckoned here from the JSON alone, by nothing of search.experiments."""
+    content = json.loads((EXPERIMENTS / f"{name}.json").read_text())
+    mean = {
+        (one["part"], one["row"], one["column"]): statistics.fmean(one["values"])
+        for one in content["cells"]
+    }
     page = (EXPERIMENTS / f"{name}.md").read_text()
-    assert page.startswith(f"# {experiment(name).source}: {experiment(name).title}\n")
-    assert f"espalier reproduce {name} --scale small" in page
-    if "Not run yet" in page:
-        assert page == empty_page(experiment(name), Where("small", "runs"))
+    own = experiment(name)
+    for claim in own.claims:
+        if claim.exact:
+            continue
+        cells = page.split(f"| {claim.text} |")[1].split("|")
+        absent = f"**Does not show here:** {claim.text} (" in page
+        if (shows := _shows(own, claim, mean)) is None:
+            assert cells[1].strip() == "not told"
+        else:
+            assert absent == (not shows), claim.text
+            assert cells[1].strip().startswith(("yes", "on the means") if shows else "**no**")
+
+
+def _shows(own: Experiment, claim: Claim, mean: dict[tuple[str, str, str], float]) -> bool | None:
+    """Whether every higher row is above every lower one; None where something was not run."""
+    part = claim.part or own.parts[0].label
+    columns = [claim.column] if claim.column else [column.label for column in own.columns]
+    for high in claim.higher:
+        for low in claim.lower:
+            both = [
+                mean[part, high, column] - mean[part, low, column]
+                for column in columns
+                if (part, high, column) in mean and (part, low, column) in mean
+            ]
+            if not both:
+                return None
+            if statistics.fmean(both) + claim.within <= 0:
+                return False
+    return True
+
+
+def test_numbers_that_cannot_be_read_are_refused(tmp_path: Path):
+    file = tmp_path / "table.json"
+    file.write_text('{"cells": [{"part": ""}]}')
+    with pytest.raises(DataError, match=r"table.json holds no numbers of an experiment"):
+        Measurement.read(file)
 
 
 def test_a_page_that_was_not_run_shows_no_number_of_ours():

@@ -8,6 +8,10 @@ import pytest
 from samples import Workers, espalier
 
 from mlflow_server import MemoryRecorder
+from search.experiments.definition import read
+from search.experiments.measurement import Measurement
+from search.experiments.page import measured_page
+from search.experiments.plan import Where
 
 SEARCH = """
 title = "scales and importances"
@@ -152,6 +156,10 @@ def test_searches_become_a_page_with_tables_and_figures(here: Path, workers: Wor
     assert first.startswith(("**Does not show here:** magnitude", "**Not beyond chance here:**"))
     assert "What was tried: longer training." in page
     assert "| L1 | 90.00 |" in page
+    experiment = read(here / "experiments/one/table2.toml", "one/table2")
+    measured = Measurement.read(here / "experiments/one/table2-smoke.json")
+    assert len(measured.cells["", "L1", "40 % FLOPs left"]) == 2
+    assert page == measured_page(experiment, Where("smoke", "espalier-runs"), measured)
     assert "n = 2 seeds" in page
     assert page.count("espalier search") == 4
     for number in range(1, 7):
@@ -163,6 +171,10 @@ def test_searches_become_a_page_with_tables_and_figures(here: Path, workers: Wor
     assert espalier("reproduce", "one/table2", "--scale=smoke", "--device=cpu").status == 0
     assert len(workers.performed) == trained
     assert (here / "experiments/one/table2-smoke.md").read_text() == page
+    (here / "espalier-runs").rename(here / "moved")
+    moved = espalier("reproduce", "one/table2", "--scale=smoke", "--device=cpu", "--runs=moved")
+    assert moved.status == 0, moved.err
+    assert len(workers.performed) == trained
 
 
 def test_a_correlation_study_and_removals_from_its_network(here: Path, memory: MemoryRecorder):

@@ -102,6 +102,19 @@ def test_a_method_that_prunes_first_trains_the_smaller_network() -> None:
     assert sparse.compute == 30_000 + 700
 
 
+def test_shapes_that_are_judged_are_as_small_as_what_is_pruned() -> None:
+    events = [
+        *search(),
+        started("fine-tuned-6", 30, proposal={}),
+        epochs("fine-tuned-6", "judging", (1, 10, 31), (2, 20, 32)),
+        epochs("fine-tuned-6", "fine-tuning", (3, 30, 33)),
+        finished("fine-tuned-6", 70),
+    ]
+    rows = {s.name: s for s in compute_breakdown(events).stages}
+    assert rows[SPARSE].compute == 30_000
+    assert rows[TUNING].compute == 4000 + 30 * 70
+
+
 def test_nothing_is_known_of_nothing_and_all_of_it_is_json() -> None:
     assert compute_breakdown([]).stages == ()
     found = compute_breakdown(search())

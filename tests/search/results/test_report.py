@@ -260,9 +260,9 @@ def test_nothing_is_an_empty_list_and_a_header():
 def test_the_front_is_a_table_for_people():
     text = shown(front_table(results()))
     above, header, base, *rows = text.splitlines()
-    assert above.split() == ["of", "against"]
+    assert above.split() == ["of", "valida-", "against"]
     assert header.split() == [
-        *("architecture", "FLOPs", "base", "params", "slack", "validation", "test", "base"),
+        *("architecture", "FLOPs", "base", "params", "slack", "tion", "test", "base"),
     ]
     assert re.split(r"  +", base.strip()) == [
         *("base", "10k", "100 %", "1k", "over", "97.00%", "94.00%", "–"),
@@ -337,6 +337,14 @@ def test_machines_are_told_what_people_are_told():
     assert [row["architecture"] for row in rows["networks"]] == [o.key for o in EVERYTHING]
     assert rows["verdict"] == results().verdict
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_names_stay_in_one_line_on_a_terminal_of_80_columns():
+    tuned = dataclasses.replace(EVERYTHING[0], key="fine-tuned-12-t50-longer")
+    output = io.StringIO()
+    Console(file=output, width=80).print(front_table(results([BASE_NETWORK, tuned]), [tuned]))
+    assert "fine-tuned-12-t50-longer " in output.getvalue()
+    assert "…" not in output.getvalue()
 
 
 def test_what_was_narrowed_inexactly_is_marked():

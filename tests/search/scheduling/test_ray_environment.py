@@ -13,6 +13,7 @@ from search.scheduling import ray_environment
 from search.scheduling.ray_environment import (
     cluster_token,
     give_own_token,
+    joining_soon_or_never,
     missing_variables,
     own_folder,
 )
@@ -61,6 +62,19 @@ def test_what_somebody_chose_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
     missing = missing_variables()
     assert "RAY_worker_niceness" not in missing
     assert missing["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] == "0"
+
+
+@pytest.mark.parametrize(("chosen", "inside"), [(None, "4"), ("90", "90")])
+def test_a_cluster_that_refuses_the_token_is_given_up_in_seconds(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, inside: str
+) -> None:
+    name = "RAY_gcs_server_port_wait_time_s"
+    monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv(name, chosen)
+    with joining_soon_or_never():
+        assert os.environ[name] == inside
+    assert os.environ.get(name) == chosen
 
 
 def test_a_ray_of_ones_own_has_a_token_that_no_file_holds(

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pruning.errors import ConfigError
+from pruning.errors import ConfigError, LostProcessError
 from search.system.child_process import ChildProcess, ProcessEndedError, TaskFailedError
+from search.system.exit_status import EXIT_LOST, EXIT_REFUSED, exit_status, in_a_line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -67,6 +68,22 @@ def test_it_is_told_how_and_where_it_ended(
     with pytest.raises(ProcessEndedError) as ended:
         child.call(ends)
     assert str(ended.value) == how
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_who_was_killed_may_fare_better_another_time(child: ChildProcess) -> None:
+    """As by the kernel, for want of memory: that says little about the network."""
+    with pytest.raises(ProcessEndedError) as ended:
+        child.call(killed)
+    error = ended.value.told("it ends")
+    assert isinstance(error, LostProcessError)
+    assert str(error) == "it ends: SIGKILL, as where memory runs out"
+    assert (exit_status(error), in_a_line(error)) == (EXIT_LOST, f"this time: {error}")
+    again = ProcessEndedError("exit status 3").told("it ends")
+    assert (exit_status(again), in_a_line(again)) == (EXIT_REFUSED, "it ends: exit status 3")
 
 
 def test_a_crash_is_told_where_another_library_has_its_own_handler() -> None:

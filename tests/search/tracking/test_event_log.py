@@ -16,7 +16,7 @@ from samples import (
     trial_job,
 )
 
-from pruning.errors import DiskFullError, SearchFailedError
+from pruning.errors import DiskFullError, LostProcessError, SearchFailedError
 from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
 from search.tasks.score import ACCURACY
@@ -100,6 +100,7 @@ def test_every_event_of_a_search_can_be_followed(event_log: EventLog, file: Path
         (SearchFailedError("all 2 trials failed"), "failed"),
         (KeyboardInterrupt(), "interrupted"),
         (DiskFullError("make room"), "interrupted"),
+        (LostProcessError("Ray does not start here"), "interrupted"),
         (RuntimeError("a bug"), "launched"),
     ],
 )

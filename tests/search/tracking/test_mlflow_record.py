@@ -15,12 +15,14 @@ from samples import (
     epoch_record,
     from_scratch_job,
     outcome,
+    small_config,
     trial_job,
 )
 
 from mlflow_server import MemoryRecorder, RunRecorder, TrackingError, schema
 from mlflow_server.runs import Entry, LogMetrics
 from pruning.cost import Budget, Cost
+from search.config.gates_config import GatesConfig
 from search.results.contests import contests
 from search.results.report import Results
 from search.storage.layout import CURVE_FILE
@@ -66,6 +68,7 @@ TUNED = outcome(
     validation_score=0.75,
     test_score=0.7,
     profile="abcdef01",
+    channels=12,
     details={
         "score_before_pruning": 0.8,
         "score_after_pruning": 0.4,
@@ -143,7 +146,31 @@ def test_the_search_is_the_parent_and_says_what_was_asked_for(
     assert run.metrics == {
         schema.METRIC_BASE_FLOPS: ((0, preflight.base.flops),),
         schema.METRIC_BASE_NUM_PARAMS: ((0, preflight.base.params),),
+        schema.METRIC_BASE_CHANNELS: ((0, preflight.base.channels),),
     }
+
+
+def test_the_settings_of_gates_are_recorded_where_a_search_has_some(tmp_path: Path):
+    gates = GatesConfig(gate_form="clipped", gate_thresholds=("filter=0.4",), settle_epochs=2)
+    gated = small_config(tmp_path, criterion=("scaling-factors",), gates=gates)
+    assert gates.params(set().union(*gated.gated.values())) == {
+        schema.PARAM_GATE_FORM: "clipped",
+        schema.PARAM_GATE_PENALTY: "each",
+        schema.PARAM_GATE_THRESHOLDS: "filter=0.4",
+        schema.PARAM_SETTLE_EPOCHS: 2,
+        schema.PARAM_GATES_AT: "consumer",
+    }
+    of_branches = small_config(tmp_path, granularity=("branch",))
+    assert of_branches.gates.params(set().union(*of_branches.gated.values())) == {
+        schema.PARAM_GATE_FORM: "sigmoid",
+        schema.PARAM_GATE_PENALTY: "each",
+        schema.PARAM_SETTLE_EPOCHS: 0,
+    }
+    plain = small_config(tmp_path, gates=GatesConfig(freeze_but=("last",)))
+    params = plain.gates.params(set().union(*plain.gated.values()))
+    assert params == {schema.PARAM_FREEZE_BUT: "last"}
+    every = {**gates.params({"filter"}), **params}
+    schema.require("param", [*every, schema.PARAM_GATE])
 
 
 def test_a_trial_is_a_child_with_its_proposal(memory: MemoryRecorder, recording: MlflowRecord):
@@ -190,6 +217,7 @@ def test_a_finished_trial_leaves_an_architecture_beside_it(
         assert final[schema.METRIC_FLOPS] == 120_000
         assert final[schema.METRIC_FLOPS_SHARE] == 120_000 / preflight.base.flops
         assert final[schema.METRIC_NUM_PARAMS] == 5000
+        assert final[schema.METRIC_CHANNELS] == 12
         assert run.tags[schema.TAG_ORIGIN] == "fine-tuned"
         assert run.tags[schema.TAG_ARCHITECTURE] == "fine-tuned-4"
         assert run.tags[schema.TAG_PROFILE] == "abcdef01"

@@ -20,6 +20,7 @@ from search.config.methods import METHODS
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
+from search.storage.layout import SCORES_FILE
 from search.tasks.classification import Classification
 from search.trials import iterative_training
 from search.trials.artifacts import stored_curve
@@ -150,6 +151,18 @@ def test_compute_follows_the_network_as_it_shrinks(done: Any):
         tuned = (3 - epochs) * num_train
         assert outcome.images == num_train + 32 * len(rows) + rest + tuned
         assert outcome.compute == num_train * base + shrinking + (rest + tuned) * outcome.flops
+
+
+def test_the_scores_of_all_channels_are_stored_also_of_those_that_went(done: Any):
+    context, outcomes, _ = done
+    for outcome in outcomes:
+        folder = context.directory / outcome.path
+        stored = json.loads((folder / SCORES_FILE).read_text())
+        assert stored["criterion"] == "taylor"
+        widths = {name: len(values) for name, values in stored["scores"].items()}
+        graph = context.preflight.graph
+        assert widths == {name: graph.group(name).width for name in context.preflight.groups}
+        assert all(0 < value < float("inf") for own in stored["scores"].values() for value in own)
 
 
 def test_points_have_the_scores_that_were_measured(tmp_path: Path, digits: ImageData, done: Any):
@@ -342,6 +355,33 @@ def test_a_trial_whose_target_is_too_far_is_infeasible_before_it_trains(
     with pytest.raises(UnreachableBudgetError, match="channels have to go, but 1 of them every"):
         run_trial(job_of(context, 0.4), context, digits, records.extend)
     assert records == []
+
+
+def test_a_trial_has_the_pace_that_it_proposes(tmp_path: Path, digits: ImageData):
+    slow, fast = (
+        context_of(
+            tmp_path / name,
+            digits,
+            iterative=IterativeConfig(epochs=2, minibatches=1),
+            study=StudyConfig(by_products=0),
+            set=("iterative.units=1,4",),
+        )
+        for name in ("slow", "fast")
+    )
+    counts = []
+    for context, units in ((slow, 1.0), (fast, 4.0)):
+        job = job_of(context)
+        settings = {**job.proposal.settings, "iterative.units": units}
+        job = TrialJob(0, dataclasses.replace(job.proposal, settings=settings))
+        (outcome,) = run_trial(job, context, digits, lambda _: None)
+        counts.append([row["channels_removed"] for row in rows_of(context, outcome)])
+    assert counts[0][:4] == [1, 2, 3, 4]
+    assert counts[1][0] == 4
+    too_slow = context_of(
+        tmp_path, digits, iterative=IterativeConfig(1), set=("iterative.minibatches=1,7",)
+    )
+    with pytest.raises(ConfigError, match="removes channels every 7 minibatches"):
+        check_iterative(too_slow.config, too_slow.preflight, digits, Classification())
 
 
 def test_a_trial_that_does_not_get_there_says_how_far_it_came(

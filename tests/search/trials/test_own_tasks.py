@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,33 @@ def of_a_mapping(count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
     return {"row": row, "signal": signal}, targets
 
 
+def per_pixel() -> nn.Module:
+    """A class out of two for each pixel of a picture 1×6×6."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Conv2d(8, 2, 1),
+    )
+
+
+def of_pixels(count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
+    pictures = torch.randn(count, 1, 6, 6, generator=generator)
+    return pictures, (pictures[:, 0] > 0).long()
+
+
+def per_label() -> nn.Module:
+    """Two logits for a picture 1×6×6."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)),
+    )
+
+
+def of_labels(count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
+    pictures = torch.randn(count, 1, 6, 6, generator=generator)
+    bright = pictures.mean((1, 2, 3)) > 0
+    return pictures, torch.stack([bright, ~bright], 1).long()
+
+
 class ByStep(Task):
     """Says its loss of whole minibatches, which are no pairs, only."""
 
@@ -107,17 +135,24 @@ class Unmeasurable(ByStep):
         return float("nan")
 
 
-def opened(folder: Path, data: OwnData, task: Task | None, *methods: str) -> JobContext:
+def opened(
+    folder: Path,
+    data: OwnData,
+    task: Task | None,
+    *methods: str,
+    name: str = "regression",
+    network: str = "two_inputs",
+) -> JobContext:
     config = small_config(
         folder,
         model="own:net",
         budget=("flops=80%",),
         criterion=methods,
-        task="regression",
+        task=name,
         training=TrainingConfig(4, 2, 1, batch_size=16),
         study=StudyConfig(by_products=1, early_stopping=True),
     )
-    preflight = check(config, Builder(f"{__name__}:two_inputs"), data.sample, task)
+    preflight = check(config, Builder(f"{__name__}:{network}"), data.sample, task)
     return JobContext(config, preflight, "cpu", own_task=task)
 
 
@@ -126,10 +161,13 @@ def space(context: JobContext) -> SearchSpace:
     return SearchSpace(10.0, (flops * 0.6, flops * 0.8), context.config.criteria)
 
 
+def trial_by(method: str, context: JobContext) -> TrialJob:
+    return TrialJob(0, space(context).mildest(method, "filter"))
+
+
 def performed(context: JobContext, data: OwnData, method: str) -> list[Outcome]:
     records: list[EpochRecord] = []
-    job = TrialJob(0, space(context).mildest(method, "filter"))
-    outcomes = perform(job, context, data, records.extend)
+    outcomes = perform(trial_by(method, context), context, data, records.extend)
     assert [r.step for r in records] == list(range(1, len(records) + 1))
     assert all(o.validation_score == o.validation_score for o in outcomes)
     return list(outcomes)
@@ -166,6 +204,61 @@ def test_a_trial_of_two_inputs_is_stored_and_verified(tmp_path: Path) -> None:
         metric.update(model(**batches[0][0]), batches[0][1])
         assert metric.compute() == pytest.approx(outcome.test_score, abs=1e-6)
         assert copycat.read(folder).provenance["task"] == "regression"
+
+
+class KilledError(BaseException):
+    """In place of a signal: from here on there is what lies in files."""
+
+
+def killed_in(epoch: int) -> Callable[[Sequence[EpochRecord]], None]:
+    def report(records: Sequence[EpochRecord]) -> None:
+        if records[-1].step == epoch:
+            raise KilledError
+
+    return report
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A task, what it is shown with, and a method that can judge by it."""
+
+    make: Callable[[int, torch.Generator], tuple[Any, Tensor]]
+    name: str = "regression"
+    network: str = "two_inputs"
+    task: Task | None = None
+    method: str = "taylor"
+
+    def opened(self, folder: Path, data: OwnData) -> JobContext:
+        return opened(folder, data, self.task, self.method, name=self.name, network=self.network)
+
+
+CASES = {
+    "regression": Case(of_a_mapping),
+    "segmentation": Case(of_pixels, "segmentation", "per_pixel"),
+    "multilabel": Case(of_labels, "multilabel", "per_label"),
+    "steps of one's own": Case(of_a_tuple, task=ByStep()),
+    "a loop of one's own": Case(of_a_tuple, task=ByLoop(), method="magnitude-l1"),
+}
+
+
+@pytest.mark.parametrize("epoch", [2, 5], ids=["sparse", "fine-tuning"])
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_a_killed_trial_of_any_task_goes_on_to_the_same_networks(
+    tmp_path: Path, case: Case, epoch: int
+) -> None:
+    """Bit by bit; every one of them is certified."""
+    data, stored = own_data(case.make), []
+    for name in ("whole", "killed"):
+        context = case.opened(tmp_path / name, data)
+        if name == "killed":
+            with pytest.raises(KilledError):
+                perform(trial_by(case.method, context), context, data, killed_in(epoch))
+        outcomes = performed(case.opened(tmp_path / name, data), data, case.method)
+        folders = [context.directory / outcome.path for outcome in outcomes]
+        certified = [copycat.verify(folder, trust=(__name__,)) for folder in folders]
+        scores = [(outcome.validation_score, outcome.test_score) for outcome in outcomes]
+        stored.append([(each.weights_sha256, each.cost) for each in certified] + scores)
+    assert stored[0] == stored[1]
 
 
 def test_a_step_of_whole_minibatches_serves_every_criterion_but_those_of_samples(

@@ -162,6 +162,26 @@ def test_a_grid_is_every_combination_once_in_order_at_one_target():
     assert SearchSpace(PUSHED, None, ("fisher",)).grid(9.0) == []
 
 
+def test_what_is_fixed_of_iterative_pruning_is_there_for_its_trials_only():
+    fixed = {"iterative.units": (1.0, 10.0), "iterative.minibatches": (5.0,)}
+    schedules = ("one-shot", "iterative")
+    space = SearchSpace(0.0, None, ("fisher",), schedules=schedules, fixed=fixed)
+    grid = space.grid(9.0)
+    assert grid == [
+        {"schedule": "one-shot"},
+        *({"schedule": "iterative", "iterative.units": units} for units in (1.0, 10.0)),
+    ]
+    points = [space.proposal(point) for point in grid]
+    assert [point.settings_of("iterative") for point in points if point] == [
+        {},
+        {"units": 1.0, "minibatches": 5.0},
+        {"units": 10.0, "minibatches": 5.0},
+    ]
+    for proposal, params in asked(space, 0, 6):
+        assert space.proposal(params) == proposal
+        assert ("iterative.units" in params) == (proposal.schedule == "iterative")
+
+
 def test_where_the_search_has_targets_they_are_no_dimension():
     space = SearchSpace(PUSHED, None, ("fisher",))
     assert space.openings([7.0]) == []

@@ -2,10 +2,7 @@
 
 import asyncio
 import hashlib
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import samples
 import sqlalchemy
+from samples import Completed
 from sqlalchemy import Engine
 
 from pruning.errors import ConfigError, ServiceError
@@ -40,22 +39,17 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def espalier(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "search.cli", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
-    )
+def espalier(*arguments: str | Path, folder: Path) -> Completed:
+    """The command line in this folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return samples.espalier(*arguments)
 
 
-def check_line(run: subprocess.CompletedProcess[str], *words: str) -> None:
+def check_line(run: Completed, *words: str) -> None:
     """It was refused in one line."""
-    assert run.returncode == 2, run.stderr
-    (line,) = run.stderr.splitlines()
+    assert run.status == 2, run.err
+    (line,) = run.err.splitlines()
     assert line.startswith("espalier: ")
     for word in words:
         assert word in line
@@ -229,16 +223,16 @@ def test_tokens_stay_known_while_the_database_is_away(
 def test_a_token_is_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     where = ("--runs", tmp_path / "runs")
     run = espalier("token", "create", "ann", "--role", "reader", *where, folder=tmp_path)
-    assert run.returncode == 0, run.stderr
-    token = run.stdout.strip()
-    assert token not in run.stderr
+    assert run.status == 0, run.err
+    token = run.out.strip()
+    assert token not in run.err
     config = ServiceConfig(runs=str(tmp_path / "runs"))
     engine = open_service_database(config, may_be_new=False)
     assert found(engine, token) is not None
     check_line(espalier("token", "create", "ann", *where, folder=tmp_path), "another name")
-    told = espalier("token", "list", *where, folder=tmp_path).stdout
+    told = espalier("token", "list", *where, folder=tmp_path).out
     assert told.split() == ["ann", "reader", "ann", "for", "good"]
-    assert espalier("token", "revoke", "ann", *where, folder=tmp_path).returncode == 0
+    assert espalier("token", "revoke", "ann", *where, folder=tmp_path).status == 0
     assert found(engine, token) is None
     engine.dispose()
 
@@ -293,7 +287,7 @@ def test_a_password_that_is_not_known_is_told(
 def test_a_password_in_an_address_is_refused(tmp_path: Path, url: str) -> None:
     run = served(tmp_path, "--mlflow-url", url)
     check_line(run, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    assert "hidden" not in run.stderr
+    assert "hidden" not in run.err
 
 
 # ---- what a service is not started with
@@ -307,7 +301,7 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-def served(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def served(folder: Path, *arguments: str | Path) -> Completed:
     """`espalier serve` that comes to nothing: what was in the folder is all there is."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     run = espalier("serve", "--port", "0", *arguments, folder=folder)
@@ -349,7 +343,7 @@ def test_a_token_that_was_revoked_lets_nobody_else_in(tmp_path: Path) -> None:
 def test_a_database_that_cannot_be_used(tmp_path: Path, url: str) -> None:
     run = served(tmp_path, "--database", url)
     check_line(run, "database")
-    assert "hidden" not in run.stderr
+    assert "hidden" not in run.err
 
 
 @pytest.mark.parametrize(

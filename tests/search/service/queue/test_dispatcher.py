@@ -234,6 +234,46 @@ def test_stopping_asks_once_and_ends_as_stopped(
     assert searches.get("a").state == "stopped"
 
 
+@pytest.fixture(params=[-400, 400])
+def set_clock(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Sets the clock on the wall by so many days."""
+
+    def set_clock() -> None:
+        seconds = request.param * 24 * 3600
+        now, now_ns = time.time, time.time_ns
+        monkeypatch.setattr(time, "time", lambda: now() + seconds)
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns() + seconds * 10**9)
+
+    return set_clock
+
+
+def test_a_clock_that_is_set_makes_nobody_hurry_or_wait(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    clock: Callable[[float], None],
+    set_clock: Callable[[], None],
+) -> None:
+    """As when a machine learns the time of day after a service has begun."""
+    launcher.gone["a/1"] = AWAY
+    add(searches, "a")
+    dispatcher.step()
+    dispatcher.step()  # postponed, for two seconds
+    set_clock()
+    dispatcher.step()
+    assert launcher.launched == [("a", 1)]
+    clock(3)
+    dispatcher.step()
+    assert launcher.launched == [("a", 1), ("a", 2)]
+    searches.stop("a")
+    dispatcher.step()
+    set_clock()
+    dispatcher.step()
+    assert (launcher.interrupted, launcher.killed) == (["a/2"], [])
+
+
 def test_one_that_finished_before_it_could_be_stopped_is_finished(
     searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, tmp_path: Path, say: Any
 ) -> None:

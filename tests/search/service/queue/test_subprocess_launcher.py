@@ -15,7 +15,7 @@ from search.service.queue.subprocess_launcher import SubprocessLauncher
 from search.service.service_config import SECRET_VARIABLES
 from search.storage.folder_lock import FolderLock, is_held, lock_holder
 from search.storage.layout import LOG_FILE
-from search.system.exit_status import NOT_NOW, UNFORESEEN
+from search.system.exit_status import EXIT_LOST, NOT_NOW, THIS_TIME, UNFORESEEN
 from search.system.process_identity import alive, tag
 
 SLEEPER = "import time; print('begun', flush=True); time.sleep(60)"
@@ -57,6 +57,7 @@ def test_a_search_that_is_refused_says_why(tmp_path: Path) -> None:
         ("print('espalier: bad'); raise SystemExit(2)", "status 2", "bad"),
         ("print('something'); raise SystemExit(2)", "status 2", ""),
         ("print('espalier: later'); raise SystemExit(75)", "status 75", "later"),
+        (f"print('espalier: {THIS_TIME}killed'); raise SystemExit({EXIT_LOST})", "killed", ""),
         ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL", ""),
     ],
 )
@@ -184,6 +185,8 @@ def test_what_is_over_later_is_told_from_what_stays(status: int | None) -> None:
     found = process_exit("why", f"espalier: {NOT_NOW}the disk is full\n", status)
     assert (found.refusal, found.is_temporary) == ("the disk is full", True)
     assert not process_exit("why", "espalier: no such network\n", None).is_temporary
+    lost = process_exit("why", f"espalier: {THIS_TIME}Ray does not start\n", status and EXIT_LOST)
+    assert (lost.cause, lost.refusal) == ("Ray does not start", "")  # once more, then
     assert process_exit("why", "", 75).is_temporary  # where the disk was too full to say so
 
 
@@ -199,6 +202,7 @@ def test_a_process_that_cannot_be_started_is_told(
     ("text", "refusal"),
     [
         *(("", ""), ("a\nespalier: no\n", "no"), ("espalier: no\nmore", ""), ("\n\n", "")),
+        ("espalier: no (docs/how-to/budgets.md)", "no"),
         (f"espalier: OSError: oh: {UNFORESEEN}: please report it", ""),
     ],
 )

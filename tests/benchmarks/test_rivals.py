@@ -1,0 +1,77 @@
+"""The arithmetic of benchmarks/rivals.py: what is spent, what is chosen, what is told of it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from search.config.data_config import DataConfig
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a module of the benchmarks, which are scripts side by side."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def imported(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return imported
+
+
+@pytest.mark.parametrize("rival", ["uniform", "random_widths", "nsga2"])
+def test_a_rival_spends_what_it_is_given_and_no_more(module: Any, rival: str) -> None:
+    bench_of, shapes = module("rivals_bench"), module("rivals_shapes")
+    setting = bench_of.Setting(
+        "test", "digits-vgg", DataConfig(limit_train=60), (0.04, 0.01), 1, 1, 0.1, 1
+    )
+    bench = bench_of.Bench(setting, seed=3)
+    getattr(shapes, rival)(bench)
+    images = bench.images_per_epoch
+    counted = sum(network.flops * images for network in bench.networks)
+    assert bench.spent == counted <= bench.limit
+    assert bench.limit == pytest.approx(0.1 * images * bench.preflight.base.flops)
+    assert bench.limit - bench.spent < images * bench.budgets[0]
+    assert all(network.flops <= bench.budgets[0] for network in bench.networks)
+    assert [network.spent for network in bench.networks] == sorted(
+        network.spent for network in bench.networks
+    )
+
+
+def run_of(module: Any, networks: list[tuple[int, float, float]]) -> Any:
+    page = module("rivals_page")
+    content = {
+        "base_flops": 1000,
+        "setting": {"budgets": [1.0, 0.1]},
+        "reference": {"score": 0.5, "flops": 1000, "least_flops": 10},
+    }
+    return page.Run("uniform", 0, tuple(page.Trained(*network) for network in networks), content)
+
+
+def test_validation_chooses_and_the_test_split_is_told_of(module: Any) -> None:
+    run = run_of(module, [(100, 0.8, 0.7), (100, 0.7, 0.9), (1000, 0.9, 1.0), (2000, 1.0, 1.0)])
+    assert [network.flops for network in run.chosen] == [100, 1000]
+    assert run.test_score(1000) == 1.0
+    assert run.test_score(100) == 0.7
+    # Half of the two decades is spared by the first; (0.8 - 0.5) / 0.5 and (0.7 - 0.5) / 0.5.
+    assert run.hypervolume(in_test=False) == pytest.approx(0.5 * 0.6)
+    assert run.hypervolume(in_test=True) == pytest.approx(0.5 * 0.4)
+
+
+def test_differences_are_paired_by_the_seeds_that_both_have(module: Any) -> None:
+    page = module("rivals_page")
+    own = {
+        "espalier": [page.Run("espalier", seed, (), {}) for seed in (0, 1, 2)],
+        "uniform": [page.Run("uniform", seed, (), {}) for seed in (2, 1)],
+    }
+    worth = {("espalier", 1): 0.5, ("espalier", 2): 0.8, ("uniform", 1): 0.4, ("uniform", 2): 0.6}
+    told = page._against(
+        own, "espalier", "uniform", lambda run: worth.get((run.rival, run.seed), 0.0)
+    )
+    assert told.value == pytest.approx(0.15)

@@ -1,0 +1,120 @@
+"""The wheel that is released: what is in it, and that it works where nothing else of ours is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from collections.abc import Callable
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("pruning", "copycat", "mlflow_server", "search")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+
+
+def build(folder: Path) -> None:
+    """Put the wheel of this source tree into the folder; nothing is fetched."""
+    source = folder / "source"
+    for package in PACKAGES:
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, ignore=without)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    subprocess.run(
+        [sys.executable, "-c", BUILD, str(folder)], cwd=source, check=True, capture_output=True
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    (file,) = made_once("wheel", build).glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(archive.read(name).decode())
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `espalier` and `python` where the wheel is installed.
+
+    What it depends on is that of this environment, whose copy of Espalier is out of reach: files
+    that name further folders (.pth) are read in an environment's own folder only.
+    """
+    environment = tmp_path_factory.mktemp("clean") / "venv"
+    python = environment / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    # --ignore-installed: what is installed beside it is no reason to leave anything out
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    flags = ("--quiet", "--no-index", "--no-deps", "--ignore-installed")
+    subprocess.run([*pip, "install", *flags, wheel], check=True, env=outside())
+    return python.parent
+
+
+def outside() -> dict[str, str]:
+    """The environment variables of somebody who has no clone of this repository."""
+    return {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+
+
+def output(folder: Path, *command: str | Path) -> str:
+    """What a command prints that is run in this folder and succeeds without a warning."""
+    done = subprocess.run(
+        command, cwd=folder, env=outside(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_every_file_of_the_packages_is_in_it_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    files = (file for package in PACKAGES for file in (ROOT / package).rglob("*"))
+    ours = {
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert packed == ours
+    assert {f"{package}/py.typed" for package in PACKAGES} <= packed
+
+
+def test_its_metadata_is_the_projects(metadata: Message) -> None:
+    assert metadata["Version"] == PROJECT["version"]
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.get_all("Provides-Extra") == list(PROJECT["optional-dependencies"])
+    needed = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
+    assert len(needed) == len(PROJECT["dependencies"])
+
+
+def test_it_runs_from_where_it_is_installed(programs: Path, tmp_path: Path) -> None:
+    files = "import pruning, copycat, mlflow_server, search; print(search.__file__)"
+    assert str(programs.parent / "lib") in output(tmp_path, programs / "python", "-c", files)
+    version = output(tmp_path, programs / "espalier", "--version")
+    assert version.split()[-1] == PROJECT["version"]
+    assert (
+        "search for smaller networks" in output(tmp_path, programs / "espalier", "--help").lower()
+    )
+
+
+def test_a_database_of_a_service_is_made_by_its_migrations(programs: Path, tmp_path: Path) -> None:
+    create = (programs / "espalier", "token", "create", "anna")
+    subprocess.run(create, cwd=tmp_path, env=outside(), check=True, capture_output=True)
+    assert "anna  writer" in output(tmp_path, programs / "espalier", "token", "list")
