@@ -23,13 +23,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from rivals_bench import Bench, Setting, Times
 from rivals_packages import fastnas, torch_pruning_magnitude, torch_pruning_taylor
 from rivals_page import page
-from rivals_search import espalier
+from rivals_search import Looking, espalier
 from rivals_shapes import nsga2, random_widths, tpe, uniform
 
 from search.config.data_config import DataConfig
@@ -46,7 +47,11 @@ RIVALS: dict[str, Rival] = {
     "torch-pruning-magnitude": torch_pruning_magnitude,
     "torch-pruning-taylor": torch_pruning_taylor,
     "fastnas": fastnas,
+    "espalier-scores-alone": partial(espalier, looking=Looking(cost_exponent=(0.0,))),
+    "espalier-drawn": partial(espalier, looking=Looking(sampler="random")),
+    "espalier-untrained": partial(espalier, looking=Looking(candidate_epochs=0)),
 }
+"""The last three are the ablation of our own search, a part of which each does without."""
 
 
 def settings(cifar10: str) -> dict[str, Setting]:
@@ -99,7 +104,7 @@ def run_once(folder: Path, setting: Setting, rival: str, seed: int) -> None:
     times = Times(
         time.perf_counter() - begun,
         bench.seconds_training,
-        None if rival == "espalier" else time.process_time() - processor,
+        None if rival.startswith("espalier") else time.process_time() - processor,
     )
     assert bench.spent <= bench.limit, (
         f"{rival} spent {bench.spent / bench.limit:.2f} of the compute"

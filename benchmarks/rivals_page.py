@@ -28,7 +28,11 @@ NAMES = {
     "torch-pruning-magnitude": "Torch-Pruning, group magnitude",
     "torch-pruning-taylor": "Torch-Pruning, group Taylor",
     "fastnas": "ModelOpt FastNAS",
+    "espalier-scores-alone": "Espalier's, shapes ranked by scores alone",
+    "espalier-drawn": "Espalier's, shapes drawn at random",
+    "espalier-untrained": "Espalier's, candidates judged without training",
 }
+"""The last three are the search without one of its parts."""
 
 
 @dataclass(frozen=True)

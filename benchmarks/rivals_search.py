@@ -7,7 +7,7 @@ import math
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rivals_bench import Bench, Evaluated
 from safetensors.torch import save_file
@@ -21,7 +21,16 @@ from search.trials.jobs import Outcome
 TRIALS = 2
 
 
-def espalier(bench: Bench) -> None:
+@dataclasses.dataclass(frozen=True)
+class Looking:
+    """How the search looks for shapes; without one of these, for an ablation."""
+
+    cost_exponent: tuple[float, ...] = (0.0, 0.5, 1.0)
+    candidate_epochs: int = 1
+    sampler: Literal["tpe", "random"] = "tpe"
+
+
+def espalier(bench: Bench, looking: Looking = Looking()) -> None:
     """Train the base network as for the packages that prune, and search from its weights.
 
     The search trains more shapes from scratch than the compute pays for. They come one after the
@@ -31,7 +40,7 @@ def espalier(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "base.safetensors"
         save_file(base.state_dict(), weights)
-        config = _config(bench, str(weights), folder)
+        config = _config(bench, looking, str(weights), folder)
         results = search.run(config).results
         _count(bench, config, results)
 
@@ -60,7 +69,7 @@ def _evaluated(bench: Bench, config: SearchConfig, outcome: Outcome) -> Evaluate
     return Evaluated(widths, outcome.flops, *scores, bench.spent)
 
 
-def _config(bench: Bench, weights: str, runs: str) -> SearchConfig:
+def _config(bench: Bench, looking: Looking, weights: str, runs: str) -> SearchConfig:
     setting, each = bench.setting, bench.compute_of(statistics.fmean(bench.budgets))
     shapes = math.ceil((bench.limit - bench.spent) / each)
     return dataclasses.replace(
@@ -69,11 +78,16 @@ def _config(bench: Bench, weights: str, runs: str) -> SearchConfig:
         weights=weights,
         training=dataclasses.replace(setting.training, epochs=0),
         criterion=("taylor",),
-        cost_exponent=(0.0, 0.5, 1.0),
+        cost_exponent=looking.cost_exponent,
         trials=TRIALS,
         profiles=1,
         equal_compute_pairs=False,
-        study=StudyConfig(by_products=0, tempered_trials=shapes),
+        study=StudyConfig(
+            sampler=looking.sampler,
+            by_products=0,
+            tempered_trials=shapes,
+            candidate_epochs=looking.candidate_epochs,
+        ),
         runs=runs,
         name="rival",
         concurrency=1,
