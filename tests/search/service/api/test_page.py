@@ -1,8 +1,4 @@
-"""The page in a real browser, with a real service behind it.
-
-The screenshots in docs/ are made again where ESPALIER_SCREENSHOTS names a folder for them; then
-the search that is looked at is that of examples/digits.toml, which takes longer.
-"""
+"""The page in a real browser, with a real service behind it."""
 
 import dataclasses
 import json
@@ -12,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,8 +53,6 @@ SMALL: dict[str, Any] = {
     "profiles": 1,
     "concurrency": 1,
 }
-EXAMPLE = Path(__file__).parents[4] / "examples" / "digits.toml"
-SCREENSHOTS = os.environ.get("ESPALIER_SCREENSHOTS")
 LONG = {"name": "long", "trials": 3}
 """Of many epochs: it is stopped before it ends."""
 
@@ -143,9 +136,6 @@ def service(
 def finished(service: Service, finished_search: FinishedSearch) -> str:
     """A search that is finished."""
     search_id = finished_search.folder.name
-    if SCREENSHOTS:
-        example = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
-        search_id = str(service.call("POST", "/v1/searches", example)["id"])
     assert service.wait_for(search_id, *OVER) == "finished"
     return search_id
 
@@ -225,12 +215,6 @@ def points(page: Any) -> Any:
 
 def row_of(page: Any, key: str) -> Any:
     return page.locator(f"tr[data-key='{key}']:has(.links)")
-
-
-def keep(page: Any, name: str, height: int) -> None:
-    if SCREENSHOTS:
-        clip = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": height}
-        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", clip=clip)
 
 
 def downloaded(page: Any, link: Any, folder: Path) -> Path:
@@ -422,7 +406,6 @@ def test_a_budget_that_cannot_be_reached_is_refused_at_its_field(watched):
     assert page.url.endswith("/#/launch")
     budget.fill("flops=25%")
     page.get_by_text("flops ≤ 598k (25 % of the base network)").wait_for()
-    keep(page, "service-launch", 1000)
     assert error.inner_text() == ""
     assert budget.get_attribute("aria-invalid") is None
 
@@ -572,8 +555,6 @@ def test_the_table_does_with_a_keyboard_what_the_plot_does_with_a_mouse(watched,
     page.keyboard.press("Enter")
     page.locator(".card h3", has_text=found[0]["key"]).wait_for()
     page.locator(".card .profile").wait_for()
-    page.evaluate("scrollTo(0, 0)")
-    keep(page, "service-search", 1000)
     link = row_of(page, found[0]["key"]).get_by_text("MLflow")
     tab_to(page, link)
     with page.context.expect_page() as opened:
@@ -596,8 +577,6 @@ def test_a_phone_scrolls_only_downwards(browser, service, finished, route):
             "/searches/nowhere": "#notice:not(:empty)",
         }
         page.locator(marks.get(route, ".plot .point")).first.wait_for()
-        if route == "/searches/{}":
-            keep(page, "service-phone", 844)
         for fold in page.locator("details").all():
             fold.evaluate("fold => { fold.open = true; }")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -618,7 +597,6 @@ def test_the_list_tells_how_each_search_stands_and_filters_by_state(watched, ser
     assert "digits-vgg on digits, flops=10%" in text
     assert f"best {100 * best['validation_score']:.1f}\u00a0%" in text
     assert item.locator("progress").evaluate("bar => bar.value") == 1
-    keep(page, "service-searches", 560)
     page.get_by_label("State").select_option("failed")
     page.get_by_text("No search is failed.").wait_for()
     assert item.count() == 0
