@@ -31,7 +31,7 @@ _LOOKS = {
     "copycat": ("^", "triangle-up", "copycat", "a rescaled shape from scratch (copycat)"),
     "tempered": (
         *("v", "triangle-down", "tempered copycat"),
-        "a shape between a pruned and the uniform one, from scratch (tempered)",
+        "a shape at or between found and uniform ones, from scratch (tempered)",
     ),
     "uniform": ("x", "x", "uniformly narrowed", "the uniformly narrowed network"),
     "random": ("D", "diamond", "random widths", "a shape of random widths"),
