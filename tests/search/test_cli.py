@@ -156,6 +156,7 @@ CHANGED_FLAGS = {
     "storage": "sqlite:///study.db",
     "early-stopping": False,
     "tempered-trials": 6,
+    "candidate-epochs": 3,
     "cpus-per-trial": 2,
     "gpus-per-trial": 0.5,
     "ray-address": "10.0.0.1:6379",
@@ -173,7 +174,7 @@ EITHER = (
 )
 """Settings that do not go together; those that go with few have tests of their own."""
 
-ALONE = ("train-only", "gates-at", "settle-epochs")
+ALONE = ("train-only", "gates-at", "settle-epochs", "cost-exponent")
 
 
 @pytest.mark.parametrize("either", EITHER)
@@ -205,6 +206,11 @@ def test_gates_of_channels_are_asked_for(asked: list[SearchConfig]):
     )
     (config,) = asked
     assert (config.gates.gates_at, config.gates.settle_epochs) == ("convolution", 2)
+
+
+def test_exponents_of_costs_are_asked_for(asked: list[SearchConfig]):
+    espalier("search", "--cost-exponent=0", "--cost-exponent=0.5")
+    assert asked == [SearchConfig(cost_exponent=(0.0, 0.5))]
 
 
 def test_sparse_training_alone_is_asked_for(asked: list[SearchConfig]):
