@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from search.service import throttled_log
 from search.service.throttled_log import ThrottledLog
+from search.storage.folder_lock import FolderLock
 
 NEEDS_NO_DATABASE = {"/", "/assets/style.css", "/openapi.json", "/livez", "/healthz", "/readyz"}
 NEEDS_NO_DATABASE |= {"/v1/models", "/v1/datasets", "/v1/criteria", "/v1/preflight"}
@@ -75,6 +76,19 @@ def test_what_cannot_be_written_is_told_as_such(
     monkeypatch.setattr(service.components.runs, "remove", fail)
     monkeypatch.setattr(service.components.searches, "remove", lambda _: None)
     check_refused(service.ask("DELETE", "/v1/searches/done"), status)
+
+
+def test_a_search_that_the_command_line_works_on_is_not_deleted(service: Any) -> None:
+    """The lock on its folder, which that process holds, is what tells."""
+    folder = service.components.runs.path / "done"
+    there = sorted(folder.rglob("*"))
+    with FolderLock(folder, "search") as lock:
+        lock.acquire()
+        answer = service.ask("DELETE", "/v1/searches/done")
+    check_refused(answer, 409)
+    assert "a process works on done: stop it first" in answer.json["detail"]
+    assert sorted(folder.rglob("*")) == sorted({*there, folder / ".lock"})
+    assert service.ask("GET", "/v1/searches/done").status == 200
 
 
 def test_what_lasts_is_logged_once_a_minute(
