@@ -37,6 +37,7 @@ from pruning.fvcore_count import measure_cost
 from pruning.tracing import trace
 from search.commands.result_summary import print_family
 from search.config.family_config import FamilyConfig, kind_and_number
+from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
@@ -109,6 +110,12 @@ def test_kinds_are_listed_by_commas_and_checked():
 def test_settings_that_are_refused(settings: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
         FamilyConfig("p.json", **settings)
+
+
+def test_resources_from_python_reach_the_workers():
+    resources = ResourcesConfig(cpus_per_trial=2, gpus_per_trial=0.5, max_train_images=5000)
+    config = FamilyConfig(source="profile.json", budgets=("params=1k",), resources=resources)
+    assert config.as_search().resources == resources
 
 
 def test_a_malformed_budget_is_refused_at_once():
