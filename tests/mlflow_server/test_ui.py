@@ -54,7 +54,13 @@ def test_without_a_search_all_are_shown(store):
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("nothing", "MLflow has no search 'nothing': there are made-with-the-database")],
+    [
+        (
+            "nothing",
+            "MLflow has no search 'nothing': there are made-with-the-database "
+            "(docs/how-to/mlflow.md)",
+        )
+    ],
 )
 def test_an_unknown_search_is_one_line_and_status_2(store, name, line):
     command = [*COMMAND, name, "--port", "0", "--runs", str(store)]

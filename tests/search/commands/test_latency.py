@@ -95,7 +95,7 @@ def test_what_cannot_be_stored_is_shown_all_the_same(
     assert completed.status == 2
     assert "median ms" in completed.out
     assert completed.err.splitlines() == [
-        f"espalier: cannot write {taken / 'latency.json'}: read-only"
+        f"espalier: cannot write {taken / 'latency.json'}: read-only (docs/reference/files.md)"
     ]
 
 

@@ -83,7 +83,8 @@ def test_who_was_killed_may_fare_better_another_time(child: ChildProcess) -> Non
     assert str(error) == "it ends: SIGKILL, as where memory runs out"
     assert (exit_status(error), in_a_line(error)) == (EXIT_LOST, f"this time: {error}")
     again = ProcessEndedError("exit status 3").told("it ends")
-    assert (exit_status(again), in_a_line(again)) == (EXIT_REFUSED, "it ends: exit status 3")
+    assert exit_status(again) == EXIT_REFUSED
+    assert in_a_line(again) == f"it ends: exit status 3 (docs/{again.page})"
 
 
 def test_a_crash_is_told_where_another_library_has_its_own_handler() -> None:
