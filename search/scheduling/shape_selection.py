@@ -66,10 +66,10 @@ def shape_source(
         come of earlier proposals. None of them is trained again: in a small space many a point is a
         shape that is known.
     """
-    shapes = {shape.key: shape for shape in _found(config, preflight, trials)}
+    shapes = {shape.key: shape for shape in found_shapes(config, preflight, trials)}
     keys = _begun_with(study) or list(shapes)
-    points = _Points(config, preflight, [shapes[key] for key in keys])
-    chooser = _Chooser(points, config, preflight, members)
+    points = ShapePoints(config, preflight, [shapes[key] for key in keys])
+    chooser = ShapeChooser(points, config, preflight, members)
     trained = {o.profile: o for o in members if o.key == o.network and not o.equal_compute}
 
     def known(job: Job) -> Outcome | None:
@@ -94,7 +94,7 @@ def shape_source(
     return source
 
 
-def _found(
+def found_shapes(
     config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]
 ) -> list[FoundShape]:
     """The compared shapes, and every candidate beside the trials; of equal ones the first."""
@@ -145,7 +145,7 @@ def _begun_with(study: optuna.Study) -> list[str]:
     return []
 
 
-class _Points:
+class ShapePoints:
     """What can be proposed: a shape, what it is mixed with, how much of it is left, and a rung."""
 
     def __init__(
@@ -212,22 +212,23 @@ class _Points:
         return float(params[_RHO] * first + (1 - params[_RHO]) * second)
 
 
-class _Chooser:
+class ShapeChooser:
     """Chooses among points that are drawn once, by what is known of others.
 
-    members: trained from scratch before.
+    members: trained from scratch before; `known` is what is learned from them, with their scores
+        as Score.key has them.
     """
 
     def __init__(
         self,
-        points: _Points,
+        points: ShapePoints,
         config: SearchConfig,
         preflight: Preflight,
         members: Sequence[Outcome],
     ) -> None:
         self._points, self._preflight, self._seed = points, preflight, config.seed
         self._groups = {n: preflight.graph.group(n).width for n in preflight.groups}
-        self._known = [
+        self.known = [
             (self._described(read(config.directory / o.path).profile, o.flops), self._key(o))
             for o in members
             if not o.equal_compute and o.origin != "base"
@@ -242,12 +243,12 @@ class _Chooser:
 
     def point(self, study: optuna.Study, seed: int) -> dict[str, Any]:
         """The parameters of the most promising point that nobody has tried or is trying."""
-        pool, known, tried = self._drawn(), list(self._known), set(self._digests)
+        pool, known, tried = self._drawn(), list(self.known), set(self._digests)
         under_way: list[Described] = []
         for trial in study.get_trials(deepcopy=False):
             if set(trial.params) != set(self._points.distributions):
                 continue
-            shape, digest = self._of_point(trial.params)
+            shape, digest = self.of_point(trial.params)
             tried.add(digest)
             if trial.values:
                 known.append((shape, self._preflight.score.key(trial.values[0])))
@@ -292,14 +293,15 @@ class _Chooser:
             for _ in range(_POINTS):
                 params = self._points.drawn(generator)
                 try:
-                    shape, digest = self._of_point(params)
+                    shape, digest = self.of_point(params)
                 except UnreachableBudgetError:
                     continue
                 pool.setdefault(digest, (params, shape, digest))
             self._pool = list(pool.values())
         return self._pool
 
-    def _of_point(self, params: Mapping[str, Any]) -> tuple[Described, str]:
+    def of_point(self, params: Mapping[str, Any]) -> tuple[Described, str]:
+        """What is known of a point, and the digest of its shape; UnreachableBudgetError if none."""
         profile = self._points.job(params).profile
         flops = self._points.graph_of(profile).cost(profile.widths).flops
         return self._described(profile, flops, self._points.hint(params)), profile.digest
@@ -316,7 +318,7 @@ class _Chooser:
 class _PromisingPoint(optuna.samplers.BaseSampler):
     """Optuna's way to ask the chooser."""
 
-    def __init__(self, chooser: _Chooser, seed: int) -> None:
+    def __init__(self, chooser: ShapeChooser, seed: int) -> None:
         self._chooser, self._seed = chooser, seed
         self._independent = optuna.samplers.RandomSampler(seed=seed)
 
