@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import search
 from copycat.architecture import read
 from search import SearchConfig, StudyConfig
+from search.config.resources_config import ResourcesConfig
 from search.results.report import Results
 from search.trials.jobs import Outcome
 
@@ -91,6 +92,7 @@ def _config(bench: Bench, looking: Looking, weights: str, runs: str) -> SearchCo
         runs=runs,
         name="rival",
         concurrency=1,
+        resources=ResourcesConfig(cpus_per_trial=1),  # one thread, as the others have
         device="cpu",
     )
 
