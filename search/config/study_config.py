@@ -12,7 +12,9 @@ class StudyConfig:
     """How trials are proposed, cut short and made the most of."""
 
     sampler: Literal["tpe", "nsga2", "random"] = option(
-        "tpe", "who proposes trials: tpe (multivariate), nsga2 (a genetic algorithm) or random"
+        "tpe",
+        "who proposes trials: tpe (multivariate), nsga2 (a genetic algorithm) or random, by which "
+        "further shapes are drawn, too",
     )
     storage: str = option(
         "", "URL of a database for the Optuna study; by default a journal file beside the results"

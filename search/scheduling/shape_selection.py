@@ -20,11 +20,12 @@ from optuna.trial import FrozenTrial
 from copycat.architecture import read
 from copycat.families import Family, TemperedCopycat
 from copycat.width_profile import WidthProfile
-from pruning.errors import BudgetError, UnreachableBudgetError
+from pruning.errors import BudgetError, SearchStateError, UnreachableBudgetError
 from search.config.search_config import SearchConfig
 from search.scheduling.from_scratch_jobs import compared
 from search.scheduling.optuna_study import StudySource, trial_number
 from search.scheduling.shape_surrogate import Described, ShapeSurrogate, expected_gain
+from search.tasks.score import Score
 from search.trials.candidates import UNIFORM, Candidate, stored_candidates
 from search.trials.jobs import FromScratchJob, Job, Outcome
 from search.trials.preflight import Preflight
@@ -65,10 +66,9 @@ def shape_source(
     members: trained from scratch before; what is proposed is learned from them, and from what has
         come of earlier proposals. None of them is trained again: in a small space many a point is a
         shape that is known.
+    Raises SearchStateError where a shape that it began with is gone.
     """
-    shapes = {shape.key: shape for shape in found_shapes(config, preflight, trials)}
-    keys = _begun_with(study) or list(shapes)
-    points = ShapePoints(config, preflight, [shapes[key] for key in keys])
+    points = ShapePoints(config, preflight, _chosen_among(study, config, preflight, trials))
     chooser = ShapeChooser(points, config, preflight, members)
     trained = {o.profile: o for o in members if o.key == o.network and not o.equal_compute}
 
@@ -94,27 +94,51 @@ def shape_source(
     return source
 
 
+def _chosen_among(
+    study: optuna.Study, config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]
+) -> list[FoundShape]:
+    """The shapes that the study began with; those of now, if it has not begun."""
+    begun_with = _begun_with(study)
+    if not begun_with:
+        return found_shapes(config, preflight, trials)
+    every = {shape.key: shape for shape in _every_shape(config, preflight, trials)}
+    if missing := [key for key in begun_with if key not in every]:
+        raise SearchStateError(
+            f"shapes that the study {study.study_name!r} chooses among are no longer there: "
+            f"{', '.join(missing)}; bring their folders below {config.directory} back"
+        )
+    return [every[key] for key in begun_with]
+
+
 def found_shapes(
     config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]
 ) -> list[FoundShape]:
-    """The compared shapes, and every candidate beside the trials; of equal ones the first."""
+    """The compared trials' own, and every candidate; of equal ones the first.
+
+    Uniform candidates are left out: they are at the other end of every shape.
+    """
+    every = {shape.key: shape for shape in _every_shape(config, preflight, trials)}
+    own = {outcome.key for outcome in trials}
+    offered = [outcome.key for outcome in compared(config, preflight, trials)]
+    by_digest: dict[str, FoundShape] = {}
+    for key in (*offered, *(key for key in every if key not in own)):
+        by_digest.setdefault(every[key].profile.digest, every[key])
+    return list(by_digest.values())
+
+
+def _every_shape(
+    config: SearchConfig, preflight: Preflight, trials: Sequence[Outcome]
+) -> list[FoundShape]:
+    """Those of all trials' networks, then all candidates beside them but the uniform ones."""
     candidates = {o.key: stored_candidates(config.directory / o.path) for o in trials}
-    means = _means([each for found in candidates.values() for each in found])
-    hints: dict[str, dict[float, float]] = {}
-    for found in candidates.values():
-        for each in found:
-            mean, deviation = means[each.rung]
-            value = preflight.score.key(each.score)
-            hints.setdefault(each.profile.digest, {})[each.rung] = (
-                (value - preflight.score.key(mean)) / deviation if deviation else 0.0
-            )
+    hints = _hints([each for found in candidates.values() for each in found], preflight.score)
     shapes = [
         FoundShape(
             o.key, o.trial, read(config.directory / o.path).profile, hints.get(o.profile, {})
         )
-        for o in compared(config, preflight, trials)
+        for o in trials
     ]
-    shapes += [
+    return shapes + [
         FoundShape(
             f"{outcome.key}/{each.rung:g}/{each.ranking}",
             outcome.trial,
@@ -123,17 +147,23 @@ def found_shapes(
         )
         for outcome in trials
         for each in candidates[outcome.key]
-        if each.ranking != UNIFORM  # which is at the other end of every one of them
+        if each.ranking != UNIFORM
     ]
-    return list({shape.profile.digest: shape for shape in reversed(shapes)}.values())[::-1]
 
 
-def _means(candidates: Sequence[Candidate]) -> dict[float, tuple[float, float]]:
-    """By rung, the mean and the deviation of the scores of candidates."""
-    scores: dict[float, list[float]] = {}
+def _hints(candidates: Sequence[Candidate], score: Score) -> dict[str, dict[float, float]]:
+    """By digest and rung, a candidate's score in deviations from the mean of all on the rung."""
+    values: dict[float, list[float]] = {}
     for each in candidates:
-        scores.setdefault(each.rung, []).append(each.score)
-    return {rung: (statistics.fmean(own), statistics.pstdev(own)) for rung, own in scores.items()}
+        values.setdefault(each.rung, []).append(score.key(each.score))
+    hints: dict[str, dict[float, float]] = {}
+    for each in candidates:
+        mean, deviation = statistics.fmean(values[each.rung]), statistics.pstdev(values[each.rung])
+        above = score.key(each.score) - mean
+        hints.setdefault(each.profile.digest, {})[each.rung] = (
+            above / deviation if deviation else 0.0
+        )
+    return hints
 
 
 def _begun_with(study: optuna.Study) -> list[str]:
@@ -248,7 +278,10 @@ class ShapeChooser:
         for trial in study.get_trials(deepcopy=False):
             if set(trial.params) != set(self._points.distributions):
                 continue
-            shape, digest = self.of_point(trial.params)
+            try:
+                shape, digest = self.of_point(trial.params)
+            except UnreachableBudgetError:  # as it was told; nothing is to be learned from it
+                continue
             tried.add(digest)
             if trial.values:
                 known.append((shape, self._preflight.score.key(trial.values[0])))

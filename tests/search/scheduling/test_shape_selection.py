@@ -22,6 +22,7 @@ import search
 from copycat.families import Family, TemperedCopycat
 from copycat.width_profile import WidthProfile
 from pruning import Budget
+from pruning.errors import SearchStateError
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.scheduling.from_scratch_jobs import members
@@ -306,6 +307,43 @@ def test_it_keeps_to_the_shapes_that_it_began_with(
         assert job.trial == 0
         source.finished(job, [outcome(job.key)])
     assert len(source.outcomes) == 3
+
+
+def test_shapes_that_better_ones_have_replaced_since_are_still_chosen_among(
+    config: SearchConfig, preflight: Preflight, trials: list[Outcome]
+):
+    """As where a larger limit has led to more trials: what was proposed must still be known."""
+    study = in_memory()
+    job = shape_source(study, config, preflight, trials, []).next()
+    assert isinstance(job, FromScratchJob)
+    better = [
+        stored_outcome(config, preflight, number, dict.fromkeys(preflight.groups, width), 0.99)
+        for number, width in ((7, 6), (8, 4))
+    ]
+    source = shape_source(study, config, preflight, [*better, *trials], [])
+    again = source.next()
+    assert isinstance(again, FromScratchJob)
+    assert (again.key, again.profile, again.between) == (job.key, job.profile, job.between)
+
+
+def test_a_shape_that_is_gone_is_told_in_one_line(
+    config: SearchConfig, preflight: Preflight, trials: list[Outcome]
+):
+    judged(config, preflight, trials[1], 4, 5)
+    study = in_memory()
+    assert shape_source(study, config, preflight, trials, []).next()
+    (config.directory / trials[1].path / "candidates.json").unlink()
+    with pytest.raises(SearchStateError, match="no longer there: fine-tuned-1/"):
+        shape_source(study, config, preflight, trials, [])
+
+
+def test_a_ladder_that_no_shape_can_reach_comes_to_nothing(
+    config: SearchConfig, preflight: Preflight, trials: list[Outcome]
+):
+    low = dataclasses.replace(config, ladder=(1e-6,))
+    source = shape_source(in_memory(), low, preflight, trials, [])
+    assert source.next() is None
+    assert [ending.state for ending in source.endings.values()] == ["infeasible"] * 3
 
 
 # ---- in a search
