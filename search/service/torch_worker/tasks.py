@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from search import models
     from search.data import named_datasets
     from search.data.data import Sample
-    from search.scheduling import ray_executor
+    from search.scheduling import share
     from search.studies import search_study, setup
     from search.tasks import registry as learned_tasks
     from search.trials.preflight import Preflight
@@ -39,8 +39,8 @@ else:
         *("torch", "copycat.architecture", "copycat.export", "copycat.python_source"),
         "search.models",
     )
-    named_datasets, ray_executor, search_study, setup, learned_tasks = lazy_modules(
-        *("search.data.named_datasets", "search.scheduling.ray_executor"),
+    named_datasets, share, search_study, setup, learned_tasks = lazy_modules(
+        *("search.data.named_datasets", "search.scheduling.share"),
         *("search.studies.search_study", "search.studies.setup", "search.tasks.registry"),
     )
 
@@ -92,7 +92,7 @@ def _preflight(
     config: SearchConfig, most_params: int, *, measures_weights: bool
 ) -> tuple[SearchConfig, Preflight]:
     """The settings, with the digest of the weights that they name, and what the preflight says."""
-    ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
+    share.check_resources(config, setup.chosen_device(config.device, config.resources))
     sample = _sample(config.data, config.model, config.task, config.seed)
     _require_params(config, sample, most_params)
     if config.weights and measures_weights:
