@@ -38,7 +38,7 @@ from ray.tune.search import Searcher
 
 from pruning.errors import ConfigError, DiskFullError, LostProcessError
 from search.data.data import Data
-from search.scheduling.share import Share, on_a_node
+from search.scheduling.share import Share
 from search.system.error_log import as_error
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
@@ -73,16 +73,19 @@ Perform = Callable[[JobSource, Observer], None]
 def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
     """Ray, of its own or the configured one, with the data in its store; gives what performs.
 
+    share: of this machine; on a cluster its nodes decide.
     That performs every job of a source and returns; a job that raises is told to source and
     observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
     what was under way to be continued, when there is no room to store anything.
     """
     weights = 0 if context.weights is None else context.weights.num_bytes
     with _ray(context.config.resources.ray_address, share, data.num_bytes + weights):
-        share = on_a_node(share, context.config.resources, ray.nodes())
+        if context.config.resources.ray_address:
+            share = Share.on_cluster(context.config, context.device, ray.nodes())
         shared = _Shared([ray.put(context.sent()), ray.put(data.sent())], share.cpus)
 
         def perform_all(source: JobSource, observer: Observer) -> None:
+            observer.at_once(share.num_workers)
             _run(source, observer, context, shared, share)
 
         yield perform_all
@@ -102,6 +105,7 @@ def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
             settings = {
                 "address": "local",  # or Ray would join any cluster that runs on this machine
                 "num_cpus": share.num_workers * share.cpus,
+                "num_gpus": share.all_gpus,
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES + num_bytes,
                 "_temp_dir": str(stack.enter_context(own_folder())),
@@ -203,9 +207,8 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     torch.set_num_threads(shared.threads)
     context, data = ray.get(shared.references)
     job = job_from_mapping(config[_JOB])
-    watchdog = _Watchdog(
-        context.config.resources.timeout_seconds, context.checkpoints(job.key).attempts
-    )
+    attempts = context.checkpoints(job.key).attempts
+    watchdog = _Watchdog(context.config.resources.timeout_seconds, attempts)
 
     def report(records: Sequence[EpochRecord]) -> None:
         watchdog.heard()
