@@ -39,6 +39,7 @@ from ray.tune.search import Searcher
 from pruning.errors import ConfigError, DiskFullError, LostProcessError
 from search.data.data import Data
 from search.scheduling.share import Share
+from search.system.accelerator_faults import poisoning
 from search.system.error_log import as_error
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
@@ -221,6 +222,9 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     except DiskFullError as error:
         tune.report({_DISK_FULL: str(error)})
     except Exception as error:
+        if words := poisoning(error):
+            attempts.say(words)
+            os._exit(1)  # Ray has another process try again; this one would fail at every job
         tune.report({_ENDING: json.dumps(dataclasses.asdict(ending_of(error)))})
     else:
         tune.report({_OUTCOMES: json.dumps([outcome.to_mapping() for outcome in outcomes])})
