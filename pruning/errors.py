@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -127,6 +127,14 @@ class SearchFailedError(EspalierError):
 
 class TrainingDivergedError(EspalierError):
     """A loss became infinite or NaN."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, the one that it was raised from or beside, and so on."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def first_line(error: BaseException) -> str:

@@ -22,7 +22,8 @@ class ResourcesConfig:
     )
     gpus_per_trial: float | None = option(
         None,
-        "GPUs of a trial, such as 0.25; by default a GPU shared evenly by --concurrency",
+        "GPUs of a trial, a share of one such as 0.25, or several that train it together; by "
+        "default one, shared only by a --concurrency above the number of GPUs",
         ge=0,
         le=1024,
     )
@@ -44,6 +45,10 @@ class ResourcesConfig:
     )
 
     def __post_init__(self) -> None:
+        gpus = self.gpus_per_trial or 0.0
+        is_possible = gpus <= 1 or gpus.is_integer()
+        expected = "a share of a GPU up to 1, or a whole number"
+        require(is_possible, "gpus_per_trial", expected, gpus)
         seconds("trial_timeout", self.trial_timeout)
         seconds("time_budget", self.time_budget)
 

@@ -42,18 +42,19 @@ def check_processors() -> Finding:
 
 
 def check_memory() -> Finding:
-    """Whether a search has room, with a trial per core as by default."""
-    usable, cores = usable_memory(), usable_cores()
+    """Whether a search has room, with a trial per GPU, or per core, as by default."""
+    usable, num_gpus = usable_memory(), torch.cuda.device_count()
+    wanted, each = (num_gpus, "GPU") if num_gpus else (usable_cores(), "core")
     free = min(usable, psutil.virtual_memory().available)
     found = f"{size_text(free)} free of {size_text(usable)} within control groups and limits"
     trials = int((free - _RAY_BYTES - _PROCESS_BYTES) // _PROCESS_BYTES)
-    if trials >= cores:
+    if trials >= wanted:
         return Finding("memory", found)
     least = size_text(_RAY_BYTES + 2 * _PROCESS_BYTES)
     if trials < 1:
         wrong = f"the smallest search takes {least}"
         return Finding("memory", found, "problem", wrong, "end other programs, or raise the limit")
-    wrong = f"a trial per core ({cores} at once) does not fit"
+    wrong = f"a trial per {each} ({wanted} at once) does not fit"
     return Finding("memory", found, "warning", wrong, f"search with --concurrency {trials}")
 
 

@@ -19,7 +19,7 @@ class ComputeBudget(Observer):
 
     file: where it is kept over restarts.
     seconds, images: what may be spent; None for any amount.
-    num_workers: jobs at once, which share the seconds.
+    num_workers: jobs at once, which share the seconds; until `at_once` tells of others.
     images_of: training images of a job from its beginning to its end.
     begun_ms: when the search began, in milliseconds since 1970.
 
@@ -73,6 +73,9 @@ class ComputeBudget(Observer):
     def images_left(self, job: Job) -> int:
         """Training images that a job still has to see."""
         return max(0, self._images_of(job) - self._seen.get(job.key, 0))
+
+    def at_once(self, num_jobs: int) -> None:
+        self._num_workers = num_jobs
 
     def started(self, job: Job) -> None:
         self._last[job.key] = time.monotonic()

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import warnings
@@ -37,12 +36,11 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from pruning.errors import ClusterUnreachableError, ConfigError, DiskFullError, LostProcessError
-from search.config.resources_config import ResourcesConfig
-from search.config.search_config import SearchConfig
+from pruning.errors import ConfigError, DiskFullError, LostProcessError
 from search.data.data import Data
+from search.scheduling.share import Share
+from search.system.accelerator_faults import poisoning
 from search.system.error_log import as_error
-from search.system.machine import usable_cores
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
 from search.trials.artifacts import not_stored
@@ -63,7 +61,6 @@ _JOB, _EPOCHS, _OUTCOMES, _ENDING, _DISK_FULL = "job", "epochs", "outcomes", "en
 _LOST_WORKER_RETRIES = 50
 """Of one job; how often it may fail in one and the same epoch, Attempts decides."""
 
-_REACH_SECONDS = 5.0
 _WORKER_SECONDS = 60.0
 """Within which a worker starts on any machine that searches can be run on."""
 
@@ -73,90 +70,26 @@ _STORE_BYTES = 1 << 27
 Perform = Callable[[JobSource, Observer], None]
 
 
-@dataclass(frozen=True)
-class Share:
-    """What each of `num_workers` jobs at once may use."""
-
-    num_workers: int
-    cpus: int
-    gpus: float
-
-    @classmethod
-    def of(cls, config: SearchConfig, device: str) -> Share:
-        """As configured; by default everything there is, shared evenly.
-
-        One job at a time on a GPU, whose memory nothing divides; otherwise one per core.
-        """
-        wanted, cores = config.resources, usable_cores()
-        on_gpu = device == "cuda"
-        by_default = 1 if on_gpu else max(1, cores // (wanted.cpus_per_trial or 1))
-        num_workers = config.concurrency or by_default
-        cpus = wanted.cpus_per_trial or max(1, cores // num_workers)
-        gpus = wanted.gpus_per_trial
-        if gpus is None:
-            gpus = 1 / num_workers if on_gpu else 0.0
-        return cls(num_workers, cpus, gpus)
-
-
-def check_resources(config: SearchConfig, device: str) -> None:
-    """ConfigError if there is no such GPU here, or no such cluster, within seconds."""
-    wanted = config.resources
-    if wanted.gpus_per_trial and not wanted.ray_address and device != "cuda":
-        raise ConfigError(
-            f"gpus_per_trial is {wanted.gpus_per_trial:g}, but trials run on the CPU: "
-            "torch finds no GPU here, or --device says so; leave --gpus-per-trial out"
-        )
-    address = wanted.ray_address
-    if not address or address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        raise ConfigError(f"ray_address must be HOST:PORT or auto, got {address!r}")
-    try:
-        with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
-            pass
-    except (OSError, OverflowError) as error:
-        raise ClusterUnreachableError(f"no Ray cluster answers at {address}: {error}") from error
-
-
 @contextmanager
 def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
     """Ray, of its own or the configured one, with the data in its store; gives what performs.
 
+    share: of this machine; on a cluster its nodes decide.
     That performs every job of a source and returns; a job that raises is told to source and
     observer as ended, with its reason, and the others go on. It raises DiskFullError, and leaves
     what was under way to be continued, when there is no room to store anything.
     """
     weights = 0 if context.weights is None else context.weights.num_bytes
     with _ray(context.config.resources.ray_address, share, data.num_bytes + weights):
-        share = on_a_node(share, context.config.resources)
+        if context.config.resources.ray_address:
+            share = Share.on_cluster(context.config, context.device, ray.nodes())
         shared = _Shared([ray.put(context.sent()), ray.put(data.sent())], share.cpus)
 
         def perform_all(source: JobSource, observer: Observer) -> None:
+            observer.at_once(share.num_workers)
             _run(source, observer, context, shared, share)
 
         yield perform_all
-
-
-def on_a_node(share: Share, wanted: ResourcesConfig) -> Share:
-    """The share as a node of the cluster has it: Ray would wait for ever for a larger one.
-
-    CPUs that nobody asked for follow from this machine, which its largest node may be smaller
-    than. ConfigError where more are asked for than any node has.
-    """
-    if not wanted.ray_address:
-        return share
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = max((int(resources.get("CPU", 0)) for resources in nodes), default=0)
-    if share.cpus <= most:
-        return share
-    if wanted.cpus_per_trial is None and most:
-        return dataclasses.replace(share, cpus=most)
-    raise ConfigError(
-        f"cpus_per_trial must be at most {most}, the CPUs of the largest node of the cluster at "
-        f"{wanted.ray_address}, got {share.cpus}",
-        field="resources.cpus_per_trial",
-    )
 
 
 @contextmanager
@@ -173,6 +106,7 @@ def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
             settings = {
                 "address": "local",  # or Ray would join any cluster that runs on this machine
                 "num_cpus": share.num_workers * share.cpus,
+                "num_gpus": share.all_gpus,
                 "include_dashboard": False,
                 "object_store_memory": _STORE_BYTES + num_bytes,
                 "_temp_dir": str(stack.enter_context(own_folder())),
@@ -274,9 +208,8 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     torch.set_num_threads(shared.threads)
     context, data = ray.get(shared.references)
     job = job_from_mapping(config[_JOB])
-    watchdog = _Watchdog(
-        context.config.resources.timeout_seconds, context.checkpoints(job.key).attempts
-    )
+    attempts = context.checkpoints(job.key).attempts
+    watchdog = _Watchdog(context.config.resources.timeout_seconds, attempts)
 
     def report(records: Sequence[EpochRecord]) -> None:
         watchdog.heard()
@@ -289,6 +222,9 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     except DiskFullError as error:
         tune.report({_DISK_FULL: str(error)})
     except Exception as error:
+        if words := poisoning(error):
+            attempts.say(words)
+            os._exit(1)  # Ray has another process try again; this one would fail at every job
         tune.report({_ENDING: json.dumps(dataclasses.asdict(ending_of(error)))})
     else:
         tune.report({_OUTCOMES: json.dumps([outcome.to_mapping() for outcome in outcomes])})

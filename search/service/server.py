@@ -135,6 +135,7 @@ def _components(config: ServiceConfig) -> Iterator[Components]:
         )
         yield Components(
             *(database, dispatcher, worker, exporter, policy, folder, config.device),
+            on_cluster=bool(config.ray_address),
             mlflow=mlflow,
             tokens=tokens,
         )

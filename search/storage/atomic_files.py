@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruning.errors import DiskFullError
+from pruning.errors import DiskFullError, causes
 
 
 def write_durably(file: Path, content: bytes) -> None:
@@ -46,11 +46,9 @@ def disk_full_as_error(folder: Path) -> Iterator[None]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that caused it, says that there is no room."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
         if f"os error {errno.ENOSPC}" in str(cause):  # as libraries written in Rust put it
             return True
-        cause = cause.__cause__ or cause.__context__
     return False

@@ -24,7 +24,7 @@ from search.data.data import Data, Sample
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
 from search.results.report import open_results
-from search.scheduling.ray_executor import check_resources
+from search.scheduling.share import check_resources
 from search.storage.atomic_files import write_durably
 from search.storage.layout import FAMILY_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_family, try_out

@@ -17,7 +17,7 @@ from search.data.data import Data, Sample
 from search.models.weights import TrainedWeights
 from search.results.recommendation import Recommendation
 from search.results.report import Results
-from search.scheduling.ray_executor import check_resources
+from search.scheduling.share import check_resources
 from search.storage.layout import CONFIG_FILE, StudyKind
 from search.studies.dry_run import dry_run_of_search, try_out
 from search.studies.publishing import certified_results, publish

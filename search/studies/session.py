@@ -13,7 +13,8 @@ from mlflow_server.runs import RunRecorder
 from pruning.errors import ArchitectureError, EspalierError
 from search.data.data import Data
 from search.scheduling.compute_budget import ComputeBudget, RationedList
-from search.scheduling.ray_executor import Perform, Share, cluster
+from search.scheduling.ray_executor import Perform, cluster
+from search.scheduling.share import Share
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.folder_lock import FolderLock
 from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, SPENT_FILE, StudyKind

@@ -33,6 +33,7 @@ from pruning.errors import (
     own_frame,
 )
 from pruning.lazy_imports import lazy_modules
+from search.system.accelerator_faults import poisoning
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +155,7 @@ class ChildProcess:
         """What the next task that is done returns.
 
         Raises the EspalierError that it raises, TaskFailedError for any other exception, and
-        ProcessEndedError if the process ends.
+        ProcessEndedError if the process ends, or has an accelerator that can no longer be used.
         """
         try:
             result, error = pickle.loads(self._connection.recv_bytes())
@@ -217,9 +218,11 @@ def _pickled(result: object, error: Exception | None) -> bytes:
 def _done(task: Callable[..., T], arguments: tuple[Any, ...]) -> tuple[T | None, Exception | None]:
     try:
         return task(*arguments), None
-    except EspalierError as error:
-        return None, error
     except Exception as error:
+        if words := poisoning(error):
+            return None, ProcessEndedError(words)  # as good as: it could do no other task
+        if isinstance(error, EspalierError):
+            return None, error
         failure = TaskFailedError(first_line(error))
         failure.add_note(traceback.format_exc())
         return None, failure

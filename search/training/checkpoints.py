@@ -112,6 +112,7 @@ class Attempts:
             )
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(json.dumps({"step": step, "count": count}), encoding="utf-8")
+        self._words.unlink(missing_ok=True)  # of an attempt before, which this one may not share
 
     def forget(self) -> None:
         """Start counting anew: the search itself was stopped, and its jobs with it."""

@@ -33,8 +33,8 @@ def train_from_scratch(
     number = job.trial if job.trial is not None else 0
     seed = config.seed_of(number) if job.seed is None else job.seed
     starts_trained = job.origin == "base" and context.weights is not None
-    model = _first_network(job, context, seed)
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
+    model = _first_network(job, context, seed)
     trained = TrainingReport((), 0.0)
     if epochs:
         trainer = trainer_for(

@@ -270,6 +270,9 @@ class Observer:
     without epochs, such as the units that an oracle removes, are done.
     """
 
+    def at_once(self, num_jobs: int) -> None:
+        """From now on so many jobs are performed at once."""
+
     def started(self, job: Job) -> None:
         """The job is under way."""
 
@@ -291,6 +294,10 @@ class Observers(Observer):
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
+
+    def at_once(self, num_jobs: int) -> None:
+        for observer in self._observers:
+            observer.at_once(num_jobs)
 
     def started(self, job: Job) -> None:
         for observer in self._observers:

@@ -227,11 +227,6 @@ class SparseNetwork:
         assert not isinstance(self.model, ScalingFactors), self._proposal
         return self._scores(self._of_criterion(self._preflight.limits), batches)
 
-    @property
-    def is_gated(self) -> bool:
-        """Whether learnable gates decide of something."""
-        return isinstance(self.model, ScalingFactors)
-
     def settled(self, pruning: Pruning) -> ScalingFactors:
         """A gated network with its gates at 0 or 1, see ScalingFactors.settled."""
         assert isinstance(self.model, ScalingFactors), self._method

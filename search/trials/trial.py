@@ -19,10 +19,11 @@ from pruning.errors import (
 )
 from pruning.networks.copies import moved
 from pruning.sigmoid_batchnorm import fold
-from search.config.methods import method
+from search.config.methods import gated_parts, method
 from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import CANDIDATES_FILE, RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
+from search.system.accelerator_faults import is_out_of_memory
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
 from search.training.freezing import frozen_but
@@ -51,6 +52,8 @@ from search.trials.sparse_training import Pruning, SparseNetwork
 from search.trials.staged_training import StagedTraining
 from search.trials.targets import Target, targets_of
 
+_OF_MEMORY = " (lower --batch-size, or let fewer trials share a GPU: --gpus-per-trial)"
+
 _AFTER_PRUNING: tuple[Stage, ...] = ("judging", "settling", "fine-tuning")
 
 
@@ -71,6 +74,8 @@ def ending_of(error: Exception) -> Ending:
         raise error
     known = isinstance(error, EspalierError)
     reason = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
+    if is_out_of_memory(error):
+        reason += _OF_MEMORY
     if isinstance(error, StoppedEarlyError):
         return Ending("stopped early", reason)
     if isinstance(error, UnreachableBudgetError):
@@ -108,6 +113,12 @@ class _Trial:
             method(job.proposal.criterion).prunes_untrained and not self._is_iterative
         )
         self._targets = targets_of(job.proposal, self._config, self._preflight)
+        self._epochs_after = self._settle_epochs + self._training.fine_tune_epochs
+        judging = epochs_of_candidates(self._config) if self._judges_candidates else 0
+        after = judging + len(self._targets) * self._epochs_after
+        num_steps = self._training.epochs + after
+        # It counts the attempt, which a device that is broken ends with the first network.
+        self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         self._sparse = SparseNetwork(
             context.first_network(self._seed),
             job.proposal,
@@ -118,11 +129,6 @@ class _Trial:
             loss=criterion_loss(context.task),
             is_trained=context.weights is not None,
         )
-        self._epochs_after = self._settle_epochs + self._training.fine_tune_epochs
-        judging = epochs_of_candidates(self._config) if self._judges_candidates else 0
-        after = judging + len(self._targets) * self._epochs_after
-        num_steps = self._training.epochs + after
-        self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
         is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
         score = context.preflight.score
@@ -285,7 +291,8 @@ class _Trial:
     @property
     def _settle_epochs(self) -> int:
         """Epochs of each network with its gates at 0 or 1."""
-        return self._config.gates.settle_epochs if self._sparse.is_gated else 0
+        is_gated = gated_parts(self._job.proposal.criterion, self._job.proposal.granularity)
+        return self._config.gates.settle_epochs if is_gated else 0
 
     def _settled(self, product: Product) -> Product:
         """Trained with its gates at 0 or 1, then without them (Haider and Taj, §5.4)."""

@@ -45,7 +45,8 @@ from search.models import resolve
 from search.results import figures
 from search.results.family_results import FamilyRun, FamilyStudy, study_table
 from search.results.report import Results
-from search.scheduling.ray_executor import Perform, Share
+from search.scheduling.ray_executor import Perform
+from search.scheduling.share import Share
 from search.studies import family_study, session
 from search.studies.family_ladder import stored_subject
 from search.tasks import registry as tasks

@@ -28,8 +28,9 @@ class Components:
     """The service, put together; one for each app.
 
     worker, exporter: for tasks that need torch; an export keeps no preflight waiting.
-    device: what searches train on.  mlflow: None if there is no server.  tokens: None where
-    everybody may do everything.  streams: of events that are open, by who reads them.
+    device: what searches train on.  on_cluster: whether machines of a Ray cluster do it.
+    mlflow: None if there is no server.  tokens: None where everybody may do everything.
+    streams: of events that are open, by who reads them.
     """
 
     database: Database
@@ -39,6 +40,7 @@ class Components:
     policy: SettingsPolicy
     runs: RunsFolder
     device: str = "auto"
+    on_cluster: bool = False
     mlflow: MlflowConnection | None = None
     tokens: Tokens | None = None
     response_cache: ResponseCache = field(default_factory=ResponseCache)

@@ -18,6 +18,7 @@ from rich.console import Console
 from pruning import errors
 from pruning.lazy_imports import lazy_modules
 from search.config.methods import METHODS
+from search.config.resources_config import ResourcesConfig
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping, tables
 from search.service.access.settings_policy import SERVER_SETTINGS
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from search import models
     from search.data import named_datasets
     from search.data.data import Sample
-    from search.scheduling import ray_executor
+    from search.scheduling import share
     from search.studies import search_study, setup
     from search.tasks import registry as learned_tasks
     from search.trials.preflight import Preflight
@@ -39,18 +40,23 @@ else:
         *("torch", "copycat.architecture", "copycat.export", "copycat.python_source"),
         "search.models",
     )
-    named_datasets, ray_executor, search_study, setup, learned_tasks = lazy_modules(
-        *("search.data.named_datasets", "search.scheduling.ray_executor"),
+    named_datasets, share, search_study, setup, learned_tasks = lazy_modules(
+        *("search.data.named_datasets", "search.scheduling.share"),
         *("search.studies.search_study", "search.studies.setup", "search.tasks.registry"),
     )
 
 
 def check_settings(
-    settings: Mapping[str, Any], device: str, most_params: int, measures_weights: bool = False
+    settings: Mapping[str, Any],
+    device: str,
+    most_params: int,
+    on_cluster: bool = False,
+    measures_weights: bool = False,
 ) -> dict[str, Any] | Refusal:
     """All settings, defaults among them, and what the preflight says: `settings` and `frame`.
 
     most_params: a network of more parameters is refused before it takes any memory.
+    on_cluster: whether trials run on other machines, which need not have what this one has.
     measures_weights: whether trained weights are measured on validation data, as a search begins;
     otherwise they are only fitted.
     """
@@ -65,6 +71,9 @@ def check_settings(
     }
     try:
         config = from_mapping(SearchConfig, {**settings, "device": device}, "the request")
+        if not on_cluster:
+            chosen = setup.chosen_device(config.device, config.resources)
+            share.check_resources(config, chosen)
         config, preflight = _preflight(config, most_params, measures_weights=measures_weights)
     except errors.EspalierError as error:
         field = getattr(error, "field", "") or next(
@@ -92,12 +101,13 @@ def _preflight(
     config: SearchConfig, most_params: int, *, measures_weights: bool
 ) -> tuple[SearchConfig, Preflight]:
     """The settings, with the digest of the weights that they name, and what the preflight says."""
-    ray_executor.check_resources(config, setup.chosen_device(config.device, config.resources))
     sample = _sample(config.data, config.model, config.task, config.seed)
     _require_params(config, sample, most_params)
     if config.weights and measures_weights:
-        # a process that ends with another may begin none to read ahead
-        alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+        # a process that ends with another may begin none to read ahead; it is no trial
+        alone = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, workers=0), resources=ResourcesConfig()
+        )
         context, _ = search_study.open_context(alone, Console(quiet=True))
         digest = context.config.weights_digest
         return dataclasses.replace(config, weights_digest=digest), context.preflight

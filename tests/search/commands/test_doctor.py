@@ -106,17 +106,27 @@ def test_a_torchvision_that_does_not_fit_is_a_problem(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "state", "mend"),
-    [(1.0, "problem", "end other"), (1.5, "warning", "--concurrency 1"), (9.0, "ok", "")],
+    ("machine", "state", "wrong", "mend"),
+    [
+        ((1.0, 0), "problem", "the smallest search takes", "end other"),
+        ((1.5, 0), "warning", "a trial per core (8 at once)", "--concurrency 1"),
+        ((1.5, 2), "warning", "a trial per GPU (2 at once)", "--concurrency 1"),
+        ((1.5, 1), "ok", "", ""),
+        ((9.0, 0), "ok", "", ""),
+    ],
+    ids=str,
 )
-def test_memory_is_held_against_a_trial_per_core(
-    monkeypatch: pytest.MonkeyPatch, gigabytes: float, state: str, mend: str
+def test_memory_is_held_against_the_trials_that_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, machine: tuple[float, int], state: str, wrong: str, mend: str
 ) -> None:
+    gigabytes, gpus = machine
     monkeypatch.setattr(hardware, "usable_cores", lambda: 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr(hardware, "usable_memory", lambda: int(gigabytes * 1e9))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=int(64e9)))
     finding = hardware.check_memory()
     assert finding.state == state
+    assert wrong in finding.wrong
     assert mend in finding.mend
 
 

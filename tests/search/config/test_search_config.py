@@ -826,6 +826,7 @@ def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
         (ResourcesConfig, {"cpus_per_trial": 0}, "cpus_per_trial must be at least 1, got 0"),
         (ResourcesConfig, {"gpus_per_trial": -0.5}, "gpus_per_trial must be from 0 to 1024"),
         (ResourcesConfig, {"gpus_per_trial": float("nan")}, "gpus_per_trial must be from 0"),
+        (ResourcesConfig, {"gpus_per_trial": 1.5}, "must be a share .* or a whole number, got 1.5"),
         (ResourcesConfig, {"max_train_images": 0}, "max_train_images must be at least 1, got 0"),
         (ResourcesConfig, {"time_budget": "2"}, "time_budget must be a period .*, got '2'"),
         (ResourcesConfig, {"time_budget": "0s"}, "time_budget must be a period such as 90s"),

@@ -320,6 +320,15 @@ def test_a_damaged_count_is_none(folder: Path, content: str):
         Attempts(folder).begin(1)
 
 
+def test_last_words_are_those_of_the_last_attempt(folder: Path):
+    Attempts(folder).begin(0)
+    Attempts(folder).say("CUDA error: device-side assert triggered")
+    for _ in range(2):
+        Attempts(folder).begin(0)
+    with pytest.raises(JobGivenUpError, match=r"^its worker process died, 3 times"):
+        Attempts(folder).begin(0)
+
+
 def test_attempts_are_no_states_and_are_cleared_with_them(states: Checkpoints, folder: Path):
     states.attempts.begin(0)
     states.attempts.say("no luck")

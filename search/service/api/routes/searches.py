@@ -139,7 +139,8 @@ async def _check(
     settings: as the policy has resolved them.  measures_weights: as for `check_settings`.
     """
     policy = components.policy
-    arguments = (settings, components.device, policy.limits.most_params, measures_weights)
+    machine = (components.device, policy.limits.most_params, components.on_cluster)
+    arguments = (settings, *machine, measures_weights)
     try:
         checked = await components.worker.run(check_settings, *arguments, caller=caller)
     except ProblemError as error:

@@ -172,6 +172,32 @@ def test_a_huge_network_is_counted_without_memory() -> None:
     assert time.process_time() - begun < 30
 
 
+@pytest.mark.parametrize(
+    ("resources", "field"),
+    [
+        ({"gpus_per_trial": 1.5}, "resources.gpus_per_trial"),
+        ({"gpus_per_trial": 64}, "resources.gpus_per_trial"),
+        ({"cpus_per_trial": 1000}, "resources.cpus_per_trial"),
+    ],
+    ids=str,
+)
+def test_more_than_the_machine_has_is_refused(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], field: str
+) -> None:
+    """On a cluster it is known only there; no machine has one and a half GPUs for a trial."""
+    monkeypatch.setattr("search.service.torch_worker.tasks._preflight", pytest.fail)
+    found = check_settings(DIGITS | {"resources": resources}, "cpu", 10**9)
+    assert isinstance(found, Refusal)
+    assert found.field == field
+
+
+def test_what_a_cluster_has_is_not_known_to_the_service() -> None:
+    asked = DIGITS | {"resources": {"cpus_per_trial": 1000, "gpus_per_trial": 2.0}}
+    found = check_settings(asked, "auto", 10**9, on_cluster=True)
+    assert not isinstance(found, Refusal)
+    assert found["settings"]["resources"]["gpus_per_trial"] == 2
+
+
 GREEDY = """
 import torch
 from torch import nn

@@ -4,10 +4,13 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pruning.errors import ConfigError
 from search.service.problem_details import ProblemError
 from search.service.torch_worker import worker as worker_module
 from search.service.torch_worker.worker import Refusal, TorchWorker
@@ -39,6 +42,17 @@ def end() -> None:
 
 def fail() -> None:
     raise KeyError("nobody foresaw this")
+
+
+def fault() -> None:
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def fault_once(marker: Path) -> int:
+    if not marker.exists():
+        marker.touch()
+        raise ConfigError("not measured") from torch.AcceleratorError("CUDA error: ECC")
+    return os.getpid()
 
 
 def refuse() -> Refusal:
@@ -75,6 +89,24 @@ def test_whatever_goes_wrong_in_it_the_next_thing_is_done(
         assert await refused(worker.run(nap, 60.0)) == (422, "this took longer than 0.2 s")
         monkeypatch.setattr(worker_module, "_SECONDS", 120.0)
         assert await worker.run(nap, 0.0) == 0.0
+
+    asyncio.run(scenario(make()))
+
+
+def test_a_process_that_a_fault_of_the_gpu_has_poisoned_is_replaced(
+    make: Make, tmp_path: Path
+) -> None:
+    """It could measure nothing more: the task is done again in another."""
+
+    async def scenario(worker: TorchWorker) -> None:
+        first = await worker.run(os.getpid)
+        second = await worker.run(fault_once, tmp_path / "marker")
+        assert await worker.run(os.getpid) == second != first
+        assert await refused(worker.run(fault)) == (
+            422,
+            "checking these settings ends the process: CUDA error: device-side assert triggered",
+        )
+        assert await worker.run(os.getpid) not in (first, second)
 
     asyncio.run(scenario(make()))
 

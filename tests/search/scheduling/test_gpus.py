@@ -1,0 +1,188 @@
+"""What Ray gives trials of GPUs, and what becomes of trials whose GPU fails.
+
+Ray counts GPUs that are not there (logical ones) as it counts others: trials that compute on the
+CPU are given them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from samples import small_config, trial_job
+
+from search import models
+from search.config.study_config import StudyConfig
+from search.config.training_config import TrainingConfig
+from search.data.datasets import ImageData
+from search.scheduling.ray_executor import cluster
+from search.scheduling.share import Share
+from search.trials.job_context import JobContext
+from search.trials.jobs import Ending, EpochRecord, Job, JobList, Observer, Outcome
+from search.trials.preflight import check
+
+GPUS = """
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from search.models import digits_vgg
+
+FOLDER = Path(os.environ["ESPALIER_TEST_FOLDER"])
+
+
+class Observed(torch.nn.Module):
+    "Writes down where each step of training was taken; fails in trials as `_fail` says."
+
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.number = int((torch.initial_seed() - 7 * 2**21) / 2)
+        self.network = digits_vgg(num_classes, in_channels)
+
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled() and x.device.type != "meta":
+            gpus, now = os.environ.get("CUDA_VISIBLE_DEVICES"), time.time()
+            with (FOLDER / f"{self.number}.jsonl").open("a") as file:
+                file.write(json.dumps([os.getpid(), gpus, now]) + "\\n")
+            self._fail(len((FOLDER / f"{self.number}.jsonl").read_text().splitlines()))
+        return self.network(x)
+
+    def _fail(self, step):
+        kind = FOLDER.name
+        if kind == "faults":
+            if self.number == 0:
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+            if self.number == 1 and step == 7:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            if self.number == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        else:
+            while kind == "together" and len(list(FOLDER.glob("*.jsonl"))) < 4:
+                time.sleep(0.05)
+            if kind == "assigned":
+                time.sleep(0.1)
+                if self.number in (0, 1) and step == 3:
+                    os._exit(1)
+"""
+
+
+class Log(Observer):
+    """Remembers what came of jobs, by trial."""
+
+    def __init__(self) -> None:
+        self.epochs_of: dict[int, list[int]] = {}
+        self.outcomes: dict[int, tuple[Outcome, ...]] = {}
+        self.endings: dict[int, Ending] = {}
+
+    def epochs(self, job: Job, records: list[EpochRecord]) -> None:
+        self.epochs_of.setdefault(job.number, []).extend(record.step for record in records)
+
+    def finished(self, job: Job, outcomes: list[Outcome]) -> None:
+        self.outcomes[job.number] = tuple(outcomes)
+
+    def ended(self, job: Job, ending: Ending) -> None:
+        self.endings[job.number] = ending
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where the steps of a trial were taken, in order: processes, the GPUs each saw, and times."""
+
+    processes: list[int]
+    gpus: list[str]
+    times: list[float]
+
+    def overlaps(self, other: Steps) -> bool:
+        return self.times[0] < other.times[-1] and other.times[0] < self.times[-1]
+
+
+Perform = Callable[[str, int, Share], tuple[Log, list[Steps]]]
+
+
+@pytest.fixture(scope="module")
+def performed(
+    at_desk: Callable[[], AbstractContextManager[None]],
+    desk: Path,
+    digits: ImageData,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Perform:
+    """Performs trials of a real Ray by the network above: of two epochs of three steps, and one."""
+    (desk / "gpus.py").write_text(GPUS)
+
+    def perform(kind: str, count: int, share: Share) -> tuple[Log, list[Steps]]:
+        folder = tmp_path_factory.mktemp("gpus") / kind
+        folder.mkdir()
+        few = digits.few(96)
+        config = small_config(
+            desk,
+            model="gpus:Observed",
+            training=TrainingConfig(2, 1, 1, batch_size=32),
+            study=StudyConfig(early_stopping=False, by_products=0, tempered_trials=0),
+            seed=7,
+            runs=str(folder / "runs"),
+        )
+        log = Log()
+        with at_desk(), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ESPALIER_TEST_FOLDER", str(folder))
+            builder = models.resolve(config.model, num_classes=10, in_channels=1)
+            context = JobContext(config, check(config, builder, few.sample), "cpu")
+            with cluster(context, few, share) as perform_all:
+                perform_all(JobList(map(trial_job, range(count))), log)
+        return log, [steps_of(folder / f"{number}.jsonl") for number in range(count)]
+
+    return perform
+
+
+def steps_of(file: Path) -> Steps:
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return Steps(*map(list, zip(*lines, strict=True)))
+
+
+def test_each_trial_has_a_gpu_of_its_own_also_after_a_restart(performed: Perform) -> None:
+    """The processes of trials 0 and 1 die in their third step."""
+    log, steps = performed("assigned", 4, Share(2, 1, 1.0))
+    assert set(log.outcomes) == {0, 1, 2, 3}
+    assert {gpu for trial in steps for gpu in trial.gpus} == {"0", "1"}
+    for trial in steps:
+        by_process = dict(zip(trial.processes, trial.gpus, strict=True))
+        assert [by_process[process] for process in trial.processes] == trial.gpus
+    for number in (0, 1):
+        assert len(set(steps[number].processes)) == 2
+    at_once = [(a, b) for a, b in combinations(steps, 2) if a.overlaps(b)]
+    assert at_once
+    for one, other in at_once:
+        for gpu, moment in zip(one.gpus, one.times, strict=True):
+            before = [g for g, t in zip(other.gpus, other.times, strict=True) if t <= moment]
+            is_under_way = before and moment < other.times[-1]
+            assert not is_under_way or before[-1] != gpu
+
+
+def test_four_trials_of_a_fourth_share_a_gpu_at_once(performed: Perform) -> None:
+    """None takes a step before all have begun."""
+    log, steps = performed("together", 4, Share(4, 1, 0.25))
+    assert set(log.outcomes) == {0, 1, 2, 3}
+    assert {gpu for trial in steps for gpu in trial.gpus} == {"0"}
+    assert len({process for trial in steps for process in trial.processes}) == 4
+
+
+def test_a_gpu_that_fails_ends_the_process_and_not_the_trials_after_it(performed: Perform) -> None:
+    """Trial 0 always fails, 1 once in its third epoch, 2 for want of memory, 3 never."""
+    log, steps = performed("faults", 4, Share(1, 1, 1.0))
+    assert set(log.outcomes) == {1, 3}
+    assert log.endings[0].reason == "CUDA error: device-side assert triggered, 3 times in epoch 1"
+    assert len(set(steps[0].processes)) == len(steps[0].processes) == 3
+    assert log.epochs_of[1][:5] == [1, 2, 1, 2, 3]  # what is behind it is told again
+    assert len(steps[1].processes) == len(steps[3].processes) + 1  # the seventh was taken twice
+    before, after = steps[1].processes[6], steps[1].processes[7]
+    assert before != after
+    assert "--batch-size" in log.endings[2].reason
+    assert set(steps[2].processes) == set(steps[3].processes) == {after}
+    assert after not in steps[0].processes
