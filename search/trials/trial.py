@@ -122,7 +122,12 @@ class _Trial:
         judging = epochs_of_candidates(self._config) if self._judges_candidates else 0
         after = judging + len(self._targets) * self._epochs_after
         num_steps = self._training.epochs + after
-        self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
+        self._staged = StagedTraining(
+            context.checkpoints(job.key),
+            num_steps,
+            report,
+            self._config.resources.checkpoint_seconds,
+        )
         is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
         score = context.preflight.score
@@ -130,9 +135,11 @@ class _Trial:
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
-        if self._config.train_only:
-            return (self._stored_sparse(),)
-        staged = self._staged
+        with self._staged as staged:
+            return (self._stored_sparse(),) if self._config.train_only else self._networks(staged)
+
+    def _networks(self, staged: StagedTraining) -> tuple[Outcome, ...]:
+        """Those that are pruned and fine-tuned, the trial's own first."""
         if "products" not in staged.notes:
             products = self._products()
             states = [product.to_state() for product in products]
