@@ -35,7 +35,8 @@ def correlate(**flags: Any) -> None:
     console = Console(highlight=False)
     interrupt_on_signals()
     with ending_on_interrupt(
-        "Stopped. The training is kept up to its last epoch: the same command goes on from there."
+        "Stopped. The training is kept up to its last checkpoint: the same command goes on from "
+        "there."
     ):
         study = correlation_study.run(config, console=console)
     print_correlation(study, config.directory, console)

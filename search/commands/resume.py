@@ -53,7 +53,7 @@ _SETTINGS: Mapping[StudyKind, Any] = {
 def resume(name: str, runs: str, trust: tuple[str, ...], **flags: Any) -> None:
     """Continue STUDY, a search or another, whatever ended it.
 
-    What was finished stays as it is, what was under way goes on from its last epoch. Flags may
+    What was finished stays as it is, what was under way goes on from its last checkpoint. Flags may
     change what it runs on, not what it is.
     """
     server = chosen_server()

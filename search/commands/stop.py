@@ -15,7 +15,8 @@ from search.commands.server_or_folder import location_of
 def stop(search_name: str, runs: str) -> None:
     """End SEARCH, whoever performs it, as Ctrl-C would; it can be continued.
 
-    Returns when it has ended. What was finished is kept, what was under way up to its last epoch.
+    Returns when it has ended. What was finished is kept, what was under way up to its last
+    checkpoint.
     """
     location = location_of(runs)
     entry = location.stop(search_name)
@@ -28,5 +29,5 @@ def stop(search_name: str, runs: str) -> None:
     resume = location.command(search_name, "resume")
     click.echo(
         f"{entry.name} is stopped. Kept are {trials}{entry.num_networks} networks, and "
-        f"what was under way up to its last epoch: go on with  {resume}"
+        f"what was under way up to its last checkpoint: go on with  {resume}"
     )

@@ -31,7 +31,11 @@ class ResourcesConfig:
         "", "Ray cluster to run on, such as 10.0.0.1:6379; by default one started for the search"
     )
     trial_timeout: str = option(
-        "", "start a trial again from its last epoch if none ends for so long, such as 30min"
+        "",
+        "start a trial again from its last checkpoint if no epoch ends for so long, such as 30min",
+    )
+    checkpoint_every: str = option(
+        "30s", "training that a trial may have to do again when its process dies, such as 5min"
     )
     time_budget: str = option(
         "",
@@ -51,11 +55,22 @@ class ResourcesConfig:
         require(is_possible, "gpus_per_trial", expected, gpus)
         seconds("trial_timeout", self.trial_timeout)
         seconds("time_budget", self.time_budget)
+        require(
+            seconds("checkpoint_every", self.checkpoint_every) is not None,
+            "checkpoint_every",
+            "a period such as 30s or 5min",
+            self.checkpoint_every,
+        )
 
     @property
     def timeout_seconds(self) -> float | None:
         """How long a trial may go without an epoch; None for any time."""
         return seconds("trial_timeout", self.trial_timeout)
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """How much training a job may have to do again."""
+        return seconds("checkpoint_every", self.checkpoint_every) or 0.0
 
     @property
     def budget_seconds(self) -> float | None:

@@ -40,6 +40,7 @@ from pruning.errors import ConfigError, DiskFullError, LostProcessError
 from search.data.data import Data
 from search.scheduling.share import Share
 from search.system.accelerator_faults import poisoning
+from search.system.background_calls import BackgroundCalls
 from search.system.error_log import as_error
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
@@ -60,6 +61,9 @@ from search.trials.trial import ending_of, perform
 _JOB, _EPOCHS, _OUTCOMES, _ENDING, _DISK_FULL = "job", "epochs", "outcomes", "ending", "disk full"
 _LOST_WORKER_RETRIES = 50
 """Of one job; how often it may fail in one and the same epoch, Attempts decides."""
+
+_REPORT_SECONDS = 1.0
+"""Between two reports of a job; its epochs meanwhile go together."""
 
 _WORKER_SECONDS = 60.0
 """Within which a worker starts on any machine that searches can be run on."""
@@ -211,14 +215,19 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     attempts = context.checkpoints(job.key).attempts
     watchdog = _Watchdog(context.config.resources.timeout_seconds, attempts)
 
+    reports = BackgroundCalls(_report, every_seconds=_REPORT_SECONDS)
+
     def report(records: Sequence[EpochRecord]) -> None:
         watchdog.heard()
-        # Tune flattens mappings
-        tune.report({_EPOCHS: json.dumps([dataclasses.asdict(record) for record in records])})
+        if records:
+            reports.put(records)
 
     try:
-        with watchdog.watching(), memory_limited(context.config.resources.memory_gb):
-            outcomes = perform(job, context, data, report)
+        try:
+            with watchdog.watching(), memory_limited(context.config.resources.memory_gb):
+                outcomes = perform(job, context, data, report)
+        finally:
+            reports.flush()
     except DiskFullError as error:
         tune.report({_DISK_FULL: str(error)})
     except Exception as error:
@@ -228,6 +237,12 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
         tune.report({_ENDING: json.dumps(dataclasses.asdict(ending_of(error)))})
     else:
         tune.report({_OUTCOMES: json.dumps([outcome.to_mapping() for outcome in outcomes])})
+
+
+def _report(calls: Sequence[Sequence[EpochRecord]]) -> None:
+    """What several calls of a job's report were given, as one report of Tune."""
+    content = [[dataclasses.asdict(record) for record in records] for records in calls]
+    tune.report({_EPOCHS: json.dumps(content)})  # Tune flattens mappings
 
 
 class _Watchdog:
@@ -326,8 +341,9 @@ class _Reporter(tune.Callback):
         self, *, trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         if result.get(_EPOCHS):
-            records = [EpochRecord(**record) for record in json.loads(result[_EPOCHS])]
-            self._observer.epochs(job_from_mapping(trial.config[_JOB]), records)
+            job = job_from_mapping(trial.config[_JOB])
+            for call in json.loads(result[_EPOCHS]):
+                self._observer.epochs(job, [EpochRecord(**record) for record in call])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above

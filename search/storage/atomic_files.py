@@ -11,7 +11,7 @@ from pathlib import Path
 from pruning.errors import DiskFullError, causes
 
 
-def write_durably(file: Path, content: bytes) -> None:
+def write_durably(file: Path, content: bytes | memoryview) -> None:
     """Write the file so that, even after a loss of power, it is there whole or as it was before."""
     temporary = file.with_name(f".{file.name}.part")
     try:

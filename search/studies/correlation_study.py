@@ -274,21 +274,23 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
         context.checkpoints(BASE.key),
         epochs,
         lambda records: _report(records, session),
+        config.resources.checkpoint_seconds,
     )
-    if staged.stage == 0:
-        trainer = trainer_for(
-            model,
-            data,
-            task=context.task,
-            epochs=epochs,
-            config=config.training,
-            seed=config.seed,
-            device=subject.device,
-        )
-        staged.train("training", trainer)
-        staged.advance({"weights": model.state_dict(), "images": staged.records[-1].images})
-    else:
-        model.load_state_dict(staged.notes["weights"])
+    with staged:
+        if staged.stage == 0:
+            trainer = trainer_for(
+                model,
+                data,
+                task=context.task,
+                epochs=epochs,
+                config=config.training,
+                seed=config.seed,
+                device=subject.device,
+            )
+            staged.train("training", trainer)
+            staged.advance({"weights": model.state_dict(), "images": staged.records[-1].images})
+        else:
+            model.load_state_dict(staged.notes["weights"])
     images = int(staged.notes["images"])
     result = Finished(
         BASE.key,
@@ -308,7 +310,8 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
 
 
 def _report(records: Sequence[EpochRecord], session: Session) -> None:
-    session.observer.epochs(BASE, records)
+    if records:
+        session.observer.epochs(BASE, records)
     _require_affordable(session)
 
 

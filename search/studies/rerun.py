@@ -77,7 +77,8 @@ def rerun(config: SearchConfig, number: int, elsewhere: SearchConfig, console: C
     progress = Progress(console, score)
 
     def report(records: Sequence[EpochRecord]) -> None:
-        progress.epochs(job, records)
+        if records:
+            progress.epochs(job, records)
 
     progress.started(job)
     with progress.showing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ class TrainingContext:
     data: Data
     penalty: Callable[[nn.Module], Tensor]
     after_step: Callable[[nn.Module], None]
+    fetching: Callable[[Iterable[Batch]], Iterator[Batch]] = field(repr=False)
     order_of: Callable[[int], torch.Generator] = field(repr=False)
     on_report: Callable[[ReportedEpoch], None] = field(repr=False)
     saved: Mapping[str, Any] | None = field(default=None, repr=False)
@@ -75,7 +76,7 @@ class TrainingContext:
     def batches(self) -> Iterator[Batch]:
         """The minibatches of the present epoch, in an order of its own."""
         loader = self.data.loader("train", batch_size=self.settings.batch_size, device=self.device)
-        return loader.shuffled(self.order_of(self.epochs_done))
+        return self.fetching(loader.shuffled(self.order_of(self.epochs_done)))
 
     def report(
         self,

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pruning.errors import JobGivenUpError
+from pruning.networks.torch_interior import tree_map_only
 from search.storage.atomic_files import disk_full_as_error, write_durably
 
 _KEPT = 2
@@ -34,16 +36,16 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def save(self, number: int, state: Mapping[str, Any]) -> None:
         """Store state `number`, which is above all before; DiskFullError if it does not fit."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        content = buffer.getvalue()
-        file = self._folder / f"{number:08d}-{_digest(content)}.pt"
-        with disk_full_as_error(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        content = buffer.getbuffer()
+        file = self.folder / f"{number:08d}-{_digest(content)}.pt"
+        with disk_full_as_error(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_durably(file, content)
         for old in self._files()[_KEPT:]:
             old.unlink(missing_ok=True)
@@ -62,22 +64,22 @@ class Checkpoints:
     @property
     def exists(self) -> bool:
         """Whether the job was begun and is not settled."""
-        return self._folder.exists()
+        return self.folder.exists()
 
     def clear(self) -> None:
         """Remove the folder: the job is settled."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def attempts(self) -> Attempts:
         """How often the job was tried."""
-        return Attempts(self._folder)
+        return Attempts(self.folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps out other processes: one whose driver was killed may still be at work."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("w") as lock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
             deadline = time.monotonic() + _LOCK_SECONDS
             while True:
                 try:
@@ -86,14 +88,14 @@ class Checkpoints:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise JobGivenUpError(
-                            f"another process works on {self._folder.name}"
+                            f"another process works on {self.folder.name}"
                         ) from None
                     time.sleep(0.1)
             yield
 
     def _files(self) -> list[Path]:
         """Newest first."""
-        return sorted(self._folder.glob("[0-9]*-*.pt"), reverse=True)
+        return sorted(self.folder.glob("[0-9]*-*.pt"), reverse=True)
 
 
 class Attempts:
@@ -137,5 +139,21 @@ class Attempts:
             return "its worker process died"
 
 
-def _digest(content: bytes) -> str:
+def copied_off(state: Any) -> Any:
+    """The same nested containers with copies of all tensors on the CPU, which nobody changes.
+
+    Tensors that are the same memory are one copy.
+    """
+    copies: dict[tuple[object, ...], Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        place = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if place not in copies:
+            copies[place] = tensor.detach().to("cpu", copy=True)
+        return copies[place]
+
+    return tree_map_only(Tensor, copy, state)
+
+
+def _digest(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()[:16]

@@ -48,7 +48,8 @@ class OwnLoop(EpochLoop):
 
         def report(epoch: ReportedEpoch) -> None:
             self._take(epoch)
-            on_epoch(self.reports[-1])
+            with self.watch.during(None):
+                on_epoch(self.reports[-1])
             self._begin_epoch()
 
         self._context = context = TrainingContext(
@@ -61,6 +62,7 @@ class OwnLoop(EpochLoop):
             data=self._data,
             penalty=self._penalty or _none,
             after_step=self._after_step or _nothing,
+            fetching=self.watch.fetching,
             order_of=lambda epoch: torch.Generator().manual_seed(seed_of_epoch(self._seed, epoch)),
             on_report=report,
             saved=self._saved,
@@ -68,6 +70,7 @@ class OwnLoop(EpochLoop):
         with (
             seeded(seed_of_epoch(self._seed, 0), self._device),
             in_mode(self._model, training=True),
+            self.watch.during("steps"),
         ):
             self._begin_epoch()
             self._task.train(self._model, context)
@@ -103,7 +106,8 @@ class OwnLoop(EpochLoop):
         score = epoch.validation_score
         if score is None:
             loader = self._data.loader("validation", device=self._device)
-            score = self._task.evaluate(self._model.to(self._device), loader)
+            with self.watch.during("evaluation"):
+                score = self._task.evaluate(self._model.to(self._device), loader)
         seen = samples_trained_on(self._data.count("train"), self._config.batch_size)
         rate = epoch.learning_rate
         report = EpochReport(
@@ -113,6 +117,7 @@ class OwnLoop(EpochLoop):
             validation_score=require_number(self._task.score, score),
             learning_rate=self._config.learning_rate if rate is None else float(rate),
             images_seen=seen * number,
+            seconds=self.watch.taken(),
         )
         self.reports = (*self.reports, report)
         assert self._context is not None

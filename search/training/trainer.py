@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NotRequired, TypedDict, Unpack
@@ -23,6 +23,7 @@ from pruning.networks.nested_tensors import num_samples
 from search.config.settings import require_defaults
 from search.config.training_config import TrainingConfig
 from search.data.data import Batch, Data, samples_trained_on, steps_per_epoch
+from search.system.stopwatch import Stopwatch
 from search.tasks.task import Task, has_own
 from search.training.augmentation import target_mixing, varied
 from search.training.averaging import AveragedWeights
@@ -41,7 +42,8 @@ class EpochReport:
 
     `train_loss` is the task's loss alone, `penalty` what was added to it; `validation_score` is
     the task's score; `learning_rate` that of the last step; `images_seen` counts from the start of
-    training.
+    training. `seconds` are those of its phases, see search.system.stopwatch; they do not count when
+    reports are compared.
     """
 
     epoch: int
@@ -50,6 +52,7 @@ class EpochReport:
     validation_score: float
     learning_rate: float
     images_seen: int
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ class TrainingArguments(TypedDict):
 class EpochLoop(ABC):
     """One training of `model`, in place and on the device, that is stored between its epochs.
 
-    reports: of the epochs that have run.
+    reports: of the epochs that have run.  watch: what their seconds went to; what others do between
+    two epochs, under phases of it, counts for the second.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class EpochLoop(ABC):
         self._task, self._config = arguments["task"], arguments["config"]
         self._epochs, self._seed = arguments["epochs"], arguments["seed"]
         self._penalty, self._after_step = arguments.get("penalty"), arguments.get("after_step")
+        self.watch = Stopwatch()
         self.reports: tuple[EpochReport, ...] = ()
 
     @property
@@ -218,7 +223,11 @@ class Trainer(EpochLoop):
         rates = self._rates[epoch * self._num_steps :][: self._num_steps].tolist()
         seed = seed_of_epoch(self._seed, epoch)
         self._exchange_average()
-        with seeded(seed, self._device), in_mode(self._model, training=True):
+        with (
+            self.watch.during("steps"),
+            seeded(seed, self._device),
+            in_mode(self._model, training=True),
+        ):
             images, loss, penalty = self._steps(torch.Generator().manual_seed(seed), rates)
         self._exchange_average()
         if not math.isfinite(loss + penalty):
@@ -227,13 +236,16 @@ class Trainer(EpochLoop):
                 f"{loss + penalty}; try a learning rate below {self._config.learning_rate:g} "
                 "or a weaker penalty"
             )
+        with self.watch.during("evaluation"):
+            score = self._task.measured(self._model, self._validation)
         report = EpochReport(
             epoch=epoch + 1,
             train_loss=loss,
             penalty=penalty,
-            validation_score=self._task.measured(self._model, self._validation),
+            validation_score=score,
             learning_rate=rates[-1],
             images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
+            seconds=self.watch.taken(),
         )
         self.reports = (*self.reports, report)
         return report
@@ -262,7 +274,7 @@ class Trainer(EpochLoop):
         """One epoch of steps at these rates: samples seen, mean loss, mean penalty."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         num_seen = 0
-        for step, samples in enumerate(self._train.shuffled(generator)):
+        for step, samples in enumerate(self.watch.fetching(self._train.shuffled(generator))):
             batch = self._mixed(samples)
             loss = self._gradients(batch)
             penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)

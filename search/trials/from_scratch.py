@@ -33,37 +33,39 @@ def train_from_scratch(
     number = job.trial if job.trial is not None else 0
     seed = config.seed_of(number) if job.seed is None else job.seed
     starts_trained = job.origin == "base" and context.weights is not None
-    staged = StagedTraining(context.checkpoints(job.key), epochs, report)
-    model = _first_network(job, context, seed)
-    trained = TrainingReport((), 0.0)
-    if epochs:
-        trainer = trainer_for(
-            model,
-            data,
-            task=context.task if job.origin == "base" else context.task_of_smaller,
-            epochs=epochs,
-            config=config.training if starts_trained else config.training.for_scratch(),
+    with StagedTraining(
+        context.checkpoints(job.key), epochs, report, config.resources.checkpoint_seconds
+    ) as staged:
+        model = _first_network(job, context, seed)
+        trained = TrainingReport((), 0.0)
+        if epochs:
+            trainer = trainer_for(
+                model,
+                data,
+                task=context.task if job.origin == "base" else context.task_of_smaller,
+                epochs=epochs,
+                config=config.training if starts_trained else config.training.for_scratch(),
+                seed=seed,
+                device=context.torch_device,
+            )
+            trained = staged.train("from scratch", trainer)
+        flops = preflight.graph_of(profile).cost(profile.widths).flops
+        result = Finished(
+            job.key,
+            job.origin,
+            job.trial,
+            job.rung,
+            job.alpha,
+            profile,
             seed=seed,
-            device=context.torch_device,
+            images=trained.images_seen,
+            compute=float(trained.images_seen * flops),
+            equal_compute=config.training.equal_compute or job.equal_compute,
+            details={} if job.rho is None else {"rho": job.rho},
+            record=_record(job, context, epochs),
+            curve=staged.records,
         )
-        trained = staged.train("from scratch", trainer)
-    flops = preflight.graph_of(profile).cost(profile.widths).flops
-    result = Finished(
-        job.key,
-        job.origin,
-        job.trial,
-        job.rung,
-        job.alpha,
-        profile,
-        seed=seed,
-        images=trained.images_seen,
-        compute=float(trained.images_seen * flops),
-        equal_compute=config.training.equal_compute or job.equal_compute,
-        details={} if job.rho is None else {"rho": job.rho},
-        record=_record(job, context, epochs),
-        curve=staged.records,
-    )
-    return store(result, model, context, data)
+        return store(result, model, context, data)
 
 
 def _first_network(job: FromScratchJob, context: JobContext, seed: int) -> nn.Module:

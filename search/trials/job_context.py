@@ -26,7 +26,9 @@ STATISTICS_BATCHES = 8
 """Minibatches from which batch-norm statistics are estimated again where a network was changed."""
 
 Report = Callable[[Sequence[EpochRecord]], None]
-"""Passes on epochs; the first call after a restart has all those that are done."""
+"""Passes on epochs; the first call after a restart has all those that were passed on before.
+
+An empty call says that one of them was gone through again."""
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,8 @@ class EpochRecord:
     stage: what the job is doing.  step: epochs since the job began, from 1, of `num_steps`.
     images: training images that the job has processed so far, repetitions counted.
     time_ms: when the epoch ended, since 1970; the same whenever the record is passed on again.
+    seconds: of its phases, see search.system.stopwatch; those of storing and reporting are of the
+        epoch before. They do not count when records are compared.
     """
 
     stage: Stage
@@ -236,6 +238,7 @@ class EpochRecord:
     sparsity: float | None = None
     images: int = 0
     time_ms: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 State = Literal["failed", "stopped early", "infeasible"]

@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
-from search.training.checkpoints import Checkpoints
+from search.system.background_calls import BackgroundCalls
+from search.training.checkpoints import Checkpoints, copied_off
 from search.training.trainer import EpochLoop, EpochReport, TrainingReport
 from search.trials.jobs import EpochRecord, Stage
+from search.trials.told_epochs import ToldEpochs
 
 Sparsity = Callable[[], float | None]
 
 
 class StagedTraining:
-    """Trains stage after stage, and stores after every epoch how to go on from there.
+    """Trains stage after stage, and stores how to go on from there.
+
+    That is done at the end of every stage, and before more training than `every_seconds` could be
+    lost; what was lost once is stored after every epoch when it is done again. States are copied
+    and written by a thread, which has written the last one at the end of the `with` block.
 
     num_steps: epochs of all stages together, as far as is known before them.
-    report: hears of every epoch once it is stored, and first of all that were before.
+    report: see search.trials.job_context.Report.
     stage: the number of the one to go on with.  notes: what finished stages left for later
         ones: tensors, numbers, strings and containers of them.
     """
@@ -28,8 +35,9 @@ class StagedTraining:
         checkpoints: Checkpoints,
         num_steps: int,
         report: Callable[[list[EpochRecord]], None],
+        every_seconds: float,
     ) -> None:
-        self._checkpoints, self._report = checkpoints, report
+        self._report, self._every_seconds = report, every_seconds
         state = checkpoints.load() or {}
         self._num_steps: int = state.get("num_steps", num_steps)
         self.stage: int = state.get("stage", 0)
@@ -37,9 +45,21 @@ class StagedTraining:
         self.records = [EpochRecord(**record) for record in state.get("records", [])]
         self._number: int = state.get("number", 0)
         self._trainer: dict[str, Any] | None = state.get("trainer")
-        checkpoints.attempts.begin(len(self.records))
-        if self.records:
-            report(list(self.records))
+        self._told = ToldEpochs(checkpoints.folder, self.records)
+        self._writer: BackgroundCalls[dict[str, Any]] = BackgroundCalls(
+            lambda states: checkpoints.save(states[0]["number"], states[0]), most=1
+        )
+        self._stored_at = self._ended_at = time.monotonic()
+        checkpoints.attempts.begin(len(self._told.records))
+        if self._told.records:
+            report(list(self._told.records))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with suppress(*(Exception,) * (error is not None)):  # the first error says more
+            self._writer.flush()
 
     def train(
         self,
@@ -53,34 +73,26 @@ class StagedTraining:
 
         after_epoch: may raise to stop; after a restart it hears of the last epoch again.
         """
-        started = time.perf_counter()
+        started = self._ended_at = time.monotonic()
         if self._trainer is not None:
             trainer.load_state_dict(self._trainer)
+            self._trainer = None
             if after_epoch is not None:
                 after_epoch(trainer.reports[-1])
 
         def keep(report: EpochReport) -> None:
-            images = self._images_before + report.images_seen
-            record = EpochRecord(
-                stage,
-                len(self.records) + 1,
-                self._num_steps,
-                report.train_loss,
-                report.validation_score,
-                report.learning_rate,
-                sparsity() if sparsity is not None else None,
-                images=images,
-                time_ms=time.time_ns() // 1_000_000,
-            )
+            record = self._record(stage, report, sparsity() if sparsity is not None else None)
             self.records.append(record)
-            self._trainer = trainer.state_dict()
-            self._save()
-            self._report([record])
+            with trainer.watch.during("checkpoint"):
+                if self._is_due(record.step) or trainer.is_finished:
+                    self._store(trainer.state_dict())
+            with trainer.watch.during("report"):
+                self._tell(record)
             if after_epoch is not None:
                 after_epoch(report)
 
         trainer.run(stage, keep)
-        return TrainingReport(trainer.reports, time.perf_counter() - started)
+        return TrainingReport(trainer.reports, time.monotonic() - started)
 
     def advance(self, notes: Mapping[str, Any], epochs_left: int | None = None) -> None:
         """The present stage is finished; what it left is added to the notes.
@@ -92,7 +104,7 @@ class StagedTraining:
             self._num_steps = len(self.records) + epochs_left
         self.stage += 1
         self._trainer = None
-        self._save()
+        self._store(None)
 
     @property
     def images(self) -> int:
@@ -114,16 +126,51 @@ class StagedTraining:
         images: int = self.notes.get("images", 0)
         return images
 
-    def _save(self) -> None:
+    def _record(self, stage: Stage, report: EpochReport, sparsity: float | None) -> EpochRecord:
+        """Of the epoch after the last one; with the time at which it first ended."""
+        step, time_ms = len(self.records) + 1, time.time_ns() // 1_000_000
+        if self._told.has(step):
+            time_ms = self._told.records[step - 1].time_ms
+        return EpochRecord(
+            stage,
+            step,
+            self._num_steps,
+            report.train_loss,
+            report.validation_score,
+            report.learning_rate,
+            sparsity,
+            images=self._images_before + report.images_seen,
+            time_ms=time_ms,
+            seconds=report.seconds,
+        )
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the next epoch, if it takes as long as this one, would end too late."""
+        now = time.monotonic()
+        longest = now - self._stored_at + now - self._ended_at
+        self._ended_at = now
+        return longest > self._every_seconds or self._told.has(step)
+
+    def _tell(self, record: EpochRecord) -> None:
+        if self._told.has(record.step):
+            self._report([])
+        else:
+            self._told.add(record)
+            self._report([record])
+
+    def _store(self, trainer: dict[str, Any] | None) -> None:
+        """trainer: the state of the present stage; None where it has not begun."""
         self._number += 1
-        self._checkpoints.save(
-            self._number,
-            {
-                "stage": self.stage,
-                "notes": self.notes,
-                "records": [dataclasses.asdict(record) for record in self.records],
-                "number": self._number,
-                "num_steps": self._num_steps,
-                "trainer": self._trainer,
-            },
+        self._stored_at = time.monotonic()
+        self._writer.put(
+            copied_off(
+                {
+                    "stage": self.stage,
+                    "notes": self.notes,
+                    "records": [dataclasses.asdict(record) for record in self.records],
+                    "number": self._number,
+                    "num_steps": self._num_steps,
+                    "trainer": trainer,
+                }
+            )
         )

@@ -118,7 +118,12 @@ class _Trial:
         after = judging + len(self._targets) * self._epochs_after
         num_steps = self._training.epochs + after
         # It counts the attempt, which a device that is broken ends with the first network.
-        self._staged = StagedTraining(context.checkpoints(job.key), num_steps, report)
+        self._staged = StagedTraining(
+            context.checkpoints(job.key),
+            num_steps,
+            report,
+            self._config.resources.checkpoint_seconds,
+        )
         self._sparse = SparseNetwork(
             context.first_network(self._seed),
             job.proposal,
@@ -136,9 +141,11 @@ class _Trial:
 
     def run(self) -> tuple[Outcome, ...]:
         """Every stage that is still to be done, in its order."""
-        if self._config.train_only:
-            return (self._stored_sparse(),)
-        staged = self._staged
+        with self._staged as staged:
+            return (self._stored_sparse(),) if self._config.train_only else self._networks(staged)
+
+    def _networks(self, staged: StagedTraining) -> tuple[Outcome, ...]:
+        """Those that are pruned and fine-tuned, the trial's own first."""
         if "products" not in staged.notes:
             products = self._products()
             states = [product.to_state() for product in products]

@@ -161,6 +161,7 @@ CHANGED_FLAGS = {
     "gpus-per-trial": 0.5,
     "ray-address": "10.0.0.1:6379",
     "trial-timeout": "30min",
+    "checkpoint-every": "5min",
     "time-budget": "2h",
     "max-train-images": 5000,
     "memory-gb": 4.0,
@@ -519,7 +520,7 @@ def test_an_interruption_says_how_to_go_on(here: Path, monkeypatch: pytest.Monke
     assert completed.status == 130
     assert completed.err.strip() == (
         "Stopped. What was finished is kept in espalier-runs/s, and what was under way up to its "
-        "last epoch: go on with  espalier resume s"
+        "last checkpoint: go on with  espalier resume s"
     )
 
 

@@ -287,7 +287,7 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     assert process.returncode == 130
     assert err.strip().splitlines() == [
         "Stopped. What was finished is kept in interrupted/s, and what was under way up to its "
-        "last epoch: go on with  espalier resume s --runs interrupted"
+        "last checkpoint: go on with  espalier resume s --runs interrupted"
     ]
     folder = desk / "interrupted" / "s"
     before = study_of(folder).trials

@@ -213,7 +213,7 @@ def test_a_search_is_ended_and_what_is_kept_is_told(tmp_path: Path):
         assert stopped(folder) == (
             0,
             "a is stopped. Kept are 1 of 3 trials, 1 networks, and what was under way up to its "
-            f"last epoch: go on with  espalier resume a --runs {tmp_path}\n",
+            f"last checkpoint: go on with  espalier resume a --runs {tmp_path}\n",
             "",
         )
         assert process.wait(10) == -15

@@ -92,6 +92,7 @@ CHANGED = SearchConfig(
         gpus_per_trial=0.5,
         ray_address="10.0.0.1:6379",
         trial_timeout="30min",
+        checkpoint_every="5min",
         time_budget="2h",
         max_train_images=5000,
         memory_gb=4.0,
@@ -830,6 +831,8 @@ def test_copycat_networks_are_fine_tuned_at_the_lowest_rate_of_training():
         (ResourcesConfig, {"max_train_images": 0}, "max_train_images must be at least 1, got 0"),
         (ResourcesConfig, {"time_budget": "2"}, "time_budget must be a period .*, got '2'"),
         (ResourcesConfig, {"time_budget": "0s"}, "time_budget must be a period such as 90s"),
+        (ResourcesConfig, {"checkpoint_every": ""}, "checkpoint_every must be a period such as"),
+        (ResourcesConfig, {"checkpoint_every": "2"}, "checkpoint_every must be a period such as"),
         (ResourcesConfig, {"trial_timeout": "-3min"}, "trial_timeout must be a period such as"),
     ],
 )

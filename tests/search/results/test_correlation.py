@@ -378,7 +378,8 @@ def test_an_interruption_ends_in_one_line(
         completed = correlate()
     assert completed.status == 130
     assert completed.err.strip() == (
-        "Stopped. The training is kept up to its last epoch: the same command goes on from there."
+        "Stopped. The training is kept up to its last checkpoint: the same command goes on from "
+        "there."
     )
     assert memory.read("correlation").status == "killed"
     assert correlate().status == 0

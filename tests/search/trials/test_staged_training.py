@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 from samples import from_scratch_job, small_config
 
 import copycat
-from pruning.errors import JobGivenUpError
+from pruning.errors import DiskFullError, JobGivenUpError
 from search import models
 from search.config.iterative_config import IterativeConfig
+from search.config.resources_config import ResourcesConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
+from search.system.background_calls import BackgroundCalls
+from search.system.stopwatch import PHASES
+from search.training.checkpoints import Checkpoints, copied_off
 from search.training.trainer import EpochReport, Trainer
-from search.trials import trial
+from search.trials import staged_training, trial
 from search.trials.artifacts import stored_curve
 from search.trials.candidates import candidate_rankings, stored_candidates
 from search.trials.job_context import JobContext
@@ -43,12 +49,14 @@ NUM_EPOCHS = {"snip": 5, "member": 3, "longer member": 6, "member by another rec
 class Heard:
     """What came of a job, in one process or in several, and what they reported.
 
-    calls: what each call of the report was given.  trained: epochs that were gone through.
+    calls: what each call of the report was given.  again: epochs that were gone through again, as
+    the report was told.  trained: epochs that were gone through.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     calls: list[list[EpochRecord]] = field(default_factory=list)
     processes: int = 0
+    again: int = 0
     trained: int = 0
 
     @property
@@ -65,8 +73,10 @@ class Case:
     network: str = "small_network"
     changes: tuple[tuple[str, object], ...] = ()
 
-    def prepared(self, folder: Path, digits: ImageData) -> JobContext:
-        settings = {"model": f"samples:{self.network}", "budget": ("flops=60%",)}
+    def prepared(self, folder: Path, digits: ImageData, every: str = "0.001s") -> JobContext:
+        """every: after how much training states are stored, by default after every epoch."""
+        settings = {"resources": ResourcesConfig(checkpoint_every=every)}
+        settings |= {"model": f"samples:{self.network}", "budget": ("flops=60%",)}
         settings |= {"training": TRAINING, "scoring_batches": 2, "ladder": (1.0,)}
         config = small_config(folder, **(settings | dict(self.changes)))
         builder = models.resolve(config.model, num_classes=10, in_channels=1)
@@ -164,6 +174,9 @@ def done(
     heard, stopped = Heard(), set()
 
     def report(records: Sequence[EpochRecord]) -> None:
+        if not records:
+            heard.again += 1
+            return
         heard.calls.append(list(records))
         step = records[-1].step
         if step not in stopped and stops(step):
@@ -266,6 +279,121 @@ def test_epochs_are_told_again_as_they_were_told_before(
     assert times[0] > 1_700_000_000_000
     curve = [r.time_ms for r in stored_curve(context.directory / heard.outcomes[0].path)]
     assert set(curve) <= set(times)
+
+
+# ---- states that are stored now and then
+
+
+@pytest.mark.parametrize("name", ["rni with candidates", "iterative", "member by another recipe"])
+def test_what_was_not_stored_is_gone_through_again_to_the_same_bit(
+    tmp_path: Path, digits: ImageData, trained: list[int], name: str
+):
+    """Stopped after every epoch, and stored only where a stage ends or it was lost before."""
+    case = CASES[name]
+    contexts = [case.prepared(tmp_path / part, digits, "1h") for part in ("whole", "pieces")]
+    whole = done(case.job(contexts[0]), contexts[0], digits)
+    num_epochs = len(trained)
+    assert (len(whole.told), whole.again) == (num_epochs, 0)
+    trained.clear()
+    pieces = done(case.job(contexts[1]), contexts[1], digits, lambda step: True)
+    require_equal(contexts[0], whole, contexts[1], pieces)
+    assert pieces.processes == num_epochs + 1
+    assert len(trained) == num_epochs + pieces.again
+    assert 0 < pieces.again < num_epochs  # none is lost twice
+
+
+def test_an_epoch_that_was_told_is_not_told_again_as_new(tmp_path: Path, digits: ImageData):
+    context = CASES["member"].prepared(tmp_path, digits, "1h")
+    heard = done(CASES["member"].job(context), context, digits, lambda step: step == 2)
+    first, second, again, third = heard.calls
+    assert [len(call) for call in heard.calls] == [1, 1, 2, 1]
+    assert again == [*first, *second]
+    assert heard.again == 2
+    times = [record.time_ms for record in (*first, *second, *third)]
+    assert [r.time_ms for r in again] == times[:2]
+    curve = stored_curve(context.directory / heard.outcomes[0].path)
+    assert [r.time_ms for r in curve] == times
+
+
+def test_no_more_than_was_asked_for_can_be_lost(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+):
+    """Of epochs of 10 s, where at most 30 s may be lost, every third is stored, and the last."""
+    stored: list[int] = []
+    save = Checkpoints.save
+
+    def noted(self: Checkpoints, number: int, state: Mapping[str, object]) -> None:
+        stored.append(len(state["records"]))
+        save(self, number, state)
+
+    class Clock:
+        now = 0.0
+        perf_counter, time_ns = time.perf_counter, time.time_ns
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+
+    class AtOnce(BackgroundCalls):
+        def put(self, item: object) -> None:
+            super().put(item)
+            self.flush()
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    monkeypatch.setattr(staged_training, "time", clock)
+    monkeypatch.setattr(staged_training, "BackgroundCalls", AtOnce)
+    training = dataclasses.replace(TRAINING, scratch_epochs=8)
+    context = Case(member(), changes=(("training", training),)).prepared(tmp_path, digits, "30s")
+    run_epoch = Trainer.run_epoch
+
+    def slow(self: Trainer) -> EpochReport:
+        clock.now += 10
+        return run_epoch(self)
+
+    monkeypatch.setattr(Trainer, "run_epoch", slow)
+    done(member()(context), context, digits)
+    assert stored == [3, 6, 8]
+
+
+def test_a_full_disk_ends_the_job_though_nobody_waits_for_it(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+):
+    def no_room(self: Checkpoints, number: int, state: object) -> None:
+        raise DiskFullError("make room")
+
+    context = CASES["member"].prepared(tmp_path, digits)
+    monkeypatch.setattr(Checkpoints, "save", no_room)
+    with pytest.raises(DiskFullError, match="make room"):
+        perform(CASES["member"].job(context), context, digits, lambda _: None)
+
+
+def test_what_is_being_written_is_what_was_there_then(tmp_path: Path, digits: ImageData):
+    """However long the disk takes: training goes on meanwhile, on the same tensors."""
+    weights, again = torch.zeros(3), torch.ones(3)
+    state = {"a": {"weights": weights, "same": weights[:]}, "list": [again, 1, "x", None]}
+    copy = copied_off(state)
+    weights.add_(5)
+    state["list"].append("more")
+    assert copy["a"]["weights"].tolist() == [0, 0, 0]
+    assert copy["a"]["same"] is copy["a"]["weights"]  # and takes no more room for being twice there
+    assert copy["list"][1:] == [1, "x", None]
+
+
+# ---- seconds
+
+
+def test_every_epoch_says_what_its_seconds_went_to(tmp_path: Path, digits: ImageData):
+    context = CASES["member"].prepared(tmp_path, digits)
+    heard = done(CASES["member"].job(context), context, digits)
+    first, *later = heard.told
+    assert {*first.seconds} == {"steps", "data", "evaluation"}
+    for record in later:
+        assert {*record.seconds} == {*PHASES}
+        assert all(seconds >= 0 for seconds in record.seconds.values())
+        assert record.seconds["steps"] > 0
+    (stored, *_) = stored_curve(context.directory / heard.outcomes[0].path)
+    assert stored.seconds == first.seconds
 
 
 # ---- stopped elsewhere
@@ -426,11 +554,11 @@ def test_a_course_that_is_over_knows_its_notes(tmp_path: Path, context: JobConte
     """What a stage leaves is there for the next one, in this process and in others."""
 
     def staged() -> StagedTraining:
-        return StagedTraining(context.checkpoints("a"), 1, lambda records: None)
+        return StagedTraining(context.checkpoints("a"), 1, lambda records: None, 30.0)
 
-    first = staged()
-    first.advance({"images": 3, "found": ["a"]})
-    first.advance({"images": 5})
+    with staged() as first:
+        first.advance({"images": 3, "found": ["a"]})
+        first.advance({"images": 5})
     for each in (first, staged()):
         assert (each.stage, each.notes) == (2, {"images": 5, "found": ["a"]})
 

@@ -189,7 +189,7 @@ def show_search(search_id: SearchId, components: InComponents, _: Reader) -> Res
     responses=documented(404, 409),
 )
 def stop(search_id: SearchId, components: InComponents, _: Owner) -> Response:
-    """End it early; what was finished is kept, what was under way up to its last epoch."""
+    """End it early; what was finished is kept, what was under way up to its last checkpoint."""
     row = components.searches.stop(search_id)
     components.dispatcher.wake()
     return JSONResponse(SearchDetails.of(row))
@@ -201,7 +201,7 @@ def stop(search_id: SearchId, components: InComponents, _: Owner) -> Response:
     responses=documented(404, 409),
 )
 def go_on(search_id: SearchId, components: InComponents, _: Owner) -> Response:
-    """Let one go on that was asked to end and has not: it goes on from its last epoch."""
+    """Let one go on that was asked to end and has not: it goes on from its last checkpoint."""
     row = components.searches.cancel_stop(search_id)
     components.dispatcher.wake()
     return JSONResponse(SearchDetails.of(row))
