@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from search.storage.atomic_files import write_durably
 from search.trials.jobs import Ending, EpochRecord, Job, JobList, JobSource, Observer, Outcome
@@ -58,17 +58,27 @@ class ComputeBudget(Observer):
         """Training images that networks have seen so far, repetitions counted."""
         return sum(self._seen.values())
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is anything that cannot be afforded."""
+        return self._images is not None or self._seconds is not None
+
     def affords(self, images: int, reserve: int = 0) -> bool:
         """Whether a job of so many images can be done, and `reserve` images of others later.
 
         What is under way is finished in any case, and is counted.
         """
-        wanted = images + reserve + sum(map(self.images_left, self._under_way.values()))
+        wanted = images + reserve + self.images_under_way
         if self._images is not None and self.images_spent + wanted > self._images:
             return False
         if self._seconds is None:
             return True
         return self.seconds_spent + self._predicted(wanted) <= self._seconds
+
+    @property
+    def images_under_way(self) -> int:
+        """Training images that the jobs under way still have to see."""
+        return sum(map(self.images_left, self._under_way.values()))
 
     def images_left(self, job: Job) -> int:
         """Training images that a job still has to see."""
@@ -128,39 +138,59 @@ class ComputeBudget(Observer):
         return content if isinstance(content, dict) else {}
 
 
+class CountedSource(JobSource, Protocol):
+    """One that knows how many jobs are still to be handed out."""
+
+    def __len__(self) -> int: ...
+
+
 class Rationed:
     """A source that hands nothing more out once the compute budget cannot afford another job.
 
     images_each: training images of each of its jobs.
     reserve: images to be left for what comes after this source.
+    before: images of jobs that go before these though they may be handed out later: while there
+        are any, what would not leave enough for them waits.
     is_needed: whether the next job is handed out whatever it costs.
     """
 
     def __init__(
         self,
-        source: JobSource,
+        source: CountedSource,
         compute_budget: ComputeBudget,
         images_each: int,
         *,
-        reserve: int = 0,
+        reserve: Callable[[], int] = lambda: 0,
+        before: Callable[[], int] = lambda: 0,
         is_needed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._source, self._compute_budget = source, compute_budget
-        self._images_each, self._reserve, self._is_needed = images_each, reserve, is_needed
+        self._images_each, self._reserve, self._before = images_each, reserve, before
+        self._is_needed = is_needed
         self.is_cut_short = False
 
-    def __len__(self) -> int:
-        return 0 if self.is_cut_short else len(self._source)
+    @property
+    def is_over(self) -> bool:
+        return self.is_cut_short or self._source.is_over
+
+    @property
+    def images_waiting(self) -> int:
+        """Training images of the jobs that are still to be handed out."""
+        return 0 if self.is_over else len(self._source) * self._images_each
 
     def next(self) -> Job | None:
-        if len(self) == 0:
-            return None
-        if not self._is_needed() and not self._compute_budget.affords(
-            self._images_each, self._reserve
-        ):
-            self.is_cut_short = True
-            return None
-        return self._source.next()
+        return self._source.next() if not self.is_over and self._is_affordable() else None
+
+    def _is_affordable(self) -> bool:
+        """Whether the next job is; if not, and nothing goes before it, there is no next one."""
+        if not self._compute_budget.is_bounded:
+            return True
+        before = self._before()
+        needed = self._images_each, self._reserve() + before
+        if self._compute_budget.affords(*needed) or self._is_needed():
+            return True
+        self.is_cut_short = not before
+        return False
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         self._source.finished(job, outcomes)
@@ -172,20 +202,34 @@ class Rationed:
 class RationedList(JobList):
     """Known jobs, in order, passing over those that the compute budget cannot afford.
 
-    reserve: images to be left for what comes after them.
+    reserve: images to be left for what comes after them.  before: as in Rationed.
     left_out: the ones passed over.
     """
 
     def __init__(
-        self, jobs: Iterable[Job], compute_budget: ComputeBudget, *, reserve: int = 0
+        self,
+        jobs: Iterable[Job],
+        compute_budget: ComputeBudget,
+        *,
+        reserve: int = 0,
+        before: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(jobs)
-        self._compute_budget, self._reserve = compute_budget, reserve
+        self._compute_budget, self._reserve, self._before = compute_budget, reserve, before
         self.left_out: list[Job] = []
 
+    @property
+    def images_waiting(self) -> int:
+        """Training images of the jobs that are still to be handed out."""
+        return sum(map(self._compute_budget.images_left, self._waiting))
+
     def next(self) -> Job | None:
-        while (job := super().next()) is not None:
-            if self._compute_budget.affords(self._compute_budget.images_left(job), self._reserve):
-                return job
-            self.left_out.append(job)
+        while self._waiting:
+            before = self._before() if self._compute_budget.is_bounded else 0
+            images = self._compute_budget.images_left(self._waiting[0])
+            if self._compute_budget.affords(images, self._reserve + before):
+                return super().next()
+            if before:
+                return None
+            self.left_out.append(self._waiting.pop(0))
         return None

@@ -177,6 +177,10 @@ class StudySource(StudyRecord):
         """Trials that are neither settled nor handed out."""
         return max(0, self._num_trials - len(self._settled()) - len(self._running))
 
+    @property
+    def is_over(self) -> bool:
+        return len(self) == 0
+
     def settled(self) -> Iterator[tuple[Job, Ending | None]]:
         """The jobs that are over, in order, and why there is nothing of them.
 

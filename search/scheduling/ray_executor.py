@@ -180,7 +180,7 @@ class _Shared:
 def _run(
     source: JobSource, observer: Observer, context: JobContext, shared: _Shared, share: Share
 ) -> None:
-    if len(source) == 0:
+    if source.is_over:
         return
     resources = {"cpu": float(share.cpus), "gpu": share.gpus}
     trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
@@ -189,7 +189,7 @@ def _run(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=len(source),
+            num_samples=-1,  # as many as the searcher has
             max_concurrent_trials=share.num_workers,
             reuse_actors=True,
         ),
@@ -290,10 +290,11 @@ class _JobSearcher(Searcher):
         self._jobs: dict[str, Job] = {}
         self.disk_full = ""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         job = None if self.disk_full else self._source.next()
-        if job is None:
-            return str(Searcher.FINISHED)
+        if job is None:  # Tune asks again after None, also while others are at work
+            is_over = bool(self.disk_full) or self._source.is_over
+            return str(Searcher.FINISHED) if is_over else None
         self._jobs[trial_id] = job
         self._observer.started(job)
         return {_JOB: job_to_mapping(job)}

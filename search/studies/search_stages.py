@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from optuna.storages import BaseStorage
 
@@ -11,12 +12,13 @@ from pruning.errors import SearchFailedError
 from search.data.data import Data, steps_per_epoch
 from search.scheduling.compute_budget import Rationed, RationedList
 from search.scheduling.from_scratch_jobs import best_of_rungs, compared, members, repetition
+from search.scheduling.job_stages import RationedSource, Stage, Stages, images_waiting
 from search.scheduling.optuna_study import StudySource, open_study, study_storage, trial_number
 from search.scheduling.shape_selection import shape_source
 from search.studies.session import Session
 from search.training.schedules import total_push
 from search.trials.job_context import JobContext
-from search.trials.jobs import BASE, FromScratchJob, Job, OneAfterAnother, Outcome, TrialJob
+from search.trials.jobs import BASE, FromScratchJob, Job, Outcome, TrialJob
 from search.trials.search_space import SearchSpace, sampler
 
 _LEAST_TARGET = 0.25
@@ -24,7 +26,10 @@ _LEAST_TARGET = 0.25
 
 
 class SearchStages:
-    """Every stage of a search that is left; what was finished before stays as it is."""
+    """Every stage of a search that is left; what was finished before stays as it is.
+
+    What is trained follows from what is settled of the stages before, never from when it is.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session, self._plan, self._notes = session, session.plan, session.notes
@@ -35,6 +40,26 @@ class SearchStages:
             lambda note: session.console.print(note, style="yellow", highlight=False, markup=False),
         )
         self._source = trial_source(self._context, session.data, self._storage)
+        self._lists: dict[str, RationedList] = {}
+        self._jobs_again: list[FromScratchJob] = []
+        self._rationed: dict[str, Rationed] = {}
+        self._base = Stage(self._base_jobs)
+        first = [self._base] if self._context.imitates_base else []
+        self._trials = Stage(self._trial_jobs, first)
+        self._members = Stage(self._member_jobs, [self._trials])
+        self._plain = Stage(self._plain_jobs, first)
+        self._longer = Stage(self._longer_jobs, [self._trials])
+        self._repeats = Stage(self._repeat_jobs, [self._trials])
+        self._interpolated = Stage(self._interpolated_jobs, [self._members, self._plain])
+        self._again = Stage(self._repeat_interpolated_jobs, [self._interpolated])
+        # Those that others follow from go first; the last fill the time until the last job of the
+        # first is over. What there is not enough time or images for is another matter.
+        self._stages = Stages(
+            [
+                *(self._base, self._trials, self._again, self._interpolated, self._members),
+                *(self._plain, self._longer, self._repeats),
+            ]
+        )
 
     def run(self) -> list[Outcome]:
         """All networks, the base network first; SearchFailedError if no trial came to one."""
@@ -44,117 +69,222 @@ class SearchStages:
                 "epochs and compute of fine-tuned networks leave out the training of the given "
                 "weights; --scratch-epochs gives networks from scratch as many"
             )
-        is_base_known = bool(self._session.stored(BASE))
-        self._session.expect(
-            (0 if is_base_known else self._plan.epochs_of_base)
-            + len(self._source) * self._plan.epochs_per_trial
-            + self._plan.epochs_after_trials
-        )
         with self._session.showing():
-            beside = [] if is_base_known else [BASE]
-            if self._context.imitates_base:
-                self._require_base()
-                beside = []
-            trials = self._trials(beside)
-            repeats = self._repeats(trials)
-            family = [] if self._config.train_only else self._families(trials)
-        for number, ending in self._source.endings.items():
-            self._session.failures[f"trial {number}"] = ending.why
-        return [*self._session.stored(BASE), *trials, *repeats, *family]
+            self._session.perform(self._stages)
+        self._require_networks()
+        self._note_what_is_missing()
+        shapes = [] if self._shapes is None else self._shapes.outcomes
+        return [
+            *self._session.stored(BASE),
+            *self._source.outcomes,
+            *self._session.outcomes([*self._repetitions, *self._all_members]),
+            *shapes,
+            *self._session.outcomes(self._jobs_again),
+        ]
 
-    def _require_base(self) -> None:
-        """Train the base network, if it is not yet; SearchFailedError if nothing comes of it."""
-        per_trial, later = self._plan.epochs_per_trial, self._plan.epochs_after_trials
-        if self._session.trained([BASE], epochs_later=len(self._source) * per_trial + later):
+    def _require_networks(self) -> None:
+        """SearchFailedError if there is no network that was searched for, or none to imitate."""
+        if self._context.imitates_base and not self._session.stored(BASE):
+            left_out = "it was not trained, for want of time or images"
+            reason = self._session.failures.get(BASE.key) or left_out
+            raise SearchFailedError(f"there is no base network to learn from: {reason}")
+        if self._source.outcomes:
             return
-        notes = self._session.notes[-1:]
-        reason = self._session.failures.get(BASE.key) or next(iter(notes), "it was not trained")
-        raise SearchFailedError(f"there is no base network to learn from: {reason}")
+        endings = self._source.endings.values()
+        can_change = any(e.state == "failed" and not e.is_final for e in endings)
+        hint = "; the same command tries them again" if can_change else ""
+        raise SearchFailedError(
+            f"all {len(endings)} trials failed, the first of them because: "
+            f"{next(iter(endings)).reason}{hint}"
+        )
 
-    def _trials(self, beside: Sequence[Job]) -> list[Outcome]:
-        """What comes of the trials; these jobs are performed beside them, as the first."""
-        source, per_epoch = self._source, self._plan.images_per_epoch
-        first = RationedList(
-            beside,
-            self._session.compute_budget,
-            reserve=self._plan.epochs_per_trial * per_epoch,
-        )
-        rationed = Rationed(
-            source,
-            self._session.compute_budget,
-            self._plan.epochs_per_trial * per_epoch,
-            reserve=self._plan.epochs_after_trials * per_epoch,
-            is_needed=lambda: not source.outcomes,
-        )
-        self._session.perform(OneAfterAnother(first, rationed))
-        self._session.note_left_out(first)
-        if rationed.is_cut_short:
-            done = len(source.endings) + len({o.trial for o in source.outcomes})
+    def _note_what_is_missing(self) -> None:
+        """Let people know of what could not be had or afforded, and of what failed."""
+        self._session.note_left_out(self._lists["base"].left_out)
+        if self._rationed["trials"].is_cut_short:
+            done = len(self._source.endings) + len({o.trial for o in self._source.outcomes})
             self._notes.append(
                 f"{done} of {self._config.num_trials} trials were made: more would not have left "
                 "what the families need of the time or images that the search may use"
             )
-        if not source.outcomes:
-            endings = source.endings.values()
-            can_change = any(e.state == "failed" and not e.is_final for e in endings)
-            hint = "; the same command tries them again" if can_change else ""
-            raise SearchFailedError(
-                f"all {len(endings)} trials failed, the first of them because: "
-                f"{next(iter(endings)).reason}{hint}"
-            )
-        return source.outcomes
+        self._notes += self._family[1]
+        others = [jobs for name, jobs in self._lists.items() if name != "base"]
+        self._session.note_left_out([job for jobs in others for job in jobs.left_out])
+        if "interpolated" in self._rationed and self._rationed["interpolated"].is_cut_short:
+            self._notes.append("fewer tempered shapes were tried, for want of time or images")
+        for number, ending in self._source.endings.items():
+            self._session.failures[f"trial {number}"] = ending.why
+        for number, ending in ({} if self._shapes is None else self._shapes.endings).items():
+            self._session.failures[f"tempered-{number}"] = ending.why
 
-    def _repeats(self, trials: Sequence[Outcome]) -> list[Outcome]:
+    # ---- stages, each asked for once
+
+    def _base_jobs(self) -> RationedSource:
+        jobs = [] if self._session.stored(BASE) else [BASE]
+        per_trial, per_epoch = self._plan.epochs_per_trial, self._plan.images_per_epoch
+        later = len(self._source) * per_trial + self._plan.epochs_after_trials
+        self._session.expect(sum(map(self._plan.epochs_of, jobs)) + later)
+        reserve = 0 if self._context.imitates_base else per_trial * per_epoch
+        return self._listed("base", jobs, reserve=reserve)
+
+    def _trial_jobs(self) -> RationedSource:
+        if self._context.imitates_base and not self._session.stored(BASE):
+            return self._stopped()
+        self._rationed["trials"] = Rationed(
+            self._source,
+            self._session.compute_budget,
+            self._plan.epochs_per_trial * self._plan.images_per_epoch,
+            reserve=self._reserve_of_trials,
+            is_needed=lambda: not self._source.outcomes,
+        )
+        return self._rationed["trials"]
+
+    def _reserve_of_trials(self) -> int:
+        """Images for what comes after the trials, without what of it was begun beside them."""
+        begun = sum(map(self._plan.images_of, self._plain_members)) - self._plain.images_waiting
+        return self._plan.epochs_after_trials * self._plan.images_per_epoch - begun
+
+    def _member_jobs(self) -> RationedSource:
+        """The shapes of trials, from scratch and at other sizes."""
+        if not self._source.outcomes:
+            return self._stopped()
+        jobs = [job for job in self._members_of_trials if not job.equal_compute]
+        members = self._listed("members", jobs, lambda: images_waiting(self._repeats))
+        waiting = images_waiting(self._plain, self._longer, self._repeats)
+        self._expect(members.images_waiting + waiting, self._plan.epochs_interpolated)
+        return members
+
+    def _plain_jobs(self) -> RationedSource:
+        """What follows from no trial: it fills the time until the last of them is over."""
+
+        def before() -> int:
+            later = 0 if self._trials.is_settled else self._reserve_of_trials()
+            return later + images_waiting(self._trials, self._members, self._repeats)
+
+        return self._listed("plain", self._plain_members, before)
+
+    def _longer_jobs(self) -> RationedSource:
+        """The shapes of trials at equal compute."""
+        jobs = [job for job in self._members_of_trials if job.equal_compute]
+        before = (self._repeats, self._members, self._plain)
+        return self._listed("longer", jobs, lambda: images_waiting(*before))
+
+    def _repeat_jobs(self) -> RationedSource:
+        return self._listed("repeats", self._repetitions)
+
+    def _interpolated_jobs(self) -> RationedSource:
+        """Shapes that were found, and between them and the uniformly narrowed network."""
+        source = self._shapes
+        if source is None:
+            return self._listed("interpolated", [])
+        by_key = {outcome.key: outcome for outcome in source.outcomes}
+        for job, ending in source.settled():
+            self._session.settle(job, [] if ending else [by_key[job.key]], ending)
+        epochs_each = self._config.training.num_scratch_epochs
+
+        def before() -> int:
+            return images_waiting(self._repeats, self._longer)
+
+        self._expect(before(), len(source) * epochs_each)
+        images = epochs_each * self._plan.images_per_epoch
+        self._rationed["interpolated"] = Rationed(
+            source, self._session.compute_budget, images, before=before
+        )
+        return self._rationed["interpolated"]
+
+    def _repeat_interpolated_jobs(self) -> RationedSource:
+        """The best of them within each rung with further seeds, as all that is compared."""
+        source, config = self._shapes, self._config
+        if source is not None:
+            jobs = {job.key: job for job, _ in source.settled() if isinstance(job, FromScratchJob)}
+            best = best_of_rungs(config, self._context.preflight, source.outcomes)
+            self._jobs_again = [
+                repetition(config, jobs[outcome.key], repeat)
+                for repeat in range(1, config.seeds)
+                for outcome in best
+            ]
+        waiting = functools.partial(images_waiting, self._repeats, self._longer)
+        again = self._listed("again", self._jobs_again, waiting)
+        if len(again):
+            self._expect(again.images_waiting + waiting())
+        return again
+
+    def _listed(
+        self,
+        name: str,
+        jobs: Sequence[Job],
+        before: Callable[[], int] = lambda: 0,
+        *,
+        reserve: int = 0,
+    ) -> RationedList:
+        """Those of the jobs that are left; reserve, before: as in RationedList."""
+        self._lists[name] = RationedList(
+            self._session.unfinished(jobs),
+            self._session.compute_budget,
+            reserve=reserve,
+            before=before,
+        )
+        return self._lists[name]
+
+    def _stopped(self) -> RationedSource:
+        self._stages.stop()
+        return RationedList([], self._session.compute_budget)
+
+    def _expect(self, images: int, epochs: int = 0) -> None:
+        """Tell of what is to come beside what is under way: images, and epochs more."""
+        left = images + self._session.compute_budget.images_under_way
+        self._session.expect(left // self._plan.images_per_epoch + epochs)
+
+    # ---- what they follow from, each known once the trials are settled, but for the first
+
+    @functools.cached_property
+    def _plain_members(self) -> list[FromScratchJob]:
+        """Members of the family that are the same whatever comes of the trials."""
+        if self._config.train_only:
+            return []
+        return members(self._config, self._context.preflight, [])[0]
+
+    @functools.cached_property
+    def _family(self) -> tuple[list[FromScratchJob], list[str]]:
+        """All members, and what there is to know of those that are missing."""
+        if self._config.train_only:
+            return [], []
+        return members(self._config, self._context.preflight, self._source.outcomes)
+
+    @property
+    def _all_members(self) -> list[FromScratchJob]:
+        return self._family[0]
+
+    @property
+    def _members_of_trials(self) -> list[FromScratchJob]:
+        plain = {job.key for job in self._plain_members}
+        return [job for job in self._all_members if job.key not in plain]
+
+    @functools.cached_property
+    def _repetitions(self) -> list[TrialJob]:
         """The trials that are compared, again with further seeds."""
-        chosen = trials
+        chosen = self._source.outcomes
         if not self._config.compares_all_trials:
-            chosen = compared(self._config, self._context.preflight, trials)
+            chosen = compared(self._config, self._context.preflight, chosen)
         numbers = dict.fromkeys(outcome.trial for outcome in chosen)
         first_runs = [self._trial_job(number) for number in numbers if number is not None]
-        jobs = [
+        return [
             dataclasses.replace(job, repeat=repeat)
             for repeat in range(1, self._config.seeds)
             for job in first_runs
             if job is not None
         ]
-        return self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
 
-    def _families(self, trials: Sequence[Outcome]) -> list[Outcome]:
-        """What is trained from scratch in the shapes of the trials, and between them."""
-        jobs, notes = members(self._config, self._context.preflight, trials)
-        self._notes += notes
-        family = self._session.trained(jobs, epochs_later=self._plan.epochs_interpolated)
-        return family + self._interpolated(trials, family)
-
-    def _interpolated(self, trials: Sequence[Outcome], family: Sequence[Outcome]) -> list[Outcome]:
-        """Shapes that were found, and between them and the uniformly narrowed network."""
-        if not self._config.num_tempered:
-            return []
-        name, score = f"{self._config.study_name}/tempered", self._context.preflight.score
-        study = open_study(self._storage, name, score)
-        source = shape_source(study, self._config, self._context.preflight, trials, family)
-        by_key = {outcome.key: outcome for outcome in source.outcomes}
-        for job, ending in source.settled():
-            self._session.settle(job, [] if ending else [by_key[job.key]], ending)
-        epochs_each = self._config.training.num_scratch_epochs
-        self._session.expect(len(source) * epochs_each)
-        images = epochs_each * self._plan.images_per_epoch
-        rationed = Rationed(source, self._session.compute_budget, images)
-        self._session.perform(rationed)
-        if rationed.is_cut_short:
-            self._notes.append("fewer tempered shapes were tried, for want of time or images")
-        for number, ending in source.endings.items():
-            self._session.failures[f"tempered-{number}"] = ending.why
-        return [*source.outcomes, *self._interpolated_again(source)]
-
-    def _interpolated_again(self, source: StudySource) -> list[Outcome]:
-        """The best of them within each rung with further seeds, as all that is compared."""
-        config = self._config
-        jobs = {job.key: job for job, _ in source.settled() if isinstance(job, FromScratchJob)}
-        best = best_of_rungs(config, self._context.preflight, source.outcomes)
-        repeats = range(1, config.seeds)
-        return self._session.trained(
-            [repetition(config, jobs[o.key], repeat) for repeat in repeats for o in best]
+    @functools.cached_property
+    def _shapes(self) -> StudySource | None:
+        """Who proposes further shapes, from what members of one seed and more came to."""
+        config, preflight = self._config, self._context.preflight
+        if not config.num_tempered or config.train_only:
+            return None
+        study = open_study(self._storage, f"{config.study_name}/tempered", preflight.score)
+        known = [job for job in self._all_members if not job.equal_compute]
+        return shape_source(
+            study, config, preflight, self._source.outcomes, self._session.outcomes(known)
         )
 
     def _settle_leftovers(self) -> None:

@@ -171,7 +171,7 @@ class Session:
 
     def perform(self, source: JobSource) -> None:
         """Perform every job of a source by workers, which start with the first."""
-        if len(source) == 0:
+        if source.is_over:
             return
         if self._perform_all is None:
             self._perform_all = self._stack.enter_context(
@@ -179,26 +179,30 @@ class Session:
             )
         self._perform_all(source, self.observer)
 
-    def trained(self, jobs: Sequence[Job], *, epochs_later: int = 0) -> list[Outcome]:
-        """What comes of these jobs, by this process or an earlier one, in their order.
-
-        epochs_later: of what comes after them.
-        """
-        stored = {job.key: self.stored(job) for job in jobs}
-        missing = [job for job in jobs if not stored[job.key]]
-        self.record.known([outcome for outcomes in stored.values() for outcome in outcomes])
-        if missing:
-            self.expect(sum(map(self.plan.epochs_of, missing)) + epochs_later)
-        rationed = RationedList(missing, self.compute_budget)
+    def trained(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """What comes of these jobs, by this process or an earlier one, in their order."""
+        unfinished = self.unfinished(jobs)
+        if unfinished:
+            self.expect(sum(map(self.plan.epochs_of, unfinished)))
+        rationed = RationedList(unfinished, self.compute_budget)
         self.perform(rationed)
-        self.note_left_out(rationed)
-        stored |= {job.key: self.stored(job) for job in missing}
-        return [outcome for job in jobs for outcome in stored[job.key]]
+        self.note_left_out(rationed.left_out)
+        return self.outcomes(jobs)
 
-    def note_left_out(self, rationed: RationedList) -> None:
+    def unfinished(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that no earlier process finished; the record gets to know of the others."""
+        stored = {job.key: self.stored(job) for job in jobs}
+        self.record.known([outcome for outcomes in stored.values() for outcome in outcomes])
+        return [job for job in jobs if not stored[job.key]]
+
+    def outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """What has come of these jobs, in their order."""
+        return [outcome for job in jobs for outcome in self.stored(job)]
+
+    def note_left_out(self, jobs: Sequence[Job]) -> None:
         """Let people know of the jobs that could not be afforded."""
-        if rationed.left_out:
-            names = ", ".join(job.key for job in rationed.left_out)
+        if jobs:
+            names = ", ".join(job.key for job in jobs)
             self.notes.append(f"not trained, for want of time or images: {names}")
 
     def stored(self, job: Job) -> list[Outcome]:

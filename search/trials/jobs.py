@@ -326,11 +326,12 @@ class Observers(Observer):
 class JobSource(Protocol):
     """Hands out jobs and takes back what came of them."""
 
-    def __len__(self) -> int:
-        """How many jobs are still to come."""
+    @property
+    def is_over(self) -> bool:
+        """Whether no job is to come any more, whatever comes of those that were handed out."""
 
     def next(self) -> Job | None:
-        """The next job, or None when there is none left."""
+        """The next job; None where there is none now, though there may be one later."""
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """Take a result."""
@@ -346,7 +347,12 @@ class JobList:
         self._waiting = list(jobs)
 
     def __len__(self) -> int:
+        """How many jobs are still to be handed out."""
         return len(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        return not self._waiting
 
     def next(self) -> Job | None:
         return self._waiting.pop(0) if self._waiting else None
@@ -356,27 +362,3 @@ class JobList:
 
     def ended(self, job: Job, ending: Ending) -> None:
         """Nothing waits for the results."""
-
-
-class OneAfterAnother:
-    """Several sources as one: the jobs of the first, then those of the next."""
-
-    def __init__(self, *sources: JobSource) -> None:
-        self._sources = sources
-        self._owner: dict[str, JobSource] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._sources))
-
-    def next(self) -> Job | None:
-        for source in self._sources:
-            if (job := source.next()) is not None:
-                self._owner[job.key] = source
-                return job
-        return None
-
-    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        self._owner[job.key].finished(job, outcomes)
-
-    def ended(self, job: Job, ending: Ending) -> None:
-        self._owner[job.key].ended(job, ending)

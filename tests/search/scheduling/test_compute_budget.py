@@ -250,12 +250,12 @@ def test_a_rationed_source_stops_when_the_next_job_cannot_be_afforded(tmp_path: 
     found = opened(tmp_path, images=250)
     source = Rationed(JobList([ONE, TWO, THREE]), found, 100)
     for expected in (ONE, TWO):
-        assert (len(source) > 0, source.next()) == (True, expected)
+        assert (source.is_over, source.next()) == (False, expected)
         found.started(expected)
     assert not source.is_cut_short
     assert source.next() is None
     assert source.is_cut_short
-    assert (len(source), source.next()) == (0, None)
+    assert (source.is_over, source.next()) == (True, None)
     for job in (ONE, TWO):  # it stays cut short, though they took less than was thought
         found.ended(job, ENDED)
     assert source.next() is None
@@ -264,13 +264,13 @@ def test_a_rationed_source_stops_when_the_next_job_cannot_be_afforded(tmp_path: 
 def test_a_source_that_runs_out_is_not_cut_short(tmp_path: Path, clock: Clock):
     source = Rationed(JobList([ONE]), opened(tmp_path, images=100), 100)
     assert source.next() is ONE
-    assert (len(source), source.next()) == (0, None)
+    assert (source.is_over, source.next()) == (True, None)
     assert not source.is_cut_short
 
 
 def test_a_reserve_is_left_to_others(tmp_path: Path, clock: Clock):
     found = opened(tmp_path, images=250)
-    source = Rationed(JobList([ONE, TWO]), found, 100, reserve=100)
+    source = Rationed(JobList([ONE, TWO]), found, 100, reserve=lambda: 100)
     assert source.next() is ONE
     found.started(ONE)
     assert source.next() is None
