@@ -118,7 +118,8 @@ def search_arguments(concurrency: int) -> list[str]:
 
 def resume_arguments(concurrency: int) -> list[str]:
     """Going on with it."""
-    return ["resume", NAME, "--concurrency", str(concurrency), "--cpus-per-trial", "1"]
+    shares = ["--concurrency", str(concurrency), "--cpus-per-trial", "1"]
+    return ["resume", NAME, "--trust", "counted", *shares]
 
 
 def interrupted(

@@ -15,6 +15,7 @@ from pruning.cost import format_count
 from search.commands.common_options import RUNS
 from search.commands.search_location import SearchEntry
 from search.commands.server_or_folder import location_of
+from search.results.wall_time import shares
 from search.tasks.score import ACCURACY
 from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
@@ -29,7 +30,11 @@ _LEAST_NAME = 12
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @RUNS
 def list(*, as_json: bool, runs: str) -> None:
-    """List all searches and other studies, the newest first, and how far each of them is."""
+    """List all searches and other studies, the newest first, and how far each of them is.
+
+    "training" is the share of its workers' time that went into steps of training; --json tells
+    where the rest went.
+    """
     entries = location_of(runs).searches()
     if as_json:
         click.echo(json.dumps([entry.to_mapping() for entry in entries], indent=2))
@@ -45,7 +50,7 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(entries: Sequence[SearchEntry]) -> Table:
-    numbers = ("trials", "networks", "best", "FLOPs")
+    numbers = ("trials", "networks", "best", "FLOPs", "training")
     table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
     table.columns[0].min_width = min(_LEAST_NAME, max(len(entry.name) for entry in entries))
     for entry in entries:
@@ -57,6 +62,7 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             str(entry.num_networks) if entry.progress else "–",
             _score_text(entry),
             format_count(entry.best["flops"]) if entry.best else "–",
+            f"{100 * shares(entry.wall_seconds)['steps']:.0f} %" if entry.wall_seconds else "–",
             _time(entry),
         )
     return table

@@ -43,6 +43,8 @@ def print_results(results: report.Results, next_steps: str, console: Console) ->
     console.print("\nThe best of each kind within each budget", style="bold")
     console.print(report.contest_table(results))
     console.print(report.COMPUTE_NOTE, style="dim")
+    if results.time_note:
+        console.print(results.time_note, style="dim", markup=False)
     console.print("\nHow they compare", style="bold")
     for place, table in report.contrast_tables(results):
         console.print(place, style="bold", markup=False, highlight=False)

@@ -50,7 +50,7 @@ def stoppable(location: RunsFolder, name: str) -> Iterator[None]:
     interrupt_on_signals()
     with ending_on_interrupt(
         f"Stopped. What was finished is kept in {name}, and what was under way up to its last "
-        f"epoch: go on with  {location.command(name, 'resume')}"
+        f"checkpoint: go on with  {location.command(name, 'resume')}"
     ):
         yield
 

@@ -80,6 +80,11 @@ class SearchEntry:
         seconds: float | None = self.progress["seconds_left"]
         return seconds
 
+    @property
+    def wall_seconds(self) -> Mapping[str, float]:
+        """Of all workers by what they did, see search.results.wall_time; empty if not known."""
+        return self.progress.get("wall_seconds", {}) if self.progress else {}
+
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
         return {
@@ -94,6 +99,7 @@ class SearchEntry:
             "base": None if self.base is None else dict(self.base),
             "seconds_left": self.seconds_left,
             "ended_ms": self.ended_ms,
+            "wall_seconds": dict(self.wall_seconds),
         }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import torch
 
 from pruning.cost import ExampleInput
+from pruning.networks.nested_tensors import tensors_in
 
 Part = Literal["train", "validation", "test"]
 
@@ -21,7 +22,9 @@ Batch = Any
 Inputs are what the network is called with: a tensor, a tuple of arguments or a mapping of them.
 """
 
-EVALUATION_BATCH = 500
+_EVALUATION_BYTES = 24 << 20
+_MOST_EVALUATED = 500
+"""Samples; more of them gain nothing, however small they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +83,18 @@ class Data(ABC):
         """What it takes in memory, or in a message to another process."""
 
     @abstractmethod
-    def loader(
-        self, part: Part, *, device: torch.device, batch_size: int = EVALUATION_BATCH
-    ) -> Loader:
-        """A part in minibatches of so many samples."""
+    def loader(self, part: Part, *, device: torch.device, batch_size: int | None = None) -> Loader:
+        """A part in minibatches of so many samples; by default of `evaluation_batch`."""
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Samples of a minibatch that is only looked at, from 1 to 500: inputs of 24 MiB.
+
+        A network that keeps 50 times as much as it reads then takes about 1.2 GB. It follows from
+        the size of a sample alone, in 4 bytes a number, so that scores come out the same again.
+        """
+        numbers = sum(tensor.numel() for tensor in tensors_in(self.sample.inputs))
+        return max(1, min(_MOST_EVALUATED, _EVALUATION_BYTES // max(1, 4 * numbers)))
 
     @abstractmethod
     def few(self, count: int) -> Self:

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from pruning.errors import DataError
 from search.config.data_config import DataConfig
-from search.data.data import EVALUATION_BATCH, Data, Part, Sample
+from search.data.data import Data, Part, Sample
 from search.data.image_loader import ImageLoader
-from search.data.image_sources import ImageFiles, ImageSource, ImageSplit
+from search.data.image_sources import ImageFiles, ImageSource, ImageSplit, reading_processes
 from search.data.named_datasets import open_dataset
 from search.data.opened_dataset import Augmentation
+from search.data.reading_processes import ReadingProcesses
 from search.data.stratified import class_numbers, parted, random_sample
 from search.system.machine import usable_memory
 
@@ -80,14 +81,14 @@ class ImageData(Data):
         return {"mean": list(self.mean), "std": list(self.std)}
 
     def loader(
-        self, part: Part, *, device: torch.device, batch_size: int = EVALUATION_BATCH
+        self, part: Part, *, device: torch.device, batch_size: int | None = None
     ) -> ImageLoader:
         return ImageLoader(
             self.part(part),
             mean=self.mean,
             std=self.std,
             augmentation=self.augmentation,
-            batch_size=batch_size,
+            batch_size=batch_size or self.evaluation_batch,
             device=device,
         )
 
@@ -131,13 +132,15 @@ def load(
     """
     opened = open_dataset(config)
     generator = torch.Generator().manual_seed(seed)
+    processes = reading_processes()
     parts = [
-        _with_channels(_as_configured(part, config), channels, config.source)
+        _with_channels(_as_configured(part, config, processes), channels, config.source)
         for part in parted(opened, config, generator)
     ]
     limit = _quarter_of_memory() if memory_limit_bytes is None else memory_limit_bytes
     train, validation, test = _in_memory(parts, limit, progress)
     mean, std = _channel_statistics(train, generator)
+    processes.close()  # those who train have their own
     native = opened.train.image_shape[1]
     padding = opened.augmentation.crop_padding * train.image_shape[1] // native
     return ImageData(
@@ -164,10 +167,12 @@ def _with_channels(source: ImageSource, channels: int | None, name: str) -> Imag
     raise DataError(f"images of {name} have {have} channels, the network reads {channels}")
 
 
-def _as_configured(source: ImageSource, config: DataConfig) -> ImageSource:
+def _as_configured(
+    source: ImageSource, config: DataConfig, processes: ReadingProcesses
+) -> ImageSource:
     """Images in memory scaled to a square of `image_size`; files are resized when decoded."""
     if isinstance(source, ImageFiles):
-        return replace(source, workers=config.workers)
+        return replace(source, workers=config.workers, processes=processes)
     if config.image_size is None or not isinstance(source, ImageSplit):
         return source
     size = (config.image_size, config.image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pruning.errors import DataError
-from search.data.reading_processes import num_reading_processes
+from search.data.reading_processes import ReadingProcesses, num_reading_processes
+from search.system.device_memory import free_device_memory
 
-_WORKERS_PAY_ABOVE = 4096  # images; starting worker processes takes as long as a few thousand
+_PROCESSES_PAY_ABOVE = 256
+"""Images; processes stay, so that starting them has to pay over all epochs alone."""
+
+_SHARE_FOR_IMAGES = 0.5
+"""Of the free memory of a device, which images may fill: the rest is for the network."""
 
 
 class ImageSource(ABC):
@@ -52,7 +58,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def to(self, device: torch.device) -> ImageSource:
-        """The same images and labels, delivered on `device`."""
+        """The same images and labels, delivered on `device`; images in memory are copied once."""
 
     @abstractmethod
     def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -62,15 +68,33 @@ class ImageSource(ABC):
 @final
 @dataclass(frozen=True, eq=False)
 class ImageSplit(ImageSource):
-    """Images held in memory: `images` uint8 (N, C, H, W), and their `labels`."""
+    """Images held in memory: `images` uint8 (N, C, H, W), and their `labels`.
+
+    device: where they are delivered; by default where they are. There is one copy of them on each
+    device, which ends with this object; where it would not fit beside a network, batches are
+    copied one by one, from pinned memory.
+    """
 
     images: Tensor
     labels: Tensor
+    device: torch.device | None = None
+    _copies: dict[torch.device, ImageSplit] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8
         assert self.images.ndim == 4
         assert len(self.images) == len(self.labels)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By arrays, of which processes of one machine share one copy."""
+        repeated = tuple(
+            slice(1 if not stride else None) for stride in self.images.stride()
+        )  # grey images that were made colour ones
+        return _split_of_arrays, (
+            self.images[repeated].numpy(),
+            self.labels.numpy(),
+            tuple(self.images.shape),
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -85,11 +109,35 @@ class ImageSplit(ImageSource):
         return ImageSplit(self.images[indices], self.labels[indices])
 
     def to(self, device: torch.device) -> ImageSplit:
-        return ImageSplit(self.images.to(device), self.labels.to(device))
+        if device == (self.device or self.images.device):
+            return self
+        if device not in self._copies:
+            fits = self.num_bytes <= _SHARE_FOR_IMAGES * free_device_memory(device)
+            images = self.images.to(device) if fits else self.images
+            self._copies[device] = ImageSplit(images, self.labels.to(device), device)
+        return self._copies[device]
 
     def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
         for indices in torch.split(order.to(self.images.device), batch_size):
-            yield self.images[indices]
+            yield _delivered(self.images[indices], self.device or self.images.device)
+
+
+def _split_of_arrays(images: Any, labels: Any, shape: tuple[int, ...]) -> ImageSplit:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody does
+        return ImageSplit(torch.from_numpy(images).expand(shape), torch.from_numpy(labels))
+
+
+def _delivered(batch: Tensor, device: torch.device) -> Tensor:
+    """The batch on the device, to which it is copied while others work."""
+    if device.type == "cuda" and batch.device.type == "cpu" and not batch.is_pinned():
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
+def reading_processes() -> ReadingProcesses:
+    """What decodes the files of any ImageFiles."""
+    return ReadingProcesses(_Decoder())
 
 
 @final
@@ -99,6 +147,7 @@ class ImageFiles(ImageSource):
 
     With `image_size` the largest central square of each image is scaled to that many pixels a
     side; without it, every file must have the `size` (height, width) of `reference`.
+    processes: that decode ahead, of which several parts may have the same.
     """
 
     paths: tuple[str, ...]
@@ -108,6 +157,7 @@ class ImageFiles(ImageSource):
     image_size: int | None = None
     workers: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    processes: ReadingProcesses = field(repr=False, default_factory=reading_processes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -125,31 +175,48 @@ class ImageFiles(ImageSource):
         return replace(self, paths=tuple(map(os.path.abspath, self.paths)))
 
     def to(self, device: torch.device) -> ImageFiles:
+        if device == self.device:
+            return self
         return replace(self, labels=self.labels.to(device), device=device)
 
     def read(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """As `ImageSource.read`; worker processes decode ahead when there is much to read.
+        """As `ImageSource.read`; processes decode ahead when there is much to read.
 
         Raises DataError, with the path, for a file that is unreadable or of another size.
         """
-        loader = DataLoader(
-            _Decoder(self),
-            batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
-            num_workers=num_reading_processes(
-                self.workers, len(order), pays_above=_WORKERS_PAY_ABOVE
-            ),
-            collate_fn=_unchanged,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from torch's global one
-        )
-        for batch in loader:
+        chunks = torch.split(order, batch_size)
+        requests = [
+            _Files(
+                tuple(self.paths[index] for index in chunk.tolist()),
+                self.size,
+                self.reference,
+                self.image_size,
+            )
+            for chunk in chunks
+        ]
+        number = num_reading_processes(self.workers, len(order), pays_above=_PROCESSES_PAY_ABOVE)
+        on_gpu = self.device.type == "cuda"
+        number = number if len(requests) > 1 else 0
+        for batch in self.processes.answers(requests, number, pinned=on_gpu):
             if isinstance(batch, DataError):
                 raise batch
-            yield batch.to(self.device, non_blocking=True)
+            yield _delivered(batch, self.device)
 
-    def decode(self, index: int) -> Tensor:
-        """One image, uint8 (3, H, W)."""
-        path = self.paths[index]
+
+@dataclass(frozen=True)
+class _Files:
+    """Files to decode, as ImageFiles has them."""
+
+    paths: tuple[str, ...]
+    size: tuple[int, int]
+    reference: str
+    image_size: int | None
+
+    def decoded(self) -> Tensor:
+        """The images, uint8 (n, 3, H, W)."""
+        return torch.stack([self._decode(path) for path in self.paths])
+
+    def _decode(self, path: str) -> Tensor:
         with opened_image(path) as image:
             if self.image_size is None:
                 turn_upright(image)
@@ -195,21 +262,14 @@ def _in_colour(path: str, image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-class _Decoder(Dataset[Tensor]):
-    """What a DataLoader runs in its workers; errors travel as values, to keep their message."""
+class _Decoder(Dataset[Any]):
+    """What processes run; errors travel as values, to keep their message."""
 
-    def __init__(self, files: ImageFiles) -> None:
-        self.files = files
-
-    def __getitems__(self, indices: list[int]) -> Tensor | DataError:
+    def __getitem__(self, files: _Files) -> Tensor | DataError:
         try:
-            return torch.stack([self.files.decode(index) for index in indices])
+            return files.decoded()
         except DataError as error:
             return error
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 @contextmanager

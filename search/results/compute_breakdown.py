@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from search.results.styles import style_of
+from search.results.wall_time import WallTime
 
 BASE, SPARSE, TUNING = "base network", "trials, before pruning", "trials, after pruning"
 
@@ -36,11 +37,13 @@ class ComputeBreakdown:
     num_candidates: networks that trials tried, those that were stopped early among them.
     compute_if_full: what the trials would have taken, had each candidate been trained by itself to
         the end: no training that several share, none that is stopped.
+    wall_seconds: of all workers by what they did, see search.results.wall_time.
     """
 
     stages: tuple[StageCompute, ...]
     num_candidates: int
     compute_if_full: float
+    wall_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def compute(self) -> float:
@@ -56,7 +59,12 @@ class ComputeBreakdown:
     def from_mapping(cls, content: Mapping[str, Any]) -> ComputeBreakdown:
         """The inverse of `to_mapping`."""
         stages = tuple(StageCompute(**stage) for stage in content["stages"])
-        return cls(stages, content["num_candidates"], content["compute_if_full"])
+        return cls(
+            stages,
+            content["num_candidates"],
+            content["compute_if_full"],
+            content.get("wall_seconds", {}),
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""
@@ -93,8 +101,9 @@ class _Work:
 def compute_breakdown(events: Iterable[Mapping[str, Any]]) -> ComputeBreakdown:
     """From the events of a search, in their order."""
     works: dict[str, _Work] = {}
-    base_flops = 0
+    wall, base_flops = WallTime(), 0
     for event in events:
+        wall.take(event)
         match event["event"]:
             case "launched":
                 base_flops = event["base"]["flops"]
@@ -105,7 +114,7 @@ def compute_breakdown(events: Iterable[Mapping[str, Any]]) -> ComputeBreakdown:
                 _count(works[event["key"]], event["records"])
             case "finished" if event["key"] in works:
                 works[event["key"]].flops = [found["flops"] for found in event["outcomes"]]
-    return _breakdown(list(works.values()), base_flops)
+    return replace(_breakdown(list(works.values()), base_flops), wall_seconds=wall.seconds)
 
 
 def _name(job: Mapping[str, Any]) -> str:

@@ -31,8 +31,10 @@ from search.results.recommendation import (
 from search.results.statistics.contrasts import Contrast, contrasts, p_text
 from search.results.statistics.test_samples import NO_SAMPLES, TestSamples
 from search.results.verdict import verdict
+from search.results.wall_time import shares_text
 from search.storage.layout import CONFIG_FILE, RESULTS_FILE, RESULTS_FILES, study_kind
 from search.tasks.score import ACCURACY, Score
+from search.terminal.durations import duration_text
 from search.terminal.text_table import text_table
 from search.trials.jobs import Outcome
 
@@ -118,6 +120,14 @@ class Results:
         return contrasts(
             self.contests, self.everything, self.base_network, self.samples, self.score
         )
+
+    @property
+    def time_note(self) -> str:
+        """Where the time of the workers went; empty where that is not known."""
+        seconds = self.breakdown.wall_seconds if self.breakdown else {}
+        if not seconds:
+            return ""
+        return f"{duration_text(sum(seconds.values()))} of workers: {shares_text(seconds)}"
 
     @property
     def comparisons(self) -> list[str]:

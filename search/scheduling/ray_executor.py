@@ -9,6 +9,7 @@ retried by the worker that takes it next, under this driver or a later one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ from search.data.data import Data
 from search.scheduling.share import Share
 from search.system.accelerator_faults import poisoning
 from search.system.background_calls import BackgroundCalls
+from search.system.device_memory import limit_device_memory
 from search.system.error_log import as_error
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
@@ -87,7 +89,8 @@ def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
     with _ray(context.config.resources.ray_address, share, data.num_bytes + weights):
         if context.config.resources.ray_address:
             share = Share.on_cluster(context.config, context.device, ray.nodes())
-        shared = _Shared([ray.put(context.sent()), ray.put(data.sent())], share.cpus)
+        references = [ray.put(context.sent()), ray.put(data.sent())]
+        shared = _Shared(references, share.cpus, share.gpus)
 
         def perform_all(source: JobSource, observer: Observer) -> None:
             observer.at_once(share.num_workers)
@@ -171,10 +174,11 @@ def _sigterm_kept() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What workers fetch from Ray's store: the context and the images."""
+    """What workers fetch from Ray's store, the context and the data, and what each may use."""
 
     references: list[Any]
     threads: int
+    gpus: float
 
 
 def _run(
@@ -210,7 +214,8 @@ def _run(
 def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
     """Runs in a worker: one job, from its description to its outcomes."""
     torch.set_num_threads(shared.threads)
-    context, data = ray.get(shared.references)
+    context, data = ray.get(shared.references[0]), _data(shared.references[1])
+    limit_device_memory(context.torch_device, shared.gpus)
     job = job_from_mapping(config[_JOB])
     attempts = context.checkpoints(job.key).attempts
     watchdog = _Watchdog(context.config.resources.timeout_seconds, attempts)
@@ -237,6 +242,13 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
         tune.report({_ENDING: json.dumps(dataclasses.asdict(ending_of(error)))})
     else:
         tune.report({_OUTCOMES: json.dumps([outcome.to_mapping() for outcome in outcomes])})
+
+
+@functools.lru_cache(maxsize=1)
+def _data(reference: Any) -> Data:
+    """The data, once for all jobs of a worker: with what it keeps of them on a device."""
+    data: Data = ray.get(reference)
+    return data
 
 
 def _report(calls: Sequence[Sequence[EpochRecord]]) -> None:

@@ -77,6 +77,11 @@ class Progress(BaseModel):
     images: int = Field(description="training images so far, repetitions counted")
     seconds_spent: float = Field(description="by its processes, up to its last event")
     seconds_left: float | None
+    wall_seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="of all workers by what they did: steps, data, evaluation, checkpoint, report, "
+        "beside epochs, without a job",
+    )
     running: list[Work]
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlflow_server.append_log import open_file, whole_lines
+from search.results.wall_time import WallTime
 from search.tasks.score import ACCURACY, Direction, Score
 from search.tracking.epoch_count import EpochCount
 from search.trials.pareto import Hypervolume, Reference, best, without_base
@@ -91,6 +92,7 @@ class _Record(_Checked):
     num_steps: int
     validation_score: float | None
     images: int = 0
+    seconds: dict[str, float] = Field(default_factory=dict)
 
 
 class _Epochs(_Event):
@@ -243,10 +245,12 @@ class SearchState:
     _now_ms: int = 0
     _epochs: EpochCount = field(default_factory=EpochCount)
     _volume: Hypervolume = field(default_factory=lambda: Hypervolume(None, ACCURACY))
+    _wall: WallTime = field(default_factory=WallTime)
 
     def take(self, event: Event) -> None:
         """Let an event count; the same one twice counts once."""
         kind = event["event"]
+        self._wall.take(event)
         if kind == "launched":
             self._spent_ms += max(0, self._now_ms - self._launched_ms)
         self._now_ms = int(event["time_ms"])
@@ -342,6 +346,7 @@ class SearchState:
             "images": sum(work.images for work in self._work.values()),
             "seconds_spent": (self._spent_ms + self._now_ms - self._launched_ms) / 1000,
             "seconds_left": self.seconds_left,
+            "wall_seconds": self._wall.seconds,
             "running": [
                 {
                     "key": key,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search.data.data import EVALUATION_BATCH, Batch, Data, Loader, Part, Sample
+from search.data.data import Batch, Data, Loader, Part, Sample
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
@@ -34,10 +34,8 @@ class OwnData(Data):
     def num_bytes(self) -> int:
         return 0
 
-    def loader(
-        self, part: Part, *, device: torch.device, batch_size: int = EVALUATION_BATCH
-    ) -> Loader:
-        return OwnLoader(self.parts[part], batch_size, device)
+    def loader(self, part: Part, *, device: torch.device, batch_size: int | None = None) -> Loader:
+        return OwnLoader(self.parts[part], batch_size or self.evaluation_batch, device)
 
     def few(self, count: int) -> OwnData:
         few = {part: _cut(self.parts[part], torch.arange(count)) for part in PARTS}

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from pruning.errors import DataError
 from search.data.data import Batch, Loader, samples_trained_on
 from search.data.own.parts import Reader, failing_in_one_line
 from search.data.own.seeded_generators import seeded
-from search.data.reading_processes import num_reading_processes
+from search.data.reading_processes import ReadingProcesses, num_reading_processes
 
 Collate = Callable[[list[Any]], Any]
 
-_Request = tuple[int, tuple[int, ...]]
+Request = tuple[int, tuple[int, ...]]
 """A seed of random numbers, and the places of the samples in their part."""
 
-_PROCESSES_PAY_ABOVE = 1000
-"""Samples; starting processes takes as long as reading some hundred."""
+_PROCESSES_PAY_ABOVE = 256
+"""Samples; processes stay, so that starting them has to pay over all epochs alone."""
 
 _SEEDS = 2**32
+
+
+class Ahead(Protocol):
+    """Answers requests in so many processes, see `ReadingProcesses.answers`."""
+
+    def __call__(
+        self, requests: Sequence[Request], number: int, *, pinned: bool
+    ) -> Iterator[Any]: ...
 
 
 @final
@@ -38,33 +44,34 @@ class DatasetLoader(Loader):
     processes; in order, they are the same each time. Transforms are the Dataset's own, and are
     applied whether or not samples are to be augmented. Iterable Datasets have their own order.
     float64 becomes float32, as networks are trained in.
+
+    ahead: by what processes answer requests; by default by some of its own.
     """
 
     def __init__(
         self,
-        reader: Reader,
+        minibatches: Minibatches,
         count: int,
         *,
-        collate: Collate,
         batch_size: int,
         device: torch.device,
         num_processes: int | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        self._reader, self._count = reader, count
+        self._minibatches, self._count = minibatches, count
         self._batch_size, self._device = batch_size, device
-        self._minibatches = _Minibatches(reader, collate)
-        self._requests: list[_Request] = []
         processes = num_reading_processes(num_processes, count, pays_above=_PROCESSES_PAY_ABOVE)
-        num_batches = math.ceil(count / batch_size)
-        processes = min(processes, 1 if reader.is_ordered else num_batches, num_batches - 1)
-        self._ahead = self._in_processes(processes) if processes else None
+        if minibatches.is_ordered:
+            processes = min(processes, 1)
+        self._num_processes = processes if count > batch_size else 0
+        self._ahead: Ahead = ahead or ReadingProcesses(minibatches).answers
 
     def in_order(self) -> Iterator[Batch]:
         return self._read(torch.arange(self._count), torch.Generator().manual_seed(0))
 
     def shuffled(self, generator: torch.Generator, *, augmented: bool = True) -> Iterator[Batch]:  # noqa: ARG002
         places = torch.arange(self._count)
-        if not self._reader.is_ordered:
+        if not self._minibatches.is_ordered:
             places = torch.randperm(self._count, generator=generator)
         return self._read(places[: samples_trained_on(self._count, self._batch_size)], generator)
 
@@ -77,35 +84,25 @@ class DatasetLoader(Loader):
                 raise answer
             yield answer.on(self._device)
 
-    def _answers(self, requests: list[_Request]) -> Iterator[_Minibatch | DataError]:
-        if self._ahead is None:
+    def _answers(self, requests: list[Request]) -> Iterator[_Minibatch | DataError]:
+        if not self._num_processes:
             return map(self._minibatches.__getitem__, requests)
-        self._requests[:] = requests
-        return iter(self._ahead)
-
-    def _in_processes(self, number: int) -> DataLoader[Any]:
-        """What reads `self._requests` in processes that stay from one epoch to the next."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # as was asked for
-            return DataLoader(
-                self._minibatches,
-                batch_size=None,
-                sampler=self._requests,
-                num_workers=number,
-                collate_fn=_unchanged,
-                pin_memory=self._device.type == "cuda",
-                persistent_workers=True,
-                generator=torch.Generator(),  # or it would draw from torch's global one
-            )
+        pinned = self._device.type == "cuda"
+        return self._ahead(requests, self._num_processes, pinned=pinned)
 
 
-class _Minibatches(Dataset[Any]):
-    """What a DataLoader runs in its processes; errors travel as values, to keep their message."""
+class Minibatches(Dataset[Any]):
+    """The minibatches of one part, by request; errors travel as values, to keep their message."""
 
     def __init__(self, reader: Reader, collate: Collate) -> None:
         self._reader, self._collate = reader, collate
 
-    def __getitem__(self, request: _Request) -> _Minibatch | DataError:
+    @property
+    def is_ordered(self) -> bool:
+        """Whether they are to be asked for in their order, of one process."""
+        return self._reader.is_ordered
+
+    def __getitem__(self, request: Request) -> _Minibatch | DataError:
         seed, places = request
         try:
             with seeded(seed):
@@ -128,10 +125,6 @@ class _Minibatch:
         """The content on `device`."""
         content = in_float32(self.content)
         return _each_tensor(content, lambda tensor: tensor.to(device, non_blocking=True))
-
-
-def _unchanged(minibatch: Any) -> Any:
-    return minibatch
 
 
 def in_float32(minibatch: Any) -> Any:

@@ -9,30 +9,67 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pruning.errors import DataError
 from pruning.networks.nested_tensors import tensors_in
 from search.config.data_config import DataConfig
-from search.data.data import EVALUATION_BATCH, Data, Part, Sample
+from search.data.data import Data, Part, Sample
 from search.data.own.data_splits import DataSplits, splits_of
 from search.data.own.labels import (
     check_labels,
     class_names,
 )
-from search.data.own.minibatches import DatasetLoader, PairCollate, in_float32, in_words
+from search.data.own.minibatches import (
+    DatasetLoader,
+    Minibatches,
+    PairCollate,
+    Request,
+    in_float32,
+    in_words,
+)
 from search.data.own.parts import (
     Selection,
     Streamed,
 )
 from search.data.own.seeded_generators import seeded
 from search.data.own.survey import Progress, Survey, part_name, surveyed
+from search.data.reading_processes import ReadingProcesses
 from search.data.stratified import require_every_class, require_no_fraction, used_and_held_out
+
+
+class _Parts(Dataset[Any]):
+    """The minibatches of every part, by part and request, as processes answer them."""
+
+    def __init__(self, name: str, config: DataConfig, selections: Mapping[Part, Selection]) -> None:
+        self._name, self._config, self._selections = name, config, selections
+        self._read: dict[Part, Minibatches] = {}
+
+    def of(self, part: Part) -> Minibatches:
+        """Those of a part, read from the beginning; DataError if it is another one now."""
+        splits, selection = splits_of(self._config), self._selections[part]
+        dataset = splits.datasets.get(selection.source)
+        name = part_name(selection.source, self._name)
+        if dataset is None:
+            raise DataError(f"{name} is no longer there: {self._name} must always return the same")
+        collate = PairCollate(name, splits.collate_fn)
+        return Minibatches(selection.reader(dataset, name), collate)
+
+    def __getitem__(self, request: tuple[Part, Request]) -> Any:
+        part, of_part = request
+        try:
+            if part not in self._read:
+                self._read[part] = self.of(part)
+        except DataError as error:
+            return error
+        return self._read[part][of_part]
 
 
 @final
@@ -50,6 +87,15 @@ class DatasetData(Data):
     example: Sample
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def _processes(self) -> ReadingProcesses:
+        """Those that read ahead, which end with this object."""
+        return ReadingProcesses(self._parts)
+
+    @cached_property
+    def _parts(self) -> _Parts:
+        return _Parts(self.name, self.config, self.selections)
+
     def count(self, part: Part) -> int:
         return len(self.selections[part])
 
@@ -62,20 +108,19 @@ class DatasetData(Data):
         return sum(8 * len(selection) for selection in self.selections.values())
 
     def loader(
-        self, part: Part, *, device: torch.device, batch_size: int = EVALUATION_BATCH
+        self, part: Part, *, device: torch.device, batch_size: int | None = None
     ) -> DatasetLoader:
-        splits, selection = splits_of(self.config), self.selections[part]
-        dataset = splits.datasets.get(selection.source)
-        name = part_name(selection.source, self.name)
-        if dataset is None:
-            raise DataError(f"{name} is no longer there: {self.name} must always return the same")
+        def ahead(requests: Sequence[Request], number: int, *, pinned: bool) -> Iterator[Any]:
+            asked = [(part, request) for request in requests]
+            return self._processes.answers(asked, number, pinned=pinned)
+
         return DatasetLoader(
-            selection.reader(dataset, name),
-            len(selection),
-            collate=PairCollate(name, splits.collate_fn),
-            batch_size=batch_size,
+            self._parts.of(part),
+            self.count(part),
+            batch_size=batch_size or self.evaluation_batch,
             device=device,
             num_processes=self.config.workers,
+            ahead=ahead,
         )
 
     def few(self, count: int) -> DatasetData:

@@ -14,7 +14,7 @@ from pruning.errors import DataError
 from search.config.data_config import DataConfig
 from search.data.data import Part
 from search.data.own.labels import class_number, known_labels, target_of
-from search.data.own.minibatches import DatasetLoader, in_words
+from search.data.own.minibatches import DatasetLoader, Minibatches, in_words
 from search.data.own.parts import (
     Chosen,
     Selection,
@@ -144,9 +144,8 @@ def _read_labels(
 ) -> Tensor:
     """The class of every sample; `progress` is told how many are read, of how many."""
     loader = DatasetLoader(
-        survey.selection().reader(dataset, name),
+        Minibatches(survey.selection().reader(dataset, name), _targets_alone),
         survey.count,
-        collate=_targets_alone,
         batch_size=_READ_AT_ONCE,
         device=torch.device("cpu"),
         num_processes=workers,

@@ -101,7 +101,7 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
     """One of three epochs was done in seven seconds, one will not come: the third takes seven."""
     record = {
         **{"stage": "sparse training", "step": 1, "num_steps": 1, "train_loss": 1.0},
-        **{"validation_score": 0.5, "learning_rate": 0.1},
+        **{"validation_score": 0.5, "learning_rate": 0.1, "seconds": {"steps": 0.5, "data": 0.25}},
     }
     begun, done = trial(0, 0.625, flops=1_230_000)
     folder = made(
@@ -123,9 +123,13 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
     assert (found["trials_done"], found["trials_planned"]) == (2, 3)
     assert found["best"]["key"] == "fine-tuned-0"
     assert found["seconds_left"] == 7.0
+    assert found["wall_seconds"] == {
+        **{"steps": 0.5, "data": 0.25, "evaluation": 0, "checkpoint": 0, "report": 0},
+        **{"beside epochs": 2.25, "without a job": 4},
+    }
     heading, row = (line.split() for line in table)
     assert heading == [
-        *("study", "kind", "state", "trials", "networks", "best", "FLOPs", "time"),
+        *("study", "kind", "state", "trials", "networks", "best", "FLOPs", "training", "time"),
     ]
     assert row == [
         "a",
@@ -135,10 +139,8 @@ def test_what_is_done_is_counted_and_the_best_is_told(tmp_path: Path):
         "1",
         "62.5%",
         "1.23M",
-        "about",
-        "7",
-        "s",
-        "left",
+        *("7", "%"),
+        *("about", "7", "s", "left"),
     ]
 
 

@@ -267,7 +267,7 @@ def test_worker_processes_read_the_same_and_keep_the_message(
 ) -> None:
     make_folder(tmp_path)
     expected = rows(load(folder_config(tmp_path), seed=0).train)
-    monkeypatch.setattr(image_sources, "_WORKERS_PAY_ABOVE", 0)
+    monkeypatch.setattr(image_sources, "_PROCESSES_PAY_ABOVE", 0)
     before = torch.get_rng_state()
     assert rows(load(folder_config(tmp_path), seed=0).train) == expected
     assert torch.equal(torch.get_rng_state(), before)
@@ -396,7 +396,8 @@ def whole(image: Image.Image, folder: Path, name: str, **saving: object) -> torc
     path = folder / name
     image.save(path, **saving)
     files = ImageFiles((str(path),), torch.zeros(1).long(), image.size[::-1], str(path))
-    return files.decode(0)
+    (batch,) = files.read(torch.arange(1), 1)
+    return batch[0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])

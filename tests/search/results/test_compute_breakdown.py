@@ -25,7 +25,7 @@ def epochs(key: str, stage: str, *numbers: tuple[int, int, int]) -> Event:
         {"stage": stage, "step": step, "images": images, "time_ms": 1000 * second}
         for step, images, second in numbers
     ]
-    return {"event": "epochs", "key": key, "records": records}
+    return {"event": "epochs", "key": key, "time_ms": records[-1]["time_ms"], "records": records}
 
 
 def started(key: str, second: int, **job: object) -> Event:
@@ -33,7 +33,8 @@ def started(key: str, second: int, **job: object) -> Event:
 
 
 def finished(key: str, *flops: int) -> Event:
-    return {"event": "finished", "key": key, "outcomes": [{"flops": count} for count in flops]}
+    found = [{"flops": count} for count in flops]
+    return {"event": "finished", "key": key, "time_ms": 0, "outcomes": found}
 
 
 def search() -> Iterator[Event]:
@@ -49,7 +50,13 @@ def search() -> Iterator[Event]:
     yield finished("fine-tuned-0", 300, 100)
     yield started("fine-tuned-1", 8, proposal={})
     yield epochs("fine-tuned-1", "sparse training", (1, 10, 11))
-    yield {"event": "ended", "key": "fine-tuned-1", "state": "stopped early", "reason": "late"}
+    yield {
+        "event": "ended",
+        "time_ms": 0,
+        "key": "fine-tuned-1",
+        "state": "stopped early",
+        "reason": "late",
+    }
     yield started("uniform-b100", 20, origin="uniform")
     yield epochs("uniform-b100", "from scratch", (1, 10, 22))
     yield finished("uniform-b100", 200)
