@@ -27,6 +27,7 @@ from search.system.stopwatch import Stopwatch
 from search.tasks.task import Task, has_own
 from search.training.augmentation import target_mixing, varied
 from search.training.averaging import AveragedWeights
+from search.training.data_parallel import ALONE, Ranks
 from search.training.distillation import check_imitation
 from search.training.optimizers import Stepper
 from search.training.schedules import learning_rates
@@ -124,6 +125,7 @@ class TrainingArguments(TypedDict):
 
     penalty: of the network, a scalar that is added to the loss of every step.
     after_step: called with the network after every step.
+    ranks: the processes that take each step together; by default this one alone.
     """
 
     task: Task
@@ -133,6 +135,7 @@ class TrainingArguments(TypedDict):
     device: torch.device
     penalty: NotRequired[Penalty | None]
     after_step: NotRequired[Callable[[nn.Module], None] | None]
+    ranks: NotRequired[Ranks | None]
 
 
 class EpochLoop(ABC):
@@ -192,6 +195,8 @@ class Trainer(EpochLoop):
         self, model: nn.Module, data: Data, **arguments: Unpack[TrainingArguments]
     ) -> None:
         super().__init__(model, data, **arguments)
+        self._ranks = arguments.pop("ranks", None) or ALONE
+        self._arguments = arguments
         config, device, num_train = self._config, self._device, data.count("train")
         if samples_trained_on(num_train, config.batch_size) == 0:
             raise DataError(f"training needs at least 2 samples, got {num_train}")
@@ -211,6 +216,9 @@ class Trainer(EpochLoop):
         stage: str,  # noqa: ARG002 - all are trained alike
         on_epoch: Callable[[EpochReport], None],
     ) -> None:
+        if not self.is_finished:
+            state = {"arguments": self._arguments, "state": self.state_dict()}
+            self._ranks.begin({"model": self._model, **state})
         while not self.is_finished:
             on_epoch(self.run_epoch())
 
@@ -220,16 +228,8 @@ class Trainer(EpochLoop):
         Raises TrainingDivergedError when the mean loss or the score is not finite.
         """
         epoch = len(self.reports)
-        rates = self._rates[epoch * self._num_steps :][: self._num_steps].tolist()
-        seed = seed_of_epoch(self._seed, epoch)
-        self._exchange_average()
-        with (
-            self.watch.during("steps"),
-            seeded(seed, self._device),
-            in_mode(self._model, training=True),
-        ):
-            images, loss, penalty = self._steps(torch.Generator().manual_seed(seed), rates)
-        self._exchange_average()
+        with self._ranks.epoch(epoch), self.watch.during("steps"):
+            images, loss, penalty, rate = self.take_steps(epoch)
         if not math.isfinite(loss + penalty):
             raise TrainingDivergedError(
                 f"training diverged in epoch {epoch + 1} of {self._epochs}: the loss is "
@@ -243,12 +243,26 @@ class Trainer(EpochLoop):
             train_loss=loss,
             penalty=penalty,
             validation_score=score,
-            learning_rate=rates[-1],
+            learning_rate=rate,
             images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
             seconds=self.watch.taken(),
         )
         self.reports = (*self.reports, report)
         return report
+
+    def take_steps(self, epoch: int) -> tuple[int, float, float, float]:
+        """Train on every sample once: samples seen, mean loss, mean penalty and the last rate.
+
+        epoch: counted from 0.
+        """
+        rates = self._rates[epoch * self._num_steps :][: self._num_steps].tolist()
+        seed = seed_of_epoch(self._seed, epoch)
+        self._exchange_average()
+        self._ranks.agree(self._model, seed)
+        with seeded(seed, self._device), in_mode(self._model, training=True):
+            results = self._steps(torch.Generator().manual_seed(seed), rates)
+        self._exchange_average()
+        return *results, rates[-1]
 
     def state_dict(self) -> dict[str, Any]:
         average = self._average
@@ -288,21 +302,28 @@ class Trainer(EpochLoop):
             # Summed on the device: reading a number back would stall the accelerator.
             sums += torch.stack([loss, penalty]).detach() * size
         self._stepper.forget_gradients()
+        sums[0] = self._ranks.total(sums[0])
         loss_sum, penalty_sum = sums.tolist()
         return num_seen, loss_sum / num_seen, penalty_sum / num_seen
 
     def _gradients(self, batch: Batch) -> Tensor:
-        """The mean loss of a minibatch; its gradients are left in the parameters."""
-        with torch.autocast(
-            self._device.type, self._precision, enabled=self._precision != torch.float32
-        ):
-            loss = self._task.training_step(self._model, batch)
-        if not loss.requires_grad:
-            raise ModelError(
-                f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
-                "that requires gradients (requires_grad, torch.no_grad, detach)"
-            )
-        self._stepper.backward(loss)
+        """The mean loss of a minibatch; its gradients are left in the parameters.
+
+        Of several processes, what this one adds to it.
+        """
+        part = self._ranks.part_of(batch)
+        is_low = self._precision != torch.float32
+        with self._ranks.computing(part, self._device):
+            with torch.autocast(self._device.type, self._precision, enabled=is_low):
+                loss = self._task.training_step(self._model, part.samples)
+            if not loss.requires_grad:
+                raise ModelError(
+                    f"{type(self._model).__name__} cannot learn: its outputs need no parameter "
+                    "that requires gradients (requires_grad, torch.no_grad, detach)"
+                )
+            loss = part.weighted(loss)
+            self._stepper.backward(loss)
+        self._ranks.add_up(self._model.parameters())
         return loss
 
 

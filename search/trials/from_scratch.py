@@ -47,6 +47,7 @@ def train_from_scratch(
                 config=config.training if starts_trained else config.training.for_scratch(),
                 seed=seed,
                 device=context.torch_device,
+                ranks=context.ranks,
             )
             trained = staged.train("from scratch", trainer)
         flops = preflight.graph_of(profile).cost(profile.widths).flops

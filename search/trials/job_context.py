@@ -18,6 +18,7 @@ from search.storage.layout import ARCHITECTURES_FOLDER, BASE_ARCHITECTURE, JOBS_
 from search.tasks import registry as tasks
 from search.tasks.task import Task
 from search.training.checkpoints import Checkpoints
+from search.training.data_parallel import Ranks
 from search.training.distillation import distilled
 from search.trials.jobs import Ending, EpochRecord, Job, Observer, Outcome
 from search.trials.preflight import Preflight
@@ -38,6 +39,7 @@ class JobContext:
     start: the folder that relative paths of the settings are meant from; empty for the current one.
     own_task: a task that was given in Python; the settings cannot name it.
     weights: that trials start from; None for those that are drawn for each.
+    ranks: the processes that train together; None for one alone.
     """
 
     config: SearchConfig
@@ -46,6 +48,7 @@ class JobContext:
     start: str = ""
     own_task: Task | None = None
     weights: TrainedWeights | None = None
+    ranks: Ranks | None = None
 
     @property
     def torch_device(self) -> torch.device:

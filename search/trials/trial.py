@@ -376,6 +376,7 @@ class _Trial:
             device=self._context.torch_device,
             penalty=None if sparse is None else sparse.penalty,
             after_step=None if sparse is None else sparse.after_step,
+            ranks=self._context.ranks,
         )
         sparsity = None if sparse is None else lambda: sparse.sparsity
         inputs = moved(self._preflight.example_input, self._context.torch_device)
