@@ -84,7 +84,7 @@ class SearchStages:
             self._session.compute_budget,
             self._plan.epochs_per_trial * per_epoch,
             reserve=self._plan.epochs_after_trials * per_epoch,
-            is_needed=lambda: not source.outcomes,
+            is_needed=lambda: not source.has_outcomes,
         )
         self._session.perform(OneAfterAnother(first, rationed))
         self._session.note_left_out(first)
@@ -162,10 +162,11 @@ class SearchStages:
         outcomes: dict[int, list[Outcome]] = {}
         for outcome in self._source.outcomes:
             outcomes.setdefault(outcome.trial or 0, []).append(outcome)
-        for number in sorted({*outcomes, *self._source.endings}):
+        endings = self._source.endings
+        for number in sorted({*outcomes, *endings}):
             job = self._trial_job(number)
             if job is not None:
-                ending = self._source.endings.get(number)
+                ending = endings.get(number)
                 self._session.settle(job, outcomes.get(number, []), ending)
         self._session.forget_attempts()
 
