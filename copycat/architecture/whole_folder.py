@@ -1,23 +1,27 @@
 """Folders that are there whole or not at all, whoever is killed while writing them.
 
-A folder is written as .NAME.saving-XXXX, the old one set aside as .NAME.replaced, and both are
-renamed. What a killed process leaves behind is put in order by the next one that saves, opens or
-lists NAME. The folder that a living process writes is locked, and left alone.
+A folder is written as .NAME.saving-0 (-1 … where others are at it), the old one set aside as
+.NAME.replaced, and both are renamed. What a killed process leaves behind is put in order by the
+next one that saves, opens or lists NAME, which looks for these names alone: there may be thousands
+of folders beside it. The folder that a living process writes is locked, and left alone.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_LEFT = re.compile(r"\.(?P<name>.+)\.(?:replaced|saving-[a-z0-9_]{8})")
-"""What may be left behind, and of what; the letters are those of tempfile.mkdtemp."""
+_MOST_WRITERS = 8
+"""Of one folder at a time."""
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?:replaced|saving-\d)")
+"""What may be left behind, and of what."""
 
 
 @contextmanager
@@ -28,7 +32,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     repair(path)
-    temporary = Path(tempfile.mkdtemp(prefix=_saving(path), dir=path.parent))
+    temporary = _made_for(path)
     try:
         with _locked(temporary):
             yield temporary
@@ -63,8 +67,7 @@ def repair(path: Path) -> None:
     """
     with suppress(OSError):
         aside = _aside(path)
-        left = [name for name in os.listdir(path.parent) if _is_of(path, name)]
-        saving = [path.parent / name for name in left if name != aside.name]
+        saving = [folder for folder in _saving(path) if folder.is_dir()]
         if not all(map(_is_abandoned, saving)):
             return
         for folder in saving:
@@ -115,13 +118,17 @@ def _is_abandoned(folder: Path) -> bool:
     return True
 
 
-def _is_of(path: Path, name: str) -> bool:
-    match = _LEFT.fullmatch(name)
-    return match is not None and match["name"] == path.name
+def _made_for(path: Path) -> Path:
+    """A folder of our own to write what becomes `path`; OSError if all are taken."""
+    for folder in _saving(path):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            return folder
+    raise OSError(errno.EBUSY, "too many processes are writing it", str(path))
 
 
-def _saving(path: Path) -> str:
-    return f".{path.name}.saving-"
+def _saving(path: Path) -> list[Path]:
+    return [path.parent / f".{path.name}.saving-{place}" for place in range(_MOST_WRITERS)]
 
 
 def _aside(path: Path) -> Path:

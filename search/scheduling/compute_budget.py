@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from mlflow_server.append_log import AppendLog
 from search.storage.atomic_files import write_durably
 from search.trials.jobs import Ending, EpochRecord, Job, JobList, JobSource, Observer, Outcome
 
@@ -17,7 +20,8 @@ _WRITE_EVERY_SECONDS = 5.0
 class ComputeBudget(Observer):
     """Counts what is spent, as an observer, and says whether one more job can be afforded.
 
-    file: where it is kept over restarts.
+    file: where it is kept over restarts: a line of JSON for all that was spent before this process,
+    and one for what has changed at each later time, whose keys replace those before.
     seconds, images: what may be spent; None for any amount.
     num_workers: jobs at once, which share the seconds; until `at_once` tells of others.
     images_of: training images of a job from its beginning to its end.
@@ -44,6 +48,9 @@ class ComputeBudget(Observer):
         self._seen: dict[str, int] = dict(stored.get("images", {}))
         self._busy_seconds = float(stored.get("busy_seconds", 0.0))
         self._busy_images = int(stored.get("busy_images", 0))
+        self._images_spent = sum(self._seen.values())
+        self._changed: set[str] = set()  # keys of jobs, since the file was last written to
+        self._has_begun_file = False
         self.begun_ms = int(stored.get("begun_ms", time.time_ns() // 1_000_000))
         self._begun = self._written = time.monotonic()
         self._last: dict[str, float] = {}
@@ -56,7 +63,7 @@ class ComputeBudget(Observer):
     @property
     def images_spent(self) -> int:
         """Training images that networks have seen so far, repetitions counted."""
-        return sum(self._seen.values())
+        return self._images_spent
 
     @property
     def is_bounded(self) -> bool:
@@ -94,13 +101,16 @@ class ComputeBudget(Observer):
     def epochs(self, job: Job, records: Sequence[EpochRecord]) -> None:
         now = time.monotonic()
         before = self._seen.get(job.key, 0)
-        self._seen[job.key] = max(before, records[-1].images)
+        seen = max(before, records[-1].images)
+        self._seen[job.key] = seen
+        self._images_spent += seen - before
+        self._changed.add(job.key)
         if len(records) == 1 and records[-1].images > before:  # not told again after a restart
             self._busy_seconds += now - self._last.get(job.key, now)
             self._busy_images += records[-1].images - before
         self._last[job.key] = now
         if now - self._written > _WRITE_EVERY_SECONDS:
-            self.write()
+            self._append()
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
         self._settled(job)
@@ -110,20 +120,37 @@ class ComputeBudget(Observer):
 
     def write(self) -> None:
         """Keep for the next process what was spent."""
+        content = {"begun_ms": self.begun_ms, **self._content(self._seen)}
+        write_durably(self._file, json.dumps(content).encode() + b"\n")
+        self._has_begun_file = True
+
+    def _append(self) -> None:
+        """The same, in time by what has changed and not by how many jobs there were."""
+        if not self._has_begun_file:
+            self.write()
+            return
+        content = self._content({key: self._seen[key] for key in sorted(self._changed)})
+        descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND)
+        try:
+            AppendLog(descriptor).append(content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _content(self, images: dict[str, int]) -> dict[str, Any]:
         self._written = time.monotonic()
-        content = {
-            "begun_ms": self.begun_ms,
+        self._changed.clear()
+        return {
             "seconds": self.seconds_spent,
-            "images": self._seen,
+            "images": images,
             "busy_seconds": self._busy_seconds,
             "busy_images": self._busy_images,
         }
-        write_durably(self._file, json.dumps(content).encode())
 
     def _settled(self, job: Job) -> None:
         self._last.pop(job.key, None)
         self._under_way.pop(job.key, None)
-        self.write()
+        self._append()
 
     def _predicted(self, images: int) -> float:
         if not self._busy_images:
@@ -131,11 +158,19 @@ class ComputeBudget(Observer):
         return images * self._busy_seconds / self._busy_images / self._num_workers
 
     def _stored(self) -> dict[str, Any]:
+        """All lines as one; those that cannot be read are left out."""
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
+            lines = self._file.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError):
             return {}
-        return content if isinstance(content, dict) else {}
+        stored: dict[str, Any] = {}
+        for line in lines:
+            with suppress(ValueError):
+                content = json.loads(line)
+                if isinstance(content, dict):
+                    images = stored.get("images", {}) | content.get("images", {})
+                    stored |= content | {"images": images}
+        return stored
 
 
 class CountedSource(JobSource, Protocol):

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,48 +83,54 @@ def trial_number(trial: BaseTrial) -> int:
 class StudyRecord:
     """What became of the trials of a study; of one that was tried again, the last time.
 
-    trials: gives all of them, in their order.
+    trials: all of them, in their order.
     """
 
-    def __init__(self, trials: Callable[[], list[FrozenTrial]]) -> None:
-        self._trials = trials
+    def __init__(self, trials: Iterable[FrozenTrial]) -> None:
+        self._params: dict[int, dict[str, Any]] = {}
+        self._outcomes: dict[int, list[Outcome]] = {}
+        self._endings: dict[int, Ending] = {}
+        for trial in trials:
+            self._take(trial)
 
     @property
     def outcomes(self) -> list[Outcome]:
         """Of the finished trials, in order, each followed by its by-products."""
-        return [
-            Outcome.from_mapping(stored)
-            for trial in self._settled()
-            if trial.state is TrialState.COMPLETE
-            for stored in trial.user_attrs[_OUTCOMES]
-        ]
+        return [o for number in sorted(self._outcomes) for o in self._outcomes[number]]
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether any trial came to a network."""
+        return any(self._outcomes.values())
 
     @property
     def endings(self) -> dict[int, Ending]:
         """Of the trials that came to nothing, by number."""
-        return {
-            trial_number(trial): Ending(
+        return {number: self._endings[number] for number in sorted(self._endings)}
+
+    def params(self, number: int) -> dict[str, Any]:
+        """What trial `number` drew; SearchStateError if there is no such trial."""
+        if number not in self._params:
+            raise SearchStateError(
+                f"the search has no trial {number}: it has 0 to {len(self._params) - 1}"
+            )
+        return dict(self._params[number])
+
+    def _take(self, trial: FrozenTrial) -> None:
+        """Let what is known of a trial count, in place of what was before."""
+        number = trial_number(trial)
+        self._outcomes.pop(number, None)
+        self._endings.pop(number, None)
+        if trial.number == number or number not in self._params:
+            self._params[number] = trial.params
+        if trial.state is TrialState.COMPLETE:
+            self._outcomes[number] = list(map(Outcome.from_mapping, trial.user_attrs[_OUTCOMES]))
+        elif trial.state.is_finished():
+            self._endings[number] = Ending(
                 trial.user_attrs[_STATE],
                 trial.user_attrs[_REASON],
                 is_final=bool(trial.user_attrs.get(_FINAL)),
             )
-            for trial in self._settled()
-            if trial.state is not TrialState.COMPLETE
-        }
-
-    def params(self, number: int) -> dict[str, Any]:
-        """What trial `number` drew; SearchStateError if there is no such trial."""
-        trials = self._trials()
-        if not 0 <= number < len(trials):
-            raise SearchStateError(
-                f"the search has no trial {number}: it has 0 to {len(trials) - 1}"
-            )
-        return dict(trials[number].params)
-
-    def _settled(self) -> list[FrozenTrial]:
-        """Trials that are over; of those that were tried again, the last time."""
-        last = {trial_number(trial): trial for trial in self._trials()}
-        return [trial for trial in last.values() if trial.state.is_finished()]
 
 
 class StudySource(StudyRecord):
@@ -155,12 +161,13 @@ class StudySource(StudyRecord):
         openings: Sequence[Mapping[str, Any]] = (),
         known: Callable[[Job], Outcome | None] = lambda _: None,
     ) -> None:
-        super().__init__(lambda: study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        super().__init__(trials)
         self._study, self._propose, self._new_sampler = study, propose, new_sampler
         self._limits, self._num_trials, self._seed = limits, num_trials, seed
         self._known = known
         self._running: dict[str, Trial] = {}
-        trials = study.get_trials(deepcopy=False)
+        self._begun = {trial_number(trial) for trial in trials if trial.state in _BEGUN}
         num_enqueued = sum(
             _ENQUEUED in trial.system_attrs and _AGAIN not in trial.user_attrs for trial in trials
         )
@@ -169,13 +176,15 @@ class StudySource(StudyRecord):
         for number, ending in self.endings.items():
             if ending.state == "failed" and not ending.is_final:
                 study.enqueue_trial(self.params(number), user_attrs={_AGAIN: number})
+                del self._endings[number]
         running = study.get_trials(states=(TrialState.RUNNING,))
         # Optuna has no public way from what it stored of a trial to one that goes on.
         self._orphans = [(trial_number(trial), trial._trial_id) for trial in running]
 
     def __len__(self) -> int:
         """Trials that are neither settled nor handed out."""
-        return max(0, self._num_trials - len(self._settled()) - len(self._running))
+        num_settled = len(self._outcomes) + len(self._endings)
+        return max(0, self._num_trials - num_settled - len(self._running))
 
     @property
     def is_over(self) -> bool:
@@ -186,15 +195,16 @@ class StudySource(StudyRecord):
 
         Those whose result was known are left out.
         """
-        endings = self.endings
-        for trial in self._settled():
-            if trial.user_attrs.get(_OUTCOMES) == []:
+        trials = self._study.get_trials(deepcopy=False)
+        last = {trial_number(trial): trial for trial in trials}
+        for number, trial in last.items():
+            if not trial.state.is_finished() or trial.user_attrs.get(_OUTCOMES) == []:
                 continue
             try:
                 job = self._propose(trial)
             except UnreachableBudgetError:
                 continue  # there never was one
-            yield job, endings.get(trial_number(trial))
+            yield job, self._endings.get(number)
 
     def next(self) -> Job | None:
         while len(self) > 0:
@@ -209,6 +219,7 @@ class StudySource(StudyRecord):
             if result is not None:
                 self._tell(trial, result, [])
                 continue
+            self._params.setdefault(trial_number(trial), trial.params)
             self._running[job.key] = trial
             return job
         return None
@@ -218,8 +229,10 @@ class StudySource(StudyRecord):
             number, trial_id = self._orphans.pop(0)
             self._reseed(number)
             return Trial(self._study, trial_id)
-        self._reseed(self._num_asked)
-        return self._study.ask()
+        self._reseed(len(self._begun))
+        trial = self._study.ask()
+        self._begun.add(trial_number(trial))
+        return trial
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         trial = self._running.pop(job.key)
@@ -240,7 +253,7 @@ class StudySource(StudyRecord):
 
     def _tell(self, trial: Trial, result: Outcome, outcomes: Sequence[Outcome]) -> None:
         trial.set_user_attr(_OUTCOMES, [outcome.to_mapping() for outcome in outcomes])
-        self._study.tell(trial, [result.validation_score, float(result.flops)])
+        self._take(self._study.tell(trial, [result.validation_score, float(result.flops)]))
 
     def ended(self, job: Job, ending: Ending) -> None:
         trial = self._running.pop(job.key)
@@ -253,12 +266,7 @@ class StudySource(StudyRecord):
         trial.set_user_attr(_REASON, ending.reason)
         if ending.is_final:
             trial.set_user_attr(_FINAL, True)
-        self._study.tell(trial, state=_TOLD[ending.state])
-
-    @property
-    def _num_asked(self) -> int:
-        begun = self._study.get_trials(deepcopy=False, states=_BEGUN)
-        return len({trial_number(trial) for trial in begun})
+        self._take(self._study.tell(trial, state=_TOLD[ending.state]))
 
     def _reseed(self, number: int) -> None:
         """A sampler of its own for every trial, so that a restart changes no proposal."""
@@ -279,8 +287,7 @@ def recorded_study(directory: Path, name: str, url: str = "") -> StudyRecord:
         except KeyError:
             raise SearchStateError(f"{url or directory} holds no study {name!r}") from None
         _check_format(study)
-        trials = study.get_trials()
-    return StudyRecord(lambda: trials)
+        return StudyRecord(study.get_trials())
 
 
 def open_study(storage: BaseStorage, name: str, score: Score) -> optuna.Study:

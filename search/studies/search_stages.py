@@ -88,7 +88,7 @@ class SearchStages:
             left_out = "it was not trained, for want of time or images"
             reason = self._session.failures.get(BASE.key) or left_out
             raise SearchFailedError(f"there is no base network to learn from: {reason}")
-        if self._source.outcomes:
+        if self._source.has_outcomes:
             return
         endings = self._source.endings.values()
         can_change = any(e.state == "failed" and not e.is_final for e in endings)
@@ -135,7 +135,7 @@ class SearchStages:
             self._session.compute_budget,
             self._plan.epochs_per_trial * self._plan.images_per_epoch,
             reserve=self._reserve_of_trials,
-            is_needed=lambda: not self._source.outcomes,
+            is_needed=lambda: not self._source.has_outcomes,
         )
         return self._rationed["trials"]
 
@@ -146,7 +146,7 @@ class SearchStages:
 
     def _member_jobs(self) -> RationedSource:
         """The shapes of trials, from scratch and at other sizes."""
-        if not self._source.outcomes:
+        if not self._source.has_outcomes:
             return self._stopped()
         jobs = [job for job in self._members_of_trials if not job.equal_compute]
         members = self._listed("members", jobs, lambda: images_waiting(self._repeats))
@@ -292,10 +292,11 @@ class SearchStages:
         outcomes: dict[int, list[Outcome]] = {}
         for outcome in self._source.outcomes:
             outcomes.setdefault(outcome.trial or 0, []).append(outcome)
-        for number in sorted({*outcomes, *self._source.endings}):
+        endings = self._source.endings
+        for number in sorted({*outcomes, *endings}):
             job = self._trial_job(number)
             if job is not None:
-                ending = self._source.endings.get(number)
+                ending = endings.get(number)
                 self._session.settle(job, outcomes.get(number, []), ending)
         self._session.forget_attempts()
 

@@ -12,6 +12,9 @@ class EpochCount:
 
     def __init__(self) -> None:
         self._steps: dict[str, tuple[int, int]] = {}
+        self.done = 0
+        """Epochs that are done, over all jobs and processes."""
+
         self._begun = 0.0
         self._new = self._expected = 0
 
@@ -35,24 +38,23 @@ class EpochCount:
             self._expected -= new
         else:
             self._new += new
-        self._steps[key] = step, num_steps
+        self._set(key, step, num_steps)
 
     def settle(self, key: str, *, is_finished: bool) -> None:
         """Job `key` is over; if it came to nothing, its other epochs will not come."""
         step, num_steps = self._steps.get(key, (0, 1))
         if is_finished:
-            self._steps[key] = num_steps, num_steps
+            self._set(key, num_steps, num_steps)
         else:
             self._expected -= max(0, num_steps - step)
+
+    def _set(self, key: str, step: int, num_steps: int) -> None:
+        self.done += step - self._steps.get(key, (0, 0))[0]
+        self._steps[key] = step, num_steps
 
     def steps(self, key: str) -> tuple[int, int]:
         """The epochs that job `key` has behind it, and those that it takes in all."""
         return self._steps.get(key, (0, 1))
-
-    @property
-    def done(self) -> int:
-        """Epochs that are done, over all jobs and processes."""
-        return sum(step for step, _ in self._steps.values())
 
     @property
     def remaining(self) -> int:

@@ -7,15 +7,22 @@ a trial's place on a rung is how many others there dominate it in score and FLOP
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pruning.errors import StoppedEarlyError
 from search.storage.atomic_files import write_durably
 from search.tasks.score import Score
-from search.trials.pareto import dominates
 
 _FACTOR = 2
 _LEAST_SEEN = 2 * _FACTOR
@@ -72,29 +79,89 @@ class Halving:
             )
         return rung_result
 
+    def result(self, key: str, epoch: int) -> RungResult | None:
+        """What was decided of trial `key` after this epoch; None if it has not come to that."""
+        return _result(self._rows(epoch), key, epoch)
+
     def _rung_result(self, new: RungResult) -> RungResult:
-        seen = self._seen(new.epoch)
-        for before in seen:
-            if before.key == new.key:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self._file(new.epoch).with_suffix(".lock")):
+            rows = self._rows(new.epoch)
+            if (before := _result(rows, new.key, new.epoch)) is not None:
                 return before
-        decided = _decided(new, seen, self._score)
-        file = self._rung(new.epoch) / f"{new.key}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(file, json.dumps(asdict(decided)).encode())
+            rows = _joined(rows, new, self._score)
+            stream = io.BytesIO()
+            np.save(stream, rows, allow_pickle=False)
+            write_durably(self._file(new.epoch), stream.getvalue())
+        decided = _result(rows, new.key, new.epoch)
+        assert decided is not None
         return decided
 
-    def _seen(self, epoch: int) -> list[RungResult]:
-        files = sorted(self._rung(epoch).glob("[!.]*.json"))
-        return [RungResult(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    def _rows(self, epoch: int) -> NDArray[Any]:
+        """Everyone who came to the rung, in that order."""
+        file = self._file(epoch)
+        if file.exists():
+            rows: NDArray[Any] = np.load(file, allow_pickle=False)
+            return rows
+        rows = np.zeros(0, _ROW)
+        for stored in sorted(file.with_suffix("").glob("[!.]*.json")):  # of earlier versions
+            result = RungResult(**json.loads(stored.read_text(encoding="utf-8")))
+            rows = _joined(rows, result, self._score)
+            decided = (result.dominated_by, result.seen, result.goes_on)
+            rows[["decided_by", "seen", "goes_on"]][-1] = decided
+        return rows
 
-    def _rung(self, epoch: int) -> Path:
-        return self._folder / f"epoch-{epoch:05d}"
+    def _file(self, epoch: int) -> Path:
+        return self._folder / f"epoch-{epoch:05d}.npy"
 
 
-def _decided(new: RungResult, others: Sequence[RungResult], score: Score) -> RungResult:
-    everyone = [*others, new]
-    dominated_by = [sum(dominates(other, one, score) for other in everyone) for one in everyone]
-    own_count = dominated_by[-1]
-    num_better = sum(count < own_count for count in dominated_by)
-    goes_on = own_count == 0 or len(everyone) < _LEAST_SEEN or num_better < len(everyone) / _FACTOR
-    return replace(new, dominated_by=own_count, seen=len(everyone), goes_on=goes_on)
+_ROW = np.dtype(
+    [
+        *(("key", "u8"), ("score", "f8"), ("flops", "i8"), ("dominated_by", "i8")),
+        *(("decided_by", "i8"), ("seen", "i8"), ("goes_on", "?")),
+    ]
+)
+"""Of one trial: the hash of its key, what it was worth, how many dominate it by now, and then, when
+it was decided on. Everyone is counted anew with each that comes, so that nobody counts all."""
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One worker at a time: what two decide at once, neither would know of."""
+    with file.open("ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _joined(rows: NDArray[Any], new: RungResult, score: Score) -> NDArray[Any]:
+    """With a trial that has come to the rung, and what is decided of it."""
+    value, flops = score.key(new.validation_score), new.flops
+    values = score.key(1.0) * rows["score"]
+    is_equal = (values == value) & (rows["flops"] == flops)
+    dominates_new = (values >= value) & (rows["flops"] <= flops) & ~is_equal
+    rows["dominated_by"] += (values <= value) & (rows["flops"] >= flops) & ~is_equal
+    count, seen = int(dominates_new.sum()), len(rows) + 1
+    num_better = int((rows["dominated_by"] < count).sum())
+    goes_on = count == 0 or seen < _LEAST_SEEN or num_better < seen / _FACTOR
+    row = (_hash(new.key), new.validation_score, flops, count, count, seen, goes_on)
+    return np.append(rows, np.array([row], _ROW))
+
+
+def _result(rows: NDArray[Any], key: str, epoch: int) -> RungResult | None:
+    places = np.flatnonzero(rows["key"] == _hash(key))
+    if not len(places):
+        return None
+    row = rows[places[0]]
+    return RungResult(
+        key,
+        epoch,
+        float(row["score"]),
+        int(row["flops"]),
+        int(row["decided_by"]),
+        int(row["seen"]),
+        bool(row["goes_on"]),
+    )
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")

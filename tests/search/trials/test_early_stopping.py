@@ -7,6 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -33,10 +34,15 @@ from search.trials.preflight import check
 from search.trials.trial import perform
 
 
-def rung_results(folder: Path, key: str) -> list[RungResult]:
+def rung_results(halving: Halving, key: str) -> list[RungResult]:
     """What is kept of a trial on each rung that it has come to, in order."""
-    files = sorted(folder.glob(f"*/{key}.json"))
-    return [RungResult(**json.loads(file.read_text())) for file in files]
+    results = [halving.result(key, epoch) for epoch in halving.rungs]
+    return [result for result in results if result is not None]
+
+
+def halving_of(context: JobContext) -> Halving:
+    folder, score = context.directory / RUNGS_FOLDER, context.preflight.score
+    return Halving(folder, context.config.training.epochs, score)
 
 
 Point = tuple[float, int]
@@ -141,22 +147,58 @@ def test_asked_again_the_answer_is_that_of_the_first_time(halving: Halving, tmp_
         ("fine-tuned-3", (0.9, 10), False),
     ):
         assert goes_on(again, key, point) == expected
-    assert len(rung_results(tmp_path / "rungs", "fine-tuned-0")) == 1
+    assert len(rung_results(again, "fine-tuned-0")) == 1
 
 
 def test_rungs_survive_the_process(tmp_path: Path):
     for n, point in enumerate([(0.9, 10), (0.8, 20), (0.7, 30)]):
         Halving(tmp_path, 160, ACCURACY).require_worth(f"fine-tuned-{n}", 20, *point)
     assert not goes_on(Halving(tmp_path, 160, ACCURACY), "fine-tuned-3", (0.6, 40))
-    (rung_result,) = rung_results(tmp_path, "fine-tuned-3")
+    (rung_result,) = rung_results(Halving(tmp_path, 160, ACCURACY), "fine-tuned-3")
     expected = RungResult("fine-tuned-3", 20, 0.6, 40, dominated_by=3, seen=4, goes_on=False)
     assert rung_result == expected
 
 
 def test_a_file_that_was_never_finished_is_no_standing(halving: Halving, tmp_path: Path):
     fates(halving, [(0.9, 10)] * 2)
-    (tmp_path / "rungs" / "epoch-00020" / ".fine-tuned-2.json.part").write_text("{")
+    (tmp_path / "rungs" / ".epoch-00020.npy.part").write_text("{")
     assert halving.require_worth("fine-tuned-3", 20, 0.1, 90).seen == 3
+
+
+def test_what_an_earlier_version_kept_of_a_rung_stays_as_it_was_decided(tmp_path: Path):
+    """It had a file for each trial; whatever was decided there is not decided again."""
+    folder = tmp_path / "epoch-00020"
+    folder.mkdir()
+    for n in range(4):
+        told = RungResult(f"old-{n}", 20, 0.9, 10, dominated_by=n, seen=n + 1, goes_on=n < 3)
+        (folder / f"old-{n}.json").write_text(json.dumps(dataclasses.asdict(told)))
+    halving = Halving(tmp_path, 160, ACCURACY)
+    assert not goes_on(halving, "old-3", (0.9, 10))
+    assert not goes_on(halving, "new", (0.8, 20))
+    result = halving.result("new", 20)
+    assert result is not None
+    assert (result.dominated_by, result.seen) == (4, 5)
+    assert halving.result("old-2", 20) == RungResult("old-2", 20, 0.9, 10, 2, 3, goes_on=True)
+
+
+def test_a_rung_is_one_file_however_many_come_to_it(
+    halving: Halving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What was read for the tenth is read for the three hundredth: no file for each before it."""
+    opened: list[str] = []
+    open_path, load = Path.open, np.load
+    monkeypatch.setattr(
+        Path, "open", lambda file, *rest: opened.append(file.name) or open_path(file, *rest)
+    )
+    monkeypatch.setattr(
+        np, "load", lambda file, **rest: opened.append(file.name) or load(file, **rest)
+    )
+    counts = []
+    for n in range(300):
+        opened.clear()
+        goes_on(halving, f"fine-tuned-{n}", (0.5 + n / 1000, 100 + n))
+        counts.append(len(opened))
+    assert counts[10] == counts[-1] <= 3
 
 
 def beaten_by(point: Point, others: list[Point]) -> int:
@@ -243,7 +285,7 @@ def test_a_trial_is_worth_on_a_rung_what_it_would_be_pruned(tmp_path: Path, digi
     context = prepared(tmp_path, digits, "small_network")
     job = proposed(context)
     perform(job, context, digits, lambda records: None)
-    first, second = rung_results(context.directory / RUNGS_FOLDER, job.key)
+    first, second = rung_results(halving_of(context), job.key)
     assert (first.epoch, second.epoch) == (1, 2)
     for rung_result in (first, second):
         assert rung_result.goes_on
@@ -284,7 +326,7 @@ def test_a_stopped_trial_that_is_asked_for_again_is_stopped_again_at_once(
 
 def crowd(context: JobContext, flops: int) -> None:
     """Five others were on every rung before, perfect at so many FLOPs."""
-    halving = Halving(context.directory / RUNGS_FOLDER, context.config.training.epochs, ACCURACY)
+    halving = halving_of(context)
     for n in range(5):
         for rung in halving.rungs:
             halving.require_worth(f"other-{n}", rung, 1.0, flops)
@@ -334,8 +376,8 @@ def test_without_early_stopping_it_is_not(tmp_path: Path, workers: Workers):
     result = search.run(config)
     assert [t.state for t in trials_of(config)] == [TrialState.COMPLETE] * 2
     assert result.results.failures == {}
-    rungs = config.directory / RUNGS_FOLDER
-    assert not [*rungs.rglob("fine-tuned-*")]
+    rungs = Halving(config.directory / RUNGS_FOLDER, config.training.epochs, ACCURACY)
+    assert rung_results(rungs, "fine-tuned-1") == []
 
 
 def test_a_search_of_which_all_trials_were_stopped_says_so(tmp_path: Path, workers: Workers):
