@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
@@ -9,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pruning.errors import DataError
 from search.data.data import Loader, samples_trained_on
 from search.data.image_sources import ImageSource
 from search.data.opened_dataset import Augmentation
+from search.system.device_memory import free_device_memory
 
 _AS_THEY_ARE = Augmentation(crop_padding=0, flip=False)
 
@@ -22,7 +25,7 @@ class ImageLoader(Loader):
 
     Images in memory are moved to the device once, as bytes. Batches are pairs of images,
     float32 (n, C, H, W) in channels-last order with mean 0 and deviation 1 per channel, and
-    labels, int64 (n,).
+    labels, int64 (n,). Raises DataError where not even one minibatch fits the device.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class ImageLoader(Loader):
         batch_size: int,
         device: torch.device,
     ) -> None:
+        _require_room(source, batch_size, device)
         self._source = source.to(device)
         self._batch_size, self._augmentation = batch_size, augmentation
         deviations = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -77,6 +81,17 @@ class ImageLoader(Loader):
     def _normalised(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)
         return floats.mul_(self._factor).add_(self._offset)
+
+
+def _require_room(source: ImageSource, batch_size: int, device: torch.device) -> None:
+    count, room = min(batch_size, len(source)), free_device_memory(device)
+    needed = 4 * count * math.prod(source.image_shape)
+    if needed > room:
+        size = "×".join(map(str, source.image_shape))
+        raise DataError(
+            f"a minibatch of {count} images of {size} takes {needed / 1e9:.1f} GB, but "
+            f"{room / 1e9:.1f} GB of {device} are free: lower --batch-size or --image-size"
+        )
 
 
 def _transformed(

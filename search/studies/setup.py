@@ -24,6 +24,7 @@ from search.data.own import own_data
 from search.storage.atomic_files import write_durably
 from search.storage.layout import SPOOL_FILE
 from search.system.child_process import ProcessEndedError, apart
+from search.system.machine import usable_memory
 from search.tasks.task import Task
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ def read_data(
             )
         else:
             data = datasets.load(config, channels=channels, seed=seed, progress=show)
+    _require_memory(data)
     for note in data.notes:
         console.print(f"note          {note}", highlight=False, markup=False, soft_wrap=True)
     _check_targets(data, task)
@@ -79,6 +81,21 @@ def of_network(model: str, task: Callable[..., T], *arguments: Any) -> T:
         return apart(task, *arguments)
     except ProcessEndedError as ended:
         raise ended.told(f"{model} ends the process when it runs") from ended
+
+
+def _require_memory(data: Data) -> None:
+    """DataError for more than can be here and, for workers, in the memory that they share.
+
+    Files of images that would take much are left on disk before it comes to that.
+    """
+    needed, usable = 2 * data.num_bytes, usable_memory()
+    if needed > usable:
+        raise DataError(
+            f"{data.name} takes {data.num_bytes / 1e9:.1f} GB of memory, and as much again that "
+            f"workers share, but {usable / 1e9:.1f} GB may be used here: take fewer samples "
+            "(--limit-train) or smaller images (--image-size), or give files (imagefolder:PATH), "
+            "which are read from disk where they do not fit"
+        )
 
 
 def _check_targets(data: Data, task: Task) -> None:

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from search.data import image_sources
+from pruning.errors import DataError
+from search.data import image_loader, image_sources
 from search.data.data import Sample
 from search.data.datasets import ImageData
 from search.data.image_sources import ImageFiles, ImageSplit
@@ -90,6 +91,20 @@ def test_what_does_not_fit_beside_a_network_is_read_batch_by_batch(
         (4, ELSEWHERE),
         (1, ELSEWHERE),
     ]
+
+
+def test_a_minibatch_that_no_device_has_room_for_is_refused_in_one_line(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 4 * 50 * 64
+    monkeypatch.setattr(image_loader, "free_device_memory", lambda _: needed)
+    digits.loader("train", device=CPU, batch_size=50)
+    monkeypatch.setattr(image_loader, "free_device_memory", lambda _: needed - 1)
+    message = (
+        r"^a minibatch of 50 images of 1×8×8 takes 0\.0 GB, but 0\.0 GB of cpu are free: lower"
+    )
+    with pytest.raises(DataError, match=message):
+        digits.loader("train", device=CPU, batch_size=50)
 
 
 # ---- one copy in the memory of a machine

@@ -10,14 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from samples import Workers, another_process, quick_config
 
 import search
 from mlflow_server import TrackingError
-from pruning.errors import SearchStateError
+from pruning.errors import DataError, SearchStateError
+from search.config.data_config import DataConfig
+from search.data.data import Data
 from search.storage.folder_lock import FolderLock, lock_holder
+from search.studies import setup
 from search.studies.search_study import settings_file
 from search.studies.setup import run_recorder
+from search.tasks.classification import Classification
 
 HOLD = """
 import sys
@@ -145,3 +150,23 @@ def test_a_server_out_of_reach_is_told_with_what_else_there_is(tmp_path: Path) -
     with pytest.raises(TrackingError, match=r"no MLflow server .* \(--mlflow-url '' records in"):
         run_recorder(str(tmp_path), "s", "http://127.0.0.1:1")
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- memory
+
+
+def test_data_that_fit_nowhere_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    """Once here and once for the workers."""
+
+    def read() -> Data:
+        return setup.read_data(DataConfig(), Classification(), 0, Console(quiet=True))
+
+    num_bytes = read().num_bytes
+    monkeypatch.setattr(setup, "usable_memory", lambda: 2 * num_bytes)
+    read()
+    monkeypatch.setattr(setup, "usable_memory", lambda: 2 * num_bytes - 1)
+    with pytest.raises(
+        DataError, match=r"^digits takes 0\.0 GB of memory, and as much again"
+    ) as error:
+        read()
+    assert "\n" not in str(error.value)
