@@ -33,7 +33,7 @@ def train_from_scratch(
     number = job.trial if job.trial is not None else 0
     seed = config.seed_of(number) if job.seed is None else job.seed
     starts_trained = job.origin == "base" and context.weights is not None
-    model = _first_network(job, context, seed)
+    model = _first_network(job, context, seed).to(memory_format=data.memory_format)
     staged = StagedTraining(context.checkpoints(job.key), epochs, report)
     trained = TrainingReport((), 0.0)
     if epochs:
@@ -60,7 +60,7 @@ def train_from_scratch(
         compute=float(trained.images_seen * flops),
         equal_compute=config.training.equal_compute or job.equal_compute,
         details={} if job.rho is None else {"rho": job.rho},
-        record=_record(job, context, epochs),
+        record=_record(job, context, epochs) | staged.record,
         curve=staged.records,
     )
     return store(result, model, context, data)
