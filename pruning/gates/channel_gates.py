@@ -146,9 +146,10 @@ class ChannelGates:
             sample by sample gets the mean over samples.
         """
 
+        with_one = torch.cat([values, values.new_ones((*values.shape[:-1], 1))], dim=-1)
+
         def gate(tensor: Tensor, site: Site, axis: int, *, has_samples: bool) -> Tensor:
-            one = values.new_ones((*values.shape[:-1], 1))
-            chosen = torch.cat([values, one], dim=-1)[..., site.units.to(values.device)]
+            chosen = with_one[..., site.units_on(values.device)]
             return tensor * _aligned(chosen.to(tensor.dtype), tensor, axis, has_samples=has_samples)
 
         def refuse() -> None:
@@ -175,7 +176,7 @@ class ChannelGates:
         probe = GateProbe(torch.zeros(shape, device=like.device, dtype=exact))
 
         def gate(tensor: Tensor, site: Site, axis: int, *, has_samples: bool) -> Tensor:
-            place = _ProbeSite(site.units.to(tensor.device), axis, has_samples and axis > 0)
+            place = _ProbeSite(site.units_on(tensor.device), axis, has_samples and axis > 0)
             result: Tensor = _Probed.apply(tensor, place, probe)
             return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +47,23 @@ class Site:
 
     axis: int
     units: Tensor
+    _copies: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def units_on(self, device: torch.device) -> Tensor:
+        """`units`, copied to a device once: a copy in every run would make the host wait."""
+        if device not in self._copies:
+            self._copies[device] = self.units.to(device)
+        units: Tensor = self._copies[device]
+        return units
+
+    def repeated(self, times: int) -> Site:
+        """The same gates on each of so many parts along the axis."""
+        if times == 1:
+            return self
+        if times not in self._copies:
+            self._copies[times] = Site(self.axis, self.units.repeat(times))
+        site: Site = self._copies[times]
+        return site
 
 
 @dataclass(frozen=True)
@@ -154,7 +171,7 @@ class GatedCalls(TorchFunctionMode):
     def _with_gated_input(
         self, consumption: _Consumption, site: Site, args: Any, kwargs: Any
     ) -> tuple[Any, Any]:
-        whole = Site(site.axis, site.units.repeat(consumption.repeats))
+        whole = site.repeated(consumption.repeats)
         with DisableTorchFunction():  # or an outer mode would gate the gating
             gated = self._gate(consumption.input, whole, consumption.input_axis, has_samples=True)
         return ((gated, *args[1:]), kwargs) if args else (args, kwargs | {"input": gated})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -56,7 +57,16 @@ class Regularizer(ABC):
         Raises CriterionError if `model` has no layer of the target, or the graph is of another
         network: one call before training tells.
         """
-        return self.strength * self.penalty(self._scope.values(model, self.target))
+        return self.on(model)()
+
+    @final
+    def on(self, model: nn.Module) -> Callable[[], Tensor]:
+        """What `self(model)` gives, for every step of a training: its layers are looked up once.
+
+        It goes on reading the layers that `model` has now. Raises CriterionError as a call does.
+        """
+        places = self._scope.places(model, self.target)
+        return lambda: self.strength * self.penalty([place.values for place in places])
 
     @abstractmethod
     def penalty(self, layers: list[Tensor]) -> Tensor:

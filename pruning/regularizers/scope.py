@@ -30,6 +30,22 @@ class Target:
     read: Callable[[nn.Module], Tensor | None]
 
 
+@dataclass(frozen=True)
+class Place:
+    """A layer that is penalised: `positions` says which of its values are, None that all are."""
+
+    layer: nn.Module
+    read: Callable[[nn.Module], Tensor | None]
+    positions: Tensor | None
+
+    @property
+    def values(self) -> Tensor:
+        """What is read of it now, a non-empty vector."""
+        values = self.read(self.layer)
+        assert values is not None, self.layer
+        return values if self.positions is None else values[self.positions]
+
+
 class Scope:
     """The part of a model that a regularizer is about.
 
@@ -53,42 +69,42 @@ class Scope:
             self._sizes[axis.tensor, axis.axis] = len(axis.groups)
             self._pruned[axis.tensor, axis.axis] = torch.from_numpy(positions)
 
-    def values(self, model: nn.Module, target: Target) -> list[Tensor]:
-        """What `target` reads, one non-empty vector per layer of `model` that is in scope.
+    def places(self, model: nn.Module, target: Target) -> list[Place]:
+        """The layers of `model` that are in scope and that `target` reads, at least one.
 
         Raises CriterionError if there is none, or if the graph is of another network.
         """
         model = unwrapped(model)
         self._check_graph(model)
-        values_by_layer = {
-            name: values
+        layers = {
+            name: (layer, values)
             for name, layer in model.named_modules()
             if (values := target.read(layer)) is not None
         }
-        if not values_by_layer:
+        if not layers:
             raise CriterionError(f"{type(model).__name__} has no {target.name}: {target.remedy}")
-        in_scope = [
-            self._in_scope(values, f"{name}.weight", _output_axis(model.get_submodule(name)))
-            for name, values in values_by_layer.items()
+        places = [
+            Place(layer, target.read, self._positions(f"{name}.weight", layer, values))
+            for name, (layer, values) in layers.items()
         ]
-        in_scope = [values for values in in_scope if len(values)]
-        if not in_scope:
+        places = [place for place in places if place.positions is None or len(place.positions)]
+        if not places:
             raise CriterionError(
                 f"{type(model).__name__} has no {target.name} along a prunable group that is "
                 "pruned: penalise all of it, without a graph, say what is pruned by "
                 "graph.pruning(names), or see graph.describe() for what is pinned"
             )
-        return in_scope
+        return places
 
-    def _in_scope(self, values: Tensor, tensor: str, axis: int) -> Tensor:
-        if self._is_whole:
-            return values
-        positions = self._pruned.get((tensor, axis))
-        if positions is None:
-            return values[:0]
-        if len(positions) == len(values):
-            return values
-        return values[positions]
+    def _positions(self, tensor: str, layer: nn.Module, values: Tensor) -> Tensor | None:
+        """Which of a layer's values are in scope, on their device; None if all are."""
+        if self._is_whole and len(values):
+            return None
+        none = torch.zeros(0, dtype=torch.int64)
+        positions = self._pruned.get((tensor, _output_axis(layer)), none)
+        if len(values) and len(positions) == len(values):
+            return None
+        return positions.to(values.device)
 
     def _check_graph(self, model: nn.Module) -> None:
         if self._is_whole:

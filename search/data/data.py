@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
@@ -62,11 +62,13 @@ class Data(ABC):
 
     name: as settings have it.  classes: their names, in the order of their numbers; empty where
     targets are no classes.  notes: what people should know of it.
+    memory_format: of images in minibatches; weights lie beside them in the same way.
     """
 
     name: str
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    memory_format: ClassVar[torch.memory_format] = torch.preserve_format
 
     @abstractmethod
     def count(self, part: Part) -> int:

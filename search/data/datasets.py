@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,7 @@ class ImageData(Data):
     std: tuple[float, ...]
     augmentation: Augmentation
     notes: tuple[str, ...] = ()
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     def part(self, name: Part) -> ImageSource:
         """The images of one part."""

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from pruning.errors import DataError
 from search.data.data import Loader, samples_trained_on
-from search.data.image_sources import ImageSource
+from search.data.image_sources import ImageSource, ImageSplit
 from search.data.opened_dataset import Augmentation
 from search.system.device_memory import free_device_memory
+
+_VARIED_AT_ONCE_BYTES = 32 << 20
+"""Of images as floats."""
 
 _AS_THEY_ARE = Augmentation(crop_padding=0, flip=False)
 
@@ -47,7 +50,7 @@ class ImageLoader(Loader):
         self._offset = -means / deviations
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, chunk in self._read(torch.arange(len(self._source))):
+        for images, chunk in self._read(torch.arange(len(self._source)), self._batch_size):
             yield self._normalised(images), self._source.labels[chunk]
 
     def shuffled(
@@ -64,18 +67,33 @@ class ImageLoader(Loader):
         rows, columns = torch.randint(2 * padding + 1, (2, count), generator=generator)
         flips = torch.rand(count, generator=generator) < (0.5 if augmentation.flip else 0.0)
         shifts = torch.stack([rows, columns, flips.long()]).to(self._factor.device)
-        start = 0
-        for images, chunk in self._read(order[: samples_trained_on(count, self._batch_size)]):
+        start, batch_size = 0, self._batch_size
+        at_once = batch_size * self._batches_at_once(augmentation)
+        for images, chunk in self._read(order[: samples_trained_on(count, batch_size)], at_once):
             rows, columns, flips = shifts[:, start : start + len(images)]
             start += len(images)
             varied = crop_and_flip(images, rows, columns, flips.bool(), padding)
             if augmentation.transform is not None:
                 varied = _transformed(varied, augmentation.transform, generator)
-            yield self._normalised(varied), self._source.labels[chunk]
+            parts = (self._normalised(varied), self._source.labels[chunk])
+            yield from zip(*(torch.split(part, batch_size) for part in parts), strict=True)
 
-    def _read(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self._source.read(order, self._batch_size)
-        chunks = torch.split(order.to(self._factor.device), self._batch_size)
+    def _batches_at_once(self, augmentation: Augmentation) -> int:
+        """Minibatches that are varied together: on a GPU several, in as many kernels as one.
+
+        On a CPU what one minibatch takes stays in its caches; files are decoded one ahead, and
+        transforms draw their random numbers for one.
+        """
+        device = self._factor.device
+        in_memory = isinstance(self._source, ImageSplit) and augmentation.transform is None
+        if device.type == "cpu" or not in_memory:
+            return 1
+        floats = 4 * math.prod(self._source.image_shape) * self._batch_size
+        return max(1, _VARIED_AT_ONCE_BYTES // floats)
+
+    def _read(self, order: Tensor, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self._source.read(order, at_once)
+        chunks = torch.split(order.to(self._factor.device), at_once)
         return zip(batches, chunks, strict=True)
 
     def _normalised(self, images: Tensor) -> Tensor:

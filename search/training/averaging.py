@@ -16,23 +16,25 @@ class AveragedWeights:
     d_t = min(decay, (1 + t) / (10 + t)), by which a short training is not held to its first weights
     (as TensorFlow's ExponentialMovingAverage). Whole numbers, such as counts of batches, stay
     as they are. One of the two is in the network, the other kept here; `swap` exchanges them.
+    model: where it stays; its tensors are looked up once.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay, self._num_steps = decay, 0
-        self._kept = [tensor.clone() for tensor in _tensors(model)]
+        self._moving = _tensors(model)
+        self._kept = [tensor.clone() for tensor in self._moving]
 
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights that a step has left in `model`."""
+    def update(self) -> None:
+        """Take in the weights that a step has left in the network."""
         self._num_steps += 1
         decay = min(self._decay, (1 + self._num_steps) / (10 + self._num_steps))
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(self._kept, _tensors(model), self._num_steps)
+        average(self._kept, self._moving, self._num_steps)
 
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange the weights in `model` and those kept; its parameters stay the same objects."""
-        for kept, tensor in zip(self._kept, _tensors(model), strict=True):
+    def swap(self) -> None:
+        """Exchange those in the network and those kept; its tensors stay where they are."""
+        for kept, tensor in zip(self._kept, self._moving, strict=True):
             was = tensor.clone()
             tensor.copy_(kept)
             kept.copy_(was)

@@ -58,6 +58,9 @@ class IterativeTrainer(Trainer):
         super().load_state_dict(state)
         self.images, self.compute = state["counts"]["images"], state["counts"]["compute"]
 
+    def _not_captured(self) -> str:
+        return "channels go while the network trains"
+
     def _gradients(self, batch: Batch) -> Tensor:
         size = num_samples(batch)
         with self._pruner.watching(size):

@@ -6,6 +6,7 @@ The validation part is measured after every epoch, in float32; the test part is 
 from __future__ import annotations
 
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +29,10 @@ from search.tasks.task import Task, has_own
 from search.training.augmentation import target_mixing, varied
 from search.training.averaging import AveragedWeights
 from search.training.data_parallel import ALONE, Ranks
-from search.training.distillation import check_imitation
+from search.training.distillation import Distillation, check_imitation
+from search.training.graphed_step import CudaCapture, GraphedStep, Step, tensors_of
 from search.training.optimizers import Stepper
+from search.training.patch_convolutions import patching
 from search.training.schedules import learning_rates
 
 Penalty = Callable[[nn.Module], Tensor]
@@ -78,10 +81,11 @@ def training_precision(device: torch.device, example_input: ExampleInput) -> tor
     """The number format of autocast regions: bfloat16 where the hardware gains, else float32.
 
     CUDA: where bfloat16 is native. CPU: only with AMX and images of at least 16×16 pixels.
-    Measured on 2 cores of a Xeon with AMX, batch 64: ResNet-20 at 32×32 trains 1.8 times as
-    fast, narrowed networks 1.3 to 1.6 times, but 8×8 digits only 1.1 times. Decided from
-    what the device is, never by timing. example_input: of one sample; only a tensor of
-    images, (1, C, H, W), has pixels.
+    Measured on a Xeon with AMX, batch 64: ResNet-20 at 32×32 trains 1.8 times as fast, narrowed
+    networks 1.3 to 1.6 times, but 8×8 digits only 1.1 times. Processors that have instructions
+    for bfloat16 but no AMX lose: held to AVX512_CORE_BF16, the same Xeon trains ResNet-56 at 0.7
+    and VGG-16 at 0.75 times the speed of float32. Decided from what the device is, never by timing.
+    example_input: of one sample; only a tensor of images, (1, C, H, W), has pixels.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -98,8 +102,12 @@ def training_precision(device: torch.device, example_input: ExampleInput) -> tor
 
 
 def _has_amx() -> bool:
+    """Whether the processor has AMX for bfloat16 and oneDNN is not told to do without."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # absent from older torch
-    return capabilities is not None and bool(capabilities().get("amx_bf16", False))
+    if capabilities is None or not capabilities().get("amx_bf16", False):
+        return False
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    return most in ("", "ALL", "DEFAULT") or "AMX" in most
 
 
 _OF_TRAINER = (
@@ -161,6 +169,11 @@ class EpochLoop(ABC):
         """Whether all epochs have run."""
         return len(self.reports) >= self._epochs
 
+    @property
+    def step_note(self) -> str:
+        """Why steps run one kernel after the other on a GPU; empty where that is not so."""
+        return ""
+
     @abstractmethod
     def run(self, stage: str, on_epoch: Callable[[EpochReport], None]) -> None:
         """Train for all epochs that are left, and pass on each as it ends.
@@ -210,6 +223,12 @@ class Trainer(EpochLoop):
         self._rates = learning_rates(config, self._epochs, self._num_steps)
         self._stepper = Stepper(self._model, config)
         self._average = AveragedWeights(self._model, config.ema_decay) if config.ema_decay else None
+        self._patching = patching(self._model, device)
+        self._step = self._whole_step()
+
+    @property
+    def step_note(self) -> str:
+        return self._step.why_not if isinstance(self._step, GraphedStep) else ""
 
     def run(
         self,
@@ -274,13 +293,14 @@ class Trainer(EpochLoop):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._stepper.load_state_dict(state["optimizer"])
+        self._step = self._whole_step()  # what was captured has read and written other tensors
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 
     def _exchange_average(self) -> None:
         """Put the average where the weights are that steps are taken from, and the other way."""
         if self._average is not None:
-            self._average.swap(self._model)
+            self._average.swap()
 
     def _steps(
         self, generator: torch.Generator, rates: Sequence[float]
@@ -288,23 +308,29 @@ class Trainer(EpochLoop):
         """One epoch of steps at these rates: samples seen, mean loss, mean penalty."""
         sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         num_seen = 0
-        for step, samples in enumerate(self.watch.fetching(self._train.shuffled(generator))):
+        for number, samples in enumerate(self.watch.fetching(self._train.shuffled(generator))):
             batch = self._mixed(samples)
-            loss = self._gradients(batch)
-            penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
-            self._stepper.step(penalty, rates[min(step, len(rates) - 1)])
+            self._stepper.set_rate(rates[min(number, len(rates) - 1)])
+            losses = self._step(batch)
             if self._after_step is not None:
                 self._after_step(self._model)
             if self._average is not None:
-                self._average.update(self._model)
+                self._average.update()
             size = num_samples(batch)
             num_seen += size
             # Summed on the device: reading a number back would stall the accelerator.
-            sums += torch.stack([loss, penalty]).detach() * size
+            sums += losses * size
         self._stepper.forget_gradients()
         sums[0] = self._ranks.total(sums[0])
         loss_sum, penalty_sum = sums.tolist()
         return num_seen, loss_sum / num_seen, penalty_sum / num_seen
+
+    def _eager_step(self, batch: Batch) -> Tensor:
+        """Forward, loss, penalty, backward, update: the loss and the penalty, shape (2,)."""
+        loss = self._gradients(batch)
+        penalty = loss.new_zeros(()) if self._penalty is None else self._penalty(self._model)
+        self._stepper.step(penalty)
+        return torch.stack([loss, penalty]).detach()
 
     def _gradients(self, batch: Batch) -> Tensor:
         """The mean loss of a minibatch; its gradients are left in the parameters.
@@ -314,7 +340,10 @@ class Trainer(EpochLoop):
         part = self._ranks.part_of(batch)
         is_low = self._precision != torch.float32
         with self._ranks.computing(part, self._device):
-            with torch.autocast(self._device.type, self._precision, enabled=is_low):
+            with (
+                self._patching(),
+                torch.autocast(self._device.type, self._precision, enabled=is_low),
+            ):
                 loss = self._task.training_step(self._model, part.samples)
             if not loss.requires_grad:
                 raise ModelError(
@@ -325,6 +354,24 @@ class Trainer(EpochLoop):
             self._stepper.backward(loss)
         self._ranks.add_up(self._model.parameters())
         return loss
+
+    def _whole_step(self) -> Step:
+        """The step as it is taken: captured as a CUDA graph where there is a GPU."""
+        if self._device.type != "cuda":
+            return self._eager_step
+        return GraphedStep(
+            self._eager_step,
+            state=lambda: [*tensors_of(self._model), *self._stepper.tensors()],
+            capture=CudaCapture(self._device),
+            why_not=self._not_captured(),
+        )
+
+    def _not_captured(self) -> str:
+        """Why this training is not to be captured, whatever a trial would say; empty if it is."""
+        task = self._task
+        if has_own(task, "training_step") and not isinstance(task, Distillation):
+            return f"{type(task).__name__} has a training step of its own"
+        return "" if self._ranks is ALONE else "several processes take each step together"
 
 
 def train(

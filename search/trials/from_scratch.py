@@ -36,7 +36,7 @@ def train_from_scratch(
     with StagedTraining(
         context.checkpoints(job.key), epochs, report, config.resources.checkpoint_seconds
     ) as staged:
-        model = _first_network(job, context, seed)
+        model = _first_network(job, context, seed).to(memory_format=data.memory_format)
         trained = TrainingReport((), 0.0)
         if epochs:
             trainer = trainer_for(
@@ -63,7 +63,7 @@ def train_from_scratch(
             compute=float(trained.images_seen * flops),
             equal_compute=config.training.equal_compute or job.equal_compute,
             details={} if job.rho is None else {"rho": job.rho},
-            record=_record(job, context, epochs),
+            record=_record(job, context, epochs) | staged.record,
             curve=staged.records,
         )
         return store(result, model, context, data)

@@ -93,6 +93,7 @@ class SparseNetwork:
     base: with first weights; it may be used up.
     loss: by which criteria judge; their own by default.
     is_trained: whether those are trained ones, whose scales σBN then starts from.
+    memory_format: of weights, and so of those of every network that is made of this one.
     model: what is to be trained in its place, on `device`.
     """
 
@@ -107,13 +108,15 @@ class SparseNetwork:
         device: torch.device,
         loss: Loss | BatchLoss | None = None,
         is_trained: bool = False,
+        memory_format: torch.memory_format = torch.preserve_format,
     ) -> None:
         self._proposal, self._config, self._preflight = proposal, config, preflight
         self._loss = loss
         self._method = method(proposal.criterion)
         self._example_input = moved(preflight.example_input, device)
         trained_on = preflight.example_input if is_trained else None
-        self.model = self._method.prepared(base, seed, trained_on).to(device)
+        prepared = self._method.prepared(base, seed, trained_on)
+        self.model = prepared.to(device).to(memory_format=memory_format)
         gated = self._gated_granularities
         if gated:
             self.model = ScalingFactors(
@@ -130,6 +133,8 @@ class SparseNetwork:
         make = self._method.regularizer if config.training.epochs else None
         graph = preflight.graph if preflight.groups else None
         self._regularizer = make(proposal.settings_of_criterion, graph) if make else None
+        self._penalised: nn.Module | None = None
+        self._penalty: Callable[[], Tensor]
 
     @property
     def sparsity(self) -> float | None:
@@ -144,7 +149,9 @@ class SparseNetwork:
         total = next(model.parameters()).new_zeros(())
         if self._regularizer is not None:
             network = model.network if isinstance(model, ScalingFactors) else model
-            total = total + self._regularizer(network)
+            if network is not self._penalised:
+                self._penalised, self._penalty = network, self._regularizer.on(network)
+            total = total + self._penalty()
         if isinstance(model, ScalingFactors):
             strengths = {name: self._gate_strength(name) for name in self._gated_granularities}
             form = _summed if self._config.gates.gate_penalty == "each" else l1

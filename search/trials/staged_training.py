@@ -92,6 +92,8 @@ class StagedTraining:
                 after_epoch(report)
 
         trainer.run(stage, keep)
+        if trainer.step_note:
+            self.notes["step_note"] = trainer.step_note
         return TrainingReport(trainer.reports, time.monotonic() - started)
 
     def advance(self, notes: Mapping[str, Any], epochs_left: int | None = None) -> None:
@@ -105,6 +107,12 @@ class StagedTraining:
         self.stage += 1
         self._trainer = None
         self._store(None)
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What a provenance says of how steps were taken: why a GPU ran them kernel by kernel."""
+        note = self.notes.get("step_note")
+        return {"steps": f"kernel by kernel: {note}"} if note else {}
 
     @property
     def images(self) -> int:

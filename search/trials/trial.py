@@ -24,6 +24,7 @@ from search.data.data import Data
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.layout import CANDIDATES_FILE, RUNGS_FOLDER, SCORES_FILE, TRAJECTORY_FILE
 from search.system.accelerator_faults import is_out_of_memory
+from search.system.float32 import exact_float32
 from search.tasks.criterion_loss import criterion_loss
 from search.training.batchnorm_statistics import estimate_statistics
 from search.training.freezing import frozen_but
@@ -62,7 +63,11 @@ def perform(job: Job, context: JobContext, data: Data, report: Report) -> tuple[
 
     Only one process at a time performs a job of one key.
     """
-    with disk_full_as_error(context.directory), context.checkpoints(job.key).locked():
+    with (
+        exact_float32(),
+        disk_full_as_error(context.directory),
+        context.checkpoints(job.key).locked(),
+    ):
         if isinstance(job, TrialJob):
             return run_trial(job, context, data, report)
         return (train_from_scratch(job, context, data, report),)
@@ -133,6 +138,7 @@ class _Trial:
             device=context.torch_device,
             loss=criterion_loss(context.task),
             is_trained=context.weights is not None,
+            memory_format=data.memory_format,
         )
         is_judged = self._config.study.early_stopping and not job.repeat and bool(self._targets)
         folder = context.directory / RUNGS_FOLDER
@@ -421,7 +427,8 @@ class _Trial:
         names = {self._job.product_key(target.suffix): target.name for target in self._targets}
         optional = {"target": names[product.key], "distill_from": self._training.teacher}
         tried: dict[str, object] = {"tried": self._job.proposal.words}
-        return tried | {name: value for name, value in optional.items() if value}
+        tried |= {name: value for name, value in optional.items() if value}
+        return tried | self._staged.record
 
     def _scores_file(self, scores: Mapping[str, Tensor]) -> dict[str, Any]:
         """What is stored of the channels that were judged, by the name of its file."""

@@ -441,3 +441,16 @@ def test_bare_tensors_of_a_network_belong_to_its_graph(case: Case) -> None:
     graph = trace(plain, IMAGE)
     assert {"gain", "mask"} <= set(graph.group("conv1").layers)
     assert case.make(1.0, graph)(case.convert(plain)).isfinite()
+
+
+def test_layers_of_a_training_are_looked_up_once(monkeypatch: pytest.MonkeyPatch):
+    model = to_sigmoid_batchnorm(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3)))
+    regularizer = RNI(0.1)
+    penalty = regularizer.on(model)
+    monkeypatch.setattr(nn.Module, "named_modules", lambda *_: pytest.fail("looked up again"))
+    before = penalty()
+    with torch.no_grad():
+        model[1].weight.add_(1)
+    assert penalty() != before
+    monkeypatch.undo()
+    assert torch.equal(penalty(), regularizer(model))

@@ -41,12 +41,12 @@ def test_the_average_is_that_of_the_definition_and_of_torch(limit: float):
     torchs.n_averaged += 1  # so that it begins with the first weights, not with those of step 1
     for step in range(1, 30):
         walk(model, step)
-        kept.update(model)
+        kept.update()
         torchs.update_parameters(model)
         share = decay_of(limit, step)
         for name, value in model.state_dict().items():
             expected[name] = share * expected[name] + (1 - share) * value
-    kept.swap(model)
+    kept.swap()
     for name, value in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             assert value == 29
@@ -60,12 +60,12 @@ def test_swapping_twice_changes_nothing_and_parameters_stay_the_same_objects():
     model = network()
     kept = AveragedWeights(model, 0.9)
     walk(model, 1)
-    kept.update(model)
+    kept.update()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     parameters = list(model.parameters())
-    kept.swap(model)
+    kept.swap()
     assert not torch.equal(model[0].weight, before["0.weight"])
-    kept.swap(model)
+    kept.swap()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
     assert all(one is two for one, two in zip(parameters, model.parameters(), strict=True))
@@ -77,15 +77,15 @@ def test_an_average_goes_on_from_its_state():
     other = AveragedWeights(model, 0.9)
     for step in range(1, 4):
         walk(model, step)
-        whole.update(model)
-        other.update(model)
+        whole.update()
+        other.update()
     file = io.BytesIO()
     torch.save(other.state_dict(), file)
     file.seek(0)
-    rest = AveragedWeights(network(), 0.9)
+    rest = AveragedWeights(model, 0.9)
     rest.load_state_dict(torch.load(file, weights_only=True))
     walk(model, 4)
-    whole.update(model)
-    rest.update(model)
+    whole.update()
+    rest.update()
     for one, two in zip(whole.state_dict()["kept"], rest.state_dict()["kept"], strict=True):
         assert torch.equal(one, two)

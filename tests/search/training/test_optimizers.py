@@ -32,7 +32,8 @@ def steps(model: nn.Module, count: int = 3, penalty: float = 0.0, **settings: An
     stepper = Stepper(model, TrainingConfig(**settings))
     for _ in range(count):
         stepper.backward(loss_of(model))
-        stepper.step(penalty * model[1].weight.sum(), RATE)
+        stepper.set_rate(RATE)
+        stepper.step(penalty * model[1].weight.sum())
     return stepper
 
 
@@ -62,7 +63,8 @@ def test_scales_do_not_decay_and_weights_do(settings: dict[str, Any]):
     before = copy.deepcopy(model)
     stepper = Stepper(model, TrainingConfig(weight_decay=0.5, **settings))
     stepper.backward(0.0 * loss_of(model))
-    stepper.step(torch.zeros(()), RATE)
+    stepper.set_rate(RATE)
+    stepper.step(torch.zeros(()))
     assert torch.equal(model[1].weight, before[1].weight)
     assert (model[0].weight.abs() < before[0].weight.abs()).all()
 
@@ -85,7 +87,8 @@ def test_a_penalty_of_other_weights_is_part_of_what_adamw_sees():
     before = model[0].bias.detach().clone()
     stepper = Stepper(model, TrainingConfig(optimizer="adamw", learning_rate=RATE, weight_decay=0))
     stepper.backward(0.0 * loss_of(model))
-    stepper.step(1e-3 * model[0].bias.sum(), RATE)
+    stepper.set_rate(RATE)
+    stepper.step(1e-3 * model[0].bias.sum())
     assert (before - model[0].bias).tolist() == pytest.approx([RATE] * 3, rel=1e-3)
 
 
@@ -122,6 +125,40 @@ def test_a_stepper_goes_on_as_if_it_had_not_stopped(settings: dict[str, Any]):
     rest.load_state_dict(state)
     for _ in range(3):
         rest.backward(loss_of(first))
-        rest.step(0.3 * first[1].weight.sum(), RATE)
+        rest.set_rate(RATE)
+        rest.step(0.3 * first[1].weight.sum())
     for one, two in zip(whole.parameters(), first.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("settings", BOTH)
+def test_the_order_in_memory_changes_no_step(settings: dict[str, Any]):
+    """Weights in channels_last, and gradients or a momentum in another order than they are."""
+
+    def trained(weights: torch.memory_format, of_state: torch.memory_format) -> list[Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 2))
+        model = model.to(memory_format=weights)
+        stepper = Stepper(model, TrainingConfig(**settings))
+        stepper.set_rate(RATE)
+        images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            stepper.backward(model(images).pow(2).mean())
+            for parameter in model.parameters():
+                if parameter.dim() == 4:
+                    parameter.grad = parameter.grad.contiguous(memory_format=of_state)
+                    state = stepper.optimizer.state[parameter]
+                    for name in [name for name, value in state.items() if value.dim()]:
+                        state[name] = state[name].contiguous(memory_format=of_state)
+            stepper.step(torch.zeros(()))
+        assert all(
+            p.is_contiguous(memory_format=weights) for p in model.parameters() if p.dim() == 4
+        )
+        return [parameter.detach() for parameter in model.parameters()]
+
+    rows, channels = torch.contiguous_format, torch.channels_last
+    expected = trained(rows, rows)
+    for formats in ((channels, channels), (channels, rows), (rows, channels)):
+        for one, two in zip(trained(*formats), expected, strict=True):
+            assert torch.allclose(one, two, atol=1e-6)

@@ -143,7 +143,8 @@ def test_total_push_is_how_far_a_penalty_of_unit_gradient_moves_a_scale(settings
     stepper = Stepper(model, config)
     for rate in rates:
         stepper.backward(model[0].weight.square().sum())
-        stepper.step(1e-3 * scales.sum(), rate)
+        stepper.set_rate(rate)
+        stepper.step(1e-3 * scales.sum())
     missing = 0.0
     if config.optimizer == "sgd":
         first = 2 if config.nesterov else 1

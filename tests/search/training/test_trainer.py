@@ -189,6 +189,22 @@ def test_shuffled_images_are_windows_of_their_own_originals() -> None:
     assert len(variants_seen) > 12
 
 
+def test_minibatches_that_are_varied_together_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where it takes fewer kernels."""
+
+    def epoch(at_once: int) -> list[tuple[Tensor, Tensor]]:
+        monkeypatch.setattr(ImageLoader, "_batches_at_once", lambda *_: at_once)
+        source = batches(in_memory(40, channels=2), 6, Augmentation(1, flip=True), mean=(0.3, 0.4))
+        return list(source.shuffled(generator()))
+
+    one, several = epoch(1), epoch(3)
+    assert [len(labels) for _, labels in several] == [6] * 6 + [4]
+    for (images, labels), (others, other_labels) in zip(one, several, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+        assert others.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_digits_are_never_mirrored() -> None:
     split = in_memory(30)
     for images, labels in batches(split, 30).shuffled(generator()):
@@ -680,6 +696,23 @@ def test_precision_follows_the_processor_and_the_image(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
     assert training_precision(CPU, torch.zeros(1, 3, size, size)) == expected
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        ("AVX512_CORE_BF16", torch.float32),
+        ("AVX2", torch.float32),
+        ("AVX512_CORE_AMX", torch.bfloat16),
+        ("ALL", torch.bfloat16),
+    ],
+)
+def test_precision_follows_what_onednn_is_held_to(
+    monkeypatch: pytest.MonkeyPatch, most: str, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    assert training_precision(CPU, torch.zeros(1, 3, 32, 32)) == expected
 
 
 def test_precision_is_float32_where_torch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
