@@ -130,7 +130,10 @@ def of_streams(parts: Sequence[bytes], watchers: int) -> float:
             blocks, offsets = EventBlocks(ServedFolder(runs)), [0] * watchers
 
             async def follow(watcher: int) -> None:
-                while (block := await blocks.behind(row, offsets[watcher])) is not None:
+                size = events.stat().st_size
+                while offsets[watcher] < size:
+                    block = await blocks.behind(row, offsets[watcher])
+                    assert block is not None
                     offsets[watcher] = block[1]
 
             for part in parts:

@@ -88,8 +88,11 @@ async def _changes(components: Components, row: SearchRow, offset: int) -> Async
     while not components.is_closing.is_set():
         was_over = row.state in FINAL_STATES
         if (new_size := _size(file)) != size:
-            size = new_size
-            while (block := await components.event_blocks.behind(row, offset)) is not None:
+            size, offset = new_size, offset if offset <= new_size else 0
+            while offset < size:
+                block = await components.event_blocks.behind(row, offset)
+                if block is None:  # half a line, so far
+                    break
                 events, offset = block
                 yield events
         if was_over:
