@@ -16,6 +16,9 @@ from mlflow_server.append_log import AppendLog, whole_lines
 from mlflow_server.errors import TrackingError
 from mlflow_server.runs import EndRun, Entry, LogFile, LogMetrics, OpenRun, SetTags
 
+_COMPACT_BYTES = 2**20
+"""So much at least that is done with lies in a file before it is written anew without that."""
+
 _ENTRY = "entry"
 _DONE = "done"
 _TYPES: dict[str, type[Entry]] = {
@@ -28,7 +31,9 @@ class Spool:
     """The entries of one search that are still to be delivered, in the order of their writing.
 
     Made without touching the disk unless the file is there; the first `append` makes it and its
-    folder. `close` removes it if nothing is left in it. One process at a time has it open.
+    folder. `close` removes it if nothing is left in it. One process at a time has it open. What is
+    done with is dropped from the file once it is half of it: a file takes about twice the room of
+    what waits, and what is copied for that is less than what was delivered.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +42,8 @@ class Spool:
         self.num_unreadable = 0
         self._descriptor: int | None = None
         self._log: AppendLog | None = None
-        self._done = 0  # everything before this byte is done with
+        self._done = 0  # everything before this byte of all that were written is done with
+        self._dropped = 0  # so many of those are no longer in the file
         self._left: list[tuple[Entry, int]] = []
         if self.path.exists():
             try:
@@ -60,13 +66,32 @@ class Spool:
             self._open()
             self._read()
         assert self._log is not None
-        return self._log.append(_as_json(entry))
+        return self._dropped + self._log.append(_as_json(entry))
 
     def mark(self, end: int) -> None:
         """Everything up to this byte is done with; OSError if that cannot be written."""
         if self._log is not None and end > self._done:
             self._done = end
-            self._log.append({_DONE: end})
+            size = self._log.append({_DONE: end - self._dropped})
+            if (done := end - self._dropped) >= max(_COMPACT_BYTES, size - done):
+                self._compact(done)
+
+    def _compact(self, done: int) -> None:
+        """Put a file without its first bytes in the place of this one; both are locked."""
+        assert self._descriptor is not None
+        rest = b"".join(_without_mark(line) for line, _ in whole_lines(self.path, done))
+        fresh = self.path.with_name(f"{self.path.name}.new")
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_all(descriptor, rest)
+            os.replace(fresh, self.path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(self._descriptor)
+        self._descriptor, self._log = descriptor, AppendLog(descriptor)
+        self._dropped += done
 
     def sync(self) -> None:
         """Bring what is written to the disk itself, to outlast a power cut."""
@@ -116,6 +141,19 @@ class Spool:
             except (ValueError, TypeError, KeyError, AttributeError):
                 self.num_unreadable += 1
         self._left = [(entry, end) for entry, end in entries if end > self._done]
+
+
+def _without_mark(line: bytes) -> bytes:
+    """A line of the same length that marks nothing: a mark counts bytes of the file it was in."""
+    if not line.startswith(b'{"' + _DONE.encode()):
+        return line
+    nothing = json.dumps({_DONE: 0}, separators=(",", ":")).encode()
+    return nothing.ljust(len(line) - 1) + b"\n"
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:

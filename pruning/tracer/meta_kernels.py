@@ -29,7 +29,7 @@ class MetaKernels:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Any] = {}
-        self._types: dict[Hashable, tuple[torch.dtype, ...]] = {}
+        self._types: dict[Hashable, tuple[int, tuple[torch.dtype, ...]]] = {}
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` returns."""
@@ -40,17 +40,24 @@ class MetaKernels:
             return func(*args, **kwargs)
         if key in self._known:
             return _made(self._known[key], args)
-        shapes, types_key = _shapes(func, args, kwargs), _types_key(func, args, kwargs)
-        if shapes is not None and types_key in self._types:
-            described = _contiguous(shapes, self._types[types_key])
+        choices, types_key = _shapes(func, args, kwargs), _types_key(func, args, kwargs)
+        if choices and types_key in self._types:
+            place, types = self._types[types_key]
+            if schema_of(func).is_mutable:
+                return args[0]
+            described = _contiguous(choices[place], types)
             return _made(described[0] if len(described) == 1 else described, args)
         result = func(*args, **kwargs)
         if not _are_meta(result):  # made of numbers alone, on a real device
             return result
-        if shapes is not None:
+        if not schema_of(func).is_mutable or (
+            result is args[0] and _key_of(func, args, kwargs) == key
+        ):
             types = tuple(tensor.dtype for tensor in tensors_in(result))
-            if [_described(t) for t in tensors_in(result)] == _contiguous(shapes, types):
-                self._types[types_key] = types
+            described = [_described(t) for t in tensors_in(result)]
+            for place, shapes in enumerate(choices):
+                if described == _contiguous(shapes, types):
+                    self._types[types_key] = place, types
         if not schema_of(func).is_mutable:
             self._known[key] = _described(result)
         elif result is args[0] and _key_of(func, args, kwargs) == key:
@@ -109,54 +116,61 @@ def _key(value: Any) -> Hashable:
 
 
 _Shape = tuple[int, ...]
+_Choices = list[list[_Shape]]
+"""Of shapes that a call may return; which of them it does is seen the first time."""
 
 
-def _shapes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[_Shape] | None:
-    """The shapes of what a call returns, or None if that takes a kernel to tell, or to refuse."""
-    if schema_of(func).is_mutable or "memory_format" in kwargs:
-        return None
-    rule = _SHAPES.get(schema_of(func).name)
-    if rule is None and torch.Tag.pointwise in func.tags:
+def _shapes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Choices:
+    """The shapes of what a call returns, or none if that takes a kernel to tell, or to refuse.
+
+    Of calls that write, those that change the values of their first argument alone.
+    """
+    schema = schema_of(func)
+    is_pointwise = torch.Tag.pointwise in func.tags
+    is_in_place = is_pointwise and schema.name.endswith("_") and isinstance(args[0], Tensor)
+    if (schema.is_mutable and not is_in_place) or "memory_format" in kwargs:
+        return []
+    rule = _SHAPES.get(schema.name)
+    if rule is None and is_pointwise:
         rule = _alike
     tensors = list(tensors_in(args))
     is_fit = rule is not None and bool(tensors) and all(t.is_contiguous() for t in tensors)
-    return rule(args, tensors) if rule is not None and is_fit else None
+    return rule(args, tensors) if rule is not None and is_fit else []
 
 
-def _alike(_args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+def _alike(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
     """All tensors are of one shape, and so is the result."""
     shape = tensors[0].shape
-    return [tuple(shape)] if all(tensor.shape == shape for tensor in tensors) else None
+    return [[tuple(shape)]] if all(tensor.shape == shape for tensor in tensors) else []
 
 
-def _batch_norm(args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
-    """The output, mean and standard deviation; the last two are empty in eval mode."""
+def _batch_norm(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
+    """The output, mean and standard deviation; some kernels leave the last two empty in eval."""
     x, *others = tensors
     if x.dim() < 2 or any(other.shape != x.shape[1:2] for other in others):
-        return None
-    statistics = (x.shape[1] if args[5] else 0,)
-    return [tuple(x.shape), statistics, statistics]
+        return []
+    return [[tuple(x.shape), *[(size,)] * 2] for size in (x.shape[1], 0)]
 
 
-def _layer_norm(args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+def _layer_norm(args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
     """The output, mean and standard deviation; of size 1 along the axes that are normalised."""
     x, *others = tensors
     sizes = tuple(args[1])
     if x.shape[-len(sizes) :] != sizes or any(other.shape != sizes for other in others):
-        return None
+        return []
     statistics = (*x.shape[: -len(sizes)], *[1] * len(sizes))
-    return [tuple(x.shape), statistics, statistics]
+    return [[tuple(x.shape), statistics, statistics]]
 
 
-def _linear(_args: Sequence[Any], tensors: Sequence[Tensor]) -> list[_Shape] | None:
+def _linear(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
     """A bias of one value per column, rows and a matrix."""
     bias, first, second = tensors
     if first.shape[1] != second.shape[0] or bias.shape != second.shape[1:]:
-        return None
-    return [(first.shape[0], second.shape[1])]
+        return []
+    return [[(first.shape[0], second.shape[1])]]
 
 
-_SHAPES: Mapping[str, Callable[[Sequence[Any], Sequence[Tensor]], list[_Shape] | None]] = {
+_SHAPES: Mapping[str, Callable[[Sequence[Any], Sequence[Tensor]], _Choices]] = {
     **dict.fromkeys(aten_names("native_batch_norm"), _batch_norm),
     **dict.fromkeys(aten_names("native_layer_norm"), _layer_norm),
     **dict.fromkeys(aten_names("addmm"), _linear),

@@ -32,7 +32,8 @@ from search.storage.layout import (
     study_kind,
 )
 from search.tracking.process_log import LogPart, log_parts, read_log
-from search.tracking.search_state import Event, EventFile, SearchState
+from search.tracking.search_state import Event, EventFile
+from search.tracking.search_summary import SearchSummary, summary_of
 
 if TYPE_CHECKING:
     from copycat import architecture, export, python_source
@@ -218,30 +219,31 @@ def _events(file: EventFile) -> Iterator[Event]:
     try:
         yield from file.read()
     except OSError as error:
-        raise SearchStateError(f"{file.path} cannot be read: {error.strerror}") from error
+        raise SearchStateError(_unreadable(file.path, error)) from error
+
+
+def _unreadable(file: Path, error: OSError) -> str:
+    return f"{file} cannot be read: {error.strerror}"
 
 
 def _entry(folder: Path) -> SearchEntry:
     """How the study stands, by its lock, its results and its last event."""
     kind = study_kind(folder) or "search"
-    search_state, last, file = SearchState(), None, EventFile(folder / EVENTS_FILE)
-    was_held, state, reason = is_held(folder), "stopped", ""
+    summary, was_held, state, reason = SearchSummary(), is_held(folder), "stopped", ""
     try:
-        for event in _events(file):
-            search_state.take(event)
-            last = event
-    except SearchStateError as error:
-        reason = str(error)
+        summary = summary_of(folder)
+    except OSError as error:
+        reason = _unreadable(folder / EVENTS_FILE, error)
+    last = summary.last
     if was_held:
         state = "running"
     elif (folder / RESULTS_FILES[kind]).exists():
         state = "finished"
     elif last is not None and last["event"] == "failed":
         state, reason = "failed", last["reason"]
-    progress = None if last is None else search_state.progress()
     ended = None if state == "running" or last is None else int(last["time_ms"])
     return SearchEntry(
-        folder.name, state, reason or file.damage, progress, ended, kind, search_state.score
+        folder.name, state, reason or summary.damage, summary.progress, ended, kind, summary.score
     )
 
 

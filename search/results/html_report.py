@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from copycat.architecture import read
+from copycat.architecture import Architecture, read
 from pruning.cost import format_count
 from pruning.errors import ConfigError, SearchStateError
 from pruning.lazy_imports import lazy_modules
@@ -163,6 +163,15 @@ class _Page:
         self.config = _config(directory)
 
     @cached_property
+    def _stored(self) -> dict[str, Architecture]:
+        """What is in the folder of every network, by its path."""
+        return {o.path: read(self._directory / o.path) for o in self.results.networks}
+
+    @cached_property
+    def _front_keys(self) -> frozenset[str]:
+        return frozenset(outcome.key for outcome in self.results.front)
+
+    @cached_property
     def networks(self) -> list[_Network]:
         """All architectures, by rising FLOPs, after the base network."""
         by_flops = sorted(self.results.everything, key=lambda o: (o.flops, o.key))
@@ -193,13 +202,13 @@ class _Page:
     def _network(self, outcome: Outcome) -> _Network:
         (entry,) = contestants([outcome])
         base = self.results.base_widths
-        stored = read(self._directory / outcome.path)
+        stored = self._stored[outcome.path]
         profile = stored.profile
         widths = widths_left(profile, base) if base else profile.widths
         return _Network(
             outcome,
             short_name(entry),
-            outcome.key in {o.key for o in self.results.front},
+            outcome.key in self._front_keys,
             share_text(outcome.flops / self.results.base.flops),
             self.gave_up(outcome),
             slack(outcome.cost, self.results.bounds),
@@ -321,7 +330,7 @@ class _Page:
         """Where the networks were trained, as far as they say so."""
         values_of: dict[str, dict[str, None]] = {}
         for network in self.networks:
-            record = read(self._directory / network.outcome.path).provenance
+            record = self._stored[network.outcome.path].provenance
             for name in _RECORDED:
                 if name in record:
                     values_of.setdefault(name, {})[str(record[name])] = None

@@ -265,6 +265,7 @@ class ShapeChooser:
         ]
         self._digests = {o.profile for o in members}
         self._pool: list[tuple[dict[str, Any], Described, str]] | None = None
+        self._of_trials: dict[int, tuple[Described, str] | None] = {}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -278,10 +279,9 @@ class ShapeChooser:
         for trial in study.get_trials(deepcopy=False):
             if set(trial.params) != set(self._points.distributions):
                 continue
-            try:
-                shape, digest = self.of_point(trial.params)
-            except UnreachableBudgetError:  # as it was told; nothing is to be learned from it
+            if (point := self._of_trial(trial)) is None:  # as it was told: there is none
                 continue
+            shape, digest = point
             tried.add(digest)
             if trial.values:
                 known.append((shape, self._preflight.score.key(trial.values[0])))
@@ -295,6 +295,15 @@ class ShapeChooser:
             return generator.choice(left)[0] if left else self._points.drawn(generator)
         gains = self._gains(known, under_way, [shape for _, shape in left], seed)
         return left[max(range(len(left)), key=gains.__getitem__)][0]
+
+    def _of_trial(self, trial: FrozenTrial) -> tuple[Described, str] | None:
+        """`of_point` for what a trial drew, worked out once; None if there is no such shape."""
+        if trial.number not in self._of_trials:
+            try:
+                self._of_trials[trial.number] = self.of_point(trial.params)
+            except UnreachableBudgetError:
+                self._of_trials[trial.number] = None
+        return self._of_trials[trial.number]
 
     def _gains(
         self,

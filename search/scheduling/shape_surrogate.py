@@ -112,11 +112,13 @@ def expected_gain(
     """
     mean, deviation = score
     costs = sorted({flops, *(cost for cost, _ in known if flops < cost < most_flops), most_flops})
-    gain = 0.0
+    cheaper = sorted(known, reverse=True)
+    gain, best = 0.0, guessed
     for low, high in itertools.pairwise(costs):
-        best = max((score for cost, score in known if cost <= low), default=guessed)
+        while cheaper and cheaper[-1][0] <= low:
+            best = max(best, cheaper.pop()[1])
         length = math.log(high / max(low, 1.0))
-        gain += length * _expected_improvement(mean, deviation, max(best, guessed))
+        gain += length * _expected_improvement(mean, deviation, best)
     return gain
 
 

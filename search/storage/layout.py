@@ -35,6 +35,9 @@ def study_kind(folder: Path) -> StudyKind | None:
     return None
 
 
+SUMMARY_FILE = "summary.jsonl"
+"""How the search stands by its events, up to one of them; see search.tracking.search_summary."""
+
 SPOOL_FILE = "mlflow.spool"
 """Records that MLflow could not be given yet."""
 

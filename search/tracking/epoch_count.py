@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class EpochCount:
     """Counts the epochs of all jobs, and tells the time left by the pace of this process.
@@ -17,6 +20,22 @@ class EpochCount:
 
         self._begun = 0.0
         self._new = self._expected = 0
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "steps": {key: list(steps) for key, steps in self._steps.items()},
+            "pace": [self._begun, self._new, self._expected],
+        }
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> EpochCount:
+        """The inverse of `to_mapping`."""
+        count = cls()
+        for key, (step, num_steps) in content["steps"].items():
+            count._set(key, step, num_steps)
+        count._begun, count._new, count._expected = content["pace"]
+        return count
 
     def begin(self, now: float) -> None:
         """A process has begun, or continued, the study just now."""

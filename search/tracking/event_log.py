@@ -15,6 +15,7 @@ from pruning.errors import EspalierError
 from search.storage.layout import EVENTS_FILE, StudyKind
 from search.system.exit_status import may_pass
 from search.tracking.search_state import Event
+from search.tracking.search_summary import SummarisedEvents
 from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,
@@ -47,6 +48,8 @@ class EventLog(Observer):
     def __enter__(self) -> Self:
         self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self._log = AppendLog(self._descriptor)
+        self._summary = SummarisedEvents(self._file.parent)
+        self._summary.catch_up()
         preflight = self._context.preflight
         self._say(
             "launched",
@@ -64,6 +67,8 @@ class EventLog(Observer):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._say_how_it_ends(error)
+            with suppress(OSError):  # of a full disk: the events have it all
+                self._summary.write()
         finally:
             os.close(self._descriptor)
             self._log = None
@@ -98,7 +103,9 @@ class EventLog(Observer):
 
     def _say(self, event: str, **content: Any) -> None:
         assert self._log is not None
-        self._log.append({"event": event, "time_ms": time.time_ns() // 1_000_000, **content})
+        told = {"event": event, "time_ms": time.time_ns() // 1_000_000, **content}
+        self._summary.take(told, self._log.append(told))
+        self._summary.write_now_and_then()
 
 
 class Replay:

@@ -38,6 +38,7 @@ class MlflowRecord(Observer):
         self._score = runs.study.score
         self._volume = Hypervolume(runs.study.reference, self._score)
         self._networks: set[str] = set()
+        self._times: dict[str, int | None] = {}  # by the path of an outcome
 
     def started(self, job: Job) -> None:
         if isinstance(job, FromScratchJob):
@@ -63,17 +64,16 @@ class MlflowRecord(Observer):
 
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         if isinstance(job, TrialJob):
-            key, first = _run_key(job), outcomes[0]
+            key, first, curves = _run_key(job), outcomes[0], list(map(self._curve, outcomes))
             metrics = {**self._metrics(first), **self._details(first)}
             self._runs.log(metrics, key, time_ms=self._time(first))
             self._runs.tag(key, _tags(first))
             self._runs.end(key)
-            for outcome in outcomes:
+            for outcome, curve in zip(outcomes, curves, strict=True):
                 params: dict[str, str | float] = {schema.PARAM_ALPHA: outcome.alpha}
                 if outcome.target:
                     params[schema.PARAM_TARGET] = outcome.target
                 self._open_architecture(outcome.key, outcome.origin, params)
-                curve = stored_curve(self._directory / outcome.path)
                 self._log_epochs(architecture_key(outcome.key), curve)
         for outcome in outcomes:
             self._measured(architecture_key(outcome.key), outcome)
@@ -99,9 +99,15 @@ class MlflowRecord(Observer):
         self._runs.end(key)
 
     def _time(self, outcome: Outcome) -> int | None:
-        """When its last epoch ended."""
+        """When its last epoch ended; its curve is read for that if it was not before."""
+        if outcome.path not in self._times:
+            self._curve(outcome)
+        return self._times[outcome.path]
+
+    def _curve(self, outcome: Outcome) -> list[EpochRecord]:
         curve = stored_curve(self._directory / outcome.path)
-        return curve[-1].time_ms if curve else None
+        self._times[outcome.path] = curve[-1].time_ms if curve else None
+        return curve
 
     def _log_hypervolume(self, outcome: Outcome) -> None:
         """Of all smaller networks so far, where the score allows it; a step is a network."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from mlflow_server.append_log import open_file, whole_lines
 from search.results.wall_time import WallTime
 from search.tasks.score import ACCURACY, Direction, Score
 from search.tracking.epoch_count import EpochCount
-from search.trials.pareto import Hypervolume, Reference, best, without_base
+from search.trials.pareto import Front, Hypervolume, Reference, best
 
 Event = Mapping[str, Any]
 """One line: `event` says what happened, `time_ms` when, since 1970; the rest depends on it."""
@@ -190,6 +191,26 @@ class EventFile:
             self.offset, self.num_damaged = 0, 0
         return is_another
 
+    def head(self) -> str:
+        """By which the file is told from another, with `resume`."""
+        try:
+            with open_file(self.path) as stream:
+                return stream.read(_HEAD_BYTES).decode("latin-1")
+        except OSError:
+            return ""
+
+    def resume(self, offset: int, num_damaged: int, head: str) -> None:
+        """Go on where another reader of this very file was; ValueError if it is another file."""
+        size = self.path.stat().st_size if self.path.exists() else -1
+        if size < offset or not self.head().startswith(head):
+            raise ValueError(f"{self.path} is another file, or was cut short")
+        self._head, self.offset, self.num_damaged = head.encode("latin-1"), offset, num_damaged
+
+    def is_at_end(self) -> bool:
+        """Whether there is nothing behind the offset; OSError where the file cannot be read."""
+        with open_file(self.path) as stream:
+            return os.fstat(stream.fileno()).st_size == self.offset
+
     def read(self) -> Iterator[Event]:
         """The events behind the offset, which moves along."""
         for _, line in self.lines():
@@ -220,8 +241,9 @@ class NetworkSummary:
 
 @dataclass
 class _Work:
-    """One job that is under way, or was."""
+    """One job that is under way, or was; order: of its beginning."""
 
+    order: int
     is_trial: bool
     state: str = "running"
     stage: str = "starting"
@@ -231,7 +253,7 @@ class _Work:
 
 @dataclass
 class SearchState:
-    """Everything the events told so far."""
+    """Everything the events told so far, in counts that each of them keeps up to date."""
 
     kind: str = "search"
     num_trials: int = 0
@@ -240,11 +262,18 @@ class SearchState:
     end: Event | None = None
     networks: dict[str, NetworkSummary] = field(default_factory=dict)
     _work: dict[str, _Work] = field(default_factory=dict)
+    _running: dict[str, _Work] = field(default_factory=dict)
+    _trials: Counter[str] = field(default_factory=Counter)
+    _images: int = 0
     _launched_ms: int = 0
     _spent_ms: int = 0
     _now_ms: int = 0
     _epochs: EpochCount = field(default_factory=EpochCount)
+    _reference: Mapping[str, float] | None = None
     _volume: Hypervolume = field(default_factory=lambda: Hypervolume(None, ACCURACY))
+    _front: Front[NetworkSummary] = field(default_factory=lambda: Front(ACCURACY))
+    _best: NetworkSummary | None = None
+    _base: NetworkSummary | None = None
     _wall: WallTime = field(default_factory=WallTime)
 
     def take(self, event: Event) -> None:
@@ -263,8 +292,7 @@ class SearchState:
             case "expected":
                 self._epochs.expect(event["epochs"])
             case "started":
-                self._work.setdefault(event["key"], _Work("proposal" in event["job"]))
-                self._of(event).state = "running"
+                self._enter(event["key"], "running", is_trial="proposal" in event["job"])
             case "epochs":
                 self._count(event)
             case "scored":
@@ -272,11 +300,65 @@ class SearchState:
             case "finished":
                 self._finish(event)
             case "ended":
-                self._of(event).state = event["state"]
+                self._enter(event["key"], event["state"])
                 self._epochs.settle(event["key"], is_finished=False)
 
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able: everything that events to come may change."""
+        return {
+            "kind": self.kind,
+            "num_trials": self.num_trials,
+            "score": self.score.to_mapping(),
+            "lines": self.lines,
+            "end": self.end,
+            "networks": [list(vars(network).values()) for network in self.networks.values()],
+            "work": {key: list(vars(work).values())[1:] for key, work in self._work.items()},
+            "times": [self._launched_ms, self._spent_ms, self._now_ms],
+            "epochs": self._epochs.to_mapping(),
+            "reference": self._reference,
+        }
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> SearchState:
+        """The inverse of `to_mapping`; LookupError, TypeError or ValueError if it is none."""
+        networks = [NetworkSummary(*values) for values in content["networks"]]
+        state = cls(
+            content["kind"],
+            content["num_trials"],
+            Score.from_mapping(content["score"]),
+            content["lines"],
+            content["end"],
+            {network.key: network for network in networks},
+            _epochs=EpochCount.from_mapping(content["epochs"]),
+            _reference=content["reference"],
+        )
+        state._launched_ms, state._spent_ms, state._now_ms = content["times"]
+        for order, (key, values) in enumerate(content["work"].items()):
+            work = state._work[key] = _Work(order, *values)
+            state._trials[work.state] += work.is_trial
+            state._images += work.images
+            if work.state == "running":
+                state._running[key] = work
+        state._compare_all()
+        return state
+
     def _of(self, event: Event) -> _Work:
-        return self._work.setdefault(event["key"], _Work(is_trial=False))
+        key = event["key"]
+        return self._work[key] if key in self._work else self._enter(key, "running")
+
+    def _enter(self, key: str, state: str, *, is_trial: bool = False) -> _Work:
+        """Let a job be in this state; is_trial: of one that is new."""
+        is_new = key not in self._work
+        work = self._work.setdefault(key, _Work(len(self._work), is_trial))
+        if work.is_trial:
+            self._trials[work.state] -= not is_new
+            self._trials[state] += 1
+        work.state = state
+        if state == "running":
+            self._running[key] = work
+        else:
+            self._running.pop(key, None)
+        return work
 
     def _launch(self, event: Event) -> None:
         self.end = None
@@ -284,17 +366,30 @@ class SearchState:
         self.num_trials = event["trials"]
         self.kind, self._launched_ms = event.get("kind", "search"), self._now_ms
         self.score = Score.from_mapping(event.get("score"))
-        self._measure_volume(event.get("reference"))
+        self._reference = event.get("reference")
+        self._compare_all()
         self._epochs.begin(self._now_ms / 1000)
-        for work in self._work.values():
-            if work.state == "running":
-                work.state = "waiting"
+        for key in list(self._running):
+            self._enter(key, "waiting")
 
-    def _measure_volume(self, reference: Mapping[str, float] | None) -> None:
-        """From this far corner, of the networks that are known."""
-        self._volume = Hypervolume(Reference(**reference) if reference else None, self.score)
-        for network in without_base(self.networks.values()):
+    def _compare_all(self) -> None:
+        """Hold the networks that are known against each other anew."""
+        corner = Reference(**self._reference) if self._reference else None
+        self._volume, self._front = Hypervolume(corner, self.score), Front(self.score)
+        self._best = self._base = None
+        for network in self.networks.values():
+            self._compare(network)
+
+    def _compare(self, network: NetworkSummary) -> None:
+        is_base = network.origin == "base"
+        if is_base:
+            self._base = self._base or network
+        else:
             self._volume.add(network)
+            self._front.add(network)
+        if not is_base or self.kind == "correlation":
+            rivals = [network] if self._best is None else [self._best, network]
+            self._best = best(rivals, self.score)
 
     def _count(self, event: Event) -> None:
         work, records = self._of(event), event["records"]
@@ -302,17 +397,27 @@ class SearchState:
         is_replay = len(records) > 1
         self._epochs.count(event["key"], record["step"], record["num_steps"], is_replay=is_replay)
         work.stage, work.validation_score = record["stage"], record["validation_score"]
-        work.images = max(work.images, record.get("images", 0))
+        new = max(0, record.get("images", 0) - work.images)
+        work.images += new
+        self._images += new
 
     def _finish(self, event: Event) -> None:
-        self._of(event).state = "finished"
+        self._enter(event["key"], "finished")
         self._epochs.settle(event["key"], is_finished=True)
         for outcome in event["outcomes"]:
             names = ("key", "origin", "flops", "params", "validation_score")
             network = NetworkSummary(**{name: outcome[name] for name in names})
-            self.networks[outcome["key"]] = network
-            if network.origin != "base":
-                self._volume.add(network)
+            before = self.networks.get(network.key)
+            self.networks[network.key] = network
+            if before is None:
+                self._compare(network)
+            elif before != network:
+                self._compare_all()
+
+    @property
+    def front(self) -> tuple[NetworkSummary, ...]:
+        """The smaller networks that no other one dominates, by rising FLOPs."""
+        return self._front.points
 
     @property
     def num_epochs(self) -> int:
@@ -328,22 +433,17 @@ class SearchState:
         """JSON-able, for people who wait: see the service's description of `Progress`."""
         trials = {"planned": self.num_trials, "finished": 0, "running": 0, "waiting": 0}
         trials |= {"failed": 0, "stopped early": 0, "infeasible": 0}
-        for work in self._work.values():
-            if work.is_trial:
-                trials[work.state] += 1
-        networks = list(self.networks.values())
-        base = next((f for f in networks if f.origin == "base"), None)
-        rivals = networks if self.kind == "correlation" else without_base(networks)
-        leading = best(rivals, self.score)
+        trials |= {state: self._trials[state] for state in trials if state != "planned"}
+        running = sorted(self._running.items(), key=lambda pair: pair[1].order)
         return {
             "trials": trials,
             "networks": len(self.networks),
             "epochs": self.num_epochs,
             "expected_epochs": self.num_epochs + (0 if self.end else self._epochs.remaining),
-            "best": None if leading is None else vars(leading),
-            "base": None if base is None else vars(base),
+            "best": None if self._best is None else vars(self._best),
+            "base": None if self._base is None else vars(self._base),
             "hypervolume": self._volume.value,
-            "images": sum(work.images for work in self._work.values()),
+            "images": self._images,
             "seconds_spent": (self._spent_ms + self._now_ms - self._launched_ms) / 1000,
             "seconds_left": self.seconds_left,
             "wall_seconds": self._wall.seconds,
@@ -355,7 +455,6 @@ class SearchState:
                     "num_steps": self._epochs.steps(key)[1],
                     "validation_score": work.validation_score,
                 }
-                for key, work in self._work.items()
-                if work.state == "running"
+                for key, work in running
             ],
         }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -56,7 +57,8 @@ class Progress(Observer):
         self._epochs = EpochCount()
         self.begun(score)
         self._rows: dict[str, _Row] = {}
-        self._live: Live | None = None
+        self._best: Outcome | None = None
+        self._num_done = 0
 
     @contextmanager
     def showing(self) -> Iterator[None]:
@@ -64,13 +66,11 @@ class Progress(Observer):
         if not self._console.is_terminal:
             yield
             return
-        live = Live(self._render(), console=self._console, refresh_per_second=4, transient=True)
+        live = Live(
+            get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
+        )
         with live:
-            self._live = live
-            try:
-                yield
-            finally:
-                self._live = None
+            yield
 
     def begun(self, score: Score) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
@@ -105,7 +105,10 @@ class Progress(Observer):
     def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         row, outcome = self._rows.setdefault(job.key, _Row(job)), outcomes[0]
         self._epochs.settle(job.key, is_finished=True)
+        self._num_done += row.outcome is None
         row.state, row.outcome = "done", outcome
+        rivals = without_base([*filter(None, [self._best]), outcome])
+        self._best = best(rivals, self._score)
         row.value, score = outcome.validation_score, self._score
         pruned = outcome.details.get("score_after_pruning")
         before = outcome.details.get("score_before_pruning")
@@ -142,8 +145,7 @@ class Progress(Observer):
         self._line_at = now
         done, left, score = self._epochs.done, self._epochs.remaining, self._score
         value = "" if row.value is None else f", validation {score.name} {score.text(row.value, 1)}"
-        outcomes = [r.outcome for r in self._rows.values() if r.outcome]
-        leading = best(without_base(outcomes), score)
+        leading = self._best
         parts = [
             f"{done:,} of {done + left:,} epochs",
             f"{_title(row.job)}: {row.state}{value}",
@@ -153,15 +155,14 @@ class Progress(Observer):
         self._changed("; ".join(part for part in parts if part))
 
     def _changed(self, line: str | None) -> None:
-        if self._live is not None:
-            self._live.update(self._render())
-        elif line is not None and not self._console.is_terminal:
+        if line is not None and not self._console.is_terminal:
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> RenderableType:
         numbers = (f"validation\n{self._score.name}", "FLOPs")
         table = text_table("job", "what", "stage", "progress", *numbers, numbers=numbers)
-        for row in list(self._rows.values())[-_SHOWN_ROWS:]:
+        shown = list(islice(reversed(self._rows.values()), _SHOWN_ROWS))
+        for row in reversed(shown):
             step, num_steps = self._epochs.steps(row.job.key)
             table.add_row(
                 _title(row.job),
@@ -171,8 +172,7 @@ class Progress(Observer):
                 "" if row.value is None else self._score.text(row.value, 1),
                 "" if row.outcome is None else format_count(row.outcome.flops),
             )
-        done = sum(row.outcome is not None for row in self._rows.values())
-        footer = Text(f"\n{done} done   {self._time_left}", style="dim")
+        footer = Text(f"\n{self._num_done} done   {self._time_left}", style="dim")
         return Group(table, footer)
 
 

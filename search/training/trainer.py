@@ -371,7 +371,7 @@ class Trainer(EpochLoop):
         task = self._task
         if has_own(task, "training_step") and not isinstance(task, Distillation):
             return f"{type(task).__name__} has a training step of its own"
-        return "" if self._ranks is ALONE else "several processes take each step together"
+        return "" if self._ranks.size == 1 else "several processes take each step together"
 
 
 def train(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from search.tasks.score import Score
 
@@ -56,6 +56,36 @@ def front(points: Sequence[P], score: Score) -> list[P]:
         if not result or key(point.validation_score) > key(result[-1].validation_score):
             result.append(point)
     return result
+
+
+class Front(Generic[P]):
+    """The `front` of the points that were added so far, kept up to date by each.
+
+    In time by how many are on it, not by how many there were.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self._key = score.key
+        self._flops: list[float] = []
+        self._points: list[P] = []
+
+    @property
+    def points(self) -> tuple[P, ...]:
+        """By rising FLOPs."""
+        return tuple(self._points)
+
+    def add(self, point: P) -> None:
+        """Let a point count; of equal ones the first stays."""
+        worth = self._key(point.validation_score)
+        behind = bisect_right(self._flops, point.flops)
+        if behind and self._key(self._points[behind - 1].validation_score) >= worth:
+            return
+        place = bisect_left(self._flops, point.flops)
+        end = place
+        while end < len(self._points) and self._key(self._points[end].validation_score) <= worth:
+            end += 1
+        self._points[place:end] = [point]
+        self._flops[place:end] = [point.flops]
 
 
 def best(points: Sequence[P], score: Score) -> P | None:

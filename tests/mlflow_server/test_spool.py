@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_server import TrackingError, schema
+from mlflow_server import spool as spool_module
 from mlflow_server.runs import EndRun, Entry, LogFile, LogMetrics, OpenRun, SetTags
 from mlflow_server.spool import Spool
 
@@ -190,3 +191,34 @@ def test_sync_needs_no_file(path):
     spool.sync()
     spool.mark(1)
     assert not os.path.exists(path)
+
+
+def test_what_is_done_with_is_dropped_while_in_use(path, monkeypatch):
+    """The file stays as small as what waits; offsets that were given stay valid, marks too."""
+    monkeypatch.setattr(spool_module, "_COMPACT_BYTES", 4000)
+    spool = Spool(path)
+    ends: list[int] = []
+    sizes = []
+    for step in range(1000):
+        ends.append(spool.append(point(step)))
+        if step >= 10 and step % 3 == 0:
+            spool.mark(ends[step - 10])
+        sizes.append(path.stat().st_size)
+    assert max(sizes[500:]) <= max(sizes[:500]) < 10_000
+    with pytest.raises(TrackingError, match="in use"):
+        Spool(path)
+    spool.close(is_empty=False)
+    assert left(path) == [point(step) for step in range(990, 1000)]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_long_outage_rewrites_nothing(path, monkeypatch):
+    """What waits is never copied for the little that is done with."""
+    monkeypatch.setattr(spool_module, "_COMPACT_BYTES", 100)
+    spool = Spool(path)
+    ends = [spool.append(point(step)) for step in range(200)]
+    before = path.stat().st_ino
+    spool.mark(ends[20])
+    assert path.stat().st_ino == before
+    spool.close(is_empty=False)
+    assert left(path) == [point(step) for step in range(21, 200)]

@@ -10,7 +10,9 @@ from weakref import WeakValueDictionary
 
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.access.tokens import Tokens
+from search.service.api.event_blocks import EventBlocks
 from search.service.api.response_cache import ResponseCache
+from search.service.api.trial_state import TrialStates
 from search.service.database.architectures import Architectures
 from search.service.database.idempotency import IdempotencyKey
 from search.service.database.search_queue import SearchQueue
@@ -54,6 +56,7 @@ class Components:
     def __post_init__(self) -> None:
         self.searches, self.queue = Searches(self.database), SearchQueue(self.database)
         self.architectures = Architectures(self.database)
+        self.event_blocks, self.trials = EventBlocks(self.runs), TrialStates(self.runs)
 
     @property
     def mlflow_url(self) -> str:

@@ -19,7 +19,6 @@ from search.service.queue.result_rows import architecture_rows, finished_rows, n
 from search.storage.atomic_files import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, SPOOL_FILE
 from search.tracking.search_state import Event
-from search.trials.pareto import front, without_base
 
 MAX_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""
@@ -169,9 +168,7 @@ class Supervisor:
         rows = architecture_rows(row.id, events)
         if rows:
             self._architectures.put(row.id, rows)
-            state = followed.search_state
-            on_front = front(without_base(state.networks.values()), state.score)
-            front_keys = {network.key for network in on_front}
+            front_keys = {network.key for network in followed.search_state.front}
             marked = followed.front_keys - {new.key for new in rows}
             joined, left = sorted(front_keys - marked), sorted(marked - front_keys)
             self._architectures.mark_front(row.id, joined, left)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pruning.tracer.meta_kernels import MetaKernels
 
@@ -63,6 +64,41 @@ def test_what_works_in_place_returns_its_argument() -> None:
         assert kernels(aten.add_.Tensor, (x, y), {}) is x
         kernels(aten.squeeze_.default, (z := meta(1, 3),), {})
         assert z.shape == (3,)
+
+
+class Kernels(TorchDispatchMode):
+    """Notes which kernels are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run: list[Any] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.run.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_known_of_one_width_takes_no_kernel_at_another(*, training: bool) -> None:
+    """Such kernels are Python, and take most of a trace's time."""
+    kernels = MetaKernels()
+
+    def calls(width: int) -> list[tuple[Any, tuple[Any, ...]]]:
+        x, channels = meta(2, width, 4, 4), [meta(width) for _ in range(4)]
+        return [
+            (aten.hardtanh_.default, (x, 0.0, 6.0)),
+            (aten.native_batch_norm.default, (x, *channels, training, 0.1, 1e-5)),
+        ]
+
+    for func, args in calls(3):
+        kernels(func, args, {})
+    for func, args in calls(5):
+        with Kernels() as seen:
+            result = kernels(func, args, {})
+        assert func not in seen.run
+        assert described(result) == described(func(*args))
 
 
 def test_a_refused_call_is_refused_again() -> None:

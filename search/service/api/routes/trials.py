@@ -10,13 +10,12 @@ from fastapi.responses import PlainTextResponse, Response
 
 from search.service.api.components import Components
 from search.service.api.dependencies import InComponents, PageLimit, PageOffset, Reader, SearchId
-from search.service.api.trial_state import TrialState, trial_states
+from search.service.api.trial_state import TrialsOfSearch
 from search.service.database.tables import FINAL_STATES
 from search.service.problem_details import ProblemError, documented
 from search.service.schemas import TrialDetails, TrialPage, paging
-from search.storage.layout import EVENTS_FILE, LOG_FILE
+from search.storage.layout import LOG_FILE
 from search.tracking.process_log import read_log
-from search.tracking.search_state import EventFile
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -35,7 +34,8 @@ async def trials(
     """Every trial as it stands, in the order of their beginning."""
 
     def page() -> object:
-        states = _trial_states(components, search_id)
+        trials = _trials(components, search_id)
+        states = [] if trials is None else trials.all
         items = [state.summary() for state in states[offset : offset + limit]]
         return {"items": items, **paging(offset, len(items), len(states))}
 
@@ -58,22 +58,19 @@ async def trial(
     """One trial: its settings, its epochs, and why it ended."""
 
     def details() -> object:
-        for state in _trial_states(components, search_id):
-            if (state.number, state.repeat) == (number, repeat):
-                return state.details()
+        trials = _trials(components, search_id)
+        for state in [] if trials is None else trials.all:
+            if trials is not None and (state.number, state.repeat) == (number, repeat):
+                return trials.details(state)
         raise ProblemError(404, f"{search_id} has begun no trial {number}")
 
     request, version = ("trial", search_id, number, repeat), components.database.version(search_id)
     return await components.response_cache.respond(request, version, details)
 
 
-def _trial_states(components: Components, search_id: str) -> list[TrialState]:
+def _trials(components: Components, search_id: str) -> TrialsOfSearch | None:
     components.searches.get(search_id)
-    try:
-        file = components.runs.file(search_id, EVENTS_FILE)
-    except ProblemError:  # it has not begun
-        return []
-    return trial_states(EventFile(file).read())
+    return components.trials.of(search_id)
 
 
 @router.get(
