@@ -25,6 +25,9 @@ class LazyModule:
     def __init__(self, name: str) -> None:
         self.__name__ = name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyModule, (self.__name__,)  # without a name it would look for one for ever
+
     def __getattr__(self, attribute: str) -> Any:
         return getattr(importlib.import_module(self.__name__), attribute)
 

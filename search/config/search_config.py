@@ -189,7 +189,7 @@ class SearchConfig:
     )
     seed: int = option(0, "seed of data splits, weights, batches and proposals", ge=0, lt=2**32)
     concurrency: int | None = option(
-        None, "trials at once; by default one per CPU core, or one on a GPU", ge=1
+        None, "trials at once; by default one on every GPU, or per CPU core", ge=1
     )
     device: Device = option("auto", "auto, cpu or cuda")
     name: str = option("", "name of the search; by default made of model, data and budget")

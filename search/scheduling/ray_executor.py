@@ -1,4 +1,4 @@
-"""Ray Tune schedules jobs: the only file that imports Ray.
+"""Ray Tune schedules jobs: the only file that imports Ray, but for the processes of a job.
 
 One adapter hands out jobs, one trainable performs them, one callback passes on what they
 report; both stages of a search use them. Ray keeps no state worth having: what was finished is
@@ -19,7 +19,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from search.scheduling.ray_environment import (
@@ -39,6 +38,7 @@ from ray.tune.search import Searcher
 
 from pruning.errors import ConfigError, DiskFullError, LostProcessError
 from search.data.data import Data
+from search.scheduling.ray_processes import Shared, in_processes, require_sendable
 from search.scheduling.share import Share
 from search.system.accelerator_faults import poisoning
 from search.system.background_calls import BackgroundCalls
@@ -90,12 +90,15 @@ def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
         if context.config.resources.ray_address:
             share = Share.on_cluster(context.config, context.device, ray.nodes())
         references = [ray.put(context.sent()), ray.put(data.sent())]
-        shared = _Shared(references, share.cpus, share.gpus)
+        threads = max(1, share.cpus // share.num_processes)
+        shared = Shared(references, threads, share.gpus, share.num_processes)
 
         def perform_all(source: JobSource, observer: Observer) -> None:
             observer.at_once(share.num_workers)
             _run(source, observer, context, shared, share)
 
+        if share.num_processes > 1:
+            require_sendable(context)
         yield perform_all
 
 
@@ -172,22 +175,13 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What workers fetch from Ray's store, the context and the data, and what each may use."""
-
-    references: list[Any]
-    threads: int
-    gpus: float
-
-
 def _run(
-    source: JobSource, observer: Observer, context: JobContext, shared: _Shared, share: Share
+    source: JobSource, observer: Observer, context: JobContext, shared: Shared, share: Share
 ) -> None:
     if source.is_over:
         return
-    resources = {"cpu": float(share.cpus), "gpu": share.gpus}
-    trainable = tune.with_resources(tune.with_parameters(_perform, shared=shared), resources)
+    trainable = tune.with_parameters(_perform, shared=shared)
+    trainable = tune.with_resources(trainable, _resources(share))
     searcher = _JobSearcher(source, observer, context)
     tuner = tune.Tuner(
         trainable,
@@ -211,7 +205,7 @@ def _run(
         raise DiskFullError(searcher.disk_full)
 
 
-def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
+def _perform(config: dict[str, Any], *, shared: Shared) -> None:
     """Runs in a worker: one job, from its description to its outcomes."""
     torch.set_num_threads(shared.threads)
     context, data = ray.get(shared.references[0]), _data(shared.references[1])
@@ -229,7 +223,8 @@ def _perform(config: dict[str, Any], *, shared: _Shared) -> None:
 
     try:
         try:
-            with watchdog.watching(), memory_limited(context.config.resources.memory_gb):
+            memory = memory_limited(context.config.resources.memory_gb)
+            with watchdog.watching(), memory, in_processes(context, shared, attempts) as context:
                 outcomes = perform(job, context, data, report)
         finally:
             reports.flush()
@@ -255,6 +250,14 @@ def _report(calls: Sequence[Sequence[EpochRecord]]) -> None:
     """What several calls of a job's report were given, as one report of Tune."""
     content = [[dataclasses.asdict(record) for record in records] for records in calls]
     tune.report({_EPOCHS: json.dumps(content)})  # Tune flattens mappings
+
+
+def _resources(share: Share) -> Any:
+    """What Tune is to set aside for a job: for each of several processes a bundle of one node."""
+    if share.num_processes == 1:
+        return {"cpu": float(share.cpus), "gpu": share.gpus}
+    bundle = {"CPU": share.cpus / share.num_processes, "GPU": 1.0}
+    return tune.PlacementGroupFactory([bundle] * share.num_processes, strategy="STRICT_PACK")
 
 
 class _Watchdog:

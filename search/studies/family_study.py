@@ -44,6 +44,7 @@ from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tasks.score import Score
 from search.tracking.mlflow_runs import StudyRun
+from search.training.data_parallel import check_several_gpus
 from search.training.distillation import check_teacher
 from search.training.trainer import check_recipe
 from search.trials.job_context import JobContext
@@ -134,6 +135,7 @@ class _Family(Study[FamilyStudy]):
         check_resources(config.as_search(), device)
         _check_data(config, subject, data)
         check_recipe(config.training, data, task)
+        check_several_gpus(config.as_search(), data, task)
         if config.training.distill_from:
             check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
         for search in config.include:

@@ -30,6 +30,7 @@ from search.tasks.registry import name_in_settings
 from search.tasks.task import Task, require_task
 from search.tracking.mlflow_runs import StudyRun
 from search.tracking.model_registry import register_front, require_registrable
+from search.training.data_parallel import check_several_gpus
 from search.training.distillation import check_teacher
 from search.training.trainer import check_recipe
 from search.trials.iterative_training import check_iterative
@@ -161,6 +162,7 @@ def open_context(
     data = read_data(config.data, learned, config.seed, console, channels=channels)
     preflight = of_network(config.model, preflight_of, config, data.sample, learned)
     check_recipe(config.training, data, learned)
+    check_several_gpus(config, data, learned)
     check_iterative(config, preflight, data, learned)
     config, weights = with_weights(config, preflight)
     context = JobContext(config, preflight, device, own_task=task, weights=weights)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
+import torch
 from rich.console import Console
 
 from mlflow_server.runs import RunRecorder
@@ -21,6 +22,7 @@ from search.storage.layout import ARCHITECTURES_FOLDER, JOBS_FOLDER, SPENT_FILE,
 from search.studies.epoch_plan import EpochPlan
 from search.studies.setup import SettingsFile, close_recorder, run_recorder
 from search.system.exit_status import may_pass
+from search.system.machine import usable_cores
 from search.tracking.event_log import EventLog
 from search.tracking.mlflow_record import MlflowRecord
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
@@ -71,6 +73,8 @@ def run_study(study: Study[Result], console: Console) -> Result:
     Everything is checked before anything is trained or written: EspalierError says what is
     wrong. KeyboardInterrupt leaves what was finished in place; the same call continues.
     """
+    if torch.get_num_threads() > (cores := usable_cores()):
+        torch.set_num_threads(cores)  # it knows of no limits of control groups
     settings = study.settings
     settings.require_same()
     folder = settings.path.parent

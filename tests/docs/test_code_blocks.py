@@ -70,6 +70,9 @@ LONG = ("choosing-a-method", "budgets", "grids", "own-network")
 NOT_RUN = {"deployment.md", "release.md"}
 """Pages of Docker, Kubernetes and package indexes, which say themselves what was tried of them."""
 
+MACHINES = {"--ray-address", "--gpus-per-trial"}
+"""Flags of commands that are not run: they need more than a machine has."""
+
 ADDRESS = "http://127.0.0.1:8000"
 EXTRAS = re.compile(r"\[([\w,]+)\]")
 
@@ -163,7 +166,7 @@ def read_flags(words: list[str]) -> None:
 def run_command(words: list[str], patch: pytest.MonkeyPatch, place: str) -> None:
     """One command of a shell block."""
     program, *rest = words
-    if program == "espalier" and (rest[0] in FLAGS_ALONE or "--ray-address" in rest):
+    if program == "espalier" and (rest[0] in FLAGS_ALONE or MACHINES & set(rest)):
         read_flags(rest)
     elif program == "espalier":
         run_espalier(rest, place)

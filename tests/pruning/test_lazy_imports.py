@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def test_a_module_is_imported_when_it_is_used_and_no_other(modules: tuple[str, s
     assert first.answer == "lazy_first"
     assert sys.modules.keys() & set(modules) == {"lazy_first"}
     assert second.answer == "lazy_second"
+
+
+def test_a_stand_in_can_be_sent_to_another_process(modules: tuple[str, str]):
+    first, _ = lazy_modules(*modules)
+    sent = pickle.loads(pickle.dumps(first))
+    assert not sys.modules.keys() & set(modules)
+    assert sent.answer == "lazy_first"
 
 
 def test_what_is_changed_in_the_module_is_seen(

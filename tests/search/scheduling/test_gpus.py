@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 from samples import small_config, trial_job
 
 from search import models
@@ -64,6 +65,14 @@ class Observed(torch.nn.Module):
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
             if self.number == 2:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
+        elif kind == "broken":
+            if self.number == 0:  # an assertion of a kernel fails, with all that follows
+                torch.zeros(2, device="cuda")[torch.tensor([5], device="cuda")].sum().item()
+        elif kind == "parallel":
+            is_last = torch.distributed.is_initialized() and torch.distributed.get_rank() == 1
+            if self.number == 1 and is_last and step >= 8 and not (FOLDER / "died").exists():
+                (FOLDER / "died").touch()
+                os._exit(1)
         else:
             while kind == "together" and len(list(FOLDER.glob("*.jsonl"))) < 4:
                 time.sleep(0.05)
@@ -75,15 +84,20 @@ class Observed(torch.nn.Module):
 
 
 class Log(Observer):
-    """Remembers what came of jobs, by trial."""
+    """Remembers what came of jobs, by trial.
+
+    losses: by trial and epoch.
+    """
 
     def __init__(self) -> None:
         self.epochs_of: dict[int, list[int]] = {}
+        self.losses: dict[tuple[int, int], float] = {}
         self.outcomes: dict[int, tuple[Outcome, ...]] = {}
         self.endings: dict[int, Ending] = {}
 
     def epochs(self, job: Job, records: list[EpochRecord]) -> None:
         self.epochs_of.setdefault(job.number, []).extend(record.step for record in records)
+        self.losses |= {(job.number, record.step): record.train_loss for record in records}
 
     def finished(self, job: Job, outcomes: list[Outcome]) -> None:
         self.outcomes[job.number] = tuple(outcomes)
@@ -104,7 +118,7 @@ class Steps:
         return self.times[0] < other.times[-1] and other.times[0] < self.times[-1]
 
 
-Perform = Callable[[str, int, Share], tuple[Log, list[Steps]]]
+Perform = Callable[..., tuple[Log, list[Steps]]]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +131,9 @@ def performed(
     """Performs trials of a real Ray by the network above: of two epochs of three steps, and one."""
     (desk / "gpus.py").write_text(GPUS)
 
-    def perform(kind: str, count: int, share: Share) -> tuple[Log, list[Steps]]:
+    def perform(
+        kind: str, count: int, share: Share, device: str = "cpu"
+    ) -> tuple[Log, list[Steps]]:
         folder = tmp_path_factory.mktemp("gpus") / kind
         folder.mkdir()
         few = digits.few(96)
@@ -133,9 +149,10 @@ def performed(
         with at_desk(), pytest.MonkeyPatch.context() as patch:
             patch.setenv("ESPALIER_TEST_FOLDER", str(folder))
             builder = models.resolve(config.model, num_classes=10, in_channels=1)
-            context = JobContext(config, check(config, builder, few.sample), "cpu")
+            context = JobContext(config, check(config, builder, few.sample), device)
             with cluster(context, few, share) as perform_all:
                 perform_all(JobList(map(trial_job, range(count))), log)
+        assert log.outcomes, log.endings
         return log, [steps_of(folder / f"{number}.jsonl") for number in range(count)]
 
     return perform
@@ -186,3 +203,56 @@ def test_a_gpu_that_fails_ends_the_process_and_not_the_trials_after_it(performed
     assert "--batch-size" in log.endings[2].reason
     assert set(steps[2].processes) == set(steps[3].processes) == {after}
     assert after not in steps[0].processes
+
+
+def test_two_gpus_train_a_trial_as_one_does(performed: Perform) -> None:
+    """The second process of trial 1 dies in its second epoch; Ray begins both anew."""
+    alone, _ = performed("alone", 2, Share(1, 1, 0.0))
+    log, steps = performed("parallel", 2, Share(1, 2, 2.0))
+    assert log.endings == {}
+    for trial in steps:
+        assert set(trial.gpus) == {"0", "1"}
+        by_process = set(zip(trial.processes, trial.gpus, strict=True))
+        assert len(by_process) == len(set(trial.processes))
+    assert len(set(steps[0].processes)) == 2
+    assert len(set(steps[1].processes)) == 4
+    assert log.epochs_of[0] == alone.epochs_of[0]
+    assert log.epochs_of[1] == [1, *alone.epochs_of[1]]
+    assert log.losses == pytest.approx(alone.losses, rel=1e-3)
+    for number, outcomes in alone.outcomes.items():
+        found = log.outcomes[number]
+        assert [o.key for o in found] == [o.key for o in outcomes]
+        for one, other in zip(found, outcomes, strict=True):
+            assert one.images == other.images
+            assert one.validation_score == pytest.approx(other.validation_score, abs=0.05)
+
+
+# ---- on real ones
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_trials_share_a_real_gpu(performed: Perform) -> None:
+    log, steps = performed("together", 4, Share(4, 1, 0.25), "cuda")
+    assert set(log.outcomes) == {0, 1, 2, 3}
+    assert len({gpu for trial in steps for gpu in trial.gpus}) == 1
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_a_real_fault_ends_the_process_and_not_the_trials_after_it(performed: Perform) -> None:
+    log, steps = performed("broken", 2, Share(1, 1, 1.0), "cuda")
+    assert set(log.outcomes) == {1}
+    assert "device-side assert" in log.endings[0].reason
+    assert len(set(steps[0].processes)) == 3
+    assert not set(steps[0].processes) & set(steps[1].processes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_real_gpus_train_a_trial_as_one_does(performed: Perform) -> None:
+    alone, _ = performed("alone", 1, Share(1, 1, 1.0), "cuda")
+    log, _ = performed("parallel", 1, Share(1, 2, 2.0), "cuda")
+    assert log.losses == pytest.approx(alone.losses, rel=0.02)

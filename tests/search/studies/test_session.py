@@ -36,6 +36,19 @@ def statuses(memory: MemoryRecorder) -> set[str]:
     return {memory.read(key).status for key in memory.keys()}  # noqa: SIM118 - no mapping
 
 
+def test_no_more_threads_are_used_than_control_groups_leave_cores(
+    config: SearchConfig, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(session, "usable_cores", lambda: 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    threads: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setattr(session, "FolderLock", pytest.fail)
+    with pytest.raises(pytest.fail.Exception):
+        search.run(config)
+    assert threads == [2]
+
+
 # ---- repetitions
 
 
