@@ -1,4 +1,4 @@
 """Which work comes next and where it runs: Ray, the Optuna study, budgets of compute, families.
 
-May import `tracking` and what is below it. Only `ray_executor` imports Ray.
+May import `tracking` and what is below it. Only `ray_executor` and `ray_node` import Ray.
 """
