@@ -75,6 +75,14 @@ def _no_waiting_for_disks() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ray_begins_late() -> Iterator[pytest.MonkeyPatch]:
+    """No Ray is started ahead of its first job: most searches of tests have none for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.scheduling.own_ray.begin", lambda share: None)
+        yield patch
+
+
 @pytest.fixture(scope="session")
 def made_once(
     tmp_path_factory: pytest.TempPathFactory,

@@ -45,7 +45,7 @@ _AT_IMPORT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
-_MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+AUTH_MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 TOKEN_PLACES = f"in {_TOKEN}, in the file of {_TOKEN_PATH} and in ~/.ray/auth_token"
 """Where a cluster's token is looked for, in words."""
 
@@ -66,7 +66,7 @@ def missing_variables() -> dict[str, str]:
     """What Ray is to read while it is imported, where nobody has chosen otherwise."""
     wanted = dict(_AT_IMPORT)
     if cluster_token():  # without a mode Ray sends no token to an address that it is given
-        wanted[_MODE] = "token"
+        wanted[AUTH_MODE] = "token"
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
@@ -102,7 +102,7 @@ def give_own_token() -> None:
     It stays: Ray reads it once in the life of a process, and needs it to the end.
     """
     os.environ[_TOKEN] = _own_token()
-    os.environ.pop(_MODE, None)  # Ray turns authentication on by itself where no mode is set
+    os.environ.pop(AUTH_MODE, None)  # Ray turns authentication on by itself where no mode is set
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Ray Tune schedules jobs: the only file that imports Ray, but for the processes of a job.
+"""Ray Tune schedules jobs; beside this file ray_node.py and ray_processes.py alone import Ray.
 
 One adapter hands out jobs, one trainable performs them, one callback passes on what they
 report; both stages of a search use them. Ray keeps no state worth having: what was finished is
@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
+from search.scheduling import own_ray
 from search.scheduling.ray_environment import (
+    AUTH_MODE,
     TOKEN_PLACES,
-    give_own_token,
     joining_soon_or_never,
     missing_variables,
-    own_folder,
 )
 
 os.environ.update(missing_variables())
@@ -34,6 +34,7 @@ os.environ.update(missing_variables())
 import ray
 import torch
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.search import Searcher
 
 from pruning.errors import ConfigError, DiskFullError, LostProcessError
@@ -70,9 +71,6 @@ _REPORT_SECONDS = 1.0
 _WORKER_SECONDS = 60.0
 """Within which a worker starts on any machine that searches can be run on."""
 
-_STORE_BYTES = 1 << 27
-"""Of Ray's object store beside data and weights; Ray alone would reserve a third of the memory."""
-
 Perform = Callable[[JobSource, Observer], None]
 
 
@@ -104,30 +102,26 @@ def cluster(context: JobContext, data: Data, share: Share) -> Iterator[Perform]:
 
 @contextmanager
 def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
-    """The cluster at the address, or one of our own that ends with the block.
+    """This process in the cluster at the address, or in a Ray of its own.
 
     num_bytes: of what workers are to find in its store.
     """
     with ExitStack() as stack:
         if address:
-            settings: dict[str, Any] = {"address": address}
             stack.enter_context(joining_soon_or_never())
         else:
-            settings = {
-                "address": "local",  # or Ray would join any cluster that runs on this machine
-                "num_cpus": share.num_workers * share.cpus,
-                "num_gpus": share.all_gpus,
-                "include_dashboard": False,
-                "object_store_memory": _STORE_BYTES + num_bytes,
-                "_temp_dir": str(stack.enter_context(own_folder())),
-            }
-            give_own_token()
-            _forget_token()
-        stack.callback(ray.shutdown)  # also of one that has started in part
+            stack.enter_context(own_ray.one_ray())
+            own_address = own_ray.own_ray(share, num_bytes).address()
+            stack.enter_context(_at_loopback(own_address))
+            _show_own_token()
+        stack.callback(ray.shutdown)  # also of one that was joined in part
         with warnings.catch_warnings(), _sigterm_kept(), _told(address):
             warnings.simplefilter("ignore")
             ray.init(
-                **settings, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True
+                address=address or own_address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
             )
         logging.getLogger("ray").setLevel(logging.CRITICAL)
         yield
@@ -145,11 +139,27 @@ def start_on_trial() -> None:
         ray.get(ray.remote(lambda: None).remote(), timeout=_WORKER_SECONDS)
 
 
-def _forget_token() -> None:
-    """Let Ray read its token again, if another Ray was used in this process before."""
-    with suppress(ImportError, AttributeError):  # there is no public way
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # noqa: PLC0415
+@contextmanager
+def _at_loopback(address: str) -> Iterator[None]:
+    """Inside the block a loopback address is one, also if somebody imported Ray before us.
 
+    Ray would look for it at this machine's outward address, and wait for ever.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not address.startswith("127.")
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _show_own_token() -> None:
+    """Let Ray, which read them when it was imported, read the token and that it is to be shown."""
+    os.environ[AUTH_MODE] = "token"
+    with suppress(ImportError, AttributeError):  # there is no public way
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # noqa: PLC0415
+
+        Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
 
 
@@ -180,8 +190,10 @@ def _run(
 ) -> None:
     if source.is_over:
         return
+    # A Ray of one's own has a CPU for each worker, whatever that is to use.
+    cpus = share.cpus if context.config.resources.ray_address else 1
     trainable = tune.with_parameters(_perform, shared=shared)
-    trainable = tune.with_resources(trainable, _resources(share))
+    trainable = tune.with_resources(trainable, _resources(share, cpus))
     searcher = _JobSearcher(source, observer, context)
     tuner = tune.Tuner(
         trainable,
@@ -252,11 +264,11 @@ def _report(calls: Sequence[Sequence[EpochRecord]]) -> None:
     tune.report({_EPOCHS: json.dumps(content)})  # Tune flattens mappings
 
 
-def _resources(share: Share) -> Any:
+def _resources(share: Share, cpus: int) -> Any:
     """What Tune is to set aside for a job: for each of several processes a bundle of one node."""
     if share.num_processes == 1:
-        return {"cpu": float(share.cpus), "gpu": share.gpus}
-    bundle = {"CPU": share.cpus / share.num_processes, "GPU": 1.0}
+        return {"cpu": float(cpus), "gpu": share.gpus}
+    bundle = {"CPU": cpus / share.num_processes, "GPU": 1.0}
     return tune.PlacementGroupFactory([bundle] * share.num_processes, strategy="STRICT_PACK")
 
 

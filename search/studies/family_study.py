@@ -24,6 +24,7 @@ from search.data.data import Data, Sample
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
 from search.results.report import open_results
+from search.scheduling.own_ray import begin_ray
 from search.scheduling.share import check_resources
 from search.storage.atomic_files import write_durably
 from search.storage.layout import FAMILY_RESULTS, SETTINGS_FILES, StudyKind
@@ -127,6 +128,11 @@ class _Family(Study[FamilyStudy]):
             for job in from_scratch_jobs([rung], config.seeds)
         ]
         self._tuned: list[FamilyRun] = []
+
+    def begin_ray(self) -> None:
+        config = self._config
+        if not (config.directory / FAMILY_RESULTS).exists():
+            begin_ray(config.as_search(), chosen_device(config.device, config.resources))
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:  # noqa: ARG002
         config, subject, data = self._config, self._subject, self._data

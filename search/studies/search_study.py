@@ -17,8 +17,9 @@ from search.data.data import Data, Sample
 from search.models.weights import TrainedWeights
 from search.results.recommendation import Recommendation
 from search.results.report import Results
+from search.scheduling.own_ray import begin_ray
 from search.scheduling.share import check_resources
-from search.storage.layout import CONFIG_FILE, StudyKind
+from search.storage.layout import CONFIG_FILE, RESULTS_FILE, StudyKind
 from search.studies.dry_run import dry_run_of_search, try_out
 from search.studies.publishing import certified_results, publish
 from search.studies.search_stages import SearchStages, trial_space
@@ -96,6 +97,11 @@ class SearchStudy(Study[Results]):
         self._config, self.settings, self._task = config, settings_file(config), task
         self.num_trials = config.num_trials
         self.modules: tuple[str, ...] = ()
+
+    def begin_ray(self) -> None:
+        config = self._config
+        if not (config.directory / RESULTS_FILE).exists():  # there may be nothing left to do
+            begin_ray(config, chosen_device(config.device, config.resources))
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         with memory_limited(self._config.resources.memory_gb):

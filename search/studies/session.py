@@ -14,6 +14,7 @@ from mlflow_server.runs import RunRecorder
 from pruning.errors import ArchitectureError, EspalierError
 from search.data.data import Data
 from search.scheduling.compute_budget import ComputeBudget, RationedList
+from search.scheduling.own_ray import one_ray
 from search.scheduling.ray_executor import Perform, cluster
 from search.scheduling.share import Share
 from search.storage.atomic_files import disk_full_as_error
@@ -54,6 +55,9 @@ class Study(ABC, Generic[Result]):
     settings: SettingsFile
     num_trials: int = 0
 
+    def begin_ray(self) -> None:
+        """Have a Ray start while `prepare` is at work, where jobs will need one of this machine."""
+
     @abstractmethod
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         """What its jobs need, once everything was tried; EspalierError says what is wrong."""
@@ -80,6 +84,8 @@ def run_study(study: Study[Result], console: Console) -> Result:
     folder = settings.path.parent
     with FolderLock(folder, settings.kind) as lock, ExitStack() as stack:
         lock.acquire(only_if_there=True)
+        stack.enter_context(one_ray())
+        study.begin_ray()
         context, data = study.prepare(console)
         config = context.config
         recorder = run_recorder(config.runs, config.study_name, config.mlflow_url)
@@ -92,7 +98,12 @@ def run_study(study: Study[Result], console: Console) -> Result:
         finally:  # the record is delivered before the event log says how it ended
             stack.callback(close_recorder, recorder, console)
         session = Session(
-            study, context, data, console=console, recorder=recorder, event_log=event_log
+            study,
+            context,
+            data,
+            console=console,
+            recorder=recorder,
+            event_log=event_log,
         )
         with disk_full_as_error(folder):  # so that the event log hears of it
             return session.run(study)

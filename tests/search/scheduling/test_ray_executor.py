@@ -223,6 +223,18 @@ def test_a_job_whose_process_ends_again_and_again_has_failed(context: JobContext
     assert searcher.suggest("c3d4") == _JobSearcher.FINISHED
 
 
+def test_while_there_is_no_job_yet_tune_is_to_ask_again(context: JobContext):
+    class Waiting(Told):
+        is_over = False
+
+    source = Waiting([trial_job(4)])
+    searcher = _JobSearcher(source, Log(), context)
+    assert isinstance(searcher.suggest("a1b2"), dict)
+    assert searcher.suggest("c3d4") is None
+    source.is_over = True
+    assert searcher.suggest("c3d4") == _JobSearcher.FINISHED
+
+
 def test_a_full_disk_settles_nothing_and_nothing_more_is_handed_out(context: JobContext):
     source, log = Told([trial_job(4), trial_job(5)]), Log()
     searcher = _JobSearcher(source, log, context)

@@ -1,0 +1,49 @@
+"""The program that keeps a Ray: it starts one, prints where it is, and lives until its input ends.
+
+    python ray_node.py SETTINGS     # of ray.init, as JSON
+
+Printed is one line of JSON: `address`, or `error`, why there is none. It leads a process group
+in which all processes of that Ray are but its workers, and which it ends when its input ends, as it
+does when who started it is killed. Nothing but Ray is imported: nothing else has to be.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """See above."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Ray's own words are no answers
+    try:
+        answer = {"address": _started(json.loads(sys.argv[1]))}
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), file=answers, flush=True)
+    sys.stdin.read()
+    os.killpg(0, signal.SIGKILL)  # all of this Ray: by themselves some would stay for a minute
+
+
+def _started(settings: dict[str, Any]) -> str:
+    """Where the Ray is that was started so."""
+    import ray  # noqa: PLC0415 - whatever is wrong with it is told as an answer
+
+    context = ray.init(
+        address="local",  # or Ray would join any cluster that runs on this machine
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+        **settings,
+    )
+    return str(context.address_info["gcs_address"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A Ray of a process's own: kept beside it, begun ahead, shared, and gone with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from samples import quick_config
+
+from pruning.errors import DataError, LostProcessError
+from search.config.data_config import DataConfig
+from search.scheduling import own_ray
+from search.scheduling.ray_executor import _ray
+from search.scheduling.share import Share
+from search.studies.search_study import run
+
+ONE = Share(num_workers=1, cpus=1, gpus=0.0)
+
+KEPT = """
+import sys, time
+from search.scheduling import own_ray
+from search.scheduling.share import Share
+with own_ray.one_ray():
+    print(own_ray.own_ray(Share(1, 1, 0.0)).address(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[own_ray.OwnRay]:
+    """A Ray with one worker, that everything in this file shares."""
+    with own_ray.one_ray():
+        yield own_ray.own_ray(ONE)
+
+
+def test_workers_are_ready_before_they_have_anything_to_do_and_as_nice_as_we_are(
+    kept: own_ray.OwnRay,
+):
+    """At Ray's own niceness of 15 they starve beside any other program."""
+
+    def of_worker() -> tuple[int, list[str]]:
+        modules = [name for name in ("torch", "search.trials.trial") if name in sys.modules]
+        return os.nice(0), modules
+
+    with _ray("", ONE, 0):
+        niceness, modules = ray.get(ray.remote(of_worker).remote())
+    assert niceness == os.nice(0)
+    assert modules == ["torch", "search.trials.trial"]
+
+
+def test_one_serves_all_that_fits_it(kept: own_ray.OwnRay, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(own_ray, "_starting", lambda *_: pytest.fail("it was started anew"))
+    with own_ray.one_ray():
+        assert own_ray.own_ray(ONE, kept.store_bytes) is kept
+    assert own_ray.own_ray(ONE) is kept
+    assert not kept.fits(Share(2, 1, 0.0), 0)
+    assert not kept.fits(Share(1, 1, 1.0), 0)
+    assert not kept.fits(ONE, kept.store_bytes + 1)
+    monkeypatch.chdir(tmp_path)  # where relative paths would mean something else to its workers
+    assert not kept.fits(ONE, 0)
+
+
+def children_of(process: psutil.Process) -> list[psutil.Process]:
+    return process.children(recursive=True)
+
+
+@pytest.mark.parametrize("how", ["ended", "killed"])
+def test_nothing_of_it_outlives_the_process_that_has_it(how: str):
+    process = subprocess.Popen([sys.executable, "-c", KEPT], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("127.0.0.1:")
+    all_of_it = children_of(psutil.Process(process.pid))
+    assert len(all_of_it) > 3
+    process.kill() if how == "killed" else process.terminate()
+    process.wait()
+    _, alive = psutil.wait_procs(all_of_it, timeout=60)
+    assert alive == []
+
+
+def test_why_it_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(own_ray, "_STORE_BYTES", -(1 << 40))
+    with (
+        own_ray._starting(ONE, 1) as broken,
+        pytest.raises(LostProcessError, match="Ray does not start here: ") as caught,
+    ):
+        broken.address()
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It has begun to start when the data turns out to be bad, and is gone with the error."""
+    begun: list[int] = []
+
+    def begin(share: Share) -> None:
+        begun.append(share.num_workers)
+        own_ray.own_ray(share)
+
+    monkeypatch.setattr(own_ray, "begin", begin)
+    monkeypatch.setattr(own_ray.OwnRay, "address", lambda self: pytest.fail("it was waited for"))
+    before = set(children_of(psutil.Process()))
+    config = quick_config(tmp_path, data=DataConfig(source=f"csv:{tmp_path}/none.csv"))
+    with pytest.raises(DataError, match=r"none\.csv"):
+        run(config)
+    assert begun == [2]
+    _, alive = psutil.wait_procs(set(children_of(psutil.Process())) - before, timeout=60)
+    assert alive == []
+    assert [*tmp_path.iterdir()] == []
