@@ -59,7 +59,7 @@ import torch  # noqa: E402 - after what its users need
 import torchvision  # noqa: E402
 from authors_trainer import SHIFT, STRENGTH, AuthorsTrainer  # noqa: E402
 from torch import nn  # noqa: E402
-from training_step import BATCH, our_trainer, random_images  # noqa: E402
+from training_step import BATCH, noise_data, our_trainer, random_images  # noqa: E402
 
 import pruning  # noqa: E402
 from pruning.criteria import BatchNormScale  # noqa: E402
@@ -248,7 +248,7 @@ def rni_row(plan: Plan, folder: str | None) -> None:
         return
     data: Data
     if folder is None:
-        data = load(DataConfig(source="digits", limit_train=200), channels=3, seed=0)
+        data = noise_data(*random_images(2 * BATCH))
         make: Callable[[], nn.Module] = resnet20
     else:
         data, make = load(DataConfig(source=f"imagefolder:{folder}"), seed=0), vgg16
@@ -259,7 +259,7 @@ def rni_row(plan: Plan, folder: str | None) -> None:
     smaller = pruning.prune(pruning.fold(model), inputs, "channels=50%", criterion=BatchNormScale())
     tuned, num_tuned, more = trained(plan, smaller, data, None, share=1.0)
     score = Classification().measured(smaller, data.loader("test", device=device))
-    where = "CIFAR-10 (JPEG)" if folder else "digits"
+    where = "CIFAR-10 (JPEG)" if folder else "noise"
     print(
         f"On {where}, one seed: {num_epochs} epochs in {seconds:.0f} s, validation accuracy "
         f"{first:.4f}; half of the channels removed, {num_tuned} epochs of fine-tuning in "

@@ -62,8 +62,8 @@ def main() -> None:
         print(json.dumps(measure(options.measure, options.pairs, options.steps)))
         return
     print_heading()
-    for name in NETWORKS:
-        for processor in options.only:
+    for processor in options.only:
+        for name in NETWORKS:
             held = {"ONEDNN_MAX_CPU_ISA": PROCESSORS[processor]} if PROCESSORS[processor] else {}
             command = [sys.executable, __file__, "--measure", name]
             command += ["--pairs", str(options.pairs), "--steps", str(options.steps)]
@@ -80,12 +80,10 @@ def random_images(count: int) -> tuple[Tensor, Tensor]:
     return images, torch.randint(0, 10, (count,), generator=source)
 
 
-def our_trainer(
-    model: nn.Module, images: Tensor, labels: Tensor, device: torch.device, epochs: int
-) -> Trainer:
-    """The trainer of a search, with the penalty of RNI as a search has it."""
+def noise_data(images: Tensor, labels: Tensor) -> ImageData:
+    """Images to train on; two of them are measured and tested on."""
     few = ImageSplit(images[:2], labels[:2])
-    data = ImageData(
+    return ImageData(
         "noise",
         ImageSplit(images, labels),
         few,
@@ -95,6 +93,13 @@ def our_trainer(
         (0.25,) * 3,
         Augmentation(4, flip=True),
     )
+
+
+def our_trainer(
+    model: nn.Module, images: Tensor, labels: Tensor, device: torch.device, epochs: int
+) -> Trainer:
+    """The trainer of a search, with the penalty of RNI as a search has it."""
+    data = noise_data(images, labels)
     model = model.to(device, memory_format=data.memory_format)
     penalty = RNI(STRENGTH, SHIFT).on(model)
     return Trainer(

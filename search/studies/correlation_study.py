@@ -269,6 +269,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
     model, _ = fresh_base(subject.preflight, config.seed)
     if any(method(name).uses_sigmoid for name in subject.criteria):
         model = to_sigmoid_batchnorm(model, seed=config.seed)
+    model = model.to(memory_format=data.memory_format)
     epochs = config.training.epochs
     staged = StagedTraining(
         context.checkpoints(BASE.key),
