@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -191,20 +191,25 @@ class EventFile:
             self.offset, self.num_damaged = 0, 0
         return is_another
 
-    def head(self) -> str:
-        """By which the file is told from another, with `resume`."""
+    def marks(self) -> tuple[str, str]:
+        """The first bytes, and the last before the offset: `resume` knows the file by them."""
         try:
             with open_file(self.path) as stream:
-                return stream.read(_HEAD_BYTES).decode("latin-1")
+                head = stream.read(_HEAD_BYTES)
+                stream.seek(max(0, self.offset - _HEAD_BYTES))
+                tail = stream.read(min(self.offset, _HEAD_BYTES))
         except OSError:
-            return ""
+            return "", ""
+        return head.decode("latin-1"), tail.decode("latin-1")
 
-    def resume(self, offset: int, num_damaged: int, head: str) -> None:
+    def resume(self, offset: int, num_damaged: int, marks: Sequence[str]) -> None:
         """Go on where another reader of this very file was; ValueError if it is another file."""
-        size = self.path.stat().st_size if self.path.exists() else -1
-        if size < offset or not self.head().startswith(head):
+        before, self.offset = self.offset, offset
+        (head, tail), (old_head, old_tail) = self.marks(), marks
+        if not head.startswith(old_head) or not old_tail or tail != old_tail:
+            self.offset = before
             raise ValueError(f"{self.path} is another file, or was cut short")
-        self._head, self.offset, self.num_damaged = head.encode("latin-1"), offset, num_damaged
+        self._head, self.num_damaged = old_head.encode("latin-1"), num_damaged
 
     def is_at_end(self) -> bool:
         """Whether there is nothing behind the offset; OSError where the file cannot be read."""

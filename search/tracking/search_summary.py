@@ -51,7 +51,7 @@ class SummarisedEvents:
         try:
             self._stored = self._file.read_text(encoding="utf-8").splitlines()
             first = json.loads(self._stored[0])
-            self._events.resume(first["offset"], first["num_damaged"], first["head"])
+            self._events.resume(first["offset"], first["num_damaged"], first["marks"])
             self._first = first
         except (OSError, ValueError, LookupError, TypeError):
             self._stored = []
@@ -102,7 +102,7 @@ class SummarisedEvents:
         first = {
             "offset": self._events.offset,
             "num_damaged": self._events.num_damaged,
-            "head": self._events.head(),
+            "marks": self._events.marks(),
             "last": self.last,
             "progress": self.state.progress(),
             "score": self.state.score.to_mapping(),

@@ -304,7 +304,9 @@ def test_of_a_search_that_goes_on_the_newest_events_are_read(logged: Path, lines
     assert summary.last["event"] == "finished"
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "half", "of another file", "no state"])
+@pytest.mark.parametrize(
+    "damage", ["gone", "empty", "half", "of another file", "of another end", "no state"]
+)
 def test_without_a_summary_that_fits_all_events_are_read(logged: Path, damage: str):
     file = logged / SUMMARY_FILE
     first, second = file.read_text().splitlines()
@@ -318,11 +320,17 @@ def test_without_a_summary_that_fits_all_events_are_read(logged: Path, damage: s
         case "of another file":
             events = (logged / EVENTS_FILE).read_text()
             (logged / EVENTS_FILE).write_text(events.replace('"time_ms":1', '"time_ms":2'))
+        case "of another end":
+            *lines, last = (logged / EVENTS_FILE).read_text().splitlines(keepends=True)
+            failed = json.dumps({**json.loads(last), "event": "failed", "reason": "no luck"})
+            (logged / EVENTS_FILE).write_text("".join([*lines, failed + "\n"]))
         case "no state":
             file.write_text(f"{first}\n{second[:50]}\n")
             append(logged / EVENTS_FILE, *events_of(LATE))
-    summary = summary_of(logged)
-    assert summary.progress == told(logged).progress()
+    summary, expected = summary_of(logged), told(logged)
+    assert summary.progress == expected.progress()
+    assert summary.last is not None
+    assert (summary.last["event"] == "failed") == (damage == "of another end")
 
 
 def test_a_summary_is_written_now_and_then(
