@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import psutil
@@ -72,13 +73,13 @@ def children_of(process: psutil.Process) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("how", ["ended", "killed"])
 def test_nothing_of_it_outlives_the_process_that_has_it(how: str):
-    process = subprocess.Popen([sys.executable, "-c", KEPT], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("127.0.0.1:")
-    all_of_it = children_of(psutil.Process(process.pid))
-    assert len(all_of_it) > 3
-    process.kill() if how == "killed" else process.terminate()
-    process.wait()
+    command = [sys.executable, "-c", KEPT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("127.0.0.1:")
+        all_of_it = children_of(psutil.Process(process.pid))
+        assert len(all_of_it) > 3
+        process.kill() if how == "killed" else process.terminate()
     _, alive = psutil.wait_procs(all_of_it, timeout=60)
     assert alive == []
 
@@ -101,6 +102,7 @@ def test_bad_input_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.Monk
         begun.append(share.num_workers)
         own_ray.own_ray(share)
 
+    monkeypatch.setattr(own_ray, "_KEEPER", ContextVar("of another process", default=None))
     monkeypatch.setattr(own_ray, "begin", begin)
     monkeypatch.setattr(own_ray.OwnRay, "address", lambda self: pytest.fail("it was waited for"))
     before = set(children_of(psutil.Process()))
