@@ -146,12 +146,12 @@ def _comes_up(
 ) -> bool:
     """Wait for the moment of the next kill; whether the search has not ended before.
 
-    One in four falls on a start; the others on the work, after a first training step.
+    One in four falls on a start; the others on the work, after a first training step of a worker.
     """
     if generator.random() < _SHARE_OF_STARTS:
         return not _ended_within(process, generator.uniform(0.0, _START_SECONDS))
     before = place.steps
-    while place.steps == before:
+    while place.steps == before or not _workers(process.pid):
         if _ended_within(process, 0.05):
             return False
     return not _ended_within(process, generator.uniform(0.0, longest_wait))

@@ -229,7 +229,8 @@ def run_in_process(
         observer.started(job)
 
         def report(records: Sequence[EpochRecord], job: Job = job) -> None:
-            observer.epochs(job, records)
+            if records:
+                observer.epochs(job, records)
 
         try:
             result = perform_job(job, context, data, report)
