@@ -146,8 +146,7 @@ def _comes_up(
 ) -> bool:
     """Wait for the moment of the next kill; whether the search has not ended before.
 
-    One in four falls on a start; the others on the work, after a first training step that is not
-    one of the dry run.
+    One in four falls on a start; the others on the work, after a first training step of a worker.
     """
     if generator.random() < _SHARE_OF_STARTS:
         return not _ended_within(process, generator.uniform(0.0, _START_SECONDS))

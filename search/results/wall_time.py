@@ -75,6 +75,15 @@ class WallTime:
             WAITING: max(0.0, self._num_workers * spent - busy),
         }
 
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able: everything that events to come may change."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> WallTime:
+        """The inverse of `to_mapping`; TypeError if it is none."""
+        return cls(**content)
+
     def _count(self, key: str, records: list[Mapping[str, Any]]) -> None:
         """Each epoch once, however often it is told of."""
         for record in records:

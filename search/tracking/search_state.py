@@ -321,6 +321,7 @@ class SearchState:
             "times": [self._launched_ms, self._spent_ms, self._now_ms],
             "epochs": self._epochs.to_mapping(),
             "reference": self._reference,
+            "wall": self._wall.to_mapping(),
         }
 
     @classmethod
@@ -336,6 +337,7 @@ class SearchState:
             {network.key: network for network in networks},
             _epochs=EpochCount.from_mapping(content["epochs"]),
             _reference=content["reference"],
+            _wall=WallTime.from_mapping(content["wall"]),
         )
         state._launched_ms, state._spent_ms, state._now_ms = content["times"]
         for order, (key, values) in enumerate(content["work"].items()):
