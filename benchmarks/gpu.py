@@ -30,6 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 
+def _placeholder(name: str) -> type[Exception]:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (Exception,), {})
+
+
 def stand_in_for_absent_packages() -> None:
     """Let modules be imported that declare settings by pydantic or store by safetensors.
 
@@ -49,7 +55,7 @@ def stand_in_for_absent_packages() -> None:
         safetensors: Any = types.ModuleType("safetensors")
         safetensors.torch = types.ModuleType("safetensors.torch")
         for module in (safetensors, safetensors.torch):
-            module.__getattr__ = lambda name: type(name, (Exception,), {})
+            module.__getattr__ = _placeholder
         sys.modules |= {"safetensors": safetensors, "safetensors.torch": safetensors.torch}
 
 

@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -155,10 +156,11 @@ def print_heading() -> None:
     print(
         f"""# The training step: RNI against the authors' trainer
 
-Measured on {datetime.date.today()} by `python benchmarks/training_step.py`: one thread of
-{processor_name()} ({"with" if has_amx else "without"} AMX), torch {torch.__version__},
-torchvision {torchvision.__version__}. Batch {BATCH}, images 3×32×32, σBN, penalty of RNI on all of
-them, SGD with Nesterov momentum; the authors' settings are those of `benchmarks/authors_trainer.py`
+Measured on {datetime.date.today()} by `{shlex.join(["python", *sys.argv])}`:
+one thread of {processor_name()} ({"with" if has_amx else "without"} AMX),
+torch {torch.__version__}, torchvision {torchvision.__version__}. Batch {BATCH},
+images 3×32×32, σBN, penalty of RNI on all of them, SGD with Nesterov momentum;
+the authors' settings are those of `benchmarks/authors_trainer.py`
 (float32, one loader worker, one PIL image at a time). Images/s are per second of processor time,
 worker included, on a shared machine: compare within a row. The ratio is that of neighbouring
 epochs, mean ± standard deviation over n; beside it that of wall time.
