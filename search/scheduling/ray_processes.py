@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,12 @@ def in_processes(context: JobContext, shared: Shared, attempts: Attempts) -> Ite
         return
     followers = _begun(shared)
     try:
-        with tempfile.TemporaryDirectory(prefix="espalier-") as folder:
-            meeting, size = Path(folder) / "meeting", shared.num_processes
-            for follower in followers:
-                follower.join.remote(meeting)
-            with joined(0, size, meeting, context.torch_device):
-                yield replace(context, ranks=Ranks(0, size, _Followers(followers, attempts)))
+        others, size = _Followers(followers, attempts), shared.num_processes
+        with tempfile.TemporaryDirectory(prefix="espalier-") as folder, ExitStack() as stack:
+            meeting = Path(folder) / "meeting"
+            with others.at_work("join", meeting):
+                stack.enter_context(joined(0, size, meeting, context.torch_device))
+            yield replace(context, ranks=Ranks(0, size, others))
     finally:
         for follower in followers:
             ray.kill(follower)
@@ -142,10 +142,14 @@ class _Followers:
         sent = ray.put(dict(training))
         ray.get([follower.begin.remote(sent) for follower in self._followers])
 
-    @contextmanager
-    def epoch(self, number: int) -> Iterator[None]:
+    def epoch(self, number: int) -> AbstractContextManager[None]:
         """See `Others`."""
-        answers = [follower.epoch.remote(number) for follower in self._followers]
+        return self.at_work("epoch", number)
+
+    @contextmanager
+    def at_work(self, method: str, *arguments: Any) -> Iterator[None]:
+        """While this process does inside the block what is its part, the others do theirs."""
+        answers = [getattr(each, method).remote(*arguments) for each in self._followers]
         is_over = threading.Event()
         threading.Thread(target=self._watch, args=(answers, is_over), daemon=True).start()
         try:

@@ -43,8 +43,12 @@ def test_no_more_threads_are_used_than_control_groups_leave_cores(
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     threads: list[int] = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
-    monkeypatch.setattr(session, "FolderLock", pytest.fail)
-    with pytest.raises(pytest.fail.Exception):
+
+    def stopped(*_: object) -> None:
+        raise EspalierError("that is all")
+
+    monkeypatch.setattr(session, "FolderLock", stopped)
+    with pytest.raises(EspalierError, match="that is all"):
         search.run(config)
     assert threads == [2]
 

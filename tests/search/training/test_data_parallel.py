@@ -1,4 +1,7 @@
-"""Trainings of several processes on the CPU against those of one."""
+"""Trainings of several processes on the CPU against those of one.
+
+Other processes import this file, which no other file of tests can be for.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,23 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from samples import small_config
 from torch import Tensor, nn
 
 from pruning import to_sigmoid_batchnorm
-from pruning.errors import ConfigError, DataError
+from pruning.errors import DataError
 from pruning.regularizers import RNI
 from search.config.data_config import DataConfig
-from search.config.resources_config import ResourcesConfig
-from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data import datasets
 from search.data.data import Batch
-from search.data.datasets import ImageData
 from search.models import digits_vgg
 from search.system.child_process import ChildProcess
 from search.tasks.classification import Classification
-from search.tasks.task import Task
-from search.tasks.training_context import TrainingContext
-from search.training.data_parallel import Ranks, check_several_gpus, joined, sliced
+from search.training.data_parallel import Ranks, joined, sliced
 from search.training.trainer import EpochReport, Trainer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the loopback device is named lo")
@@ -137,10 +133,16 @@ def in_group(setup: Setup, rank: int, meeting: Path) -> Trained:
         return trained(setup, rank, setup.size)
 
 
+def ready() -> None:
+    """Return in a process that knows this file."""
+
+
 def together(setup: Setup, folder: Path) -> list[Trained]:
     """What each process of the training has at its end; the first is this one."""
     children = [ChildProcess("spawn") for _ in range(setup.size - 1)]
     try:
+        for child in children:
+            child.call(ready)  # one that cannot begin would be waited for
         with ThreadPoolExecutor() as pool:
             others = [
                 pool.submit(child.call, in_group, setup, rank, folder / "meeting")
@@ -205,52 +207,3 @@ def test_minibatches_of_any_form_are_sliced() -> None:
     assert found[1:] == ([3, 4, 5], torch.tensor(3.0), "name")
     with pytest.raises(DataError, match="5 samples has a part of length 3, which cannot be split"):
         sliced((images, torch.zeros(3)), 0, 2)
-
-
-class OwnLoop(Classification):
-    def train(self, model: nn.Module, context: TrainingContext) -> None:
-        raise AssertionError
-
-
-class Boxes:
-    """Data whose minibatches have more boxes than images."""
-
-    def few(self, count: int) -> Boxes:
-        return self
-
-    def loader(self, part: str, *, device: torch.device, batch_size: int) -> Any:
-        batch = (torch.zeros(batch_size, 3), torch.zeros(5, 4))
-        return SimpleNamespace(in_order=lambda: iter([batch]))
-
-
-@pytest.mark.parametrize(
-    ("settings", "task", "message"),
-    [
-        ({}, OwnLoop(), "OwnLoop trains in a loop of its own, on one GPU"),
-        ({"schedule": ("iterative",)}, Classification(), "the schedule iterative takes channels"),
-        (
-            {"training": TrainingConfig(batch_size=3)},
-            Classification(),
-            "gpus_per_trial must be at most 1, got 4: minibatches of 3 leave some of them",
-        ),
-    ],
-    ids=["own loop", "iterative", "small minibatches"],
-)
-def test_what_several_gpus_cannot_train_is_refused(
-    digits: ImageData, settings: dict[str, Any], task: Task, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message) as refused:
-        check_several_gpus(asking_for(4.0, **settings), digits, task)
-    assert refused.value.field == "resources.gpus_per_trial"
-    check_several_gpus(asking_for(1.0, **settings), digits, task)
-    check_several_gpus(asking_for(4.0), digits, Classification())
-
-
-def asking_for(gpus: float, **settings: Any) -> SearchConfig:
-    return small_config(Path(), resources=ResourcesConfig(gpus_per_trial=gpus), **settings)
-
-
-def test_minibatches_that_cannot_be_sliced_are_refused() -> None:
-    data: Any = Boxes()
-    with pytest.raises(DataError, match="a part of length 5, which cannot be split among several"):
-        check_several_gpus(asking_for(2.0), data, Classification())
