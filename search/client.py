@@ -24,8 +24,8 @@ from pruning.lazy_imports import lazy_modules
 from search.config.explicit_settings import explicit_settings, settings_json
 from search.server_events import ServerEvent, server_events
 from search.system.backoff import Backoff
+from search.tracking.event_file import Event
 from search.tracking.process_log import LogPart, log_parts
-from search.tracking.search_state import Event
 
 if TYPE_CHECKING:
     from search.config.search_config import SearchConfig
@@ -158,7 +158,7 @@ class Client:
     def events(self, search_id: str) -> Iterator[Event]:
         """Everything that happens in a search, from its beginning until it is over.
 
-        Events are those of tracking.search_state.Event, each once, and {"event": "state"} with the
+        Events are those of tracking.event_file.Event, each once, and {"event": "state"} with the
         search as in `searches` whenever its state changes. A connection that breaks is made
         again; ServiceError if that does not succeed within the client's patience.
         """

@@ -15,7 +15,7 @@ from search.tasks.score import Score
 
 if TYPE_CHECKING:
     from search.results.report import Results
-    from search.tracking.search_state import Event
+    from search.tracking.event_file import Event
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _STOP_SECONDS = 120.0

@@ -31,8 +31,8 @@ from search.storage.layout import (
     SETTINGS_FILES,
     study_kind,
 )
+from search.tracking.event_file import Event, EventFile
 from search.tracking.process_log import LogPart, log_parts, read_log
-from search.tracking.search_state import Event, EventFile
 from search.tracking.search_summary import SearchSummary, summary_of
 
 if TYPE_CHECKING:

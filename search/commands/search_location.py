@@ -15,7 +15,7 @@ from search.tasks.score import ACCURACY, Score
 
 if TYPE_CHECKING:
     from search.results.report import Results
-    from search.tracking.search_state import Event
+    from search.tracking.event_file import Event
 
 _DONE = ("finished", "failed", "stopped early", "infeasible")
 """Ends of a trial."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from search.tasks.score import Score
+from search.tracking.event_file import Event
 from search.tracking.event_log import Replay
-from search.tracking.search_state import Event
 from search.tracking.terminal_progress import Progress
 
 

@@ -20,7 +20,7 @@ from search.results.statistics.test_samples import TestSamples
 from search.storage.atomic_files import write_durably
 from search.storage.layout import EVENTS_FILE, RESULTS_FILE
 from search.studies.session import Session
-from search.tracking.search_state import EventFile
+from search.tracking.event_file import EventFile
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome
 from search.trials.pareto import front, without_base

@@ -1,4 +1,4 @@
-"""The events of a search as lines in its folder, for those who watch it (search_state.py)."""
+"""The events of a search as lines in its folder, for those who watch it (event_file.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_server.errors import MlflowServerError
 from pruning.errors import EspalierError
 from search.storage.layout import EVENTS_FILE, StudyKind
 from search.system.exit_status import may_pass
-from search.tracking.search_state import Event
+from search.tracking.event_file import Event
 from search.tracking.search_summary import SummarisedEvents
 from search.trials.job_context import JobContext
 from search.trials.jobs import (

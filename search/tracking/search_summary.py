@@ -16,7 +16,8 @@ from typing import Any
 from search.storage.atomic_files import write_durably
 from search.storage.layout import EVENTS_FILE, SUMMARY_FILE
 from search.tasks.score import ACCURACY, Score
-from search.tracking.search_state import Event, EventFile, SearchState
+from search.tracking.event_file import Event, EventFile
+from search.tracking.search_state import SearchState
 
 _EVERY_BYTES = 2**18
 """Of events, after which a summary is written anew."""

@@ -30,10 +30,11 @@ from search.storage.layout import CURVE_FILE, EVENTS_FILE, SPENT_FILE, SUMMARY_F
 from search.studies.search_study import search_run
 from search.tasks.score import ACCURACY, Score
 from search.tracking import mlflow_record, search_state
+from search.tracking.event_file import EventFile
 from search.tracking.event_log import EventLog
 from search.tracking.mlflow_record import MlflowRecord
 from search.tracking.mlflow_runs import StudyRuns
-from search.tracking.search_state import EventFile, SearchState
+from search.tracking.search_state import SearchState
 from search.tracking.search_summary import SummarisedEvents, summary_of
 from search.trials.job_context import JobContext
 from search.trials.jobs import Outcome, TrialJob

@@ -15,7 +15,7 @@ from search.service.database.tables import SearchRow
 from search.service.problem_details import ProblemError
 from search.service.runs_folder import RunsFolder
 from search.storage.layout import EVENTS_FILE
-from search.tracking.search_state import EventFile
+from search.tracking.event_file import EventFile
 
 _BLOCK = 2**18
 _MOST_BYTES, _BYTES_AROUND = 2**23, 2**9

@@ -13,7 +13,7 @@ from mlflow_server.append_log import open_file
 from search.service.problem_details import ProblemError
 from search.service.runs_folder import RunsFolder
 from search.storage.layout import EVENTS_FILE
-from search.tracking.search_state import Event, EventFile
+from search.tracking.event_file import Event, EventFile
 
 _MOST_SEARCHES = 32
 """Whose trials are kept between two requests."""

@@ -29,7 +29,8 @@ from search.service.runs_folder import EXPORTS_FOLDER, SEARCH_ID
 from search.service.schemas import Architecture, SearchDetails
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
 from search.tasks.score import Score
-from search.tracking.search_state import Event, EventFile, SearchState
+from search.tracking.event_file import Event, EventFile
+from search.tracking.search_state import SearchState
 from search.trials.pareto import front, without_base
 
 _MAX_BYTES = 1 << 20

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from search.system.backoff import Backoff
-from search.tracking.search_state import Event, EventFile, SearchState
+from search.tracking.event_file import Event, EventFile
+from search.tracking.search_state import SearchState
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2.0, 60.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.service.database.tables import ArchitectureRow
 from search.storage.layout import RESULTS_FILE
-from search.tracking.search_state import Event
+from search.tracking.event_file import Event
 
 
 def newest_frame(events: Iterable[Event]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from search.service.queue.launcher import Launcher, ProcessExit
 from search.service.queue.result_rows import architecture_rows, finished_rows, newest_frame
 from search.storage.atomic_files import write_durably
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, SPOOL_FILE
-from search.tracking.search_state import Event
+from search.tracking.event_file import Event
 
 MAX_LOSSES = 5
 """So often may a search's process die in a row before it has got any further."""

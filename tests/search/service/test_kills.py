@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from serving import STEPWISE, Service, eventually, mlflow_processes, search_processes, service
 
 from search.storage.layout import EVENTS_FILE, LOG_FILE
-from search.tracking.search_state import EventFile
+from search.tracking.event_file import EventFile
 
 pytestmark = pytest.mark.slow
 

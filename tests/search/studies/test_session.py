@@ -21,7 +21,7 @@ from search.scheduling.shape_selection import shape_source
 from search.storage.layout import EVENTS_FILE
 from search.studies import search_stages, session
 from search.tasks.score import ACCURACY
-from search.tracking.search_state import EventFile
+from search.tracking.event_file import EventFile
 from search.trials.jobs import EpochRecord, Job, Outcome
 from search.trials.pareto import Reference
 from search.trials.trial import perform

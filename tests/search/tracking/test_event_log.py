@@ -20,8 +20,9 @@ from pruning.errors import DiskFullError, LostProcessError, SearchFailedError
 from search.storage.layout import EVENTS_FILE
 from search.studies.search_study import run
 from search.tasks.score import ACCURACY
+from search.tracking.event_file import EventFile
 from search.tracking.event_log import EventLog, Replay
-from search.tracking.search_state import EventFile, SearchState
+from search.tracking.search_state import SearchState
 from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,

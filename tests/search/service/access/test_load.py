@@ -26,7 +26,7 @@ from search.service.problem_details import ProblemError
 from search.service.server import _listening
 from search.service.service_config import ServiceConfig
 from search.storage.layout import EVENTS_FILE
-from search.tracking.search_state import EventFile
+from search.tracking.event_file import EventFile
 
 # ---- connections
 
