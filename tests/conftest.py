@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from search.scheduling import own_ray
+
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
 
 settings.register_profile("espalier", deadline=None, derandomize=True, database=None)
@@ -79,8 +81,15 @@ def _no_waiting_for_disks() -> Iterator[None]:
 def ray_begins_late() -> Iterator[pytest.MonkeyPatch]:
     """No Ray is started ahead of its first job: most searches of tests have none for it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.scheduling.own_ray.begin", lambda share: None)
+        patch.setattr(own_ray, "begin", lambda share: None)
         yield patch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_ray() -> Iterator[None]:
+    """Searches of one process of tests share a Ray, as long as it fits them."""
+    with own_ray.one_ray():
+        yield
 
 
 @pytest.fixture(scope="session")

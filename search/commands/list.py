@@ -32,8 +32,8 @@ _LEAST_NAME = 12
 def list(*, as_json: bool, runs: str) -> None:
     """List all searches and other studies, the newest first, and how far each of them is.
 
-    "training" is the share of its workers' time that went into steps of training; --json tells
-    where the rest went.
+    Training is the share of its workers' time that went into steps of training; --json tells where
+    the rest went.
     """
     entries = location_of(runs).searches()
     if as_json:
@@ -50,7 +50,7 @@ def list(*, as_json: bool, runs: str) -> None:
 
 
 def _table(entries: Sequence[SearchEntry]) -> Table:
-    numbers = ("trials", "networks", "best", "FLOPs", "training")
+    numbers = ("trials", "networks", "best", "FLOPs")
     table = text_table("study", "kind", "state", *numbers, "time", numbers=numbers)
     table.columns[0].min_width = min(_LEAST_NAME, max(len(entry.name) for entry in entries))
     for entry in entries:
@@ -62,7 +62,6 @@ def _table(entries: Sequence[SearchEntry]) -> Table:
             str(entry.num_networks) if entry.progress else "–",
             _score_text(entry),
             format_count(entry.best["flops"]) if entry.best else "–",
-            f"{100 * shares(entry.wall_seconds)['steps']:.0f} %" if entry.wall_seconds else "–",
             _time(entry),
         )
     return table
@@ -80,9 +79,13 @@ def _score_text(entry: SearchEntry) -> Text:
 
 
 def _time(entry: SearchEntry) -> str:
-    """What is left, or when it ended, in this machine's time."""
+    """What is left, or when it ended, in this machine's time, and how much of it was training."""
     if entry.seconds_left is not None:
-        return f"about {duration_text(entry.seconds_left)} left"
-    if entry.ended_ms is None or not entry.is_over:
+        told = f"about {duration_text(entry.seconds_left)} left"
+    elif entry.ended_ms is None or not entry.is_over:
         return "–"
-    return f"ended {datetime.fromtimestamp(entry.ended_ms / 1000):%Y-%m-%d %H:%M}"
+    else:
+        told = f"ended {datetime.fromtimestamp(entry.ended_ms / 1000):%Y-%m-%d %H:%M}"
+    if not entry.wall_seconds:
+        return told
+    return f"{told}, {100 * shares(entry.wall_seconds)['steps']:.0f} % training"

@@ -33,6 +33,14 @@ with own_ray.one_ray():
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def as_another_process() -> Iterator[None]:
+    """Without the Ray that all tests of this process share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_ray, "_KEEPER", ContextVar("of a module of tests", default=None))
+        yield
+
+
 @pytest.fixture(scope="module")
 def kept() -> Iterator[own_ray.OwnRay]:
     """A Ray with one worker, that everything in this file shares."""
