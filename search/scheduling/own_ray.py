@@ -22,6 +22,7 @@ from pruning.errors import LostProcessError
 from search.config.search_config import SearchConfig
 from search.scheduling.ray_environment import give_own_token, missing_variables, own_folder
 from search.scheduling.share import Share
+from search.system.machine import usable_memory
 
 _PROGRAM = Path(__file__).with_name("ray_node.py")
 _WARM = "RAY_preload_python_modules"
@@ -158,9 +159,13 @@ def _starting(share: Share, num_bytes: int) -> Iterator[OwnRay]:
 
 
 def _most_shared() -> int:
-    """Bytes that processes of this machine can share without a file on disk, less a margin."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes that processes here can share without a file on disk, less a margin.
+
+    Processes map all of it: more than a quarter of what a process may map would leave it too little
+    for anything else.
+    """
+    most = usable_memory() // 4
     try:
-        return min(memory, shutil.disk_usage(_SHARED_MEMORY).free) // 2
+        return min(most, shutil.disk_usage(_SHARED_MEMORY).free // 2)
     except OSError:
         return 0

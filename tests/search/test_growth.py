@@ -29,7 +29,7 @@ from search.storage import atomic_files
 from search.storage.layout import CURVE_FILE, EVENTS_FILE, SPENT_FILE, SUMMARY_FILE
 from search.studies.search_study import search_run
 from search.tasks.score import ACCURACY, Score
-from search.tracking import mlflow_record, search_state
+from search.tracking import event_file, mlflow_record
 from search.tracking.event_file import EventFile
 from search.tracking.event_log import EventLog
 from search.tracking.mlflow_record import MlflowRecord
@@ -112,7 +112,7 @@ def lines_read(monkeypatch: pytest.MonkeyPatch) -> Counter:
             counter.count += 1
             yield line
 
-    monkeypatch.setattr(search_state, "whole_lines", counted)
+    monkeypatch.setattr(event_file, "whole_lines", counted)
     return counter
 
 

@@ -20,13 +20,14 @@ from starlette.requests import Request
 from search.service.access import connection_limits as connections
 from search.service.access import request_guard as guards
 from search.service.access.connection_limits import HeaderTimeoutProtocol, max_connections
-from search.service.api.routes import events as routes_events
-from search.service.api.routes.events import _block_by_block
+from search.service.api import event_blocks
+from search.service.api.event_blocks import Block, EventBlocks
+from search.service.database.tables import SearchRow
 from search.service.problem_details import ProblemError
+from search.service.runs_folder import RunsFolder
 from search.service.server import _listening
 from search.service.service_config import ServiceConfig
 from search.storage.layout import EVENTS_FILE
-from search.tracking.event_file import EventFile
 
 # ---- connections
 
@@ -173,15 +174,24 @@ def events(number: int) -> bytes:
 
 def test_events_are_passed_on_in_blocks(tmp_path: Path) -> None:
     """So that neither their file nor its events are ever in memory as a whole."""
-    file = tmp_path / EVENTS_FILE
+    file = tmp_path / "a-search" / EVENTS_FILE
+    file.parent.mkdir()
     file.write_bytes(events(20_000))
-    blocks = [(len(block), end) for block, end in _block_by_block(EventFile(file), is_final=True)]
+    row = SearchRow(id="a-search", state="finished", created_ms=1)
+
+    async def blocks_behind(offset: int) -> list[Block]:
+        kept, blocks = EventBlocks(RunsFolder(tmp_path)), []
+        while (block := await kept.behind(row, offset)) is not None:
+            blocks.append(block)
+            offset = block[1]
+        return blocks
+
+    blocks = asyncio.run(blocks_behind(0))
     assert len(blocks) > 5
-    assert max(size for size, _ in blocks) < 2 * routes_events._BLOCK
+    assert max(len(block) for block, _ in blocks) < 2 * event_blocks._BLOCK
     assert blocks[-1][1] == file.stat().st_size
-    (_, end), *_ = blocks
-    rest = b"".join(block for block, _ in _block_by_block(EventFile(file, end), is_final=True))
-    assert len(rest) == sum(size for size, _ in blocks[1:])
+    (_, end), *later = blocks
+    assert asyncio.run(blocks_behind(end)) == later
 
 
 def test_a_stream_of_events_is_buffered_nowhere(service: Any) -> None:
