@@ -134,7 +134,8 @@ def _components(config: ServiceConfig) -> Iterator[Components]:
             require_lock=database_lock.ensure,
         )
         yield Components(
-            *(database, dispatcher, worker, exporter, policy, folder, config.device),
+            *(database, dispatcher, worker, exporter, policy, folder),
+            device=config.device,
             on_cluster=bool(config.ray_address),
             mlflow=mlflow,
             tokens=tokens,

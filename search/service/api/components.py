@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -41,6 +41,7 @@ class Components:
     exporter: TorchWorker
     policy: SettingsPolicy
     runs: RunsFolder
+    _: KW_ONLY
     device: str = "auto"
     on_cluster: bool = False
     mlflow: MlflowConnection | None = None

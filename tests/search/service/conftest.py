@@ -363,9 +363,9 @@ def serving(
         WorkerHere(),
         SettingsPolicy(data, builders),
         RunsFolder(runs),
-        "cpu",
-        MlflowConnection(mlflow_url) if mlflow_url else None,
-        Tokens(engine) if secrets else None,
+        device="cpu",
+        mlflow=MlflowConnection(mlflow_url) if mlflow_url else None,
+        tokens=Tokens(engine) if secrets else None,
     )
     app = create_app(components, hosts=LOOPBACK)
     thread = threading.Thread(target=loop.run_forever)
