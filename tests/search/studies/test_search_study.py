@@ -50,7 +50,7 @@ from search.results.report import Results, open_results
 from search.studies import publishing, search_study, session
 from search.tasks import registry as tasks
 from search.tasks.score import ACCURACY
-from search.trials.jobs import Job, Outcome
+from search.trials.jobs import Job, JobSource, Outcome
 from search.trials.pareto import front
 from search.trials.trial import perform
 
@@ -312,27 +312,38 @@ def imitating(config: SearchConfig) -> SearchConfig:
     return dataclasses.replace(config, training=training)
 
 
+class AskedTwice:
+    """A source that is asked for another job while the base network is trained."""
+
+    def __init__(self, source: JobSource, beside: list[Job | None]) -> None:
+        self._source, self._beside = source, beside
+
+    def next(self) -> Job | None:
+        job = self._source.next()
+        if job is not None and job.key == "base":
+            self._beside.append(self._source.next())
+        return job
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
 def test_the_base_is_trained_before_those_that_imitate_it(
     config: SearchConfig, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ):
     """Before them, not beside them, however many jobs are performed at once."""
-    rounds: list[list[str]] = []
+    beside: list[Job | None] = []
     plain = workers.cluster
 
     @contextmanager
     def cluster(*arguments: Any) -> Iterator[Callable[..., None]]:
         with plain(*arguments) as perform_all:
-
-            def counted(source: Any, observer: Any) -> None:
-                before = len(workers.performed)
-                perform_all(source, observer)
-                rounds.append(workers.performed[before:])
-
-            yield counted
+            yield lambda source, observer: perform_all(AskedTwice(source, beside), observer)
 
     monkeypatch.setattr("search.studies.session.cluster", cluster)
     results = search.run(imitating(config)).results
-    assert rounds[0] == ["base"]
+    assert beside == [None]
+    assert workers.performed[0] == "base"
     folders = [config.directory / outcome.path for outcome in results.everything]
     assert len(folders) > 4
     assert {copycat.read(f).provenance.get("distill_from") for f in folders} == {"base"}

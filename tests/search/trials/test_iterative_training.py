@@ -17,6 +17,7 @@ from pruning.errors import ArchitectureError, ConfigError, UnreachableBudgetErro
 from search import models
 from search.config.iterative_config import IterativeConfig
 from search.config.methods import METHODS
+from search.config.resources_config import ResourcesConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
@@ -410,7 +411,7 @@ def test_by_products_that_were_not_reached_are_left_out(
 
 def test_torch_alone_reads_what_is_kept_between_epochs(tmp_path: Path, digits: ImageData):
     """Checkpoints are read without running code, moments and trajectory included."""
-    context = context_of(tmp_path, digits)
+    context = context_of(tmp_path, digits, resources=ResourcesConfig(checkpoint_every="0.001s"))
 
     def stop(records: list[EpochRecord]) -> None:
         if records[-1].step == 2:
