@@ -37,7 +37,7 @@ from search.tasks.classification import Classification
 from search.tasks.score import ACCURACY
 from search.training.trainer import train
 from search.trials.job_context import JobContext, Report
-from search.trials.jobs import EpochRecord, Job, JobSource, TrialJob
+from search.trials.jobs import EpochRecord, Job, TrialJob
 from search.trials.search_space import Proposal
 from search.trials.trial import perform, run_trial
 
@@ -301,26 +301,23 @@ def test_the_base_is_there_before_anybody_imitates_it(
 ):
     """Otherwise it is handed out with the trials."""
     monkeypatch.setattr(JobContext, "imitates_base", is_first)
-    waiting: list[int] = []
+    first: list[str] = []
 
-    def counted(job: Job, *rest: object):
-        if job.key == "base":
-            waiting.append(len(workers.performed))
-        return perform(job, *rest)
+    def two_at_once(source, context, data, observer, perform_job) -> None:
+        under_way = [job for job in (source.next(), source.next()) if job is not None]
+        first.extend(job.key for job in under_way)
+        while under_way:
+            job = under_way.pop(0)
+            observer.started(job)
+            found = perform_job(job, context, data, lambda _: None)
+            source.finished(job, found)
+            observer.finished(job, found)
+            under_way += [job for job in (source.next(),) if job is not None]
 
-    sources: list[int] = []
-    perform_all = search.studies.session.Session.perform
-
-    def noted(self: object, source: JobSource) -> None:
-        sources.append(len(source))
-        perform_all(self, source)
-
-    monkeypatch.setattr("search.studies.session.Session.perform", noted)
-    workers.perform = counted
-    config = quick_config(tmp_path)
-    search.run(config)
-    assert waiting == [0]
-    assert sources[:2] == ([1, config.trials] if is_first else [1 + config.trials, 0])[:2]
+    monkeypatch.setattr("samples.run_in_process", two_at_once)
+    search.run(quick_config(tmp_path))
+    assert first == (["base"] if is_first else ["base", "fine-tuned-0"])
+    assert workers.performed[0] == "base"
 
 
 def test_without_a_base_to_imitate_a_search_fails(
