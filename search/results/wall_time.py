@@ -10,7 +10,10 @@ from search.system.stopwatch import PHASES
 
 BESIDE, WAITING = "beside epochs", "without a job"
 """Of workers: what jobs do beside their epochs, such as starting, scoring, pruning and storing; and
-the time without a job, while Ray starts, others end, or results are certified."""
+the time without a job, while Ray starts or others end. What comes after the last job is left out: a
+search that is resumed when it is over would tell something else each time."""
+
+_OF_JOBS = ("started", "epochs", "scored", "finished", "ended")
 
 _WORDS = {
     "steps": "training steps",
@@ -46,7 +49,8 @@ class WallTime:
         if kind == "launched":  # what was under way ended with the process before
             for key in tuple(self._begun_ms):
                 self._end(key)
-        self._now_ms = max(before, event["time_ms"])
+        if kind == "launched" or kind in _OF_JOBS:
+            self._now_ms = max(before, event["time_ms"])
         if kind == "launched":
             self._spent_ms += before - self._launched_ms
             self._launched_ms = self._now_ms

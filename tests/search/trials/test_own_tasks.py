@@ -278,7 +278,7 @@ def test_a_trial_by_steps_of_ones_own_is_stopped_early_or_not_like_others(tmp_pa
     data = own_data(of_a_tuple)
     context = opened(tmp_path, data, ByStep(), "taylor")
     assert performed(context, data, "taylor")
-    rungs = sorted(context.directory.glob("rungs/*/*.json"))
+    rungs = sorted(context.directory.glob("rungs/*.npy"))
     assert len(rungs) == 2
 
 
@@ -287,7 +287,7 @@ def test_a_loop_of_ones_own_goes_through_a_trial(tmp_path: Path) -> None:
     context = opened(tmp_path, data, ByLoop(), "rni", "magnitude-l1")
     dry_run_of_search(context, data, space(context))
     assert performed(context, data, "rni")
-    assert sorted(context.directory.glob("rungs/*/*.json"))
+    assert sorted(context.directory.glob("rungs/*.npy"))
     without = opened(tmp_path, data, ByLoop(), "taylor")
     with pytest.raises(CriterionError, match="ByLoop gives neither loss nor training_step"):
         dry_run_of_search(without, data, space(without))
