@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +22,7 @@ from search import models
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
+from search.scheduling import own_ray
 from search.scheduling.ray_executor import cluster
 from search.scheduling.share import Share
 from search.trials.job_context import JobContext
@@ -148,6 +150,8 @@ def performed(
         log = Log()
         with at_desk(), pytest.MonkeyPatch.context() as patch:
             patch.setenv("ESPALIER_TEST_FOLDER", str(folder))
+            # Workers find the variable if their Ray starts with it.
+            patch.setattr(own_ray, "_KEEPER", ContextVar("of these trials", default=None))
             builder = models.resolve(config.model, num_classes=10, in_channels=1)
             context = JobContext(config, check(config, builder, few.sample), device)
             with cluster(context, few, share) as perform_all:
