@@ -35,7 +35,8 @@ from search.data.image_sources import ImageSplit
 from search.data.opened_dataset import Augmentation
 from search.models import resnet56, vgg16
 from search.tasks.classification import Classification
-from search.training.trainer import Trainer, training_precision
+from search.training.precision import training_precision
+from search.training.trainer import Trainer
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"VGG-16": vgg16, "ResNet-56": resnet56}
 BATCH = 64

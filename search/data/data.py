@@ -62,7 +62,7 @@ class Data(ABC):
 
     name: as settings have it.  classes: their names, in the order of their numbers; empty where
     targets are no classes.  notes: what people should know of it.
-    memory_format: of images in minibatches; weights lie beside them in the same way.
+    memory_format: of images in minibatches, which convolutions have their weights in, too.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Ray Tune schedules jobs; beside this file ray_node.py and ray_processes.py alone import Ray.
 
 One adapter hands out jobs, one trainable performs them, one callback passes on what they
-report; both stages of a search use them. Ray keeps no state worth having: what was finished is
+report; all studies use them. Ray keeps no state worth having: what was finished is
 in the study and in folders, what runs is in `search.training.checkpoints`, so that a job is
 retried by the worker that takes it next, under this driver or a later one.
 """

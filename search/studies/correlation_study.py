@@ -58,6 +58,7 @@ from search.system.memory_limit import memory_limited
 from search.tasks import registry as tasks
 from search.tasks.criterion_loss import criterion_loss
 from search.tracking.mlflow_runs import StudyRun, StudyRuns
+from search.training.memory_format import laid_out
 from search.training.own_loop import trainer_for
 from search.training.trainer import check_recipe
 from search.trials.artifacts import Finished, store
@@ -269,7 +270,7 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
     model, _ = fresh_base(subject.preflight, config.seed)
     if any(method(name).uses_sigmoid for name in subject.criteria):
         model = to_sigmoid_batchnorm(model, seed=config.seed)
-    model = model.to(memory_format=data.memory_format)
+    model = laid_out(model, data.memory_format)
     epochs = config.training.epochs
     staged = StagedTraining(
         context.checkpoints(BASE.key),

@@ -41,23 +41,29 @@ class SearchStages:
         )
         self._source = trial_source(self._context, session.data, self._storage)
         self._lists: dict[str, RationedList] = {}
-        self._jobs_again: list[FromScratchJob] = []
+        self._repeated_shapes: list[FromScratchJob] = []
         self._rationed: dict[str, Rationed] = {}
         self._base = Stage(self._base_jobs)
         first = [self._base] if self._context.imitates_base else []
         self._trials = Stage(self._trial_jobs, first)
         self._members = Stage(self._member_jobs, [self._trials])
-        self._plain = Stage(self._plain_jobs, first)
-        self._longer = Stage(self._longer_jobs, [self._trials])
+        self._independent = Stage(self._independent_jobs, first)
+        self._equal_compute = Stage(self._equal_compute_jobs, [self._trials])
         self._repeats = Stage(self._repeat_jobs, [self._trials])
-        self._interpolated = Stage(self._interpolated_jobs, [self._members, self._plain])
-        self._again = Stage(self._repeat_interpolated_jobs, [self._interpolated])
+        self._interpolated = Stage(self._interpolated_jobs, [self._members, self._independent])
+        self._interpolated_repeats = Stage(self._interpolated_repeat_jobs, [self._interpolated])
         # Those that others follow from go first; the last fill the time until the last job of the
-        # first is over. What there is not enough time or images for is another matter.
+        # first is over. Which of them a budget of time or images is for first is said by `before`.
         self._stages = Stages(
             [
-                *(self._base, self._trials, self._again, self._interpolated, self._members),
-                *(self._plain, self._longer, self._repeats),
+                *(
+                    self._base,
+                    self._trials,
+                    self._interpolated_repeats,
+                    self._interpolated,
+                    self._members,
+                ),
+                *(self._independent, self._equal_compute, self._repeats),
             ]
         )
 
@@ -79,7 +85,7 @@ class SearchStages:
             *self._source.outcomes,
             *self._session.outcomes([*self._repetitions, *self._all_members]),
             *shapes,
-            *self._session.outcomes(self._jobs_again),
+            *self._session.outcomes(self._repeated_shapes),
         ]
 
     def _require_networks(self) -> None:
@@ -141,7 +147,10 @@ class SearchStages:
 
     def _reserve_of_trials(self) -> int:
         """Images for what comes after the trials, without what of it was begun beside them."""
-        begun = sum(map(self._plan.images_of, self._plain_members)) - self._plain.images_waiting
+        begun = (
+            sum(map(self._plan.images_of, self._independent_members))
+            - self._independent.images_waiting
+        )
         return self._plan.epochs_after_trials * self._plan.images_per_epoch - begun
 
     def _member_jobs(self) -> RationedSource:
@@ -150,24 +159,24 @@ class SearchStages:
             return self._stopped()
         jobs = [job for job in self._members_of_trials if not job.equal_compute]
         members = self._listed("members", jobs, lambda: images_waiting(self._repeats))
-        waiting = images_waiting(self._plain, self._longer, self._repeats)
+        waiting = images_waiting(self._independent, self._equal_compute, self._repeats)
         self._expect(members.images_waiting + waiting, self._plan.epochs_interpolated)
         return members
 
-    def _plain_jobs(self) -> RationedSource:
+    def _independent_jobs(self) -> RationedSource:
         """What follows from no trial: it fills the time until the last of them is over."""
 
         def before() -> int:
             later = 0 if self._trials.is_settled else self._reserve_of_trials()
             return later + images_waiting(self._trials, self._members, self._repeats)
 
-        return self._listed("plain", self._plain_members, before)
+        return self._listed("independent", self._independent_members, before)
 
-    def _longer_jobs(self) -> RationedSource:
+    def _equal_compute_jobs(self) -> RationedSource:
         """The shapes of trials at equal compute."""
         jobs = [job for job in self._members_of_trials if job.equal_compute]
-        before = (self._repeats, self._members, self._plain)
-        return self._listed("longer", jobs, lambda: images_waiting(*before))
+        before = (self._repeats, self._members, self._independent)
+        return self._listed("equal compute", jobs, lambda: images_waiting(*before))
 
     def _repeat_jobs(self) -> RationedSource:
         return self._listed("repeats", self._repetitions)
@@ -183,7 +192,7 @@ class SearchStages:
         epochs_each = self._config.training.num_scratch_epochs
 
         def before() -> int:
-            return images_waiting(self._repeats, self._longer)
+            return images_waiting(self._repeats, self._equal_compute)
 
         self._expect(before(), len(source) * epochs_each)
         images = epochs_each * self._plan.images_per_epoch
@@ -192,22 +201,22 @@ class SearchStages:
         )
         return self._rationed["interpolated"]
 
-    def _repeat_interpolated_jobs(self) -> RationedSource:
+    def _interpolated_repeat_jobs(self) -> RationedSource:
         """The best of them within each rung with further seeds, as all that is compared."""
         source, config = self._shapes, self._config
         if source is not None:
             jobs = {job.key: job for job, _ in source.settled() if isinstance(job, FromScratchJob)}
             best = best_of_rungs(config, self._context.preflight, source.outcomes)
-            self._jobs_again = [
+            self._repeated_shapes = [
                 repetition(config, jobs[outcome.key], repeat)
                 for repeat in range(1, config.seeds)
                 for outcome in best
             ]
-        waiting = functools.partial(images_waiting, self._repeats, self._longer)
-        again = self._listed("again", self._jobs_again, waiting)
-        if len(again):
-            self._expect(again.images_waiting + waiting())
-        return again
+        waiting = functools.partial(images_waiting, self._repeats, self._equal_compute)
+        repeats = self._listed("interpolated repeats", self._repeated_shapes, waiting)
+        if len(repeats):
+            self._expect(repeats.images_waiting + waiting())
+        return repeats
 
     def _listed(
         self,
@@ -238,7 +247,7 @@ class SearchStages:
     # ---- what they follow from, each known once the trials are settled, but for the first
 
     @functools.cached_property
-    def _plain_members(self) -> list[FromScratchJob]:
+    def _independent_members(self) -> list[FromScratchJob]:
         """Members of the family that are the same whatever comes of the trials."""
         if self._config.train_only:
             return []
@@ -257,7 +266,7 @@ class SearchStages:
 
     @property
     def _members_of_trials(self) -> list[FromScratchJob]:
-        plain = {job.key for job in self._plain_members}
+        plain = {job.key for job in self._independent_members}
         return [job for job in self._all_members if job.key not in plain]
 
     @functools.cached_property

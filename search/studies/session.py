@@ -98,12 +98,7 @@ def run_study(study: Study[Result], console: Console) -> Result:
         finally:  # the record is delivered before the event log says how it ended
             stack.callback(close_recorder, recorder, console)
         session = Session(
-            study,
-            context,
-            data,
-            console=console,
-            recorder=recorder,
-            event_log=event_log,
+            study, context, data, console=console, recorder=recorder, event_log=event_log
         )
         with disk_full_as_error(folder):  # so that the event log hears of it
             return session.run(study)

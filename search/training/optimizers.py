@@ -64,7 +64,7 @@ class Stepper:
             torch.zeros((), device=first.device) if first.device.type == "cuda" else 0.0
             for _ in groups
         ]
-        self._set_up(self.optimizer.param_groups)
+        self._hand_out_rates()
 
     def backward(self, loss: Tensor) -> None:
         """Leave the gradients of `loss`, a scalar, in the parameters, and no others."""
@@ -116,15 +116,15 @@ class Stepper:
         for stored, group in zip(state["param_groups"], now, strict=True):
             stored |= {name: group[name] for name in _OF_PROCESS if name in group}
         self.optimizer.load_state_dict(state)
-        self._set_up(self.optimizer.param_groups)
+        self._hand_out_rates()
 
     def tensors(self) -> list[Tensor]:
         """All that a step reads and leaves for the next one, beside the weights."""
         values = [value for state in self.optimizer.state.values() for value in state.values()]
         return [value for value in values if isinstance(value, Tensor)]
 
-    def _set_up(self, groups: Sequence[dict[str, Any]]) -> None:
-        for group, rate in zip(groups, self._rates, strict=True):
+    def _hand_out_rates(self) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             if isinstance(rate, Tensor):
                 group["lr"] = rate
 

@@ -11,6 +11,7 @@ from copycat.build import build
 from copycat.builder import Builder
 from pruning.tracing import trace
 from search.data.data import Data
+from search.training.memory_format import laid_out
 from search.training.own_loop import trainer_for
 from search.training.trainer import TrainingReport
 from search.trials.artifacts import Finished, store
@@ -36,7 +37,7 @@ def train_from_scratch(
     with StagedTraining(
         context.checkpoints(job.key), epochs, report, config.resources.checkpoint_seconds
     ) as staged:
-        model = _first_network(job, context, seed).to(memory_format=data.memory_format)
+        model = laid_out(_first_network(job, context, seed), data.memory_format)
         trained = TrainingReport((), 0.0)
         if epochs:
             trainer = trainer_for(

@@ -27,6 +27,7 @@ from pruning.surgery import remove_channels
 from pruning.tracing import whole_trace
 from search.config.methods import gated_parts, method
 from search.config.search_config import SearchConfig
+from search.training.memory_format import laid_out
 from search.trials.preflight import Preflight, judged_groups
 from search.trials.search_space import Proposal
 
@@ -93,7 +94,7 @@ class SparseNetwork:
     base: with first weights; it may be used up.
     loss: by which criteria judge; their own by default.
     is_trained: whether those are trained ones, whose scales σBN then starts from.
-    memory_format: of weights, and so of those of every network that is made of this one.
+    memory_format: of the weights of convolutions, in every network that is made of this one, too.
     model: what is to be trained in its place, on `device`.
     """
 
@@ -116,7 +117,7 @@ class SparseNetwork:
         self._example_input = moved(preflight.example_input, device)
         trained_on = preflight.example_input if is_trained else None
         prepared = self._method.prepared(base, seed, trained_on)
-        self.model = prepared.to(device).to(memory_format=memory_format)
+        self.model = laid_out(prepared.to(device), memory_format)
         gated = self._gated_granularities
         if gated:
             self.model = ScalingFactors(

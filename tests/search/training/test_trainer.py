@@ -27,12 +27,12 @@ from search.tasks.classification import Accuracy, Classification
 from search.tasks.score import Score
 from search.tasks.task import Task
 from search.training import trainer
+from search.training.precision import training_precision
 from search.training.schedules import learning_rates, total_push
 from search.training.trainer import (
     EpochReport,
     Trainer,
     train,
-    training_precision,
 )
 
 CPU = torch.device("cpu")
