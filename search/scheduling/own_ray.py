@@ -25,9 +25,16 @@ from search.scheduling.share import Share
 from search.system.machine import usable_memory
 
 _PROGRAM = Path(__file__).with_name("ray_node.py")
-_WARM = "RAY_preload_python_modules"
-_MODULES = "torch,search.trials.trial"
-"""What workers import while they start, before there is anything to do."""
+_WARM = {
+    # What workers import while they start, before there is anything to do: torch's optimizers
+    # import its compiler when they are made, which takes as long as all the rest of torch.
+    "RAY_preload_python_modules": "torch._dynamo,search.trials.trial",
+    # Ray ends idle workers once Tune has set their CPUs aside, often just before it wants them.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    # Tune sets it for its own workers, which these are.
+    "PL_DISABLE_FORK": "1",
+}
+"""Variables of the processes of a Ray, for workers that are ready when the first job comes."""
 
 _STORE_BYTES = 1 << 27
 """Of Ray's object store beside data and weights."""
@@ -139,7 +146,7 @@ def _starting(share: Share, num_bytes: int) -> Iterator[OwnRay]:
             "object_store_memory": store_bytes,
             "_temp_dir": str(folder),
         }
-        environment = {**os.environ, **missing_variables(), _WARM: _MODULES}
+        environment = {**os.environ, **missing_variables(), **_WARM}
         process = subprocess.Popen(
             [sys.executable, "-P", str(_PROGRAM), json.dumps(settings)],
             stdin=subprocess.PIPE,

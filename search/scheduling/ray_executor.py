@@ -35,6 +35,7 @@ import ray
 import torch
 from ray import tune
 from ray._private import ray_constants
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from pruning.errors import ConfigError, DiskFullError, LostProcessError
@@ -113,6 +114,7 @@ def _ray(address: str, share: Share, num_bytes: int) -> Iterator[None]:
             stack.enter_context(own_ray.one_ray())
             own_address = own_ray.own_ray(share, num_bytes).address()
             stack.enter_context(_at_loopback(own_address))
+            stack.enter_context(_in_started_workers())
             _show_own_token()
         stack.callback(ray.shutdown)  # also of one that was joined in part
         with warnings.catch_warnings(), _sigterm_kept(), _told(address):
@@ -151,6 +153,21 @@ def _at_loopback(address: str) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _in_started_workers() -> Iterator[None]:
+    """Inside the block Tune names no environment variables for its workers.
+
+    Those of a Ray of one's own have them all; with any named, Ray would leave the workers that are
+    ready and start new ones.
+    """
+    before = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 def _show_own_token() -> None:

@@ -7,6 +7,7 @@ using up the memory. Whoever waits for a child process learns how it ended, and 
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -82,6 +83,7 @@ def apart(task: Callable[..., T], *arguments: Any) -> T:
     is_daemon = multiprocessing.current_process().daemon
     if sys.platform != "linux" or is_daemon or torch.cuda.is_available():
         return task(*arguments)
+    importlib.import_module("torch._dynamo")  # or a copy would each time, for the optimizer
     child = ChildProcess("fork", _one_thread, (_with_gradients, (task, *arguments)))
     try:
         result: T = child.result()
