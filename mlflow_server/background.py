@@ -64,6 +64,7 @@ class BackgroundRecorder(RunRecorder):
         self._num_delivered = 0
         self._num_kept = len(left)  # in the spool, and not done with
         self._is_closed = False
+        self._outages_pass = True
         self._is_abandoned = False
         # A daemon, so that a store that hangs cannot keep the process from ending.
         self._thread = threading.Thread(target=self._deliver_all, name="recorder", daemon=True)
@@ -92,7 +93,7 @@ class BackgroundRecorder(RunRecorder):
                 self._waiting.append(_Waiting(entry, self._kept(entry)))
                 self._lock.notify_all()
 
-    def close(self, timeout_seconds: float = 30.0) -> int:
+    def close(self, timeout_seconds: float = 30.0, *, outages_pass: bool = True) -> int:
         """Deliver what is pending for at most this long; return how many entries are missing.
 
         The number includes entries that failed, and those that stay in the spool. One that is
@@ -100,7 +101,7 @@ class BackgroundRecorder(RunRecorder):
         nothing later is attempted.
         """
         with self._lock:
-            self._is_closed = True
+            self._is_closed, self._outages_pass = True, outages_pass
             self._lock.notify_all()
         self._thread.join(timeout_seconds)
         with self._lock:
@@ -134,6 +135,8 @@ class BackgroundRecorder(RunRecorder):
                 except Exception as error:  # whatever it is, the search must go on
                     if isinstance(error, TrackingError) and error.is_transient:
                         self._note(calls[0][0].entry, error)
+                        if was_closed and not self._outages_pass:
+                            return
                         self._pause(pause, was_closed)
                         pause = min(2 * pause, MAX_RETRY_SECONDS)
                     elif len(calls[0]) > 1:  # one bad entry shall cost no other

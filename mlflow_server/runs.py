@@ -127,9 +127,12 @@ class RunRecorder(ABC):
         for entry in entries:
             self.write(entry)
 
-    def close(self, timeout_seconds: float = 30.0) -> int:
-        """End recording; return how many entries were not delivered. May be called twice."""
-        del timeout_seconds  # nothing is pending in a recorder that writes at once
+    def close(self, timeout_seconds: float = 30.0, *, outages_pass: bool = True) -> int:
+        """End recording; return how many entries were not delivered. May be called twice.
+
+        outages_pass: whether the end of an outage is waited for, or no more than tried once.
+        """
+        del timeout_seconds, outages_pass  # nothing is pending in a recorder that writes at once
         return 0
 
     def __enter__(self) -> Self:

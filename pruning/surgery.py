@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning.errors import PlanError
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.layer_sizes import has_size, set_size, update_sizes
-from pruning.networks.copies import check_copyable, deep_copy
+from pruning.networks.copies import check_copyable, copy_of_checked
 from pruning.networks.torch_interior import buffer_slots, parameter_slots
 from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
@@ -43,7 +43,7 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
             tensor = tensor.index_select(axis, kept.to(tensor.device))
         return tensor.clone()
 
-    return resized(model, shrink, graph)
+    return _resized(model, shrink, graph)
 
 
 def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
@@ -54,6 +54,11 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     do the attributes of others that the graph knows to hold a number of channels.
     """
     model = unwrapped(model)
+    check_copyable(model)
+    return _resized(model, resize, graph)
+
+
+def _resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
     memo: dict[int, object] = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -63,7 +68,7 @@ def resized(model: nn.Module, resize: Resize, graph: ChannelGraph) -> nn.Module:
             memo[id(parameter)] = successor
         for name, buffer in model.named_buffers():
             memo[id(buffer)] = _laid_out_like(buffer, resize(name, buffer.detach()))
-    result = deep_copy(model, memo)
+    result = copy_of_checked(model, memo)
     for name, module in result.named_modules():
         update_sizes(module, is_group_split=f"{name}.weight" in graph.group_split)
     for size in graph.sizes:

@@ -21,8 +21,9 @@ from pruning.graph.operators.rule import Call
 from pruning.networks.copies import moved
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import disable_current_modes, schema_of
+from pruning.tracer.composite_calls import note_constant
 from pruning.tracer.meta_kernels import MetaKernels
-from pruning.tracer.network_runs import follow
+from pruning.tracer.network_runs import run as run_network
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
 from pruning.tracer.trace_records import Step
 from pruning.tracer.tracer import Tracer, call_of
@@ -101,8 +102,8 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         """Run `model`; the difference, besides those noted, that ended the run early, if any."""
         inputs = moved(run.inputs, None)
         try:
-            with _Reshapes(self):
-                follow(self, model, inputs, device=device, values=run.values)
+            with _Calls(self):
+                run_network(self, model, inputs, device=device, values=run.values)
             reason = "" if self._position == len(self._expected) else _OTHER_PATH
         except (_OtherPathError, ChangedPathError):
             reason = _OTHER_PATH
@@ -211,8 +212,11 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         return self._sizes[id(labels)]
 
 
-class _Reshapes(TorchFunctionMode):
-    """Has a run go on after a reshape that finds out by itself that its sizes do not fit."""
+class _Calls(TorchFunctionMode):
+    """Sees tensors that are made of numbers, and has a run go on after reshapes that do not fit.
+
+    That is where a reshape finds out by itself, before any operator is called.
+    """
 
     def __init__(self, replay: Replay) -> None:
         super().__init__()
@@ -221,6 +225,7 @@ class _Reshapes(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        note_constant(self._replay, func, args, kwargs)
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError as error:

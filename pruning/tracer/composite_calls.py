@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from pruning.tracer.composite_costs import ATTENTION, UNCOUNTED, WHOLE, is_area
 from pruning.tracer.trace_records import Step
 from pruning.tracer.tracer import Tracer
 
-_FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+_FROM_NUMBERS = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
 
 
 class CompositeCalls(TorchFunctionMode):
@@ -36,8 +36,7 @@ class CompositeCalls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self._tracer.functions.begin(func, (args, kwargs))
-        if func in _FROM_NUMBERS:
-            self._note_constant(numbers_in((args, kwargs)))
+        note_constant(self._tracer, func, args, kwargs)
         if func is F.multi_head_attention_forward:
             self._note_attention(args, kwargs)
         if func in WHOLE and not (func is F.interpolate and not is_area(args, kwargs)):
@@ -54,11 +53,6 @@ class CompositeCalls(TorchFunctionMode):
             with self._tracer.costs.counted_as(_products_as_attention):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
-
-    def _note_constant(self, numbers: Iterable[float]) -> None:
-        """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
-        module = self._tracer.reshapes.module
-        self._tracer.note(Step("torch.tensor", module, tuple(numbers), (), ()))
 
     def _note_attention(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         embed_dim, in_proj_weight, in_proj_bias = args[3], args[5], args[6]
@@ -82,6 +76,13 @@ class CompositeCalls(TorchFunctionMode):
             rows = None if weight is None else self._tracer.axes(weight)[0]
             for part in () if rows is None else rows.reshape(-1, embed_dim):
                 channels.tie(stream, part)
+
+
+def note_constant(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: Any) -> None:
+    """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
+    if func in _FROM_NUMBERS:
+        numbers = tuple(numbers_in((args, kwargs)))
+        tracer.note(Step("torch.tensor", tracer.reshapes.module, numbers, (), ()))
 
 
 def _products_as_attention(operator: str) -> str | None:

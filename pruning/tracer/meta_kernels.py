@@ -126,22 +126,65 @@ def _shapes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Cho
     Of calls that write, those that change the values of their first argument alone.
     """
     schema = schema_of(func)
-    is_pointwise = torch.Tag.pointwise in func.tags
+    is_pointwise = torch.Tag.pointwise in func.tags or schema.name in _POINTWISE
     is_in_place = is_pointwise and schema.name.endswith("_") and isinstance(args[0], Tensor)
-    if (schema.is_mutable and not is_in_place) or "memory_format" in kwargs:
-        return []
-    rule = _SHAPES.get(schema.name)
-    if rule is None and is_pointwise:
-        rule = _alike
+    rule = _SHAPES.get(schema.name, _broadcast if is_pointwise else None)
     tensors = list(tensors_in(args))
-    is_fit = rule is not None and bool(tensors) and all(t.is_contiguous() for t in tensors)
-    return rule(args, tensors) if rule is not None and is_fit else []
+    if rule is None or not tensors or (schema.is_mutable and not is_in_place):
+        return []
+    if "memory_format" in kwargs or any(isinstance(value, Tensor) for value in kwargs.values()):
+        return []
+    if rule is not _linear and not all(tensor.is_contiguous() for tensor in tensors):
+        return []
+    choices = rule(args, tensors)
+    return [] if is_in_place and choices != [[tuple(args[0].shape)]] else choices
 
 
-def _alike(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
-    """All tensors are of one shape, and so is the result."""
-    shape = tensors[0].shape
-    return [[tuple(shape)]] if all(tensor.shape == shape for tensor in tensors) else []
+def _broadcast(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
+    """The shape that all tensors are broadcast to."""
+    shape = tuple(tensors[0].shape)
+    if all(tensor.shape == shape for tensor in tensors):
+        return [[shape]]
+    num_axes = max(tensor.dim() for tensor in tensors)
+    padded = [(*[1] * (num_axes - tensor.dim()), *tensor.shape) for tensor in tensors]
+    sizes = [set(column) - {1} for column in zip(*padded, strict=True)]
+    if any(len(different) > 1 for different in sizes):
+        return []
+    return [[tuple(different.pop() if different else 1 for different in sizes)]]
+
+
+def _mean(args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
+    """Without the axes that the mean is taken over, or with these of size 1."""
+    shape, dims = tensors[0].shape, args[1] if len(args) > 1 else None
+    if not isinstance(dims, list | tuple) or not dims:
+        return []
+    over = {dim % len(shape) for dim in dims}
+    if len(args) > 2 and args[2]:
+        return [[tuple(1 if axis in over else size for axis, size in enumerate(shape))]]
+    return [[tuple(size for axis, size in enumerate(shape) if axis not in over)]]
+
+
+def _convolution(args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
+    """N×C×… by a weight of O×C/groups×…; one that is transposed takes its kernel."""
+    x, weight, *biases = tensors
+    strides, paddings, dilations, is_transposed, _, groups = args[3:9]
+    num_spatial = weight.dim() - 2
+    if (
+        is_transposed
+        or x.dim() != weight.dim()
+        or x.shape[1] != weight.shape[1] * groups
+        or weight.shape[0] % groups
+        or any(bias.shape != weight.shape[:1] for bias in biases)
+    ):
+        return []
+    extents = []
+    for axis in range(num_spatial):
+        stride, padding, dilation = (
+            numbers[axis if len(numbers) > 1 else 0] for numbers in (strides, paddings, dilations)
+        )
+        reach = dilation * (weight.shape[2 + axis] - 1) + 1
+        extents.append((x.shape[2 + axis] + 2 * padding - reach) // stride + 1)
+    return [[(x.shape[0], weight.shape[0], *extents)]] if min(extents, default=1) > 0 else []
 
 
 def _batch_norm(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
@@ -170,7 +213,12 @@ def _linear(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
     return [[(first.shape[0], second.shape[1])]]
 
 
+_POINTWISE = frozenset(aten_names("hardswish hardswish_ mish_ gelu_ threshold_"))
+"""Operators that are pointwise although torch does not tag them so."""
+
 _SHAPES: Mapping[str, Callable[[Sequence[Any], Sequence[Tensor]], _Choices]] = {
+    "aten::convolution": _convolution,
+    "aten::mean": _mean,
     **dict.fromkeys(aten_names("native_batch_norm"), _batch_norm),
     **dict.fromkeys(aten_names("native_layer_norm"), _layer_norm),
     **dict.fromkeys(aten_names("addmm"), _linear),

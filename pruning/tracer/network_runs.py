@@ -29,31 +29,22 @@ def follow(
     device: torch.device | None,
     values: RecordedValues | None,
 ) -> None:
-    """Run `model` under a tracer that may have seen another run of it (in another mode).
+    """`run` under a tracer that may have seen another run of it (in another mode).
 
-    values: what the network is told wherever it reads from its tensors; what they hold if None.
-    device: on which the network then makes tensors of its own, whatever it asks for.
-    Whatever the network raises is passed on; TraceError if no tensor is found in what it returns.
+    TraceError if no tensor is found in what the network returns.
     """
-    positional, keyword = call_arguments(example_input)
     for name, module in model.named_modules():
         if hasattr(module, LOSES_WHOLE_GROUPS):
             tracer.group_choices[f"{name}.weight"] = getattr(module, LOSES_WHOLE_GROUPS)
+    for tensor in tensors_in(call_arguments(example_input)):
+        if tracer.costs.is_counting:
+            tracer.memory.begins(tensor, len(tracer.steps))
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_same_random_numbers())
         stack.enter_context(_module_names(model, tracer))
         stack.enter_context(tracer.functions.sites.following(model))
         stack.enter_context(functions_left_out(tracer))
         stack.enter_context(CompositeCalls(tracer))
-        stack.enter_context(tracer.running(device, values))
-        stack.enter_context(tracer)
-        inputs = list(tensors_in((positional, keyword)))
-        tracer.constants.know((*model.parameters(), *model.buffers(), *inputs))
-        for tensor in inputs:
-            if tracer.costs.is_counting:
-                tracer.memory.begins(tensor, len(tracer.steps))
-        output = model(*positional, **keyword)
+        output = run(tracer, model, example_input, device=device, values=values)
     outputs = list(returned_tensors(output, set()))
     if not outputs:
         raise TraceError(
@@ -64,6 +55,26 @@ def follow(
         tracer.memory.is_read(tensor, len(tracer.steps))
         tracer.costs.gives(tensor)
     pin_all(tracer, outputs, "the network's output")
+
+
+def run(
+    tracer: Tracer,
+    model: nn.Module,
+    example_input: ExampleInput,
+    *,
+    device: torch.device | None,
+    values: RecordedValues | None,
+) -> Any:
+    """What `model` returns, run under a tracer; whatever it raises is passed on.
+
+    values: what the network is told wherever it reads from its tensors; what they hold if None.
+    device: on which the network then makes tensors of its own, whatever it asks for.
+    """
+    positional, keyword = call_arguments(example_input)
+    inputs = tensors_in((positional, keyword))
+    tracer.constants.know((*model.parameters(), *model.buffers(), *inputs))
+    with torch.no_grad(), _same_random_numbers(), tracer.running(device, values), tracer:
+        return model(*positional, **keyword)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from search.terminal.text_table import text_table
 
 if TYPE_CHECKING:
     from search.experiments import definition, plan, reproduction
+    from search.experiments.claims import Verdict
+    from search.experiments.definition import Experiment
+    from search.scheduling import own_ray
 else:
-    definition, plan, reproduction = lazy_modules(
+    definition, plan, reproduction, own_ray = lazy_modules(
         *("search.experiments.definition", "search.experiments.plan"),
-        "search.experiments.reproduction",
+        *("search.experiments.reproduction", "search.scheduling.own_ray"),
     )
 
 
@@ -77,15 +81,20 @@ def reproduce(
             click.echo(line)
         return
     interrupt_on_signals()
-    for experiment in chosen:
-        with ending_on_interrupt(
-            f"Stopped. What was finished is kept in {runs}; the same command goes on from there."
-        ):
-            page, verdicts = reproduction.reproduce(experiment, where, out or experiments, console)
-        console.print(f"\n{experiment.source}: {experiment.title}", style="bold", markup=False)
-        for one in verdicts:
-            console.print(f"{one.here}: {one.claim.text} ({one.detail})", markup=False)
-        console.print(f"{page} holds all numbers", markup=False, soft_wrap=True)
+    stopped = f"Stopped. What was finished is kept in {runs}; the same command goes on from there."
+    with ending_on_interrupt(stopped), own_ray.one_ray():  # for all runs
+        for experiment in chosen:
+            made = reproduction.reproduce(experiment, where, out or experiments, console)
+            _show(experiment, *made, console)
+
+
+def _show(
+    experiment: Experiment, page: Path, verdicts: Sequence[Verdict], console: Console
+) -> None:
+    console.print(f"\n{experiment.source}: {experiment.title}", style="bold", markup=False)
+    for one in verdicts:
+        console.print(f"{one.here}: {one.claim.text} ({one.detail})", markup=False)
+    console.print(f"{page} holds all numbers", markup=False, soft_wrap=True)
 
 
 def _list(folder: Path, console: Console) -> None:

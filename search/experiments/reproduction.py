@@ -14,7 +14,6 @@ from search.experiments.measurement import Measurement, Picture
 from search.experiments.page import measured_page
 from search.experiments.plan import Plan, Where
 from search.results.figures import saved
-from search.scheduling.own_ray import one_ray
 from search.storage.atomic_files import write_durably
 
 
@@ -28,11 +27,10 @@ def reproduce(
     """
     plan = Plan(experiment, where)
     runs = list(plan)
-    with one_ray():  # for all of them
-        for number, run in enumerate(runs, 1):
-            if run.trains:
-                console.print(f"{experiment.name}: run {number} of {len(runs)}, {run.name}")
-            run.perform(console)
+    for number, run in enumerate(runs, 1):
+        if run.trains:
+            console.print(f"{experiment.name}: run {number} of {len(runs)}, {run.name}")
+        run.perform(console)
     cells = cells_of(plan)
     stem = page_stem(experiment, where, folder)
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
 
 Printed is one line of JSON: `address`, or `error`, why there is none. It leads a process group
 in which all processes of that Ray are but its workers, and which it ends when its input ends, as it
-does when who started it is killed. Nothing but Ray is imported: nothing else has to be.
+does when who started it is killed. Little but Ray is imported: nothing else has to be.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
+
+import psutil
+
+_ATTEMPTS = 3
+"""At a start that Ray itself gives up after half a minute: a busy machine may take longer."""
 
 
 def main() -> None:
@@ -34,15 +40,31 @@ def _started(settings: dict[str, Any]) -> str:
     """Where the Ray is that was started so."""
     import ray  # noqa: PLC0415 - whatever is wrong with it is told as an answer
 
-    context = ray.init(
-        address="local",  # or Ray would join any cluster that runs on this machine
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        **settings,
-    )
-    return str(context.address_info["gcs_address"])
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            context = ray.init(
+                address="local",  # or Ray would join any cluster that runs on this machine
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                **settings,
+            )
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempts == _ATTEMPTS:
+                raise
+            _end_children()
+        else:
+            return str(context.address_info["gcs_address"])
+
+
+def _end_children() -> None:
+    """End what an attempt has begun: it would keep the machine busy."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            process.kill()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
@@ -96,12 +96,22 @@ def run_study(study: Study[Result], console: Console) -> Result:
             event_log = EventLog(context, study.kind, study.num_trials)
             stack.enter_context(event_log)
         finally:  # the record is delivered before the event log says how it ended
-            stack.callback(close_recorder, recorder, console)
+            stack.push(_closing(recorder, console))
         session = Session(
             study, context, data, console=console, recorder=recorder, event_log=event_log
         )
         with disk_full_as_error(folder):  # so that the event log hears of it
             return session.run(study)
+
+
+def _closing(recorder: RunRecorder, console: Console) -> Callable[..., None]:
+    """What ends the record where a block ends."""
+
+    def close(kind: type[BaseException] | None, *_: object) -> None:
+        is_interrupted = kind is not None and not issubclass(kind, Exception)
+        close_recorder(recorder, console, is_interrupted=is_interrupted)
+
+    return close
 
 
 class Session:

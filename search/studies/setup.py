@@ -29,6 +29,9 @@ from search.tasks.task import Task
 
 T = TypeVar("T")
 
+_CLOSING_SECONDS, _INTERRUPTED_SECONDS = 60.0, 15.0
+"""So long a study waits at most for MLflow to take what is left, at its end and by Ctrl-C."""
+
 
 def chosen_device(name: str, resources: ResourcesConfig | None = None) -> str:
     """cpu or cuda, for auto, cpu or cuda; ConfigError for a GPU that is not there.
@@ -127,9 +130,14 @@ def run_recorder(runs: str, name: str, mlflow_url: str) -> RunRecorder:
     return mlflow_server.BackgroundRecorder(recorder, spool=Path(runs) / name / SPOOL_FILE)
 
 
-def close_recorder(recorder: RunRecorder, console: Console) -> None:
-    """End the record, and say what of it could not be written."""
-    undelivered = recorder.close(timeout_seconds=60)
+def close_recorder(recorder: RunRecorder, console: Console, *, is_interrupted: bool) -> None:
+    """End the record, and say what of it could not be written.
+
+    is_interrupted: somebody waits for the process to end, and what waits for MLflow is delivered
+    when the study is continued.
+    """
+    seconds = _INTERRUPTED_SECONDS if is_interrupted else _CLOSING_SECONDS
+    undelivered = recorder.close(seconds, outages_pass=not is_interrupted)
     for problem in recorder.problems:
         console.print(f"MLflow: {problem}", style="yellow", highlight=False, markup=False)
     if undelivered:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from copycat.builder import Builder
-from pruning.errors import ConfigError, EspalierError, ModelError
+from pruning.errors import ConfigError, EspalierError, ModelError, reason_with_place
 from search.data.trusted_code import require_trusted_code
 from search.tasks.classification import Classification
 from search.tasks.multilabel import Multilabel
@@ -74,5 +74,5 @@ def _made(name: str) -> object:
     except EspalierError:
         raise
     except (Exception, SystemExit) as error:  # a user's task may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_with_place(error)
         raise ConfigError(f"the task {name} failed: {reason}", field="task") from error

@@ -260,6 +260,25 @@ def test_closing_during_an_attempt_that_fails_is_not_missed():
     assert losses(inner) == [0]
 
 
+def test_who_does_not_wait_for_the_end_of_an_outage_tries_once_more(spool):
+    inner = TroubledRecorder(*[outage() for _ in range(9)])
+    recorder = BackgroundRecorder(inner, spool=spool, retry_seconds=3600)
+    log(recorder, 5)
+    while not recorder.problems:
+        time.sleep(0.001)
+    closing = threading.Thread(
+        target=recorder.close, args=(3600,), kwargs={"outages_pass": False}, daemon=True
+    )
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert len(inner.errors) == 7
+    assert any(problem.startswith("6 entries wait in") for problem in recorder.problems)
+
+    recorder = BackgroundRecorder(TroubledRecorder(), spool=spool)
+    assert recorder.close(outages_pass=False) == 0  # all that can be delivered is
+
+
 def test_what_an_outage_left_is_delivered_by_the_next_recorder(spool):
     first = BackgroundRecorder(away(), spool=spool, retry_seconds=3600)
     log(first, 5)

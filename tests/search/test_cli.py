@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from samples import Completed, FinishedSearch, espalier, outcome, small_config
+from torch import nn
 
 import copycat
 from pruning import Cost, measure_cost
@@ -274,6 +275,10 @@ def test_help_states_every_default():
 
 BAD_SETTINGS = {
     "no weights": (["--weights=none.pt"], "the weights none.pt cannot be read: No such file"),
+    "weights of another network": (
+        ["--weights=other.pt"],
+        "the weights other.pt are of another network: 32 missing: features",
+    ),
     "weights of another library": (
         ["--weights=torchvision:IMAGENET1K_V1"],
         "weights torchvision:IMAGENET1K_V1 are for networks torchvision:NAME, got search.models:",
@@ -329,7 +334,7 @@ BAD_SETTINGS = {
     ),
     "data that fail": (
         ["--data=bad_nets:raises"],
-        "bad_nets:raises failed: ValueError: a b (bad_nets.py, line 12)",
+        "bad_nets:raises failed: ValueError: a b (bad_nets.py, line 14)",
     ),
     "data of another kind": (
         ["--data=bad_nets:no_module"],
@@ -342,6 +347,23 @@ BAD_SETTINGS = {
         "expected targets to be int64 (batch,), numbers of classes (several labels are learned by "
         "--task multilabel, other numbers by --task regression), got (1,) of torch.float32",
     ),
+    "items that are no pairs": (
+        ["--data=data_of_users:triples"],
+        "items of the train part of data_of_users:triples must be pairs (inputs, targets), got a",
+    ),
+    "data that yield nothing": (
+        ["--data=data_of_users:empty_stream"],
+        "the test part of data_of_users:empty_stream has no samples",
+    ),
+    "labels outside the classes": (
+        ["--data=data_of_users:label_outside"],
+        "sample 2 of the train part of data_of_users:label_outside has the label 2, but there are",
+    ),
+    "a task that fails": (
+        ["--task=bad_nets:raises"],
+        "the task bad_nets:raises failed: ValueError: a b (bad_nets.py, line 14)",
+    ),
+    "a task without a score": (["--task=bad_nets:Scoreless"], "bad_nets:Scoreless must say its"),
     "a share of data that are split": (
         ["--data=data_of_users:with_targets", "--validation-fraction=0.3"],
         "validation_fraction has no effect on data_of_users:with_targets",
@@ -387,6 +409,8 @@ BAD_SETTINGS = {
 BAD_NETS = """
 from torch import nn
 
+from search import Score, Task
+
 number = 3
 
 
@@ -413,6 +437,18 @@ def no_norm(num_classes):
 
 def colour(num_classes):
     return sequence(3, True, num_classes)
+
+
+class Scoreless(Task):
+    def loss(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets)
+
+    def evaluate(self, model, loader):
+        return float("nan")
+
+
+class Unmeasurable(Scoreless):
+    score = Score("closeness")
 """
 
 
@@ -424,6 +460,7 @@ def bad_things(here: Path) -> Path:
     (here / "bad-key.toml").write_text("trails = 3")
     (here / "bad_nets.py").write_text(BAD_NETS)
     (here / "bad_raises.py").write_text("raise RuntimeError('at\\nimport')")
+    torch.save(nn.Linear(3, 10).state_dict(), here / "other.pt")
     (here / "empty" / "test").mkdir(parents=True)
     for folder in ("sizes", "broken"):
         for part in ("train", "test"):
@@ -448,6 +485,18 @@ def test_bad_input_gets_one_line_and_nothing_is_written(
     before = sorted(bad_things.rglob("*"))
     assert expected in one_line(espalier("search", *arguments))
     assert sorted(bad_things.rglob("*")) == before
+
+
+def test_a_task_whose_scores_are_no_numbers_is_refused_before_training(
+    bad_things: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """After the preflight, which measures nothing where there are no weights."""
+    monkeypatch.delitem(sys.modules, "bad_nets", raising=False)
+    completed = espalier("search", "--task=bad_nets:Unmeasurable", "--name=s")
+    (line,) = completed.err.splitlines()
+    assert completed.status == 2
+    assert "the closeness of the network is nan" in line
+    assert not (bad_things / "espalier-runs" / "s").exists()
 
 
 def test_a_folder_that_holds_another_search_is_refused(

@@ -53,6 +53,8 @@ class Dispatcher(PeriodicThread):
 
     def _isolated(self, row: SearchRow, act: Callable[[SearchRow], None]) -> None:
         """Act on a search so that its errors are its own: the others get their turn."""
+        if self._is_closing.is_set():
+            return
         try:
             act(row)
         except Exception as error:  # as it says
@@ -70,10 +72,24 @@ class Dispatcher(PeriodicThread):
         """
         super().close(timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
-        with suppress(*OUTAGES):  # what is away cannot be asked
-            handles = [row.handle for row in self._queue.running() if row.handle]
-            for handle in handles:
+        asked = self._interrupt(self._supervisor.handles(), set())
+        with suppress(*OUTAGES):  # without the database all are known but those of a first look
+            asked = self._interrupt({row.handle for row in self._queue.running()}, asked)
+        while True:
+            lasts = self._thread.is_alive()  # a step that may still launch something
+            asked = self._interrupt(self._supervisor.handles(), asked)
+            if time.monotonic() > deadline or not (lasts or self._any_runs(asked)):
+                break
+            time.sleep(0.1)
+
+    def _interrupt(self, handles: set[str], asked: set[str]) -> set[str]:
+        """Ask processes to end that were not asked before; all that were asked by now."""
+        for handle in handles - asked - {""}:
+            with suppress(*OUTAGES):
                 self._launcher.interrupt(handle)
-            while handles and time.monotonic() < deadline:
-                handles = [handle for handle in handles if self._launcher.poll(handle) is None]
-                time.sleep(0.1)
+        return asked | handles - {""}
+
+    def _any_runs(self, handles: set[str]) -> bool:
+        with suppress(*OUTAGES):
+            return any(self._launcher.poll(handle) is None for handle in handles)
+        return True

@@ -46,6 +46,7 @@ class Supervisor:
     def attend(self, row: SearchRow) -> None:
         """Store what its process has done since, and do what its state asks for."""
         followed = self._follow(row)
+        followed.handle = row.handle or followed.handle
         if not row.handle:
             if row.wish == "stop":
                 followed.read()
@@ -74,9 +75,9 @@ class Supervisor:
         followed.read()
         num_epochs = followed.search_state.num_epochs
         self._queue.update(row.id, launches=row.launches + 1, epochs=num_epochs)
-        handle = self._launcher.launch(row.id, row.launches + 1)
+        followed.handle = self._launcher.launch(row.id, row.launches + 1)
         followed.stop_asked_at = None
-        self._queue.update(row.id, handle=handle)
+        self._queue.update(row.id, handle=followed.handle)
 
     def count_error(self, row: SearchRow, error: Exception) -> None:
         """Give a search up that ends in a bug at every look."""
@@ -87,6 +88,10 @@ class Supervisor:
                 self._launcher.kill(row.handle)
             reason = f"the service cannot follow it: {type(error).__name__}: {first_line(error)}"
             self._end(row, "failed", reason)
+
+    def handles(self) -> set[str]:
+        """Of the last processes of all searches that are not over, without asking the database."""
+        return {followed.handle for followed in list(self._followed.values())} - {""}
 
     def clear_errors(self, row: SearchRow) -> None:
         """A look at it has succeeded."""

@@ -87,8 +87,15 @@ def test_what_is_known_of_one_width_takes_no_kernel_at_another(*, training: bool
 
     def calls(width: int) -> list[tuple[Any, tuple[Any, ...]]]:
         x, channels = meta(2, width, 4, 4), [meta(width) for _ in range(4)]
+        pooled, kernel = meta(2, width, 1, 1), meta(6, width, 3, 3)
         return [
             (aten.hardtanh_.default, (x, 0.0, 6.0)),
+            (aten.hardswish_.default, (x,)),
+            (aten.mul.Tensor, (x, pooled)),
+            (aten.mul_.Tensor, (x, pooled)),
+            (aten.mean.dim, (x, [-1, -2], True)),
+            (aten.addmm.default, (meta(3), meta(2, width), meta(3, width).t())),
+            (aten.convolution.default, (x, kernel, None, [2], [1], [1], False, [0], 1)),
             (aten.native_batch_norm.default, (x, *channels, training, 0.1, 1e-5)),
         ]
 
@@ -118,6 +125,9 @@ def vectors(width: int, number: int) -> list[Tensor]:
     return [meta(width) for _ in range(number)]
 
 
+_PADDED = None, [2, 1], [1, 1], [1, 2], False, [0, 0]
+
+
 @pytest.mark.parametrize(
     ("func", "args_at"),
     [
@@ -144,7 +154,26 @@ def vectors(width: int, number: int) -> list[Tensor]:
             aten.native_layer_norm.default,
             lambda n: (meta(2, 5, n, 3), [n, 3], meta(n, 3), None, 1e-5),
         ),
+        (aten.add.Tensor, lambda n: (meta(2, 1, n), meta(3, 1))),
+        (aten.div.Tensor, lambda n: (meta(n, 1, 1), meta(1, n, 4, 4, dtype=torch.int64))),
+        (aten.add_.Tensor, lambda n: (meta(2, n, 4), meta(n, 1))),
+        (aten.hardswish_.default, lambda n: (meta(2, n).t(),)),
+        (aten.mean.dim, lambda n: (meta(2, n, 4, 4), [-1, -2])),
+        (aten.mean.dim, lambda n: (meta(2, n, 4), [1], True)),
+        (aten.mean.dim, lambda n: (meta(2, n), [])),
+        (aten.convolution.default, lambda n: (meta(1, n, 7, 5), meta(4, n, 3, 2), *_PADDED, 1)),
+        (aten.convolution.default, lambda n: (meta(1, n, 5, 4), meta(n, 1, 3, 2), *_PADDED, n)),
+        (aten.convolution.default, lambda n: (meta(1, 2, 5, 4), meta(n, 2, 1, 1), *_PADDED, 1)),
+        (
+            aten.convolution.default,
+            lambda n: (meta(1, n, 5), meta(n, 3, 2), meta(3), [2], [0], [1], True, [1], 1),
+        ),
+        (
+            aten.convolution.default,
+            lambda n: (meta(1, n, 7, 4).transpose(2, 3), meta(5, n, 1, 1), *_PADDED, 1),
+        ),
         (aten.addmm.default, lambda n: (meta(n), meta(2, 5), meta(5, n))),
+        (aten.addmm.default, lambda n: (meta(3), meta(2, n), meta(3, n).t())),
         (aten.addmm.default, lambda n: (meta(2, n), meta(2, 5), meta(5, n))),
     ],
 )
@@ -164,6 +193,8 @@ def test_sizes_that_do_not_fit_are_refused_at_another_width() -> None:
         (aten.native_batch_norm.default, lambda n: (meta(1, 4, 2), *vectors(n, 4), *numbers)),
         (aten.native_layer_norm.default, lambda n: (meta(2, 4), [n], *vectors(n, 2), 1e-5)),
         (aten.addmm.default, lambda n: (meta(3), meta(2, 4), meta(n, 3))),
+        (aten.mul_.Tensor, lambda n: (meta(2, 4), meta(n))),
+        (aten.convolution.default, lambda n: (meta(1, n, 5, 5), meta(3, 4, 1, 1), *_PADDED, 1)),
     )
     for func, args_at in calls:
         kernels(func, args_at(4), {})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 from samples import Workers, espalier
 
 from mlflow_server import MemoryRecorder
+from search.experiments.claims import Verdict
 from search.experiments.definition import read
 from search.experiments.measurement import Measurement
 from search.experiments.page import measured_page
 from search.experiments.plan import Where
+from search.scheduling import own_ray
 
 SEARCH = """
 title = "scales and importances"
@@ -190,6 +193,21 @@ def test_a_correlation_study_and_removals_from_its_network(here: Path, memory: M
     greedy = float(row.split("|")[3].split("±")[0])
     assert greedy > 0
     assert (here / "experiments/one/figure2-smoke.svg").is_file()
+
+
+def test_one_ray_serves_all_experiments_of_a_command(here: Path, monkeypatch: pytest.MonkeyPatch):
+    keepers = []
+
+    def reproduce(*_: object) -> tuple[Path, list[Verdict]]:
+        keepers.append(own_ray._KEEPER.get())
+        return here, []
+
+    monkeypatch.setattr(own_ray, "_KEEPER", ContextVar("of another process", default=None))
+    monkeypatch.setattr("search.experiments.reproduction.reproduce", reproduce)
+    assert espalier("reproduce", "one", "--scale=smoke").status == 0
+    assert len(keepers) == 3
+    assert keepers[0] is not None
+    assert all(keeper is keepers[0] for keeper in keepers)
 
 
 def test_a_run_whose_folder_holds_something_else_is_refused(here: Path, workers: Workers):

@@ -292,6 +292,14 @@ def test_learning_curves_are_shown_where_there_are_some(config: SearchConfig, re
     assert found["meta"] == "fine-tuned"
 
 
+def test_a_curve_that_was_cut_off_is_left_out(config: SearchConfig, results: Results):
+    save_curve(config, "fine-tuned-0", 3)
+    assert "curves" in figures(Page(report_page(config.directory)))
+    file = config.directory / "architectures" / "fine-tuned-0" / "curve.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert "curves" not in figures(Page(report_page(config.directory)))
+
+
 def test_the_commands_of_the_page_repeat_the_search(config: SearchConfig, page: Page):
     (command,) = re.findall(r"espalier search (.*?) take the recommended", page.words)
     from search.commands.flags import overridden  # noqa: PLC0415

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -17,7 +19,7 @@ from samples import quick_config
 
 from pruning.errors import DataError, LostProcessError
 from search.config.data_config import DataConfig
-from search.scheduling import own_ray
+from search.scheduling import own_ray, ray_node
 from search.scheduling.ray_executor import _ray
 from search.scheduling.share import Share
 from search.studies.search_study import run
@@ -111,6 +113,48 @@ def test_why_it_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
     ):
         broken.address()
     assert "\n" not in str(caught.value)
+
+
+SLOW = "The current node timed out during startup. This could happen because of anything."
+
+
+@pytest.mark.parametrize(
+    ("errors", "attempts"),
+    [([SLOW] * 2, 3), ([SLOW] * 3, 3), (["no memory"], 1), ([SLOW, "no memory"], 2)],
+)
+def test_on_a_busy_machine_a_start_may_take_longer_than_ray_waits(
+    monkeypatch: pytest.MonkeyPatch, errors: list[str], attempts: int
+):
+    """What an attempt has begun ends before the next."""
+    steps: list[str] = []
+
+    def init(**settings: object) -> SimpleNamespace:
+        assert settings["num_cpus"] == 1
+        steps.append("begun")
+        if steps.count("begun") <= len(errors):
+            raise RuntimeError(errors[steps.count("begun") - 1])
+        return SimpleNamespace(address_info={"gcs_address": "127.0.0.1:1"})
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))  # type: ignore[arg-type]
+    monkeypatch.setattr(ray_node, "_end_children", lambda: steps.append("ended"))
+    succeeds = len(errors) < attempts
+    with nullcontext() if succeeds else pytest.raises(RuntimeError, match=errors[-1]):
+        assert ray_node._started({"num_cpus": 1}) == "127.0.0.1:1"
+    assert steps == [*["begun", "ended"] * (attempts - 1), "begun"]
+
+
+ENDING = """
+import subprocess, sys
+from search.scheduling import ray_node
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+ray_node._end_children()
+print(child.wait())
+"""
+
+
+def test_children_of_an_attempt_end():
+    command = [sys.executable, "-c", ENDING]
+    assert subprocess.check_output(command, text=True, timeout=120) == "-9\n"
 
 
 def test_bad_input_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -465,6 +465,20 @@ def test_an_interruption_at_the_very_end_costs_no_training(
     assert workers.performed == []
 
 
+def test_curves_that_were_cut_off_keep_no_search_from_going_on(
+    config: SearchConfig, workers: Workers
+):
+    expected = search.run(config).results
+    curves = [*config.directory.glob("architectures/*/curve.json")]
+    assert curves
+    for curve in curves:
+        curve.write_bytes(curve.read_bytes()[:-20])
+    (config.directory / "results.json").unlink()
+    workers.performed = []
+    assert search.run(config).results.front == expected.front
+    assert workers.performed == []
+
+
 def test_a_finished_search_returns_at_once(
     config: SearchConfig, workers: Workers, memory: MemoryRecorder
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from samples import Workers, hypervolume, quick_config
 
 import search
-from mlflow_server import MemoryRecorder, schema
+from mlflow_server import MemoryRecorder, RunRecorder, schema
+from mlflow_server.runs import Entry
 from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
@@ -51,6 +53,46 @@ def test_no_more_threads_are_used_than_control_groups_leave_cores(
     with pytest.raises(EspalierError, match="that is all"):
         search.run(config)
     assert threads == [2]
+
+
+class Closed(RunRecorder):
+    """Notes how it is closed."""
+
+    def __init__(self) -> None:
+        self.how: list[tuple[float, bool]] = []
+
+    def write(self, entry: Entry) -> None:
+        """Nobody reads it."""
+
+    def close(self, timeout_seconds: float = 30.0, *, outages_pass: bool = True) -> int:
+        self.how.append((timeout_seconds, outages_pass))
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [(None, (60.0, True)), (EspalierError, (60.0, True)), (KeyboardInterrupt, (15.0, False))],
+)
+def test_who_interrupts_a_search_does_not_wait_for_mlflow(
+    config: SearchConfig,
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException] | None,
+    how: tuple[float, bool],
+):
+    """What it has not taken by then is in the spool, for the process that goes on."""
+    recorder = Closed()
+    monkeypatch.setattr(session, "run_recorder", lambda *_: recorder)
+
+    def ended(*arguments: Any) -> tuple[Outcome, ...]:
+        if error is not None:
+            raise error("no more")
+        return perform(*arguments)
+
+    workers.perform = ended
+    with nullcontext() if error is None else pytest.raises((error, EspalierError)):
+        search.run(config)
+    assert recorder.how == [how]
 
 
 # ---- repetitions

@@ -1,6 +1,7 @@
 """The queue: what runs, what is brought back, and what it ends in."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 from samples import ABSOLUTE_ERROR, base_outcome, outcome
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from pruning.errors import ServiceError
 from search.service.database.architectures import Architectures
@@ -15,6 +18,7 @@ from search.service.database.connection import open_database
 from search.service.database.idempotency import IdempotencyKey
 from search.service.database.search_queue import SearchQueue
 from search.service.database.searches import Searches
+from search.service.database.tables import SearchRow
 from search.service.database.transactions import Database
 from search.service.queue.dispatcher import Dispatcher
 from search.service.queue.launcher import Launcher, ProcessExit
@@ -521,17 +525,92 @@ def test_damaged_results_fail_the_search_with_the_reason(
     assert "its results cannot be read" in searches.get("a").reason
 
 
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_closing_interrupts_what_runs_and_leaves_it_running_in_the_books(
     searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher
 ) -> None:
     add(searches, "a")
     dispatcher.start()
-    deadline = time.monotonic() + 10
-    while not launcher.launched:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: launcher.launched)
     launcher.gone["a/1"] = ProcessExit("its process ended with status 130")
     dispatcher.close(5)
     assert launcher.interrupted == ["a/1"]
     assert searches.get("a").state == "running"
     assert not dispatcher.is_alive
+
+
+def test_closing_interrupts_what_runs_while_the_database_is_away(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it would go on to its end."""
+    add(searches, "a")
+    dispatcher.step()
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 130")
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "scalars", failing)
+        dispatcher.close(5)
+    assert launcher.interrupted == ["a/1"]
+
+
+def failing(*_: object) -> None:
+    raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+
+
+def test_what_is_launched_while_the_queue_closes_is_interrupted_too(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a step that a busy database keeps for longer than it is waited for."""
+    add(searches, "a")
+    begins, goes_on = threading.Event(), threading.Event()
+    launch, running = launcher.launch, dispatcher._queue.running
+
+    def late(search_id: str, attempt: int) -> str:
+        begins.set()
+        goes_on.wait(10)
+        return launch(search_id, attempt)
+
+    def before_it_is_launched() -> list[SearchRow]:
+        rows = running()
+        goes_on.set()
+        until(lambda: launcher.launched)
+        return rows
+
+    monkeypatch.setattr(launcher, "launch", late)
+    launcher.gone["a/1"] = ProcessExit("its process ended with status 130")
+    dispatcher.start()
+    assert begins.wait(10)
+    monkeypatch.setattr(dispatcher._queue, "running", before_it_is_launched)
+    dispatcher.close(1)
+    assert launcher.interrupted == ["a/1"]
+
+
+def test_a_cluster_that_is_away_for_one_search_keeps_no_other_from_being_interrupted(
+    searches: Searches, launcher: FakeLauncher, database: Database, tmp_path: Path
+) -> None:
+    dispatcher = Dispatcher(database, launcher, tmp_path / "runs", max_running=3)
+    add(searches, "a", "b", "c")
+    dispatcher.step()
+    interrupt = launcher.interrupt
+
+    def partly(handle: str) -> None:
+        interrupt(handle)
+        if len(launcher.interrupted) == 2:
+            raise ServiceError("no answer")
+
+    launcher.interrupt = partly  # type: ignore[method-assign]
+    for name in ("a", "b", "c"):
+        launcher.gone[f"{name}/1"] = ProcessExit("its process ended with status 130")
+    dispatcher.close(5)
+    assert sorted(launcher.interrupted) == ["a/1", "b/1", "c/1"]
