@@ -22,6 +22,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 
+SEARCH = (
+    *("search", "--budget=flops=10%", "--trials=1", "--ladder=1", "--profiles=1", "--name=s"),
+    *("--limit-train=100", "--batch-size=16", "--epochs=1", "--fine-tune-epochs=1"),
+    *("--scratch-epochs=1", "--by-products=0", "--tempered-trials=0", "--device=cpu"),
+)
+
 
 def build(folder: Path) -> None:
     """Put the wheel of this source tree into the folder; nothing is fetched."""
@@ -118,3 +124,9 @@ def test_a_database_of_a_service_is_made_by_its_migrations(programs: Path, tmp_p
     create = (programs / "espalier", "token", "create", "anna")
     subprocess.run(create, cwd=tmp_path, env=outside(), check=True, capture_output=True)
     assert "anna  writer" in output(tmp_path, programs / "espalier", "token", "list")
+
+
+@pytest.mark.slow
+def test_a_search_runs_from_it(programs: Path, tmp_path: Path) -> None:
+    assert "Pareto front" in output(tmp_path, programs / "espalier", *SEARCH)
+    assert (tmp_path / "espalier-runs" / "s" / "report.html").exists()

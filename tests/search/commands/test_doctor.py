@@ -276,3 +276,9 @@ def test_a_server_that_does_not_start_is_a_problem(
     (tmp_path / "file").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     assert starts.start_mlflow().state == "problem"
+
+
+@pytest.mark.slow
+def test_ray_and_mlflow_are_started() -> None:
+    assert starts.start_mlflow().state == "ok"
+    assert starts.start_ray().state == "ok"
