@@ -272,7 +272,8 @@ def test_what_compose_starts_searches_together(here: Here) -> None:
     with ExitStack() as stack:
         here.run("bucket")
         head = (f"--temp-dir={here.folder}/r", f"--dashboard-agent-listen-port={ray['agent']}")
-        stack.enter_context(here.running("ray-head", *head, "--num-cpus=2"))
+        any_port = ("--min-worker-port=0", "--max-worker-port=0")  # a free one may be among Ray's
+        stack.enter_context(here.running("ray-head", *head, *any_port, "--num-cpus=2"))
         stack.enter_context(here.running("mlflow"))
         token = here.run("service", shlex.split("espalier token create anna --role=admin"))
         here.wait("ray-head")

@@ -49,6 +49,7 @@ from search.system.error_log import as_error
 from search.system.memory_limit import memory_limited
 from search.training.checkpoints import Attempts
 from search.trials.artifacts import not_stored
+from search.trials.certification import certify
 from search.trials.job_context import JobContext
 from search.trials.jobs import (
     Ending,
@@ -255,6 +256,7 @@ def _perform(config: dict[str, Any], *, shared: Shared) -> None:
             memory = memory_limited(context.config.resources.memory_gb)
             with watchdog.watching(), memory, in_processes(context, shared, attempts) as context:
                 outcomes = perform(job, context, data, report)
+                certify(outcomes, context)  # here, while others train
         finally:
             reports.flush()
     except DiskFullError as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from copycat.architecture import read, verify
 from pruning.cost import Budget
 from pruning.errors import (
     DataError,
@@ -31,6 +30,7 @@ from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.data.data import Data
 from search.system.child_process import ProcessEndedError, apart
+from search.trials.certification import certify
 from search.trials.job_context import JobContext
 from search.trials.jobs import FromScratchJob, Job, Outcome, TrialJob
 from search.trials.preflight import Preflight
@@ -76,7 +76,8 @@ def dry_run_of_search(context: JobContext, data: Data, space: SearchSpace) -> No
                 there, proposal = _of_one_group(there, proposal)
             stored = _perform(TrialJob(0, proposal), there, few, f" by {proposal.criterion}")
             if number == 0:  # what is stored of the others differs in numbers only
-                _verify(stored, there, few)
+                with _in_one_line(there, few):
+                    certify(stored, there)
         _perform(_narrowed(small.preflight), small, few)
 
 
@@ -103,7 +104,9 @@ def dry_run_of_family(context: JobContext, data: Data, jobs: Iterable[FromScratc
         firsts.setdefault(job.origin, job)
     with _small(context, data) as (small, few):
         for job in firsts.values():
-            _verify(_perform(job, small, few), small, few)
+            stored = _perform(job, small, few)
+            with _in_one_line(small, few):
+                certify(stored, small)
 
 
 @contextmanager
@@ -211,16 +214,6 @@ def _perform(job: Job, context: JobContext, data: Data, how: str = "") -> tuple[
         except (TrainingDivergedError, UnreachableBudgetError):
             pass  # other proposals need not
     return ()
-
-
-def _verify(outcomes: Iterable[Outcome], context: JobContext, data: Data) -> None:
-    with _in_one_line(context, data):
-        for outcome in outcomes:
-            folder = context.directory / outcome.path
-            builder, preflight = read(folder).builder, context.preflight
-            assert builder is not None, folder
-            graph = preflight.graph if builder == preflight.builder else None
-            verify(folder, trust=builder.modules, graph=graph)
 
 
 def _where(context: JobContext, data: Data) -> str:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from copycat.architecture import verify
 from pruning.cost import Budget, format_count
 from pruning.errors import ArchitectureError, SearchFailedError
 from search.results import recommendation
@@ -21,7 +20,7 @@ from search.storage.atomic_files import write_durably
 from search.storage.layout import EVENTS_FILE, RESULTS_FILE
 from search.studies.session import Session
 from search.tracking.event_file import EventFile
-from search.trials.job_context import JobContext
+from search.trials.certification import certify
 from search.trials.jobs import Outcome
 from search.trials.pareto import front, without_base
 from search.trials.preflight import Preflight
@@ -35,7 +34,7 @@ def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:
     Raises SearchFailedError if there is none within the budget.
     """
     config, preflight = session.context.config, session.context.preflight
-    certified = [o for o in outcomes if _is_certified(o, session.context, session.notes)]
+    certified = [o for o in outcomes if _is_certified(o, session)]
     base = next((o for o in certified if o.origin == "base"), None)
     within = [o for o in without_base(certified) if preflight.limits.allows(o.cost)]
     if not within:
@@ -94,15 +93,13 @@ def _rung_label(rung: Budget, preflight: Preflight) -> str:
     return ", ".join(parts)
 
 
-def _is_certified(outcome: Outcome, context: JobContext, notes: list[str]) -> bool:
+def _is_certified(outcome: Outcome, session: Session) -> bool:
     """Whether the stored folder rebuilds to the stated cost, by fvcore's count."""
+    if outcome.path in session.certified:
+        return True
     try:
-        verify(
-            context.directory / outcome.path,
-            trust=context.preflight.builder.modules,
-            graph=context.preflight.graph,
-        )
+        certify([outcome], session.context)
     except ArchitectureError as error:
-        notes.append(f"{outcome.key} is left out: {error}")
+        session.notes.append(f"{outcome.key} is left out: {error}")
         return False
     return True

@@ -118,6 +118,7 @@ class Session:
     """One process's work on a study: performs its jobs, or finds them performed.
 
     notes: what people should know of the result.  failures: why jobs came to nothing, by key.
+    certified: paths of the networks that workers of this process have loaded again, see `certify`.
     runs, record: in MLflow.  observer: everyone who hears of the jobs.
     """
 
@@ -148,11 +149,20 @@ class Session:
         self.record = MlflowRecord(self.runs, context.directory)
         self._failures = _Failures()
         self.failures = self._failures.reasons
+        self._certified = _Certified()
+        self.certified = self._certified.paths
         self._progress = Progress(console, context.preflight.score)
         self._event_log = event_log
         self.observer = Observers(
             [
-                *(self.compute_budget, self._progress, event_log, self.record, self._failures),
+                *(
+                    self.compute_budget,
+                    self._progress,
+                    event_log,
+                    self.record,
+                    self._failures,
+                    self._certified,
+                ),
                 CheckpointCleaner(context),  # the last one: the others know what it forgets
             ]
         )
@@ -269,3 +279,13 @@ class _Failures(Observer):
     def ended(self, job: Job, ending: Ending) -> None:
         if isinstance(job, FromScratchJob) or job.repeat:
             self.reasons[job.key] = ending.why
+
+
+class _Certified(Observer):
+    """Keeps which networks need not be loaded once more: workers do it before they tell of them."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+    def finished(self, job: Job, outcomes: Sequence[Outcome]) -> None:  # noqa: ARG002
+        self.paths.update(outcome.path for outcome in outcomes)

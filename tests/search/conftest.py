@@ -38,6 +38,7 @@ def _share(name: str) -> ModuleType:
 samples, *_ = map(_share, ("samples", "serving", "nets_of_users", "own_data", "data_of_users"))
 
 NETS = """
+import itertools
 import os
 from pathlib import Path
 
@@ -45,9 +46,11 @@ import torch
 
 from search.models import digits_vgg
 
+BUILT = itertools.count(1)
+
 
 def troubled(num_classes, in_channels):
-    "Raises in trial 1 of seed 7, diverges in trial 2 and ends the process of trial 3 once."
+    "Raises in trial 1 of seed 7, diverges in 2, ends the process of 3 once; no two of 4 are alike."
     number = (torch.initial_seed() - 7 * 2**21) / 2
     if number == 1:
         raise RuntimeError("out of\\nluck")
@@ -55,6 +58,9 @@ def troubled(num_classes, in_channels):
         Path("died").touch()
         os._exit(1)
     model = digits_vgg(num_classes, in_channels)
+    if number == 4:
+        offset = next(BUILT)
+        model.register_forward_hook(lambda module, inputs, outputs: outputs + offset)
     if number == 2:
         with torch.no_grad():
             for parameter in model.parameters():

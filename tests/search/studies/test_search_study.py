@@ -516,6 +516,22 @@ def test_damaged_weights_are_left_out_with_a_note(config: SearchConfig, workers:
     assert all(o.key != "fine-tuned-0" for c in results.contests for o in c.entries.values())
 
 
+def test_at_the_end_only_networks_of_earlier_processes_are_loaded(
+    config: SearchConfig, workers: Workers, monkeypatch
+):
+    """The others were by their workers, while others trained."""
+    loaded: list[str] = []
+
+    def certify(outcomes: Sequence[Outcome], *rest: object) -> None:
+        loaded.extend(o.key for o in outcomes)
+
+    monkeypatch.setattr("search.studies.publishing.certify", certify)
+    search.run(config)
+    assert loaded == []
+    results = search.run(config).results
+    assert set(loaded) >= {outcome.key for outcome in results.everything}
+
+
 def test_a_search_of_which_nothing_can_be_certified_has_failed(
     config: SearchConfig, workers: Workers
 ):
