@@ -257,7 +257,6 @@ SEARCH = {
     "ladder": [1.0],
     "profiles": 1,
     "concurrency": 1,
-    "device": "cpu",
     "data": {"limit_train": 100},
     "training": {"epochs": 1, "fine_tune_epochs": 1, "scratch_epochs": 1, "batch_size": 16},
     "study": {"by_products": 0, "tempered_trials": 0},
