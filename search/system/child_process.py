@@ -19,7 +19,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -204,7 +204,7 @@ def _serve(
         faulthandler.disable()  # what is enabled already would leave handlers of others in place
         faulthandler.enable(stack, all_threads=False)
         _note_exits(stack)
-        with begin():
+        with begin(), suppress(EOFError, ConnectionError):  # the parent is gone
             while True:
                 connection.send_bytes(_pickled(*_done(*(task or connection.recv()))))
                 task = None
@@ -235,9 +235,11 @@ def _note_exits(stack: TextIO) -> None:
     leave, process = os._exit, os.getpid()
 
     def noted(status: int) -> None:
-        if os.getpid() == process:
-            faulthandler.dump_traceback(stack, all_threads=False)
-        leave(status)
+        try:
+            if os.getpid() == process:
+                faulthandler.dump_traceback(stack, all_threads=False)
+        finally:  # also where the file is closed by now
+            leave(status)
 
     os._exit = noted  # type: ignore[assignment]
 

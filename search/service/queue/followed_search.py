@@ -17,15 +17,16 @@ _log = logging.getLogger(__name__)
 class FollowedSearch:
     """What the service remembers of a search between two looks at it.
 
-    handle: of its last process; empty if none is known.  stop_asked_at: when that was asked to end,
-    by the monotonic clock.  is_stored: whether what was read is in the database.  front_keys:
-    architectures that are on the front there.  num_errors: bugs in a row at looking at it.
-    restarts: pauses before it is started again.
+    handle: of its last process; empty if none is known.  was_seen: whether this service has started
+    that or seen it at work.  stop_asked_at: when it was asked to end, by the monotonic clock.
+    is_stored: whether what was read is in the database.  front_keys: architectures that are on the
+    front there.  num_errors: bugs in a row at looking at it.  restarts: pauses before it is started
+    again.
     """
 
     def __init__(self, file: Path) -> None:
         self.file, self.search_state = EventFile(file), SearchState()
-        self.handle = ""
+        self.handle, self.was_seen = "", False
         self.stop_asked_at: float | None = None
         self.is_stored = False
         self.front_keys: set[str] = set()

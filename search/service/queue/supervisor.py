@@ -55,6 +55,7 @@ class Supervisor:
                 self.launch(row)
             return
         process_exit = self._launcher.poll(row.handle)
+        followed.was_seen |= process_exit is None
         events = followed.read()
         if events or not followed.is_stored:
             self._store(row, followed, events)
@@ -76,6 +77,7 @@ class Supervisor:
         num_epochs = followed.search_state.num_epochs
         self._queue.update(row.id, launches=row.launches + 1, epochs=num_epochs)
         followed.handle = self._launcher.launch(row.id, row.launches + 1)
+        followed.was_seen = True
         followed.stop_asked_at = None
         self._queue.update(row.id, handle=followed.handle)
 
@@ -139,9 +141,12 @@ class Supervisor:
         self._queue.update(row.id, handle="", reason=f"waits: {reason}")
 
     def _restart(self, row: SearchRow, followed: FollowedSearch, process_exit: ProcessExit) -> None:
-        """Start it again at once, unless it has died too often without getting any further."""
+        """Start it again at once, unless it has died too often without getting any further.
+
+        What ended while there was no service, as with the machine, is not held against it.
+        """
         has_got_on = followed.search_state.num_epochs > row.epochs
-        losses = 1 if has_got_on else row.losses + 1
+        losses = (0 if has_got_on else row.losses) + followed.was_seen
         if losses > MAX_LOSSES:
             reason = f"{process_exit.cause}, {losses} times without getting any further"
             self._end(row, "failed", reason)

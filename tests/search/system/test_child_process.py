@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -113,3 +114,27 @@ def test_the_first_task_need_not_be_pickled_and_leaves_no_files() -> None:
     child.kill()
     assert not folder.exists()
     assert made == []
+
+
+WITHOUT_PARENT = """
+import contextlib, multiprocessing, tempfile
+from search.system import child_process
+child_process._end_with_parent = lambda: None
+here, there = multiprocessing.Pipe()
+here.close()
+child_process._serve(there, contextlib.nullcontext, tempfile.mkdtemp(), None)
+"""
+TOO_LATE = """
+import os
+from search.system import child_process
+with open(os.devnull, "w") as stack:
+    child_process._note_exits(stack)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("program", [WITHOUT_PARENT, TOO_LATE])
+def test_it_ends_without_a_word_when_its_parent_was_killed(program: str) -> None:
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -502,6 +502,28 @@ def test_another_service_goes_on_with_what_runs(
     assert [searches.get(name).state for name in ("a", "b")] == ["finished", "running"]
 
 
+def test_what_ends_with_the_service_is_begun_again_however_often(
+    searches: Searches,
+    launcher: FakeLauncher,
+    dispatcher: Dispatcher,
+    database: Database,
+    tmp_path: Path,
+) -> None:
+    """As in a container that is restarted, while an epoch takes hours."""
+    add(searches, "a")
+    dispatcher.step()
+    for attempt in range(1, MAX_LOSSES + 4):
+        launcher.gone[f"a/{attempt}"] = ProcessExit("its process ended while nobody looked")
+        Dispatcher(database, launcher, tmp_path / "runs", max_running=1).step()
+        assert launcher.launched[-1] == ("a", attempt + 1)
+    last = Dispatcher(database, launcher, tmp_path / "runs", max_running=1)
+    last.step()
+    for attempt in range(MAX_LOSSES + 4, 2 * MAX_LOSSES + 5):  # now it dies by itself
+        launcher.gone[f"a/{attempt}"] = ProcessExit("its process was ended by SIGKILL")
+        last.step()
+    assert searches.get("a").state == "failed"
+
+
 def test_a_launch_that_was_cut_off_is_made_up_for(
     searches: Searches, launcher: FakeLauncher, dispatcher: Dispatcher, queue: SearchQueue
 ) -> None:
