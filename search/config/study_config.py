@@ -28,6 +28,11 @@ class StudyConfig:
         ge=0,
         le=1000,
     )
+    descend: bool = option(
+        False,
+        "prune each further network of a trial (by_products, targets) from the fine-tuned one "
+        "before it, whose training it so inherits, or from the trial's sparse training (default)",
+    )
     tempered_trials: int = option(
         4,
         "how many shapes between two found ones, or a found (ρ = 1) and the uniformly narrowed one "
