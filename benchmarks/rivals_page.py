@@ -28,9 +28,9 @@ NAMES = {
     "torch-pruning-magnitude": "Torch-Pruning, group magnitude",
     "torch-pruning-taylor": "Torch-Pruning, group Taylor",
     "fastnas": "ModelOpt FastNAS",
-    "espalier-scores-alone": "Espalier's, shapes ranked by scores alone",
-    "espalier-drawn": "Espalier's, shapes drawn at random",
-    "espalier-untrained": "Espalier's, candidates judged without training",
+    "espalier-no-descent": "Espalier's, all networks pruned from the base network",
+    "espalier-no-costs": "Espalier's, channels ranked by scores alone",
+    "espalier-uniform": "Espalier's, the same share of every layer's channels",
 }
 """The last three are the search without one of its parts."""
 
