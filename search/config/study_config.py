@@ -41,9 +41,10 @@ class StudyConfig:
         le=1000,
     )
     candidate_epochs: int = option(
-        1,
+        0,
         "epochs of fine-tuning by which each further shape that a trial has found on its way, for "
-        "every rung of the ladder, is judged before any of them is trained from scratch",
+        "every rung of the ladder, is judged before any of them is trained from scratch; with 0 "
+        "(default) as it is with new statistics of batch normalisation",
         ge=0,
     )
 
