@@ -8,9 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from samples import outcome
 
 from search.config.data_config import DataConfig
+from search.trials.jobs import Outcome
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -59,7 +59,7 @@ def test_what_a_network_was_pruned_from_is_looked_at_at_its_price(
     bench = bench_of.Bench(setting, seed=3)
     config = search._config(bench, search.Looking(descend=descend), "builder", "runs")
     networks = [
-        outcome(f"fine-tuned-{trial}", trial=trial, flops=flops, seed=seed)
+        Outcome("", "fine-tuned", trial, None, 1.0, flops, 0, 0.5, 0.5, "", "", seed)
         for trial, seed, flops in ((0, 0, 90), (0, 0, 40), (0, 0, 20), (0, 2, 80), (0, 2, 30))
     ]
     base = bench.preflight.base.flops
