@@ -47,9 +47,9 @@ RIVALS: dict[str, Rival] = {
     "torch-pruning-magnitude": torch_pruning_magnitude,
     "torch-pruning-taylor": torch_pruning_taylor,
     "fastnas": fastnas,
-    "espalier-scores-alone": partial(espalier, looking=Looking(cost_exponent=(0.0,))),
-    "espalier-drawn": partial(espalier, looking=Looking(sampler="random")),
-    "espalier-untrained": partial(espalier, looking=Looking(candidate_epochs=0)),
+    "espalier-no-descent": partial(espalier, looking=Looking(descend=False)),
+    "espalier-no-costs": partial(espalier, looking=Looking(cost_exponent=(0.0,))),
+    "espalier-uniform": partial(espalier, looking=Looking(cost_exponent=(0.0,), scope="uniform")),
 }
 """The last three are the ablation of our own search, a part of which each does without."""
 

@@ -28,9 +28,9 @@ NAMES = {
     "torch-pruning-magnitude": "Torch-Pruning, group magnitude",
     "torch-pruning-taylor": "Torch-Pruning, group Taylor",
     "fastnas": "ModelOpt FastNAS",
-    "espalier-scores-alone": "Espalier's, shapes ranked by scores alone",
-    "espalier-drawn": "Espalier's, shapes drawn at random",
-    "espalier-untrained": "Espalier's, candidates judged without training",
+    "espalier-no-descent": "Espalier's, all networks pruned from the base network",
+    "espalier-no-costs": "Espalier's, channels ranked by scores alone",
+    "espalier-uniform": "Espalier's, the same share of every layer's channels",
 }
 """The last three are the search without one of its parts."""
 
@@ -116,8 +116,18 @@ def _introduction() -> str:
         "that is trained on them, everything counted: base network, search, fine-tuning; images "
         f"that nothing is learned from count a third. Intervals: 95 %, t over seeds. Hypervolume: "
         "the area (0 to 1) that a rival's front dominates, in accuracy above chance and the "
-        "logarithm of FLOPs below the largest budget, as a search reports it; the front is chosen "
-        "by validation and measured on the test split.\n"
+        "logarithm of FLOPs from the largest budget down to the smallest, as a search reports it; "
+        "the front is chosen by validation and measured on the test split. Wall times are of a "
+        "machine that others used at the same time, and compare nothing.\n\n"
+        "Espalier's search prunes the base network to the largest budget by Taylor scores, "
+        "fine-tunes, prunes what that came to to the next budget, and so on (`--descend`): a small "
+        "network inherits what the larger ones have learned. Its settings were chosen by "
+        "validation with a seed of their own (100; one run each): hypervolume 0.881 of uniform "
+        "widths, 0.947 of this search; 0.970 of a chain that begins with a uniformly narrowed "
+        "network in place of the base network, which no search does yet. Before, the search "
+        "trained shapes from scratch that were chosen by expected gain, which was not above "
+        "uniform widths (0.742 ± 0.031 against 0.758 ± 0.127 in test, measured down to the "
+        "smallest network that can be reached).\n"
     )
 
 

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rivals_bench import Bench, Evaluated
+from rivals_bench import FORWARD_ALONE, Bench, Evaluated
 from safetensors.torch import save_file
 
 import search
 from copycat.architecture import read
+from pruning.rules import Scope
 from search import SearchConfig, StudyConfig
 from search.config.resources_config import ResourcesConfig
 from search.results.report import Results
 from search.trials.jobs import Outcome
 
-TRIALS = 2
+SCORING_BATCHES = 4
+"""Minibatches by which channels are judged, at the price of the network that they are part of."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Looking:
-    """How the search looks for shapes; without one of these, for an ablation."""
+    """How the search looks for networks; without one of these, for an ablation."""
 
-    cost_exponent: tuple[float, ...] = (0.0, 0.5, 1.0)
-    candidate_epochs: int = 1
-    sampler: Literal["tpe", "random"] = "tpe"
+    cost_exponent: tuple[float, ...] = (0.5, 1.0, 0.0)
+    scope: Scope = "global"
+    descend: bool = True
 
 
 def espalier(bench: Bench, looking: Looking = Looking()) -> None:
     """Train the base network as for the packages that prune, and search from its weights.
 
-    The search trains more shapes from scratch than the compute pays for. They come one after the
-    other, none depends on later ones: what ends beyond the limit is left out, and not counted.
+    Each trial prunes to the largest budget, fine-tunes, prunes that to the next …; trials differ in
+    how scores are weighed by cost, and are repeated with other seeds. The search trains more
+    networks than the compute pays for. None depends on later ones: from the first on that ends
+    beyond the limit they are left out, and not counted.
     """
     base = bench.trained_base()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,17 +53,38 @@ def espalier(bench: Bench, looking: Looking = Looking()) -> None:
 def _count(bench: Bench, config: SearchConfig, results: Results) -> None:
     breakdown = results.breakdown
     assert breakdown is not None, "a finished search knows where its compute went"
-    shapes = [outcome for outcome in results.everything if outcome.origin == "tempered"]
-    bench.spent += breakdown.compute - sum(outcome.compute for outcome in shapes)
-    for outcome in results.everything:
-        if outcome.origin == "tempered":
-            if bench.spent + outcome.compute > bench.limit:
-                break
-            bench.spent += outcome.compute
-        if outcome.flops <= bench.budgets[0]:
-            bench.networks.append(_evaluated(bench, config, outcome))
+    networks = [outcome for outcome in results.everything if outcome.origin != "base"]
+    own = sum(bench.compute_of(outcome.flops) for outcome in networks)
+    assert math.isclose(own, breakdown.compute), "nothing but these networks was trained"
+    parents = _parents(bench, config, networks)
+    bench.charge(bench.data.count("validation"), FORWARD_ALONE * bench.preflight.base.flops)
+    for outcome, parent in zip(networks, parents, strict=True):
+        looked_at = _looked_at(bench, config, outcome, parent)
+        if bench.spent + looked_at + bench.compute_of(outcome.flops) > bench.limit:
+            break
+        bench.spent += looked_at + bench.compute_of(outcome.flops)
+        bench.networks.append(_evaluated(bench, config, outcome))
     bench.seconds_training += sum(stage.seconds for stage in breakdown.stages)
-    bench.details |= _details(config, results, len(shapes))
+    bench.details |= _details(config, results, networks)
+
+
+def _parents(bench: Bench, config: SearchConfig, networks: Sequence[Outcome]) -> list[int]:
+    """FLOPs of what each network was pruned from: the base network, or the one before it."""
+    before: dict[tuple[int | None, int], int] = {}
+    parents = []
+    for outcome in networks:
+        run = outcome.trial, outcome.seed
+        parents.append(before.get(run, bench.preflight.base.flops))
+        if config.study.descend:
+            before[run] = outcome.flops
+    return parents
+
+
+def _looked_at(bench: Bench, config: SearchConfig, outcome: Outcome, parent: int) -> float:
+    """Compute without training that a network took: scores, and validation around pruning."""
+    scored = min(config.scoring_batches * bench.setting.batch_size, bench.data.count("train"))
+    validated = FORWARD_ALONE * bench.data.count("validation")
+    return scored * parent + validated * (parent + outcome.flops)
 
 
 def _evaluated(bench: Bench, config: SearchConfig, outcome: Outcome) -> Evaluated:
@@ -71,24 +96,22 @@ def _evaluated(bench: Bench, config: SearchConfig, outcome: Outcome) -> Evaluate
 
 
 def _config(bench: Bench, looking: Looking, weights: str, runs: str) -> SearchConfig:
-    setting, each = bench.setting, bench.compute_of(statistics.fmean(bench.budgets))
-    shapes = math.ceil((bench.limit - bench.spent) / each)
+    setting, exponents = bench.setting, looking.cost_exponent
+    each = len(exponents) * bench.compute_of(sum(bench.budgets))
     return dataclasses.replace(
         setting.search,
         seed=bench.seed,
         weights=weights,
         training=dataclasses.replace(setting.training, epochs=0),
         criterion=("taylor",),
-        cost_exponent=looking.cost_exponent,
-        trials=TRIALS,
-        profiles=1,
-        equal_compute_pairs=False,
-        study=StudyConfig(
-            sampler=looking.sampler,
-            by_products=0,
-            tempered_trials=shapes,
-            candidate_epochs=looking.candidate_epochs,
-        ),
+        cost_exponent=exponents,
+        scope=looking.scope,
+        targets=tuple(f"flops={100 * share:g}%" for share in setting.budgets),
+        trials=len(exponents),
+        scoring_batches=SCORING_BATCHES,
+        seeds=max(1, math.ceil((bench.limit - bench.spent) / each)),
+        profiles=0,
+        study=StudyConfig(tempered_trials=0, descend=looking.descend),
         runs=runs,
         name="rival",
         concurrency=1,
@@ -97,13 +120,14 @@ def _config(bench: Bench, looking: Looking, weights: str, runs: str) -> SearchCo
     )
 
 
-def _details(config: SearchConfig, results: Results, num_shapes: int) -> dict[str, Any]:
+def _details(config: SearchConfig, results: Results, networks: Sequence[Outcome]) -> dict[str, Any]:
     assert results.breakdown is not None
     return {
         "trials": config.num_trials,
+        "seeds": config.seeds,
         "criteria": list(config.criteria),
-        "schedules": list(config.schedules),
-        "shapes from scratch": num_shapes,
+        "cost exponents": list(config.cost_exponents),
+        "networks": len(networks),
         "stages": {stage.name: stage.compute for stage in results.breakdown.stages},
         "compute if each candidate were trained fully": results.breakdown.compute_if_full,
     }

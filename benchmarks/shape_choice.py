@@ -89,6 +89,7 @@ def by_gain(*, hints: bool = True, caution: float = 1.0) -> Way:
                 shape.flops,
                 (mean, caution * deviation),
                 others,
+                least_flops=reference.least_flops,
                 most_flops=reference.flops,
                 guessed=score.key(reference.score),
             )

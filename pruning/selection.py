@@ -57,6 +57,16 @@ class KeepPlan:
             }
         )
 
+    def among(self, larger: KeepPlan) -> KeepPlan:
+        """The channels that `larger` keeps under these numbers: the inverse of `within`.
+
+        Groups that this plan leaves out are left as `larger` has them, and the other way round.
+        """
+        keep = {**self.keep, **larger.keep}
+        for name in self.keep.keys() & larger.keep.keys():
+            keep[name] = tuple(larger.keep[name][channel] for channel in self.keep[name])
+        return KeepPlan(keep)
+
     def units_kept(self, graph: ChannelGraph) -> dict[str, NDArray[np.bool_]]:
         """Per group of `graph`, whether each unit stays; PlanError if the plan does not fit."""
         kept = {group.name: np.ones(group.num_units, dtype=bool) for group in graph.groups}

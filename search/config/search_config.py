@@ -31,6 +31,7 @@ from search.config.settings import (
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.config.trial_checks import (
+    require_descent_that_fits,
     require_nothing_but_training,
     require_settings_that_fit,
     require_targets_that_fit,
@@ -216,6 +217,7 @@ class SearchConfig:
             require_defaults(self.gates, ("settle_epochs",), why)
         self._require_schedules_that_fit()
         require_targets_that_fit(self)
+        require_descent_that_fits(self)
         require_nothing_but_training(self)
         require_settings_that_fit(self)
         is_fraction = bool(self.ladder) and all(0 < part <= 1 for part in self.ladder)

@@ -28,6 +28,11 @@ class StudyConfig:
         ge=0,
         le=1000,
     )
+    descend: bool = option(
+        False,
+        "prune each further network of a trial (by_products, targets) from the fine-tuned one "
+        "before it, whose training it so inherits, or from the trial's sparse training (default)",
+    )
     tempered_trials: int = option(
         4,
         "how many shapes between two found ones, or a found (ρ = 1) and the uniformly narrowed one "
@@ -36,9 +41,10 @@ class StudyConfig:
         le=1000,
     )
     candidate_epochs: int = option(
-        1,
+        0,
         "epochs of fine-tuning by which each further shape that a trial has found on its way, for "
-        "every rung of the ladder, is judged before any of them is trained from scratch",
+        "every rung of the ladder, is judged before any of them is trained from scratch; with 0 "
+        "(default) as it is with new statistics of batch normalisation",
         ge=0,
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from pruning.cost import Budget
 from pruning.errors import ConfigError
 from search.config.iterative_config import ITERATIVE_SETTINGS
-from search.config.methods import method
+from search.config.methods import method, ranks_channels
 from search.config.settings import require, require_defaults
 
 if TYPE_CHECKING:
@@ -41,6 +42,33 @@ def require_targets_that_fit(config: SearchConfig) -> None:
             )
 
 
+def require_descent_that_fits(config: SearchConfig) -> None:
+    """Where networks descend from each other: further ones, smaller each, by scores of channels."""
+    if not config.study.descend:
+        return
+    bounds = config.target_bounds
+    if config.gates.gate_thresholds or not (
+        len(bounds) > 1 if bounds else config.study.by_products
+    ):
+        why = "where trials come to one network each (by_products, targets)"
+        require_defaults(config.study, ("descend",), why)
+    if "iterative" in config.schedules:
+        why = "with the schedule iterative, whose networks follow from each other anyway"
+        require_defaults(config.study, ("descend",), why)
+    for name, mixture in itertools.product(config.criteria, config.granularities):
+        if method(name).prunes_untrained or not ranks_channels(name, mixture):
+            why = f"with {name} for {mixture}, which ranks no channels of a trained network"
+            require_defaults(config.study, ("descend",), why)
+    for first, second in itertools.pairwise(bounds):
+        is_smaller = first.value > second.value
+        if (first.quantity, first.is_share) != (second.quantity, second.is_share) or not is_smaller:
+            raise ConfigError(
+                "each target must be below the one before it, of the same quantity, where networks "
+                f"descend from each other: {second} follows {first}",
+                field="targets",
+            )
+
+
 def require_nothing_but_training(config: SearchConfig) -> None:
     """What nothing but sparse training takes: no word of what is pruned, and no gates."""
     if not config.train_only:
@@ -48,7 +76,7 @@ def require_nothing_but_training(config: SearchConfig) -> None:
     why = "where nothing is pruned (train_only)"
     names = ("budget", "targets", "schedule", "cost_exponent", "ladder", "profiles")
     require_defaults(config, names, why)
-    require_defaults(config.study, ("by_products", "tempered_trials"), why)
+    require_defaults(config.study, ("by_products", "descend", "tempered_trials"), why)
     if not config.training.epochs:
         raise ConfigError("epochs must be at least 1 where nothing but training is done, got 0")
     for name in config.criteria:

@@ -17,8 +17,7 @@ class StageCompute:
     """What one kind of training took, over all networks.
 
     images: training images, repetitions counted.  compute: images × FLOPs of one forward run of the
-    network that was trained on them; of a network that shrinks while it trains, at most that; of
-    shapes that are judged on the way, as if they cost what the networks of their trial do.
+    network that was trained on them, as it was then.
     seconds: of all workers together, waiting for the first epoch included.
     """
 
@@ -71,50 +70,51 @@ class ComputeBreakdown:
         return asdict(self) | {"compute": self.compute}
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """What one epoch took, by itself."""
+
+    stage: str
+    images: int
+    compute: float
+    seconds: float
+
+
 @dataclass
 class _Work:
     """One job, as its events tell of it."""
 
     name: str
     begun_ms: int
-    steps: dict[int, tuple[str, int, float]] = field(default_factory=dict)
-    flops: list[int] = field(default_factory=list)
+    steps: dict[int, _Epoch] = field(default_factory=dict)
+    num_networks: int = 0
 
     @property
     def is_trial(self) -> bool:
         return self.name == SPARSE
 
-    @property
-    def stages(self) -> frozenset[str]:
-        """That it has been through."""
-        return frozenset(stage for stage, _, _ in self.steps.values())
-
-    def images_of(self, stages: Collection[str]) -> int:
-        """Training images in these stages."""
-        return sum(images for stage, images, _ in self.steps.values() if stage in stages)
-
-    def seconds_of(self, stages: Collection[str]) -> float:
-        """Time that its worker spent in these stages."""
-        return sum(seconds for stage, _, seconds in self.steps.values() if stage in stages)
+    def row(self, name: str, stages: Collection[str] | None = None) -> StageCompute:
+        """What it spent in these stages, by default in all."""
+        epochs = [e for e in self.steps.values() if stages is None or e.stage in stages]
+        images, compute = sum(e.images for e in epochs), sum(e.compute for e in epochs)
+        return StageCompute(name, 1, images, compute, sum(e.seconds for e in epochs))
 
 
 def compute_breakdown(events: Iterable[Mapping[str, Any]]) -> ComputeBreakdown:
     """From the events of a search, in their order."""
     works: dict[str, _Work] = {}
-    wall, base_flops = WallTime(), 0
+    wall = WallTime()
     for event in events:
         wall.take(event)
         match event["event"]:
-            case "launched":
-                base_flops = event["base"]["flops"]
             case "started":
                 work = works.setdefault(event["key"], _Work(_name(event["job"]), 0))
                 work.begun_ms = event["time_ms"]
             case "epochs" if event["key"] in works:
                 _count(works[event["key"]], event["records"])
             case "finished" if event["key"] in works:
-                works[event["key"]].flops = [found["flops"] for found in event["outcomes"]]
-    return replace(_breakdown(list(works.values()), base_flops), wall_seconds=wall.seconds)
+                works[event["key"]].num_networks = len(event["outcomes"])
+    return replace(_breakdown(works.values()), wall_seconds=wall.seconds)
 
 
 def _name(job: Mapping[str, Any]) -> str:
@@ -129,40 +129,30 @@ def _count(work: _Work, records: Iterable[Mapping[str, Any]]) -> None:
         step = record["step"]
         if step in work.steps:
             continue
-        before = sum(images for _, images, _ in work.steps.values())
+        before = sum(epoch.images for epoch in work.steps.values())
         seconds = max(0, record.get("time_ms", 0) - work.begun_ms) / 1000
         work.begun_ms = max(work.begun_ms, record.get("time_ms", 0))
-        work.steps[step] = (record["stage"], record.get("images", 0) - before, seconds)
+        images, compute = record.get("images", 0) - before, record.get("compute", 0.0)
+        work.steps[step] = _Epoch(record["stage"], images, compute, seconds)
 
 
 _AFTER = frozenset({"judging", "fine-tuning"})
-_OF_SMALLER = frozenset({"training"})
-"""Stages of a trial whose network is smaller than the base network, all the while."""
+_BEFORE = frozenset({"sparse training", "training", "iterative pruning", "settling"})
+"""Stages of a trial."""
 
 
-def _breakdown(works: list[_Work], base_flops: int) -> ComputeBreakdown:
+def _breakdown(works: Iterable[_Work]) -> ComputeBreakdown:
     rows: dict[str, list[StageCompute]] = {}
-
-    def add(name: str, work: _Work, stages: Collection[str], flops: float) -> float:
-        images = work.images_of(stages)
-        if images:
-            row = StageCompute(name, 1, images, images * flops, work.seconds_of(stages))
-            rows.setdefault(name, []).append(row)
-        return images * flops
-
-    num_candidates, tuning = 0, 0.0
+    num_candidates, whole, tuning = 0, 0.0, 0.0
     for work in works:
-        mean_flops = sum(work.flops) / len(work.flops) if work.flops else base_flops
-        if not work.is_trial:
-            add(work.name, work, work.stages, mean_flops)
-            continue
-        num_candidates += max(1, len(work.flops))
-        before = work.stages - _AFTER
-        add(SPARSE, work, before - _OF_SMALLER, base_flops)
-        add(SPARSE, work, before & _OF_SMALLER, mean_flops)
-        tuning += add(TUNING, work, _AFTER, mean_flops)
-    trials = [work for work in works if work.is_trial]
-    whole = max((work.images_of(work.stages - _AFTER) for work in trials), default=0)
+        parts = [work.row(work.name)]
+        if work.is_trial:
+            before, after = parts = [work.row(SPARSE, _BEFORE), work.row(TUNING, _AFTER)]
+            num_candidates += max(1, work.num_networks)
+            whole, tuning = max(whole, before.compute), tuning + after.compute
+        for part in parts:
+            if part.images:
+                rows.setdefault(part.name, []).append(part)
     stages = tuple(
         StageCompute(
             name,
@@ -173,4 +163,4 @@ def _breakdown(works: list[_Work], base_flops: int) -> ComputeBreakdown:
         )
         for name, parts in rows.items()
     )
-    return ComputeBreakdown(stages, num_candidates, num_candidates * whole * base_flops + tuning)
+    return ComputeBreakdown(stages, num_candidates, num_candidates * whole + tuning)

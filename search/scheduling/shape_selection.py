@@ -323,7 +323,14 @@ class ShapeChooser:
         guessed = score.key(reference.score) if score.is_share else lowest
         others = [(float(shape.flops), value) for shape, value in known]
         return [
-            expected_gain(shape.flops, own, others, most_flops=reference.flops, guessed=guessed)
+            expected_gain(
+                shape.flops,
+                own,
+                others,
+                least_flops=reference.least_flops,
+                most_flops=reference.flops,
+                guessed=guessed,
+            )
             for shape, own in zip(choices, zip(means, deviations, strict=True), strict=True)
         ]
 

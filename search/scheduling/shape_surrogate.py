@@ -101,16 +101,18 @@ def expected_gain(
     score: tuple[float, float],
     known: Sequence[tuple[float, float]],
     *,
+    least_flops: float,
     most_flops: float,
     guessed: float,
 ) -> float:
     """The hypervolume that a network of these FLOPs is expected to add, at least 0.
 
-    Score × natural logarithm of FLOPs, up to `most_flops`.
+    Score × natural logarithm of FLOPs, from `least_flops` up to `most_flops`.
     score: its mean and deviation, as `Score.key` has it.  known: FLOPs and scores of others.
     guessed: the score of a network that guesses.
     """
     mean, deviation = score
+    flops = max(flops, least_flops)
     costs = sorted({flops, *(cost for cost, _ in known if flops < cost < most_flops), most_flops})
     cheaper = sorted(known, reverse=True)
     gain, best = 0.0, guessed

@@ -71,7 +71,7 @@ class Progress(BaseModel):
     base: Best | None = Field(None, description="the base network, once it is trained")
     hypervolume: float | None = Field(
         description="0 to 1: the area dominated in validation score, from guessing on, and in the "
-        "logarithm of FLOPs, from the budget down to the least that can be reached; null where the "
+        "logarithm of FLOPs, from the budget down to its lowest rung; null where the "
         "score is no share, and so has no best value"
     )
     images: int = Field(description="training images so far, repetitions counted")

@@ -289,7 +289,8 @@ def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
                 seed=config.seed,
                 device=subject.device,
             )
-            staged.train("training", trainer)
+            flops = subject.preflight.base.flops
+            staged.train("training", trainer, lambda: trainer.images_seen * flops)
             staged.advance({"weights": model.state_dict(), "images": staged.records[-1].images})
         else:
             model.load_state_dict(staged.notes["weights"])

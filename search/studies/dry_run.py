@@ -134,7 +134,9 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
     gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
     is_other = config.targets or config.train_only  # there are none then, nor may be said any
     by_products = config.study.by_products if is_other else 0
-    study = dataclasses.replace(config.study, early_stopping=False, by_products=by_products)
+    study = dataclasses.replace(
+        config.study, early_stopping=False, by_products=by_products, descend=False
+    )
     # A cluster's GPU need not be here.
     device = context.device if torch.cuda.is_available() else "cpu"
     with (

@@ -135,6 +135,11 @@ class EpochLoop(ABC):
         return len(self.reports) >= self._epochs
 
     @property
+    def images_seen(self) -> int:
+        """Training images so far, repetitions counted."""
+        return self.reports[-1].images_seen if self.reports else 0
+
+    @property
     def step_note(self) -> str:
         """Why steps run one kernel after the other on a GPU; empty where that is not so."""
         return ""
@@ -228,7 +233,7 @@ class Trainer(EpochLoop):
             penalty=penalty,
             validation_score=score,
             learning_rate=rate,
-            images_seen=images + (self.reports[-1].images_seen if self.reports else 0),
+            images_seen=images + self.images_seen,
             seconds=self.watch.taken(),
         )
         self.reports = (*self.reports, report)

@@ -38,6 +38,7 @@ def train_from_scratch(
         context.checkpoints(job.key), epochs, report, config.resources.checkpoint_seconds
     ) as staged:
         model = laid_out(_first_network(job, context, seed), data.memory_format)
+        flops = preflight.graph_of(profile).cost(profile.widths).flops
         trained = TrainingReport((), 0.0)
         if epochs:
             trainer = trainer_for(
@@ -50,8 +51,7 @@ def train_from_scratch(
                 device=context.torch_device,
                 ranks=context.ranks,
             )
-            trained = staged.train("from scratch", trainer)
-        flops = preflight.graph_of(profile).cost(profile.widths).flops
+            trained = staged.train("from scratch", trainer, lambda: trainer.images_seen * flops)
         result = Finished(
             job.key,
             job.origin,

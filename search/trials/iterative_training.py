@@ -207,7 +207,10 @@ class IterativeTraining:
         not reached have no network.
         """
         self._after_pruning()  # gates may have done enough
-        self._staged.train("iterative pruning", self._trainer, after_epoch=self._after_epoch)
+        trainer = self._trainer
+        self._staged.train(
+            "iterative pruning", trainer, lambda: trainer.compute, after_epoch=self._after_epoch
+        )
         own = self._targets[0]
         if own.suffix not in self._reached:
             raise self._too_far(own.limits)

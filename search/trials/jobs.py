@@ -224,6 +224,7 @@ class EpochRecord:
 
     stage: what the job is doing.  step: epochs since the job began, from 1, of `num_steps`.
     images: training images that the job has processed so far, repetitions counted.
+    compute: of this epoch alone, images × FLOPs of one forward run of the network at the time.
     time_ms: when the epoch ended, since 1970; the same whenever the record is passed on again.
     seconds: of its phases, see search.system.stopwatch; those of storing and reporting are of the
         epoch before. They do not count when records are compared.
@@ -237,6 +238,7 @@ class EpochRecord:
     learning_rate: float
     sparsity: float | None = None
     images: int = 0
+    compute: float = 0.0
     time_ms: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 

@@ -108,7 +108,7 @@ class Reference:
     """The far corner of the hypervolume, and the cheap end of its scale; JSON-able by asdict.
 
     score: of a network that guesses.  flops: the most that may be spent.
-    least_flops: of the smallest network that can be reached, below `flops`.
+    least_flops: below which nothing more is gained, less than `flops`.
     """
 
     score: float

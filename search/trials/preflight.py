@@ -51,6 +51,7 @@ class Preflight:
     base_score: of the network with the trained weights that were given, on validation data; None
         without such, or where it was not measured.  weights: what is to be said of them, in lines.
     targets: what trials are pruned to where that is not searched.
+    least_rung: the smallest fraction of the budget at which networks are compared.
     score: what networks are compared by, beside their cost.
     """
 
@@ -65,6 +66,7 @@ class Preflight:
     base_score: float | None = None
     weights: tuple[str, ...] = ()
     targets: tuple[Bound, ...] = ()
+    least_rung: float = 1.0
     score: Score = field(kw_only=True)
 
     @property
@@ -105,11 +107,18 @@ class Preflight:
 
     @property
     def reference(self) -> Reference:
-        """What the hypervolume of a search is measured from."""
+        """What the hypervolume of a search is measured from.
+
+        Down to the smallest network that is asked for: the budget's FLOPs on the lowest rung of the
+        ladder. Without a lower rung, or a bound on FLOPs, to the smallest that can be reached.
+        """
         guessed = self.score.worst
         if self.score.counts_samples and self.classes:
             guessed = self.score.of_guessing(len(self.classes))
-        return Reference(guessed, self.flops_limit, self.floor.flops)
+        least, limit = self.floor.flops, self.limits.limit("flops")
+        if limit is not None and self.least_rung < 1:
+            least = max(least, int(self.limits.scaled(self.least_rung).limit("flops") or 0))
+        return Reference(guessed, self.flops_limit, least)
 
     def describe(self) -> list[str]:
         """Base cost, reachable range and budget, a line each."""
@@ -182,7 +191,7 @@ def check(
         _check_target(target, count, limits, floors)
     floor = max(floors, key=lambda cost: cost.flops)
     found = (builder, graph, groups, sample, budget, limits, base, floor)
-    return Preflight(*found, targets=targets, score=task.score)
+    return Preflight(*found, targets=targets, least_rung=min(config.rungs), score=task.score)
 
 
 def _check_target(target: Bound, count: Budget, limits: Budget, floors: Sequence[Cost]) -> None:

@@ -17,6 +17,7 @@ class Product:
 
     images, compute: that its training took up to there, as in Outcome.
     epochs: of those of fine-tuning, what iterative pruning has used up.
+    inherited_epochs: after the first pruning, of the fine-tuned networks that it descends from.
     is_settled: whether `weights` are those of the smaller network, and not yet those of the network
         with its gates at 0 or 1.
     trajectory: the shapes that it went through, see `trajectory_rows`; none of one-shot pruning.
@@ -29,6 +30,7 @@ class Product:
     images: int = 0
     compute: float = 0.0
     epochs: int = 0
+    inherited_epochs: int = 0
     is_settled: bool = True
     trajectory: list[dict[str, Any]] = field(default_factory=list)
 

@@ -23,7 +23,8 @@ class ShapeJudging:
 
     Nothing of it is kept but the shape and its score. `staged` knows what is done, in its notes
     "shapes", that are still to be judged, and "candidates", that have been.
-    prepare: estimates the statistics of a pruned network anew.  train: trains it briefly.
+    prepare: estimates the statistics of a pruned network anew.  train: trains one of so many FLOPs
+    briefly.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class ShapeJudging:
         staged: StagedTraining,
         *,
         prepare: Callable[[nn.Module], None],
-        train: Callable[[nn.Module], object],
+        train: Callable[[nn.Module, int], object],
     ) -> None:
         self._sparse, self._context, self._data, self._staged = sparse, context, data, staged
         self._prepare, self._train = prepare, train
@@ -78,8 +79,8 @@ class ShapeJudging:
 
     def _judged(self, rung: float, ranking: str, pruning: Pruning) -> Candidate:
         model, profile = self._sparse.without(pruning), pruning.profile
-        self._prepare(model)
-        self._train(model)
-        score = self._context.score(model, "validation", self._data)
         cost = self._context.preflight.graph_of(profile).cost(profile.widths)
+        self._prepare(model)
+        self._train(model, cost.flops)
+        score = self._context.score(model, "validation", self._data)
         return Candidate(rung, ranking, profile, cost.flops, cost.params, score)

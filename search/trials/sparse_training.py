@@ -138,6 +138,11 @@ class SparseNetwork:
         self._penalty: Callable[[], Tensor]
 
     @property
+    def judges_channels(self) -> bool:
+        """Whether channels go by a criterion's scores, and not by gates of their own."""
+        return "filter" in self._proposal.granularities and self._method.criterion is not None
+
+    @property
     def sparsity(self) -> float | None:
         """Share of σBN channels that have receded; None without σBN."""
         scales = [m.importance for m in self.model.modules() if isinstance(m, SigmoidBatchNorm)]
@@ -181,7 +186,7 @@ class SparseNetwork:
         rules: by which channels go; by default those of the proposal.
         scores: of the same network by the same method, which are then not worked out again.
         """
-        if isinstance(self.model, ScalingFactors) and not self._has_judged_channels:
+        if isinstance(self.model, ScalingFactors) and not self.judges_channels:
             decision = self._decided(self.model, limits)
             profile = self._profile_of(self.model.plain(decision), decision)
             return Pruning(decision, KeepPlan({}), profile)
@@ -191,6 +196,26 @@ class SparseNetwork:
         plan = select(scores, subject.graph, limits, **asdict(rules or self._rules))
         profile = WidthProfile(plan.widths, subject.decision.removed)
         return Pruning(subject.decision, plan, profile, scores)
+
+    def pruned_further(
+        self, model: nn.Module, before: Pruning, limits: Budget, batches: Batches
+    ) -> tuple[Pruning, nn.Module]:
+        """What the method finds least important in what `before` has left and has learned since.
+
+        model: that smaller network, which is left as it is; the result is what is left of it.
+        Channels of the new pruning are those of the first network; their scores are the newest.
+        Raises UnreachableBudgetError if the limits cannot be met.
+        """
+        graph = self._traced(model)
+        judged = self._judge.score(model, graph, batches)
+        new = {name: judged[name] for name in before.scores}
+        plan = select(new, graph, limits, **asdict(self._rules))
+        scores = {name: values.clone() for name, values in before.scores.items()}
+        for name, values in new.items():
+            scores[name][list(before.plan.keep[name])] = values.to(scores[name])
+        whole = plan.among(before.plan)
+        profile = WidthProfile(whole.widths, before.decision.removed)
+        return Pruning(before.decision, whole, profile, scores), remove_channels(model, graph, plan)
 
     def iterative_pruner(
         self, limits: Sequence[Budget], pace_for: Callable[[int], Pace], batches: Batches
@@ -260,12 +285,12 @@ class SparseNetwork:
         """
         least, thresholds = self._config.min_channels, self._config.gates.thresholds
         if not thresholds:
-            if self._has_judged_channels:
+            if self.judges_channels:
                 return _no_more_than_needed(model, limits)
             return model.decide_to(limits, min_channels=least)
         gated = {part: thresholds[part] for part in self._gated_granularities}
         decision = model.decide(gated, min_channels=least)
-        if not self._has_judged_channels:
+        if not self.judges_channels:
             cost = model.cost(decision)
             if not self._preflight.limits.allows(cost):
                 raise unreachable(self._preflight.limits, cost)
@@ -319,10 +344,6 @@ class SparseNetwork:
     def _gated_granularities(self) -> tuple[Granularity, ...]:
         """What has learnable gates; channels only where no criterion judges them."""
         return gated_parts(self._proposal.criterion, self._proposal.granularity)
-
-    @property
-    def _has_judged_channels(self) -> bool:
-        return "filter" in self._proposal.granularities and self._method.criterion is not None
 
     def _gate_strength(self, granularity: Granularity) -> float:
         owner = self._method.name if granularity == "filter" else granularity

@@ -65,12 +65,14 @@ class StagedTraining:
         self,
         stage: Stage,
         trainer: EpochLoop,
+        compute: Callable[[], float],
         *,
         sparsity: Sparsity | None = None,
         after_epoch: Callable[[EpochReport], None] | None = None,
     ) -> TrainingReport:
         """The present stage, from where it was left. Its model is trained in place.
 
+        compute: images × FLOPs that the trainer's epochs have taken so far.
         after_epoch: may raise to stop; after a restart it hears of the last epoch again.
         """
         started = self._ended_at = time.monotonic()
@@ -79,9 +81,13 @@ class StagedTraining:
             self._trainer = None
             if after_epoch is not None:
                 after_epoch(trainer.reports[-1])
+        before = compute()
 
         def keep(report: EpochReport) -> None:
+            nonlocal before
             record = self._record(stage, report, sparsity() if sparsity is not None else None)
+            record = dataclasses.replace(record, compute=compute() - before)
+            before += record.compute
             self.records.append(record)
             with trainer.watch.during("checkpoint"):
                 if self._is_due(record.step) or trainer.is_finished:

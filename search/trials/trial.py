@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -153,25 +153,64 @@ class _Trial:
     def _networks(self, staged: StagedTraining) -> tuple[Outcome, ...]:
         """Those that are pruned and fine-tuned, the trial's own first."""
         if "products" not in staged.notes:
-            products = self._products()
-            states = [product.to_state() for product in products]
-            epochs = sum(self._epochs_after - product.epochs for product in products)
+            first = self._products()
+            states = [product.to_state() for product in first]
+            epochs = sum(self._epochs_after - product.epochs for product in first)
+            if self._config.study.descend:
+                epochs += self._training.fine_tune_epochs * (len(self._targets) - 1)
             staged.advance({"products": states, "images": staged.images}, epochs)
         outcomes = [Outcome.from_mapping(stored) for stored in staged.notes.get("outcomes", [])]
-        for state in staged.notes["products"][len(outcomes) :]:
+        products: list[dict[str, Any]] = staged.notes["products"]
+        while len(outcomes) < len(products):
+            state = products[len(outcomes)]
             if not state["is_settled"]:
                 state.update(self._settled(Product.from_state(state)).to_state())
                 staged.advance({"images": staged.images})
-            outcomes.append(self._fine_tuned(Product.from_state(state)))
+            product = Product.from_state(state)
+            outcome, model = self._fine_tuned(product)
+            outcomes.append(outcome)
             state["weights"] = {}  # those that training began with are of no more use
+            products += self._descendant(product, model, outcomes)
             done = [outcome.to_mapping() for outcome in outcomes]
-            staged.advance({"outcomes": done, "images": staged.images})
+            staged.advance({"outcomes": done, "products": products, "images": staged.images})
         return tuple(outcomes)
+
+    def _descendant(
+        self, product: Product, model: nn.Module, outcomes: Sequence[Outcome]
+    ) -> list[dict[str, Any]]:
+        """The state of the product after this one, pruned from what it has become; or none.
+
+        outcomes: so far, that of this product the last.
+        """
+        if not self._config.study.descend or len(outcomes) == len(self._targets):
+            return []
+        target, before = self._targets[len(outcomes)], outcomes[-1]
+        model = model.to(self._context.torch_device)  # storing it has moved it
+        try:
+            pruning, smaller = self._sparse.pruned_further(
+                model, product.pruning, target.limits, self._batches()
+            )
+        except UnreachableBudgetError:  # the floor was another granularity's
+            return []
+        details = {
+            "score_before_pruning": before.validation_score,
+            "score_after_pruning": self._context.score(smaller, "validation", self._data),
+        }
+        product = Product(
+            self._job.product_key(target.suffix),
+            pruning,
+            details,
+            smaller.state_dict(),
+            before.images,
+            before.compute,
+            inherited_epochs=len(outcomes) * self._training.fine_tune_epochs,
+        )
+        return [product.to_state()]
 
     def _stored_sparse(self) -> Outcome:
         """The network with all its channels; σBN's scales as those of batch normalisations."""
         sparse = self._sparse
-        trained = self._train("sparse training", sparse.model, sparse)
+        trained = self._train("sparse training", sparse.model, self._base_flops, sparse)
         sparsity = sparse.sparsity
         result = Finished(
             self._job.sparse_key,
@@ -182,7 +221,7 @@ class _Trial:
             WidthProfile({}),
             seed=self._seed,
             images=trained.images_seen,
-            compute=float(trained.images_seen * self._preflight.base.flops),
+            compute=float(trained.images_seen * self._base_flops),
             details={} if sparsity is None else {"sparsity": sparsity},
             record={"tried": self._job.proposal.words},
             curve=self._staged.records,
@@ -209,10 +248,13 @@ class _Trial:
         return products
 
     def _pruned(self) -> list[Product]:
-        """Pruned all at once, to each target; what else training has found is judged before."""
+        """Pruned all at once, to each target; what else training has found is judged before.
+
+        To its own target alone where the others descend from it.
+        """
         own, *further = self._targets
         products = [self._product(own)]
-        for target in further:
+        for target in () if self._config.study.descend else further:
             with suppress(UnreachableBudgetError):  # the floor was another granularity's
                 products.append(self._product(target))
         if self._judges_candidates:
@@ -255,6 +297,7 @@ class _Trial:
         self._train(
             "training",
             model,
+            flops,
             after_epoch=lambda epoch: self._judge(epoch, epoch.validation_score, flops),
         )
         images = self._staged.images
@@ -265,7 +308,11 @@ class _Trial:
     def _sparse_trained(self) -> dict[str, float]:
         """Train sparsely; what was measured of it."""
         sparse = self._train(
-            "sparse training", self._sparse.model, self._sparse, after_epoch=self._prune_and_judge
+            "sparse training",
+            self._sparse.model,
+            self._base_flops,
+            self._sparse,
+            after_epoch=self._prune_and_judge,
         )
         if not sparse.epochs and method(self._job.proposal.criterion).uses_sigmoid:
             self._estimate_statistics(self._sparse.model)  # which the offsets have left behind
@@ -288,7 +335,7 @@ class _Trial:
         if self._settle_epochs:
             weights = self._sparse.settled(pruning).state_dict()
         images, is_settled = self._staged.notes["images_of_training"], not self._settle_epochs
-        compute = float(images * self._preflight.base.flops)
+        compute = float(images * self._base_flops)
         return Product(key, pruning, details, weights, images, compute, is_settled=is_settled)
 
     @property
@@ -311,14 +358,14 @@ class _Trial:
         """Trained with its gates at 0 or 1, then without them (Haider and Taj, §5.4)."""
         gated = self._sparse.settled(product.pruning)
         gated.load_state_dict(product.weights)
-        trained = self._train("settling", gated)
+        trained = self._train("settling", gated, self._base_flops)
         model = self._sparse.without(product.pruning, gated)
         return replace(
             product,
             weights=model.state_dict(),
             is_settled=True,
             images=product.images + trained.images_seen,
-            compute=product.compute + trained.images_seen * float(self._preflight.base.flops),
+            compute=product.compute + trained.images_seen * float(self._base_flops),
         )
 
     def _pruning(self, target: Target) -> Pruning:
@@ -327,6 +374,10 @@ class _Trial:
     def _batches(self, count: int | None = None) -> ScoringBatches:
         device = self._context.torch_device
         return ScoringBatches(self._data, self._config, self._seed, device, count)
+
+    @property
+    def _base_flops(self) -> int:
+        return self._preflight.base.flops
 
     def _flops(self, pruning: Pruning) -> int:
         profile = pruning.profile
@@ -358,6 +409,7 @@ class _Trial:
         self,
         stage: Stage,
         model: nn.Module,
+        flops: int,
         sparse: SparseNetwork | None = None,
         *,
         epochs_used: int = 0,
@@ -365,7 +417,7 @@ class _Trial:
     ) -> TrainingReport:
         """One stage; a sparse network with what its method adds to the loss, without a teacher.
 
-        epochs_used: of those of fine-tuning.
+        flops: of the network.  epochs_used: of those of fine-tuning.
         """
         is_first, training = stage not in _AFTER_PRUNING, self._training
         parts = () if is_first else self._config.gates.unfrozen
@@ -387,18 +439,25 @@ class _Trial:
         sparsity = None if sparse is None else lambda: sparse.sparsity
         inputs = moved(self._preflight.example_input, self._context.torch_device)
         with frozen_but(model, parts, inputs):
-            return self._staged.train(stage, trainer, sparsity=sparsity, after_epoch=after_epoch)
+            return self._staged.train(
+                stage,
+                trainer,
+                lambda: trainer.images_seen * flops,
+                sparsity=sparsity,
+                after_epoch=after_epoch,
+            )
 
-    def _train_briefly(self, model: nn.Module) -> None:
+    def _train_briefly(self, model: nn.Module, flops: int) -> None:
         """A candidate, as many of the epochs of fine-tuning as judge it."""
         epochs = min(self._config.study.candidate_epochs, self._training.fine_tune_epochs)
-        self._train("judging", model, epochs_used=self._training.fine_tune_epochs - epochs)
+        self._train("judging", model, flops, epochs_used=self._training.fine_tune_epochs - epochs)
 
-    def _fine_tuned(self, product: Product) -> Outcome:
+    def _fine_tuned(self, product: Product) -> tuple[Outcome, nn.Module]:
         model = self._sparse.without(product.pruning)
         model.load_state_dict(product.weights)
-        tuned = self._train("fine-tuning", model, epochs_used=product.epochs)
         flops, training = self._flops(product.pruning), self._training
+        tuned = self._train("fine-tuning", model, flops, epochs_used=product.epochs)
+        own_epochs = self._epochs_after - product.epochs + product.inherited_epochs
         epochs_before = training.epochs + product.epochs
         files = self._scores_file(product.pruning.scores)
         if product.trajectory:
@@ -417,10 +476,10 @@ class _Trial:
             compute=product.compute + tuned.images_seen * flops,
             details=product.details,
             record=self._record(product),
-            curve=self._staged.curve(self._epochs_after - product.epochs, epochs_before),
+            curve=self._staged.curve(own_epochs, epochs_before),
             files=files,
         )
-        return store(result, fold(model), self._context, self._data)
+        return store(result, fold(model), self._context, self._data), model
 
     def _record(self, product: Product) -> dict[str, object]:
         """What the provenance of a pruned network says of its trial."""

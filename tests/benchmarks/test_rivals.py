@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from search.config.data_config import DataConfig
+from search.trials.jobs import Outcome
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -42,6 +43,31 @@ def test_a_rival_spends_what_it_is_given_and_no_more(module: Any, rival: str) ->
     assert [network.spent for network in bench.networks] == sorted(
         network.spent for network in bench.networks
     )
+
+
+@pytest.mark.parametrize(
+    ("descend", "parents"), [(True, (None, 90, 40, None, 80)), (False, (None,) * 5)]
+)
+def test_what_a_network_was_pruned_from_is_looked_at_at_its_price(
+    module: Any, descend: bool, parents: tuple[int | None, ...]
+) -> None:
+    """Scores are of the network that channels go from; None: of the base network."""
+    bench_of, search = module("rivals_bench"), module("rivals_search")
+    setting = bench_of.Setting(
+        "test", "digits-vgg", DataConfig(limit_train=60), (0.04, 0.01), 1, 1, 2, 1
+    )
+    bench = bench_of.Bench(setting, seed=3)
+    config = search._config(bench, search.Looking(descend=descend), "builder", "runs")
+    networks = [
+        Outcome("", "fine-tuned", trial, None, 1.0, flops, 0, 0.5, 0.5, "", "", seed)
+        for trial, seed, flops in ((0, 0, 90), (0, 0, 40), (0, 0, 20), (0, 2, 80), (0, 2, 30))
+    ]
+    base = bench.preflight.base.flops
+    found = search._parents(bench, config, networks)
+    assert found == [base if parent is None else parent for parent in parents]
+    looked_at = search._looked_at(bench, config, networks[1], 90)
+    assert (bench.data.count("train"), bench.data.count("validation")) == (48, 12)
+    assert looked_at == pytest.approx(48 * 90 + 12 / 3 * (90 + 40))
 
 
 def run_of(module: Any, networks: list[tuple[int, float, float]]) -> Any:

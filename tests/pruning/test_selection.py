@@ -281,6 +281,14 @@ def test_a_uniform_share_of_channels_is_each_groups_own(
         assert width == next(w for w in reachable_widths(group, rules) if w >= enough)
 
 
+def test_a_plan_among_the_channels_of_a_larger_one_is_the_inverse_of_within() -> None:
+    larger = KeepPlan({"a": (1, 3, 4, 7), "b": (0, 2)})
+    smaller = KeepPlan({"a": (3, 7), "b": (2,)})
+    assert smaller.within(larger).keep == {"a": (1, 3), "b": (1,)}
+    assert smaller.within(larger).among(larger) == smaller
+    assert KeepPlan({"c": (5,)}).among(KeepPlan({"a": (1, 3)})).keep == {"a": (1, 3), "c": (5,)}
+
+
 @given(data=st.data(), rules=RULES)
 def test_shares_are_uniform_to_within_one_step(data: st.DataObject, rules: dict[str, Any]) -> None:
     """One share explains all widths: what is gone is at most it, and one step more is above."""

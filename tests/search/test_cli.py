@@ -176,7 +176,7 @@ EITHER = (
 )
 """Settings that do not go together; those that go with few have tests of their own."""
 
-ALONE = ("train-only", "gates-at", "settle-epochs", "cost-exponent")
+ALONE = ("train-only", "gates-at", "settle-epochs", "cost-exponent", "descend")
 
 
 @pytest.mark.parametrize("either", EITHER)

@@ -144,8 +144,11 @@ WITH_ADAMW = dataclasses.replace(
     gates=dataclasses.replace(CHANGED.gates, gate_thresholds=()),
     targets=("params=300k:900k:200k", "flops=5%"),
 )
-WEIGHED = SearchConfig(cost_exponent=(0.0, 0.5))
+WEIGHED = SearchConfig(
+    criterion=("taylor",), cost_exponent=(0.0, 0.5), study=StudyConfig(descend=True)
+)
 TRAIN_ONLY = SearchConfig(train_only=True)
+DESCENDING = StudyConfig(descend=True)
 GATED = SearchConfig(
     criterion=("scaling-factors",), gates=GatesConfig(gates_at="convolution", settle_epochs=10)
 )
@@ -172,7 +175,7 @@ def test_the_changed_settings_of_these_tests_cover_every_field():
         default = type(changed)()
         for field in dataclasses.fields(changed):
             elsewhere = {"targets": WITH_ADAMW, "train_only": TRAIN_ONLY}
-            elsewhere["cost_exponent"] = WEIGHED
+            elsewhere |= {"cost_exponent": WEIGHED, "descend": WEIGHED.study}
             elsewhere["optimizer"] = WITH_ADAMW.training
             elsewhere |= {"gates_at": GATED.gates, "settle_epochs": GATED.gates}
             one = elsewhere.get(field.name, changed)
@@ -568,6 +571,39 @@ def test_targets_are_ladders_in_the_order_given_each_target_once():
         (
             {"targets": ("flops=1%", "flops=2%"), "criterion": ("snip",)},
             "snip prunes before training, so that one training comes to one target",
+        ),
+        (
+            {"targets": ("flops=1%", "flops=2%"), "study": DESCENDING},
+            "each target must be below the one before it, .*: flops=2% follows flops=1%",
+        ),
+        (
+            {"targets": ("flops=2%", "params=1%"), "study": DESCENDING},
+            "each target must be below the one before it, of the same quantity",
+        ),
+        ({"targets": ("flops=2%",), "study": DESCENDING}, "descend has no effect where trials"),
+        (
+            {"study": StudyConfig(by_products=0, descend=True)},
+            "descend has no effect where trials come to one network each",
+        ),
+        (
+            {"schedule": ("one-shot", "iterative"), "criterion": ("taylor",), "study": DESCENDING},
+            "descend has no effect with the schedule iterative",
+        ),
+        (
+            {"criterion": ("taylor", "snip"), "study": DESCENDING},
+            "descend has no effect with snip for filter",
+        ),
+        (
+            {"train_only": True, "study": DESCENDING},
+            "descend has no effect where nothing is pruned",
+        ),
+        (
+            {"granularity": ("filter", "branch"), "study": DESCENDING},
+            "descend has no effect with rni for branch",
+        ),
+        (
+            {"criterion": ("scaling-factors",), "study": DESCENDING},
+            "descend has no effect with scaling-factors for filter",
         ),
     ],
 )

@@ -19,10 +19,16 @@ from search.results.compute_breakdown import (
 Event = dict[str, Any]
 
 
-def epochs(key: str, stage: str, *numbers: tuple[int, int, int]) -> Event:
-    """numbers: of each epoch its step, images since the job began, and second."""
+def epochs(key: str, stage: str, flops: int, *numbers: tuple[int, int, int]) -> Event:
+    """Of a network; numbers: of each epoch its step, images since the job began, and second.
+
+    An epoch has 10 images.
+    """
     records = [
-        {"stage": stage, "step": step, "images": images, "time_ms": 1000 * second}
+        {
+            **{"stage": stage, "step": step, "images": images, "compute": 10.0 * flops},
+            "time_ms": 1000 * second,
+        }
         for step, images, second in numbers
     ]
     return {"event": "epochs", "key": key, "time_ms": records[-1]["time_ms"], "records": records}
@@ -40,16 +46,16 @@ def finished(key: str, *flops: int) -> Event:
 def search() -> Iterator[Event]:
     yield {"event": "launched", "base": {"flops": 1000}, "time_ms": 0}
     yield started("base", 0, origin="base")
-    yield epochs("base", "from scratch", (1, 10, 5))
+    yield epochs("base", "from scratch", 1000, (1, 10, 5))
     yield finished("base", 1000)
     yield started("fine-tuned-0", 0, proposal={})
-    yield epochs("fine-tuned-0", "sparse training", (1, 10, 4))
-    yield epochs("fine-tuned-0", "sparse training", (2, 20, 6))
-    yield epochs("fine-tuned-0", "fine-tuning", (3, 30, 7))
-    yield epochs("fine-tuned-0", "fine-tuning", (4, 40, 8))
+    yield epochs("fine-tuned-0", "sparse training", 1000, (1, 10, 4))
+    yield epochs("fine-tuned-0", "sparse training", 1000, (2, 20, 6))
+    yield epochs("fine-tuned-0", "fine-tuning", 300, (3, 30, 7))
+    yield epochs("fine-tuned-0", "fine-tuning", 100, (4, 40, 8))
     yield finished("fine-tuned-0", 300, 100)
     yield started("fine-tuned-1", 8, proposal={})
-    yield epochs("fine-tuned-1", "sparse training", (1, 10, 11))
+    yield epochs("fine-tuned-1", "sparse training", 1000, (1, 10, 11))
     yield {
         "event": "ended",
         "time_ms": 0,
@@ -58,7 +64,7 @@ def search() -> Iterator[Event]:
         "reason": "late",
     }
     yield started("uniform-b100", 20, origin="uniform")
-    yield epochs("uniform-b100", "from scratch", (1, 10, 22))
+    yield epochs("uniform-b100", "from scratch", 200, (1, 10, 22))
     yield finished("uniform-b100", 200)
 
 
@@ -87,10 +93,10 @@ def test_what_is_told_again_after_a_restart_counts_once() -> None:
     again = [
         {"event": "launched", "base": {"flops": 1000}, "time_ms": 100_000},
         started("fine-tuned-2", 200, proposal={}),
-        epochs("fine-tuned-2", "sparse training", (1, 10, 203)),
+        epochs("fine-tuned-2", "sparse training", 1000, (1, 10, 203)),
         {"event": "launched", "base": {"flops": 1000}, "time_ms": 900_000},
         started("fine-tuned-2", 1000, proposal={}),
-        epochs("fine-tuned-2", "sparse training", (1, 10, 203), (2, 20, 1002)),
+        epochs("fine-tuned-2", "sparse training", 1000, (1, 10, 203), (2, 20, 1002)),
     ]
     before, after = compute_breakdown(told), compute_breakdown([*told, *again])
     sparse = {s.name: s for s in before.stages}[SPARSE], {s.name: s for s in after.stages}[SPARSE]
@@ -102,24 +108,27 @@ def test_a_method_that_prunes_first_trains_the_smaller_network() -> None:
     events = [
         *search(),
         started("fine-tuned-5", 30, proposal={}),
-        epochs("fine-tuned-5", "training", (1, 10, 31)),
+        epochs("fine-tuned-5", "training", 70, (1, 10, 31)),
         finished("fine-tuned-5", 70),
     ]
     sparse = {s.name: s for s in compute_breakdown(events).stages}[SPARSE]
     assert sparse.compute == 30_000 + 700
 
 
-def test_shapes_that_are_judged_are_as_small_as_what_is_pruned() -> None:
+def test_each_network_counts_as_it_is_at_the_time() -> None:
+    """Shapes that are judged, and a network that shrinks while it trains."""
     events = [
         *search(),
         started("fine-tuned-6", 30, proposal={}),
-        epochs("fine-tuned-6", "judging", (1, 10, 31), (2, 20, 32)),
-        epochs("fine-tuned-6", "fine-tuning", (3, 30, 33)),
+        epochs("fine-tuned-6", "iterative pruning", 600, (1, 10, 31)),
+        epochs("fine-tuned-6", "iterative pruning", 150, (2, 20, 32)),
+        epochs("fine-tuned-6", "judging", 40, (3, 30, 33)),
+        epochs("fine-tuned-6", "fine-tuning", 70, (4, 40, 34)),
         finished("fine-tuned-6", 70),
     ]
     rows = {s.name: s for s in compute_breakdown(events).stages}
-    assert rows[SPARSE].compute == 30_000
-    assert rows[TUNING].compute == 4000 + 30 * 70
+    assert rows[SPARSE].compute == 30_000 + 6000 + 1500
+    assert rows[TUNING].compute == 4000 + 400 + 700
 
 
 def test_nothing_is_known_of_nothing_and_all_of_it_is_json() -> None:

@@ -269,22 +269,23 @@ def test_the_expected_gain_is_that_in_hypervolume(
     known: list[tuple[float, float]], flops: float, mean: float
 ):
     """For a score that is certain, that of the product's own hypervolume, in its unit."""
-    reference = Reference(0.1, 100.0, 1.0)
+    reference = Reference(0.1, 100.0, 10.0)
     volume = Hypervolume(reference, ACCURACY)
     for cost, score in known:
         volume.add(outcome(flops=cost, validation_score=score))
     before = volume.value or 0.0
     volume.add(outcome(flops=flops, validation_score=mean))
-    expected = ((volume.value or 0.0) - before) * math.log(100.0) * (1 - 0.1)
-    gain = expected_gain(flops, (mean, 0.0), known, most_flops=100.0, guessed=0.1)
+    expected = ((volume.value or 0.0) - before) * math.log(10.0) * (1 - 0.1)
+    limits = {"least_flops": 10.0, "most_flops": 100.0, "guessed": 0.1}
+    gain = expected_gain(flops, (mean, 0.0), known, **limits)
     assert gain == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_is_uncertain_may_gain_where_what_is_certain_would_not():
     known = [(10.0, 0.5)]
+    limits = {"least_flops": 1.0, "most_flops": 100.0, "guessed": 0.1}
     gains = [
-        expected_gain(20.0, (0.5, deviation), known, most_flops=100.0, guessed=0.1)
-        for deviation in (0.0, 0.1, 0.2)
+        expected_gain(20.0, (0.5, deviation), known, **limits) for deviation in (0.0, 0.1, 0.2)
     ]
     assert gains[0] == 0 < gains[1] < gains[2]
     drawn = np.random.default_rng(0).normal(0.5, 0.2, 100_000)

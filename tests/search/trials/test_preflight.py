@@ -195,6 +195,24 @@ def test_a_uniform_share_is_each_layers_own_as_far_as_its_floor_allows(
         checked(tmp_path, **(settings | {"scope": "global"}))
 
 
+@pytest.mark.parametrize(
+    ("budget", "ladder", "least"),
+    [
+        ("flops=50%", (1.0, 0.5), 0.25),
+        ("flops=50%", (0.5, 1.0), 0.25),
+        ("flops=50%", (1.0,), None),
+        ("params=50%", (1.0, 0.5), None),
+        ("flops=50%", (1.0, 1e-6), None),
+    ],
+)
+def test_hypervolumes_reach_down_to_the_lowest_rung(tmp_path, budget, ladder, least):
+    """Below it nobody looks for networks; without one, to the least that can be reached."""
+    preflight = checked(tmp_path, budget=(budget,), ladder=ladder)
+    expected = preflight.floor.flops if least is None else int(least * preflight.base.flops)
+    assert preflight.reference.least_flops == expected
+    assert preflight.reference.sparing(expected) == 1.0
+
+
 def test_layers_narrower_than_the_floor_stay_whole(tmp_path):
     """Both have 8 channels: nothing can go, and a budget that asks for nothing holds."""
     found = checked(tmp_path, min_channels=100, budget=("flops=100%",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,12 +120,22 @@ STEP_BY_STEP: tuple[tuple[str, object], ...] = (
 GATES = {"scaling-factors.strength": 0.3, "branch.strength": 0.3}
 
 JUDGING = StudyConfig(by_products=0, candidate_epochs=1)
+DESCENDING = StudyConfig(tempered_trials=0, descend=True)
 
 CASES = {
     "rni": Case(proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0})),
     "rni with candidates": Case(
         proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0}),
         changes=(("ladder", (1.0, 0.8)), ("cost_exponent", (0.0, 1.0)), ("study", JUDGING)),
+    ),
+    "rni descending": Case(
+        proposed("rni", "filter", {"rni.strength": 0.1, "rni.shift": 1.0}),
+        changes=(("study", DESCENDING),),
+    ),
+    "taylor descending with gates": Case(
+        proposed("taylor", "filter+branch", {"branch.strength": 0.3}),
+        "small_residual",
+        (*residual("taylor", "filter+branch"), ("study", DESCENDING)),
     ),
     "snip": Case(proposed("snip", "filter", {}), changes=(("criterion", ("snip",)),)),
     "taylor with gates": Case(
@@ -548,6 +559,23 @@ def test_images_and_compute_are_those_of_the_way_to_each_network(tmp_path: Path,
     (pruned_first,) = done(CASES["snip"].job(snip), snip, digits).outcomes
     assert pruned_first.images == 192 * 5
     assert pruned_first.compute == 192 * 5 * pruned_first.flops
+
+
+@pytest.mark.parametrize("name", ["rni", "snip", "member", "iterative"])
+def test_epochs_add_up_to_the_compute_of_their_network(
+    tmp_path: Path, digits: ImageData, name: str
+):
+    """Also where it shrinks while it trains, which costs less than the base network does."""
+    case = CASES[name]
+    context = case.prepared(tmp_path, digits)
+    heard = done(case.job(context), context, digits, lambda step: True)
+    for outcome in heard.outcomes:
+        curve = stored_curve(context.directory / outcome.path)
+        assert sum(record.compute for record in curve) == outcome.compute
+    pruning = [r.compute for r in new(heard) if r.stage == "iterative pruning"]
+    assert bool(pruning) == (name == "iterative")
+    whole = 192.0 * context.preflight.base.flops
+    assert all(whole > earlier > later for earlier, later in itertools.pairwise(pruning))
 
 
 def test_a_course_that_is_over_knows_its_notes(tmp_path: Path, context: JobContext):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from samples import small_config, trial_job
 from torch import nn
 
 import copycat
-from pruning import Budget
+from pruning import Bound, Budget, measure_cost, prune
+from pruning.criteria import WeightMagnitude
 from search import models
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
+from search.trials.artifacts import stored_curve
 from search.trials.job_context import JobContext
 from search.trials.jobs import TrialJob, job_from_mapping, job_to_mapping
 from search.trials.preflight import Preflight, check
@@ -94,6 +97,41 @@ def test_each_target_comes_to_a_network_of_one_sparse_training(
     assert [r.stage for r in records] == ["sparse training", *["fine-tuning"] * 3]
     assert {r.num_steps for r in records} == {4}
     assert len({o.details["score_before_pruning"] for o in found}) == 1
+
+
+def test_networks_that_descend_are_pruned_from_what_the_last_one_has_learned(
+    tmp_path, preflight: Preflight, digits: ImageData
+):
+    """And have all of its training behind them; the first is pruned from sparse training."""
+    config = small_config(
+        tmp_path,
+        **{"budget": ("flops=80%",), "targets": ("flops=60%", "flops=40%", "flops=20%")},
+        criterion=("magnitude-l1",),
+        study=StudyConfig(tempered_trials=0, descend=True),
+    )
+    wide = check(config, preflight.builder, preflight.sample)
+    context, records = JobContext(config, wide, "cpu"), []
+    found = perform(TrialJob(2, PROPOSAL), context, digits, records.extend)
+    assert [o.key for o in found] == [f"fine-tuned-2-flops-{p}pct" for p in (60, 40, 20)]
+    assert [r.stage for r in records] == ["sparse training", *["fine-tuning"] * 3]
+    assert {r.num_steps for r in records} == {4}
+    networks = [copycat.load(config.directory / outcome.path) for outcome in found]
+    own = records[0].images
+    for (first, second), network in zip(itertools.pairwise(found), networks, strict=False):
+        share = float(second.target.removeprefix("flops=").removesuffix("%")) / 100
+        target = Budget((Bound("flops", int(share * wide.base.flops)),))
+        pruned = prune(network, digits.sample.inputs, target, criterion=WeightMagnitude(1))
+        assert measure_cost(pruned, digits.sample.inputs).flops == second.flops < first.flops
+        score = context.score(pruned, "validation", digits)
+        assert second.details["score_after_pruning"] == score
+        assert second.details["score_before_pruning"] == first.validation_score
+        assert second.images == first.images + own
+        assert second.compute == first.compute + own * second.flops
+    for count, outcome in enumerate(found, 2):
+        curve = stored_curve(config.directory / outcome.path)
+        assert [r.images for r in curve] == [r.images for r in records[:count]]
+        assert curve[-1].images == outcome.images
+        copycat.verify(config.directory / outcome.path)
 
 
 def test_sparse_training_alone_stores_the_network_and_what_the_method_finds(
