@@ -21,7 +21,6 @@ from pruning.graph.operators.rule import Call
 from pruning.networks.copies import moved
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import disable_current_modes, schema_of
-from pruning.tracer.meta_kernels import MetaKernels
 from pruning.tracer.network_runs import follow
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
 from pruning.tracer.trace_records import Step
@@ -85,10 +84,8 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
     exact: whether numbers that become values must stay as they are.
     """
 
-    def __init__(
-        self, expected: Sequence[Step], alive: Flags, kernels: MetaKernels, *, exact: bool
-    ) -> None:
-        super().__init__({}, kernels)
+    def __init__(self, expected: Sequence[Step], alive: Flags, *, exact: bool) -> None:
+        super().__init__({})
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
         self._resized: Any = WeakIdKeyDictionary()
