@@ -84,6 +84,8 @@ def _load(target: str) -> Callable[..., object]:
 
 
 def _import(module_name: str) -> ModuleType:
+    if module_name not in sys.modules:  # it may have been written a moment ago
+        importlib.invalidate_caches()
     try:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
@@ -109,7 +111,6 @@ def current_directory_importable() -> Iterator[None]:
     Otherwise a file beside a stored architecture could pose as a module that is trusted.
     """
     here = os.getcwd()
-    importlib.invalidate_caches()
     if here in sys.path:
         yield
         return

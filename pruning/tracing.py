@@ -208,7 +208,6 @@ class _Traces:
                 graph,
                 atoms,
                 run,
-                kernels=tracer.kernels,
                 device=device,
                 clock=clock,
                 exact=self.exact,

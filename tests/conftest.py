@@ -1,6 +1,7 @@
 """What all tests share: one thread, repeatable property tests, and the collection of networks."""
 
 import fcntl
+import gc
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ from hypothesis import settings
 from search.scheduling import own_ray
 
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
+gc.disable()  # until tests are collected: what is made by then stays
 
 settings.register_profile("espalier", deadline=None, derandomize=True, database=None)
 settings.load_profile("espalier")
@@ -67,6 +69,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return path not in slow, path.is_relative_to(short), -num_tests[path], path
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """What is there now stays to the end, and is searched for garbage once."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Everything goes in the usual order; libraries complain of what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

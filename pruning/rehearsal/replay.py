@@ -22,7 +22,6 @@ from pruning.networks.copies import moved
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import disable_current_modes, schema_of
 from pruning.tracer.composite_calls import note_constant
-from pruning.tracer.meta_kernels import MetaKernels
 from pruning.tracer.network_runs import run as run_network
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
 from pruning.tracer.trace_records import Step
@@ -86,10 +85,8 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
     exact: whether numbers that become values must stay as they are.
     """
 
-    def __init__(
-        self, expected: Sequence[Step], alive: Flags, kernels: MetaKernels, *, exact: bool
-    ) -> None:
-        super().__init__({}, kernels)
+    def __init__(self, expected: Sequence[Step], alive: Flags, *, exact: bool) -> None:
+        super().__init__({})
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
         self._resized: Any = WeakIdKeyDictionary()

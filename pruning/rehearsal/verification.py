@@ -20,7 +20,6 @@ from pruning.rehearsal.time_limit import Clock, OutOfTimeError
 from pruning.selection import KeepPlan
 from pruning.surgery import remove_channels
 from pruning.tracer.graph_builder import Atoms
-from pruning.tracer.meta_kernels import MetaKernels
 from pruning.tracer.trace_records import Step
 
 Units = Mapping[str, int]
@@ -228,7 +227,6 @@ class Rehearsals:
 
     skeleton: the network, which itself never runs: what a run leaves on it would change the next.
     graph, atoms: what the runs at full width told.  run: the one to hold others against.
-    kernels: what has run on meta tensors before.
     device: on which the network makes tensors of its own.
     clock: ends what takes too long, by OutOfTimeError.
     exact: whether numbers that become values must stay as they are.
@@ -241,12 +239,11 @@ class Rehearsals:
         atoms: Atoms,
         run: TracedRun,
         *,
-        kernels: MetaKernels,
         device: torch.device | None,
         clock: Clock,
         exact: bool,
     ) -> None:
-        self._skeleton, self._graph, self._atoms, self._kernels = skeleton, graph, atoms, kernels
+        self._skeleton, self._graph, self._atoms = skeleton, graph, atoms
         self._device, self._clock, self._exact = device, clock, exact
         self._run = replace(run, steps=[step for step in run.steps if step.operator != COPY])
         self._known: dict[frozenset[tuple[str, int]], tuple[Failure, ...]] = {}
@@ -276,7 +273,7 @@ class Rehearsals:
 
     def _rehearse(self, units: Units) -> tuple[Failure, ...]:
         run = self._run
-        replay = Replay(run.steps, self._alive(units), self._kernels, exact=self._exact)
+        replay = Replay(run.steps, self._alive(units), exact=self._exact)
         smaller = remove_channels(self._skeleton, self._graph, self._plan(units))
         last = replay.follow(smaller.train(run.training), run, self._device)
         differences = [*replay.differences, *([last] if last else [])]

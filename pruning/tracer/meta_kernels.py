@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,10 @@ from pruning.graph.operators.rule import aten_names
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import schema_of, tree_map_only
 
+_MOST_KNOWN = 100_000
+"""Results that are remembered before all are forgotten: some tens of megabytes."""
+
+_UNKNOWN = object()
 _IN_PLACE = object()
 """In place of a description: the operator returns its first argument as it was."""
 
@@ -38,8 +43,8 @@ class MetaKernels:
         key = _key_of(func, args, kwargs)
         if key is None:
             return func(*args, **kwargs)
-        if key in self._known:
-            return _made(self._known[key], args)
+        if (known := self._known.get(key, _UNKNOWN)) is not _UNKNOWN:
+            return _made(known, args)
         choices, types_key = _shapes(func, args, kwargs), _types_key(func, args, kwargs)
         if choices and types_key in self._types:
             place, types = self._types[types_key]
@@ -47,6 +52,8 @@ class MetaKernels:
                 return args[0]
             described = _contiguous(choices[place], types)
             return _made(described[0] if len(described) == 1 else described, args)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
         result = func(*args, **kwargs)
         if not _are_meta(result):  # made of numbers alone, on a real device
             return result
@@ -63,6 +70,12 @@ class MetaKernels:
         elif result is args[0] and _key_of(func, args, kwargs) == key:
             self._known[key] = _IN_PLACE
         return result
+
+
+@functools.cache
+def kernels_of(_default: torch.dtype) -> MetaKernels:
+    """Those that all traces of a process share while torch's default type is this one."""
+    return MetaKernels()
 
 
 def _on_one_device(

@@ -20,7 +20,7 @@ from pruning.tracer.constants import Constants
 from pruning.tracer.function_calls import FunctionCalls
 from pruning.tracer.labelled_tensors import LabelledTensors
 from pruning.tracer.memory import FilledTensors, Memory
-from pruning.tracer.meta_kernels import MetaKernels
+from pruning.tracer.meta_kernels import kernels_of
 from pruning.tracer.recorded_values import (
     RecordedValues,
     ReplayedReaders,
@@ -48,7 +48,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     is in its parts.
 
     tensors: parameters and buffers by name.
-    kernels: what has run on meta tensors before.
     courses: how channels go on in reshapes that split their axis, where that is not the usual way.
     exact: whether channels may only be removed if the others keep their values.
     """
@@ -56,7 +55,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
-        kernels: MetaKernels | None = None,
         *,
         courses: Mapping[ReshapeKey, Course] | None = None,
         exact: bool = True,
@@ -69,7 +67,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory = Memory(self.labelled)
         self.filled = FilledTensors(self.memory)
         self.costs = Calls()
-        self.kernels = kernels or MetaKernels()
+        self._kernels = kernels_of(torch.get_default_dtype())
         self.constants = Constants()
         self.steps: list[Step] = []
         self.produced: list[tuple[Labels, str]] = []
@@ -146,7 +144,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._replay is not None and reads_values(func):
             return self._replay.next(schema_of(func).name, self._device)
-        return self.kernels(func, args, kwargs)
+        return self._kernels(func, args, kwargs)
 
     @contextmanager
     def running(self, device: torch.device | None, values: RecordedValues | None) -> Iterator[None]:

@@ -17,7 +17,12 @@ from search.config.data_config import DataConfig
 from search.config.fixed_settings import Choice, FixedSettings, owned_by
 from search.config.gates_config import GatesConfig
 from search.config.iterative_config import ITERATIVE_SETTINGS, IterativeConfig
-from search.config.methods import gated_parts, granularity, method, parts_of, ranks_channels
+from search.config.method_checks import (
+    require_exponents_that_fit,
+    require_methods_that_fit,
+    require_schedules_that_fit,
+)
+from search.config.methods import gated_parts, granularity, method, ranks_channels
 from search.config.model_arguments import model_arguments
 from search.config.resources_config import ResourcesConfig
 from search.config.settings import (
@@ -207,15 +212,15 @@ class SearchConfig:
         for name in self.schedules:
             expected = f"some of {', '.join(SCHEDULES)} (training.schedule is the learning rate's)"
             require(name in SCHEDULES, "schedule", expected, name)
-        self._require_methods_that_fit()
-        self._require_exponents_that_fit()
+        require_methods_that_fit(self)
+        require_exponents_that_fit(self)
         self.gates.require_gated(self.gated)
         if self.gates.gate_thresholds:
             require_defaults(self, ("targets",), "with gate_thresholds, which know no target")
         if "iterative" in self.schedules:
             why = "with the schedule iterative, which begins once gates have gone"
             require_defaults(self.gates, ("settle_epochs",), why)
-        self._require_schedules_that_fit()
+        require_schedules_that_fit(self)
         require_targets_that_fit(self)
         require_descent_that_fits(self)
         require_nothing_but_training(self)
@@ -237,83 +242,6 @@ class SearchConfig:
                     f"measure every candidate, got {str(bound)!r}: search without it, then "
                     f"`espalier family SEARCH/NAME --budgets {bound}` fits the shape to it",
                     field="budget",
-                )
-
-    def _require_methods_that_fit(self) -> None:
-        parts = [parts_of(mixture) for mixture in self.granularities]
-        for name in self.criteria:
-            if method(name).prunes_untrained and parts != [("filter",)]:
-                raise ConfigError(
-                    f"{name} prunes before training, when gates have learned nothing: "
-                    "leave it out, or every granularity but filter"
-                )
-            by_gates = method(name).criterion is None
-            if self.divisor > 1 and by_gates and any("filter" in mixture for mixture in parts):
-                raise ConfigError(
-                    f"{name} removes channels one by one, by their gates: it knows no divisor; "
-                    "leave it out, or --divisor"
-                )
-            if self.scope != "global" and by_gates:
-                raise ConfigError(
-                    f"{name} removes channels one by one, by their gates: it knows no scope; "
-                    "leave it out, or --scope",
-                    field="scope",
-                )
-        for mixture in self.granularities:
-            if self.scope != "global" and "filter" not in parts_of(mixture):
-                raise ConfigError(
-                    f"scope {self.scope} removes a share of every layer's channels, and "
-                    f"granularity {mixture} removes none: leave it out, or --scope",
-                    field="scope",
-                )
-
-    def _require_exponents_that_fit(self) -> None:
-        exponents = self.cost_exponent
-        are_powers = bool(exponents) and all(0 <= power <= 1 for power in exponents)
-        require(are_powers, "cost_exponent", "powers from 0 to 1", exponents)
-        if not any(exponents):
-            return
-        if self.scope != "global":
-            raise ConfigError(
-                f"cost_exponent weighs scores of all layers together, and scope {self.scope} ranks "
-                "those of each layer alone: leave one of them out",
-                field="cost_exponent",
-            )
-        if not any(ranks_channels(*choice[:2]) for choice in self.choices):
-            raise ConfigError(
-                "cost_exponent weighs the scores of channels, and nothing that the search tries "
-                "has any: leave it out",
-                field="cost_exponent",
-            )
-
-    def _require_schedules_that_fit(self) -> None:
-        if "iterative" not in self.schedules:
-            names = [field.name for field in dataclasses.fields(self.iterative)]
-            require_defaults(self.iterative, names, "without the schedule iterative")
-            return
-        for name in self.criteria:
-            if method(name).criterion is None:
-                raise ConfigError(
-                    f"{name} opens and closes gates while it trains, with no score that channels "
-                    "could go by step by step: leave it out, or the schedule iterative",
-                    field="schedule",
-                )
-        for mixture in self.granularities:
-            if "filter" not in parts_of(mixture):
-                raise ConfigError(
-                    f"the schedule iterative takes channels step by step, and {mixture} prunes "
-                    f"none: leave iterative out, or prune filter+{mixture}",
-                    field="schedule",
-                )
-        fixed = [name.partition(".")[2] for name in self.fixed.settings]
-        require_defaults(self.iterative, fixed, "where set gives it, too")
-        most = self.training.fine_tune_epochs
-        for iterative in self.iterative_settings:
-            epochs = iterative.epochs
-            if epochs is not None and epochs > most:
-                raise ConfigError(
-                    f"iterative epochs are of those of fine-tuning, which are {most}, got {epochs}",
-                    field="iterative.epochs",
                 )
 
     def _require_training(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +56,7 @@ def open_dataset(config: DataConfig) -> OpenedDataset:
 
 def _digits() -> OpenedDataset:
     """scikit-learn's 1,797 8×8 digits; their 16 grey levels are spread over 0–255."""
-    bunch = sklearn_datasets.load_digits()
+    bunch = _digits_file()
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
     everything = ImageSplit(images.unsqueeze(1), torch.from_numpy(bunch.target).long())
     train, test = without_test(everything.labels, len(everything))
@@ -65,6 +66,12 @@ def _digits() -> OpenedDataset:
         classes=tuple(map(str, bunch.target_names)),
         augmentation=Augmentation(1, flip=False),
     )
+
+
+@functools.cache
+def _digits_file() -> Any:
+    """What scikit-learn reads from a text of a million characters, read once; not to be changed."""
+    return sklearn_datasets.load_digits()
 
 
 def _from_torchvision(config: DataConfig) -> OpenedDataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import json
@@ -119,8 +120,14 @@ def surroundings(device: str) -> dict[str, Any]:
         "processor": processor_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "espalier": importlib.metadata.version("espalier"),
+        "espalier": _version(),
     }
+
+
+@functools.cache
+def _version() -> str:
+    """Of this project; looking for it goes through all that is installed."""
+    return importlib.metadata.version("espalier")
 
 
 def stored_outcome(context: JobContext, path: str) -> Outcome:

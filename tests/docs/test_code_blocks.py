@@ -24,7 +24,7 @@ import pytest
 import torch
 from markdown_blocks import PAGES, ROOT, Block, blocks
 from PIL import Image
-from samples import Picture, Workers, espalier
+from samples import Workers, espalier
 from serving import Service
 
 from mlflow_server import RecordedRun, RunRecorder
@@ -64,7 +64,10 @@ FLAGS_ALONE = ("serve", "ui", "stop", "doctor")
 """Commands that run until Ctrl-C, end what runs, or judge the machine: their flags are read, and
 so are those of searches on a cluster."""
 
-LONG = ("choosing-a-method", "budgets", "grids", "own-network")
+LONG = (
+    *("choosing-a-method", "budgets", "grids", "own-network"),
+    *("own-task", "own-loop", "export", "families", "resuming"),
+)
 """Pages whose blocks take more than ten seconds."""
 
 NOT_RUN = {"deployment.md", "release.md"}
@@ -136,9 +139,7 @@ def prepare(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("COLUMNS", "120")
     patch.delenv("ESPALIER_TRUST", raising=False)
     patch.setattr("search.studies.session.run_recorder", lambda *_: NoRecord())
-    patch.setattr("search.studies.session.cluster", Workers().cluster)
-    patch.setattr("search.studies.publishing.front_figure", lambda _: Picture())
-    patch.setattr("search.studies.publishing.draw_all", lambda *_: [])
+    Workers().take_over(patch)
 
 
 def run_espalier(words: list[str], place: str, further: list[str] | None = None) -> str:

@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import copycat
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,6 +22,7 @@ def example(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_three_ways_meet_the_budget_and_still_read_digits(tmp_path: Path) -> None:
     """Read again from what was stored, of which nobody but the example knows what makes it."""
     rows = example("own_loop").main(tmp_path)

@@ -45,7 +45,7 @@ def in_this_process(name: str, folder: Path) -> None:
     """Run it with FarWorkers in place of Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(EXAMPLES)  # back to where we are, afterwards
-        patch.setattr("search.studies.session.cluster", FarWorkers().cluster)
+        FarWorkers().take_over(patch)
         runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](str(folder))
 
 

@@ -20,6 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
     # SQLAlchemy 2.1 deprecates what MLflow 3.17 uses while its tables are first imported.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -45,8 +46,8 @@ def page() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Views]:
-    store = tmp_path_factory.mktemp("looked at")
+def views(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Views]:
+    store = Path(shutil.copytree(empty_store, tmp_path_factory.mktemp("looked at") / "store"))
     record_search(connect(store_uri(store), "digits"), NUM_EACH)
     with running_server(store, port=0) as server:
         yield view_links(store_uri(store), "digits", address=server.url)

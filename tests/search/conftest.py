@@ -119,9 +119,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryRecorder:
 def workers(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> object:
     """What performs the jobs of a search, in this process; see samples.Workers."""
     stand_in = samples.Workers()
-    monkeypatch.setattr("search.studies.session.cluster", stand_in.cluster)
-    monkeypatch.setattr("search.studies.publishing.front_figure", lambda _: samples.Picture())
-    monkeypatch.setattr("search.studies.publishing.draw_all", lambda *_: [])  # which takes seconds
+    stand_in.take_over(monkeypatch)
     return stand_in
 
 

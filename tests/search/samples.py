@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -269,6 +270,20 @@ class Workers:
 
         yield perform_all
 
+    def take_over(self, patch: pytest.MonkeyPatch) -> None:
+        """Searches have their jobs performed here, and networks looked at.
+
+        None is tried out before, which is tested in test_dry_run.py and test_end_to_end.py; none
+        draws figures, which takes seconds. Small networks have few shapes to choose from.
+        """
+        patch.setattr("search.studies.session.cluster", self.cluster)
+        for kind in ("search", "family", "correlation"):
+            patch.setattr(f"search.studies.{kind}_study.try_out", lambda *_: None)
+        patch.setattr("search.studies.setup.apart", lambda task, *rest: task(*rest))
+        patch.setattr("search.scheduling.shape_selection._POINTS", 20)
+        patch.setattr("search.studies.publishing.front_figure", lambda _: Picture())
+        patch.setattr("search.studies.publishing.draw_all", lambda *_: [])
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -353,6 +368,11 @@ def another_process(program: str, folder: Path) -> Iterator[subprocess.Popen[str
     yield process
     process.kill()
     process.communicate()
+
+
+def with_slow(quick: Iterable[object], slow: Iterable[object]) -> list[Any]:
+    """Values of a parameter; the `slow` ones are tried in the slow tests alone."""
+    return [*quick, *(pytest.param(value, marks=pytest.mark.slow) for value in slow)]
 
 
 def hypervolume(points: Iterable[Point], reference: Reference, score: Score) -> float | None:

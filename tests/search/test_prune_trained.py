@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
 from samples import Workers
 
 from mlflow_server import MemoryRecorder
@@ -13,6 +14,7 @@ from search.tasks.score import ACCURACY
 EXAMPLE = Path(__file__).parents[2] / "examples" / "prune_trained.py"
 
 
+@pytest.mark.slow
 def test_the_example_prunes_what_it_trained(
     tmp_path: Path, workers: Workers, memory: MemoryRecorder, capsys
 ):

@@ -101,7 +101,8 @@ SEARCH = (
 )
 
 
-@pytest.mark.parametrize("names", [TOGETHER[0], pytest.param(TOGETHER[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", TOGETHER)
 def test_a_search_works_in_several_of_them_together(tmp_path: Path, names: Sequence[str]) -> None:
     completed = espalier_in(all_of(names), tmp_path, *SEARCH)
     assert (completed.returncode, completed.stderr) == (0, "")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruning.tracer.meta_kernels import MetaKernels
+from pruning.tracer import meta_kernels
+from pruning.tracer.meta_kernels import MetaKernels, kernels_of
 
 aten = torch.ops.aten
 
@@ -200,3 +201,28 @@ def test_sizes_that_do_not_fit_are_refused_at_another_width() -> None:
         kernels(func, args_at(4), {})
         with pytest.raises((RuntimeError, IndexError)):
             kernels(func, args_at(5), {})
+
+
+def test_traces_share_them_while_the_default_type_is_the_same() -> None:
+    """What is made of integers has torch's default type."""
+    halves = []
+    for default in (torch.float32, torch.float64, torch.float32):
+        kernels = kernels_of(default)
+        torch.set_default_dtype(default)
+        try:
+            halves.append(kernels(aten.div.Tensor, (meta(2, dtype=torch.int64),) * 2, {}).dtype)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert halves == [torch.float32, torch.float64, torch.float32]
+    with Kernels() as seen:
+        kernels_of(torch.float32)(aten.div.Tensor, (meta(2, dtype=torch.int64),) * 2, {})
+    assert aten.div.Tensor not in seen.run
+
+
+def test_not_more_is_remembered_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta_kernels, "_MOST_KNOWN", 3)
+    kernels = MetaKernels()
+    for width in range(1, 9):
+        args = (meta(width, 2).t(),)
+        assert described(kernels(aten.relu.default, args, {})) == described(aten.relu(*args))
+        assert len(kernels._known) <= 3

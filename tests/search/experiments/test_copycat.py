@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from samples import with_slow
 
 
-@pytest.mark.parametrize("name", ["figure1", "figure2c"])
+@pytest.mark.parametrize("name", with_slow(("figure2c",), slow=("figure1",)))
 def test_smoke(smoke: Callable[[str], str], name: str):
     smoke(f"copycat/{name}")
 

@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from samples import with_slow
 
 from search.experiments.drawings import penalty_gradient
 
+TABLES = ("table1", "table2", "table3", "table4", "table5")
+
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("table1", "table2", "table3", "table4", "table5"),
-        *("figure1", "figure2", "figure4", "figure5"),
-    ],
+    "name", with_slow(("figure1",), slow=(*TABLES, "figure2", "figure4", "figure5"))
 )
 def test_smoke(smoke: Callable[[str], str], name: str):
     smoke(f"rni/{name}")

@@ -167,6 +167,7 @@ def steps_of(file: Path) -> Steps:
     return Steps(*map(list, zip(*lines, strict=True)))
 
 
+@pytest.mark.slow
 def test_each_trial_has_a_gpu_of_its_own_also_after_a_restart(performed: Perform) -> None:
     """The processes of trials 0 and 1 die in their third step."""
     log, steps = performed("assigned", 4, Share(2, 1, 1.0))
@@ -186,6 +187,7 @@ def test_each_trial_has_a_gpu_of_its_own_also_after_a_restart(performed: Perform
             assert not is_under_way or before[-1] != gpu
 
 
+@pytest.mark.slow
 def test_four_trials_of_a_fourth_share_a_gpu_at_once(performed: Perform) -> None:
     """None takes a step before all have begun."""
     log, steps = performed("together", 4, Share(4, 1, 0.25))
@@ -209,6 +211,7 @@ def test_a_gpu_that_fails_ends_the_process_and_not_the_trials_after_it(performed
     assert after not in steps[0].processes
 
 
+@pytest.mark.slow
 def test_two_gpus_train_a_trial_as_one_does(performed: Perform) -> None:
     """The second process of trial 1 dies in its second epoch; Ray begins both anew."""
     alone, _ = performed("alone", 2, Share(1, 1, 0.0))

@@ -18,9 +18,9 @@ from search.config.training_config import TrainingConfig
     ("model", "criterion"),
     [
         ("timm:resnet10t", "rni"),
-        ("timm:mobilenetv3_small_050", "rni"),
-        ("timm:efficientnet_lite0", "slimming"),
-        ("timm:convnext_atto", "taylor"),  # it has no batch norms
+        pytest.param("timm:mobilenetv3_small_050", "rni", marks=pytest.mark.slow),
+        pytest.param("timm:efficientnet_lite0", "slimming", marks=pytest.mark.slow),
+        pytest.param("timm:convnext_atto", "taylor", marks=pytest.mark.slow),  # no batch norms
     ],
 )
 def test_networks_of_timm_go_through_a_search(

@@ -18,6 +18,7 @@ from pruning.errors import EspalierError
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
+from search.results.report import Results
 from search.scheduling.optuna_study import StudySource
 from search.scheduling.shape_selection import shape_source
 from search.storage.layout import EVENTS_FILE
@@ -168,12 +169,27 @@ def test_with_one_seed_nothing_is_repeated(tmp_path: Path, workers: Workers):
     assert {o.network for o in results.everything} == {o.key for o in results.everything}
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, tuple[Results, list[int]]]:
+    """By name: what a search finds that nobody stops, and the seeds of its trainings, in order."""
+    return {}
+
+
 @pytest.mark.parametrize("part", ["fine-tuned", "uniform"])
 def test_stopped_among_the_repetitions_none_is_made_twice(
-    tmp_path: Path, workers: Workers, memory: MemoryRecorder, trained: list[int], part: str
+    tmp_path: Path,
+    workers: Workers,
+    memory: MemoryRecorder,
+    trained: list[int],
+    uninterrupted: dict[str, tuple[Results, list[int]]],
+    *,
+    part: str,
 ):
-    whole = search.run(repeated(tmp_path / "whole")).results
-    seeds, trained[:], workers.performed = sorted(trained), [], []
+    if "repeated" not in uninterrupted:
+        found = search.run(repeated(tmp_path / "whole")).results
+        uninterrupted["repeated"] = found, sorted(trained)
+    whole, seeds = uninterrupted["repeated"]
+    trained[:], workers.performed = [], []
 
     def stop(job: Job, context, data, report) -> tuple[Outcome, ...]:
         def then_stop(records: Sequence[EpochRecord]) -> None:
@@ -213,13 +229,17 @@ def test_what_was_finished_when_the_process_was_killed_is_told_of_by_the_next(
     trained: list[int],
     monkeypatch: pytest.MonkeyPatch,
     *,
+    uninterrupted: dict[str, tuple[Results, list[int]]],
     key: str,
     when: str,
 ):
     """Killed before the record heard of it, or after that and before its states were removed."""
     monkeypatch.setattr(search_stages, "shape_source", knowing_nothing)
-    whole = search.run(quick_config(tmp_path / "whole")).results
-    seeds, trained[:] = sorted(trained), []
+    if "quick" not in uninterrupted:
+        found = search.run(quick_config(tmp_path / "whole")).results
+        uninterrupted["quick"] = found, sorted(trained)
+    whole, seeds = uninterrupted["quick"]
+    trained[:] = []
     told = session.MlflowRecord.finished
 
     def dying(self: session.MlflowRecord, job: Job, outcomes: Sequence[Outcome]) -> None:

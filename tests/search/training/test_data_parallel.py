@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,22 +138,43 @@ def ready() -> None:
     """Return in a process that knows this file."""
 
 
-def together(setup: Setup, folder: Path) -> list[Trained]:
-    """What each process of the training has at its end; the first is this one."""
-    children = [ChildProcess("spawn") for _ in range(setup.size - 1)]
-    try:
-        for child in children:
-            child.call(ready)  # one that cannot begin would be waited for
-        with ThreadPoolExecutor() as pool:
-            others = [
-                pool.submit(child.call, in_group, setup, rank, folder / "meeting")
-                for rank, child in enumerate(children, 1)
-            ]
-            first = in_group(setup, 0, folder / "meeting")
-            return [first, *(other.result() for other in others)]
-    finally:
-        for child in children:
-            child.kill()
+Together = Callable[[Setup], list[Trained]]
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[list[ChildProcess]]:
+    """Processes that know this file, which takes seconds; after a failure there are none."""
+    started: list[ChildProcess] = []
+    yield started
+    end(started)
+
+
+def end(children: list[ChildProcess]) -> None:
+    while children:
+        children.pop().kill()
+
+
+@pytest.fixture
+def together(children: list[ChildProcess], tmp_path: Path) -> Together:
+    """Gives what each process of a training has at its end; the first is this one."""
+
+    def train(setup: Setup) -> list[Trained]:
+        while len(children) < setup.size - 1:
+            children.append(ChildProcess("spawn"))
+            children[-1].call(ready)  # one that cannot begin would be waited for
+        try:
+            with ThreadPoolExecutor() as pool:
+                others = [
+                    pool.submit(child.call, in_group, setup, rank, tmp_path / "meeting")
+                    for rank, child in enumerate(children[: setup.size - 1], 1)
+                ]
+                first = in_group(setup, 0, tmp_path / "meeting")
+                return [first, *(other.result() for other in others)]
+        except BaseException:
+            end(children)
+            raise
+
+    return train
 
 
 SGD = TrainingConfig(2, 1, 1, batch_size=32, learning_rate=0.05)
@@ -172,9 +194,9 @@ SETUPS = {
 
 
 @pytest.mark.parametrize("name", SETUPS)
-def test_several_processes_train_what_one_does(name: str, tmp_path: Path) -> None:
+def test_several_processes_train_what_one_does(name: str, together: Together) -> None:
     setup = SETUPS[name]
-    alone, processes = trained(setup, 0, 1), together(setup, tmp_path)
+    alone, processes = trained(setup, 0, 1), together(setup)
     for process in processes[1:]:  # bit for bit
         assert process.weights.keys() == alone.weights.keys()
         for key, tensor in process.weights.items():
@@ -188,10 +210,10 @@ def test_several_processes_train_what_one_does(name: str, tmp_path: Path) -> Non
         assert found.learning_rate == expected.learning_rate
 
 
-def test_in_float32_they_differ_by_rounding(tmp_path: Path) -> None:
+def test_in_float32_they_differ_by_rounding(together: Together) -> None:
     """Sums of float32 in another order, over 10 steps."""
     setup = Setup(SGD, is_precise=False)
-    alone, processes = trained(setup, 0, 1), together(setup, tmp_path)
+    alone, processes = trained(setup, 0, 1), together(setup)
     for key, tensor in processes[0].weights.items():
         torch.testing.assert_close(tensor, alone.weights[key], rtol=1e-3, atol=1e-4)
     losses = [[report.train_loss for report in each.reports] for each in (processes[0], alone)]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,34 @@ from pruning.errors import ConfigError
 from search.service.problem_details import ProblemError
 from search.service.torch_worker import worker as worker_module
 from search.service.torch_worker.worker import Refusal, TorchWorker
+from search.system.child_process import ChildProcess
 
 Make = Callable[[], TorchWorker]
 
 
+@pytest.fixture(scope="module")
+def idle() -> Iterator[list[ChildProcess]]:
+    """The process that a test leaves to the next: one takes seconds to start."""
+    left: list[ChildProcess] = []
+    yield left
+    for process in left:
+        process.kill()
+
+
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make(idle: list[ChildProcess]) -> Iterator[Make]:
     made: list[TorchWorker] = []
 
     def make() -> TorchWorker:
         made.append(TorchWorker())
+        made[-1]._process = idle.pop() if idle else None
         return made[-1]
 
     yield make
     for worker in made:
+        if worker._process is not None and not worker.num_waiting:
+            idle.append(worker._process)
+            worker._process = None
         worker.close()
 
 
@@ -111,12 +126,10 @@ def test_a_process_that_a_fault_of_the_gpu_has_poisoned_is_replaced(
     asyncio.run(scenario(make()))
 
 
-def test_it_is_not_given_the_secrets_of_the_service(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_not_given_the_secrets_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESPALIER_SERVICE_DATABASE", "secret")
-    worker = make()
-    assert asyncio.run(worker.run(os.getenv, "ESPALIER_SERVICE_DATABASE", "none")) == "none"
+    with closing(TorchWorker()) as worker:
+        assert asyncio.run(worker.run(os.getenv, "ESPALIER_SERVICE_DATABASE", "none")) == "none"
 
 
 def test_time_is_counted_from_the_beginning_of_each_thing(
