@@ -35,7 +35,10 @@ def _share(name: str) -> ModuleType:
     return module
 
 
-samples, *_ = map(_share, ("samples", "serving", "nets_of_users", "own_data", "data_of_users"))
+samples, *_ = map(
+    _share,
+    ("samples", "serving", "nets_of_users", "own_data", "data_of_users", "fused_problems"),
+)
 
 NETS = """
 import itertools
