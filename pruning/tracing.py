@@ -163,7 +163,7 @@ class _Traces:
         prediction = self._predicted(skeleton, device, values, courses, clock)
         with suppress(OutOfTimeError):  # `verified` finds out as well
             for _ in range(_MOST_TRACES):
-                better = _better_courses(
+                better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
                     prediction.graph, prediction.rehearse, tried, exact=self.exact
                 )
                 if not better:
@@ -265,6 +265,23 @@ def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGrap
     return graph.with_groups(
         {name: replace(graph.group(name), inexact=reason) for name, reason in reasons.items()}
     )
+
+
+def _courses_of_misled(
+    tracer: Tracer, tried: set[tuple[ReshapeKey, Course]]
+) -> dict[ReshapeKey, Course]:
+    """How channels go on in reshapes that gave them to an axis which is then taken apart.
+
+    Such an axis is one of parts, such as queries, keys and values. tried: is added to.
+    """
+    better: dict[ReshapeKey, Course] = {}
+    for reshape in tracer.reshapes.misled:
+        tried.add((reshape.key, reshape.course))
+        others = (Course(axis) for axis in reversed(reshape.axes))
+        course = next((c for c in others if (reshape.key, c) not in tried), None)
+        if course is not None:
+            better.setdefault(reshape.key, course)
+    return better
 
 
 def _better_courses(

@@ -28,6 +28,9 @@ Units = Mapping[str, int]
 _GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, less their whole parts, are far from each other."""
 
+_MOST_DOUBTS = 8
+"""So many groups are tried one by one that need not be what made a step fail."""
+
 _NUMBER = re.compile(r"\d+")
 _STOPPED = "tracing was stopped at {limit:g} s, before it was known whether {what} can go"
 
@@ -42,6 +45,7 @@ class Failure:
     asked: for what sizes the network asked now, of a reshape.
     narrowed: axes of it along which channels are missing, if its sizes are not as predicted.
     is_last: whether the run ended with it, be it for another one before.
+    is_near: whether the suspects pass through the step itself.
     """
 
     reason: str
@@ -51,6 +55,7 @@ class Failure:
     asked: tuple[int, ...] = ()
     narrowed: tuple[Labels, ...] = ()
     is_last: bool = False
+    is_near: bool = True
 
 
 Rehearse = Callable[[Units], tuple[Failure, ...]]
@@ -188,8 +193,23 @@ def _guilty_alone(failures: Sequence[Failure], units: Units, rehearse: Rehearse)
             if step not in still:
                 guilty.setdefault(name, reason)
         if guilty:
-            return guilty
+            far = {f.suspects[0] for f in again if len(f.suspects) == 1 and not f.is_near}
+            return _confirmed(guilty, far, units, rehearse)
     return {}
+
+
+def _confirmed(
+    guilty: dict[str, str], far: Collection[str], units: Units, rehearse: Rehearse
+) -> dict[str, str]:
+    """Without those that are fine alone and merely pass through a step behind one that failed.
+
+    far: groups that pass through no step that failed, which are not tried where they are many.
+    """
+    doubtful = [name for name in guilty if name in far]
+    if len(guilty) == 1 or len(doubtful) > _MOST_DOUBTS:
+        return guilty
+    innocent = {name for name in doubtful if not rehearse({name: units[name]})}
+    return {name: why for name, why in guilty.items() if name not in innocent} or guilty
 
 
 def _guilty_together(
@@ -282,14 +302,16 @@ class Rehearsals:
     def _failure(self, difference: Difference, units: Units) -> Failure:
         steps = self._run.steps[difference.step :]
         axes = _labels_of(steps[:1]) if difference.is_of_sizes else ()
+        suspects = self._suspects(steps, units)
         return Failure(
             difference.reason,
-            self._suspects(steps, units),
+            suspects,
             difference.step,
             steps[0] if steps else None,
             difference.asked,
             tuple(labels for labels in axes if self._names(labels) & units.keys()),
             difference.is_last,
+            is_near=self._suspects(steps[:1], units) == suspects,
         )
 
     def _plan(self, units: Units) -> KeepPlan:

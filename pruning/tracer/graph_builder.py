@@ -224,15 +224,20 @@ class _GraphBuilder:
 def _place_of(
     contraction: Contraction, groups: Labels, units: Labels, atoms: Atoms
 ) -> tuple[int | None, int]:
-    """The first argument, and its axis, that carries these channels; None if there is none."""
+    """The first argument, and its axis, that carries these channels; None if there is none.
+
+    Nor if several axes of it do, of which the call may sum over any.
+    """
     for place, axes in contraction.arguments:
-        for axis, labels in enumerate(axes):
-            if (
-                labels is not None
-                and np.array_equal(atoms.group[labels], groups)
-                and np.array_equal(atoms.unit[labels], units)
-            ):
-                return place, axis
+        found = [
+            axis
+            for axis, labels in enumerate(axes)
+            if labels is not None
+            and np.array_equal(atoms.group[labels], groups)
+            and np.array_equal(atoms.unit[labels], units)
+        ]
+        if found:
+            return (place, found[0]) if len(found) == 1 else (None, 0)
     return None, 0
 
 

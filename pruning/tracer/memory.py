@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pruning.graph.channel_labels import Labels
+from pruning.graph.channel_labels import AxisLabels, Labels
 from pruning.graph.operators.rule import Call, aten_names
 from pruning.networks.nested_tensors import tensors_in
 from pruning.tracer.labelled_tensors import LabelledTensors
 from pruning.tracer.trace_records import Storage
 
-_FILLERS = frozenset(aten_names("zeros ones full empty"))
-"""Operators that make all values alike. Whether the size fits shows where the tensor is used."""
+_FILLERS = frozenset(aten_names("zeros ones full empty new_zeros new_ones new_full new_empty"))
+"""Operators that make all values alike. Whether the size fits shows where the tensor is used.
+
+Unless it was taken from a tensor with channels: then what they make has those.
+"""
 
 
 class Memory:
@@ -25,6 +28,10 @@ class Memory:
         self.storages: list[Storage] = []
         self._labelled = labelled
         self._storage_of: Any = WeakIdKeyDictionary()
+
+    def axes(self, tensor: Tensor) -> AxisLabels:
+        """Labels per axis of a tensor."""
+        return self._labelled.axes(tensor)
 
     def begins(self, tensor: Tensor, step: int) -> None:
         """Note an activation that begins to take memory at this step."""
@@ -78,7 +85,7 @@ class FilledTensors:
     def are_made(self, func: Any, call: Call) -> bool:
         """Whether an operator makes such tensors, or changes some in all places alike."""
         if call.name in _FILLERS:
-            return True
+            return not any(labels is not None for labels in self._memory.axes(call.output))
         is_alike = torch.Tag.pointwise in func.tags or call.name == "aten::_to_copy"
         if not is_alike or torch.Tag.nondeterministic_seeded in func.tags:
             return False

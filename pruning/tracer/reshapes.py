@@ -15,11 +15,14 @@ class Reshapes:
 
     courses: by module and number of the reshape in a run, where it is not the usual way.
     module: the innermost one that runs.  present: what the present call decided, if anything.
+    misled: those whose channels were then taken apart one by one, so that they go on otherwise.
     """
 
     def __init__(self, labelled: LabelledTensors, courses: Mapping[ReshapeKey, Course]) -> None:
         self.module = ""
         self.present: Reshape | None = None
+        self.misled: list[Reshape] = []
+        self._decided: dict[bytes, Reshape] = {}
         self._labelled, self._courses = labelled, courses
         self._numbers: Counter[str] = Counter()
 
@@ -42,6 +45,8 @@ class Reshapes:
 
     def went_on_along(self, labels: Labels) -> None:
         """Tie the labels of that axis to those whose number the network took for its size."""
+        if self.present is not None and len(self.present.axes) > 1:
+            self._decided[labels.tobytes()] = self.present
         course = self.present.course if self.present else None
         if course is None or course.width_of is None:
             return
@@ -50,3 +55,8 @@ class Reshapes:
         if len(others) and len(others) % len(labels) == 0:
             channels = self._labelled.channels
             channels.tie(channels.tie_rows(others.reshape(-1, len(labels))), labels)
+
+    def takes_apart(self, labels: Labels) -> None:
+        """Note an axis of which the network takes single places; see Tracing.reshapes."""
+        if (decided := self._decided.get(labels.tobytes())) is not None:
+            self.misled.append(decided)

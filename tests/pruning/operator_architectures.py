@@ -17,6 +17,21 @@ NORMALISED = "one normalisation runs over all channels"
 
 OPERATOR_ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
+        "grouped convolution of the input",
+        lambda: chain(first=conv(3, 12, groups=3), relu=nn.ReLU(), last=conv(12, 4)),
+        prunable={"first": (12, 3)},
+    ),
+    Architecture(
+        "grouped transposed convolution of the input",
+        lambda: chain(first=nn.ConvTranspose2d(3, 12, 2, 2, groups=3), last=conv(12, 4)),
+        prunable={"first": (12, 3)},
+    ),
+    Architecture(
+        "magnitude of complex numbers",
+        lambda: between(lambda x: torch.complex(x, x.flip(-1)).abs()),
+        prunable={"first": (6, 1)},
+    ),
+    Architecture(
         "group normalisation",
         lambda: chain(
             first=conv(3, 12), norm=nn.GroupNorm(4, 12), relu=nn.ReLU(), last=conv(12, 4)

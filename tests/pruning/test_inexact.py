@@ -267,8 +267,9 @@ def test_smaller_networks_run_and_cost_what_was_predicted(architecture: Architec
         assert graph.cost(plan.widths).params == params
 
 
-def test_flops_follow_inexact_widths() -> None:
-    model = randomised(chain(first=conv(3, 9), norm=nn.GroupNorm(1, 9), last=conv(9, 4)))
+@pytest.mark.parametrize("between", [nn.GroupNorm(1, 9), Eca()], ids=["norm", "convolution"])
+def test_flops_follow_inexact_widths(between: nn.Module) -> None:
+    model = randomised(chain(first=conv(3, 9), between=between, last=conv(9, 4)))
     graph = trace(model, torch.zeros(IMAGE), exact=False)
     plan = KeepPlan({"first": (0, 5)})
     smaller = remove_channels(model, graph, plan)

@@ -426,6 +426,23 @@ def test_counting_leaves_nothing_on_the_network() -> None:
     assert model.head.shape is None
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_a_table_have_its_columns(mode: str) -> None:
+    model = chain(bag=nn.EmbeddingBag(9, 6, mode=mode), last=nn.Linear(6, 4))
+    example = torch.tensor([[1, 5, 8]])
+    graph = trace(model, example)
+    assert {g.name: g.width for g in graph.prunable} == {"bag": 6}
+    smaller = remove_channels(model, graph, KeepPlan({"bag": (0, 4)}))
+    with torch.no_grad():
+        model.last.weight[:, [1, 2, 3, 5]] = 0
+        assert torch.allclose(smaller(example), model(example))
+
+
+def test_noise_has_the_channels_of_what_it_is_added_to() -> None:
+    graph = trace(between(lambda x: x + torch.randn_like(x)), torch.zeros(IMAGE))
+    assert graph.group("first").pinned is None
+
+
 def test_a_layer_that_never_runs_is_named() -> None:
     model = Branches(
         lambda net, x: net.last(net.first(x)), first=conv(3, 6), spare=conv(6, 5), last=conv(6, 4)

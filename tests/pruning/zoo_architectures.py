@@ -179,6 +179,60 @@ class TripledHeads(nn.Module):
         return self.last(attended.transpose(1, 2).flatten(2).contiguous()).mean(1)
 
 
+class LinearAttention(nn.Module):
+    """Attention over an image whose queries, keys and values are taken apart by their place."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.last = nn.Conv2d(5, 3 * width, 1), nn.Conv2d(width, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        parts = self.qkv(x)
+        parts = parts.reshape(n, 3, self.heads, parts.shape[1] // (3 * self.heads), height, width)
+        q, k, v = parts.permute(1, 0, 2, 3, 4, 5).reshape(
+            *parts.shape[1:2], n, *parts.shape[2:4], -1
+        )
+        attended = (v @ k.softmax(-1).transpose(-1, -2)) @ q
+        return self.last(attended.reshape(n, -1, height, width))
+
+
+class Condensed(nn.Module):
+    """A learned choice of channels, and grouped convolutions of it (CondenseNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.tensor([0, 3, 5, 2, 1, 1, 2, 4]))
+        self.first, self.norm = nn.Conv2d(8, 16, 1, groups=4), nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 4, 3, padding=1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(torch.index_select(x, 1, self.index)).relu()
+        y = self.norm(y).unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
+        return torch.cat([x, self.second(y)], 1)
+
+
+class Scan(nn.Module):
+    """A state per channel, zero at first, that goes from one position to the next (Mamba)."""
+
+    def __init__(self, width: int, states: int) -> None:
+        super().__init__()
+        self.enter, self.read = nn.Linear(5, 2 * width), nn.Linear(width, 2 * states)
+        self.rates, self.states = nn.Parameter(torch.rand(width, states)), states
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.enter(x).chunk(2, -1)
+        written, read = self.read(x).chunk(2, -1)
+        state = x.new_zeros(len(x), x.shape[-1], self.states)
+        outputs = []
+        for place in range(x.shape[1]):
+            state = state * (-self.rates.exp()).exp()
+            state = state + x[:, place, :, None] * written[:, place, None]
+            outputs.append((state @ read[:, place, :, None]).squeeze(-1))
+        return torch.stack(outputs, 1) * gate.sigmoid()
+
+
 class EqualSections(nn.Module):
     """Two kinds of normalisation, each for half of the channels, of sizes that it keeps (IBN)."""
 
@@ -253,6 +307,24 @@ ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
         "heads that lie together",
         lambda: chain(embed=conv(3, 5, 4, stride=4), attention=TripledHeads(12, 4)),
         prunable={"embed": (5, 1), "attention.qkv": (36, 9)},
+    ),
+    Architecture(
+        "queries, keys and values taken apart",
+        lambda: chain(embed=conv(3, 5), attention=LinearAttention(8, 2)),
+        prunable={"embed": (5, 1), "attention.qkv": (24, 6)},
+    ),
+    Architecture(
+        "grouped convolutions of chosen channels",
+        lambda: chain(first=conv(3, 8), block=Condensed(), last=conv(12, 4)),
+        prunable={"block.first": (16, 4)},
+        pinned={"first": "chosen by an index"},
+    ),
+    Architecture(
+        "a state from position to position",
+        lambda: chain(scan=Scan(6, 3), last=nn.Linear(6, 4)),
+        shapes=((1, 4, 5),),
+        prunable={"scan.enter": (12, 2), "scan.read": (6, 2)},
+        residual=frozenset({"scan.enter", "scan.read"}),
     ),
     Architecture(
         "equal sections of sizes that are kept",

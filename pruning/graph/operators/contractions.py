@@ -6,6 +6,7 @@ They consume the labels of their input axis and bring new ones on their output a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,10 @@ def _grouped(
     channels = tracing.channels
     first, second = tracing.axes(weight)[:2]
     if inputs is None or first is None or second is None:
-        for labels in (inputs, first, second):
-            if labels is not None:
-                channels.pin(labels, NOT_CHANNELS)
-        return None
+        if transposed:
+            produced = None if second is None else np.tile(second, groups)
+            return _grouped_with_fixed_inputs(tracing, (inputs, first), produced, groups)
+        return _grouped_with_fixed_inputs(tracing, (inputs, second), first, groups)
     per_group_in = len(inputs) // groups
     per_group_out = len(second) if transposed else len(first) // groups
     whole_groups = tracing.loses_whole_groups(weight)
@@ -124,6 +125,26 @@ def _grouped(
     _consumed(tracing, weight, inputs, second)
     channels.tie_rows(out_matrix)
     return first
+
+
+def _grouped_with_fixed_inputs(
+    tracing: Tracing, fixed: Sequence[Labels | None], produced: Labels | None, groups: int
+) -> Labels | None:
+    """Every group loses the same ones of its filters, if it has several.
+
+    fixed: the input channels, of the activation and of the weight.  produced: of all groups.
+    """
+    for labels in fixed:
+        if labels is not None:
+            tracing.channels.pin(labels, NOT_CHANNELS)
+    if produced is None:
+        return None
+    if len(produced) == groups:
+        tracing.channels.pin(produced, NOT_CHANNELS)
+        return None
+    tracing.channels.tie_rows(produced.reshape(groups, -1))
+    tracing.produces(produced)
+    return produced
 
 
 def _grouped_transposed(
@@ -156,11 +177,14 @@ def _count_convolution(tracing: Tracing, call: Call, spatial: Tensor) -> None:
 
 
 def _convolution_sizes(tracing: Tracing, call: Call, spatial: Tensor) -> list[Size]:
-    weight = call.args[1]
-    extents = spatial.shape[-(weight.dim() - 2) :]
-    batch = call.args[0].shape[0] if call.args[0].dim() == weight.dim() else 1
-    positions = int(batch) * math.prod(weight.shape[2:]) * math.prod(extents)
-    return [positions, size_of(weight, 0, tracing), size_of(weight, 1, tracing)]
+    x, weight = call.args[:2]
+    batch = x.shape[0] if x.dim() == weight.dim() else 1
+    extents = [  # channels that are convolved over stay where they are
+        size_of(x, axis, tracing) if x.shape[axis] == spatial.shape[axis] else spatial.shape[axis]
+        for axis in range(2 - weight.dim(), 0)
+    ]
+    positions = int(batch) * math.prod(weight.shape[2:])
+    return [positions, *extents, size_of(weight, 0, tracing), size_of(weight, 1, tracing)]
 
 
 def deformable_convolution(tracing: Tracing, call: Call) -> AxisLabels:
@@ -298,6 +322,18 @@ def embedding(tracing: Tracing, call: Call) -> AxisLabels:
     return (*[None] * chosen.dim(), channels)
 
 
+def embedding_bag(tracing: Tracing, call: Call) -> list[AxisLabels]:
+    """aten::_embedding_bag: sums, means or maxima of rows of a table, as in `embedding`."""
+    table = call.args[0]
+    pin_all(tracing, call.tensors[1:], "used as an index")
+    pin_axes(tracing, table, [0], "rows chosen by an index")
+    channels = tracing.axes(table)[1]
+    if channels is not None:
+        tracing.produces(channels)
+    axes = (None, channels)
+    return [axes if o.shape == call.output.shape else unlabelled(o) for o in call.outputs]
+
+
 RULES: dict[str, Rule] = {
     **each("convolution", convolution),
     **each("mm bmm", matrix_product),
@@ -307,5 +343,6 @@ RULES: dict[str, Rule] = {
     **each("dot vdot", dot),
     **each("_trilinear", bilinear),
     **each("embedding", embedding),
+    **each("_embedding_bag _embedding_bag_forward_only", embedding_bag),
     "torchvision::deform_conv2d": deformable_convolution,
 }

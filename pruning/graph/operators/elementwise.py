@@ -99,7 +99,8 @@ RULES: dict[str, Rule] = {
         "masked_fill_ clone _to_copy detach alias lift_fresh contiguous bernoulli bernoulli_ "
         "rand_like zeros_like ones_like empty_like full_like dropout rsub copy_ abs_ mish_ gelu_ "
         "threshold_ log_sigmoid_forward rrelu_with_noise rrelu_with_noise_ "
-        "floor_divide floor_divide_",
+        "floor_divide floor_divide_ randn_like randint_like normal_ uniform_ exponential_ complex "
+        "polar",
         elementwise,
     ),
     **each("fill_ zero_", fill),

@@ -36,6 +36,9 @@ class Reshapes(Protocol):
     def went_on_along(self, labels: Labels) -> None:
         """Note the labels along the axis that `split_axis` chose."""
 
+    def takes_apart(self, labels: Labels) -> None:
+        """Note that places along this axis are taken one by one, as parts are, not channels."""
+
 
 class Tracing(Protocol):
     """The part of a trace that rules read and write."""

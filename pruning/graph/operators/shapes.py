@@ -306,7 +306,7 @@ def select(tracing: Tracing, call: Call) -> AxisLabels:
     """aten::select: a channel picked by its number pins its axis."""
     x = call.args[0]
     axis = normalized(int(call.args[1]), x.dim())
-    pin_axes(tracing, x, [axis], "a channel picked by its number")
+    _take_apart(tracing, x, axis, "a channel picked by its number")
     axes = tracing.axes(x)
     return (*axes[:axis], *axes[axis + 1 :])
 
@@ -315,9 +315,16 @@ def unbind(tracing: Tracing, call: Call) -> list[AxisLabels]:
     """aten::unbind: its axis goes, pinned if it carries channels."""
     x = call.args[0]
     axis = normalized(int(call.arg(1, "dim", 0)), x.dim())
-    pin_axes(tracing, x, [axis], "channels taken apart one by one")
+    _take_apart(tracing, x, axis, "channels taken apart one by one")
     axes = tracing.axes(x)
     return [(*axes[:axis], *axes[axis + 1 :])] * len(call.outputs)
+
+
+def _take_apart(tracing: Tracing, x: Tensor, axis: int, reason: str) -> None:
+    labels = tracing.axes(x)[axis]
+    if labels is not None:
+        tracing.reshapes.takes_apart(labels)
+        tracing.channels.pin(labels, reason)
 
 
 def index(tracing: Tracing, call: Call) -> AxisLabels:

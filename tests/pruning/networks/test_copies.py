@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
-from networks import chain, conv, small
+from networks import chain, conv, head, small
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
@@ -46,16 +47,21 @@ def computed() -> nn.Module:
     return model
 
 
+def compiled() -> nn.Module:
+    return chain(conv1=conv(3, 6), block=torch.jit.script(nn.Sequential(conv(6, 4), nn.ReLU())))
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lazy": (lazy, "LazyConv2d 'conv1' has no weights .*: run the network once first"),
     "masked": (masked, r"Conv2d 'conv1' keeps 'weight'.*: call torch\.nn\.utils\.prune\.remove"),
     "weight norm": (normed, r"'conv2' keeps 'weight'.*: use torch.*parametrizations\.weight_norm"),
     "spectral norm": (spectral, r"'conv2' keeps 'weight'.*: use .*parametrizations\.spectral_norm"),
+    "compiled": (compiled, "ScriptModule 'block' is compiled by TorchScript.*: put the module"),
     "computed": (computed, "Sequential keeps 'scale'.*: keep a detached copy"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*(weight_norm|jit.script).* is deprecated")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_copied_is_refused_with_a_remedy(name: str) -> None:
     make, message = REFUSED[name]
@@ -94,3 +100,37 @@ def test_masks_that_were_made_permanent_are_weights() -> None:
     model = masked()
     prune.remove(model.conv1, "weight")
     assert trace(model, EXAMPLE).widths == trace(small(), EXAMPLE).widths
+
+
+class WithOwnCopy(nn.Module):
+    """Holds the network that it is in, and copies itself."""
+
+    def __init__(self, around: nn.Module, shared: list[int]) -> None:
+        super().__init__()
+        self.around, self.shared = [around], shared
+
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        around = copy.deepcopy(self.around[0], memo)
+        assert isinstance(around, nn.Module)
+        return WithOwnCopy(around, copy.deepcopy(self.shared, memo))
+
+
+def test_copies_are_those_of_deepcopy() -> None:
+    shared = [1, 2]
+    model = chain(first=conv(3, 6), head=head(6))
+    model.same = model.first
+    model.own, model.holder = WithOwnCopy(model, shared), nn.Module()
+    model.holder.shared, model.holder.friends = shared, (model.first, {"head": model.head})
+    model.first.register_forward_hook(lambda *_: None)
+    twin = deep_copy(model)
+    assert twin.own.around[0] is twin
+    assert twin.own.shared is twin.holder.shared
+    assert twin.own.shared == shared
+    assert twin.own.shared is not shared
+    assert twin.holder.friends[0] is twin.first is twin.same
+    assert twin.holder.friends[1]["head"] is twin.head
+    assert len(twin.first._forward_hooks) == 1
+    assert {id(p) for p in twin.parameters()}.isdisjoint({id(p) for p in model.parameters()})
+    assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
+    twin.first.register_forward_hook(lambda *_: None)
+    assert len(model.first._forward_hooks) == 1

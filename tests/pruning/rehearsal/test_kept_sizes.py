@@ -64,6 +64,31 @@ class SlicedWeight(nn.Conv2d):
         return torch.cat([high, F.interpolate(low, scale_factor=2)], 1)
 
 
+class Turned(nn.Module):
+    """Heads of a width that it keeps, of which queries are turned by angles of that number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 4
+        self.query, self.value, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, value = (
+            layer(x).view(*x.shape[:2], 2, self.width).transpose(1, 2)
+            for layer in (self.query, self.value)
+        )
+        query = query * torch.arange(self.width, device=x.device).cos()
+        weights = (query @ query.transpose(-1, -2)).softmax(-1)
+        return self.last((weights @ value).transpose(1, 2).flatten(2).mean(1))
+
+
+def test_who_reads_before_a_step_that_fails_for_another_stays_free() -> None:
+    model = chain(enter=nn.Linear(5, 8), turned=Turned())
+    graph = trace(model, torch.zeros(1, 6, 5))
+    assert [group.name for group in graph.prunable] == ["enter"]
+    assert graph.group("turned.value").pinned is not None
+
+
 def test_a_number_that_is_as_large_by_chance_stays() -> None:
     model = chain(first=conv(3, 9), stages=Stages(), last=conv(9, 4))
     graph = trace(model, IMAGE)
