@@ -58,15 +58,8 @@ def report_page(directory: Path) -> str:
 
     Raises SearchStateError where there is none, or where it has not finished.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("search", "report_page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": format_count, "duration": duration_text}
     page = _Page(directory, open_results(directory))
-    page_text: str = environment.get_template("page.html.jinja").render(
+    page_text: str = _template().render(
         page=page,
         results=page.results,
         score=page.results.score,
@@ -83,6 +76,19 @@ def report_page(directory: Path) -> str:
         plotly=_plotly(),
     )
     return page_text
+
+
+@cache
+def _template() -> Any:
+    """The page's, compiled."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("search", "report_page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": format_count, "duration": duration_text}
+    return environment.get_template("page.html.jinja")
 
 
 def _part(name: str) -> str:
