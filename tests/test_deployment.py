@@ -284,7 +284,7 @@ def test_what_compose_starts_searches_together(here: Here) -> None:
         assert httpx.get(f"{service}/v1/searches", headers=host).status_code == 401
         with Client(service, token.strip()) as client:
             name = client.launch(SEARCH)["id"]
-            answer = client.wait(name, 240)
+            answer = client.wait(name, 600)
             assert answer["state"] == "finished", (answer["reason"], [*client.log(name)])
             assert all(client.health()["parts"].values())
         _require_recorded(here, name)
