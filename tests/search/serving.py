@@ -86,10 +86,14 @@ def eventually(condition: Callable[[], Any], seconds: float = 120, what: str = "
 
 @dataclass
 class Service:
-    """`espalier serve` on ports of its own; restarted on the same ones."""
+    """`espalier serve` on ports of its own; restarted on the same ones.
+
+    further: flags.  surroundings: all variables of its environment but those that it needs.
+    """
 
     runs: Path
     further: tuple[str, ...] = ()
+    surroundings: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     port: int = field(default_factory=free_port)
     mlflow_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -126,7 +130,7 @@ class Service:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env={**os.environ, **self._variables},
+                env={**self.surroundings, **self._variables},
             )
         eventually(self.is_ready, what=f"the service is ready ({log.read_text()[-500:]})")
 

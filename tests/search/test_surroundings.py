@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
+import serving
 from samples import FinishedSearch, espalier
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -26,6 +28,18 @@ class Surroundings:
     variables: Mapping[str, str | None] = field(default_factory=dict)
     has_one_core: bool = False
     addresses: int = 0
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """All variables of a process that is begun in `folder`."""
+        environment = dict(os.environ)
+        for name, value in self.variables.items():
+            environment.pop(name, None)
+            if value == LONG:
+                (folder / LONG).mkdir(parents=True, exist_ok=True)
+                environment[name] = str(folder / LONG)
+            elif value is not None:
+                environment[name] = value
+        return environment
 
     def enter(self) -> None:
         """In the process, before the program begins."""
@@ -72,14 +86,7 @@ def espalier_in(
     surroundings: Surroundings, folder: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
     """`espalier` as a process of its own, begun in `folder`."""
-    environment = dict(os.environ)
-    for name, value in surroundings.variables.items():
-        environment.pop(name, None)
-        if value == LONG:
-            (folder / LONG).mkdir(parents=True, exist_ok=True)
-            environment[name] = str(folder / LONG)
-        elif value is not None:
-            environment[name] = value
+    environment = surroundings.environment(folder)
     return subprocess.run(
         [sys.executable, "-m", "search.cli", *arguments],
         cwd=folder,
@@ -109,6 +116,22 @@ def test_a_search_works_in_several_of_them_together(tmp_path: Path, names: Seque
     assert (tmp_path / "espalier-runs" / "s" / "results.json").exists()
     assert "flops <= 239k" in completed.stdout
     assert [*(tmp_path / LONG).glob("esp*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", TOGETHER)
+def test_a_service_works_in_several_of_them_together(tmp_path: Path, names: Sequence[str]) -> None:
+    """With its own MLflow, and a preflight in the process that knows torch."""
+    environment = all_of(names).environment(tmp_path)
+    running = serving.Service(tmp_path / "runs", surroundings=environment)
+    try:
+        running.start()
+        assert httpx.get(f"{running.url}/healthz").json()["parts"]["mlflow"] is True
+        told = running.ask("POST", "/v1/preflight", dict(serving.SETTINGS))
+        assert any("flops ≤ 239k" in line for line in told["lines"])
+    finally:
+        running.stop()
+    assert "Traceback" not in (tmp_path / "service.log").read_text()
 
 
 def test_every_case_is_tried_with_a_search() -> None:
