@@ -142,7 +142,7 @@ def test_what_was_stopped_goes_on_to_the_same_bit(
     def staged(folder: str, report: Callable[[list[EpochRecord]], None]) -> dict[str, Tensor]:
         model = network()
         with StagedTraining(Checkpoints(tmp_path / folder), 4, report, 0.0) as course:
-            course.train("training", loop(model, data, ByAdam()))
+            course.train("training", loop(model, data, ByAdam()), lambda: 0.0)
         records.append([dataclasses.replace(r, time_ms=0) for r in course.records])
         return model.state_dict()
 
