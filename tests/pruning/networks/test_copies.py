@@ -134,14 +134,3 @@ def test_copies_are_those_of_deepcopy() -> None:
     assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
     twin.first.register_forward_hook(lambda *_: None)
     assert len(model.first._forward_hooks) == 1
-
-
-def test_modules_without_a_way_of_their_own_are_copied_by_their_attributes(monkeypatch) -> None:
-    """It takes a fifth of the time of pickling them for a copy."""
-    model = chain(first=conv(3, 6), norm=nn.BatchNorm2d(6), head=head(6))
-    monkeypatch.setattr(
-        nn.Module, "__reduce_ex__", lambda *_: pytest.fail("pickled for a copy"), raising=False
-    )
-    twin = deep_copy(model)
-    assert twin.first is not model.first
-    torch.testing.assert_close(twin.state_dict(), model.state_dict())
