@@ -45,9 +45,9 @@ def copy_of_checked(model: nn.Module, memo: dict[int, object]) -> nn.Module:
             twin = memo[id(module)] = type(module).__new__(type(module))
             twins.append((module, twin))
     try:
-        for module, twin in twins:
-            copies = {name: _copied_value(value, memo) for name, value in vars(module).items()}
-            twin.__dict__.update(copies)
+        for module, twin in reversed(twins):  # parts first: what copies itself looks at them
+            attributes = {n: value for n, value in vars(module).items() if n != _COMPILED}
+            twin.__dict__.update({n: _copied_value(v, memo) for n, v in attributes.items()})
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module holds may raise anything
         raise ModelError(f"{type(model).__name__} cannot be copied: {error}") from error
@@ -59,10 +59,14 @@ def _is_copied_by_default(kind: type[nn.Module]) -> bool:
     It takes five times as long for that. Classes with a way of their own to be copied are left to
     it; what torch's layers do when they are unpickled is for files of old versions.
     """
-    own = {name for base in kind.__mro__[:-1] for name in vars(base)}
+    own = {name for base in kind.__mro__ if base not in _STOCK for name in vars(base)}
     is_stock = kind.__module__.startswith("torch.nn.modules.")
     return not own & _OWN_WAYS and (is_stock or kind.__setstate__ is nn.Module.__setstate__)
 
+
+_STOCK = (nn.Module, object)
+_COMPILED = "_compiled_call_impl"
+"""What torch leaves out of copies of its modules: it runs the original."""
 
 _OWN_WAYS = frozenset(
     {"__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__new__", "__slots__"}

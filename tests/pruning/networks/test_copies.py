@@ -134,3 +134,34 @@ def test_copies_are_those_of_deepcopy() -> None:
     assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
     twin.first.register_forward_hook(lambda *_: None)
     assert len(model.first._forward_hooks) == 1
+
+
+def test_modules_without_a_way_of_their_own_are_copied_by_their_attributes(monkeypatch) -> None:
+    """It takes a fifth of the time of pickling them for a copy."""
+    model = chain(first=conv(3, 6), norm=nn.BatchNorm2d(6), head=head(6))
+    monkeypatch.setattr(
+        nn.Module, "__reduce_ex__", lambda *_: pytest.fail("pickled for a copy"), raising=False
+    )
+    twin = deep_copy(model)
+    assert twin.first is not model.first
+    torch.testing.assert_close(twin.state_dict(), model.state_dict())
+
+
+def test_what_copies_itself_finds_copies_of_what_it_holds() -> None:
+    """A graph module reads the buffers of its parts while it is copied."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    model = nn.Sequential(torch.fx.symbolic_trace(nn.Sequential(Scaled(), nn.Linear(3, 2))))
+    twin = deep_copy(model)
+    x = torch.ones(1, 3)
+    torch.testing.assert_close(twin(x), model(x))
+    assert {id(t) for t in twin.state_dict(keep_vars=True).values()}.isdisjoint(
+        {id(t) for t in model.state_dict(keep_vars=True).values()}
+    )
