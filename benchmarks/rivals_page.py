@@ -131,8 +131,8 @@ def _introduction() -> str:
         "To know when reading: small networks of a descent inherit more training than the 12 "
         "epochs of rivals from scratch, which were not tried for longer; FastNAS is asked for "
         "less, and less again, where its choice is over budget, as was found with its seed 0, "
-        "prunes five of six layers, and mostly has nothing below the largest budget; Torch-Pruning's Taylor does "
-        "not reach the smallest one.\n"
+        "prunes five of six layers, and mostly has nothing below the largest budget; "
+        "Torch-Pruning's Taylor does not reach the smallest one.\n"
     )
 
 
