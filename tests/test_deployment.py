@@ -20,6 +20,7 @@ import pytest
 import yaml
 from ports import free_port
 from postgresql import QUOTED, Cluster, postgres_binary, running_cluster
+from s3 import running_s3
 
 from search.client import Client
 from search.commands.flags import overridden
@@ -237,17 +238,10 @@ def short_folder() -> Iterator[Path]:
 @pytest.fixture
 def here(short_folder: Path) -> Iterator[Here]:
     """PostgreSQL with the databases of databases.sql, and an S3 without a bucket."""
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
-    with running_cluster() as cluster:
+    with running_cluster() as cluster, running_s3() as s3:
         for name in re.findall(r"CREATE DATABASE (\w+);", (DEPLOY / "databases.sql").read_text()):
             cluster.make_database(name)
-        server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        try:
-            address, port = server.get_host_and_port()
-            yield Here(short_folder, cluster, f"{address}:{port}")
-        finally:
-            server.stop()
+        yield Here(short_folder, cluster, s3)
 
 
 SEARCH = {

@@ -1,11 +1,11 @@
 """A server whose files lie in a bucket: an S3 that runs here."""
 
 import pytest
+from s3 import running_s3
 
 from mlflow_server import connect, running_server
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
-moto = pytest.importorskip("moto.server", reason="moto is not installed")
 
 # SQLAlchemy 2.1 deprecates what MLflow 3.17 uses while its tables are first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -14,24 +14,27 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 @pytest.fixture
 def bucket(monkeypatch):
     """A client of an S3 with the bucket `espalier`; MLflow's server is told where it is."""
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "me",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "MLFLOW_S3_ENDPOINT_URL": endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="espalier")
-    try:
+    with running_s3() as address:
+        endpoint = f"http://{address}"
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "me",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "MLFLOW_S3_ENDPOINT_URL": endpoint,
+        }.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=endpoint)
+        client.create_bucket(Bucket="espalier")
         yield client
-    finally:
         client.close()
-        server.stop()
+
+
+def test_a_server_has_no_bucket_of_one_before(bucket):
+    bucket.put_object(Bucket="espalier", Key="left", Body=b"here")
+    with running_s3() as address:
+        client = boto3.client("s3", endpoint_url=f"http://{address}")
+        assert client.list_buckets()["Buckets"] == []
+        client.close()
 
 
 def test_files_go_to_a_bucket_and_come_back(bucket, make_store, tmp_path):
