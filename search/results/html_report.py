@@ -32,7 +32,7 @@ from search.results.report import (
     slack,
 )
 from search.results.styles import STYLES, style_of
-from search.results.target_table import target_names, target_rows
+from search.results.target_table import target_names, target_texts
 from search.results.verdict import headline
 from search.storage.layout import CONFIG_FILE
 from search.tasks.score import Score
@@ -67,7 +67,7 @@ def report_page(directory: Path) -> str:
         gave_up=page.gave_up,
         share=share_text,
         targets=target_names(page.results),
-        target_rows=target_rows(page.results),
+        target_texts=target_texts(page.results),
         note=note(page.results.num_test, page.results.score),
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,

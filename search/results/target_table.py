@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from search.results.contests import Contestant, contestants
+from search.results.recommendation import against_base
 from search.results.report import Results
 from search.terminal.text_table import text_table
 
@@ -40,14 +40,35 @@ def target_rows(results: Results) -> list[TargetRow]:
     ]
 
 
+def target_texts(results: Results) -> list[tuple[str, ...]]:
+    """The rows in words: trial, method, and per target a test score and what it gave up.
+
+    Means and deviations where seeds allow. The base network is the first, if it was trained.
+    """
+    rows = [
+        (str(row.trial), row.tried, *(_text(entry, results) for entry in row.networks))
+        for row in target_rows(results)
+    ]
+    if rows and results.base_network is not None:
+        text = _text(Contestant((results.base_network,)), results)
+        rows.insert(0, ("base", "", *[text] * len(target_names(results))))
+    return rows
+
+
 def target_table(results: Results) -> Table:
-    """The test score of each trial at each target; means and deviations where seeds allow."""
+    """`target_texts` under the names of the targets."""
     targets = target_names(results)
     table = text_table("trial", "method", *targets, numbers=targets)
-    for row in target_rows(results):
-        table.add_row(str(row.trial), row.tried, *_cells(row.networks, results))
+    for texts in target_texts(results):
+        table.add_row(*texts)
     return table
 
 
-def _cells(networks: Sequence[Contestant | None], results: Results) -> list[str]:
-    return ["–" if entry is None else entry.score_text(results.score) for entry in networks]
+def _text(entry: Contestant | None, results: Results) -> str:
+    if entry is None:
+        return "–"
+    base, text = results.base_network, entry.score_text(results.score)
+    if base is None or entry.origin == base.origin:
+        return text
+    gain = against_base(entry.test_score, base, results.score)
+    return f"{text} ({results.score.gain_text(gain)})"

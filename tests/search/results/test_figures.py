@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from samples import ABSOLUTE_ERROR, MEAN_IOU, outcome, small_config, stored_outcome
+from samples import ABSOLUTE_ERROR, MEAN_IOU, base_outcome, outcome, small_config, stored_outcome
 
 from copycat import WidthProfile
 from pruning import Cost
@@ -181,6 +182,14 @@ def test_the_front_is_drawn_by_the_scores_own_name_and_direction():
         assert [*zip(*line.get_data(), strict=True)] == front
         (dots,) = axes.collections
         assert dots.get_offsets()[0].tolist() == [100, score.plotted(0.4)]
+
+
+def test_the_base_network_is_drawn_beside_them():
+    base = base_outcome(flops=900, validation_score=0.7)
+    found = dataclasses.replace(results([outcome()], [outcome()]), base_network=base)
+    (axes,) = figures.front_figure(found).axes
+    (dots,) = (dots for dots in axes.collections if dots.get_label() == "base")
+    assert dots.get_offsets().tolist() == [[900, 70]]
 
 
 def test_of_errors_the_least_is_the_best_trial(

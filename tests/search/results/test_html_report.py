@@ -346,18 +346,18 @@ def test_the_page_tells_scores_by_their_own_name(
 
 
 def test_networks_are_told_by_target_where_there_are_several(
-    config: SearchConfig, preflight: Preflight, results: Results, page: Page
+    config: SearchConfig, preflight: Preflight, page: Page, with_base: Results
 ):
     assert "Targets" not in page.words
     named = [
         dataclasses.replace(o, target=f"params={o.trial}k", tried=EVIL, trial=0)
-        for o in results.everything
+        for o in with_base.everything
         if o.origin == "fine-tuned"
     ]
-    save_results(config, preflight, named)
+    save_results(config, preflight, named, with_base.base_network)
     words = Page(report_page(config.directory)).words
     assert "Targets Test accuracy of each trial at each target" in words
-    assert f"trial method params=0k params=1k 0 {EVIL}" in words
+    assert f"trial method params=0k params=1k base 75.0 % 75.0 % 0 {EVIL}" in words
 
 
 def test_equal_searches_give_equal_pages(config: SearchConfig, results: Results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -12,7 +13,7 @@ from pruning import Budget, Cost
 from search.commands.result_summary import print_results
 from search.results.contests import contests
 from search.results.report import Results, front_rows, to_csv
-from search.results.target_table import target_names, target_rows, target_table
+from search.results.target_table import target_names, target_rows, target_table, target_texts
 from search.tasks.score import ACCURACY
 from search.trials.jobs import Outcome
 from search.trials.pareto import front
@@ -48,7 +49,7 @@ def results(*everything: Outcome) -> Results:
         front=tuple(front(everything, ACCURACY)),
         contests=contests(everything, [("whole", Budget.parse("flops=10k"))], ACCURACY),
         failures={},
-        base_network=base_outcome(),
+        base_network=base_outcome(test_score=0.9),
     )
 
 
@@ -81,6 +82,13 @@ def test_the_table_is_printed_where_there_are_targets():
     assert "Test accuracy by target" in text
     (row,) = (line for line in text.splitlines() if TRIED[0] in line)
     assert row.split()[-1] == "–"
+    assert target_texts(found) == [
+        ("base", "", "90.0 %", "90.0 %"),
+        ("0", TRIED[0], "50.0 ± 35.4 % (−40.0 points)", "–"),
+        ("10", TRIED[10], "50.0 % (−40.0 points)", "75.0 % (−15.0 points)"),
+    ]
+    without = dataclasses.replace(found, base_network=None)
+    assert target_texts(without)[-1] == ("10", TRIED[10], "50.0 %", "75.0 %")
     assert "by target" not in printed(results(outcome(), EVERYTHING[-1]))
 
 
