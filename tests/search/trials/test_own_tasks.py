@@ -90,6 +90,63 @@ def of_labels(count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
     return pictures, torch.stack([bright, ~bright], 1).long()
 
 
+@dataclasses.dataclass
+class Reading:
+    """What a network makes of volumes."""
+
+    mean: Tensor
+    largest: Tensor
+
+
+class OfVolumes(nn.Module):
+    """A mean, in a dataclass, of volumes 1×4×5×6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm3d(8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Reading:
+        features = self.norm(self.conv(x)).relu().mean((2, 3, 4))
+        numbers = self.head(features)
+        return Reading(numbers[:, 0], numbers.amax(1))
+
+
+def of_volumes() -> nn.Module:
+    return OfVolumes()
+
+
+def volumes(count: int, generator: torch.Generator) -> tuple[Any, Tensor]:
+    x = torch.randn(count, 1, 4, 5, 6, generator=generator)
+    return x, x.mean((1, 2, 3, 4))
+
+
+class MeansOfReadings:
+    """R² of what a network returns in a dataclass."""
+
+    def __init__(self) -> None:
+        self._metric = Determination()
+
+    def update(self, outputs: Reading, targets: Tensor, /) -> None:
+        self._metric.update(outputs.mean, targets)
+
+    def compute(self) -> float:
+        return self._metric.compute()
+
+
+class ByReading(Task):
+    """Regression by a network that returns a dataclass."""
+
+    score = Score("R²", is_share=False)
+
+    def loss(self, outputs: Reading, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs.mean, targets)
+
+    def metric(self) -> MeansOfReadings:
+        return MeansOfReadings()
+
+
 class ByStep(Task):
     """Says its loss of whole minibatches, which are no pairs, only."""
 
@@ -236,6 +293,7 @@ CASES = {
     "regression": Case(of_a_mapping),
     "segmentation": Case(of_pixels, "segmentation", "per_pixel"),
     "multilabel": Case(of_labels, "multilabel", "per_label"),
+    "volumes and a dataclass": Case(volumes, network="of_volumes", task=ByReading(), method="rni"),
     "steps of one's own": Case(of_a_tuple, task=ByStep()),
     "a loop of one's own": Case(of_a_tuple, task=ByLoop(), method="magnitude-l1"),
 }
