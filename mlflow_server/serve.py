@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 from mlflow_server.deployment import (
     Deployment,
@@ -204,18 +205,23 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def signals_as_interrupt() -> Iterator[None]:
+def signals_as_interrupt(on_signal: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Let each signal to stop raise KeyboardInterrupt, where signals can be received at all.
 
-    A signal that is ignored stays so: `nohup` and a shell's `&` mean it.
+    A signal that is ignored stays so: `nohup` and a shell's `&` mean it.  on_signal: called before.
     """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        on_signal()
+        signal.default_int_handler(number, frame)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in before:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -36,23 +37,31 @@ from search.service.runs_folder import RunsFolder
 from search.service.service_config import WEBHOOK_SECRET_VARIABLE, ServiceConfig
 from search.service.torch_worker.worker import TorchWorker
 from search.storage.folder_lock import FolderLock
+from search.system.bounded_end import BoundedEnd
 
 _GRACE_SECONDS = 2
+_END_SECONDS = 18.0
+"""From the signal to stop on; what ends in good order takes up to 15 s."""
+
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
-    """Serve until Ctrl-C or SIGTERM; searches that run then go on when it is started again.
+    """Serve until Ctrl-C, SIGTERM or SIGHUP; searches that run then go on when it is started again.
 
-    announce: gets a line once it answers.  Raises ServiceError, SearchStateError or ServeError,
-    in one line, if it cannot be started so.
+    The process ends within 18 s then, whatever hangs.  announce: gets a line once it answers.
+    Raises ServiceError, SearchStateError or ServeError, in one line, if it cannot be started so.
     """
+    end = BoundedEnd(_END_SECONDS)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        stack.enter_context(signals_as_interrupt())  # uvicorn raises them again when it is done
+        # uvicorn raises them again when it is done
+        stack.enter_context(signals_as_interrupt(end.begin))
+        end.start()
+        stack.callback(end.rest)
         if not has_database(config):
             _require_tokens(config, None)
         listener = stack.enter_context(_listening(config))
-        components = stack.enter_context(_components(config))
+        components = stack.enter_context(_components(config, end))
         url = f"http://{_host_in_url(config.host)}:{listener.getsockname()[1]}"
         hosts = (*_LOOPBACK_NAMES, config.host, *config.allowed_hosts)
         is_wildcard = config.host in ("0.0.0.0", "::") and not config.allowed_hosts
@@ -70,16 +79,23 @@ def serve(config: ServiceConfig, announce: Callable[[str], object]) -> None:
                 server_header=False,
             ),
             lambda: announce(f"Espalier serves {config.runs} at {url} (stop it with Ctrl-C)"),
+            end,
         )
         server.run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Calls `on_ready` once it answers."""
+    """Calls `on_ready` once it answers, and says when it is told to end."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], object], end: BoundedEnd
+    ) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._end = on_ready, end
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._end.begin()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -90,7 +106,7 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _components(config: ServiceConfig) -> Iterator[Components]:
+def _components(config: ServiceConfig, end: BoundedEnd) -> Iterator[Components]:
     """Everything is checked before anything is made: a start that is refused leaves no trace."""
     runs = config.folder
     policy = SettingsPolicy(
@@ -124,6 +140,7 @@ def _components(config: ServiceConfig) -> Iterator[Components]:
             stack.callback(_started_webhooks(config, database).close)
         if mlflow_process is not None:
             stack.callback(mlflow_process.close)
+            end.before_force(mlflow_process.kill)
             mlflow_process.start(mlflow.credentials)
         worker, exporter = (TorchWorker(config.limits.memory_gb) for _ in range(2))
         for process in (worker, exporter):

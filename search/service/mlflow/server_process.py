@@ -20,7 +20,7 @@ _FOLDER_VARIABLE = "ESPALIER_MLFLOW_OF"
 
 _PAUSE_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
-_UP_SECONDS, _DOWN_SECONDS = 180.0, 15.0
+_UP_SECONDS, _DOWN_SECONDS = 180.0, 6.0
 
 _log = logging.getLogger(__name__)
 
@@ -70,14 +70,20 @@ class MlflowProcess:
         return False
 
     def close(self) -> None:
-        """End it, also while it starts."""
+        """End it, also while it starts: gently, and by force where that takes too long."""
         self._is_closing.set()
         if self._server is not None:
             self._server.process.terminate()
         if self._thread.is_alive():
             self._thread.join(_DOWN_SECONDS)
         if self._thread.is_alive():
-            _log.warning("MLflow does not end within %g s", _DOWN_SECONDS)
+            _log.warning("MLflow does not end within %g s: it is killed", _DOWN_SECONDS)
+            self.kill()
+
+    def kill(self) -> None:
+        """End it by force, and for good."""
+        self._is_closing.set()
+        self._end_leftovers()
 
     def _supervise(self) -> None:
         while not self._is_closing.is_set():

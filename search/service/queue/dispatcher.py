@@ -68,10 +68,10 @@ class Dispatcher(PeriodicThread):
     def close(self, timeout_seconds: float = _CLOSING_SECONDS) -> None:
         """Interrupt what runs, which goes on when a service is started again, and end.
 
-        timeout_seconds: how long to wait for them; they end without this process as well.
+        timeout_seconds: how long to wait for them, in all; they end without this process as well.
         """
-        super().close(timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
+        super().close(timeout_seconds / 2)
         asked = self._interrupt(self._supervisor.handles(), set())
         with suppress(*OUTAGES):  # without the database all are known but those of a first look
             asked = self._interrupt({row.handle for row in self._queue.running()}, asked)

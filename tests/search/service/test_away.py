@@ -3,6 +3,7 @@
 import errno
 import logging
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from search.service import throttled_log
+from search.service.api.routes import server
 from search.service.throttled_log import ThrottledLog
 from search.storage.folder_lock import FolderLock
 
@@ -51,6 +53,32 @@ def test_no_route_fails_otherwise_while_the_database_does(
         assert ready.json["parts"]["database"] is False
     assert service.ask("GET", "/v1/searches").status == 200
     assert service.ask("GET", "/readyz").json["parts"]["database"] is True
+
+
+@pytest.mark.parametrize("part", ["database", "folder"])
+def test_what_hangs_is_not_ready(service: Any, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """As a database does whose machine is gone, or a folder of another machine."""
+    goes_on = threading.Event()
+    monkeypatch.setattr(server, "_CHECK_SECONDS", 0.2)
+    of_part = {
+        "database": (service.components.queue, "counts"),
+        "folder": (service.components.runs, "is_writable"),
+    }
+    monkeypatch.setattr(*of_part[part], lambda: goes_on.wait(60))
+    try:
+        ready = service.ask("GET", "/readyz")
+    finally:
+        goes_on.set()
+    assert (ready.status, ready.json["parts"][part]) == (503, False)
+
+
+def test_a_queue_that_does_not_get_on_is_not_ready(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert service.ask("GET", "/readyz").json["parts"]["queue"] is True
+    monkeypatch.setattr(service.components.dispatcher, "stuck_after_seconds", -1.0)
+    ready = service.ask("GET", "/readyz")
+    assert (ready.status, ready.json["parts"]["queue"]) == (503, False)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

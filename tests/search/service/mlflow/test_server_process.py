@@ -1,6 +1,7 @@
 """MLflow's server beside the service: it comes up, comes again, and never holds anything up."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -104,6 +105,45 @@ def test_it_comes_again_whatever_goes_wrong(
     eventually(lambda: len(attempts) == 3, 30, "it is started a third time")
     child.close()
     assert attempts[2].process.wait(10) != 0
+
+
+def test_what_is_killed_does_not_come_again(
+    child: MlflowProcess, serves: Any, tmp_path: Path
+) -> None:
+    attempts: list[Server] = []
+    mark = {"ESPALIER_MLFLOW_OF": str(tmp_path)}
+
+    def serve(*_: object, **__: object) -> Iterator[Server]:
+        process = subprocess.Popen(SLEEPER, env={**os.environ, **mark})
+        attempts.append(Server("http://127.0.0.1:1", process, tmp_path / "log"))
+        yield attempts[-1]
+
+    serves(serve)
+    child.start()
+    child.kill()
+    child._thread.join(30)
+    assert not child._thread.is_alive()
+    (server,) = attempts
+    assert server.process.poll() is not None
+
+
+def test_one_that_does_not_end_is_killed(
+    child: MlflowProcess, serves: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = {"ESPALIER_MLFLOW_OF": str(tmp_path)}
+
+    def serve(*_: object, **__: object) -> Iterator[Server]:
+        process = subprocess.Popen(SLEEPER, env={**os.environ, **mark})
+        process.send_signal(signal.SIGSTOP)
+        servers.append(Server("http://127.0.0.1:1", process, tmp_path / "log"))
+        yield servers[-1]
+
+    servers: list[Server] = []
+    serves(serve)
+    monkeypatch.setattr("search.service.mlflow.server_process._DOWN_SECONDS", 0.2)
+    child.start()
+    child.close()
+    assert servers[0].process.poll() is not None
 
 
 def test_what_an_earlier_service_left_is_ended_and_nothing_else(
