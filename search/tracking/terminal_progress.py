@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,6 +27,9 @@ _SHOWN_ROWS = 24
 _SECONDS_PER_LINE = 60.0
 """Between the lines that say how far a study is, where the output is no terminal."""
 
+_LOOK_SECONDS = 1.0
+"""So often it is looked whether such a line is due while nothing is heard of any job."""
+
 
 @dataclass
 class _Row:
@@ -40,7 +44,7 @@ class _Row:
 class Progress(Observer):
     """Shows every job: a table on a terminal, elsewhere a line when one begins, changes or ends.
 
-    There, a line a minute at most says how far the study is: epochs, scores, time left.
+    There, a line a minute says how far the study is: epochs, scores, time left.
 
     score: what networks are measured by.
     now: seconds since some moment, by default of this machine's clock; who passes on what another
@@ -57,20 +61,42 @@ class Progress(Observer):
         self._epochs = EpochCount()
         self.begun(score)
         self._rows: dict[str, _Row] = {}
+        self._last_row: _Row | None = None
+        self._saying = threading.Lock()
         self._best: Outcome | None = None
         self._num_done = 0
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """The live table inside the block, if the console is a terminal."""
+        """The live table inside the block, if the console is a terminal; else lines, see above."""
         if not self._console.is_terminal:
-            yield
+            with self._saying_each_minute():
+                yield
             return
         live = Live(
             get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
         )
         with live:
             yield
+
+    @contextmanager
+    def _saying_each_minute(self) -> Iterator[None]:
+        """Also while no epoch ends."""
+        is_over = threading.Event()
+
+        def say() -> None:
+            with suppress(OSError):  # of a reader that is gone, whom the next epoch tells of
+                while not is_over.wait(_LOOK_SECONDS):
+                    if self._last_row is not None:
+                        self._say_how_far(self._last_row)
+
+        thread = threading.Thread(target=say, name="a line a minute", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def begun(self, score: Score) -> None:
         """A process has begun, or continued, the search just now: time counts from here."""
@@ -138,11 +164,13 @@ class Progress(Observer):
         return f"{shown} at {format_count(outcome.flops)}"
 
     def _say_how_far(self, row: _Row) -> None:
-        """The line of this minute, unless there was one; row: the job that was just heard of."""
-        now = self._now()
-        if self._console.is_terminal or now - self._line_at < _SECONDS_PER_LINE:
-            return
-        self._line_at = now
+        """The line of this minute, unless there was one; row: the job that was heard of last."""
+        self._last_row = row
+        with self._saying:
+            now = self._now()
+            if self._console.is_terminal or now - self._line_at < _SECONDS_PER_LINE:
+                return
+            self._line_at = now
         done, left, score = self._epochs.done, self._epochs.remaining, self._score
         value = "" if row.value is None else f", validation {score.name} {score.text(row.value, 1)}"
         leading = self._best

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 from samples import ABSOLUTE_ERROR, epoch_record, from_scratch_job, outcome, trial_job
+from serving import eventually
 
 from search.tasks.score import ACCURACY
 from search.tracking import terminal_progress
@@ -291,6 +292,25 @@ def test_a_line_a_minute_says_how_far_a_study_is():
     assert lines[0][1] == (
         "8 of 100 epochs; trial 4: sparse training, validation accuracy 4.0%; about 12 min left"
     )
+
+
+def test_a_line_a_minute_is_said_also_while_an_epoch_takes_hours(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(terminal_progress, "_LOOK_SECONDS", 0.01)
+    screen = console()
+    shown = progress_on(screen, 100)
+    with shown.showing():
+        shown.epochs(JOB, [epoch_record(1, 50)])
+        said = len(text(screen).splitlines())
+        for number in (1, 2):
+            clock.ahead += 60
+            eventually(lambda n=number: len(text(screen).splitlines()) == said + n, 30)
+    clock.ahead += 60
+    time.sleep(0.1)
+    lines = text(screen).splitlines()[said:]
+    assert len(lines) == 2
+    assert all(line.startswith("1 of 100 epochs; trial 3: sparse training, ") for line in lines)
 
 
 def test_the_line_of_a_minute_tells_the_best_network_but_not_the_base():
