@@ -8,6 +8,7 @@ Shares are fractions from 0 to 1. `{score}` in the name of a metric stands for t
 networks of a study are measured by, such as accuracy: see `of_score`.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ METRIC_SCORE_BEFORE_PRUNING = "{score}_before_pruning"
 METRIC_SCORE_AFTER_PRUNING = "{score}_after_pruning"
 METRIC_SCORE_AFTER_FINE_TUNING = "{score}_after_fine_tuning"
 METRIC_SCORE_AGAINST_BASE = "{score}_against_base"
+METRIC_VIEW_ORDER = "view_order"
 METRIC_FRONT_SIZE = "front_size"
 METRIC_HYPERVOLUME = "hypervolume"
 METRIC_COMPUTE = "compute"
@@ -295,6 +297,13 @@ FIELDS: tuple[Field, ...] = (
         _OF_SCORE,
         "how much better than the base network on the test set; negative if worse",
     ),
+    Field(
+        METRIC_VIEW_ORDER,
+        "metric",
+        "real",
+        "the score's, negative where less is better",
+        "what saved views are sorted by: the validation score; infinite for the base network",
+    ),
     Field(METRIC_FLOPS, "metric", "integer", _FLOPS, "cost of the network, counted by fvcore"),
     Field(METRIC_FLOPS_SHARE, "metric", "real", _FRACTION, "flops divided by base_flops"),
     Field(METRIC_NUM_PARAMS, "metric", "integer", "parameters", "trainable parameters"),
@@ -369,6 +378,14 @@ _OF_SCORES = re.compile(
         if _PLACE in field.name
     )
 )
+
+
+def view_order(origin: str, merit: float) -> float:
+    """METRIC_VIEW_ORDER of an architecture: the base network comes first, then the best.
+
+    merit: its validation score, negative where less is better.
+    """
+    return math.inf if origin == "base" else merit
 
 
 def of_score(name: str, score: str = "accuracy") -> str:

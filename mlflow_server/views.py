@@ -37,7 +37,8 @@ _PAGE_OF_RUNS = 1000
 class Views:
     """Links to the saved views of one search, each opened by anyone who reaches the server.
 
-    table: its architectures grouped by origin, each group with its averages, best first.
+    table: its architectures grouped by origin, each group with its averages, the base network
+    first and then the best.
     chart: every architecture's score against its FLOPs, coloured by origin; learning curves.
     averages: the measures as bars, averaged over each origin.
     num_architectures: if more than LOADED_AT_ONCE, averages hold for the best of them only, until
@@ -69,9 +70,11 @@ def view_links(tracking_uri: str, search_name: str, *, address: str | None = Non
         if experiment is None or experiment.lifecycle_stage != "active":
             raise TrackingError(_unknown(client, search_name))
         score = _score_of(client, experiment.experiment_id)
+        architectures = _architectures(client, experiment.experiment_id)
+        _colour(client, architectures)
+        _order(client, architectures, score)
         for key, view in _views(score).items():
             _write(client, experiment, key, view)
-        num_architectures = _coloured(client, experiment.experiment_id)
     except MlflowException as error:
         raise tracking_error(tracking_uri, error) from error
     page = f"{(address or DEFAULT_ADDRESS).rstrip('/')}/#/experiments/{experiment.experiment_id}"
@@ -82,7 +85,7 @@ def view_links(tracking_uri: str, search_name: str, *, address: str | None = Non
         table=links[_TABLE],
         chart=f"{links[_CHART]}&compareRunsMode=CHART",
         averages=f"{links[_AVERAGES]}&compareRunsMode=CHART",
-        num_architectures=num_architectures,
+        num_architectures=len(architectures),
     )
 
 
@@ -120,6 +123,11 @@ class _Score:
     metric: str
     direction: str
 
+    @property
+    def is_error(self) -> bool:
+        """Whether less of it is better."""
+        return self.direction == "minimize"
+
     def of(self, metric: str) -> str:
         """The name of a metric with this score in it."""
         return schema.of_score(metric, self.metric)
@@ -150,9 +158,10 @@ def _write(client: Any, experiment: Any, key: str, view: _View) -> None:
     client.set_experiment_tag(experiment.experiment_id, _TAG + key, json.dumps(envelope))
 
 
-def _coloured(client: Any, experiment_id: str) -> int:
-    """How many architectures there are, now all of them in the colour of their origin."""
-    number, page = 0, None
+def _architectures(client: Any, experiment_id: str) -> list[Any]:
+    """The runs of all of them."""
+    found: list[Any] = []
+    page = None
     while page != "":
         runs = client.search_runs(
             [experiment_id],
@@ -160,21 +169,35 @@ def _coloured(client: Any, experiment_id: str) -> int:
             max_results=_PAGE_OF_RUNS,
             page_token=page,
         )
-        for run in runs:
-            tags = run.data.tags
-            colour = schema.COLOURS.get(tags.get(schema.TAG_ORIGIN, ""))
-            if colour is not None and tags.get(schema.MLFLOW_RUN_COLOUR) != colour:
-                client.set_tag(run.info.run_id, schema.MLFLOW_RUN_COLOUR, colour)
-        number += len(runs)
+        found += runs
         page = runs.token or ""
-    return number
+    return found
+
+
+def _colour(client: Any, architectures: list[Any]) -> None:
+    """Give each the colour of its origin."""
+    for run in architectures:
+        tags = run.data.tags
+        colour = schema.COLOURS.get(tags.get(schema.TAG_ORIGIN, ""))
+        if colour is not None and tags.get(schema.MLFLOW_RUN_COLOUR) != colour:
+            client.set_tag(run.info.run_id, schema.MLFLOW_RUN_COLOUR, colour)
+
+
+def _order(client: Any, architectures: list[Any], score: _Score) -> None:
+    """Give those their place in the order of the views that were recorded without one."""
+    name = score.of(schema.METRIC_VALIDATION_SCORE)
+    for run in architectures:
+        value = run.data.metrics.get(name)
+        if value is not None and schema.METRIC_VIEW_ORDER not in run.data.metrics:
+            origin = run.data.tags.get(schema.TAG_ORIGIN, "")
+            place = schema.view_order(origin, -value if score.is_error else value)
+            client.log_metric(run.info.run_id, schema.METRIC_VIEW_ORDER, place)
 
 
 def _views(score: _Score) -> dict[str, _View]:
     """What each page shows, in the words of MLflow's own page."""
-    validation = f"metrics.`{score.of(schema.METRIC_VALIDATION_SCORE)}`"
     columns = (
-        validation,
+        f"metrics.`{score.of(schema.METRIC_VALIDATION_SCORE)}`",
         f"metrics.`{score.of(schema.METRIC_TEST_SCORE)}`",
         f"metrics.`{score.of(schema.METRIC_SCORE_AGAINST_BASE)}`",
         f"metrics.`{schema.METRIC_FLOPS}`",
@@ -184,8 +207,8 @@ def _views(score: _Score) -> dict[str, _View]:
     )
     shared = {
         "searchFilter": _ARCHITECTURES,
-        "orderByKey": validation,
-        "orderByAsc": score.direction == "minimize",
+        "orderByKey": f"metrics.`{schema.METRIC_VIEW_ORDER}`",
+        "orderByAsc": False,
         "selectedColumns": list(columns),
         "columnOrder": list(columns),
         "columnWidths": dict.fromkeys(columns, 150),

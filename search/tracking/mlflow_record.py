@@ -182,6 +182,9 @@ class MlflowRecord(Observer):
         return {
             self._named(schema.METRIC_VALIDATION_SCORE): outcome.validation_score,
             self._named(schema.METRIC_TEST_SCORE): outcome.test_score,
+            schema.METRIC_VIEW_ORDER: schema.view_order(
+                outcome.origin, self._score.key(outcome.validation_score)
+            ),
             schema.METRIC_FLOPS: outcome.flops,
             schema.METRIC_FLOPS_SHARE: outcome.flops / self._base.flops,
             schema.METRIC_NUM_PARAMS: outcome.params,

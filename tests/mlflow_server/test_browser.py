@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 NUM_EACH = 3
+NUM_ALL = 1 + NUM_EACH * len(ORIGINS)
 SECONDS = 60_000
 """Milliseconds to wait for what the page loads, on a machine that may be busy."""
 
@@ -84,11 +85,14 @@ def test_the_table_shows_each_origin_with_its_average_and_its_members(page, view
     columns = ["validation_accuracy", "test_accuracy", "flops", "num_params", "espalier.on_front"]
     seen = dict.fromkeys(name for _, name in sorted(headers) if name in columns)
     assert list(seen) == columns
-    # best first, and neither the search itself nor a trial among them
-    names = page.get_by_role("link", name=re.compile(r"^[a-z-]+-\d$")).all_inner_texts()
+    # the base, then the best first, and neither the search itself nor a trial among them
+    links = page.get_by_role("link", name=re.compile(r"^(base|[a-z-]+-\d)$")).evaluate_all(
+        "links => links.map(link => [link.getBoundingClientRect().top, link.innerText])"
+    )
+    names = [name for _, name in sorted(links)]  # rows are placed, not in the page's order
     members = [f"{origin}-{number}" for origin in ORIGINS for number in reversed(range(NUM_EACH))]
-    assert names == members
-    page.get_by_text(f"{NUM_EACH * len(ORIGINS)} matching runs").wait_for()
+    assert names == ["base", *members]
+    page.get_by_text(f"{NUM_ALL} matching runs").wait_for()
     assert page.get_by_text("Espalier: architectures by origin").is_visible()
     keep(page, "mlflow-table")
 
@@ -98,14 +102,14 @@ def test_the_chart_has_a_point_for_every_architecture_in_the_colour_of_its_origi
     page.get_by_text("flops vs. validation_accuracy").wait_for()
     page.get_by_text("epoch_validation_accuracy").first.wait_for()
     first = page.locator(".js-plotly-plot").first
-    first.locator(".scatterlayer .point").nth(NUM_EACH * len(ORIGINS) - 1).wait_for()
+    first.locator(".scatterlayer .point").nth(NUM_ALL - 1).wait_for()
     points = first.locator(".scatterlayer .point")
-    assert points.count() == NUM_EACH * len(ORIGINS)
+    assert points.count() == NUM_ALL
     colours = points.evaluate_all("points => points.map(point => getComputedStyle(point).fill)")
-    assert len(set(colours)) == len(ORIGINS)
+    assert len(set(colours)) == len(ORIGINS) + 1
     assert "rgb(213, 94, 0)" in colours  # that of fine-tuned networks
     curves = page.locator(".js-plotly-plot").nth(1).locator(".scatterlayer .js-line")
-    assert curves.count() >= NUM_EACH * len(ORIGINS)
+    assert curves.count() >= NUM_ALL
     keep(page, "mlflow-chart")
 
 
@@ -113,6 +117,6 @@ def test_the_averages_have_a_bar_for_every_origin(page, views):
     opened(page, views.averages)
     page.get_by_text("Mean of each origin").wait_for()
     first = page.locator(".js-plotly-plot").first
-    first.locator(".barlayer .point").nth(len(ORIGINS) - 1).wait_for()
-    assert first.locator(".barlayer .point").count() == len(ORIGINS)
+    first.locator(".barlayer .point").nth(len(ORIGINS)).wait_for()
+    assert first.locator(".barlayer .point").count() == len(ORIGINS) + 1
     keep(page, "mlflow-averages")

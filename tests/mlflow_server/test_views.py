@@ -63,7 +63,7 @@ def test_only_what_is_recorded_is_shown(uri):
         assert state["searchFilter"] == "tags.`espalier.kind` = 'architecture'"
         shown = {column.split("`")[1] for column in state["selectedColumns"]}
         assert shown <= metrics | {schema.TAG_ON_FRONT}
-        assert state["orderByKey"] in state["selectedColumns"]
+        assert state["orderByKey"].split("`")[1] in metrics
         assert state["groupBy"]["groupByKeys"][0]["groupByData"] == schema.TAG_ORIGIN
         for card in state.get("compareRunCharts", ()):
             keys = [card.get("metricKey"), card.get("xaxis", {}).get("key")]
@@ -72,7 +72,6 @@ def test_only_what_is_recorded_is_shown(uri):
 
 
 def test_views_are_of_the_score_that_the_search_is_measured_by(store: Path):
-    """Sorted so that the best comes first: the least, of an error."""
     uri = store_uri(store)
     record_search(connect(uri, "digits"), 1, num_epochs=2, score=MEAN_ABSOLUTE_ERROR)
     view_links(uri, "digits")
@@ -82,8 +81,6 @@ def test_views_are_of_the_score_that_the_search_is_measured_by(store: Path):
         assert state["selectedColumns"][:2] == [
             *("metrics.`validation_mean_absolute_error`", "metrics.`test_mean_absolute_error`"),
         ]
-        assert state["orderByKey"] == "metrics.`validation_mean_absolute_error`"
-        assert state["orderByAsc"]
         assert "accuracy" not in json.dumps(state)
     (recorded,) = mlflow.MlflowClient(uri).search_runs(
         [connect(uri, "digits").experiment_id], "tags.`espalier.key` = 'architecture/uniform-0'"
@@ -92,11 +89,24 @@ def test_views_are_of_the_score_that_the_search_is_measured_by(store: Path):
     assert shown <= set(recorded.data.metrics)
 
 
-def test_the_best_accuracies_come_first(uri):
+@pytest.mark.parametrize("score", [{}, MEAN_ABSOLUTE_ERROR])
+def test_the_base_network_comes_first_and_then_the_best(store: Path, score: dict[str, str]):
+    """Also of searches that were recorded without an order; of an error the best is the least."""
+    uri = store_uri(store)
+    record_search(connect(uri, "digits"), 1, num_epochs=1, score=score)
+    recorder, client = connect(uri, "digits"), mlflow.MlflowClient(uri)
+    own = recorder.run_id("architecture/uniform-0")
+    client.log_metric(own, schema.METRIC_VIEW_ORDER, 10.0)
     view_links(uri, "digits")
-    for state in states(uri).values():
-        assert state["orderByKey"] == "metrics.`validation_accuracy`"
-        assert not state["orderByAsc"]
+    (order,) = {(state["orderByKey"], state["orderByAsc"]) for state in states(uri).values()}
+    assert order == ("metrics.`view_order`", False)
+    runs = client.search_runs(
+        [recorder.experiment_id],
+        "tags.`espalier.kind` = 'architecture'",
+        order_by=[f"{order[0]} DESC"],
+    )
+    best = list(ORIGINS[::-1][1:] if score else ORIGINS[:-1])
+    assert [run.data.tags[schema.TAG_ORIGIN] for run in runs] == ["base", "uniform", *best]
 
 
 def test_views_that_are_there_are_left_alone(uri):
@@ -126,10 +136,11 @@ def test_architectures_have_the_colour_of_their_origin_also_those_recorded_befor
 
     def colours() -> dict[str, str | None]:
         ids = {origin: recorder.run_id(f"architecture/{origin}-0") for origin in ORIGINS}
+        ids["base"] = recorder.run_id("architecture/base")
         runs = {origin: client.get_run(run_id) for origin, run_id in ids.items()}
         return {origin: run.data.tags.get("mlflow.runColor") for origin, run in runs.items()}
 
-    expected = {origin: schema.COLOURS[origin] for origin in ORIGINS}
+    expected = {origin: schema.COLOURS[origin] for origin in (*ORIGINS, "base")}
     assert colours() == expected
     client.delete_tag(recorder.run_id("architecture/uniform-0"), "mlflow.runColor")
     view_links(uri, "digits")
@@ -137,7 +148,7 @@ def test_architectures_have_the_colour_of_their_origin_also_those_recorded_befor
 
 
 def test_architectures_are_counted_and_nothing_else(uri):
-    assert view_links(uri, "digits").num_architectures == len(ORIGINS)
+    assert view_links(uri, "digits").num_architectures == len(ORIGINS) + 1
 
 
 def test_an_unknown_search_is_one_line_that_names_those_there_are(uri):

@@ -214,6 +214,7 @@ def test_a_finished_trial_leaves_an_architecture_beside_it(
         final = {name: curve[-1][1] for name, curve in run.metrics.items()}
         assert final[schema.of_score(schema.METRIC_VALIDATION_SCORE)] == 0.75
         assert final[schema.of_score(schema.METRIC_TEST_SCORE)] == 0.7
+        assert final[schema.METRIC_VIEW_ORDER] == 0.75
         assert final[schema.METRIC_FLOPS] == 120_000
         assert final[schema.METRIC_FLOPS_SHARE] == 120_000 / preflight.base.flops
         assert final[schema.METRIC_NUM_PARAMS] == 5000
@@ -266,6 +267,8 @@ def test_a_lower_error_is_a_gain_against_the_base(memory: MemoryRecorder, contex
     recording.log_against_base({TUNED.key: TUNED}, base)
     gains = memory.read(f"architecture/{TUNED.key}").metrics["mean_absolute_error_against_base"]
     assert gains[-1][1] == pytest.approx(0.25)
+    order = memory.read(f"architecture/{TUNED.key}").metrics[schema.METRIC_VIEW_ORDER]
+    assert order[-1][1] == -TUNED.validation_score
 
 
 def test_the_profile_ties_a_pair(memory: MemoryRecorder, recording: MlflowRecord):
@@ -379,6 +382,8 @@ def test_every_run_says_what_it_gave_up_and_the_search_what_to_take(
         run.metrics[schema.of_score(schema.METRIC_SCORE_AGAINST_BASE)][-1][1] for run in runs
     ]
     assert against == [0, pytest.approx(-0.25)]
+    order = [run.metrics[schema.METRIC_VIEW_ORDER][-1][1] for run in runs]
+    assert order == [math.inf, TUNED.validation_score]
     description = memory.read("search").description
     assert description.startswith(found.recommendations[0].text)
     assert description.startswith("Take fine-tuned-4 within all of it: 70.0 % (base 95.0 %) at ")
