@@ -1,9 +1,12 @@
 """The process beside the service: what it does, what waits for it, and what ends it."""
 
 import asyncio
+import json
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -174,6 +177,33 @@ def test_who_goes_away_ends_nobody_elses_request(make: Make) -> None:
         assert await patient == 0.0
 
     asyncio.run(scenario(make()))
+
+
+def test_an_export_keeps_no_preflight_waiting(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.finish("exported", ["a-1"])
+    for file in (service.runs / "exported" / "exports").iterdir():
+        file.unlink()
+    begun, goes_on = threading.Event(), threading.Event()
+
+    async def slow(*_: object, **__: object) -> None:
+        begun.set()
+        await asyncio.to_thread(goes_on.wait, 60)
+        raise ProblemError(503, "given up")
+
+    monkeypatch.setattr(service.components.exporter, "run", slow)
+    with ThreadPoolExecutor(1) as other:
+        path = "/v1/architectures/exported:a-1/onnx"
+        export = other.submit(lambda: service.ask("GET", path, timeout=90))
+        try:
+            assert begun.wait(30)
+            body = json.dumps({"budget": ["flops=60%"], "data": {"source": "digits"}}).encode()
+            assert service.ask("POST", "/v1/preflight", body).status == 200
+            assert not export.done()
+        finally:
+            goes_on.set()
+        assert export.result(30).status == 503
 
 
 def test_closing_ends_what_is_done_and_what_waits(make: Make) -> None:
