@@ -24,7 +24,16 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 DATABASE_FILE = "service.db"
 """In the folder of all searches, unless the records are in a database elsewhere."""
 
-_CONNECT_SECONDS = 5
+_OF_POSTGRESQL = {
+    "connect_timeout": 5,
+    # a machine that is gone is given up after 15 s, not after the hours that systems wait
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15_000,
+}
+"""Of libpq; seconds, but for the last."""
+
 _BUSY_SECONDS = 10
 _SCHEMA_LOCK_KEY = LOCK_KEY + 1
 """Of the advisory lock that is held while tables are made or changed."""
@@ -99,7 +108,7 @@ def _options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": _BUSY_SECONDS}}
     if backend == "postgresql":
-        return {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, "pool_pre_ping": True}
+        return {"connect_args": _OF_POSTGRESQL, "pool_pre_ping": True}
     raise ValueError("it is neither SQLite nor PostgreSQL")
 
 

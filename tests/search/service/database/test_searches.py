@@ -1,7 +1,10 @@
 """The service's database: the same on SQLite and on PostgreSQL."""
 
 import json
+import os
 import secrets
+import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -227,6 +230,26 @@ def test_a_database_that_cannot_be_used_is_told_in_one_line_without_password(
         open_database(url)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="options of Linux are read")
+def test_a_server_whose_machine_is_gone_is_given_up_within_20_seconds(cluster: Any) -> None:
+    """By what the system is told of the connection: nobody answers, not even with a refusal."""
+    name = f"service_{secrets.token_hex(4)}"
+    cluster.make_database(name)
+    engine = open_database(cluster.url(name=name))
+    with engine.connect() as connection:
+        descriptor = connection.connection.driver_connection.fileno()  # type: ignore[union-attr]
+        with socket.socket(fileno=os.dup(descriptor)) as stream:
+
+            def option(number: int) -> int:
+                return stream.getsockopt(socket.IPPROTO_TCP, number)
+
+            assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            asked = option(socket.TCP_KEEPINTVL) * option(socket.TCP_KEEPCNT)
+            assert option(socket.TCP_KEEPIDLE) + asked <= 20
+            assert 0 < option(socket.TCP_USER_TIMEOUT) <= 20_000
+    engine.dispose()
 
 
 def test_a_name_in_use_gets_a_number(searches: Searches) -> None:
