@@ -24,7 +24,7 @@ from samples import ABSOLUTE_ERROR, FinishedSearch, base_outcome, outcome, trial
 import copycat
 from mlflow_server import schema
 from search.config.search_config import SearchConfig
-from search.storage.layout import CONFIG_FILE, EVENTS_FILE
+from search.storage.layout import CONFIG_FILE, EVENTS_FILE, LOG_FILE
 from search.trials.jobs import job_to_mapping
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -350,7 +350,10 @@ def store_errors(runs: Path) -> None:
     base = {"flops": 2000, "params": 200}
     launched = {"pid": 1, "lines": [], "trials": 2, "base": base, "limits": {"flops": 1500}}
     epoch = {"stage": "training", "num_steps": 2, "train_loss": 1.0, "learning_rate": 0.1}
-    records = [{**epoch, "step": step, "validation_score": 0.5 / step} for step in (1, 2)]
+    records = [
+        {**epoch, "step": step, "validation_score": 0.5 / step, "images": 100 * step}
+        for step in (1, 2)
+    ]
     outcomes = [
         base_outcome(flops=2000, validation_score=0.125),
         outcome("least", flops=1000, validation_score=0.25),
@@ -365,9 +368,10 @@ def store_errors(runs: Path) -> None:
     ]
     lines = [json.dumps({"time_ms": time_ms, **event}) for time_ms, event in enumerate(events)]
     (folder / EVENTS_FILE).write_text("\n".join([*lines, ""]))
+    (folder / LOG_FILE).write_text("trial 0: started\n")
 
 
-def test_the_page_tells_a_score_by_its_own_name_and_form(browser, tmp_path):
+def test_the_page_tells_a_score_by_its_own_name_and_what_it_costs_and_prints(browser, tmp_path):
     store_errors(tmp_path / "runs")
     with serving(tmp_path) as service, looking(browser, service) as watched:
         page = watched.open("/")
@@ -387,6 +391,9 @@ def test_the_page_tells_a_score_by_its_own_name_and_form(browser, tmp_path):
         page.get_by_role("button", name="0", exact=True).click()
         page.locator(".curve .ytitle").wait_for()
         assert page.locator(".curve .ytitle").text_content() == "validation mean absolute error"
+        page.get_by_text("200 images so far").wait_for()  # what it has cost
+        page.get_by_text("Log", exact=True).press("Enter")
+        page.locator("pre", has_text="trial 0: started").wait_for()
         heads = page.locator("th", has_text="validation mean absolute error")
         assert heads.count() == 2
         assert "accura" not in page.locator("body").inner_text().lower()
