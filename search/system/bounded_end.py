@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _LAST_SECONDS = 0.2, 1.0
 _STATUS = 1
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class BoundedEnd:
             self._begun_at = time.monotonic()
 
     def before_force(self, act: Callable[[], object]) -> None:
-        """Have this done first where the process is ended by force, whatever comes of it."""
+        """Have this done first where the process is ended by force, within a second."""
         self._last_acts.append(act)
 
     def _watch(self) -> None:
@@ -51,9 +51,14 @@ class BoundedEnd:
             if not self._is_watching:
                 return
         _log.warning("not everything ends within %g s: ended by force", self._seconds)
+        last = threading.Thread(target=self._act, name="before the end by force", daemon=True)
+        last.start()
+        last.join(_LAST_SECONDS)
+        self._leave(_STATUS)
+
+    def _act(self) -> None:
         for act in self._last_acts:
             try:
                 act()
             except Exception:  # the process has to end all the same
                 _log.exception("before the end by force")
-        self._leave(_STATUS)

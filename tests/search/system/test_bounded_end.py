@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -46,6 +47,17 @@ def test_what_has_to_be_done_before_is_done_whatever_comes_of_it() -> None:
     end.begin()
     end.begin()
     eventually(lambda: done == ["tried", "killed", 1], 10)
+
+
+def test_what_hangs_before_is_not_waited_for() -> None:
+    left: list[int] = []
+    end, goes_on = BoundedEnd(0.0, left.append), threading.Event()
+    end.before_force(lambda: goes_on.wait(60))
+    end.start()
+    end.begin()
+    eventually(lambda: left == [1], 30)
+    assert not goes_on.is_set()
+    goes_on.set()
 
 
 def test_it_watches_no_longer_than_it_is_needed() -> None:
