@@ -221,6 +221,10 @@ def test_a_person_reads_the_front_the_verdict_and_how_to_go_on(finished_search: 
         assert command in completed.out
     assert f"espalier export tiny/{results.first_choice} --out" in completed.out
     assert "Take " in completed.out.split("\n\n")[1]
+    lines = completed.out.splitlines()
+    for start in ("architecture ", "within "):  # the first row of both tables
+        (header,) = (number for number, line in enumerate(lines) if line.startswith(start))
+        assert lines[header + 1].split()[0] == "base"
     assert "MLflow:" not in completed.out  # a problem of the recorder
 
 
