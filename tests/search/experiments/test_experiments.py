@@ -34,6 +34,8 @@ def test_every_table_and_figure_of_the_four_papers_is_there():
     }
     every = {f"{paper}/{name}" for paper, own in expected.items() for name in own}
     assert {*names(EXPERIMENTS)} == every | {"rni/counts", "copycat/counts"}
+    for paper in expected:  # which runs all of them at the smoke scale
+        assert Path(__file__).with_name(f"test_{paper}.py").is_file()
 
 
 @pytest.mark.parametrize("scale", SCALES)
