@@ -42,6 +42,7 @@ ASKED = {
     "so many channels": SearchConfig(budget=("channels=100",)),
     "channels and FLOPs": SearchConfig(budget=("channels=50%", "flops=40%")),
     "UCS": SearchConfig(budget=("channels=50%",), scope="uniform", criterion=("magnitude-l1",)),
+    "UCS beside others": SearchConfig(criterion=("rni", "slimming", "ucs")),
     "a floor above a narrow layer": SearchConfig(budget=("flops=80%",), min_channels=40),
     "fixed": SearchConfig(set=("rni.strength=1e-3", "rni.shift=3")),
     "a grid": SearchConfig(set=("rni.strength=1e-3,1e-2", "rni.shift=0,3", "target_flops=5%,8%")),
@@ -97,6 +98,11 @@ def by_file(config: SearchConfig, folder: Path) -> list[str]:
 
 
 TABLES = tables(SearchConfig)
+
+
+def test_every_table_has_its_class_in_python():
+    assert all(getattr(package, table.__name__) is table for table in TABLES.values())
+    assert {table.__name__ for table in TABLES.values()} <= {*package.__all__}
 
 
 def test_what_the_papers_ask_for_is_all_here():
