@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of its own for every study, in place of MLflow."""
-    monkeypatch.setattr("search.studies.session.run_recorder", lambda *_: MemoryRecorder("one"))
+    recorder = cache(MemoryRecorder)
+    monkeypatch.setattr("search.studies.session.run_recorder", lambda _, name, __: recorder(name))
 
 
 @pytest.fixture(scope="session")
