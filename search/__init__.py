@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from search.client import Client
     from search.config.data_config import DataConfig
+    from search.config.gates_config import GatesConfig
+    from search.config.iterative_config import IterativeConfig
+    from search.config.resources_config import ResourcesConfig
     from search.config.search_config import SearchConfig
     from search.config.study_config import StudyConfig
     from search.config.training_config import TrainingConfig
@@ -25,6 +28,9 @@ _HOMES = {
     "Client": "search.client",
     "DataConfig": "search.config.data_config",
     "DataSplits": "search.data.own.data_splits",
+    "GatesConfig": "search.config.gates_config",
+    "IterativeConfig": "search.config.iterative_config",
+    "ResourcesConfig": "search.config.resources_config",
     "SearchConfig": "search.config.search_config",
     "StudyConfig": "search.config.study_config",
     "TrainingConfig": "search.config.training_config",
@@ -39,6 +45,9 @@ __all__ = [
     "Client",
     "DataConfig",
     "DataSplits",
+    "GatesConfig",
+    "IterativeConfig",
+    "ResourcesConfig",
     "Score",
     "SearchConfig",
     "SearchResult",

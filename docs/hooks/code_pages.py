@@ -80,8 +80,9 @@ _ABOUT_SETTINGS = """\
 # Settings
 
 Every setting has one default, one help text and one range, in a class of `search/config/`. Flags,
-TOML files (`espalier search --config FILE`), JSON and Python fill the same classes; TOML tables are
-those of the headings. What does not fit is refused in one line before anything is trained.
+TOML files (`--config FILE` of `search`, `family` and `correlate`), JSON and Python fill the same
+classes; TOML tables are those of the headings. What does not fit is refused in one line before
+anything is trained.
 """
 
 _SETTINGS = (

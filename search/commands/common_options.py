@@ -16,6 +16,13 @@ RUNS = click.option(
     help="folder that holds all searches",
     shell_complete=paths("dir"),
 )
+CONFIG = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(),
+    help="TOML file; flags override it",
+    shell_complete=paths("file"),
+)
 TRUST = click.option(
     "--trust",
     multiple=True,

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from pruning.lazy_imports import lazy_modules
+from search.commands.common_options import CONFIG
 from search.commands.flags import options, overridden
 from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
 from search.commands.result_summary import print_correlation
@@ -16,7 +17,7 @@ from search.config.correlation_config import (
     UNUSED_TRAINING,
     CorrelationConfig,
 )
-from search.config.settings import from_mapping
+from search.config.settings import from_mapping, read_toml
 
 if TYPE_CHECKING:
     from search.studies import correlation_study
@@ -25,13 +26,15 @@ else:
 
 
 @click.command()
+@CONFIG
 @options(CorrelationConfig, without=(*UNUSED_TRAINING, *UNUSED_RESOURCES))
-def correlate(**flags: Any) -> None:
+def correlate(config_file: str | None, **flags: Any) -> None:
     """Show how well criteria predict what removing a channel does to the loss.
 
     The network is trained; then every channel of it is removed in turn, which is the oracle.
     """
-    config = from_mapping(CorrelationConfig, overridden({}, flags), "the command line")
+    content = overridden(read_toml(config_file) if config_file else {}, flags)
+    config = from_mapping(CorrelationConfig, content, config_file or "the command line")
     console = Console(highlight=False)
     interrupt_on_signals()
     with ending_on_interrupt(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
+from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
-from search.commands.common_options import TRUST, sample_shape
+from search.commands.common_options import CONFIG, TRUST, sample_shape
 from search.commands.completions import RECIPES, stored_networks
 from search.commands.flags import options, overridden, refuse_without_effect
 from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
@@ -20,7 +22,7 @@ from search.config.family_config import (
     FamilyConfig,
     recipe_of_family,
 )
-from search.config.settings import from_mapping
+from search.config.settings import from_mapping, read_toml
 from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -38,13 +40,12 @@ else:
 @click.command()
 @click.argument("source", metavar="PROFILE_OR_ARCH", shell_complete=stored_networks)
 @click.option("--train", is_flag=True, help="train every network; without it nothing is written")
+@CONFIG
 @click.option(
     "--recipe",
     shell_complete=RECIPES,
-    default="rni",
-    show_default=True,
     help=f"settings of training that are usual or a paper's: {', '.join(TrainingConfig.RECIPES)}; "
-    "other flags override them",
+    "other settings, also of the file, override them  [default: rni]",
 )
 @click.option("--input", "shape", help="sizes of a sample of a profile's network, such as 3x32x32")
 @click.option("--classes", default=10, show_default=True, help="number of classes, with --input")
@@ -55,7 +56,8 @@ def family(
     *,
     source: str,
     train: bool,
-    recipe: str,
+    config_file: str | None,
+    recipe: str | None,
     shape: str | None,
     classes: int,
     as_json: bool,
@@ -68,10 +70,10 @@ def family(
     the way: after so many removals (@12), or the first within a budget (@flops=30%). With --train
     every network is trained; run it again to continue a training that was stopped.
     """
-    content = overridden({"training": recipe_of_family(recipe)}, flags)
+    content = overridden(_below_flags(config_file, recipe), flags)
     console = Console(highlight=False)
     config, subject, data = _opened(
-        source, content, console, train=train, shape=shape, classes=classes
+        source, content, config_file, train=train, shape=shape, classes=classes
     )
     rungs, notes = family_ladder.ladder(config, subject)
     base = subject.base.graph.cost()
@@ -86,21 +88,38 @@ def family(
         _train(console, config, subject, rungs, data=data, notes=notes)
 
 
+def _below_flags(config_file: str | None, recipe: str | None) -> dict[str, Any]:
+    """The settings of the file, laid over those of the recipe that it or the flag names."""
+    content = read_toml(config_file) if config_file else {}
+    if "source" in content:
+        raise ConfigError(
+            f"{config_file}: source is what `espalier family` is called with: leave it out"
+        )
+    training = content.get("training", {})
+    if not isinstance(training, Mapping):
+        return content
+    own = {name: value for name, value in training.items() if name != "recipe"}
+    chosen = recipe or training.get("recipe", "rni")
+    return {**content, "training": {**recipe_of_family(chosen), **own}}
+
+
 def _opened(
     source: str,
     content: dict[str, Any],
-    console: Any,
+    config_file: str | None,
     *,
     train: bool,
     shape: str | None,
     classes: int,
 ) -> tuple[FamilyConfig, Any, Any]:
     """The settings, the network, and the images if they are to be learned from."""
+    origin = config_file or "the command line"
+    from_mapping(FamilyConfig, {"source": source, **content}, origin)  # says what does not fit
     folder = family_ladder.architecture_folder(source, content.get("runs", FamilyConfig.runs))
     names_data = "source" in content.get("data", {})
     if folder is not None and (name := architecture.read(folder).provenance.get("data")):
         content["data"] = {"source": name, **content.get("data", {})}
-    config = from_mapping(FamilyConfig, {"source": source, **content}, "the command line")
+    config = from_mapping(FamilyConfig, {"source": source, **content}, origin)
     if not names_data:  # what a folder names may be anybody's code
         trusted_code.require_trusted_data(config.data, config.trust, folder)
     if folder is not None:
@@ -113,7 +132,7 @@ def _opened(
         return config, family_ladder.profile_subject(config, sample), None
     else:
         refuse_without_effect(("shape", "classes"), "beside the images of --data")
-    return config, *family_study.opened(config, console)
+    return config, *family_study.opened(config, Console(highlight=False))
 
 
 def _train(

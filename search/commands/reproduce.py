@@ -73,13 +73,13 @@ def reproduce(
         _list(experiments, console)
         return
     where = plan.Where(scale, runs, data, device)  # type: ignore[arg-type]
-    reproduction.require_data(where)
     chosen = definition.chosen(experiments, wanted)
     plans = [plan.Plan(experiment, where) for experiment in chosen]  # all settings fit
     if dry_run:
         for line in (run.command for each in plans for run in each if run.command):
             click.echo(line)
         return
+    reproduction.require_data(plans)
     interrupt_on_signals()
     stopped = f"Stopped. What was finished is kept in {runs}; the same command goes on from there."
     with ending_on_interrupt(stopped), own_ray.one_ray():  # for all runs

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from search.commands import run_or_watch
+from search.commands.common_options import CONFIG
 from search.commands.completions import RECIPES
 from search.commands.flags import options, overridden
 from search.commands.server_or_folder import chosen_server
@@ -16,7 +17,7 @@ from search.config.training_config import TrainingConfig
 
 
 @click.command()
-@click.option("--config", "config_file", type=click.Path(), help="TOML file; flags override it")
+@CONFIG
 @click.option(
     "--recipe",
     "training__recipe",

@@ -50,9 +50,11 @@ def require_exponents_that_fit(config: SearchConfig) -> None:
     require(are_powers, "cost_exponent", "powers from 0 to 1", exponents)
     if not any(exponents):
         return
-    if config.scope != "global":
+    uniform = [f"scope {config.scope}"] if config.scope != "global" else []
+    uniform += [name for name in config.criteria if method(name).scope == "uniform"]
+    if uniform:
         raise ConfigError(
-            f"cost_exponent weighs scores of all layers together, and scope {config.scope} ranks "
+            f"cost_exponent weighs scores of all layers together, and {uniform[0]} ranks "
             "those of each layer alone: leave one of them out",
             field="cost_exponent",
         )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pruning.graph.channel_graph import ChannelGraph
     from pruning.networks import torch_interior
     from pruning.regularizers import Regularizer
+    from pruning.rules import Scope
     from pruning.scaling_factors import gating
     from pruning.scaling_factors.gating import Granularity
 else:
@@ -57,6 +58,7 @@ class Method:
     uses_sigmoid: whether σBN takes its place.
     prunes_untrained: whether channels are judged before any training.
     tries_every_unit: whether judging takes a run of the network per channel.
+    scope: which channels go, whatever the search says of that; None for what it says.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Method:
     uses_sigmoid: bool = False
     prunes_untrained: bool = False
     tries_every_unit: bool = False
+    scope: Scope | None = None
 
     def prepared(
         self, model: nn.Module, seed: int, trained_on: ExampleInput | None = None
@@ -151,6 +154,7 @@ METHODS: Mapping[str, Method] = {
         ),
         Method("batchnorm-scale", lambda _: criteria.BatchNormScale(), reads_batchnorm=True),
         Method("magnitude-l1", lambda _: criteria.WeightMagnitude(1)),
+        Method("ucs", lambda _: criteria.WeightMagnitude(1), scope="uniform"),
         Method("magnitude-l2", lambda _: criteria.WeightMagnitude(2)),
         Method(
             "deep-hoyer",

@@ -182,7 +182,7 @@ class SearchConfig:
     scope: Scope = option(
         "global",
         "which channels go: the least important of all layers together (global), or of every layer "
-        "the same share (uniform; by magnitude-l1 that is UCS of the RNI paper)",
+        "the same share (uniform, as the method ucs has it whatever is said here)",
     )
     scoring_batches: int = option(
         30, "minibatches of training images that a criterion which needs data looks at", ge=1
@@ -283,8 +283,17 @@ class SearchConfig:
 
     @property
     def rules(self) -> Rules:
-        """What may go of the channels, in what steps."""
-        return Rules(self.min_channels, self.divisor, self.scope, self.prune_residual)
+        """What may go of the channels, in what steps; uniformly if every method takes them so."""
+        is_uniform = all(self._scope_of(name) == "uniform" for name in self.criteria)
+        scope: Scope = "uniform" if is_uniform else "global"
+        return Rules(self.min_channels, self.divisor, scope, self.prune_residual)
+
+    def rules_of(self, criterion: str) -> Rules:
+        """The rules of the trials of a method, which may have a scope of its own."""
+        return dataclasses.replace(self.rules, scope=self._scope_of(criterion))
+
+    def _scope_of(self, criterion: str) -> Scope:
+        return method(criterion).scope or self.scope
 
     @property
     def criteria(self) -> tuple[str, ...]:

@@ -74,6 +74,11 @@ def _verdict(experiment: Experiment, claim: Claim, here: Cells) -> Verdict:
             for high in claim.higher
             for low in claim.lower
         ]
+        pairs += [
+            _Difference.between((part, row), columns[0].label, claim.over, cells)
+            for row in claim.higher
+            if claim.over
+        ]
         known = [pair for pair in pairs if pair is not None]
         if len(known) < len(pairs) or not known:
             return "–", "not all of it was measured"
@@ -109,11 +114,20 @@ class _Difference:
         cls, part: str, high: str, low: str, columns: Sequence[Column], cells: Cells
     ) -> _Difference | None:
         """The mean over the columns where both have numbers; None if there is none."""
-        both = [
-            (cells[part, high, column.label], cells[part, low, column.label])
-            for column in columns
-            if cells.get((part, high, column.label)) and cells.get((part, low, column.label))
-        ]
+        pairs = [((part, high, column.label), (part, low, column.label)) for column in columns]
+        return cls._of(high, low, [(cells.get(a, ()), cells.get(b, ())) for a, b in pairs])
+
+    @classmethod
+    def between(
+        cls, row: tuple[str, str], column: str, other: str, cells: Cells
+    ) -> _Difference | None:
+        """Of one row, given with its part, between two columns."""
+        both = cells.get((*row, column), ()), cells.get((*row, other), ())
+        return cls._of(f"{row[1]}, {column}", other, [both])
+
+    @classmethod
+    def _of(cls, high: str, low: str, pairs: Sequence[tuple[Values, Values]]) -> _Difference | None:
+        both = [(first, second) for first, second in pairs if first and second]
         if not both:
             return None
         mean = statistics.fmean(statistics.fmean(a) - statistics.fmean(b) for a, b in both)

@@ -109,6 +109,7 @@ class Claim:
     column, part: of the rows; the mean of all columns, and the only part, if empty.
     within: they may be as much lower as this, in the unit of the column ("as good as").
     exact: the numbers of `higher` are the paper's, to its last decimal; there is no `lower`.
+    over: a column that each row of `higher` is above in its own; there is no `lower`.
     """
 
     text: str
@@ -118,6 +119,7 @@ class Claim:
     part: str = ""
     within: float = 0.0
     exact: bool = False
+    over: str = ""
 
 
 @dataclass(frozen=True, config=_CHECKED)
@@ -182,8 +184,8 @@ class Experiment:
                 self._named(self.runs, "run", part.run)
         for claim in self.claims:
             self._check_rows(claim.part, (*claim.higher, *claim.lower))
-            if claim.column:
-                self._named(self.columns, "column", claim.column)
+            for column in filter(None, (claim.column, claim.over)):
+                self._named(self.columns, "column", column)
         for figure in self.figures:
             if figure.rows or figure.part:
                 self._check_rows(figure.part, figure.rows)

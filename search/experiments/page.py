@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from search.experiments.claims import Cells, Verdict, mean_text, papers_cells, shown, verdicts
+from search.experiments.claims import (
+    Answer,
+    Cells,
+    Verdict,
+    mean_text,
+    papers_cells,
+    shown,
+    verdicts,
+)
 from search.experiments.definition import Experiment
 from search.experiments.measurement import Measurement
 from search.experiments.plan import Where
@@ -15,6 +23,13 @@ _WORDS = {
     "no": "**no**",
     "–": "not told",
 }
+
+_FIRST: Mapping[Answer, str] = {
+    "no": "Does not show here",
+    "within chance": "Not beyond chance here",
+    "–": "Not told here",
+}
+"""What is said first of claims that do not show, and how."""
 
 
 def measured_page(experiment: Experiment, where: Where, measured: Measurement) -> str:
@@ -47,11 +62,13 @@ def empty_page(experiment: Experiment, where: Where) -> str:
 
 
 def _first(experiment: Experiment, answers: Sequence[Verdict]) -> list[str]:
-    """What did not show comes first, and what was tried."""
-    absent = [one for one in answers if one.here == "no"]
-    vague = [one for one in answers if one.here == "within chance"]
-    lines = [f"**Does not show here:** {one.claim.text} ({one.detail})." for one in absent]
-    lines += [f"**Not beyond chance here:** {one.claim.text} ({one.detail})." for one in vague]
+    """What did not show comes first, then what was tried."""
+    lines = [
+        f"**{words}:** {one.claim.text} ({one.detail})."
+        for answer, words in _FIRST.items()
+        for one in answers
+        if one.here == answer
+    ]
     if lines and experiment.tried:
         lines.append(f"What was tried: {experiment.tried}")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -65,11 +66,14 @@ def page_stem(experiment: Experiment, where: Where, folder: Path) -> Path:
     return folder / f"{experiment.name}{own}"
 
 
-def require_data(where: Where) -> None:
-    """DataError if the images of --data are not there, with what to do."""
-    kind, _, path = where.data.partition(":")
-    if kind == "imagefolder" and not Path(path).expanduser().is_dir():
-        raise DataError(f"there is no folder {path!r}: unpack the images there, or name another")
+def require_data(plans: Iterable[Plan]) -> None:
+    """DataError if a folder of images that any of the runs learns from is not there."""
+    for source in (run.config.data.source for plan in plans for run in plan if run.trains):
+        kind, _, path = source.partition(":")
+        if kind == "imagefolder" and not Path(path).expanduser().is_dir():
+            raise DataError(
+                f"there is no folder {path!r}: unpack the images there, or name others by --data"
+            )
 
 
 def _drawn(plan: Plan, cells: Cells, stem: Path) -> list[Picture]:

@@ -354,7 +354,7 @@ class RemovalOf(StudyOf):
     """Units removed one after the other from a network that stays as it is; see removal.py.
 
     Read off the criterion `of`. Values: removed, units that are gone when the loss first reaches
-    `at`; loss, when `at` units are gone.
+    `at`, or as many as went where it never does; loss, when `at` units are gone.
     """
 
     word = "removal"
@@ -380,7 +380,8 @@ class RemovalOf(StudyOf):
             raise ConfigError(f"of removals removed and loss are read, not {value}")
         points = self.results.points.get(of, [])
         if value == "removed":
-            return [float(n) for n, loss in points if loss >= float(at)][:1]
+            reached = [n for n, loss in points if loss >= float(at)]
+            return [float(n) for n in (reached or [n for n, _ in points[-1:]])[:1]]
         return [loss for n, loss in points if n >= float(at)][:1]
 
 

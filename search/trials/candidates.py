@@ -71,7 +71,7 @@ def candidate_rankings(config: SearchConfig) -> dict[str, Rules]:
     if not config.num_tempered:
         return {}
     uniform = {UNIFORM: replace(config.rules, scope="uniform")}
-    if config.scope == "uniform":
+    if config.rules.scope == "uniform":
         return uniform
     by_score = {
         f"score/cost^{power:g}" if power else "score": replace(config.rules, cost_exponent=power)

@@ -14,6 +14,7 @@ from copycat.width_profile import WidthProfile
 from pruning.cost import Budget, format_count
 from pruning.errors import ConfigError, UnreachableBudgetError
 from pruning.iterative import Pace
+from pruning.rules import Rules
 from pruning.unit_costs import fewest_units
 from search.config.iterative_config import IterativeConfig
 from search.config.search_config import SearchConfig
@@ -116,14 +117,20 @@ def check_iterative(config: SearchConfig, preflight: Preflight, data: Data, task
         limits = targets_of(first, config, preflight)[0].limits
     for settings in config.iterative_settings:
         steps = PruningSteps.of(settings, config.training, data.count("train"))
-        if why := too_slow(config.granularities, limits, config, preflight, steps):
-            raise ConfigError(f"iterative pruning cannot reach {limits}: {why}", field="iterative")
+        whys = [
+            too_slow(config.granularities, limits, config.rules_of(name), preflight, steps)
+            for name in config.criteria
+        ]
+        if all(whys):
+            raise ConfigError(
+                f"iterative pruning cannot reach {limits}: {whys[0]}", field="iterative"
+            )
 
 
 def too_slow(
     granularities: Sequence[str],
     limits: Budget,
-    config: SearchConfig,
+    rules: Rules,
     preflight: Preflight,
     steps: PruningSteps,
 ) -> str:
@@ -132,7 +139,6 @@ def too_slow(
     Structures that go at once may spare channels, and in uniform scope all layers lose some in
     one step, so that nothing is said of those.
     """
-    rules = config.rules
     is_one_by_one = all(part == "filter" for part in granularities) and rules.scope == "global"
     if not is_one_by_one:
         return steps.shortfall(0)

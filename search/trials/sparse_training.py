@@ -318,7 +318,9 @@ class SparseNetwork:
     @property
     def _rules(self) -> Rules:
         """What may go of the channels, in what order: those of the search, as the trial has it."""
-        return replace(self._config.rules, cost_exponent=self._proposal.cost_exponent)
+        return replace(
+            self._config.rules_of(self._method.name), cost_exponent=self._proposal.cost_exponent
+        )
 
     @property
     def _judge(self) -> Criterion:

@@ -69,7 +69,8 @@ def _bounds(proposal: Proposal, config: SearchConfig, preflight: Preflight) -> l
     """Per network, its target as a number; those of the search are shares of the base network."""
     own = proposal.target_flops
     if own is None:
-        graph, groups, rules = preflight.graph, preflight.groups, config.rules
+        graph, groups = preflight.graph, preflight.groups
+        rules = config.rules_of(proposal.criterion)
         return [
             absolute_limits(Budget((bound,)), graph, groups, rules).bounds[0]
             for bound in config.target_bounds

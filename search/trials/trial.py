@@ -276,13 +276,12 @@ class _Trial:
         return products
 
     def _require_pace(self) -> None:
-        limits, parts = self._targets[0].limits, (self._job.proposal.granularity,)
+        proposal, limits = self._job.proposal, self._targets[0].limits
+        rules = self._config.rules_of(proposal.criterion)
         steps = PruningSteps.of(
-            settings_of_trial(self._job.proposal, self._config),
-            self._training,
-            self._data.count("train"),
+            settings_of_trial(proposal, self._config), self._training, self._data.count("train")
         )
-        if why := too_slow(parts, limits, self._config, self._preflight, steps):
+        if why := too_slow((proposal.granularity,), limits, rules, self._preflight, steps):
             raise UnreachableBudgetError(f"iterative pruning cannot reach {limits}: {why}")
 
     def _pruned_and_trained(self) -> list[Product]:

@@ -503,22 +503,71 @@ def test_wrong_data_and_wrong_teachers_are_refused_before_anything_is_written(
     assert not STUDY.exists()
 
 
-def test_the_recipe_of_a_paper_can_be_overridden(
-    search_folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    asked: list[FamilyConfig] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[FamilyConfig]:
+    """What was to be trained; nothing is."""
+    configs: list[FamilyConfig] = []
 
     def run(config: FamilyConfig, *_: object, **__: object) -> FamilyStudy:
-        asked.append(config)
+        configs.append(config)
         return FamilyStudy((), 1, {}, (), ())
 
     monkeypatch.setattr(family_study, "run", run)
+    return configs
+
+
+def test_the_recipe_of_a_paper_can_be_overridden(search_folder: Path, asked: list[FamilyConfig]):
     espalier("family", "found/fine-tuned-0", "--train", "--recipe=copycat", "--batch-size=64")
     (config,) = asked
     recipe = (config.training.scratch_epochs, config.training.schedule, config.training.nesterov)
     assert recipe == (200, "copycat", False)
     assert (config.training.batch_size, config.training.weight_decay) == (64, 5e-4)
     assert config.data.source == "digits"  # as the architecture says
+
+
+FILE = """
+budgets = ["params=5k"]
+kinds = ["copycat"]
+seeds = 2
+[training]
+recipe = "copycat"
+batch_size = 32
+"""
+
+
+def test_a_file_says_what_flags_do_and_flags_go_over_it(
+    search_folder: Path, here: Path, asked: list[FamilyConfig]
+):
+    (here / "family.toml").write_text(FILE)
+    source, file = "found/fine-tuned-0", "--config=family.toml"
+    flags = ("--recipe=copycat", "--budgets=params=5k", "--kinds=copycat", "--seeds=2")
+    espalier("family", source, "--train", file)
+    espalier("family", source, "--train", *flags, "--batch-size=32")
+    espalier("family", source, "--train", file, "--recipe=rni", "--seeds=1")
+    from_file, from_flags, both = asked
+    assert from_file == from_flags
+    assert (both.training.schedule, both.training.batch_size, both.seeds) == ("rni", 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed_s = 2", "family.toml has an unknown key 'seed_s': did you mean seed"),
+        ('source = "x"', "family.toml: source is what `espalier family` is called with: leave it"),
+        ('data = "digits"', "family.toml: 'data' must be a table, got 'digits'"),
+        ('training = "fast"', "family.toml: 'training' must be a table, got 'fast'"),
+        ("[training]\nrecipe = 3", "recipe must be the name of a recipe, got 3"),
+        ("[training]\nepochs = 3", "epochs has no effect in a family study"),
+    ],
+)
+def test_a_file_that_is_wrong_gets_one_line(
+    search_folder: Path, here: Path, content: str, message: str
+):
+    (here / "family.toml").write_text(content)
+    completed = espalier("family", "found/fine-tuned-0", "--config=family.toml")
+    assert (completed.status, completed.out) == (2, "")
+    (line,) = completed.err.splitlines()
+    assert message in line
 
 
 def test_members_of_another_builder_are_trained_too(

@@ -326,6 +326,10 @@ def test_a_wrong_type_is_named_with_what_was_got(content, expected):
             "scaling-factors removes channels one by one, by their gates: it knows no scope; leave",
         ),
         (
+            {"cost_exponent": (0.5,), "criterion": ("taylor", "ucs")},
+            "cost_exponent weighs scores of all layers together, and ucs ranks those of each layer",
+        ),
+        (
             {"scope": "uniform", "granularity": ("filter", "branch+block")},
             "scope uniform removes a share of every layer's channels, and granularity branch+block",
         ),

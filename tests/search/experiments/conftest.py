@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from samples import Workers, espalier
 
 from mlflow_server import MemoryRecorder
-from search.experiments.definition import read
+from search.experiments.definition import names, read
 from search.experiments.plan import Plan, Where
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -19,10 +20,19 @@ Smoke = Callable[[str], str]
 """From the name of an experiment to its page."""
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives `of_paper` every experiment of the paper that the file of tests is called after."""
+    if "of_paper" in metafunc.fixturenames:
+        paper = metafunc.definition.path.stem.removeprefix("test_")
+        own = [name for name in names(EXPERIMENTS) if name.startswith(f"{paper}/")]
+        metafunc.parametrize("of_paper", own)
+
+
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of its own for every study, in place of MLflow."""
-    monkeypatch.setattr("search.studies.session.run_recorder", lambda *_: MemoryRecorder("one"))
+    recorder = cache(MemoryRecorder)
+    monkeypatch.setattr("search.studies.session.run_recorder", lambda _, name, __: recorder(name))
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +43,16 @@ def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def smoke(shared_runs: Path, workers: Workers) -> Smoke:
-    """Runs an experiment and checks that every row has a number, and every figure is there."""
+    """Runs an experiment and checks that every row has a number, and every figure is there.
+
+    Once: whoever asks again gets the page.
+    """
 
     def run(name: str) -> str:
+        written = shared_runs / "pages" / f"{name}-smoke.md"
+        return written.read_text() if written.is_file() else checked(name)
+
+    def checked(name: str) -> str:
         runs, out = shared_runs / "runs", shared_runs / "pages"
         completed = espalier(
             *("reproduce", name, "--scale=smoke", "--device=cpu"),

@@ -49,6 +49,18 @@ def test_as_good_as_allows_a_little():
     assert answers(claim, [87, 87.2], [91, 91.2])[1] == "no"
 
 
+@pytest.mark.parametrize(("within", "here"), [(0, "no"), (3, "yes"), (2.2, "within chance")])
+def test_a_row_may_be_held_against_another_of_its_own_numbers(within: float, here: Answer):
+    columns = (Column("accuracy"), Column("base"))
+    rows = (Row("CIFAR", (89.0, 91.0)), Row("digits"))
+    claim = Claim("c", ("digits",), column="accuracy", over="base", within=within)
+    made = Experiment("t", "s", "a", columns=columns, parts=(Part(rows),), claims=(claim,))
+    cells = {("", "digits", "accuracy"): [96, 96.2], ("", "digits", "base"): [98, 98.2]}
+    (verdict,) = verdicts(made, cells)
+    assert (verdict.paper, verdict.here) == ("–", here)
+    assert verdict.detail == "digits, accuracy − base: -2.00 ± 0.28"
+
+
 def test_what_the_paper_does_not_show_itself_is_said():
     claim = Claim("c", ("L1",), ("RNI",))
     assert answers(claim, [1, 2], [1, 2])[0] == "no"

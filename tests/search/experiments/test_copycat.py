@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-from samples import with_slow
 
-
-@pytest.mark.parametrize("name", with_slow(("figure2c",), slow=("figure1",)))
-def test_smoke(smoke: Callable[[str], str], name: str):
-    smoke(f"copycat/{name}")
+def test_smoke(smoke: Callable[[str], str], of_paper: str):
+    smoke(of_paper)
 
 
 def test_both_families_have_a_member_of_every_size(smoke: Callable[[str], str]):

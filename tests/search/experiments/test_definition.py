@@ -81,6 +81,11 @@ def test_a_folder_without_experiments_is_refused(tmp_path: Path):
             "no row 'R': .* RNI, L1",
         ),
         ('label = "first"', 'label = "first"\nrun = "x"', "has no run 'x'"),
+        (
+            "[[parts]]",
+            '[[claims]]\ntext = "c"\nhigher = ["L1"]\nover = "best"\n[[parts]]',
+            "has no column 'best': it has test",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_a_line(

@@ -14,7 +14,10 @@ from search.experiments.definition import read
 from search.experiments.measurement import Measurement
 from search.experiments.page import measured_page
 from search.experiments.plan import Where
+from search.experiments.removal import Trajectories
+from search.experiments.studies import RemovalOf
 from search.scheduling import own_ray
+from search.trials.jobs import Outcome
 
 SEARCH = """
 title = "scales and importances"
@@ -180,6 +183,26 @@ def test_searches_become_a_page_with_tables_and_figures(here: Path, workers: Wor
     assert len(workers.performed) == trained
 
 
+def test_what_was_stopped_goes_on_with_what_is_left(here: Path, workers: Workers):
+    arguments = ("reproduce", "one/table2", "--scale=smoke", "--device=cpu")
+    usual = workers.perform
+
+    def stopped(*arguments: object) -> tuple[Outcome, ...]:
+        if len(workers.performed) == 3:
+            raise KeyboardInterrupt
+        return usual(*arguments)
+
+    workers.perform = stopped
+    completed = espalier(*arguments)
+    assert completed.status == 130
+    assert "the same command goes on from there" in completed.err
+    assert not (here / "experiments/one/table2-smoke.md").exists()
+    workers.perform = usual
+    assert espalier(*arguments).status == 0
+    assert len(workers.performed) == 8
+    assert (here / "experiments/one/table2-smoke.md").is_file()
+
+
 def test_a_correlation_study_and_removals_from_its_network(here: Path, memory: MemoryRecorder):
     completed = espalier("reproduce", "one/table1,one/figure2", "--scale=smoke", "--device=cpu")
     assert completed.status == 0, completed.err
@@ -193,6 +216,15 @@ def test_a_correlation_study_and_removals_from_its_network(here: Path, memory: M
     greedy = float(row.split("|")[3].split("±")[0])
     assert greedy > 0
     assert (here / "experiments/one/figure2-smoke.svg").is_file()
+
+
+def test_a_loss_that_is_never_reached_counts_all_that_went():
+    removal = RemovalOf({"source": "found/base"})
+    removal.results = Trajectories({"taylor": [(0, 0.1), (12, 0.5), (24, 1.2), (36, 1.1)]})
+    for at, count in (("0.5", 12), ("0.6", 24), ("2", 36)):
+        assert removal.values("removed", of="taylor", at=at) == [count]
+    assert removal.values("removed", of="oracle", at="1") == []
+    assert removal.values("loss", of="taylor", at="20") == [1.2]
 
 
 def test_one_ray_serves_all_experiments_of_a_command(here: Path, monkeypatch: pytest.MonkeyPatch):
@@ -238,6 +270,20 @@ def test_bad_input_gets_one_line(here: Path, arguments: tuple[str, ...], message
     assert (completed.status, completed.out) == (2, "")
     (line,) = completed.err.splitlines()
     assert message in line
+
+
+def test_images_that_are_not_unpacked_are_told_before_anything_runs(here: Path, workers: Workers):
+    file = here / "experiments/one/table2.toml"
+    file.write_text(
+        file.read_text().replace("{limit_train", '{source = "imagefolder:i", limit_train')
+    )
+    assert espalier("reproduce", "one/table2", "--scale=smoke", "--dry-run").status == 0
+    completed = espalier("reproduce", "one", "--scale=smoke")
+    assert (completed.status, completed.out) == (2, "")
+    assert (
+        "there is no folder 'i': unpack the images there, or name others by --data" in completed.err
+    )
+    assert not workers.performed
 
 
 def test_without_names_the_experiments_are_listed(here: Path):

@@ -6,18 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from samples import with_slow
 
 from search.experiments.drawings import penalty_gradient
 
-TABLES = ("table1", "table2", "table3", "table4", "table5")
 
-
-@pytest.mark.parametrize(
-    "name", with_slow(("figure1",), slow=(*TABLES, "figure2", "figure4", "figure5"))
-)
-def test_smoke(smoke: Callable[[str], str], name: str):
-    smoke(f"rni/{name}")
+def test_smoke(smoke: Callable[[str], str], of_paper: str):
+    smoke(of_paper)
 
 
 def test_flops_of_ucs_and_sizes_of_mobilenets_come_out_exactly(smoke: Callable[[str], str]):

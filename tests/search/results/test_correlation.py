@@ -168,6 +168,20 @@ def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):
     ]
 
 
+def test_a_file_says_what_flags_do_and_flags_go_over_it(
+    asked: list[CorrelationConfig], tmp_path: Path
+):
+    file = tmp_path / "correlate.toml"
+    file.write_text('criterion = ["taylor"]\nscoring_batches = 2\n[training]\nepochs = 3\n')
+    espalier("correlate", f"--config={file}", "--scoring-batches=4")
+    espalier("correlate", "--criterion=taylor", "--scoring-batches=4", "--epochs=3")
+    assert asked[0] == asked[1] != CorrelationConfig()
+    file.write_text("criteria = 3\n")
+    completed = espalier("correlate", f"--config={file}")
+    assert completed.status == 2
+    assert completed.err.endswith("unknown key 'criteria': did you mean criterion?\n")
+
+
 def test_without_flags_the_defaults_are_asked_for(asked: list[CorrelationConfig]):
     espalier("correlate")
     assert asked == [CorrelationConfig()]

@@ -21,6 +21,7 @@ import search
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import SearchFailedError, StoppedEarlyError
 from search import models
+from search.config.iterative_config import IterativeConfig
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
@@ -230,6 +231,8 @@ def test_in_any_order_those_on_the_front_of_a_rung_go_on(points: list[Point]):
 
 # ---- in a trial
 
+STEP_BY_STEP = {"schedule": ("iterative",), "iterative": IterativeConfig(minibatches=2)}
+
 
 @pytest.mark.parametrize(
     ("network", "changes"),
@@ -237,8 +240,10 @@ def test_in_any_order_those_on_the_front_of_a_rung_go_on(points: list[Point]):
         ("small_network", {}),
         ("small_network", {"criterion": ("snip",)}),
         ("small_residual", {"criterion": ("taylor",), "granularity": ("filter+branch",)}),
+        ("small_network", {"criterion": ("taylor",)} | STEP_BY_STEP),
+        ("small_network", {"criterion": ("magnitude-l2",)} | STEP_BY_STEP),
     ],
-    ids=["rni", "snip", "taylor with gates"],
+    ids=["rni", "snip", "taylor with gates", "taylor step by step", "magnitude step by step"],
 )
 def test_being_judged_changes_nothing_else(
     tmp_path: Path, digits: ImageData, network: str, changes: dict[str, object]
@@ -275,8 +280,9 @@ def proposed(context: JobContext, number: int = 0, repeat: int = 0) -> Job:
     job = trial_job(number, context.preflight.flops_limit)
     settings = {"rni": dict(job.proposal.settings)}.get(name, {})
     settings |= {"branch.strength": 0.3} if "branch" in parts else {}
+    (schedule,) = context.config.schedule
     proposal = dataclasses.replace(
-        job.proposal, criterion=name, granularity=parts, settings=settings
+        job.proposal, criterion=name, granularity=parts, settings=settings, schedule=schedule
     )
     return dataclasses.replace(job, proposal=proposal, repeat=repeat)
 

@@ -22,6 +22,7 @@ from search.config.resources_config import ResourcesConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.data.datasets import ImageData
+from search.storage.layout import RUNGS_FOLDER
 from search.system.background_calls import BackgroundCalls
 from search.system.stopwatch import PHASES
 from search.training.checkpoints import Checkpoints, copied_off
@@ -250,6 +251,8 @@ def test_a_job_that_is_stopped_after_every_epoch_ends_as_if_it_were_not(
     is_open = name.startswith("iterative") or name == "rni with candidates"
     num_epochs = whole.told[-1].num_steps if is_open else NUM_EPOCHS.get(name, 7)
     seeds, trained[:] = list(trained), []
+    is_judged = isinstance(case.job(contexts[0]), TrialJob)
+    assert (contexts[0].directory / RUNGS_FOLDER).is_dir() == is_judged  # by early stopping
     assert len(whole.told) == len(seeds) == num_epochs
     assert len(whole.outcomes) == (1 if name in (*NUM_EPOCHS, "rni with candidates") else 2)
     pieces = done(case.job(contexts[1]), contexts[1], digits, lambda step: True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,28 @@ def test_a_share_of_channels_is_each_layers_own_in_uniform_scope(
     (target,) = targets_of(PROPOSAL, config, preflight)
     assert target.suffix == "-channels-10pct"
     assert target.limits.limit("channels") == channels
+
+
+def test_ucs_is_a_method_beside_others(tmp_path, digits: ImageData):
+    """It comes to the network that --scope uniform comes to; others take channels of all layers."""
+    found = {}
+    for criteria, scope in ((("magnitude-l1", "ucs"), "global"), (("magnitude-l1",), "uniform")):
+        config = small_config(
+            tmp_path / scope,
+            **{"criterion": criteria, "scope": scope, "budget": ("flops=100%",)},
+            targets=("channels=50%",),
+        )
+        builder = models.resolve("digits-vgg", num_classes=10, in_channels=1)
+        context = JobContext(config, check(config, builder, digits.sample), "cpu")
+        for name in criteria:
+            job = TrialJob(0, Proposal(name, "filter", {}, None))
+            (outcome,) = perform(job, context, digits, lambda _: None)
+            stored = copycat.read(config.directory / outcome.path)
+            found[name, scope] = (stored.profile.widths, outcome.flops, outcome.validation_score)
+            shutil.rmtree(config.directory)
+    assert found["ucs", "global"] == found["magnitude-l1", "uniform"]
+    assert [*found["ucs", "global"][0].values()] == [16, 16, 32, 32, 64, 64]
+    assert found["magnitude-l1", "global"][0] != found["ucs", "global"][0]
 
 
 def test_the_budget_holds_beside_a_target_above_it(preflight: Preflight):
