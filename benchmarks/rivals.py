@@ -41,12 +41,18 @@ Rival = Callable[[Bench], None]
 RIVALS: dict[str, Rival] = {
     "espalier": espalier,
     "uniform": uniform,
+    "uniform-4x": partial(uniform, times_as_long=4),
+    "uniform-8x": partial(uniform, times_as_long=8),
     "random": random_widths,
     "nsga2": nsga2,
     "tpe": tpe,
     "torch-pruning-magnitude": torch_pruning_magnitude,
     "torch-pruning-taylor": torch_pruning_taylor,
     "fastnas": fastnas,
+    "espalier-untrained": partial(
+        espalier,
+        looking=Looking((0.0,), scope="uniform", is_trained=False, times_as_long=4),
+    ),
     "espalier-no-descent": partial(espalier, looking=Looking(descend=False)),
     "espalier-no-costs": partial(espalier, looking=Looking(cost_exponent=(0.0,))),
     "espalier-uniform": partial(espalier, looking=Looking(cost_exponent=(0.0,), scope="uniform")),

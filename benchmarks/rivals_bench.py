@@ -216,10 +216,13 @@ class Bench:
         """Share of a part that the network has right."""
         return self.task.measured(model, self.data.loader(part, device=self.device))
 
-    def from_scratch(self, widths: Mapping[str, int], seed: int) -> Evaluated:
-        """Train these widths from scratch, and judge them."""
+    def from_scratch(
+        self, widths: Mapping[str, int], seed: int, epochs: int | None = None
+    ) -> Evaluated:
+        """Train these widths from scratch, and judge them; by default as long as the recipe."""
         model = self.fresh(widths, seed)
-        self.train(model, seed)
+        training = self.setting.training
+        self.train(model, seed, replace(training, epochs=epochs or training.epochs))
         return self.judge(model)
 
     def trained_base(self) -> nn.Module:

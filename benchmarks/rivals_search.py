@@ -26,26 +26,34 @@ SCORING_BATCHES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Looking:
-    """How the search looks for networks; without one of these, for an ablation."""
+    """How the search looks for networks; without one of these, for an ablation.
+
+    is_trained: whether networks are pruned from a trained base network, or from one that has
+        learned nothing, so that only they are trained.
+    times_as_long: what each fine-tuning takes, in those of the recipe.
+    """
 
     cost_exponent: tuple[float, ...] = (0.5, 1.0, 0.0)
     scope: Scope = "global"
     descend: bool = True
+    is_trained: bool = True
+    times_as_long: int = 1
 
 
 def espalier(bench: Bench, looking: Looking = Looking()) -> None:
     """Train the base network as for the packages that prune, and search from its weights.
 
-    Each trial prunes to the largest budget, fine-tunes, prunes that to the next …; trials differ in
-    how scores are weighed by cost, and are repeated with other seeds. The search trains more
-    networks than the compute pays for. None depends on later ones: from the first on that ends
-    beyond the limit they are left out, and not counted.
+    Or search without any: then the base network is trained beside, to be compared with; nothing
+    depends on it, and it is not counted. Each trial prunes to the largest budget, fine-tunes,
+    prunes that to the next …; trials differ in how scores are weighed by cost, and are repeated
+    with other seeds. The search trains more networks than the compute pays for. None depends on
+    later ones: from the first on that ends beyond the limit they are left out, and not counted.
     """
-    base = bench.trained_base()
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "base.safetensors"
-        save_file(base.state_dict(), weights)
-        config = _config(bench, looking, str(weights), folder)
+        if looking.is_trained:
+            save_file(bench.trained_base().state_dict(), weights)
+        config = _config(bench, looking, str(weights) if looking.is_trained else "", folder)
         results = search.run(config).results
         _count(bench, config, results)
 
@@ -54,15 +62,19 @@ def _count(bench: Bench, config: SearchConfig, results: Results) -> None:
     breakdown = results.breakdown
     assert breakdown is not None, "a finished search knows where its compute went"
     networks = [outcome for outcome in results.everything if outcome.origin != "base"]
-    own = sum(bench.compute_of(outcome.flops) for outcome in networks)
-    assert math.isclose(own, breakdown.compute), "nothing but these networks was trained"
+    training = config.training
+    costs = [bench.compute_of(outcome.flops, training.fine_tune_epochs) for outcome in networks]
+    beside = 0.0
+    if not config.weights:
+        beside = bench.compute_of(bench.preflight.base.flops, training.num_scratch_epochs)
+    assert math.isclose(sum(costs) + beside, breakdown.compute), "nothing else was trained"
     parents = _parents(bench, config, networks)
     bench.charge(bench.data.count("validation"), FORWARD_ALONE * bench.preflight.base.flops)
-    for outcome, parent in zip(networks, parents, strict=True):
-        looked_at = _looked_at(bench, config, outcome, parent)
-        if bench.spent + looked_at + bench.compute_of(outcome.flops) > bench.limit:
+    for outcome, parent, cost in zip(networks, parents, costs, strict=True):
+        spent = _looked_at(bench, config, outcome, parent) + cost
+        if bench.spent + spent > bench.limit:
             break
-        bench.spent += looked_at + bench.compute_of(outcome.flops)
+        bench.spent += spent
         bench.networks.append(_evaluated(bench, config, outcome))
     bench.seconds_training += sum(stage.seconds for stage in breakdown.stages)
     bench.details |= _details(config, results, networks)
@@ -97,12 +109,15 @@ def _evaluated(bench: Bench, config: SearchConfig, outcome: Outcome) -> Evaluate
 
 def _config(bench: Bench, looking: Looking, weights: str, runs: str) -> SearchConfig:
     setting, exponents = bench.setting, looking.cost_exponent
-    each = len(exponents) * bench.compute_of(sum(bench.budgets))
+    epochs = looking.times_as_long * setting.epochs
+    each = len(exponents) * bench.compute_of(sum(bench.budgets), epochs)
     return dataclasses.replace(
         setting.search,
         seed=bench.seed,
         weights=weights,
-        training=dataclasses.replace(setting.training, epochs=0),
+        training=dataclasses.replace(
+            setting.training, epochs=0, fine_tune_epochs=epochs, scratch_epochs=setting.epochs
+        ),
         criterion=("taylor",),
         cost_exponent=exponents,
         scope=looking.scope,

@@ -26,9 +26,13 @@ PASSED_OVER = 50
 """Proposals that can no longer be trained, after which a sampler is through."""
 
 
-def uniform(bench: Bench) -> None:
-    """One factor on all widths, at every budget, again and again with other weights."""
-    _ladders(bench, lambda _: UniformWidth(bench.groups))
+def uniform(bench: Bench, times_as_long: int = 1) -> None:
+    """One factor on all widths, at every budget, again and again with other weights.
+
+    times_as_long: what each training takes, in those of the recipe.
+    """
+    epochs = times_as_long * bench.setting.epochs
+    _ladders(bench, lambda _: UniformWidth(bench.groups), epochs)
 
 
 def random_widths(bench: Bench) -> None:
@@ -46,18 +50,23 @@ def random_widths(bench: Bench) -> None:
     _ladders(bench, drawn)
 
 
-def _ladders(bench: Bench, kind_of_round: Callable[[int], FamilyKind]) -> None:
-    """Bring a kind to every budget, the next one after it, until nothing more can be paid."""
+def _ladders(
+    bench: Bench, kind_of_round: Callable[[int], FamilyKind], epochs: int | None = None
+) -> None:
+    """Bring a kind to every budget, the next one after it, until nothing more can be paid.
+
+    epochs: of each training; by default those of the recipe.
+    """
     number = 0
     for round_number in itertools.count():
         affordable = [
             member
             for member in bench.members(kind_of_round(round_number))
-            if bench.affords(member.cost.flops)
+            if bench.affords(member.cost.flops, epochs)
         ]
         for member in affordable:
-            if bench.affords(member.cost.flops):
-                bench.from_scratch(member.profile.widths, bench.seed_of(number))
+            if bench.affords(member.cost.flops, epochs):
+                bench.from_scratch(member.profile.widths, bench.seed_of(number), epochs)
                 number += 1
         if not affordable:
             return

@@ -245,15 +245,15 @@ class SearchConfig:
                 )
 
     def _require_training(self) -> None:
-        """What no sparse training (epochs 0) takes: trained weights, and no gates to be learned."""
+        """What no sparse training (epochs 0) takes: weights or a descent, and no gates to learn."""
         if not self.weights:
             require_defaults(self, ("weights_digest",), "without weights")
         if self.training.epochs:
             return
-        if not self.weights:
+        if not self.weights and not self.study.descend:
             raise ConfigError(
                 "epochs must be at least 1, got 0: only a network with trained --weights can be "
-                "pruned without training",
+                "pruned without training, or one whose smaller networks --descend from each other",
                 field="training.epochs",
             )
         gated = [name for name in self.criteria if method(name).criterion is None]

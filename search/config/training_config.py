@@ -41,7 +41,10 @@ class TrainingConfig:
     """
 
     epochs: int = option(
-        160, "epochs of sparse training, before pruning; 0 only with --weights", ge=0
+        160,
+        "epochs of sparse training, before pruning; 0 only with --weights, or with --descend: then "
+        "nothing but the smaller networks is trained",
+        ge=0,
     )
     fine_tune_epochs: int = option(160, "epochs of fine-tuning, after pruning", ge=1)
     scratch_epochs: int | None = option(

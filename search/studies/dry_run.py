@@ -132,11 +132,9 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
         distill_weight=taught.distill_weight,
     )
     gates = dataclasses.replace(config.gates, settle_epochs=min(1, config.gates.settle_epochs))
-    is_other = config.targets or config.train_only  # there are none then, nor may be said any
-    by_products = config.study.by_products if is_other else 0
-    study = dataclasses.replace(
-        config.study, early_stopping=False, by_products=by_products, descend=False
-    )
+    study = dataclasses.replace(config.study, early_stopping=False)
+    if not (config.targets or config.train_only):  # beside which no by-products may be said
+        study = dataclasses.replace(study, by_products=1 if study.descend else 0)
     # A cluster's GPU need not be here.
     device = context.device if torch.cuda.is_available() else "cpu"
     with (
@@ -153,7 +151,7 @@ def _small(context: JobContext, data: Data) -> Iterator[tuple[JobContext, Data]]
             iterative=iterative,
             study=study,
             scoring_batches=1,
-            targets=tuple(map(target_name, config.target_bounds[:1])),
+            targets=tuple(map(target_name, config.target_bounds[: 1 + study.descend])),
             runs=folder,
         )
         few = data.few(_MOST_SAMPLES)

@@ -11,7 +11,8 @@ from gating import difference, gated, random_plan
 from networks import randomised
 from torch import Tensor, nn
 
-from pruning import ChannelGraph, measure_cost, remove_channels, trace
+from pruning import ChannelGraph, measure_cost, remove_channels
+from pruning.tracing import whole_trace
 
 NETWORKS = {
     "resnet18": 32,
@@ -37,7 +38,7 @@ def network(name: str) -> nn.Module:
 
 @functools.cache
 def graph_of(name: str) -> ChannelGraph:
-    return trace(network(name), images(name))
+    return whole_trace(network(name), images(name))
 
 
 def images(name: str, seed: int = 0) -> Tensor:
@@ -70,6 +71,6 @@ def test_a_traced_width_is_no_limit() -> None:
     """Twice as wide everywhere costs what the twice as wide network of torchvision costs."""
     graph = graph_of("mobilenet_v2")
     wider = torchvision.models.mobilenet_v2(weights=None, num_classes=10, width_mult=2.0)
-    wide = trace(wider, images("mobilenet_v2"))
+    wide = whole_trace(wider, images("mobilenet_v2"))
     assert list(wide.widths) == list(graph.widths)
     assert graph.cost(wide.widths) == measure_cost(wider, images("mobilenet_v2"))

@@ -14,7 +14,8 @@ from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from pruning import ChannelGraph, remove_channels, trace
+from pruning import ChannelGraph, remove_channels
+from pruning.tracing import whole_trace
 
 IMAGE = ([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))],)
 DETECTORS = {
@@ -52,7 +53,7 @@ def detector(name: str) -> nn.Module:
 
 @functools.cache
 def graph_of(name: str) -> ChannelGraph:
-    return trace(detector(name), IMAGE)
+    return whole_trace(detector(name), IMAGE)
 
 
 @every_detector(*DETECTORS)
@@ -93,7 +94,7 @@ def test_yolo_is_pruned(name: str, least: int) -> None:
     kind = tasks.RTDETRDetectionModel if "rtdetr" in name else tasks.DetectionModel
     model = kind(f"{name}.yaml", verbose=False).eval()
     example = torch.rand(1, 3, 160, 160)
-    graph = trace(model, example)
+    graph = whole_trace(model, example)
     assert len(graph.prunable) >= least
     smaller = remove_channels(model, graph, random_plan(graph, seed=1))
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_timm_is_pruned_inexactly(name: str) -> None:
     timm = pytest.importorskip("timm", reason="pip install '.[zoo]'")
     model = timm.create_model(name, pretrained=False).eval()
     example = torch.rand(1, *model.default_cfg["input_size"])
-    graph = trace(model, example, exact=False)
+    graph = whole_trace(model, example, exact=False)
     least = {group.name: group.floor() * group.unit for group in graph.prunable}
     assert graph.cost(least).flops < 0.6 * graph.cost().flops
     smaller = remove_channels(model, graph, random_plan(graph, seed=1))

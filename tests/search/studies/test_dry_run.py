@@ -18,6 +18,7 @@ from pruning.errors import EspalierError, TrainingDivergedError, UnreachableBudg
 from search.config.iterative_config import IterativeConfig
 from search.config.methods import METHODS
 from search.config.search_config import SearchConfig
+from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.studies import dry_run
 from search.studies.dry_run import dry_run_of_search
@@ -205,6 +206,41 @@ def test_every_method_is_tried_by_every_schedule(tmp_path: Path, performed: list
         for schedule in ("iterative", "one-shot")
         for criterion in ("fisher", "oracle")
     ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "suffixes"),
+    [
+        (("flops=60%", "flops=40%", "flops=30%"), ("-flops-60pct", "-flops-40pct")),
+        ((), ("",)),  # half of the least FLOPs that a trial is pruned to are out of reach
+    ],
+)
+def test_a_descent_is_tried_also_where_nothing_but_its_networks_is_trained(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    targets: tuple[str, ...],
+    suffixes: tuple[str, ...],
+):
+    done: list[str] = []
+
+    def noted(job: Job, *rest: object) -> tuple[Outcome, ...]:
+        outcomes = perform(job, *rest)
+        done.extend(outcome.key for outcome in outcomes)
+        return outcomes
+
+    monkeypatch.setattr(dry_run, "perform", noted)
+    config = small_config(
+        tmp_path,
+        model="samples:small_network",
+        budget=("flops=60%",),
+        criterion=("magnitude-l1",),
+        targets=targets,
+        training=TrainingConfig(0, 9, batch_size=32),
+        study=StudyConfig(tempered_trials=0, descend=True),
+    )
+    context, data = open_context(config, Console(quiet=True))
+    dry_run_of_search(context, data, trial_space(context, data))
+    assert done == [*(f"fine-tuned-0{suffix}" for suffix in suffixes), "narrowed"]
 
 
 def test_a_trial_that_diverges_or_cannot_meet_the_budget_need_not_be_the_next_one(

@@ -157,6 +157,30 @@ def test_networks_that_descend_are_pruned_from_what_the_last_one_has_learned(
         copycat.verify(config.directory / outcome.path)
 
 
+def test_networks_may_descend_from_one_that_has_learned_nothing(
+    tmp_path, preflight: Preflight, digits: ImageData
+):
+    """No training is that of a network which is larger than the first target."""
+    config = small_config(
+        tmp_path,
+        **{"budget": ("flops=60%",), "targets": ("flops=60%", "flops=20%")},
+        criterion=("magnitude-l1",),
+        training=TrainingConfig(0, 2, batch_size=32),
+        study=StudyConfig(tempered_trials=0, descend=True),
+    )
+    wide = check(config, preflight.builder, preflight.sample)
+    context, records = JobContext(config, wide, "cpu"), []
+    first, second = perform(TrialJob(2, PROPOSAL), context, digits, records.extend)
+    assert [r.stage for r in records] == ["fine-tuning"] * 4
+    assert first.compute == first.images * first.flops
+    assert second.images == 2 * first.images
+    assert second.compute == first.compute + first.images * second.flops
+    untrained = context.first_network(config.seed_of(2))
+    score = context.score(untrained, "validation", digits)
+    assert first.details["score_before_pruning"] == score
+    assert second.details["score_before_pruning"] == first.validation_score
+
+
 def test_sparse_training_alone_stores_the_network_and_what_the_method_finds(
     tmp_path, digits: ImageData
 ):
