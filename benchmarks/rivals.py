@@ -57,7 +57,7 @@ RIVALS: dict[str, Rival] = {
     "espalier-no-costs": partial(espalier, looking=Looking(cost_exponent=(0.0,))),
     "espalier-uniform": partial(espalier, looking=Looking(cost_exponent=(0.0,), scope="uniform")),
 }
-"""The last three are the ablation of our own search, a part of which each does without."""
+"""The last three are the ablation of `espalier`, a part of which each does without."""
 
 
 def settings(cifar10: str) -> dict[str, Setting]:
