@@ -14,11 +14,14 @@ from types import ModuleType
 import pytest
 
 from mlflow_server import MemoryRecorder
+from pruning.errors import SearchFailedError
 from search import models
 from search.config.data_config import DataConfig
+from search.config.search_config import SearchConfig
 from search.data import datasets
 from search.data.datasets import ImageData
 from search.results.report import open_results
+from search.studies.search_study import SearchResult
 from search.training.trainer import EpochReport, Trainer
 from search.trials.job_context import JobContext
 from search.trials.preflight import Preflight, check
@@ -185,3 +188,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Trainer, "run_epoch", counted)
     return seeds
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
+    """What the command line asked for; no search is run."""
+    configs: list[SearchConfig] = []
+
+    def run(config: SearchConfig, **_: object) -> SearchResult:
+        configs.append(config)
+        raise SearchFailedError("nothing is run here")
+
+    monkeypatch.setattr("search.studies.search_study.run", run)
+    return configs

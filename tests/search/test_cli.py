@@ -24,7 +24,6 @@ from torch import nn
 import copycat
 from pruning import Cost, measure_cost
 from pruning.cost import format_count
-from pruning.errors import SearchFailedError
 from search.cli import SUMMARIES, cli
 from search.commands.runs_folder import RunsFolder
 from search.commands.search import search
@@ -36,19 +35,6 @@ from search.results.report import Results
 from search.studies.search_study import SearchResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
-    """What the command line asked for; no search is run."""
-    configs: list[SearchConfig] = []
-
-    def run(config: SearchConfig, **_: object) -> SearchResult:
-        configs.append(config)
-        raise SearchFailedError("nothing is run here")
-
-    monkeypatch.setattr("search.studies.search_study.run", run)
-    return configs
 
 
 @pytest.fixture

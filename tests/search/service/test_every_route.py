@@ -12,7 +12,7 @@ import pytest
 from samples import espalier
 
 import search as package
-from pruning.errors import EspalierError, SearchFailedError
+from pruning.errors import EspalierError
 from search.config.data_config import DataConfig
 from search.config.explicit_settings import as_arguments, explicit_settings
 from search.config.gates_config import GatesConfig
@@ -22,7 +22,6 @@ from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping, tables
 from search.config.training_config import TrainingConfig
 from search.service.access.settings_policy import SERVER_SETTINGS
-from search.studies.search_study import SearchResult
 
 GATES: Mapping[str, Any] = {"criterion": ("scaling-factors",)}
 STEP_BY_STEP: Mapping[str, Any] = {"criterion": ("fisher",), "schedule": ("iterative",)}
@@ -112,19 +111,6 @@ def test_what_the_papers_ask_for_is_all_here():
             assert len(values) > 1, field.name
     for name in ("budget", "scope", "min_channels", "set", "train_only", "targets", "schedule"):
         assert len({getattr(config, name) for config in ASKED.values()}) > 1, name
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
-    """What the command line asked for; no search is run."""
-    configs: list[SearchConfig] = []
-
-    def run(config: SearchConfig, **_: object) -> SearchResult:
-        configs.append(config)
-        raise SearchFailedError("nothing is run here")
-
-    monkeypatch.setattr("search.studies.search_study.run", run)
-    return configs
 
 
 @pytest.mark.parametrize("case", ASKED)
