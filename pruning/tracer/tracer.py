@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.errors import TraceError, first_line
 from pruning.graph.channel_labels import AxisLabels, ChannelLabels, Labels, TensorLabels
-from pruning.graph.operators import RULES, Call
+from pruning.graph.operators import RULES, Call, Rule
 from pruning.graph.operators.elementwise import elementwise
 from pruning.graph.operators.rule import aten_names, pin_all, unlabelled
 from pruning.networks.nested_tensors import tensors_in
@@ -170,7 +171,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = RULES.get(call.name) or (elementwise if pointwise else None)
         if not known:
             if rule is not None:
-                rule(self, call)  # for its cost: what is made of inputs alone has no labels
+                self._applied(rule, call)  # for its cost: what is made of inputs has no labels
             return
         names = map(self.labelled.name, call.tensors)
         self.labelled.used.update(name for name in names if name is not None)
@@ -178,15 +179,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             pin_all(self, call.tensors, _no_rule(call))
             labels = [self._labelled_without_rule(call, output) for output in call.outputs]
         else:
-            labelled = rule(self, call)
-            labels = labelled if isinstance(labelled, list) else [labelled]
+            labels = self._applied(rule, call)
+            numbers, expected = [len(axes) for axes in labels], [out.dim() for out in call.outputs]
+            if numbers != expected:
+                raise _fault(call, f"labels of {numbers} axes for outputs of {expected}")
         from_parameters = all(k.from_parameters for k in known) and all(
             t in self.labelled or t in self.filled for t in call.tensors if t.dim() > 0
         )
         for output, axes in zip(call.outputs, labels, strict=True):
-            assert len(axes) == output.dim(), (call.name, axes, output.shape)
             is_stored = call.name in _SAME_VALUES and all(k.is_stored for k in known)
             self.labelled[output] = TensorLabels(axes, from_parameters, is_stored)
+
+    def _applied(self, rule: Rule, call: Call) -> list[AxisLabels]:
+        """Labels per output. TraceError if the rule fails, so that the network is not blamed."""
+        try:
+            labelled = rule(self, call)
+        except Exception as error:
+            raise _fault(call, f"{type(error).__name__}: {first_line(error)}") from error
+        return labelled if isinstance(labelled, list) else [labelled]
 
     def _labelled_without_rule(self, call: Call, output: Tensor) -> AxisLabels:
         """Labels of what an operator without a rule made; if of a weight, pinned ones.
@@ -221,6 +231,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 is_filled,
             )
         )
+
+
+def _fault(call: Call, what: str) -> TraceError:
+    return TraceError(
+        f"the rule of the operator {call.name} fails, which is no fault of the network: {what}; "
+        "please report it"
+    )
 
 
 def _no_rule(call: Call) -> str:
