@@ -29,6 +29,7 @@ from pruning.regularizers import (
     Polarization,
     Regularizer,
     Slimming,
+    scope,
 )
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -81,13 +82,25 @@ EXPORTED = [
     if inspect.isclass(kind) and issubclass(kind, Regularizer) and not inspect.isabstract(kind)
 ]
 _KINDS = {type(case.make(1.0, None)) for case in CASES}
-CASES += [
-    Case(kind.__name__, lambda s, g, kind=kind: kind(s, graph=g), stock, SCALES)  # type: ignore[misc]
-    for kind in EXPORTED
-    if kind not in _KINDS
-]
-"""Every regularizer: a new one is held to the contract as soon as it is exported, as one on scales
-of batch normalisation unless there is a case of its own above."""
+
+
+def usual(kind: type[Regularizer]) -> Case:
+    """A regularizer that is never negative, on what it has as its target."""
+
+    def make(strength: float, graph: ChannelGraph | None) -> Regularizer:
+        return kind(strength, graph=graph)
+
+    parameters = inspect.signature(kind).parameters
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name != "strength"]
+    assert not needed, f"{kind.__name__} needs {', '.join(needed)}: give it a case in CASES"
+    target = make(1.0, None).target
+    convert = to_sigmoid_batchnorm if target is scope.SIGMOID_GAMMA else stock
+    is_on_filters = target in (scope.FILTERS, scope.FILTERS_AND_UNITS)
+    return Case(kind.__name__, make, convert, FILTERS if is_on_filters else SCALES)
+
+
+CASES += [usual(kind) for kind in EXPORTED if kind not in _KINDS]
+"""Every regularizer: a new one is held to the contract as soon as it is exported."""
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
