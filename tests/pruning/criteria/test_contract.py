@@ -72,7 +72,10 @@ SPECIAL = (
 
 def usual(kind: type[Criterion]) -> Case:
     """A criterion that claims all there is to claim: of the loss if it takes one."""
-    if "loss" not in inspect.signature(kind).parameters:
+    parameters = inspect.signature(kind).parameters
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.name != "loss"]
+    assert not needed, f"{kind.__name__} needs {', '.join(needed)}: give it a case in SPECIAL"
+    if "loss" not in parameters:
         return data_free(kind.__name__, kind)
     return Case(kind.__name__, functools.partial(kind, loss=loss))
 
