@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from search.service.api.routes import architectures, events, results, searches, server, trials
+from search.service.api.app import ROUTERS
 
 _START = """\
 # HTTP API
@@ -16,8 +16,8 @@ _START = """\
 follows here, and every field, to programs. Requests with tokens carry `Authorization: Bearer TOKEN`
 ([who may do what](../how-to/service-access.md)). Errors are
 [problem details](https://www.rfc-editor.org/rfc/rfc9457): JSON with `title`, `status` and `detail`,
-and `field` where one setting is wrong. In Python, [`search.Client`](python/search.md) calls all of
-it; [The service](../how-to/service.md) shows it with `curl`.
+and `field` where one setting is wrong. In Python, [`search.Client`](python/search.md) calls what is
+about searches and architectures; [The service](../how-to/service.md) shows it with `curl`.
 """
 
 
@@ -28,8 +28,8 @@ def pages() -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _description() -> dict[str, Any]:
     app = FastAPI(title="Espalier")
-    for routes in (searches, results, trials, events, architectures, server):
-        app.include_router(routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app.openapi()
 
 

@@ -23,6 +23,11 @@ from search.service.api.metrics import Metrics, MetricsMiddleware
 from search.service.api.routes import architectures, events, results, searches, server, trials
 from search.service.problem_details import ProblemDetails, ProblemError
 
+ROUTERS = tuple(
+    routes.router for routes in (searches, results, trials, events, architectures, server)
+)
+"""All routes but /openapi.json."""
+
 _DESCRIPTION = (
     "Launch budget-constrained searches for smaller convolutional networks, watch them, and "
     "fetch the Pareto-optimal architectures."
@@ -50,8 +55,8 @@ def create_app(
     )
     app.state.components, app.state.metrics = components, Metrics(components)
     problem_details.install(app)
-    for routes in (searches, results, trials, events, architectures, server):
-        app.include_router(routes.router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_middleware(HeadAndETagMiddleware)
     app.add_middleware(RequestGuard, hosts=hosts, tokens=components.tokens, origins=origins)

@@ -8,12 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 
-from search.service.api.routes import architectures as routes_architectures
-from search.service.api.routes import events as routes_events
-from search.service.api.routes import results as routes_results
-from search.service.api.routes import searches as routes_searches
-from search.service.api.routes import server as routes_server
-from search.service.api.routes import trials as routes_trials
+from search.service.api.app import ROUTERS
 
 with warnings.catch_warnings():  # of what it imports itself
     warnings.simplefilter("ignore")
@@ -40,7 +35,7 @@ CHECKS = [
         )
     ),
 ]
-"""All but those of which tokens (test_attempts.py) and meaningless settings are the reason."""
+"""All but those of which tokens (tests of `access/`) and meaningless settings are the reason."""
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +63,8 @@ def description(reached: Any, service: Any) -> Any:
 
 OPERATIONS = [
     (method, route.path)
-    for routes in (
-        *(routes_searches, routes_results, routes_trials, routes_events),
-        *(routes_architectures, routes_server),
-    )
-    for route in routes.router.routes
+    for router in ROUTERS
+    for route in router.routes
     if isinstance(route, APIRoute) and route.include_in_schema
     for method in sorted(route.methods)
 ]
