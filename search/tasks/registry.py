@@ -24,6 +24,11 @@ _TASKS: dict[str, type[Task]] = {
 _IN_PYTHON = "python:"
 
 
+def names() -> tuple[str, ...]:
+    """Every task that there is."""
+    return tuple(_TASKS)
+
+
 def resolve(name: str) -> Task:
     """The task called `name`, or that a module:callable of the user's own makes.
 
