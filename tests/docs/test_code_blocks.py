@@ -286,11 +286,20 @@ def test_what_is_not_run_is_on_its_pages() -> None:
             assert block.language != "bash" or page.name in NOT_RUN, block.place
 
 
-def test_every_method_is_described() -> None:
+def test_every_method_recipe_and_kind_of_family_is_described() -> None:
+    from search.config.family_config import KINDS  # noqa: PLC0415
     from search.config.methods import METHODS  # noqa: PLC0415
+    from search.config.training_config import TrainingConfig  # noqa: PLC0415
 
-    text = (ROOT / "docs" / "reference" / "methods.md").read_text()
-    assert [name for name in METHODS if f"`{name}`" not in text] == []
+    described = {
+        "reference/methods.md": METHODS,
+        "how-to/recipes.md": TrainingConfig.RECIPES,
+        "concepts/families.md": [kind.partition(":")[0] for kind in KINDS],
+    }
+    for page, names in described.items():
+        text = (ROOT / "docs" / page).read_text()
+        undescribed = [name for name in names if not re.search(rf"`{name}[`:]", text)]
+        assert undescribed == [], f"describe them in docs/{page}"
 
 
 def test_every_file_of_a_study_is_described() -> None:
