@@ -183,7 +183,8 @@ def test_every_setting_has_a_flag(asked: list[SearchConfig], either: dict[str, o
             flag = flag_of(field.name, table).removeprefix("--")
             if flag in {*ALONE, *EITHER[0], *EITHER[1]} - either.keys():
                 continue
-            assert getattr(part, field.name) != getattr(default, field.name), field.name
+            is_changed = getattr(part, field.name) != getattr(default, field.name)
+            assert is_changed, f"give {flag} another value than its default in CHANGED_FLAGS"
             if table or field.name not in tables:
                 assert getattr(part, field.name) == changed[flag]
 
