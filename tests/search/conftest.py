@@ -17,11 +17,9 @@ from mlflow_server import MemoryRecorder
 from pruning.errors import SearchFailedError
 from search import models
 from search.config.data_config import DataConfig
-from search.config.search_config import SearchConfig
 from search.data import datasets
 from search.data.datasets import ImageData
 from search.results.report import open_results
-from search.studies.search_study import SearchResult
 from search.training.trainer import EpochReport, Trainer
 from search.trials.job_context import JobContext
 from search.trials.preflight import Preflight, check
@@ -191,13 +189,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
-    """What the command line asked for; no search is run."""
-    configs: list[SearchConfig] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The settings of the searches and correlations that were asked for; none of them is run."""
+    configs: list[object] = []
 
-    def run(config: SearchConfig, **_: object) -> SearchResult:
+    def run(config: object, **_: object) -> None:
         configs.append(config)
         raise SearchFailedError("nothing is run here")
 
-    monkeypatch.setattr("search.studies.search_study.run", run)
+    for study in ("search_study", "correlation_study"):
+        monkeypatch.setattr(f"search.studies.{study}.run", run)
     return configs

@@ -17,7 +17,6 @@ from samples import NUM_IMAGES, Completed, espalier
 
 from mlflow_server import MemoryRecorder, schema
 from pruning import criteria, trace
-from pruning.errors import TrainingDivergedError
 from search.config.correlation_config import CorrelationConfig, candidates
 from search.config.data_config import DataConfig
 from search.config.methods import METHODS, Method
@@ -119,19 +118,6 @@ def test_by_default_each_criterion_for_trained_networks_is_asked_once():
     assert found.count(criteria.WeightMagnitude) == 2
     assert {criteria.Taylor, criteria.TaylorSecondOrder, criteria.Obd, criteria.Fisher} <= {*found}
     assert not {criteria.Oracle, criteria.Snip, criteria.SigmoidScale} & {*found}
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[CorrelationConfig]:
-    """What the command line asked for; nothing is run."""
-    configs: list[CorrelationConfig] = []
-
-    def run(config: CorrelationConfig, **_: object) -> None:
-        configs.append(config)
-        raise TrainingDivergedError("nothing is run here")
-
-    monkeypatch.setattr("search.studies.correlation_study.run", run)
-    return configs
 
 
 def test_every_setting_has_a_flag(asked: list[CorrelationConfig]):

@@ -143,7 +143,8 @@ def test_one_that_does_not_end_is_killed(
     monkeypatch.setattr("search.service.mlflow.server_process._DOWN_SECONDS", 0.2)
     child.start()
     child.close()
-    servers[0].process.wait(30)  # whose status psutil may have taken, so that it is not known here
+    child._thread.join(30)  # which has taken note of it then
+    assert servers[0].process.poll() is not None
 
 
 def test_what_an_earlier_service_left_is_ended_and_nothing_else(
