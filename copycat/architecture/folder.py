@@ -84,10 +84,11 @@ def save(
             f"{architecture.cost.params:,}: nothing was stored"
         )
     cost = _with_bytes(architecture.cost, measured, model, architecture.example_input)
-    outputs = _outputs(model, architecture)
+    probed = copied(model)
+    outputs = _outputs(probed, architecture)
     _check_classes(path, architecture, outputs)
     architecture = dataclasses.replace(architecture, cost=cost, probe=_probe(outputs))
-    _check_probe_is_storable(path, architecture, model)
+    _check_probe_is_storable(path, architecture, probed)
     try:
         return _write(path, architecture, model)
     except OSError as error:
@@ -140,7 +141,7 @@ def load(
     except EspalierError as error:
         raise ArchitectureError(f"{path} cannot be rebuilt: {error}") from error
     model.eval()
-    if not _gives_probe(model, architecture):
+    if not _gives_probe(copied(model), architecture):
         raise ArchitectureError(f"{path} does not reproduce its probe output: damaged weights?")
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -17,6 +17,7 @@ from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
 from pruning.gates.placement import CONSUMED, At, Per, Placement, is_normalised
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.networks.copies import copied
 from pruning.networks.nested_tensors import num_samples
 from pruning.networks.torch_interior import BatchNorm, Dropout
 
@@ -223,23 +224,15 @@ def _scalar(loss: Callable[[nn.Module], Tensor], criterion: str) -> Callable[[nn
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """While this is open, `model` is in eval mode and all its parameters require gradients.
+def on_a_copy(layouts: Sequence[ChannelGates]) -> Iterator[list[ChannelGates]]:
+    """The same gates of one network, on a copy of it that may run and be left in any state.
 
-    Afterwards modes, `requires_grad` and torch's random state are what they were. Gradients
-    accumulated in `.grad` are the caller's to keep: use `torch.autograd.grad`.
+    The copy is in eval mode, shares the values of its parameters, and all of them require
+    gradients. torch's random state is afterwards what it was.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model = copied(layouts[0].model).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    try:
-        model.eval()
-        for parameter in frozen:
-            parameter.requires_grad_(parameter.is_floating_point())
-        with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for module, training in modes:
-            module.training = training
+    with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
+        yield [gates.on(model) for gates in layouts]

@@ -20,7 +20,7 @@ from pruning.criteria.criterion import (
     GateCriterion,
     Loss,
     minibatches,
-    undisturbed,
+    on_a_copy,
 )
 from pruning.criteria.filters import scale_axes
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
@@ -254,14 +254,12 @@ def gradient_moments(
     The network is left as it was.
     criteria: what needs the data, in the error for bad data.
     """
-    observers, model = [GradientObserver(gates) for gates in layouts], layouts[0].model
-    learned = {name: p for observer in observers for name, p in observer.parameters}
-    with undisturbed(model):
+    with on_a_copy(layouts) as copies:
+        observers, model = [GradientObserver(gates) for gates in copies], copies[0].model
+        learned = {name: p for observer in observers for name, p in observer.parameters}
         for batch in minibatches(batches, loss, criteria):
             with ExitStack() as stack:
-                probes = [
-                    stack.enter_context(gates.probing(batch.num_samples)) for gates in layouts
-                ]
+                probes = [stack.enter_context(gates.probing(batch.num_samples)) for gates in copies]
                 energy = batch.loss(model)
             # Not while probing: there the call's own arguments would be probed.
             values = torch.autograd.grad(energy, list(learned.values()), allow_unused=True)

@@ -18,7 +18,7 @@ from pruning.criteria.criterion import (
     GateCriterion,
     Loss,
     minibatches,
-    undisturbed,
+    on_a_copy,
 )
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
@@ -150,14 +150,14 @@ def _mean_losses(
     sums = torch.zeros(len(removals), device=like.device, dtype=torch.float64)
     num_tried = sum(map(bool, removals))
     num_samples = done = 0
-    with undisturbed(gates.model), torch.no_grad():
+    with on_a_copy([gates]) as (copied_gates,), torch.no_grad():
         for number, batch in enumerate(minibatches(batches, loss, "the oracle"), start=1):
             total = num_tried * (len(batches) if isinstance(batches, Sized) else number)
             num_samples += batch.num_samples
             for place, removed in enumerate(removals):
                 values[list(removed)] = 0
-                with gates.multiplying(values):
-                    energy = batch.loss(gates.model)
+                with copied_gates.multiplying(values):
+                    energy = batch.loss(copied_gates.model)
                 values[list(removed)] = 1
                 sums[place] += energy * batch.num_samples
                 if on_removal is not None and removed:

@@ -19,7 +19,7 @@ from pruning.criteria.criterion import (
     Loss,
     Minibatch,
     minibatches,
-    undisturbed,
+    on_a_copy,
 )
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates
@@ -61,9 +61,9 @@ class SecondOrderCriterion(GateCriterion):
         name = type(self).__name__
         generator = torch.Generator().manual_seed(self.seed)
         total, count = torch.zeros(()), 0
-        with undisturbed(gates.model):
+        with on_a_copy([gates]) as (copied_gates,):
             for batch in minibatches(batches, self.loss, name):
-                derivatives = self._derivatives(gates, batch, generator)
+                derivatives = self._derivatives(copied_gates, batch, generator)
                 total = self.of(*derivatives) + total.to(derivatives[0])
                 count += 1
         if not total.isfinite().all():

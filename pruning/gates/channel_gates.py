@@ -15,6 +15,7 @@ Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", §
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,12 @@ class ChannelGates:
         }
         self._sites, self._products = self._find_sites()
         self._outputs = self._find_outputs()
+
+    def on(self, model: nn.Module) -> ChannelGates:
+        """The same gates, on another network whose parameters have the same names and shapes."""
+        result = copy.copy(self)
+        result.model = model
+        return result
 
     @property
     def sites(self) -> Mapping[str, Sequence[Site]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import randomised, small
+from networks import attributes, randomised, small
 from stored_architectures import TRUST, pruned_network, state_hash
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from copycat import Architecture, WidthProfile, build, input_shape_of, load, rea
 from copycat.export import to_onnx, to_pt2
 from copycat.python_source import to_python
 from pruning import KeepPlan
+from pruning.criteria import Taylor
 from pruning.errors import ArchitectureError
 
 IMAGES = torch.zeros(1, 3, 8, 8)
@@ -70,6 +71,36 @@ def test_a_network_may_stand_in_for_its_builder(stored: Path) -> None:
     with pytest.raises(ArchitectureError, match="not trusted"):
         load(stored)
     assert load(stored, trust=TRUST)
+
+
+class Counting(nn.Module):
+    """Counts its runs, and keeps the shape of what it has seen last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+        self.num_runs, self.shape = 0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_runs, self.shape = self.num_runs + 1, x.shape
+        return self.last(self.conv1(x))
+
+
+def test_nothing_is_left_on_a_network_that_is_stored_or_loaded(tmp_path: Path) -> None:
+    net = randomised(Counting())
+    graph = pruning.trace(net, IMAGES)
+    smaller = pruning.prune(
+        net, IMAGES, "channels=50%", criterion=Taylor(loss=mean_of), batches=[(IMAGES, IMAGES)]
+    )
+    profile = WidthProfile.of_network(smaller, IMAGES, graph)
+    save(tmp_path / "own", profile, smaller, example_input=IMAGES)
+    loaded = load(tmp_path / "own", model=net)
+    for network in (net, smaller, loaded):
+        assert attributes(network)[""] == "{'num_runs': 0, 'shape': None}"
+
+
+def mean_of(outputs: Tensor, _targets: Tensor) -> Tensor:
+    return outputs.square().mean()
 
 
 @dataclass

@@ -362,3 +362,12 @@ class MatrixVector(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(self.first(x)[0].flatten(1).t(), self.vector)
+
+
+def attributes(model: nn.Module) -> dict[str, str]:
+    """By the name of each module what it holds beside its tensors, modes and parts, as text."""
+    torchs = vars(nn.Module())
+    return {
+        name: str({key: value for key, value in vars(module).items() if key not in torchs})
+        for name, module in model.named_modules()
+    }

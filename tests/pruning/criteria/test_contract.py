@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import BY_NAME, Architecture
-from networks import randomised
+from networks import attributes, randomised
 from torch import Tensor, nn
 
 from pruning import ChannelGraph, criteria, to_sigmoid_batchnorm
@@ -100,6 +100,7 @@ NETWORKS = [
         "transposed, few wide groups",
         "linear after flatten",
         "attention",
+        "caches on itself",
     )
 ]
 
@@ -187,6 +188,7 @@ def test_scores_repeat_and_leave_the_network_as_it_was(
         assert after.grad is gradient
         assert gradient is None or (gradient == 7).all()
         assert after.requires_grad == (after is not frozen)
+    assert attributes(model) == attributes(before)
 
 
 @everywhere
