@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import TraceError
@@ -55,6 +56,25 @@ def follow(
         tracer.memory.is_read(tensor, len(tracer.steps))
         tracer.costs.gives(tensor)
     pin_all(tracer, outputs, "the network's output")
+    pin_all(tracer, _left_behind(tracer, model, outputs), _LEFT)
+
+
+_LEFT = "the network leaves it where nothing in the network reads it: an output like others"
+
+
+def _left_behind(tracer: Tracer, model: nn.Module, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """What the run has left, in places where tensors are not looked for, or on the network itself.
+
+    Such as a set, a closure or an attribute. What it has put in the place of a buffer is its state.
+    """
+    known = {id(tensor) for tensor in (*outputs, *model.parameters(), *model.buffers())}
+
+    def others() -> list[Tensor]:
+        return [tensor for tensor in tracer.unread.alive() if id(tensor) not in known]
+
+    if others():
+        gc.collect()  # what only holds itself is nobody's
+    return others()
 
 
 def run(

@@ -31,6 +31,7 @@ from pruning.tracer.recorded_values import (
 )
 from pruning.tracer.reshapes import Reshapes
 from pruning.tracer.trace_records import Course, ReshapeKey, Step
+from pruning.tracer.unread_tensors import UnreadTensors
 
 _SAME_VALUES = frozenset(
     aten_names(
@@ -67,6 +68,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.reshapes = Reshapes(self.labelled, courses or {})
         self.memory = Memory(self.labelled)
         self.filled = FilledTensors(self.memory)
+        self.unread = UnreadTensors()
         self.costs = Calls()
         self._kernels = kernels_of(torch.get_default_dtype())
         self.constants = Constants()
@@ -117,6 +119,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._follow(call, torch.Tag.pointwise in func.tags)
         is_filled = self.filled.are_made(func, call)
         self._record(call, is_filled=is_filled)
+        self.unread.note(call)
         if self.costs.is_counting:
             is_alias = _aliases(schema, result)
             self.costs.made(call, is_alias)

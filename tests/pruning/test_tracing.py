@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import subprocess
@@ -407,6 +408,61 @@ def test_a_network_without_a_tensor_in_its_output_is_refused(
     model = Branches(wiring, last=conv(3, 10))
     with pytest.raises(TraceError, match=rf"no tensor was found in what Branches returns \({kind}"):
         trace(model, torch.zeros(IMAGE))
+
+
+HIDING_PLACES: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "generator": lambda _net, y: (value for value in [y]),
+    "map": lambda _net, y: map(torch.Tensor.relu, [y]),
+    "set": lambda _net, y: {y},
+    "closure": lambda _net, y: lambda: y,
+    "partial": lambda _net, y: functools.partial(print, y),
+    "attribute": lambda net, y: setattr(net, "scores", y),
+    "attribute, a copy": lambda net, y: setattr(net, "scores", y.detach()),
+    "list on the network": lambda net, y: vars(net).setdefault("kept", []).append(y),
+}
+
+
+@pytest.mark.parametrize("place", HIDING_PLACES)
+def test_what_a_network_leaves_where_nobody_looks_is_its_output(place: str) -> None:
+    """As long as there is a tensor beside it that is seen."""
+
+    def forward(net: nn.Module, x: Tensor) -> tuple[Tensor, Any]:
+        features = net.first(x)
+        return net.last(features), HIDING_PLACES[place](net, net.hidden(features))
+
+    model = Branches(forward, first=conv(3, 6), last=conv(6, 4), hidden=conv(6, 10))
+    graph = trace(model, torch.zeros(IMAGE))
+    assert [group.name for group in graph.prunable] == ["first"]
+    assert "nothing in the network reads" in str(graph.group("hidden").pinned)
+
+
+def test_what_is_kept_to_be_looked_at_is_free() -> None:
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        net.features = net.first(x)
+        net.copy = net.features.detach().clone()
+        return net.last(net.features)
+
+    model = Branches(forward, first=conv(3, 6), last=conv(6, 4))
+    assert [group.name for group in trace(model, torch.zeros(IMAGE)).prunable] == ["first"]
+
+
+class OwnStatistics(nn.Module):
+    """Puts a new tensor in the place of its buffer, and one of no gradient beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv(3, 6), conv(6, 4)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))
+        return self.last(x)
+
+
+def test_buffers_that_are_replaced_in_a_run_are_no_output() -> None:
+    graph = trace(OwnStatistics(), torch.zeros(IMAGE))
+    assert [group.name for group in graph.prunable] == ["first"]
 
 
 def test_a_network_that_was_used_before_is_traced_like_a_new_one() -> None:
