@@ -19,6 +19,7 @@ from pruning.einsum_products import einsum_products
 from pruning.errors import TraceError, first_line
 from pruning.lazy_imports import lazy_modules
 from pruning.networks.copies import copied, moved
+from pruning.networks.state_outside import state_outside_kept
 from pruning.networks.tensor_calls import OfTensors
 from pruning.networks.wrappers import unwrapped
 
@@ -64,7 +65,7 @@ def _counted(model: nn.Module, example_input: ExampleInput) -> tuple[int, Counte
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), state_outside_kept(twin):
             return int(analysis.total()), analysis.unsupported_ops()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

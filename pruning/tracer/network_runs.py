@@ -15,6 +15,7 @@ from pruning.cost import ExampleInput, call_arguments
 from pruning.errors import TraceError
 from pruning.graph.operators.rule import pin_all
 from pruning.networks.nested_tensors import returned_tensors, tensors_in
+from pruning.networks.state_outside import state_outside_kept
 from pruning.networks.torch_interior import Norm
 from pruning.tracer.composite_calls import CompositeCalls, functions_left_out
 from pruning.tracer.recorded_values import RecordedValues
@@ -93,7 +94,12 @@ def run(
     positional, keyword = call_arguments(example_input)
     inputs = tensors_in((positional, keyword))
     tracer.constants.know((*model.parameters(), *model.buffers(), *inputs))
-    with torch.no_grad(), _same_random_numbers(), tracer.running(device, values), tracer:
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_same_random_numbers())
+        stack.enter_context(state_outside_kept(model))
+        stack.enter_context(tracer.running(device, values))
+        stack.enter_context(tracer)
         return model(*positional, **keyword)
 
 

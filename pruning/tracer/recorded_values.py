@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning.cost import ExampleInput, call_arguments
+from pruning.networks.state_outside import state_outside_kept
 from pruning.networks.torch_interior import TorchDispatchMode, schema_of, tree_map_only
 
 _READERS = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
@@ -98,6 +99,7 @@ def record(model: nn.Module, example_input: ExampleInput) -> RecordedValues:
     positional, keyword = call_arguments(example_input)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(state_outside_kept(model))
         stack.enter_context(_RecordedReaders(values))
         stack.enter_context(_RecordedOperators(values))
         model(*positional, **keyword)
