@@ -194,7 +194,7 @@ def test_sparse_training_begins_with_the_weights(
         raise HaltError
 
     context, data = opened(config_of(tmp_path, weights, training=TrainingConfig(1, 1)))
-    monkeypatch.setattr("search.trials.trial.trainer_for", halt)
+    monkeypatch.setattr("search.trials.trial_training.trainer_for", halt)
     with pytest.raises(HaltError):
         run_trial(TrialJob(3, proposal("magnitude-l1")), context, data, lambda _: None)
 
