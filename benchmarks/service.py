@@ -356,7 +356,7 @@ Milliseconds from when a request was due; mean and deviation over {arguments.rep
 {chr(10).join(rows)}
 
 - The first repetition of GET front asks for most fronts for the first time, and is answered from \
-the database: p99 {_percentile(found["latencies"]["front"][0], 0.99):.1f} ms; the others from memory.
+the database: p99 {_percentile(found["latencies"]["front"][0], 0.99):.1f} ms; others are not.
 - Memory of the service's process: {memory[0]:.0f} MB before, at most {max(memory):.0f} MB.
 - Event streams that were told something and still open at the end: {found["streams"]}.
 - {POSTS} POSTs at once with {KEYS} keys: {launched["rows"]} searches in {launched["seconds"]:.1f} \

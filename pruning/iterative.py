@@ -153,7 +153,7 @@ class IterativePruner:
         removable: Removable | None = None,
         batches: Batches = (),
     ) -> None:
-        self._example_input, self._criterion, self._batches = example_input, criterion, batches
+        self._criterion, self._batches = criterion, batches
         self._pace, self._removable = pace or Pace(), removable or Removable()
         whole = whole_trace(model, example_input, exact=self._removable.exact)
         self._removable.restrictions.check(whole)
@@ -377,9 +377,9 @@ class IterativePruner:
 
     def _replace(self) -> None:
         """Put the network without its gated channels in place of the present one."""
-        model, exact = self.smaller(), self._graph.exact
+        model = self.smaller()
+        self._graph = self._graph.narrowed(self._left.units_kept(self._graph))
         self._present = self._plan
-        self._graph = whole_trace(model, self._example_input, exact=exact)
         self._gates = ChannelGates(model, self._graph, self._plan.keep)
         self._observer = self._observer_of(self._gates)
         self.network.exchange(self._gates)

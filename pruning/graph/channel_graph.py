@@ -17,6 +17,9 @@ from pruning.graph.closed_form import ClosedForm, PeakForm
 
 NO_GROUP = -1
 
+Flags = NDArray[np.bool_]
+"""Whether each of several things stays."""
+
 
 @dataclass(frozen=True)
 class ChannelGroup:
@@ -61,6 +64,11 @@ class ChannelGroup:
         """The fewest channels that the group may have: all of one that is pinned."""
         return self.width if self.pinned is not None else self.min_units * self.unit
 
+    def narrowed(self, kept: Flags) -> ChannelGroup:
+        """The group with these of its units alone, numbered anew."""
+        channels = self.unit_of_channel[kept[self.unit_of_channel]]
+        return replace(self, width=len(channels), unit_of_channel=_ranks(kept)[channels])
+
     def check_floor(self, width: int) -> None:
         """Raise PlanError for fewer channels than the network works with."""
         if width < (least := self.min_units * self.unit):
@@ -84,6 +92,11 @@ class TensorAxis:
     groups: NDArray[np.int32] = field(repr=False)
     units: NDArray[np.int32] = field(repr=False)
     is_input: bool
+
+    def narrowed(self, keep: Sequence[Flags]) -> TensorAxis:
+        """The axis without the units that do not stay, of each group in turn."""
+        groups, units = _narrowed(self.groups, self.units, keep)
+        return replace(self, groups=groups, units=units)
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,12 @@ class Product:
     def is_reachable(self) -> bool:
         """Whether gates can act on one of the two activations alone."""
         return self.argument is not None or bool(self.weights)
+
+    def narrowed(self, keep: Sequence[Flags]) -> Product:
+        """The product without the units that do not stay, of each group in turn."""
+        groups, units = _narrowed(self.groups, self.units, keep)
+        weights = tuple(axis.narrowed(keep) for axis in self.weights)
+        return replace(self, groups=groups, units=units, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -246,6 +265,20 @@ class ChannelGraph:
         groups = tuple(changed.get(group.name, group) for group in self.groups)
         return self._with(groups, self.pruned_layers)
 
+    def narrowed(self, units_kept: Mapping[str, Flags]) -> ChannelGraph:
+        """The graph of the network without some units: those of a plan (KeepPlan.units_kept).
+
+        What goes together stays together, which a trace might not see where few channels are left.
+        """
+        keep = [units_kept[group.name] for group in self.groups]
+        return self._with(
+            tuple(group.narrowed(kept) for group, kept in zip(self.groups, keep, strict=True)),
+            self.pruned_layers,
+            axes=tuple(axis.narrowed(keep) for axis in self.axes),
+            sizes=tuple(axis.narrowed(keep) for axis in self.sizes),
+            products=tuple(product.narrowed(keep) for product in self.products),
+        )
+
     def pruning(self, names: Iterable[str]) -> ChannelGraph:
         """This graph as that of a network of which these groups are pruned, and no others.
 
@@ -262,15 +295,22 @@ class ChannelGraph:
         return self._with(self.groups, layers)
 
     def _with(
-        self, groups: tuple[ChannelGroup, ...], pruned_layers: frozenset[str] | None
+        self,
+        groups: tuple[ChannelGroup, ...],
+        pruned_layers: frozenset[str] | None,
+        *,
+        axes: tuple[TensorAxis, ...] | None = None,
+        sizes: tuple[TensorAxis, ...] | None = None,
+        products: tuple[Product, ...] | None = None,
     ) -> ChannelGraph:
+        """This graph with other groups, and with these in the place of what it has of the rest."""
         return ChannelGraph(
             groups,
-            self.axes,
+            self.axes if axes is None else axes,
             self._forms,
             group_split=self.group_split,
-            sizes=self.sizes,
-            products=self.products,
+            sizes=self.sizes if sizes is None else sizes,
+            products=self.products if products is None else products,
             notes=self._notes,
             exact=self.exact,
             pruned_layers=pruned_layers,
@@ -388,6 +428,23 @@ class ChannelGraph:
 
         close = difflib.get_close_matches(name, self._index, n=3)
         return f"did you mean {', '.join(close)}?" if close else "see graph.groups for the names"
+
+
+def _narrowed(
+    groups: NDArray[np.int32], units: NDArray[np.int32], keep: Sequence[Flags]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Groups and units of the positions that stay along an axis, the units numbered anew."""
+    stays, numbers = np.ones(len(groups), dtype=bool), units.copy()
+    for group in np.unique(groups[groups != NO_GROUP]).tolist():
+        here = groups == group
+        stays[here] = keep[group][units[here]]
+        numbers[here] = _ranks(keep[group])[units[here]]
+    return groups[stays], numbers[stays]
+
+
+def _ranks(kept: Flags) -> NDArray[np.int32]:
+    """For each unit that stays, how many do so before it."""
+    return (np.cumsum(kept) - 1).astype(np.int32)
 
 
 def _filtering(group: ChannelGroup) -> set[str]:

@@ -169,24 +169,28 @@ class _Network:
         elif criterion_of(name).is_fixed:
             yield from self._in_order(self._order(self.model, graph, name), graph, most)
         else:
-            yield from self._judged_anew(name, most)
+            yield from self._judged_anew(name, graph, most)
 
     def _in_order(
         self, order: Sequence[tuple[str, int]], graph: ChannelGraph, most: int
     ) -> Iterator[tuple[int, float]]:
         """Without more and more of one order."""
         for number in range(self.config.units, min(most, len(order)) + 1, self.config.units):
-            yield number, self._loss(_without(self.model, graph, order[:number]))
+            plan = _plan_without(graph, order[:number])
+            yield number, self._loss(remove_channels(self.model, graph, plan))
 
-    def _judged_anew(self, name: str, most: int) -> Iterator[tuple[int, float]]:
+    def _judged_anew(
+        self, name: str, graph: ChannelGraph, most: int
+    ) -> Iterator[tuple[int, float]]:
         """Without what the criterion says of what is left, step by step."""
         model, removed = self.model, 0
         while removed + self.config.units <= most:
-            graph = trace(model, self.example_input)
             order = self._order(model, graph, name)[: self.config.units]
             if len(order) < self.config.units:
                 return
-            model = _without(model, graph, order)
+            plan = _plan_without(graph, order)
+            model = remove_channels(model, graph, plan)
+            graph = graph.narrowed(plan.units_kept(graph))
             removed += len(order)
             yield removed, self._loss(model)
 
@@ -221,8 +225,8 @@ class _Network:
         return total / count
 
 
-def _without(model: nn.Module, graph: ChannelGraph, units: Sequence[tuple[str, int]]) -> nn.Module:
-    """The network without these units of groups."""
+def _plan_without(graph: ChannelGraph, units: Sequence[tuple[str, int]]) -> KeepPlan:
+    """The plan that keeps all but these units of groups."""
     gone: dict[str, set[int]] = {}
     for name, unit in units:
         gone.setdefault(name, set()).add(unit)
@@ -234,7 +238,7 @@ def _without(model: nn.Module, graph: ChannelGraph, units: Sequence[tuple[str, i
         )
         for name, removed in gone.items()
     }
-    return remove_channels(model, graph, KeepPlan(keep))
+    return KeepPlan(keep)
 
 
 _OF_THE_MACHINE = ("device", "runs", "data.root", "data.download", "data.workers", "criterion")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import BY_NAME
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -94,6 +95,37 @@ def pruner_of(model: nn.Module, budget: str = "params=40%", **options: Any) -> I
     return IterativePruner(
         model, EXAMPLE, settings.pop("criterion"), Budget.parse(budget), **settings
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attention heads by size",
+        "attention heads of a width that is written down",
+        "attention heads of a width that is kept",
+    ],
+)
+def test_heads_go_one_after_the_other_until_one_is_left(name: str) -> None:
+    """Which does not show any more how its channels would go."""
+    architecture = BY_NAME[name]
+    model, example = architecture.network(), architecture.example()
+    (group,) = (g.name for g in architecture.graph.prunable if g.unit > 1)
+    least = architecture.graph.cost({group: architecture.graph.group(group).unit})
+    pruner = IterativePruner(
+        model,
+        example,
+        WeightMagnitude(2),
+        Budget.parse(f"params={least.params}"),
+        Pace(1, 1, surgery_every=1),
+        removable=Removable((group,), Rules(min_channels=1)),
+    )
+    optimizer = sgd(pruner.network)
+    while not pruner.is_finished:
+        pruner.network(example).sum().backward()
+        pruner.after_step(optimizer)
+    left = pruner.finish(optimizer)
+    assert measure_cost(left, example).params == least.params
+    assert left(example).shape == model(example).shape
 
 
 def test_a_network_comes_out_within_budget_without_gates_and_as_it_was_gated() -> None:

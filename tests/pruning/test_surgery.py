@@ -226,23 +226,36 @@ def test_widths_and_attributes_follow_the_plan(architecture: Architecture) -> No
             assert module.weight.shape == (module.num_parameters,), name
 
 
-@pytest.mark.parametrize(
-    "name", ["dense block", "channel shuffle", "group normalisation", "attention", "u-net"]
-)
-def test_removing_twice_is_removing_once(name: str) -> None:
-    architecture = BY_NAME[name]
+@every_prunable
+def test_removing_twice_is_removing_once(architecture: Architecture) -> None:
+    """The second time down to the least, from which no trace could tell what goes together."""
     graph, model = architecture.graph, architecture.network(8)
     first = random_plan(graph, seed=8, keep_fraction=0.8)
-    once = remove_channels(model, graph, first)
-    second = random_plan(trace(once, architecture.example()), seed=9)
-    twice = remove_channels(once, trace(once, architecture.example()), second)
-    both = KeepPlan(
-        {n: tuple(first.keep[n][channel] for channel in second.keep[n]) for n in first.keep}
-    )
+    once, left = remove_channels(model, graph, first), graph.narrowed(first.units_kept(graph))
+    assert left.widths == {**graph.widths, **first.widths}
+    least = {g.name: channels_of(g, range(min(g.min_units, g.num_units))) for g in left.prunable}
+    twice = remove_channels(once, left, KeepPlan(least))
+    both = KeepPlan(least).among(first)
     direct = remove_channels(model, graph, both)
     assert direct.state_dict().keys() == twice.state_dict().keys()
     for key, value in direct.state_dict().items():
         assert torch.equal(value, twice.state_dict()[key]), key
+    smallest = left.narrowed(KeepPlan(least).units_kept(left))
+    assert smallest.widths == {**graph.widths, **both.widths}
+    assert smallest.cost() == left.cost(both.widths) == graph.cost(both.widths)
+    assert [group.num_units for group in smallest.prunable] == [
+        min(group.min_units, group.num_units) for group in left.prunable
+    ]
+
+
+@every_prunable
+def test_gates_of_what_is_left_act_where_its_channels_are(architecture: Architecture) -> None:
+    graph, model = architecture.graph, architecture.network(3, torch.float64)
+    first = random_plan(graph, seed=3, keep_fraction=0.8)
+    once, left = remove_channels(model, graph, first), graph.narrowed(first.units_kept(graph))
+    second, inputs = random_plan(left, seed=4), architecture.example(3, torch.float64)
+    expected = call(remove_channels(once, left, second), inputs)
+    assert difference(call(gated(once, left, second), inputs), expected) < 1e-9
 
 
 @pytest.mark.parametrize("units", [1, 2, 3])
