@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.cost import ExampleInput, call_arguments
+from pruning.cost import ExampleInput, call_arguments, exits_as_errors
 from pruning.networks.state_outside import state_outside_kept
 from pruning.networks.torch_interior import TorchDispatchMode, schema_of, tree_map_only
 
@@ -102,6 +102,7 @@ def record(model: nn.Module, example_input: ExampleInput) -> RecordedValues:
         stack.enter_context(state_outside_kept(model))
         stack.enter_context(_RecordedReaders(values))
         stack.enter_context(_RecordedOperators(values))
+        stack.enter_context(exits_as_errors())
         model(*positional, **keyword)
     return values
 
