@@ -21,6 +21,7 @@ from pruning.criteria.criterion import (
     Loss,
     minibatches,
     on_a_copy,
+    required,
 )
 from pruning.criteria.filters import scale_axes
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
@@ -214,10 +215,11 @@ def score_together(
     """The scores of several criteria, by the names they are given, from one pass over the data.
 
     The same as each criterion's own `score`, for the cost of one. Raises CriterionError if
-    the criteria differ in their loss.
+    the criteria differ in their loss, or one is of another kind.
     """
     pairs = {
-        name: (criterion, criterion.gates(model, graph)) for name, criterion in criteria.items()
+        name: (required(criterion, FirstOrderCriterion), criterion.gates(model, graph))
+        for name, criterion in criteria.items()
     }
     judged = judged_together(pairs, batches)
     return {
