@@ -293,7 +293,7 @@ class Rehearsals:
 
     def _rehearse(self, units: Units) -> tuple[Failure, ...]:
         run = self._run
-        replay = Replay(run.steps, self._alive(units), exact=self._exact)
+        replay = Replay(run.steps, self._alive(units), exact=self._exact, tick=self._clock.tick)
         smaller = remove_channels(self._skeleton, self._graph, self._plan(units))
         last = replay.follow(smaller.train(run.training), run, self._device)
         differences = [*replay.differences, *([last] if last else [])]
