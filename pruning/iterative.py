@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from pruning.cost import Budget, Cost, ExampleInput
 from pruning.criteria.averaging import ScoreAverage
-from pruning.criteria.criterion import Batches, Criterion, required
+from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.first_order import FirstOrderCriterion
 from pruning.criteria.gradient_moments import GradientObserver
 from pruning.errors import ConfigError, CriterionError
@@ -154,7 +154,7 @@ class IterativePruner:
         batches: Batches = (),
     ) -> None:
         self._example_input, self._batches = example_input, batches
-        self._criterion = required(criterion, Criterion)
+        self._criterion = Criterion.checked(criterion)
         self._pace, self._removable = pace or Pace(), removable or Removable()
         whole = whole_trace(model, example_input, exact=self._removable.exact)
         self._removable.restrictions.check(whole)

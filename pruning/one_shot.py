@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 from torch import nn
 
 from pruning.cost import Budget, ExampleInput
-from pruning.criteria.criterion import Batches, Criterion, required
+from pruning.criteria.criterion import Batches, Criterion
 from pruning.criteria.magnitude import WeightMagnitude
 from pruning.errors import ConfigError
 from pruning.networks.wrappers import unwrapped
@@ -62,7 +62,7 @@ def prune(
     fits no layer; UnreachableBudgetError names the nearest target that can be reached.
     """
     model = unwrapped(model)
-    judge = WeightMagnitude(2) if criterion is None else required(criterion, Criterion)
+    judge = WeightMagnitude(2) if criterion is None else Criterion.checked(criterion)
     graph = trace(model, example_input, exact=exact)
     patterns = [_pattern(model, wanted) for wanted in ignore]
     scores = judge.score(model, graph, batches)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.copies import copied
 from pruning.networks.nested_tensors import num_samples
 from pruning.networks.torch_interior import BatchNorm, Dropout
-
-C = TypeVar("C", bound="Criterion")
 
 Batches = Iterable[Any]
 """Minibatches on the network's device: pairs of inputs and targets, or what a BatchLoss takes.
@@ -63,6 +61,19 @@ class Criterion(ABC):
 
     is_fixed: bool = False
 
+    @classmethod
+    def checked(cls, criterion: object) -> Self:
+        """`criterion`, which is of this class; CriterionError for any other object."""
+        if isinstance(criterion, cls):
+            return criterion
+        if isinstance(criterion, type) and issubclass(criterion, cls):
+            got = f"the class {criterion.__name__}: write {criterion.__name__}()"
+        else:
+            got = f"one of {type(criterion).__name__}: take one of those there, or derive from it"
+        raise CriterionError(
+            f"a criterion must be an instance of pruning.criteria.{cls.__name__}, got {got}"
+        )
+
     def fixed(self) -> Self:
         """The same criterion, whose scores iterative pruning does not estimate again.
 
@@ -102,19 +113,6 @@ class Criterion(ABC):
         random state. Criteria without need for data ignore `batches`.
         Raises CriterionError if it covers no group, or lacks the data that it needs.
         """
-
-
-def required(criterion: object, kind: type[C]) -> C:
-    """`criterion`, which is of this kind; CriterionError for any other object."""
-    if isinstance(criterion, kind):
-        return criterion
-    if isinstance(criterion, type) and issubclass(criterion, kind):
-        got = f"the class {criterion.__name__}: write {criterion.__name__}()"
-    else:
-        got = f"one of {type(criterion).__name__}: take one of those there, or derive from it"
-    raise CriterionError(
-        f"a criterion must be an instance of pruning.criteria.{kind.__name__}, got {got}"
-    )
 
 
 class GateCriterion(Criterion):

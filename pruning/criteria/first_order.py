@@ -21,7 +21,6 @@ from pruning.criteria.criterion import (
     Loss,
     minibatches,
     on_a_copy,
-    required,
 )
 from pruning.criteria.filters import scale_axes
 from pruning.criteria.gradient_moments import GradientMoments, GradientObserver
@@ -218,7 +217,7 @@ def score_together(
     the criteria differ in their loss, or one is of another kind.
     """
     pairs = {
-        name: (required(criterion, FirstOrderCriterion), criterion.gates(model, graph))
+        name: (FirstOrderCriterion.checked(criterion), criterion.gates(model, graph))
         for name, criterion in criteria.items()
     }
     judged = judged_together(pairs, batches)
