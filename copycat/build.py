@@ -63,7 +63,7 @@ def graph_for(model: nn.Module, profile: WidthProfile, example_input: ExampleInp
     """The trace of `model`, without what `profile` removes, in which it can have these widths.
 
     Weights are not kept, so removal need not be exact; an exact trace has the same groups under
-    the same names, and is made in less time.
+    the same names, and is made in less time. It has no limit in time: see `whole_trace`.
     """
     graph = whole_trace(model, example_input)
     return graph if profile.fits(graph) else whole_trace(model, example_input, exact=False)

@@ -16,7 +16,7 @@ from pruning.cost import ExampleInput
 from pruning.errors import PlanError, ProfileError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.structure_removal.structures import KINDS, Structure
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 
 MOST_CHANNELS = 2**31 - 1
 """The widest group that a profile may ask for."""
@@ -65,7 +65,7 @@ class WidthProfile:
         base: the graph of the base network, without the structures that are `removed` if there
             are any. Raises ProfileError if `model` is no narrowed form of it.
         """
-        widths = trace(model, example_input).widths
+        widths = whole_trace(model, example_input).widths
         missing = [group.name for group in base.prunable if group.name not in widths]
         if missing:
             raise ProfileError(

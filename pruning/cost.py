@@ -328,6 +328,15 @@ def called(model: nn.Module, inputs: ExampleInput) -> Any:
     return model(*positional, **keyword)
 
 
+@contextmanager
+def exits_as_errors() -> Iterator[None]:
+    """A network that asks in here for the end of its process (`sys.exit`) raises RuntimeError."""
+    try:
+        yield
+    except SystemExit as end:
+        raise RuntimeError(f"it ends the process: SystemExit: {end}") from end
+
+
 def call_arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """`example_input` as positional and keyword arguments of the network."""
     if isinstance(example_input, Mapping):

@@ -76,6 +76,8 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
 
     example_input: N×… tensors with N = 1, or a tuple of positional arguments, or a mapping of
         keyword arguments.
+    Its notes name what fvcore leaves out; how much that is, where it can be worked out, is in those
+    of `trace(…).cost()`.
     Raises TraceError for a network that fvcore cannot count.
     """
     model = unwrapped(model)
@@ -90,7 +92,7 @@ def measure_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
                 "torch.jit.trace records; graph.cost() counts without it)"
             ) from error
     notes = tuple(
-        f"fvcore does not count {name} ({times} calls)"
+        f"fvcore does not count {name} ({times} calls; the cost of a trace says how much)"
         for name, times in sorted(uncounted.items())
         if any(part in name for part in _COSTLY_OPERATORS)
     )

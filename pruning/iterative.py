@@ -127,7 +127,7 @@ class IterativePruner:
     """Prunes a network bit by bit while it trains, until its budgets are met.
 
     model: left untouched; a copy of it is in `network`, which is to be trained.
-    example_input: as for `trace`.
+    example_input: as for `trace`, which here has no limit in time.
     criterion: of any kind.
     budget: what to prune to, shares refer to `model`; or several, all to be met in turn: the
         pruning step that meets one of them ends there, so that no network is smaller than it has to
@@ -153,7 +153,7 @@ class IterativePruner:
         removable: Removable | None = None,
         batches: Batches = (),
     ) -> None:
-        self._criterion, self._batches = criterion, batches
+        self._criterion, self._batches = Criterion.checked(criterion), batches
         self._pace, self._removable = pace or Pace(), removable or Removable()
         whole = whole_trace(model, example_input, exact=self._removable.exact)
         self._removable.restrictions.check(whole)

@@ -62,9 +62,10 @@ def prune(
     fits no layer; UnreachableBudgetError names the nearest target that can be reached.
     """
     model = unwrapped(model)
+    judge = WeightMagnitude(2) if criterion is None else Criterion.checked(criterion)
     graph = trace(model, example_input, exact=exact)
     patterns = [_pattern(model, wanted) for wanted in ignore]
-    scores = (criterion or WeightMagnitude(2)).score(model, graph, batches)
+    scores = judge.score(model, graph, batches)
     budget = Budget.parse(*target.split()) if isinstance(target, str) else target
     plan = select(
         scores, graph, budget, ignore=patterns, max_removed=max_removed, only=only, **rules

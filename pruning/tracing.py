@@ -56,9 +56,11 @@ def trace(
         If not, those are offered too whose removal changes what a normalisation, a softmax, a mean
         or a convolution over channels makes of the others, as long as all shapes stay consistent:
         for networks that are trained afterwards. Such a group has `inexact`, the reason.
-    time_limit: in seconds, of the runs at other widths. What is not known to be removable by then
-        is pinned.
-    progress: told what is being done, after 2 s and from then on; an empty line at the end.
+    time_limit: in seconds, after which the network is run at no other width. What is not known to
+        be removable by then is pinned. Searches, `copycat.build` and others have no limit, whose
+        results are not to depend on the machine; math.inf is none here.
+    progress: told what is being done, after 2 s and from then on; an empty line at the end. By
+        default it is shown on standard error if that is a terminal.
 
     The network runs in eval mode on meta tensors, so no arithmetic is done and no memory
     used. It then runs at other widths, in eval and in training mode: a group whose removal breaks
@@ -67,8 +69,7 @@ def trace(
     tensors, such as a detector, runs on real ones first, and further runs find the same.
     Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
-    traces = _Traces(unwrapped(model), example_input, exact, time_limit, progress)
-    with torch.inference_mode(False):  # inside of it, operators are not taken apart
+    with _traces(model, example_input, exact, Clock(time_limit, progress)) as traces:
         try:
             return traces.on_meta_or_real(traces.graph_on)
         except ModelError as error:
@@ -78,15 +79,27 @@ def trace(
 def whole_trace(
     model: nn.Module, example_input: ExampleInput, *, exact: bool = True
 ) -> ChannelGraph:
-    """`trace` without a limit in time, for what must come out alike on a slow or busy machine."""
+    """`trace` without a limit in time, for what must come out alike on a slow or busy machine.
+
+    Used by searches and families, `copycat.build` and `load`, and `IterativePruner`. Progress is
+    shown as by `trace`.
+    """
     return trace(model, example_input, exact=exact, time_limit=math.inf)
 
 
 def traced_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """What one run of `model` costs in eval mode: `trace(…).cost()`, without its further runs."""
-    traces = _Traces(unwrapped(model), example_input, True, math.inf, to_terminal)
-    with torch.inference_mode(False):  # as for `trace`
+    with _traces(model, example_input, True, Clock(math.inf, to_terminal)) as traces:
         return traces.on_meta_or_real(traces.cost_on)
+
+
+@contextmanager
+def _traces(
+    model: nn.Module, example_input: ExampleInput, exact: bool, clock: Clock
+) -> Iterator[_Traces]:
+    """Ways to trace a network, whose clock is closed at the end of the block."""
+    with torch.inference_mode(False), closing(clock):  # inside of it, operators stay whole
+        yield _Traces(unwrapped(model), example_input, exact, clock)
 
 
 @dataclass(frozen=True)
@@ -120,8 +133,7 @@ class _Traces:
     model: nn.Module
     example_input: ExampleInput
     exact: bool
-    time_limit: float
-    progress: Progress
+    clock: Clock
 
     def on_meta_or_real(self, run_on: Callable[[torch.device | None, _Values | None], T]) -> T:
         """What comes of runs on meta tensors if the network can make them, or else on its own."""
@@ -144,29 +156,24 @@ class _Traces:
 
     def graph_on(self, device: torch.device | None, values: _Values | None) -> ChannelGraph:
         """The graph, from runs on a device, or on that of the network's tensors."""
-        with closing(Clock(self.time_limit, self.progress)) as clock:
-            prediction = self._best_prediction(device, values, clock)
-            graph = verified(
-                prediction.graph, prediction.rehearse, prediction.in_training, prediction.uneven
-            )
-            if not self.exact:
-                graph = _with_inexact_marked(graph, prediction.rehearse.comparing_numbers())
+        prediction = self._best_prediction(device, values)
+        graph = verified(
+            prediction.graph, prediction.rehearse, prediction.in_training, prediction.uneven
+        )
+        if not self.exact:
+            graph = _with_inexact_marked(graph, prediction.rehearse.comparing_numbers())
         return graph
 
-    def _best_prediction(
-        self, device: torch.device | None, values: _Values | None, clock: Clock
-    ) -> _Prediction:
+    def _best_prediction(self, device: torch.device | None, values: _Values | None) -> _Prediction:
         """With channels going on in reshapes as the code wants it, as far as it tells."""
         skeleton = copied(self.model, device).eval()
 
         def predicted(courses: Mapping[ReshapeKey, Course]) -> _Prediction:
-            return self._predicted(skeleton, device, values, courses, clock)
+            return self._predicted(skeleton, device, values, courses)
 
-        prediction = predicted({})
+        prediction = self._improved(skeleton, predicted({}), {}, predicted)
         with suppress(OutOfTimeError):  # `verified` finds out as well
-            prediction = self._improved(skeleton, prediction, {}, predicted)
-            heads = _whole_heads(prediction)
-            if heads:
+            if heads := _whole_heads(prediction):
                 other = self._improved(skeleton, predicted(heads), heads, predicted)
                 if _is_freer(other, prediction):
                     prediction = other
@@ -181,15 +188,17 @@ class _Traces:
     ) -> _Prediction:
         """A prediction with these courses, and others where the code wants them."""
         tried: set[tuple[ReshapeKey, Course]] = set()
-        for _ in range(_MOST_TRACES):
-            better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
-                prediction.graph, prediction.rehearse, tried, exact=self.exact
-            )
-            if not better:
-                break
-            courses = {**courses, **better}
-            prediction = predicted(courses)
-        return _with_kept_sizes(skeleton, prediction)
+        with suppress(OutOfTimeError):  # `verified` finds out as well
+            for _ in range(_MOST_TRACES):
+                better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
+                    prediction.graph, prediction.rehearse, tried, exact=self.exact
+                )
+                if not better:
+                    break
+                courses = {**courses, **better}
+                prediction = predicted(courses)
+            prediction = _with_kept_sizes(skeleton, prediction)
+        return prediction
 
     def _evaluated(
         self,
@@ -200,7 +209,7 @@ class _Traces:
     ) -> tuple[Tracer, TracedRun]:
         """A run in eval mode, and what has followed it."""
         network, inputs = copied(skeleton), moved(self.example_input, device)
-        tracer = Tracer(_tensors(network), courses=courses, exact=self.exact)
+        tracer = Tracer(_tensors(network), courses=courses, exact=self.exact, tick=self.clock.tick)
         read = values.evaluating if values else None
         with _as_trace_error(network, inputs):
             follow(tracer, network, inputs, device=device, values=read)
@@ -212,7 +221,6 @@ class _Traces:
         device: torch.device | None,
         values: _Values | None,
         courses: Mapping[ReshapeKey, Course],
-        clock: Clock,
     ) -> _Prediction:
         tracer, run = self._evaluated(skeleton, device, values, courses)
         runs, inputs = [run], run.inputs
@@ -227,7 +235,7 @@ class _Traces:
                 atoms,
                 run,
                 device=device,
-                clock=clock,
+                clock=self.clock,
                 exact=self.exact,
             )
             for run in runs
@@ -239,9 +247,10 @@ class _Traces:
         """What the network reads in a real run; TraceError if it cannot run."""
         with _as_trace_error(self.model, self.example_input):
             network = copied(self.model).eval()
-            evaluating = record(network, moved(self.example_input, None))
+            evaluating = record(network, moved(self.example_input, None), self.clock.tick)
         try:
-            training = record(copied(self.model).train(), doubled(self.example_input))
+            network, inputs = copied(self.model).train(), doubled(self.example_input)
+            training = record(network, inputs, self.clock.tick)
         except Exception:  # it needs targets, say: then eval mode has to do
             training = None
         return _Values(evaluating, training)
@@ -287,10 +296,11 @@ def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGrap
 
 def _whole_heads(prediction: _Prediction) -> dict[ReshapeKey, Course]:
     """How channels go on in attention for whole heads to go, where some of each head cannot."""
-    if len(_free_groups(prediction)) == len(prediction.graph.prunable):
-        return {}
-    tracer = prediction.tracer
-    return tracer.reshapes.into_heads(c.labels for c in tracer.functions.contracted)
+    tracer, free = prediction.tracer, _free_groups(prediction).keys()
+    contracted = (contraction.labels for contraction in tracer.functions.contracted)
+    return tracer.reshapes.into_heads(
+        labels for labels in contracted if prediction.rehearse.names(labels) - free
+    )
 
 
 def _is_freer(one: _Prediction, other: _Prediction) -> bool:

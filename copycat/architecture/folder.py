@@ -142,7 +142,10 @@ def load(
         raise ArchitectureError(f"{path} cannot be rebuilt: {error}") from error
     model.eval()
     if not _gives_probe(copied(model), architecture):
-        raise ArchitectureError(f"{path} does not reproduce its probe output: damaged weights?")
+        raise ArchitectureError(
+            f"{path} does not reproduce its probe output: its weights are damaged, or the network "
+            "keeps what it has learned in more than parameters and buffers, which alone are stored"
+        )
     return model
 
 

@@ -13,7 +13,7 @@ from copycat.families.builder_series import BuilderSeries, changed
 from copycat.families.series import Shape
 from pruning.cost import Cost, ExampleInput
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 
 TARGET: Final = "torchvision.models:mobilenet_v2"
 
@@ -55,7 +55,7 @@ class MobileNetSeries(BuilderSeries):
         if shortcuts not in self._graphs:
             with torch.random.fork_rng(devices=[]):  # weights do not matter here
                 network = builder()
-            self._graphs[shortcuts] = trace(network, self._example_input)
+            self._graphs[shortcuts] = whole_trace(network, self._example_input)
         return self._graphs[shortcuts]
 
 

@@ -61,6 +61,19 @@ class Criterion(ABC):
 
     is_fixed: bool = False
 
+    @classmethod
+    def checked(cls, criterion: object) -> Self:
+        """`criterion`, which is of this class; CriterionError for any other object."""
+        if isinstance(criterion, cls):
+            return criterion
+        if isinstance(criterion, type) and issubclass(criterion, cls):
+            got = f"the class {criterion.__name__}: write {criterion.__name__}()"
+        else:
+            got = f"one of {type(criterion).__name__}: take one of those there, or derive from it"
+        raise CriterionError(
+            f"a criterion must be an instance of pruning.criteria.{cls.__name__}, got {got}"
+        )
+
     def fixed(self) -> Self:
         """The same criterion, whose scores iterative pruning does not estimate again.
 

@@ -214,10 +214,11 @@ def score_together(
     """The scores of several criteria, by the names they are given, from one pass over the data.
 
     The same as each criterion's own `score`, for the cost of one. Raises CriterionError if
-    the criteria differ in their loss.
+    the criteria differ in their loss, or one is of another kind.
     """
     pairs = {
-        name: (criterion, criterion.gates(model, graph)) for name, criterion in criteria.items()
+        name: (FirstOrderCriterion.checked(criterion), criterion.gates(model, graph))
+        for name, criterion in criteria.items()
     }
     judged = judged_together(pairs, batches)
     return {

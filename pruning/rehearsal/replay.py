@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +83,13 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
 
     expected: steps at full width. alive: per atom, whether it stays.
     exact: whether numbers that become values must stay as they are.
+    tick: called at every operator.
     """
 
-    def __init__(self, expected: Sequence[Step], alive: Flags, *, exact: bool) -> None:
-        super().__init__({})
+    def __init__(
+        self, expected: Sequence[Step], alive: Flags, *, exact: bool, tick: Callable[[], None]
+    ) -> None:
+        super().__init__({}, tick=tick)
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
         self._resized: Any = WeakIdKeyDictionary()

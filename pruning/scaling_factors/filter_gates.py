@@ -25,7 +25,7 @@ from pruning.scaling_factors.gated_structures import GatedStructures
 from pruning.scaling_factors.gating import Gating
 from pruning.selection import KeepPlan
 from pruning.structure_removal.structures import Structure
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 
 _MODEL = "model."
 
@@ -61,7 +61,7 @@ class FilterGates(nn.Module):
         self._gating, placement = gating, Placement(gating.at)
         inside = (restrictions or Restrictions()).inside(_MODEL.rstrip("."))
         with gated.listening():
-            graph = inside.of(trace(gated, example_input, exact=exact))
+            graph = inside.of(whole_trace(gated, example_input, exact=exact))
         meeting = {number for product in graph.products for number in product.groups.tolist()}
         names = [
             group.name

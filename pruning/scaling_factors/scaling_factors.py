@@ -39,7 +39,7 @@ from pruning.structure_removal.structures import (
     replaced,
 )
 from pruning.surgery import remove_channels
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 
 _NEEDED: Mapping[Kind, str] = {
     "layer": "a convolution behind the first that a smaller shortcut can replace",
@@ -306,7 +306,7 @@ class ScalingFactors(nn.Module):
         if key not in self._graphs:
             gone = {s: self.gated.shortcut(s) for s in self.structures if s in key}
             shorter = replaced(self.gated.ungated(), self._example_input, copy.deepcopy(gone))
-            graph = trace(shorter, self._example_input, exact=self._exact)
+            graph = whole_trace(shorter, self._example_input, exact=self._exact)
             self._graphs[key] = graph.pruning_layers(self._pruned_layers)
         return self._graphs[key]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.cost import ExampleInput, call_arguments
+from pruning.cost import ExampleInput, call_arguments, exits_as_errors
 from pruning.errors import TraceError
 from pruning.graph.operators.rule import pin_all
 from pruning.networks.nested_tensors import returned_tensors, tensors_in
@@ -100,6 +100,7 @@ def run(
         stack.enter_context(state_outside_kept(model))
         stack.enter_context(tracer.running(device, values))
         stack.enter_context(tracer)
+        stack.enter_context(exits_as_errors())
         return model(*positional, **keyword)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.cost import ExampleInput, call_arguments
+from pruning.cost import ExampleInput, call_arguments, exits_as_errors
 from pruning.networks.state_outside import state_outside_kept
 from pruning.networks.torch_interior import TorchDispatchMode, schema_of, tree_map_only
 
@@ -92,8 +92,13 @@ def with_positions(func: Any, args: Sequence[Any], positions: Callable[[Tensor],
     return (args[0], indices, *args[2:])
 
 
-def record(model: nn.Module, example_input: ExampleInput) -> RecordedValues:
-    """The values that `model` reads on the way; whatever it raises is passed on."""
+def record(
+    model: nn.Module, example_input: ExampleInput, tick: Callable[[], None]
+) -> RecordedValues:
+    """The values that `model` reads on the way; whatever it raises is passed on.
+
+    tick: called at every operator.
+    """
     tensors = itertools.chain(model.parameters(), model.buffers(), [torch.empty(0)])
     values = RecordedValues(next(tensors).device)
     positional, keyword = call_arguments(example_input)
@@ -101,19 +106,21 @@ def record(model: nn.Module, example_input: ExampleInput) -> RecordedValues:
         stack.enter_context(torch.no_grad())
         stack.enter_context(state_outside_kept(model))
         stack.enter_context(_RecordedReaders(values))
-        stack.enter_context(_RecordedOperators(values))
+        stack.enter_context(_RecordedOperators(values, tick))
+        stack.enter_context(exits_as_errors())
         model(*positional, **keyword)
     return values
 
 
 class _RecordedOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, values: RecordedValues) -> None:
+    def __init__(self, values: RecordedValues, tick: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._values = values
+        self._values, self._tick = values, tick
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        self._tick()
         args = with_positions(func, args, self._positions)
         result = func(*args, **(kwargs or {}))
         if reads_values(func):

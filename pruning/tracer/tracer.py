@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -43,6 +43,10 @@ _SAME_VALUES = frozenset(
 """Operators that only choose and order the values of a tensor."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels every tensor that a network computes, and adds up what the operators cost.
 
@@ -52,6 +56,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     tensors: parameters and buffers by name.
     courses: how channels go on in reshapes that split their axis, where that is not the usual way.
     exact: whether channels may only be removed if the others keep their values.
+    tick: called at every operator.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         courses: Mapping[ReshapeKey, Course] | None = None,
         exact: bool = True,
+        tick: Callable[[], None] = _nothing,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.channels = ChannelLabels(exact=exact)
@@ -84,6 +90,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.contracts = self.functions.contracts
         self._replay: ValueReplay | None = None
         self._device: torch.device | None = None
+        self._tick = tick
 
     # What rules write (pruning.graph.operators.rule.Tracing).
 
@@ -135,6 +142,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What an operator is called with: positions for masks, and all made on one device."""
+        self._tick()
         kwargs = dict(kwargs)
         if self._replay is not None:
             replay = self._replay

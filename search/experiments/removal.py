@@ -24,7 +24,7 @@ from pruning.errors import ConfigError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.selection import KeepPlan, removal_order
 from pruning.surgery import remove_channels
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 from search.config.correlation_config import criterion_of
 from search.config.data_config import DataConfig
 from search.config.methods import method
@@ -149,7 +149,7 @@ class _Network:
 
     def trajectory(self, name: str) -> Points:
         """From the whole network on."""
-        graph = trace(self.model, self.example_input)
+        graph = whole_trace(self.model, self.example_input)
         most = int(
             self.config.most * sum(graph.group(one).num_units for one in self._groups(graph))
         )

@@ -21,13 +21,15 @@ from copycat.families.base_network import BaseNetwork
 from copycat.input_shape import InputShape, input_shape_of
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
-from pruning.cost import Cost, format_count
-from pruning.errors import BudgetError, ConfigError
+from pruning.cost import Cost, ExampleInput, format_count
+from pruning.errors import BudgetError, ConfigError, ModelError, TraceError
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.data.data import Sample
 from search.storage.layout import ARCHITECTURES_FOLDER
+from search.studies.setup import of_network
 from search.terminal.text_table import text_table
 from search.trials.jobs import FromScratchJob, Origin
 from search.trials.trajectory import stored_profile
@@ -83,7 +85,7 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     stored = read(folder)
     builder = check_trust(folder, stored.builder, config.trust)
     exact = config.exact and not stored.inexact
-    base = BaseNetwork.of(builder, stored.example_input, exact=exact)
+    base = _base(builder.target, builder, stored.example_input, exact=exact)
     data = str(stored.provenance.get("data", ""))
     profile, (_, point) = stored.profile, _folder_and_point(config.source, config.runs)
     if point:
@@ -109,10 +111,23 @@ def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
     profile = WidthProfile.from_json(text)
     own = config.as_search().model_arguments
     builder = models.builder_for(config.model, sample, own)
-    base = BaseNetwork.of(builder, sample.inputs, exact=config.exact)
+    base = _base(config.model, builder, sample.inputs, exact=config.exact)
     profile.check(base.graph_of(profile))
     shape = input_shape_of(sample.inputs)
     return _restricted(config, Subject(base, profile, shape, sample.classes))
+
+
+def _base(name: str, builder: Builder, example_input: ExampleInput, *, exact: bool) -> BaseNetwork:
+    """The network called `name`, traced; ModelError if it cannot run or ends its process."""
+    graph = of_network(name, _graph, name, builder, example_input, exact)
+    return BaseNetwork(builder, graph, example_input)
+
+
+def _graph(name: str, builder: Builder, example_input: ExampleInput, exact: bool) -> ChannelGraph:
+    try:
+        return BaseNetwork.of(builder, example_input, exact=exact).graph
+    except TraceError as error:
+        raise ModelError(f"{name}: {error}") from error
 
 
 def _restricted(config: FamilyConfig, subject: Subject) -> Subject:

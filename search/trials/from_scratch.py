@@ -9,7 +9,7 @@ from torch import nn
 
 from copycat.build import build
 from copycat.builder import Builder
-from pruning.tracing import trace
+from pruning.tracing import whole_trace
 from search.data.data import Data
 from search.training.memory_format import laid_out
 from search.training.own_loop import trainer_for
@@ -100,7 +100,7 @@ def _context_of(job: FromScratchJob, context: JobContext) -> JobContext:
         return context
     preflight, builder = context.preflight, Builder(*job.builder)
     with torch.random.fork_rng(devices=[]):  # weights do not matter here
-        graph = trace(builder(), preflight.example_input)
+        graph = whole_trace(builder(), preflight.example_input)
     return replace(context, preflight=replace(preflight, builder=builder, graph=graph))
 
 

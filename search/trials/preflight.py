@@ -164,10 +164,6 @@ def check(
         whole = whole_trace(model, sample.inputs, exact=config.exact)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
-    except SystemExit as error:
-        raise ModelError(
-            f"{config.model} ends the process when it runs (SystemExit: {error})"
-        ) from error
     config.restrictions.check(whole)
     graph = config.restrictions.of(whole)
     task = task or tasks.resolve(config.task)

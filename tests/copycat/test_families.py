@@ -396,7 +396,7 @@ def test_mobilenets_are_priced_as_each_traced_on_its_own(size: int, chosen: Sequ
 
 def test_mobilenets_of_one_topology_are_traced_once() -> None:
     base = wide()
-    with mock.patch.object(mobilenet_series, "trace", side_effect=trace) as counting:
+    with mock.patch.object(mobilenet_series, "whole_trace", side_effect=trace) as counting:
         found = members(base, MobileNetV2(10), Budget.parse_ladder("params=200k:1M:200k"))
     assert len(found) == 5
     assert counting.call_count <= 4

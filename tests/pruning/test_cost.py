@@ -279,7 +279,9 @@ def test_modes_are_restored_after_an_error() -> None:
 def test_what_fvcore_cannot_count_is_noted() -> None:
     model = nn.LSTM(4, 5, batch_first=True)
     cost = measure_cost(model, torch.zeros(1, 3, 4))
-    assert cost.notes == ("fvcore does not count aten::lstm (1 calls)",)
+    assert cost.notes == (
+        "fvcore does not count aten::lstm (1 calls; the cost of a trace says how much)",
+    )
 
 
 def test_call_arguments() -> None:

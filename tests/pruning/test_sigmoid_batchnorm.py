@@ -22,6 +22,19 @@ from pruning import (
 from pruning.criteria import SigmoidScale
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
+
+def test_the_memory_format_is_kept() -> None:
+    model = chain(first=conv(3, 6), norm=nn.BatchNorm2d(6), last=conv(6, 4))
+    model = model.to(memory_format=torch.channels_last)
+    example = torch.ones(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    converted = to_sigmoid_batchnorm(model, seed=0)
+    for network in (converted, fold(converted)):
+        for layer in (network.first, network.last):
+            assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+            assert not layer.weight.is_contiguous()
+        assert network(example).is_contiguous(memory_format=torch.channels_last)
+
+
 MOMENTA = pytest.mark.parametrize("momentum", [0.1, 0.7, None])
 
 

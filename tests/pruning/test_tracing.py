@@ -262,6 +262,25 @@ def test_one_bad_group_does_not_pin_the_others() -> None:
     assert "size written into the network's code" in str(graph.group("conv5").pinned)
 
 
+def test_a_network_that_ends_its_process_is_an_error() -> None:
+    ending = Branches(lambda net, x: sys.exit(3) or net.last(x), last=conv(3, 10))
+    with pytest.raises(TraceError, match="it ends the process: SystemExit: 3"):
+        trace(ending, torch.zeros(IMAGE))
+
+
+def test_a_network_that_ends_its_process_when_it_is_narrower_is_pinned() -> None:
+    def narrow_is_the_end(net: nn.Module, x: Tensor) -> Tensor:
+        x = net.first(x)
+        if x.shape[1] < 8:
+            sys.exit("too narrow")
+        return net.last(net.second(x))
+
+    model = Branches(narrow_is_the_end, first=conv(3, 8), second=conv(8, 8), last=conv(8, 10))
+    graph = trace(model, torch.zeros(IMAGE))
+    assert [group.name for group in graph.prunable] == ["second"]
+    assert "too narrow" in str(graph.group("first").pinned)
+
+
 def test_code_that_depends_on_the_width_is_pinned() -> None:
     model = between(lambda x: x if x.shape[1] == 6 else F.relu(x))
     graph = trace(model, torch.zeros(IMAGE))

@@ -14,7 +14,8 @@ from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from pruning import ChannelGraph, remove_channels
+from pruning import Budget, ChannelGraph, measure_cost, remove_channels, select
+from pruning.criteria import WeightMagnitude
 from pruning.tracing import whole_trace
 
 IMAGE = ([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))],)
@@ -99,31 +100,39 @@ def test_yolo_is_pruned(name: str, least: int) -> None:
     smaller = remove_channels(model, graph, random_plan(graph, seed=1))
     with torch.no_grad():
         smaller(example)
+    plan = select(WeightMagnitude(2).score(model, graph), graph, Budget.parse("flops=50%"))
+    cost = graph.cost(plan.widths)
+    assert 0.49 < cost.flops / graph.cost().flops <= 0.5
+    assert measure_cost(remove_channels(model, graph, plan), example) == cost
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
+    ("name", "embedding"),
     [
-        "convit_tiny",
-        "levit_128s",
-        "efficientformer_l1",
-        "efficientvit_b0",
-        "samvit_base_patch16_224",
-        "convnextv2_atto",
-        "vit_tiny_patch16_224",
-        "swin_tiny_patch4_window7_224",
-        "resnetv2_50x1_bit",
-        "efficientnet_cc_b0_4e",
+        ("convit_tiny", "patch_embed.proj"),
+        ("levit_128s", "stem.conv4.linear"),
+        ("efficientformer_l1", "stem.conv2"),
+        ("efficientvit_b0", "stem.in_conv.conv"),
+        ("samvit_base_patch16_224", "patch_embed.proj"),
+        ("convnext_atto", "stem.0"),
+        ("convnextv2_atto", "stem.0"),
+        ("vit_tiny_patch16_224", "patch_embed.proj"),
+        ("swin_tiny_patch4_window7_224", "patch_embed.proj"),
+        ("resnetv2_50x1_bit", "stem.conv"),
+        ("efficientnet_cc_b0_4e", "blocks.1.0.conv_pwl"),
     ],
 )
-def test_timm_is_pruned_inexactly(name: str) -> None:
+def test_timm_is_pruned_inexactly(name: str, embedding: str) -> None:
+    """embedding: what makes the stream that all blocks add to, or the first of several."""
     timm = pytest.importorskip("timm", reason="pip install '.[zoo]'")
     model = timm.create_model(name, pretrained=False).eval()
     example = torch.rand(1, *model.default_cfg["input_size"])
     graph = whole_trace(model, example, exact=False)
     least = {group.name: group.floor() * group.unit for group in graph.prunable}
     assert graph.cost(least).flops < 0.6 * graph.cost().flops
+    assert graph.group(embedding).pinned is None
+    assert graph.cost({embedding: least[embedding]}).flops < graph.cost().flops
     smaller = remove_channels(model, graph, random_plan(graph, seed=1))
     with torch.no_grad():
         assert smaller(example).shape == model(example).shape

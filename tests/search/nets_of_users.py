@@ -131,6 +131,50 @@ class KilledInTraining(Plain):
         return super().forward(x)
 
 
+class KeepingOnceNarrow(Plain):
+    """Trained and pruned as any other; what is left cannot be copied: it cannot be folded."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x = super().features(x)
+        if self.training and len(self.first[1].weight) < 8:
+            self.seen = x
+        return x
+
+
+class SparseInTraining(Plain):
+    """Nobody can write its weights down."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("counts", torch.zeros(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.counts = torch.eye(2).to_sparse()
+        return super().forward(x)
+
+
+class BufferInTraining(Plain):
+    """Its weights fit no network that has not been trained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.register_buffer("mean", x.detach().mean())
+        return super().forward(x)
+
+
+class LearningBesideItsWeights(Plain):
+    """Once loaded it answers otherwise."""
+
+    shift = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x)
+        if self.training and torch.is_grad_enabled():
+            self.shift = 1.0
+        return outputs + self.shift * torch.arange(outputs.shape[1], device=x.device)
+
+
 class OneImageInTraining(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.view(1, 1, 8, 8) if self.training else x)

@@ -7,14 +7,16 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from architectures import BY_NAME, Architecture
-from networks import attributes, randomised
+from architectures import BY_NAME, IMAGE, Architecture
+from networks import attributes, chain, conv, randomised
 from torch import Tensor, nn
 
+import pruning
 from pruning import ChannelGraph, criteria, to_sigmoid_batchnorm
 from pruning.criteria import Criterion
 from pruning.errors import CriterionError
@@ -23,6 +25,50 @@ from pruning.errors import CriterionError
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """A mean over samples for outputs of any shape."""
     return (outputs.flatten(1).square().mean(1) * (1 + targets)).mean()
+
+
+class Judging:
+    """Has all methods of a criterion, and is none."""
+
+    def covers(self, _model: nn.Module, graph: ChannelGraph) -> tuple[str, ...]:
+        return tuple(group.name for group in graph.prunable)
+
+    def score(self, model: nn.Module, graph: ChannelGraph, _batches: object) -> dict[str, Tensor]:
+        return criteria.Random(0).score(model, graph)
+
+
+TAKERS: dict[str, Callable[[nn.Module, Any], object]] = {
+    "prune": lambda model, criterion: pruning.prune(
+        model, torch.zeros(IMAGE), "flops=50%", criterion=criterion
+    ),
+    "iterative": lambda model, criterion: pruning.IterativePruner(
+        model, torch.zeros(IMAGE), criterion, pruning.Budget.parse("flops=50%")
+    ),
+    "together": lambda model, criterion: criteria.score_together(
+        {"one": criterion}, model, pruning.trace(model, torch.zeros(IMAGE)), []
+    ),
+}
+"""Whatever is given a criterion."""
+
+
+@pytest.mark.parametrize("take", TAKERS.values(), ids=TAKERS)
+@pytest.mark.parametrize(
+    ("thing", "said"),
+    [
+        (object(), "got one of object: take one of those there"),
+        (0, "got one of int: "),
+        (Judging(), "got one of Judging: "),
+        ("taylor", "got one of str: "),
+        (criteria.Taylor, r"got the class Taylor: write Taylor\(\)$"),
+    ],
+)
+def test_what_is_no_criterion_is_refused_in_one_line(
+    take: Callable[[nn.Module, Any], object], thing: object, said: str
+) -> None:
+    expected = f"^a criterion must be an instance of pruning.criteria.*Criterion, {said}"
+    with pytest.raises(CriterionError, match=expected) as error:
+        take(chain(first=conv(3, 8), last=conv(8, 4)), thing)
+    assert "\n" not in str(error.value)
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,36 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from nets_of_users import Plain
 from rich.console import Console
 from samples import espalier, small_config
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import search
-from pruning.errors import EspalierError, TrainingDivergedError, UnreachableBudgetError
+from copycat import WidthProfile
+from pruning.errors import (
+    EspalierError,
+    SearchFailedError,
+    TrainingDivergedError,
+    UnreachableBudgetError,
+)
+from search.config.correlation_config import CorrelationConfig
+from search.config.data_config import DataConfig
+from search.config.family_config import FamilyConfig
 from search.config.iterative_config import IterativeConfig
 from search.config.methods import METHODS
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
-from search.studies import dry_run
+from search.studies import correlation_study, dry_run, family_study
 from search.studies.dry_run import dry_run_of_search
 from search.studies.search_stages import trial_space
 from search.studies.search_study import open_context
@@ -44,22 +58,73 @@ FAILURES = {
     "OneImageInTraining": "RuntimeError: ",
     "Unpooling": "fvcore cannot count Unpooling: ",
     "Compiled": "fvcore cannot count Compiled: ",
+    "SparseInTraining": "Tensor that doesn't have storage",
+    "BufferInTraining": 'Unexpected key(s) in state_dict: "mean"',
+    "LearningBesideItsWeights": "does not reproduce its probe output",
+}
+
+FAILURES_OF_FAMILIES = FAILURES | {"Double": "fails a dry run on 2 samples: RuntimeError: "}
+"""A family's preflight does not run the network."""
+
+
+def family_config(folder: Path, network: str, **changes: object) -> FamilyConfig:
+    """A family of the shape of a pruned network, which is a profile alone."""
+    profile = folder / "profile.json"
+    profile.write_text(WidthProfile({"first.0": 5, "second.0": 6}).to_json())
+    like = config_of(folder, network)
+    settings = {
+        "source": str(profile),
+        "budgets": ("flops=60%",),
+        "training": TrainingConfig(scratch_epochs=2, batch_size=32),
+        **{name: getattr(like, name) for name in ("model", "data", "device", "name", "runs")},
+    }
+    return FamilyConfig(**(settings | changes))
+
+
+def correlation_config(folder: Path, network: str, **changes: object) -> CorrelationConfig:
+    like = config_of(folder, network)
+    settings = {
+        "criterion": ("taylor",),
+        "training": TrainingConfig(epochs=2, batch_size=32),
+        **{name: getattr(like, name) for name in ("model", "data", "device", "name", "runs")},
+    }
+    return CorrelationConfig(**(settings | changes))
+
+
+STUDIES: dict[str, Callable[..., object]] = {
+    "search-by-rni": lambda *network, **changes: search.run(config_of(*network, **changes)),
+    "search-by-taylor": lambda *network, **changes: search.run(
+        config_of(*network, criterion=("taylor",), **changes)
+    ),
+    "family": lambda *network, **changes: family_study.resume(family_config(*network, **changes)),
+    "correlation": lambda *network, **changes: correlation_study.run(
+        correlation_config(*network, **changes)
+    ),
 }
 
 
-@pytest.mark.parametrize("network", FAILURES)
-@pytest.mark.parametrize("criterion", ["rni", "taylor"])
-def test_it_is_told_in_one_line_before_there_is_a_folder(
-    tmp_path: Path, network: str, criterion: str
-):
-    config = config_of(tmp_path, network, criterion=(criterion,))
+def message_of(study: str, folder: Path, network: str) -> str:
+    """What a study says that fails before there is anything in its folder."""
     with pytest.raises(EspalierError) as error:
-        search.run(config)
+        STUDIES[study](folder, network)
     text = str(error.value)
-    assert text.startswith(config.model)
-    assert FAILURES[network] in text
+    assert text.startswith(f"nets_of_users:{network}")
     assert "\n" not in text
-    assert not Path(config.runs).exists()
+    assert not (folder / "runs").exists()
+    return text
+
+
+@pytest.mark.parametrize("network", FAILURES)
+@pytest.mark.parametrize("study", STUDIES)
+def test_it_is_told_in_one_line_before_there_is_a_folder(tmp_path: Path, study: str, network: str):
+    failures = FAILURES_OF_FAMILIES if study == "family" else FAILURES
+    assert failures[network] in message_of(study, tmp_path, network)
+
+
+@pytest.mark.parametrize("study", ["search-by-rni", "search-by-taylor"])
+def test_what_cannot_be_folded_once_it_is_pruned_is_told_so_too(tmp_path: Path, study: str):
+    text = message_of(study, tmp_path, "KeepingOnceNarrow")
+    assert "KeepingOnceNarrow keeps 'seen', which was computed from parameters" in text
 
 
 ENDINGS = {
@@ -69,16 +134,21 @@ ENDINGS = {
     "KilledInTraining": "ends the process when it runs: SIGKILL, as where memory runs out",
 }
 
-SEARCHES = """
+ENDED = [
+    *(("search-by-taylor", network) for network in ENDINGS),
+    ("family", "EndingInTraining"),
+    ("family", "EndingInALoss"),
+    ("correlation", "EndingInALoss"),
+]
+
+ENDED_STUDIES = """
 import sys
 from pathlib import Path
-import search
 from pruning.errors import EspalierError
-from test_dry_run import config_of
-for network in sys.argv[2:]:
-    config = config_of(Path(sys.argv[1]), network, criterion=("taylor",))
+from test_dry_run import ENDED, STUDIES
+for study, network in ENDED:
     try:
-        search.run(config)
+        STUDIES[study](Path(sys.argv[1]), network)
     except EspalierError as error:
         print(str(error))
 """
@@ -89,7 +159,7 @@ def test_what_ends_its_process_is_told_in_one_line_before_there_is_a_folder(tmp_
     here = Path(__file__).parent
     paths = [str(here), str(here.parent), *sys.path]
     done = subprocess.run(
-        [sys.executable, "-c", SEARCHES, str(tmp_path), *ENDINGS],
+        [sys.executable, "-c", ENDED_STUDIES, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
@@ -97,11 +167,10 @@ def test_what_ends_its_process_is_told_in_one_line_before_there_is_a_folder(tmp_
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == len(ENDINGS)
-    for line, (network, expected) in zip(lines, ENDINGS.items(), strict=True):
+    for line, (_, network) in zip(lines, ENDED, strict=True):
         assert line.startswith(f"nets_of_users:{network}")
-        assert expected in line
-    assert list(tmp_path.iterdir()) == []
+        assert ENDINGS[network] in line
+    assert [path.name for path in tmp_path.iterdir()] == ["profile.json"]
 
 
 def test_a_process_that_has_computed_gradients_does_a_dry_run_itself(tmp_path: Path):
@@ -150,6 +219,75 @@ def test_what_works_passes_by_every_method(tmp_path: Path, network: str):
     dry_run_of_search(context, data, trial_space(context, data))
     assert torch.equal(torch.get_rng_state(), before)
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Work:
+    """Steps of optimizers, and how many samples the network ran on each time."""
+
+    steps: int = 0
+    samples: list[int] = field(default_factory=list)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
+    """What a study does until it has been tried out, where it ends."""
+    done = Work()
+
+    def step(*_: object) -> None:
+        done.steps += 1
+
+    def run(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, Plain):
+            done.samples.append(len(inputs[0]))
+
+    def tried(dry_run: Callable[..., None], *arguments: object) -> None:
+        hook = register_module_forward_pre_hook(run)
+        dry_run(*arguments)
+        hook.remove()
+        raise SearchFailedError("it has been tried out")
+
+    for kind in ("search", "family", "correlation"):
+        monkeypatch.setattr(f"search.studies.{kind}_study.try_out", tried)
+    hook = register_optimizer_step_post_hook(step)
+    yield done
+    hook.remove()
+
+
+SHORT, LONG = (8, 1), (64, 90)
+"""Batch size and epochs."""
+
+
+@pytest.mark.parametrize(
+    ("study", "steps"),
+    [
+        ("search-by-rni", 3),  # of training, of fine-tuning, and of a member of a family
+        ("search-by-taylor", 3),
+        ("family", 3),  # of the base network, and of a member of each kind
+        ("correlation", 5),  # of training and fine-tuning by the criterion, and by the oracle
+    ],
+)
+def test_it_takes_as_little_however_long_the_study_is(
+    tmp_path: Path, work: Work, study: str, steps: int
+):
+    """One step of each training, on two samples, and few runs beside: seconds anywhere."""
+    for size, epochs in (SHORT, LONG):
+        training = TrainingConfig(epochs, epochs, epochs, batch_size=size)
+        changes: dict[str, object] = {"data": DataConfig(limit_train=20 * size)}
+        if study == "family":
+            training = TrainingConfig(scratch_epochs=epochs, batch_size=size)
+            changes |= {"kinds": ("copycat", "uniform"), "budgets": ("flops=60%", "flops=40%")}
+        elif study == "correlation":
+            training = TrainingConfig(epochs=epochs, batch_size=size)
+        changes["training"] = training
+        if study != "family":
+            changes["scoring_batches"] = epochs
+        with pytest.raises(SearchFailedError, match="it has been tried out"):
+            STUDIES[study](tmp_path, "Plain", **changes)
+        assert work.steps == steps
+        assert max(work.samples) == 2
+        assert len(work.samples) < 15 * steps
+        work.steps, work.samples[:] = 0, []
 
 
 @pytest.fixture
