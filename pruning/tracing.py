@@ -167,27 +167,9 @@ class _Traces:
     def _best_prediction(self, device: torch.device | None, values: _Values | None) -> _Prediction:
         """With channels going on in reshapes as the code wants it, as far as it tells."""
         skeleton = copied(self.model, device).eval()
-
-        def predicted(courses: Mapping[ReshapeKey, Course]) -> _Prediction:
-            return self._predicted(skeleton, device, values, courses)
-
-        prediction = self._improved(skeleton, predicted({}), {}, predicted)
-        with suppress(OutOfTimeError):  # `verified` finds out as well
-            if heads := _whole_heads(prediction):
-                other = self._improved(skeleton, predicted(heads), heads, predicted)
-                if _is_freer(other, prediction):
-                    prediction = other
-        return prediction
-
-    def _improved(
-        self,
-        skeleton: nn.Module,
-        prediction: _Prediction,
-        courses: Mapping[ReshapeKey, Course],
-        predicted: Callable[[Mapping[ReshapeKey, Course]], _Prediction],
-    ) -> _Prediction:
-        """A prediction with these courses, and others where the code wants them."""
+        courses: dict[ReshapeKey, Course] = {}
         tried: set[tuple[ReshapeKey, Course]] = set()
+        prediction = self._predicted(skeleton, device, values, courses)
         with suppress(OutOfTimeError):  # `verified` finds out as well
             for _ in range(_MOST_TRACES):
                 better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
@@ -195,8 +177,8 @@ class _Traces:
                 )
                 if not better:
                     break
-                courses = {**courses, **better}
-                prediction = predicted(courses)
+                courses |= better
+                prediction = self._predicted(skeleton, device, values, courses)
             prediction = _with_kept_sizes(skeleton, prediction)
         return prediction
 
@@ -292,31 +274,6 @@ def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGrap
     return graph.with_groups(
         {name: replace(graph.group(name), inexact=reason) for name, reason in reasons.items()}
     )
-
-
-def _whole_heads(prediction: _Prediction) -> dict[ReshapeKey, Course]:
-    """How channels go on in attention for whole heads to go, where some of each head cannot."""
-    tracer, free = prediction.tracer, _free_groups(prediction).keys()
-    contracted = (contraction.labels for contraction in tracer.functions.contracted)
-    return tracer.reshapes.into_heads(
-        labels for labels in contracted if prediction.rehearse.names(labels) - free
-    )
-
-
-def _is_freer(one: _Prediction, other: _Prediction) -> bool:
-    """Whether more groups may lose channels, and those that may anyway as few at a time."""
-    free, free_of_other = _free_groups(one), _free_groups(other)
-    return len(free) > len(free_of_other) and all(
-        free.get(name, 0) >= number for name, number in free_of_other.items()
-    )
-
-
-def _free_groups(prediction: _Prediction) -> dict[str, int]:
-    """Units of the groups, of several, that the network runs with fewer channels of."""
-    units = some_units(prediction.graph)
-    failing = failing_groups(units, prediction.rehearse)
-    groups = (prediction.graph.group(name) for name in units if name not in failing)
-    return {group.name: group.num_units for group in groups}
 
 
 def _courses_of_misled(

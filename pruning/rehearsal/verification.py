@@ -309,7 +309,7 @@ class Rehearsals:
             difference.step,
             steps[0] if steps else None,
             difference.asked,
-            tuple(labels for labels in axes if self.names(labels) & units.keys()),
+            tuple(labels for labels in axes if self._names(labels) & units.keys()),
             difference.is_last,
             is_near=self._suspects(steps[:1], units) == suspects,
         )
@@ -331,12 +331,12 @@ class Rehearsals:
     def _suspects(self, steps: Sequence[Step], units: Units) -> tuple[str, ...]:
         """The groups among `units` in the first of these steps that touches any of them."""
         for step in steps:
-            names = {name for labels in _labels_of([step]) for name in self.names(labels)}
+            names = {name for labels in _labels_of([step]) for name in self._names(labels)}
             if touched := names & units.keys():
                 return tuple(group.name for group in self._graph.groups if group.name in touched)
         return ()
 
-    def names(self, labels: Labels) -> set[str]:
+    def _names(self, labels: Labels) -> set[str]:
         """The groups that have channels along an axis."""
         numbers = np.unique(self._atoms.group[labels]).tolist()
         return {self._graph.groups[number].name for number in numbers if number != NO_GROUP}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pruning.graph.channel_labels import Labels
 from pruning.tracer.labelled_tensors import LabelledTensors
@@ -55,22 +55,6 @@ class Reshapes:
         if len(others) and len(others) % len(labels) == 0:
             channels = self._labelled.channels
             channels.tie(channels.tie_rows(others.reshape(-1, len(labels))), labels)
-
-    def into_heads(self, contracted: Iterable[Labels]) -> dict[ReshapeKey, Course]:
-        """Courses along heads, for reshapes of modules that take products over what is in each.
-
-        contracted: along which two activations are multiplied and summed. The channels that such a
-        reshape divides have gone on along its last axis, as equal places of all heads.
-        """
-        attending = {labels.tobytes() for labels in contracted}
-        modules = {
-            reshape.key[0] for labels, reshape in self._decided.items() if labels in attending
-        }
-        return {
-            reshape.key: Course(reshape.axes[-2])
-            for reshape in self._decided.values()
-            if reshape.key[0] in modules and reshape.course == Course(reshape.axes[-1])
-        }
 
     def takes_apart(self, labels: Labels) -> None:
         """Note an axis of which the network takes single places; see Tracing.reshapes."""

@@ -101,7 +101,6 @@ def pruner_of(model: nn.Module, budget: str = "params=40%", **options: Any) -> I
     "name",
     [
         "attention heads by size",
-        "attention heads of a width that is written down",
         "attention heads of a width that is kept",
     ],
 )

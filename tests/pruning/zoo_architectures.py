@@ -151,24 +151,6 @@ class KeptHeads(nn.Module):
         return self.last(joined).mean(1)
 
 
-class WrittenHeads(nn.Module):
-    """Attention in a number of heads that is kept, each of a width that is written down."""
-
-    def __init__(self, inputs: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(inputs, 3 * heads * 2)
-        self.last = nn.Linear(heads * 2, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(2).transpose(1, 2).contiguous()
-        n, positions = x.shape[:2]
-        q, k, v = self.qkv(x).reshape(n, positions, 3, self.heads, 2).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, scale=0.7)
-        joined = attended.transpose(1, 2).reshape(n, positions, self.heads * 2).contiguous()
-        return self.last(joined).mean(1)
-
-
 class SeparateHeads(nn.Module):
     """Attention by three layers, each shared out into heads of a width that is kept (Next-ViT)."""
 
@@ -374,11 +356,6 @@ ZOO_ARCHITECTURES: tuple[Architecture, ...] = (
         "pixel shuffle written out",
         lambda: Branches(shuffled_up, first=conv(3, 12), last=conv(3, 4)),
         prunable={"first": (12, 4)},
-    ),
-    Architecture(
-        "attention heads of a width that is written down",
-        lambda: chain(embed=conv(3, 5, 4, stride=4), attention=WrittenHeads(5, 3)),
-        prunable={"embed": (5, 1), "attention.qkv": (18, 6)},
     ),
     Architecture(
         "attention heads by size",
