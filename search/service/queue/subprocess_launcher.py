@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from search.storage.layout import LOG_FILE
 from search.system.process_identity import alive, tag
 
 _LAST_BYTES = 8192
+_EXEC_SECONDS = 0.001
+"""After which it is looked again whether a process that was started has its command line."""
 
 
 class SubprocessLauncher(Launcher):
@@ -71,6 +74,8 @@ class SubprocessLauncher(Launcher):
         except OSError as error:
             raise ServiceError(f"cannot start a process: {error}") from error
         self._children[child.pid] = child
+        while child.poll() is None and not _command_line(child.pid):
+            time.sleep(_EXEC_SECONDS)
         return tag(child.pid)  # a child that has ended is there until it is asked for
 
     def _running(self, search_id: str) -> str:
@@ -114,6 +119,14 @@ class SubprocessLauncher(Launcher):
         if process is not None:
             with suppress(psutil.Error):
                 process.kill()
+
+
+def _command_line(pid: int) -> list[str]:
+    """By which another service would find the process; empty as long as it is being made."""
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return []
 
 
 def _cause(status: int | None) -> str:

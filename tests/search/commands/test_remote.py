@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -362,7 +363,11 @@ def test_python_has_it_all(server: str, finished_search: FinishedSearch, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_search_is_launched_watched_and_taken_along(server: str, tmp_path: Path):
+def test_a_search_is_launched_watched_and_taken_along(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # On a busy machine it takes minutes, each of which has a line.
+    monkeypatch.setattr("search.tracking.terminal_progress._SECONDS_PER_LINE", math.inf)
     flags = ["--budget=flops=10%", "--trials=2", "--ladder=1", "--profiles=1"]
     flags += ["--limit-train=240", "--batch-size=32", "--epochs=1", "--fine-tune-epochs=1"]
     flags += ["--tempered-trials=0", "--concurrency=1", "--name=tiny"]
