@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.client import Client
+    from search.config.correlation_config import CorrelationConfig
     from search.config.data_config import DataConfig
+    from search.config.family_config import FamilyConfig
     from search.config.gates_config import GatesConfig
     from search.config.iterative_config import IterativeConfig
     from search.config.resources_config import ResourcesConfig
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "search.client",
+    "CorrelationConfig": "search.config.correlation_config",
     "DataConfig": "search.config.data_config",
     "DataSplits": "search.data.own.data_splits",
+    "FamilyConfig": "search.config.family_config",
     "GatesConfig": "search.config.gates_config",
     "IterativeConfig": "search.config.iterative_config",
     "ResourcesConfig": "search.config.resources_config",
@@ -43,8 +47,10 @@ _HOMES = {
 
 __all__ = [
     "Client",
+    "CorrelationConfig",
     "DataConfig",
     "DataSplits",
+    "FamilyConfig",
     "GatesConfig",
     "IterativeConfig",
     "ResourcesConfig",

@@ -11,10 +11,10 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -23,15 +23,27 @@ from pruning.errors import ServiceError
 from pruning.lazy_imports import lazy_modules
 from search.config.explicit_settings import explicit_settings, settings_json
 from search.server_events import ServerEvent, server_events
+from search.storage.layout import StudyKind
 from search.system.backoff import Backoff
 from search.tracking.event_file import Event
 from search.tracking.process_log import LogPart, log_parts
 
 if TYPE_CHECKING:
+    from search.config.correlation_config import CorrelationConfig
+    from search.config.family_config import FamilyConfig
     from search.config.search_config import SearchConfig
+    from search.results.correlation_report import CorrelationResults
+    from search.results.family_results import FamilyStudy
     from search.results.report import Results
 
-export, report = lazy_modules("copycat.export", "search.results.report")
+    Settings = Mapping[str, Any] | SearchConfig | FamilyConfig | CorrelationConfig
+
+export, report, family_results, correlation_report, study_settings = lazy_modules(
+    *("copycat.export", "search.results.report", "search.results.family_results"),
+    *("search.results.correlation_report", "search.config.study_settings"),
+)
+
+Result = TypeVar("Result")
 
 TOKEN_VARIABLE = "ESPALIER_TOKEN"
 OVER = ("finished", "failed", "stopped")
@@ -97,24 +109,46 @@ class Client:
     # ---- searches
 
     def launch(
-        self, settings: Mapping[str, Any] | SearchConfig, key: str | None = None
+        self, settings: Settings, key: str | None = None, *, kind: StudyKind = "search"
     ) -> dict[str, Any]:
-        """Queue a search and return it, as `search` does.
+        """Queue a search, or another study, and return it, as `search` does.
 
-        settings: nested as in a TOML file, or a SearchConfig, of which only what differs from the
-        defaults is sent.  key: the same settings with the same key begin no second search, see
-        search.config.explicit_settings.settings_key; without one every call begins another.
+        settings: nested as in a TOML file, or a SearchConfig, FamilyConfig or CorrelationConfig, of
+        which only what differs from the defaults is sent.  key: the same settings with the same key
+        begin no second search, see search.config.explicit_settings.settings_key; without one every
+        call begins another.  kind: of study, whose settings are nested; a class says its own.
         """
-        content = settings if isinstance(settings, Mapping) else explicit_settings(settings)
-        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
-        body = settings_json(content).encode()
-        return self._json("POST", "/v1/searches", content=body, headers=headers, timeout=_SLOW)
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._send_settings("/v1/searches", settings, kind, headers)
+
+    def preflight(self, settings: Settings, *, kind: StudyKind = "search") -> dict[str, Any]:
+        """What such a study would begin with, in `lines`; nothing is kept. See `launch`."""
+        return self._send_settings("/v1/preflight", settings, kind, {})
+
+    def _send_settings(
+        self, path: str, settings: Settings, kind: StudyKind, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
+        if isinstance(settings, Mapping):
+            content = settings
+        else:
+            content, kind = explicit_settings(settings), study_settings.kind_of(settings)
+        return self._json(
+            "POST",
+            path,
+            params={"kind": kind},
+            content=settings_json(content).encode(),
+            headers={"Content-Type": "application/json", **headers},
+            timeout=_SLOW,
+        )
 
     def searches(
-        self, *, state: str | None = None, name: str | None = None
+        self, *, state: str | None = None, name: str | None = None, kind: StudyKind | None = None
     ) -> list[dict[str, Any]]:
-        """All searches, the newest first. state: only those in it.  name: a part of theirs."""
-        return self._pages("/v1/searches", state=state, name=name)
+        """All searches and other studies, the newest first.
+
+        state, kind: only those in it, or of it.  name: a part of theirs.
+        """
+        return self._pages("/v1/searches", state=state, name=name, kind=kind)
 
     def search(self, search_id: str) -> dict[str, Any]:
         """How a search stands: `state`, `progress`, `settings`; times in ms since 1970."""
@@ -249,14 +283,31 @@ class Client:
 
     def results(self, search_id: str) -> Results:
         """Everything a finished search knows, as `search.run` returns it."""
+        results: Results = self._results(search_id, report.Results.from_mapping)
+        return results
+
+    def family(self, search_id: str) -> FamilyStudy:
+        """What came of a finished family study: every run, and the mean of each network's."""
+        study: FamilyStudy = self._results(search_id, family_results.FamilyStudy.from_mapping)
+        return study
+
+    def correlation(self, search_id: str) -> CorrelationResults:
+        """What came of a finished correlation study: how far each criterion agrees."""
+        study: CorrelationResults = self._results(search_id, correlation_report.results_of)
+        return study
+
+    def _results(self, search_id: str, read: Callable[[dict[str, Any]], Result]) -> Result:
         content = self._json("GET", _search_path(search_id, "results"))
         try:
-            results: Results = report.Results.from_mapping(content)
-            return results
+            return read(content)
         except (KeyError, TypeError, ValueError) as error:
             raise ServiceError(
                 f"the results of {search_id} cannot be read: is {self.url} of another version?"
             ) from error
+
+    def figure(self, search_id: str) -> bytes:
+        """The figure of a finished search, or another study, as PNG."""
+        return self._request("GET", _search_path(search_id, "figure")).content
 
     def report(self, search_id: str) -> bytes:
         """The report of a finished search: one HTML page that opens offline."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,21 +11,24 @@ from rich.console import Console
 
 from pruning.errors import ConfigError
 from pruning.lazy_imports import lazy_modules
+from search.commands import run_or_watch
 from search.commands.common_options import CONFIG, TRUST, sample_shape
 from search.commands.completions import RECIPES, stored_networks
 from search.commands.flags import options, overridden, refuse_without_effect
 from search.commands.interrupts import ending_on_interrupt, interrupt_on_signals
 from search.commands.result_summary import print_family
+from search.commands.server_or_folder import chosen_server
 from search.config.family_config import (
     UNUSED_TRAINING,
     FamilyConfig,
-    recipe_of_family,
+    over_recipe,
 )
 from search.config.settings import from_mapping, read_toml
 from search.config.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from copycat import architecture
+    from search.commands.remote_server import RemoteServer
     from search.data import trusted_code
     from search.results import report
     from search.studies import family_ladder, family_study
@@ -70,8 +72,15 @@ def family(
     the way: after so many removals (@12), or the first within a budget (@flops=30%). With --train
     every network is trained; run it again to continue a training that was stopped.
     """
-    content = overridden(_below_flags(config_file, recipe), flags)
     console = Console(highlight=False)
+    given = _given(config_file, recipe)
+    server = chosen_server(may_name_runs=True)
+    if server is not None:
+        refuse_without_effect(("shape", "classes", "as_json", "trust"), "on a server")
+        there = {name: value for name, value in flags.items() if name != "trust"}
+        _on_server(server, {"source": source, **overridden(given, there)}, console, train=train)
+        return
+    content = overridden(over_recipe(given), flags)
     config, subject, data = _opened(
         source, content, config_file, train=train, shape=shape, classes=classes
     )
@@ -88,19 +97,25 @@ def family(
         _train(console, config, subject, rungs, data=data, notes=notes)
 
 
-def _below_flags(config_file: str | None, recipe: str | None) -> dict[str, Any]:
-    """The settings of the file, laid over those of the recipe that it or the flag names."""
+def _on_server(
+    server: RemoteServer, content: dict[str, Any], console: Console, *, train: bool
+) -> None:
+    """Launch and watch it, or show what its preflight says."""
+    if train:
+        run_or_watch.launch(server, content, "family")
+        return
+    for line in server.client.preflight(content, kind="family")["lines"]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _given(config_file: str | None, recipe: str | None) -> dict[str, Any]:
+    """The settings of the file, with the recipe that the flag names."""
     content = read_toml(config_file) if config_file else {}
     if "source" in content:
         raise ConfigError(
             f"{config_file}: source is what `espalier family` is called with: leave it out"
         )
-    training = content.get("training", {})
-    if not isinstance(training, Mapping):
-        return content
-    own = {name: value for name, value in training.items() if name != "recipe"}
-    chosen = recipe or training.get("recipe", "rni")
-    return {**content, "training": {**recipe_of_family(chosen), **own}}
+    return overridden(content, {"training__recipe": recipe})
 
 
 def _opened(

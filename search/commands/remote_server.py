@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from rich.console import Console
+
 from pruning.errors import ServiceError
 from search.client import Client, Export
+from search.commands.result_summary import print_correlation, print_family
 from search.commands.search_location import SearchEntry, SearchLocation, StoredNetwork
 from search.tasks.score import Score
 
@@ -62,6 +65,15 @@ class RemoteServer(SearchLocation):
     def results(self, name: str) -> Results:
         return self.client.results(name)
 
+    def print_results(self, name: str, console: Console) -> None:
+        match self.search(name).kind:
+            case "family":
+                print_family(self.client.family(name), self.client.url, console)
+            case "correlation":
+                print_correlation(self.client.correlation(name), self.client.url, console)
+            case _:
+                super().print_results(name, console)
+
     def report(self, name: str) -> tuple[bytes, Path]:
         return self.client.report(name), Path(f"{name}-report.html")
 
@@ -94,7 +106,8 @@ def _entry(answer: dict[str, Any]) -> SearchEntry:
             answer["reason"],
             answer["progress"],
             answer["ended_ms"],
-            score=Score.from_mapping(answer.get("score")),
+            answer.get("kind", "search"),
+            Score.from_mapping(answer.get("score")),
         )
     except KeyError as error:
         raise ServiceError(f"the server tells nothing of a search's {error}") from error

@@ -67,8 +67,11 @@ def print_recommendations(
     console.print(recommendation.note(results.num_test, results.score), style="dim", markup=False)
 
 
-def print_family(study: family_results.FamilyStudy, folder: Path, console: Console) -> None:
-    """The table of a family study, what is missing in it, and where everything is."""
+def print_family(study: family_results.FamilyStudy, place: str | Path, console: Console) -> None:
+    """The table of a family study, what is missing in it, and where everything is.
+
+    place: a folder, or a server.
+    """
     title = f"{study.measure.capitalize()}, mean ± deviation over runs"
     console.print(f"\n{title}", style="bold", markup=False)
     console.print(family_results.study_table(study))
@@ -76,15 +79,19 @@ def print_family(study: family_results.FamilyStudy, folder: Path, console: Conso
         console.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
     for key, reason in study.failures.items():
         console.print(f"{key} failed: {reason}", style="yellow", markup=False)
-    console.print(f"\nStored in {folder}", markup=False, soft_wrap=True)
+    console.print(_stored(place), markup=False, soft_wrap=True)
 
 
 def print_correlation(
-    study: correlation_report.CorrelationResults, folder: Path, console: Console
+    study: correlation_report.CorrelationResults, place: str | Path, console: Console
 ) -> None:
-    """The table of a correlation study, what it is about, and where everything is."""
+    """The table of a correlation study, what it is about, and where everything is, as above."""
     console.print("\nCorrelation with the oracle", style="bold")
     console.print(correlation_report.study_table(study))
     for note in correlation_report.study_notes(study):
         console.print(note, style="dim", markup=False)
-    console.print(f"\nStored in {folder}", markup=False, soft_wrap=True)
+    console.print(_stored(place), markup=False, soft_wrap=True)
+
+
+def _stored(place: str | Path) -> str:
+    return f"\nStored {'in' if isinstance(place, Path) else 'on'} {place}"

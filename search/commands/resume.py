@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,10 +17,9 @@ from search.commands.completions import studies
 from search.commands.flags import overridden, refuse_without_effect, some_options
 from search.commands.runs_folder import RunsFolder, search_folder
 from search.commands.server_or_folder import chosen_server
-from search.config.correlation_config import CorrelationConfig
-from search.config.family_config import FamilyConfig
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
+from search.config.study_settings import SETTINGS_OF
 from search.storage.layout import SETTINGS_FILES, StudyKind, study_kind
 
 if TYPE_CHECKING:
@@ -38,11 +36,6 @@ else:
     )
 
 _OF_THE_MACHINE = ("concurrency", "device", "mlflow_url", "register")
-_SETTINGS: Mapping[StudyKind, Any] = {
-    "search": SearchConfig,
-    "family": FamilyConfig,
-    "correlation": CorrelationConfig,
-}
 
 
 @click.command()
@@ -108,7 +101,7 @@ def stored_settings(
         raise SearchStateError(f"{file} is damaged: {error}") from error
     if not isinstance(content, dict) or "model" not in content:
         raise SearchStateError(f"{file} is damaged: it holds no settings")
-    config = from_mapping(_SETTINGS[kind], overridden(content, flags), str(file))
+    config = from_mapping(SETTINGS_OF[kind], overridden(content, flags), str(file))
     if config.model:
         models.require_trusted(config.model, trust, file)
     trusted_code.require_trusted_data(config.data, trust, file)

@@ -16,6 +16,7 @@ from search.commands.runs_folder import RunsFolder
 from search.commands.search_location import SearchEntry, SearchLocation
 from search.config.explicit_settings import settings_key
 from search.config.search_config import SearchConfig
+from search.storage.layout import StudyKind
 
 if TYPE_CHECKING:
     from search import models
@@ -55,19 +56,20 @@ def stoppable(location: RunsFolder, name: str) -> Iterator[None]:
         yield
 
 
-def launch(server: RemoteServer, content: Mapping[str, Any]) -> None:
-    """Launch the search on the server, or go on with the one that these settings began there.
+def launch(server: RemoteServer, content: Mapping[str, Any], kind: StudyKind = "search") -> None:
+    """Launch the study on the server, or go on with the one that these settings began there.
 
     It is then watched.
     """
-    answer = server.client.launch(content, key=settings_key(content))
+    key = settings_key(content, kind)
+    answer = server.client.launch(content, key=key, kind=kind)
     name = answer["id"]
     if answer["state"] in ("failed", "stopped"):
         server.client.resume(name)
     console = Console(highlight=False)
     if name != answer["name"]:
         console.print(
-            f"{server.client.url} has another {answer['name']}: this search is {name} there",
+            f"{server.client.url} has another {answer['name']}: this {kind} is {name} there",
             markup=False,
             soft_wrap=True,
         )

@@ -20,7 +20,7 @@ else:
     )
 
 SERVER_COMMANDS = (
-    *("search", "list", "watch", "log", "stop", "resume"),
+    *("search", "family", "correlate", "list", "watch", "log", "stop", "resume"),
     *("priority", "pareto", "export", "report", "doctor"),
 )
 """Commands that work on a server too."""

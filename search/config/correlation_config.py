@@ -93,11 +93,15 @@ class CorrelationConfig:
             require_defaults(self, ("gates_per",), "without prune_residual: streams are left out")
         for name in self.criteria:
             if METHODS[name].tries_every_unit:
-                raise ConfigError(f"criterion must not be {name}: all others are held against it")
+                raise ConfigError(
+                    f"criterion must not be {name}: all others are held against it",
+                    field="criterion",
+                )
             if METHODS[name].criterion is None:
                 raise ConfigError(
                     f"criterion must not be {name}, which judges by gates that are trained with "
-                    "the network"
+                    "the network",
+                    field="criterion",
                 )
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruning.errors import ServiceError
+from search.storage.layout import StudyKind
 
 _FLAG_NAMES = {
     "source": "data",
@@ -47,9 +48,10 @@ def settings_json(settings: Mapping[str, Any]) -> str:
         raise ServiceError(f"these settings cannot be sent to a server: {error}") from None
 
 
-def settings_key(settings: Mapping[str, Any]) -> str:
-    """An Idempotency-Key that is the same whenever the settings are."""
-    return f"settings-{hashlib.sha256(settings_json(settings).encode()).hexdigest()}"
+def settings_key(settings: Mapping[str, Any], kind: StudyKind = "search") -> str:
+    """An Idempotency-Key that is the same whenever the settings, and the kind of study, are."""
+    digest = hashlib.sha256(settings_json(settings).encode()).hexdigest()
+    return f"settings-{digest}" if kind == "search" else f"{kind}-settings-{digest}"
 
 
 def flag_of(name: str, table: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ class FamilyConfig:
     Construction checks every value and raises ConfigError or BudgetError.
     """
 
-    source: str
+    source: str = field(
+        metadata={"description": "architecture whose shape is rescaled, as SEARCH/NAME"}
+    )
     budgets: tuple[str, ...] = option(
         (), "budgets of the ladder, such as params=200k:2M:100k or flops=25%; repeatable"
     )
@@ -162,9 +165,18 @@ class FamilyConfig:
         )
 
 
-def recipe_of_family(name: str) -> dict[str, Any]:
+def over_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file has them, their training laid over the recipe that it names, if any."""
+    training = content.get("training", {})
+    if not isinstance(training, Mapping):
+        return dict(content)
+    own = {name: value for name, value in training.items() if name != "recipe"}
+    return {**content, "training": {**_recipe_of_family(training.get("recipe", "rni")), **own}}
+
+
+def _recipe_of_family(name: object) -> dict[str, Any]:
     """A paper's settings of training for networks that train from scratch, in one stage."""
-    recipe = recipe_of(TrainingConfig, name)
+    recipe = recipe_of(TrainingConfig, name, "training.recipe")
     used = {key: value for key, value in recipe.items() if key not in UNUSED_TRAINING}
     if "scratch_learning_rate" in recipe:
         used["learning_rate"] = recipe["scratch_learning_rate"]
@@ -176,10 +188,12 @@ def kind_and_number(name: str) -> tuple[str, float | None]:
     match = _KIND.fullmatch(name)
     known = {kind.partition(":")[0] for kind in KINDS}
     if match is None or match[1] not in known:
-        raise ConfigError(f"kinds must be some of {', '.join(KINDS)}, got {name!r}")
+        listed_kinds = ", ".join(KINDS)
+        raise ConfigError(f"kinds must be some of {listed_kinds}, got {name!r}", field="kinds")
     if (match[1] == "tempered") != (match[2] is not None):
-        raise ConfigError(f"tempered takes its ρ as in tempered:0.5, other kinds none: {name!r}")
+        why = "tempered takes its ρ as in tempered:0.5, other kinds none"
+        raise ConfigError(f"{why}: {name!r}", field="kinds")
     try:
         return match[1], None if match[2] is None else float(match[2])
     except ValueError:
-        raise ConfigError(f"ρ must be a number, got {name!r}") from None
+        raise ConfigError(f"ρ must be a number, got {name!r}", field="kinds") from None

@@ -38,17 +38,22 @@ class CorrelationResults:
 def read_results(file: Path) -> CorrelationResults:
     """The results of a finished study; SearchStateError where there are none that can be read."""
     with readable_results(file) as stored:
-        agreements = [
-            Agreement(
-                name,
-                {layer: Correlation(**values) for layer, values in row["layers"].items()},
-                Correlation(**row["all_layers"]),
-            )
-            for name, row in stored["criteria"].items()
-        ]
-        counts = int(stored["num_units"]), int(stored["num_images"])
-        value, score = float(stored["validation_score"]), Score.from_mapping(stored.get("score"))
-        return CorrelationResults(tuple(agreements), *counts, value, (file,), score)
+        return dataclasses.replace(results_of(stored), files=(file,))
+
+
+def results_of(stored: Mapping[str, Any]) -> CorrelationResults:
+    """The results in what `content` makes; KeyError, TypeError or ValueError if it is none."""
+    agreements = [
+        Agreement(
+            name,
+            {layer: Correlation(**values) for layer, values in row["layers"].items()},
+            Correlation(**row["all_layers"]),
+        )
+        for name, row in stored["criteria"].items()
+    ]
+    counts = int(stored["num_units"]), int(stored["num_images"])
+    value, score = float(stored["validation_score"]), Score.from_mapping(stored.get("score"))
+    return CorrelationResults(tuple(agreements), *counts, value, (), score)
 
 
 def study_table(study: CorrelationResults) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,22 +129,27 @@ class FamilyStudy:
 
     @classmethod
     def read(cls, file: Path) -> FamilyStudy:
-        """The inverse of `to_mapping`, from the file of a finished study.
+        """What the file of a finished study holds.
 
         Raises SearchStateError where there is none that can be read.
         """
         with readable_results(file) as content:
-            runs = [
-                FamilyRun(**{**run, "outcome": Outcome.from_mapping(run["outcome"])})
-                for run in content["runs"]
-            ]
-            num_test, notes = int(content["num_test"]), tuple(content["notes"])
-            score = Score.from_mapping(content.get("score"))
-            base = content.get("base_network")
-            return cls(
-                *(tuple(runs), num_test, dict(content["failures"]), notes, (file,), score),
-                None if base is None else Outcome.from_mapping(base),
-            )
+            return replace(cls.from_mapping(content), files=(file,))
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> FamilyStudy:
+        """The inverse of `to_mapping`; KeyError, TypeError or ValueError if it is none."""
+        runs = [
+            FamilyRun(**{**run, "outcome": Outcome.from_mapping(run["outcome"])})
+            for run in content["runs"]
+        ]
+        num_test, notes = int(content["num_test"]), tuple(content["notes"])
+        score = Score.from_mapping(content.get("score"))
+        base = content.get("base_network")
+        return cls(
+            *(tuple(runs), num_test, dict(content["failures"]), notes, (), score),
+            None if base is None else Outcome.from_mapping(base),
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON-able."""

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from search.service.database.tables import ArchitectureRow, SearchRow, State
+from search.storage.layout import ARCHITECTURES_FOLDER, StudyKind
 from search.tasks.score import Direction, Score
 
 FLOPS = "fvcore's count, eval mode, batch 1; one multiply-add is one FLOP"
@@ -86,18 +87,22 @@ class Progress(BaseModel):
 
 
 class SearchSummary(BaseModel):
-    """A search in a list."""
+    """A search, or a study of another kind, in a list."""
 
     id: str
+    kind: StudyKind
     name: str
     state: State
     reason: str = Field(description="why it failed; empty otherwise")
     is_stopping: bool
     owner: str
     priority: int = Field(description="what is higher comes first in the queue")
-    model: str
+    model: str = Field(description="empty for a family, whose source says it")
+    source: str = Field(
+        description="of a family: the architecture whose shape it rescales, as SEARCH/NAME"
+    )
     data: str
-    budget: list[str]
+    budget: list[str] = Field(description="of a family: its ladder")
     score: ScoreKind
     created_ms: int = Field(description="since 1970")
     started_ms: int | None
@@ -110,6 +115,7 @@ class SearchSummary(BaseModel):
         settings = _shown(row.settings)
         return {
             "id": row.id,
+            "kind": row.kind,
             "name": row.name,
             "state": row.state,
             "reason": row.reason,
@@ -118,7 +124,8 @@ class SearchSummary(BaseModel):
             "priority": row.priority,
             "model": str(settings.get("model", "")),
             "data": str(settings["data"].get("source", "")),
-            "budget": list(settings.get("budget", [])),
+            "source": str(settings.get("source", "")),
+            "budget": list(settings.get("budgets" if row.kind == "family" else "budget", [])),
             "score": ScoreKind.of(row),
             "created_ms": row.created_ms,
             "started_ms": row.started_ms,
@@ -134,7 +141,7 @@ class Priority(BaseModel):
 
 
 class SearchDetails(SearchSummary):
-    """One search."""
+    """One search, or a study of another kind."""
 
     settings: dict[str, Any]
     preflight: list[str] = Field(description="what the network costs and the budget allows")
@@ -151,9 +158,15 @@ class SearchDetails(SearchSummary):
             "settings": _shown(row.settings),
             "preflight": frame.get("lines", []),
             "base": frame.get("base"),
-            "limits": frame.get("limits", {}),
+            "limits": _limits(row),
             "launches": row.launches,
         }
+
+
+def _limits(row: SearchRow) -> dict[str, float]:
+    """Of its budget, which only a search has: jobs of others are given one that bounds nothing."""
+    limits: dict[str, float] = (row.frame or {}).get("limits") or {}
+    return limits if row.kind == "search" else {}
 
 
 def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
@@ -164,7 +177,10 @@ def paging(offset: int, num_items: int, total: int) -> dict[str, int | None]:
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is the server's alone; paths as clients name them."""
-    shown = {name: value for name, value in settings.items() if name not in ("runs", "mlflow_url")}
+    hidden = ("runs", "mlflow_url", "trust")
+    shown = {name: value for name, value in settings.items() if name not in hidden}
+    if "source" in shown:
+        shown["source"] = _named_in_runs(str(shown["source"]))
     data, training = dict(shown.get("data", {})), shown.get("training")
     root = str(data.pop("root", ""))
     kind, separator, place = str(data.get("source", "")).partition(":")
@@ -176,6 +192,12 @@ def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
         teacher = _below(str(training["distill_from"]), root)
         shown["training"] = {**training, "distill_from": teacher}
     return {**shown, "data": data}
+
+
+def _named_in_runs(source: str) -> str:
+    """SEARCH/NAME, also where a study of the command line was given a folder."""
+    parts = [part for part in source.split("/") if part and part != ARCHITECTURES_FOLDER]
+    return "/".join(parts[-2:])
 
 
 def _below(place: str, root: str) -> str:
@@ -256,7 +278,7 @@ class Architecture(BaseModel):
         is_over = search.state == "finished"
         frame, outcome = search.frame or {}, row.outcome
         base = (frame.get("base") or {}).get("flops")
-        limits = frame.get("limits") or {}
+        limits = _limits(search)
         identity = f"{row.search_id}{SEPARATOR}{row.key}"
         here = f"/v1/architectures/{quote(identity)}"
         return {

@@ -21,7 +21,9 @@ class LimitsConfig:
 
     most_params: int = option(200_000_000, "parameters of a network that clients may name", ge=1)
     most_image_size: int = option(512, "pixels a side that clients may resize images to", ge=1)
-    most_trials: int = option(1000, "trials of a search that clients may ask for", ge=1)
+    most_trials: int = option(
+        1000, "trials of a search, or networks of a family, that clients may ask for", ge=1
+    )
     most_epochs: int = option(
         1000, "epochs of each kind of training that clients may ask for", ge=1
     )

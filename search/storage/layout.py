@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -27,10 +28,18 @@ RESULTS_FILES: dict[StudyKind, str] = {
 }
 
 
+FIGURES: dict[StudyKind, str] = {
+    "search": "front.png",
+    "family": "family.png",
+    "correlation": "correlation.png",
+}
+"""The figure of each kind's results."""
+
+
 def study_kind(folder: Path) -> StudyKind | None:
     """The kind of study that the folder holds; None if it holds none."""
     for kind, name in SETTINGS_FILES.items():
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             return kind
     return None
 

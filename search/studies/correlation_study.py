@@ -45,7 +45,7 @@ from search.config.correlation_config import (
 )
 from search.config.methods import method
 from search.config.search_config import SearchConfig
-from search.data.data import Batch, Data
+from search.data.data import Batch, Data, Sample
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
@@ -77,7 +77,7 @@ _MAY_CHANGE = (
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """What is studied: a network that is not trained yet, and who judges which of its layers."""
 
     config: CorrelationConfig
@@ -90,6 +90,13 @@ class _Subject:
     def num_units(self) -> int:
         """Units of all layers together."""
         return sum(self.preflight.graph.group(name).num_units for name in self.layers)
+
+    def describe(self) -> str:
+        """How much is judged, and by what, in a line."""
+        return (
+            f"{self.num_units:,} units in {len(self.layers)} layers; "
+            f"criteria: {', '.join(self.criteria)}"
+        )
 
 
 def run(config: CorrelationConfig, *, console: Console | None = None) -> CorrelationResults:
@@ -109,7 +116,7 @@ class _Correlation(Study[CorrelationResults]):
 
     def __init__(self, config: CorrelationConfig) -> None:
         self._config, self.settings = config, settings_file(config)
-        self._subject: _Subject
+        self._subject: Subject
 
     def prepare(self, console: Console) -> tuple[JobContext, Data]:
         config = self._config
@@ -118,14 +125,10 @@ class _Correlation(Study[CorrelationResults]):
         channels = models.required_channels(config.model)
         data = read_data(config.data, task, config.seed, console, channels=channels)
         with memory_limited(config.resources.memory_gb):
-            self._subject = subject = _subject(config, data, torch.device(device))
+            check_recipe(config.training, data, task)
+            self._subject = subject = subject_of(config, data.sample, torch.device(device))
             _try_out(subject, data)
-        console.print(
-            f"{subject.num_units:,} units in {len(subject.layers)} layers; "
-            f"criteria: {', '.join(subject.criteria)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(subject.describe(), highlight=False, soft_wrap=True)
         return JobContext(config.as_search(), subject.preflight, device), data
 
     def study_run(self, context: JobContext) -> StudyRun:
@@ -198,12 +201,11 @@ class _Correlation(Study[CorrelationResults]):
         return study
 
 
-def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Subject:
-    """Everything about the network that can be wrong is found out here."""
+def subject_of(config: CorrelationConfig, sample: Sample, device: torch.device) -> Subject:
+    """What is studied, on such samples; everything about it that can be wrong is found out here."""
     search = config.as_search()
-    check_recipe(config.training, data, tasks.resolve(search.task))
-    builder = models.builder_for(config.model, data.sample, search.model_arguments)
-    preflight = of_network(config.model, check, search, builder, data.sample)
+    builder = models.builder_for(config.model, sample, search.model_arguments)
+    preflight = of_network(config.model, check, search, builder, sample)
     if config.criteria:
         chosen = {name: criterion_of(name) for name in config.criteria}
         for name in chosen:
@@ -212,7 +214,7 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
                     f"{name} judges channels of a stream as a whole: leave it out, or --gates-per"
                 )
         layers = _with_gates(config, preflight, preflight.groups)
-        return _Subject(config, preflight, chosen, layers, device)
+        return Subject(config, preflight, chosen, layers, device)
     model, graph = preflight.builder(), preflight.graph
     usable = [
         name
@@ -227,7 +229,7 @@ def _subject(config: CorrelationConfig, data: Data, device: torch.device) -> _Su
             f"no layer of {config.model} can be judged by all of {', '.join(usable)}: choose some "
             "with --criterion"
         )
-    return _Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
+    return Subject(config, preflight, {n: criterion_of(n) for n in usable}, layers, device)
 
 
 def _with_gates(
@@ -255,7 +257,7 @@ def _can_judge(name: str, search: SearchConfig) -> bool:
     return True
 
 
-def _try_out(subject: _Subject, data: Data) -> None:
+def _try_out(subject: Subject, data: Data) -> None:
     """Every criterion on a few images, as in a search."""
     search = dataclasses.replace(subject.config.as_search(), criterion=(*subject.criteria, ORACLE))
     preflight = dataclasses.replace(subject.preflight, groups=subject.layers)
@@ -264,7 +266,7 @@ def _try_out(subject: _Subject, data: Data) -> None:
     try_out(dry_run_of_search, context, data, SearchSpace(1.0, targets))
 
 
-def _trained(subject: _Subject, session: Session) -> tuple[nn.Module, Outcome]:
+def _trained(subject: Subject, session: Session) -> tuple[nn.Module, Outcome]:
     """The base network, trained without penalty, and what is stored of it."""
     config, context, data = subject.config, session.context, session.data
     model, _ = fresh_base(subject.preflight, config.seed)
@@ -328,7 +330,7 @@ def _require_affordable(session: Session) -> None:
 
 
 def _scores(
-    subject: _Subject,
+    subject: Subject,
     model: nn.Module,
     batches: Sequence[Batch],
     session: Session,

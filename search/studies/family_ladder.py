@@ -18,7 +18,7 @@ from copycat.architecture.whole_folder import opened_folder
 from copycat.builder import Builder
 from copycat.families import FamilyKind, Member
 from copycat.families.base_network import BaseNetwork
-from copycat.input_shape import InputShape, input_shape_of
+from copycat.input_shape import InputForm, InputShape, input_shape_of
 from copycat.latency import measured_latency
 from copycat.width_profile import WidthProfile
 from pruning.cost import Cost, ExampleInput, format_count
@@ -48,6 +48,12 @@ class Subject:
     classes: tuple[str, ...]
     data: str = ""
 
+    @property
+    def channels(self) -> int | None:
+        """Of colour that its images have; None where its inputs are no images."""
+        shape = self.input_shape
+        return None if isinstance(shape, InputForm) else shape[0]
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -59,7 +65,7 @@ class Rung:
 
 
 def architecture_folder(source: str, runs: str) -> Path | None:
-    """The folder that a source names, itself or as SEARCH/NAME below `runs`; None for a file.
+    """The folder that a source names, as SEARCH/NAME below `runs` or itself; None for a file.
 
     Either may end in @POINT: a point of its trajectory.
     """
@@ -71,7 +77,7 @@ def _folder_and_point(source: str, runs: str) -> tuple[Path | None, str]:
     name, at, point = source.rpartition("@")
     for path, named_point in ((source, ""), *([(name, point)] if at else [])):
         search, _, key = path.rpartition("/")
-        for folder in (Path(path), Path(runs) / search / ARCHITECTURES_FOLDER / key):
+        for folder in (Path(runs) / search / ARCHITECTURES_FOLDER / key, Path(path)):
             if (opened_folder(folder) / "architecture.json").is_file():
                 return folder, named_point
     return None, ""
@@ -226,6 +232,15 @@ def ladder_table(rungs: Sequence[Rung], base: Cost) -> Table:
 def _place(rung: Rung) -> tuple[str, float]:
     bound = rung.member.limits.bounds[0]
     return bound.quantity, bound.value
+
+
+def ladder_lines(rungs: Sequence[Rung]) -> list[str]:
+    """The table's content as plain text, a line for each member."""
+    return [
+        f"{rung.kind:<13} {rung.member.limits}: {format_count(rung.member.cost.flops)} FLOPs, "
+        f"{format_count(rung.member.cost.params)} params"
+        for rung in sorted(rungs, key=_place)
+    ]
 
 
 def ladder_rows(rungs: Sequence[Rung], base: Cost) -> list[dict[str, object]]:

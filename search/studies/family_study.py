@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from copycat.architecture import read
-from copycat.input_shape import InputForm, input_shape_of, shape_text
+from copycat.input_shape import input_shape_of, shape_text
 from mlflow_server import schema
 from pruning.cost import Budget
 from pruning.errors import ConfigError, SearchFailedError
@@ -36,6 +36,7 @@ from search.studies.family_ladder import (
     from_scratch_job,
     from_scratch_jobs,
     ladder,
+    ladder_lines,
     profile_subject,
     stored_subject,
 )
@@ -99,12 +100,28 @@ def opened(config: FamilyConfig, console: Console) -> tuple[Subject, Data]:
     folder = architecture_folder(config.source, config.runs)
     if folder is not None:
         subject = stored_subject(config, folder)
-        shape = subject.input_shape
-        channels = None if isinstance(shape, InputForm) else shape[0]
-        return subject, read_data(config.data, task, config.seed, console, channels=channels)
+        data = read_data(config.data, task, config.seed, console, channels=subject.channels)
+        return subject, data
     channels = models.required_channels(config.model)
     data = read_data(config.data, task, config.seed, console, channels=channels)
     return profile_subject(config, data.sample), data
+
+
+def preflight_of(
+    config: FamilyConfig, subject: Subject, sample: Sample
+) -> tuple[Preflight, list[str]]:
+    """What its jobs need to know of the base network, and what there is to say of the ladder.
+
+    sample: of the data that it is to learn from.  Raises what is wrong with the study, as far as
+    that can be known without the data themselves.
+    """
+    rungs, notes = ladder(config, subject)
+    _, planned = _checked(config, subject, rungs, sample)
+    return _preflight(subject, tasks.resolve(config.as_search().task).score), [
+        *ladder_lines(rungs),
+        f"to train      {len(planned):,} networks, every seed counted, and the base network",
+        *(f"note          {note}" for note in notes),
+    ]
 
 
 class _Family(Study[FamilyStudy]):
@@ -121,12 +138,8 @@ class _Family(Study[FamilyStudy]):
         notes: Sequence[str],
     ) -> None:
         self._config, self._subject, self._data, self._notes = config, subject, data, notes
-        self.settings = settings_file(config)
-        self._planned = [
-            _Planned(rung.kind, str(rung.member.limits), job)
-            for rung in rungs
-            for job in from_scratch_jobs([rung], config.seeds)
-        ]
+        self.settings, self._rungs = settings_file(config), rungs
+        self._planned: list[_Planned] = []
         self._tuned: list[FamilyRun] = []
 
     def begin_ray(self) -> None:
@@ -139,17 +152,9 @@ class _Family(Study[FamilyStudy]):
         task = tasks.resolve(config.as_search().task)
         device = chosen_device(config.device, config.resources)
         check_resources(config.as_search(), device)
-        _check_data(config, subject, data)
+        self._tuned, self._planned = _checked(config, subject, self._rungs, data.sample)
         check_recipe(config.training, data, task)
         check_several_gpus(config.as_search(), data, task)
-        if config.training.distill_from:
-            check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
-        for search in config.include:
-            tuned, planned = _included(config, subject, search, task.score)
-            self._tuned += tuned
-            self._planned += planned
-        if not self._planned:
-            raise ConfigError("there is nothing to train: give --budgets, or --include a search")
         context = JobContext(config.as_search(), _preflight(subject, task.score), device)
         with memory_limited(config.resources.memory_gb):
             try_out(dry_run_of_family, context, data, self._jobs)
@@ -231,11 +236,40 @@ class _Family(Study[FamilyStudy]):
         return study
 
 
+def _checked(
+    config: FamilyConfig, subject: Subject, rungs: Sequence[Rung], sample: Sample
+) -> tuple[list[FamilyRun], list[_Planned]]:
+    """What is shown of other searches, and everything that is to be trained but the base network.
+
+    Raises ConfigError where that is nothing, or does not fit the data.
+    """
+    score = tasks.resolve(config.as_search().task).score
+    _check_data(config, subject, sample)
+    if config.training.distill_from:
+        check_teacher(config.training.distill_from, subject.input_shape, subject.classes)
+    planned = [
+        _Planned(rung.kind, str(rung.member.limits), job)
+        for rung in rungs
+        for job in from_scratch_jobs([rung], config.seeds)
+    ]
+    tuned: list[FamilyRun] = []
+    for search in config.include:
+        runs, jobs = _included(config, subject, search, score)
+        tuned += runs
+        planned += jobs
+    if not planned:
+        raise ConfigError(
+            "there is nothing to train: give --budgets, or --include a search", field="budgets"
+        )
+    return tuned, planned
+
+
 def _included(
     config: FamilyConfig, subject: Subject, search: str, score: Score
 ) -> tuple[list[FamilyRun], list[_Planned]]:
     """The fine-tuned networks of a search, and the training of their shapes from scratch."""
-    folder = Path(search) if Path(search).is_dir() else Path(config.runs) / search
+    named = Path(config.runs) / search
+    folder = named if named.is_dir() else Path(search)
     tuned, planned = [], []
     found = open_results(folder)
     if found.score != score:
@@ -288,16 +322,17 @@ def _preflight(subject: Subject, score: Score) -> Preflight:
     )
 
 
-def _check_data(config: FamilyConfig, subject: Subject, data: Data) -> None:
-    present_shape = input_shape_of(data.sample.inputs)
+def _check_data(config: FamilyConfig, subject: Subject, sample: Sample) -> None:
+    present_shape = input_shape_of(sample.inputs)
     for what, own, present in (
         ("inputs of", shape_text(subject.input_shape), shape_text(present_shape)),
-        ("classes", ", ".join(subject.classes), ", ".join(data.classes)),
+        ("classes", ", ".join(subject.classes), ", ".join(sample.classes)),
     ):
         if own != present:
             raise ConfigError(
                 f"{config.source} is for {what} {own[:60]}, but {config.data.source} has "
-                f"{present[:60]}"
+                f"{present[:60]}",
+                field="data.source",
             )
 
 

@@ -17,7 +17,7 @@ from search.results.pictures import draw_all
 from search.results.report import Results
 from search.results.statistics.test_samples import TestSamples
 from search.storage.atomic_files import write_durably
-from search.storage.layout import EVENTS_FILE, RESULTS_FILE
+from search.storage.layout import EVENTS_FILE, FIGURES, RESULTS_FILE
 from search.studies.session import Session
 from search.tracking.event_file import EventFile
 from search.trials.certification import certify
@@ -25,7 +25,7 @@ from search.trials.jobs import Outcome
 from search.trials.pareto import front, without_base
 from search.trials.preflight import Preflight
 
-PLOT_FILE = "front.png"
+PLOT_FILE = FIGURES["search"]
 
 
 def certified_results(session: Session, outcomes: Sequence[Outcome]) -> Results:

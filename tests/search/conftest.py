@@ -190,13 +190,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The settings of the searches and correlations that were asked for; none of them is run."""
+    """The settings of the studies that were asked for; none of them is run."""
     configs: list[object] = []
 
-    def run(config: object, **_: object) -> None:
+    def run(config: object, *_: object, **__: object) -> None:
         configs.append(config)
         raise SearchFailedError("nothing is run here")
 
-    for study in ("search_study", "correlation_study"):
+    for study in ("search_study", "family_study", "correlation_study"):
         monkeypatch.setattr(f"search.studies.{study}.run", run)
     return configs

@@ -186,6 +186,42 @@ def test_settings_go_as_they_are_given_under_their_key():
     assert request.headers["idempotency-key"] == settings_key(settings)
 
 
+@pytest.mark.parametrize(
+    ("config", "kind", "sent"),
+    [
+        (SearchConfig(trials=3), "search", {"trials": 3}),
+        (search.FamilyConfig("a/b", seeds=2), "family", {"source": "a/b", "seeds": 2}),
+        (search.CorrelationConfig(seed=5), "correlation", {"seed": 5}),
+    ],
+    ids=["search", "family", "correlation"],
+)
+def test_the_class_of_settings_says_what_is_launched(config: object, kind: str, sent: object):
+    answer = Script(*(httpx.Response(201, json={"id": "a"}) for _ in range(3)))
+    served = client(answer)
+    served.launch(config)
+    served.preflight(config)
+    served.launch(sent, kind=kind)
+    for request, path in zip(answer.requests, ("searches", "preflight", "searches"), strict=True):
+        assert (request.url.path, request.url.params["kind"]) == (f"/v1/{path}", kind)
+        assert json.loads(request.content) == sent
+
+
+def test_studies_of_one_kind_are_asked_for():
+    answer = Script(httpx.Response(200, json={"items": [], "next_offset": None}))
+    assert client(answer).searches(kind="family") == []
+    assert answer.requests[0].url.params["kind"] == "family"
+
+
+@pytest.mark.parametrize("read", [Client.family, Client.correlation])
+def test_results_of_something_else_are_told_in_a_sentence(read: Callable[..., object]):
+    with pytest.raises(ServiceError, match="the results of a cannot be read"):
+        read(client(always(json={"verdict": ""})), "a")
+
+
+def test_a_figure_comes_as_it_is():
+    assert client(always(content=b"PNG")).figure("a") == b"PNG"
+
+
 def test_without_a_key_none_is_sent():
     answer = Script(httpx.Response(201, json={}))
     client(answer).launch({})

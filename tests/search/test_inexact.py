@@ -23,7 +23,7 @@ from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
 from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
-from search.service.torch_worker.tasks import catalogue, check_settings
+from search.service.torch_worker.tasks import Server, catalogue, check_settings
 from search.storage.layout import CONFIG_FILE
 from search.studies import session
 from search.studies.search_study import open_context
@@ -32,7 +32,7 @@ from search.trials.search_space import Proposal
 from search.trials.sparse_training import SparseNetwork
 
 MODEL, TRUST = "nets_of_users:LayerNorms", ("nets_of_users",)
-MOST_PARAMS = 10**6
+SERVER = Server("cpu", most_params=10**6, most_networks=1000)
 WHY = "a layer normalisation runs over these channels"
 
 
@@ -146,17 +146,17 @@ def test_a_search_cannot_be_continued_otherwise(tmp_path: Path):
 
 def test_the_service_offers_it_and_answers_alike():
     """The form of its page is made from the schema."""
-    option = catalogue()["schema"]["properties"]["exact"]
+    option = catalogue()["schemas"]["search"]["properties"]["exact"]
     assert (option["type"], option["default"]) == ("boolean", True)
     assert (
         option["description"] == SearchConfig.__dataclass_fields__["exact"].metadata["description"]
     )
     asked = {"model": MODEL, "criterion": ["taylor"], "budget": ["flops=40%"], "exact": False}
-    answer = check_settings({**asked, "prune_residual": True}, "cpu", MOST_PARAMS)
+    answer = check_settings("search", {**asked, "prune_residual": True}, SERVER)
     assert isinstance(answer, dict), answer
     assert answer["settings"]["exact"] is False
     assert any(line.startswith("inexact       1 of the 2") for line in answer["frame"]["lines"])
-    refused = check_settings({**asked, "exact": "no"}, "cpu", MOST_PARAMS)
+    refused = check_settings("search", {**asked, "exact": "no"}, SERVER)
     assert (refused.field, "true or false" in refused.detail) == ("exact", True)
 
 

@@ -16,6 +16,7 @@ from search.config.search_config import BUILDER, TIMM, TORCHVISION
 from search.service.access.settings_body import check_size, leaves
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig
+from search.storage.layout import StudyKind
 
 _MAX_VALUES = {
     "training.batch_size": 65_536,
@@ -37,7 +38,7 @@ _FILES = ("imagefolder:", "csv:")
 
 SERVER_SETTINGS = frozenset(
     {
-        *("runs", "mlflow_url", "device", "data.root", "data.download"),
+        *("runs", "mlflow_url", "device", "trust", "data.root", "data.download"),
         *("resources.ray_address", "resources.memory_gb", "study.storage"),
     }
 )
@@ -96,13 +97,15 @@ class SettingsPolicy:
                 settings["training"] = {**training, "distill_from": str(path)}
         return settings
 
-    def resolve_stored(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve_stored(
+        self, settings: Mapping[str, Any], kind: StudyKind = "search"
+    ) -> dict[str, Any]:
         """Settings that were stored, by this service or not, as a search may go on with them.
 
         As `resolve`, but what is the server's to decide is set anew, not refused. Raises
         ProblemError 409 for an Optuna study that is kept elsewhere, which would be lost so.
         """
-        study = _table(require_shape(settings), "study")
+        study = _table(require_shape(settings, kind), "study")
         if isinstance(study, Mapping) and study.get("storage"):
             raise ProblemError(409, "its study is kept in a database elsewhere (study.storage)")
         return self.resolve(_without_server_settings(settings))
@@ -223,23 +226,35 @@ def _without_server_settings(settings: Mapping[str, Any], prefix: str = "") -> d
     }
 
 
-def require_shape(content: object) -> Mapping[str, Any]:
-    """The content, if it can be the settings of a search; ProblemError 409 otherwise.
+_SUBJECTS: Mapping[StudyKind, str] = {
+    "search": "model",
+    "family": "source",
+    "correlation": "model",
+}
+_BUDGETS: Mapping[StudyKind, str] = {"search": "budget", "family": "budgets"}
+"""The setting that names the network of a study, and that which holds bounds, if there is one."""
 
-    Types alone, of what is shown of every search.
+
+def require_shape(content: object, kind: StudyKind = "search") -> Mapping[str, Any]:
+    """The content, if it can be the settings of such a study; ProblemError 409 otherwise.
+
+    Types alone, of what is shown of every study.
     """
+    subject, bounds = _SUBJECTS[kind], _BUDGETS.get(kind)
     if isinstance(content, Mapping):
-        budget, data = content.get("budget"), content.get("data", {})
+        budget, data = content.get(bounds) if bounds else [], content.get("data", {})
         if (
-            isinstance(content.get("model"), str)
-            and content["model"]
+            isinstance(content.get(subject), str)
+            and content[subject]
+            and isinstance(content.get("model", ""), str)
             and isinstance(budget, list)
             and all(isinstance(bound, str) for bound in budget)
             and isinstance(data, Mapping)
             and isinstance(data.get("source", ""), str)
         ):
             return content
-    raise ProblemError(409, "settings hold a model, a list of bounds (budget) and a table data")
+    listed = f", a list of bounds ({bounds})" if bounds else ""
+    raise ProblemError(409, f"settings hold a {subject}{listed} and a table data")
 
 
 def _check_name(name: object) -> None:

@@ -110,11 +110,12 @@ async def _warm(components: Components) -> None:
 
 
 async def _openapi(request: Request) -> Response:
-    """The API's description, whose settings are those of search.config.search_config."""
+    """The API's description, whose settings are those of search.config."""
     app, components = request.app, request.app.state.components
     content: dict[str, Any] = copy.deepcopy(app.openapi())
     schemas = content["components"]["schemas"]
-    schemas["SearchSettings"] = (await components.catalogue())["schema"]
+    for kind, schema in (await components.catalogue())["schemas"].items():
+        schemas[searches.SCHEMAS[kind]] = schema
     schemas["ProblemDetails"] = ProblemDetails.model_json_schema()
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)

@@ -21,7 +21,7 @@ from search.service.database.transactions import Database
 from search.service.mlflow.connection import MlflowConnection
 from search.service.queue.dispatcher import Dispatcher
 from search.service.runs_folder import RunsFolder
-from search.service.torch_worker.tasks import catalogue
+from search.service.torch_worker.tasks import Server, catalogue
 from search.service.torch_worker.worker import TorchWorker
 
 
@@ -63,6 +63,17 @@ class Components:
     def mlflow_url(self) -> str:
         """Where clients find MLflow; empty if there is none."""
         return "" if self.mlflow is None else self.mlflow.client_url
+
+    @property
+    def server(self) -> Server:
+        """What settings are checked against."""
+        policy, limits = self.policy, self.policy.limits
+        most = limits.most_params, limits.most_trials
+        return Server(self.device, *most, on_cluster=self.on_cluster, trust=policy.builders)
+
+    def shown(self, text: str) -> str:
+        """What clients are told: files by the names that they gave, or find them under."""
+        return self.policy.shown(text).replace(f"{self.runs.path}/", "")
 
     def key_lock(self, key: IdempotencyKey) -> asyncio.Lock:
         """Held while a search is begun: requests with the same key go one after the other."""

@@ -12,6 +12,7 @@ from search.service.database.idempotency import IdempotencyKey, store_key
 from search.service.database.tables import ArchitectureRow, SearchRow, State
 from search.service.database.transactions import Database, now_ms, num_changed, page_of
 from search.service.problem_details import ProblemError
+from search.storage.layout import StudyKind
 
 
 class Searches:
@@ -32,8 +33,9 @@ class Searches:
         is_taken: Callable[[str], bool],
         frame: Mapping[str, Any],
         max_unfinished: int | None = None,
+        kind: StudyKind = "search",
     ) -> SearchRow:
-        """A new search at the end of the queue, under its name or one with a number behind it.
+        """A new study at the end of the queue, under its name or one with a number behind it.
 
         key: of the request; its owner becomes that of the search.  is_taken: whether an id is
         in use elsewhere, by a folder say.  max_unfinished: ProblemError 429 if so many of the
@@ -48,6 +50,7 @@ class Searches:
             row = SearchRow(
                 id=search_id,
                 name=name,
+                kind=kind,
                 position=_next_position(session),
                 state="queued",
                 owner=key.owner,
@@ -75,12 +78,20 @@ class Searches:
             return _require(session, search_id)
 
     def page(
-        self, *, state: str | None, name: str | None, limit: int, offset: int
+        self,
+        *,
+        state: str | None,
+        name: str | None,
+        limit: int,
+        offset: int,
+        kind: StudyKind | None = None,
     ) -> tuple[list[SearchRow], int]:
         """Searches, the newest first, and how many there are in all. name: a part of it."""
         query = select(SearchRow).order_by(SearchRow.position.desc())
         if state:
             query = query.where(SearchRow.state == state)
+        if kind:
+            query = query.where(SearchRow.kind == kind)
         if name:
             query = query.where(SearchRow.name.contains(name, autoescape=True))
         with self._database.session() as session:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from search.storage.layout import StudyKind
+
 State = Literal["queued", "running", "finished", "failed", "stopped"]
 STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "stopped")
 FINAL_STATES: tuple[State, ...] = ("finished", "failed", "stopped")
@@ -18,9 +20,10 @@ class Table(DeclarativeBase):
 
 
 class SearchRow(Table):
-    """One search; times are milliseconds since 1970.
+    """One search, or another study; times are milliseconds since 1970.
 
     id: also the name of its folder, of its Optuna study and of its MLflow experiment.
+    kind: search, family or correlation.
     position: order of arrival, and of the queue.
     state: one of STATES.  wish: "stop" if it shall end early.
     handle: of the launcher, for the process that performs it; empty when there is none.
@@ -53,6 +56,7 @@ class SearchRow(Table):
     ended_ms: Mapped[int | None] = mapped_column(BigInteger)
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     told_ms: Mapped[int | None] = mapped_column(BigInteger)
+    kind: Mapped[StudyKind] = mapped_column(String(20), default="search", server_default="search")
 
 
 class ArchitectureRow(Table):

@@ -159,6 +159,12 @@ export function stateOf(search) {
   return search.is_stopping ? "stopping" : search.state;
 }
 
+/* What is studied; the kind of a study that is no search comes first. */
+export function subjectOf(search) {
+  const kind = search.kind === "search" ? "" : `${search.kind} study: `;
+  return `${kind}${search.model || search.source} on ${search.data}`;
+}
+
 const named = ({ name }) => (name === "accuracy" ? "" : ` ${name}`);
 
 /* Epochs done and expected, best network, cost and time left, as far as they are known. */

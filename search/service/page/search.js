@@ -1,10 +1,11 @@
-/* One search, live: how it stands, its Pareto plot, architectures, trials and verdict. */
+/* One search, live: how it stands, its Pareto plot, architectures, trials and verdict; of another study its results. */
 
 import { Events, OVER, address, download, get, getAll, openRun, pause, request, searchPath, token } from "./api.js";
 import { ArchitectureTable, ProfileCard } from "./architectures.js";
-import { confirmed, el, moment, progressOf, say, short, stateOf, sync } from "./elements.js";
+import { confirmed, el, moment, progressOf, say, short, stateOf, subjectOf, sync } from "./elements.js";
 import { Log } from "./log.js";
 import { FrontPlot, colourOf, markOf } from "./plot.js";
+import { StudyResults } from "./results.js";
 import { Trials } from "./trials.js";
 
 const POLL_MS = 3000;
@@ -22,6 +23,7 @@ class SearchView {
     this.score = { name: "score", is_share: true }; // until the search says which
     const { score } = this;
     this.trials = new Trials({ path: this.path, score, fail: this.fail, signal });
+    this.results = new StudyResults({ score });
     this.log = new Log({ path: `${this.path}/log`, fail: this.fail });
     const openOne = (key) => openRun(`${id}:${key}`).catch(this.fail);
     const choose = (key) => this.choose(key);
@@ -46,19 +48,25 @@ class SearchView {
     this.convention = el("p", { class: "quiet" });
     this.verdict = el("div", { class: "verdict" });
     this.settings = el("pre", { tabindex: 0 });
+    /* Parts that mean something for these kinds of study alone. */
+    this.only = [
+      [["search", "family"], el("section", {}, el("h2", {}, "Pareto front"), this.legend,
+        el("div", { class: "beside" }, this.plot.node, this.card.node), this.convention)],
+      [["search"], el("section", {}, el("h2", {}, "Verdict"), this.verdict)],
+      [["family", "correlation"], el("section", { hidden: true }, el("h2", {}, "Results"), this.results.node)],
+      [["search"], el("section", {}, el("h2", {}, "Trials"), this.trials.node)],
+      [["search"], el("p", {}, el("a", { class: "button", href: `#/launch?like=${encodeURIComponent(this.id)}` }, "Launch another like it"))],
+    ];
+    const [front, verdict, results, trials, another] = this.only.map(([, node]) => node);
     return [
       el("div", { class: "title" }, el("h1", {}, this.id), this.state, this.buttons),
       this.take, this.queue, this.facts, this.reason, this.bar, this.progress, this.working,
-      el("h2", {}, "Pareto front"),
-      this.legend,
-      el("div", { class: "beside" }, this.plot.node, this.card.node),
-      this.convention,
-      el("h2", {}, "Verdict"), this.verdict,
+      front, verdict, results,
       el("h2", {}, "Architectures"), this.table.node,
-      el("h2", {}, "Trials"), this.trials.node,
+      trials,
       this.log.node,
       el("details", {}, el("summary", {}, "All settings"), this.settings),
-      el("p", {}, el("a", { class: "button", href: `#/launch?like=${encodeURIComponent(this.id)}` }, "Launch another like it")),
+      another,
     ];
   }
 
@@ -99,6 +107,7 @@ class SearchView {
 
   showState(search) {
     Object.assign(this.score, search.score);
+    for (const [kinds, node] of this.only) node.hidden = !kinds.includes(search.kind);
     say(this.state, stateOf(search));
     this.state.dataset.state = search.state;
     this.showButtons(search);
@@ -111,7 +120,8 @@ class SearchView {
     const limits = Object.entries(search.limits).map(([name, limit]) => `${name.replaceAll("_", " ")} ≤ ${short(limit)}`);
     const base = search.base ? `, from ${short(search.base.flops)} FLOPs and ${short(search.base.params)} params` : "";
     const owner = search.owner ? `, by ${search.owner}` : "";
-    say(this.facts, `${search.model} on ${search.data}, within ${limits.join(", ")}${base}. Launched ${moment(search.created_ms)}${owner}.`);
+    const within = limits.length ? `, within ${limits.join(", ")}` : "";
+    say(this.facts, `${subjectOf(search)}${within}${base}. Launched ${moment(search.created_ms)}${owner}.`);
     say(this.reason, search.reason);
     const { share, ...texts } = progressOf(search);
     this.bar.value = share;
@@ -173,8 +183,8 @@ class SearchView {
     say(this.convention, `FLOPs: ${found.convention}. ${search.limits.flops ? "Dotted: the budget. " : ""}Line: the front.`);
     this.table.show(this.items);
     this.showLegend();
-    this.plot.show(this.items, search.limits).catch(this.fail);
-    await this.showVerdict(search.state);
+    if (search.kind !== "correlation") this.plot.show(this.items, search.limits).catch(this.fail);
+    await (search.kind === "search" ? this.showVerdict(search.state) : this.showResults(search));
     this.shown = version;
   }
 
@@ -196,7 +206,7 @@ class SearchView {
     if (!item) return;
     this.card.show(item);
     this.table.mark(key);
-    this.plot.ring(key).catch(this.fail);
+    if (!this.plot.node.closest("section").hidden) this.plot.ring(key).catch(this.fail);
   }
 
   async showVerdict(state) {
@@ -213,18 +223,27 @@ class SearchView {
     this.verdict.replaceChildren(
       el("details", {}, el("summary", {}, "How they compare, and by which test"), el("ul", {}, compared.map((line) => el("li", {}, line)))),
       ...notes.map((note) => el("p", { class: "quiet" }, note)),
-      el("p", {}, this.report()),
+      el("p", {}, this.opened("report", "The whole report")),
     );
   }
 
-  /* A page of its own; with a token, which a link cannot send, a file that opens offline. */
-  report() {
-    const href = `${this.path}/report`;
+  async showResults({ kind, state }) {
+    if (state !== "finished") {
+      this.results.say(OVER.includes(state) ? "There are none." : "They come when the study is finished.");
+      return;
+    }
+    const content = await get(`${this.path}/results`, this.signal);
+    this.results.show(kind, content, this.opened("figure", "The figure"));
+  }
+
+  /* A page of its own; with a token, which a link cannot send, a file that is saved. */
+  opened(part, text) {
+    const href = `${this.path}/${part}`;
     const click = (event) => {
       if (!token.get()) return;
       event.preventDefault();
       download(href).catch(this.fail);
     };
-    return el("a", { href: address(href), target: "_blank", rel: "noopener", click }, "The whole report");
+    return el("a", { href: address(href), target: "_blank", rel: "noopener", click }, text);
   }
 }

@@ -1,4 +1,4 @@
-"""Takes in the searches that lie in the folder of runs and that the database does not know.
+"""Takes in the studies that lie in the folder of runs and that the database does not know.
 
 A folder may have been copied in, shared or restored from an archive: nothing in it is trusted.
 What a search asks for passes the rules of what clients may ask for, and what cannot be read is
@@ -24,14 +24,23 @@ from search.service.database.searches import Searches
 from search.service.database.tables import ArchitectureRow, SearchRow, State
 from search.service.database.transactions import now_ms
 from search.service.problem_details import ProblemError
-from search.service.queue.result_rows import architecture_rows, finished_rows, newest_frame
+from search.service.queue.result_rows import (
+    architecture_rows,
+    finished_rows,
+    marked_front,
+    newest_frame,
+)
 from search.service.runs_folder import EXPORTS_FOLDER, SEARCH_ID
 from search.service.schemas import Architecture, SearchDetails
-from search.storage.layout import CONFIG_FILE, EVENTS_FILE, RESULTS_FILE
-from search.tasks.score import Score
+from search.storage.layout import (
+    EVENTS_FILE,
+    RESULTS_FILES,
+    SETTINGS_FILES,
+    StudyKind,
+    study_kind,
+)
 from search.tracking.event_file import Event, EventFile
 from search.tracking.search_state import SearchState
-from search.trials.pareto import front, without_base
 
 _MAX_BYTES = 1 << 20
 """Of a file of settings."""
@@ -46,7 +55,8 @@ def adopt_searches(searches: Searches, runs: Path, policy: SettingsPolicy, devic
     device: what they go on with.
     """
     for folder in sorted(runs.iterdir()):
-        if folder.is_symlink() or not os.path.lexists(folder / CONFIG_FILE):
+        kind = study_kind(folder)
+        if folder.is_symlink() or kind is None:
             continue  # what is written behind a link would be written elsewhere
         if re.fullmatch(SEARCH_ID, folder.name) is None:
             _log.warning("%r in the folder of runs is left out: no search has that name", folder)
@@ -56,60 +66,54 @@ def adopt_searches(searches: Searches, runs: Path, policy: SettingsPolicy, devic
         except ProblemError:
             pass
         else:
-            if row.settings.get("model"):
+            if row.settings:
                 continue
             searches.remove(folder.name)  # it was set aside: it may have been mended since
-        _adopt(searches, folder, policy, device)
+        _adopt(searches, folder, kind, policy, device)
 
 
-def _adopt(searches: Searches, folder: Path, policy: SettingsPolicy, device: str) -> None:
+def _adopt(
+    searches: Searches, folder: Path, kind: StudyKind, policy: SettingsPolicy, device: str
+) -> None:
     try:
-        searches.adopt(*read_rows(folder, policy, device))
+        searches.adopt(*read_rows(folder, kind, policy, device))
     except Exception as error:  # whatever may lie there, the other searches are not to suffer
         reason = f"its folder cannot be read: {_message(error)}"
         _log.warning("%s is set aside: %s", folder.name, reason)
-        searches.adopt(_row(folder, {}, "failed", reason), ())
+        searches.adopt(_row(folder, kind, {}, "failed", reason), ())
     _remove_exports(folder)
 
 
 def read_rows(
-    folder: Path, policy: SettingsPolicy, device: str
+    folder: Path, kind: StudyKind, policy: SettingsPolicy, device: str
 ) -> tuple[SearchRow, list[ArchitectureRow]]:
-    """The rows of a search that was made without the service; raises whatever its files cause."""
-    content = require_shape(json.loads(_read_plain_file(folder / CONFIG_FILE)))
+    """The rows of a study that was made without the service; raises whatever its files cause."""
+    content = require_shape(json.loads(_read_plain_file(folder / SETTINGS_FILES[kind])), kind)
     file, search_state = EventFile(folder / EVENTS_FILE), SearchState()
     events = list(file.read()) if _is_there(file.path) else []
     for event in events:
         search_state.take(event)
-    is_finished = _is_there(folder / RESULTS_FILE)
-    architectures = (
-        finished_rows(folder.name, folder)
-        if is_finished
-        else _rows_so_far(folder.name, events, search_state.score)
-    )
+    is_finished = _is_there(folder / RESULTS_FILES[kind])
+    architectures = finished_rows(kind, folder) if is_finished else []
+    if not architectures:
+        architectures = marked_front(architecture_rows(folder.name, events), search_state.score)
     state: State = "finished" if is_finished else "stopped"
     reason = file.damage
     try:
-        allowed = policy.resolve_stored({**content, "name": folder.name})
+        allowed = policy.resolve_stored({**content, "name": folder.name}, kind)
         content = {**allowed, "device": device, "mlflow_url": ""}
     except ProblemError as error:
         if not is_finished:
             state, reason = "failed", f"it cannot go on here: {error.detail}"
     settings = {**content, "name": folder.name, "runs": str(folder.parent)}
-    row = _row(folder, settings, state, reason, search_state=search_state, events=events)
+    row = _row(folder, kind, settings, state, reason, search_state=search_state, events=events)
     _require_showable(row, architectures)
     return row, architectures
 
 
-def _rows_so_far(search_id: str, events: Sequence[Event], score: Score) -> list[ArchitectureRow]:
-    rows = architecture_rows(search_id, events)
-    for row in front(without_base(rows), score):
-        row.on_front = True
-    return rows
-
-
 def _row(
     folder: Path,
+    kind: StudyKind,
     settings: Mapping[str, Any],
     state: State,
     reason: str,
@@ -121,6 +125,7 @@ def _row(
     return SearchRow(
         id=folder.name,
         name=folder.name[:_MAX_NAME],
+        kind=kind,
         state=state,
         reason=reason,
         wish="",

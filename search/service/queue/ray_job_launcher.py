@@ -20,6 +20,7 @@ from search.service.queue.launcher import (
     process_exit,
     resume_arguments,
 )
+from search.storage.layout import study_kind
 
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _REFUSALS = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
@@ -57,7 +58,9 @@ class RayJobsLauncher(Launcher):
         self._request("GET", "")
 
     def launch(self, search_id: str, attempt: int) -> str:
-        flags = ("--ray-address", "auto")
+        # a correlation study is the work of one process, wherever that is
+        is_alone = study_kind(self._runs / search_id) == "correlation"
+        flags = () if is_alone else ("--ray-address", "auto")
         command = resume_arguments(search_id, self._runs, self._mlflow_url, flags)
         submission = f"espalier-{search_id}-{attempt}"
         if self._job(submission) is None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from search.service.database.tables import ArchitectureRow
-from search.storage.layout import RESULTS_FILE
+from search.storage.layout import RESULTS_FILES, StudyKind
+from search.tasks.score import Score
 from search.tracking.event_file import Event
+from search.trials.pareto import front, without_base
 
 
 def newest_frame(events: Iterable[Event]) -> dict[str, Any] | None:
@@ -46,12 +48,36 @@ def architecture_row(
     )
 
 
-def finished_rows(search_id: str, folder: Path) -> list[ArchitectureRow]:
-    """The architectures of a finished search, and its base network, from its results file."""
-    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    front_keys = {outcome["key"] for outcome in results["front"]}
+def finished_rows(kind: StudyKind, folder: Path) -> list[ArchitectureRow]:
+    """The architectures of a finished study, its base network first, from its results file.
+
+    None of a correlation study, whose one network its events alone tell of.
+    """
+    results = json.loads((folder / RESULTS_FILES[kind]).read_text(encoding="utf-8"))
+    if kind == "correlation":
+        _ = results["criteria"]
+        return []
+    outcomes = results["everything"] if kind == "search" else _own_outcomes(results)
     base = results.get("base_network")
-    return [
-        architecture_row(search_id, outcome, on_front=outcome["key"] in front_keys)
-        for outcome in ([] if base is None else [base]) + results["everything"]
+    rows = [
+        architecture_row(folder.name, outcome)
+        for outcome in ([] if base is None else [base]) + outcomes
     ]
+    if kind == "family":
+        return marked_front(rows, Score.from_mapping(results["score"]))
+    front_keys = {outcome["key"] for outcome in results["front"]}
+    for row in rows:
+        row.on_front = row.key in front_keys
+    return rows
+
+
+def _own_outcomes(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a family study: the networks of searches that it shows too are theirs."""
+    return [run["outcome"] for run in results["runs"] if not run["search"]]
+
+
+def marked_front(rows: list[ArchitectureRow], score: Score) -> list[ArchitectureRow]:
+    """The rows, of which those that no other one beats are on the front."""
+    for row in front(without_base(rows), score):
+        row.on_front = True
+    return rows

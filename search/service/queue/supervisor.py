@@ -17,7 +17,7 @@ from search.service.queue.followed_search import FollowedSearch
 from search.service.queue.launcher import Launcher, ProcessExit
 from search.service.queue.result_rows import architecture_rows, finished_rows, newest_frame
 from search.storage.atomic_files import write_durably
-from search.storage.layout import CONFIG_FILE, EVENTS_FILE, SPOOL_FILE
+from search.storage.layout import EVENTS_FILE, SETTINGS_FILES, SPOOL_FILE
 from search.tracking.event_file import Event
 
 MAX_LOSSES = 5
@@ -71,7 +71,8 @@ class Supervisor:
         folder = self._runs / row.id
         folder.mkdir(parents=True, exist_ok=True)
         # what was checked is what runs, whatever has become of the file
-        write_durably(folder / CONFIG_FILE, json.dumps(row.settings, indent=2).encode())
+        settings = json.dumps(row.settings, indent=2).encode()
+        write_durably(folder / SETTINGS_FILES[row.kind], settings)
         followed = self._follow(row)
         followed.read()
         num_epochs = followed.search_state.num_epochs
@@ -158,7 +159,7 @@ class Supervisor:
 
     def _finish(self, row: SearchRow) -> None:
         try:
-            rows = finished_rows(row.id, self._runs / row.id)
+            rows = finished_rows(row.kind, self._runs / row.id)
         except (OSError, ValueError, KeyError) as error:
             self._end(row, "failed", f"its results cannot be read: {error}")
             return

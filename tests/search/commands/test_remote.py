@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -15,11 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 from ports import free_port
-from samples import FinishedSearch, espalier
+from samples import FinishedSearch, espalier, outcome
 
 import copycat
 from search.client import Client
 from search.config.explicit_settings import settings_key
+from search.storage.layout import StudyKind
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -87,6 +89,90 @@ def test_only_what_was_given_is_sent(played: Service, tmp_path: Path):
     sent = {"trials": 3, "training": {"epochs": 7, "recipe": "copycat"}, "budget": ["flops=30%"]}
     assert json.loads(request.content) == sent
     assert request.headers["idempotency-key"] == settings_key(sent)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "sent"),
+    [
+        (
+            ["family", "digits/base@3", "--budgets=flops=9%", "--train", "--recipe=copycat"],
+            "family",
+            {"source": "digits/base@3", "budgets": ["flops=9%"], "training": {"recipe": "copycat"}},
+        ),
+        (
+            ["correlate", "--criterion=taylor", "--epochs=3"],
+            "correlation",
+            {"criterion": ["taylor"], "training": {"epochs": 3}},
+        ),
+    ],
+    ids=["family", "correlation"],
+)
+def test_other_studies_are_launched_with_what_was_given(
+    played: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    kind: StudyKind,
+    sent: object,
+):
+    monkeypatch.setenv("ESPALIER_TRUST", "mine")  # for commands that work here
+    played.stands("a", "failed", reason="no luck")
+    assert "a has failed: no luck" in espalier("--server", URL, *words).err
+    request = played.asked[0]
+    assert (request.url.path, request.url.params["kind"]) == ("/v1/searches", kind)
+    assert json.loads(request.content) == sent
+    assert request.headers["idempotency-key"] == settings_key(sent, kind)
+    assert request.headers["idempotency-key"] != settings_key(sent)
+    assert played.names[1] == "POST /v1/searches/a/resume"
+
+
+def test_a_ladder_on_a_server_is_what_its_preflight_says(played: Service):
+    played.answers["POST /v1/preflight"] = {"json": {"lines": LINES}}
+    done = espalier("--server", URL, "family", "digits/base", "--budgets=flops=9%")
+    assert (done.status, done.err, done.out.splitlines()) == (0, "", LINES)
+    assert played.names == ["POST /v1/preflight"]
+    assert played.asked[0].url.params["kind"] == "family"
+    for flag in ("--json", "--input=1x8x8", "--trust=mine"):
+        name = flag.partition("=")[0]
+        line = one_line("--server", URL, "family", "digits/base", flag)
+        assert f"{name} has no effect on a server" in line
+
+
+def test_the_results_of_other_studies_are_printed_as_here(
+    played: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    per_layer = {"pearson": 0.5, "spearman": 0.25, "kendall": None}
+    row = {"layers": {}, "all_layers": per_layer}
+    correlation = {"criteria": {"taylor": row}, "num_units": 3, "num_images": 64}
+    correlation |= {"validation_score": 0.9}
+    run = {"kind": "copycat", "place": "flops=9%", "seed": 0, "search": ""}
+    run |= {"outcome": dataclasses.asdict(outcome("low", flops=500))}
+    family = {"runs": [run], "num_test": 10, "notes": ["a note"], "failures": {}}
+    for kind, file, content in (
+        ("family", "family", family),
+        ("correlation", "correlation", correlation),
+    ):
+        folder = tmp_path / "espalier-runs" / "a"
+        folder.mkdir(parents=True)
+        (folder / f"{file}-settings.json").write_text("{}")
+        (folder / f"{file}.json").write_text(json.dumps(content))
+        played.stands("a", "finished")
+        played.answers["GET /v1/searches/a"]["json"]["kind"] = kind
+        played.answers["GET /v1/searches/a/results"] = {"json": content}
+        monkeypatch.chdir(tmp_path)
+        here, there = espalier("watch", "a"), espalier("--server", URL, "watch", "a")
+        assert (there.status, there.err) == (0, "")
+        assert there.out.split("Stored on")[0] == here.out.split("Stored in")[0]
+        assert there.out.endswith(f"Stored on {URL}\n")
+        shutil.rmtree(tmp_path / "espalier-runs")
+
+
+def test_a_list_of_a_server_says_of_what_kind_each_is(played: Service):
+    played.stands("a", "finished")
+    found = played.answers["GET /v1/searches/a"]["json"]
+    items = [{**found, "kind": "family"}, {**found, "id": "b"}]  # one of an older version
+    played.answers["GET /v1/searches"] = {"json": {"items": items, "next_offset": None}}
+    kinds = [row["kind"] for row in json.loads(espalier("--server", URL, "list", "--json").out)]
+    assert kinds == ["family", "search"]
 
 
 def test_a_search_that_fails_says_why(played: Service):
@@ -213,7 +299,7 @@ def test_the_token_comes_from_a_file(played: Service, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "command",
-    ["family", "correlate", "trial", "ui", "latency", "inspect", "serve", "token"],
+    ["trial", "ui", "latency", "inspect", "serve", "token"],
 )
 def test_other_commands_refuse_a_server(command: str, monkeypatch: pytest.MonkeyPatch):
     line = one_line("--server", URL, command)

@@ -11,7 +11,7 @@ import pytest
 from pruning.errors import BudgetError, ConfigError, EspalierError
 from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
-from search.config.family_config import FamilyConfig, recipe_of_family
+from search.config.family_config import FamilyConfig, over_recipe
 from search.config.gates_config import GatesConfig
 from search.config.iterative_config import IterativeConfig
 from search.config.resources_config import ResourcesConfig
@@ -668,7 +668,8 @@ def test_the_recipe_for_trained_networks_trains_for_a_quarter_at_a_tenth_of_the_
 def test_every_recipe_does_for_every_kind_of_study(name: str):
     search = from_mapping(SearchConfig, {"training": {"recipe": name}})
     assert search.training == TrainingConfig(**TrainingConfig.RECIPES[name])
-    family = FamilyConfig("p.json", training=TrainingConfig(**recipe_of_family(name)))
+    training = over_recipe({"training": {"recipe": name}})["training"]
+    family = FamilyConfig("p.json", training=TrainingConfig(**training))
     assert family.scratch_training.for_scratch().learning_rate == 0.1
     one_stage = {"fine-tune": 160}.get(name, search.training.epochs)
     assert family.scratch_training.scratch_epochs == one_stage

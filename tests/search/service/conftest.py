@@ -62,6 +62,7 @@ def _share(name: str) -> None:
 
 
 _share("refusals")
+_share("other_studies")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FRAME = {
@@ -299,6 +300,7 @@ class Service:
             (folder / "exports" / f"{key}.onnx").write_bytes(b"onnx")
             (folder / "exports" / f"{key}.py").write_text("import torch\n")
         (folder / "report.html").write_text("<!doctype html><title>Report</title>")
+        (folder / "front.png").write_bytes(b"PNG")
         results = {"verdict": "it won\nby far", "contests": [], "notes": [], "failures": {}}
         (folder / "results.json").write_text(
             json.dumps({**results, "front": outcomes, "everything": outcomes})

@@ -1,4 +1,4 @@
-"""/v1/searches/{id}: what came of a search: front, architectures, verdict, results, report."""
+"""/v1/searches/{id}: what came of it: front, architectures, verdict, results, figure, report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from search.service.schemas import (
     Verdict,
     paging,
 )
-from search.storage.layout import RESULTS_FILE
+from search.storage.layout import FIGURES, RESULTS_FILES
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
 
@@ -118,7 +118,8 @@ def architectures(
 
 @router.get("/searches/{search_id}/verdict", response_model=Verdict, responses=documented(404, 409))
 def verdict(search_id: SearchId, components: InComponents, _: Reader) -> Response:
-    """What to take, and which kind of network won at which budget; once it is finished."""
+    """What to take, and which kind of network won at which budget; of a search alone, finished."""
+    _require_search(components, search_id)
     content = _results(components, search_id)
     try:
         shown = Verdict(
@@ -142,19 +143,37 @@ def verdict(search_id: SearchId, components: InComponents, _: Reader) -> Respons
     responses=documented(404, 409),
 )
 def results(search_id: SearchId, components: InComponents, _: Reader) -> Response:
-    """Everything a finished search knows, as results.report.Results.from_mapping reads it."""
+    """Everything that a finished study knows.
+
+    Of a search: as results.report.Results.from_mapping reads it. Of a family: `runs`, and `points`
+    with means and deviations over them. Of a correlation study: `criteria` and their coefficients.
+    """
     return JSONResponse(_results(components, search_id))
 
 
 def _results(components: Components, search_id: str) -> dict[str, Any]:
-    _require_finished(components, search_id)
-    return components.runs.json_object(search_id, RESULTS_FILE)
+    row = _require_finished(components, search_id)
+    content = components.runs.json_object(search_id, RESULTS_FILES[row.kind])
+    content.pop("settings", None)  # they name folders of the server; the study's own are shown
+    return content
 
 
-def _require_finished(components: Components, search_id: str) -> None:
+def _require_finished(components: Components, search_id: str) -> SearchRow:
     row = components.searches.get(search_id)
     if row.state != "finished":
         raise ProblemError(409, f"{search_id} is {row.state}: it has no results yet")
+    return row
+
+
+def _require_search(components: Components, search_id: str) -> None:
+    """ProblemError 409 for a study of another kind."""
+    row = components.searches.get(search_id)
+    if row.kind != "search":
+        raise ProblemError(
+            409,
+            f"{search_id} is a {row.kind} study, and this is asked of a search: it has results and "
+            "a figure",
+        )
 
 
 @router.get(
@@ -164,9 +183,23 @@ def _require_finished(components: Components, search_id: str) -> None:
 )
 def report(search_id: SearchId, components: InComponents, _: Reader) -> RangeFileResponse:
     """The report of a finished search: one page that opens offline."""
+    _require_search(components, search_id)
     _require_finished(components, search_id)
     return RangeFileResponse(
         components.runs.file(search_id, "report.html"),
         media_type="text/html",
         headers={"Content-Security-Policy": _REPORT_POLICY},
+    )
+
+
+@router.get(
+    "/searches/{search_id}/figure",
+    response_class=RangeFileResponse,
+    responses={**documented_file("image/png"), **documented(409)},
+)
+def figure(search_id: SearchId, components: InComponents, _: Reader) -> RangeFileResponse:
+    """The figure of a finished study: score against cost, or criteria against the oracle."""
+    row = _require_finished(components, search_id)
+    return RangeFileResponse(
+        components.runs.file(search_id, FIGURES[row.kind]), media_type="image/png"
     )

@@ -1,4 +1,4 @@
-"""/v1/searches: launched, listed, stopped, resumed, removed."""
+"""/v1/searches: launched, listed, stopped, resumed, removed; other studies alike, by their kind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from pruning.errors import SearchStateError
+from search.service.access.family_source import named_in_runs
 from search.service.access.settings_body import parse_settings
 from search.service.api.components import Components
 from search.service.api.dependencies import (
@@ -36,18 +37,33 @@ from search.service.schemas import (
 )
 from search.service.torch_worker.tasks import check_settings
 from search.service.torch_worker.worker import OverTimeError
+from search.storage.layout import StudyKind
 
 router = APIRouter(prefix="/v1", tags=["searches"], responses=documented(401, 403, 422, 429))
+
+SCHEMAS: Mapping[StudyKind, str] = {
+    "search": "SearchSettings",
+    "family": "FamilySettings",
+    "correlation": "CorrelationSettings",
+}
+"""What the settings of each kind of study are called in the API's description."""
 
 _SETTINGS_BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/SearchSettings"}},
+            "application/json": {
+                "schema": {
+                    "anyOf": [{"$ref": f"#/components/schemas/{n}"} for n in SCHEMAS.values()]
+                }
+            },
             "application/toml": {"schema": {"type": "string"}},
         },
     }
 }
+_Kind = Annotated[
+    StudyKind, Query(description="of study, whose settings the body holds: those and no others")
+]
 _MAX_NAME = 80
 
 
@@ -65,6 +81,7 @@ async def launch(
     request: Request,
     components: InComponents,
     caller: Writer,
+    kind: _Kind = "search",
     key: Annotated[
         str,
         Header(
@@ -75,25 +92,34 @@ async def launch(
         ),
     ] = "",
 ) -> Response:
-    """Queue a search, after its preflight; 422 says what the command line would say."""
+    """Queue a search, or another study, after its preflight.
+
+    422 says what the command line would say.
+    """
     content = parse_settings(await request.body(), request.headers.get("content-type", ""))
-    canonical = json.dumps(content, sort_keys=True, default=str)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    request_key = IdempotencyKey(caller.name, key, digest)
+    request_key = IdempotencyKey(caller.name, key, _digest(kind, content))
     async with components.key_lock(request_key):
         row = await run_in_threadpool(search_begun_with, components.database, request_key)
         if row is not None:
             return JSONResponse(SearchDetails.of(row), 200)
-        row = await _add(components, request_key, content)
+        row = await _add(components, request_key, kind, content)
     components.dispatcher.wake()
     return JSONResponse(SearchDetails.of(row), 201, headers={"Location": f"/v1/searches/{row.id}"})
 
 
+def _digest(kind: StudyKind, content: Mapping[str, Any]) -> str:
+    """By which the same request is known again; that of a search does not name its kind."""
+    named = content if kind == "search" else {"kind": kind, "settings": content}
+    canonical = json.dumps(named, sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 async def _add(
-    components: Components, key: IdempotencyKey, content: Mapping[str, Any]
+    components: Components, key: IdempotencyKey, kind: StudyKind, content: Mapping[str, Any]
 ) -> SearchRow:
-    checked = await _check(components, components.policy.resolve(content), key.owner)
-    settings = {**checked["settings"], "runs": str(components.runs.path), "mlflow_url": ""}
+    resolved = components.policy.resolve(await _named(components, kind, content))
+    checked = await _check(components, kind, resolved, key.owner)
+    settings = {**checked["settings"], "mlflow_url": ""}
     return await run_in_threadpool(
         components.searches.add,
         settings["name"][:_MAX_NAME].rstrip("-."),
@@ -102,7 +128,17 @@ async def _add(
         is_taken=lambda name: (components.runs.path / name).exists(),
         frame=checked["frame"],
         max_unfinished=components.policy.limits.most_searches,
+        kind=kind,
     )
+
+
+async def _named(
+    components: Components, kind: StudyKind, content: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The settings, with what a family is made from; ProblemError 422 where that is not here."""
+    if kind != "family":
+        return content
+    return await run_in_threadpool(named_in_runs, content, components.runs)
 
 
 @router.post(
@@ -111,16 +147,18 @@ async def _add(
     responses=documented(400, 408, 413, 415, 503),
     openapi_extra=_SETTINGS_BODY,
 )
-async def preflight(request: Request, components: InComponents, caller: Writer) -> Any:
-    """What a search with these settings would begin with; nothing is kept."""
+async def preflight(
+    request: Request, components: InComponents, caller: Writer, kind: _Kind = "search"
+) -> Any:
+    """What a search, or another study, with these settings would begin with; nothing is kept."""
     content = parse_settings(await request.body(), request.headers.get("content-type", ""))
-    settings = components.policy.resolve(content)
+    settings = components.policy.resolve(await _named(components, kind, content))
     try:
-        checked = await _check(components, settings, caller.name, measures_weights=True)
+        checked = await _check(components, kind, settings, caller.name, measures_weights=True)
     except OverTimeError as error:
         if not settings.get("weights"):
             raise
-        checked = await _check(components, settings, caller.name)
+        checked = await _check(components, kind, settings, caller.name)
         weights = components.policy.shown(settings["weights"])
         line = f"{weights}: not measured, since {error.detail}; a search begins with their score"
         checked["frame"]["lines"].insert(1, f"weights       {line}")
@@ -129,6 +167,7 @@ async def preflight(request: Request, components: InComponents, caller: Writer) 
 
 async def _check(
     components: Components,
+    kind: StudyKind,
     settings: Mapping[str, Any],
     caller: str,
     *,
@@ -138,16 +177,15 @@ async def _check(
 
     settings: as the policy has resolved them.  measures_weights: as for `check_settings`.
     """
-    policy = components.policy
-    machine = (components.device, policy.limits.most_params, components.on_cluster)
-    arguments = (settings, *machine, measures_weights)
+    settings = {**settings, "runs": str(components.runs.path)}
+    arguments = (kind, settings, components.server, measures_weights)
     try:
         checked = await components.worker.run(check_settings, *arguments, caller=caller)
     except ProblemError as error:
-        error.detail = policy.shown(error.detail)
+        error.detail = components.shown(error.detail)
         raise
-    checked["frame"]["lines"] = list(map(policy.shown, checked["frame"]["lines"]))
-    policy.require_limits(checked["settings"])
+    checked["frame"]["lines"] = list(map(components.shown, checked["frame"]["lines"]))
+    components.policy.require_limits(checked["settings"])
     return checked
 
 
@@ -155,21 +193,23 @@ async def _check(
 async def list_searches(
     components: InComponents,
     _: Reader,
+    *,
     state: State | None = None,
+    kind: StudyKind | None = None,
     name: Annotated[str | None, Query(max_length=100, description="a part of it")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: PageOffset = 0,
 ) -> Response:
-    """Searches, the newest first."""
+    """Searches and other studies, the newest first."""
 
     def page() -> object:
         rows, total = components.searches.page(
-            state=state, name=_storable(name), limit=limit, offset=offset
+            state=state, kind=kind, name=_storable(name), limit=limit, offset=offset
         )
         items = [SearchSummary.of(row) for row in rows]
         return {"items": items, **paging(offset, len(rows), total)}
 
-    request = ("searches", state, name, limit, offset)
+    request = ("searches", state, kind, name, limit, offset)
     return await components.response_cache.respond(request, components.database.version(), page)
 
 
@@ -240,8 +280,9 @@ async def _recheck(components: Components, search_id: str, caller: str) -> None:
     if row.state not in ("stopped", "failed"):
         return
     try:
-        settings = components.policy.resolve_stored(row.settings)
-        await _check(components, settings, caller)
+        named = await _named(components, row.kind, row.settings)
+        settings = components.policy.resolve_stored(named, row.kind)
+        await _check(components, row.kind, settings, caller)
     except ProblemError as error:
         if error.status not in (409, 422):
             raise  # too much is being checked just now

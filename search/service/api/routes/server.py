@@ -30,7 +30,7 @@ router = APIRouter(tags=["server"], responses=documented(403, 429))
 _PAGE = Path(__file__).parents[2] / "page"
 _MODULES = (
     *("page", "api", "architectures", "elements", "launch"),
-    *("list", "log", "plot", "search", "trials"),
+    *("list", "log", "plot", "results", "search", "trials"),
 )
 _ASSETS = {
     **{f"{name}.js": "text/javascript" for name in _MODULES},

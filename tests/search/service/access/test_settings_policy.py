@@ -19,13 +19,14 @@ from search.models import digits_resnet, digits_vgg
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.problem_details import ProblemError
 from search.service.service_config import LimitsConfig, ServiceConfig
-from search.service.torch_worker.tasks import check_settings
+from search.service.torch_worker.tasks import Server, check_settings
 from search.service.torch_worker.worker import OverTimeError, Refusal, TorchWorker
 from search.tasks.score import ACCURACY
 
 SMALL = LimitsConfig(
     most_params=300_000, most_image_size=32, most_trials=10, most_epochs=400, most_concurrency=2
 )
+HERE = Server("cpu", 10**9, 1000)
 DIGITS: dict[str, Any] = {"data": {"source": "digits"}, "budget": ["flops=60%"]}
 
 
@@ -165,7 +166,7 @@ def test_a_huge_network_is_counted_without_memory() -> None:
     """6.4 G parameters, which took 24 GB."""
     process, begun = psutil.Process(), time.process_time()
     before = process.memory_info().rss
-    found = check_settings(DIGITS | {"model": "wrn-394-32"}, "cpu", 10**9)
+    found = check_settings("search", DIGITS | {"model": "wrn-394-32"}, HERE)
     assert isinstance(found, Refusal)
     assert "this server allows 1,000,000,000" in found.detail
     assert process.memory_info().rss - before < 500 * 10**6
@@ -186,14 +187,14 @@ def test_more_than_the_machine_has_is_refused(
 ) -> None:
     """On a cluster it is known only there; no machine has one and a half GPUs for a trial."""
     monkeypatch.setattr("search.service.torch_worker.tasks._preflight", pytest.fail)
-    found = check_settings(DIGITS | {"resources": resources}, "cpu", 10**9)
+    found = check_settings("search", DIGITS | {"resources": resources}, HERE)
     assert isinstance(found, Refusal)
     assert found.field == field
 
 
 def test_what_a_cluster_has_is_not_known_to_the_service() -> None:
     asked = DIGITS | {"resources": {"cpus_per_trial": 1000, "gpus_per_trial": 2.0}}
-    found = check_settings(asked, "auto", 10**9, on_cluster=True)
+    found = check_settings("search", asked, Server("auto", 10**9, 1000, on_cluster=True))
     assert not isinstance(found, Refusal)
     assert found["settings"]["resources"]["gpus_per_trial"] == 2
 
@@ -219,9 +220,9 @@ def test_a_preflight_takes_no_more_memory_than_it_may(
 
     async def try_both() -> Any:
         with pytest.raises(ProblemError, match="allocate"):
-            await worker.run(check_settings, DIGITS | {"model": "greedy:net"}, "cpu", 10**9)
+            await worker.run(check_settings, "search", DIGITS | {"model": "greedy:net"}, HERE)
         before = psutil.Process().children()
-        found = await worker.run(check_settings, DIGITS, "cpu", 10**9)
+        found = await worker.run(check_settings, "search", DIGITS, HERE)
         assert psutil.Process().children() == before
         return found
 
@@ -258,7 +259,7 @@ def test_weights_are_fitted_before_a_search_is_queued(tmp_path: Path) -> None:
     torch.save(digits_resnet().state_dict(), tmp_path / "other.pt")
 
     def checked(name: str) -> Any:
-        return check_settings(DIGITS | {"weights": str(tmp_path / name)}, "cpu", 10**9)
+        return check_settings("search", DIGITS | {"weights": str(tmp_path / name)}, HERE)
 
     assert len(checked("own.pt")["settings"]["weights_digest"]) == 64
     for name, words in (("other.pt", "are of another network"), ("none.pt", "cannot be read")):

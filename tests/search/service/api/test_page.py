@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from other_studies import finish, put
 from ports import free_port
 from samples import ABSOLUTE_ERROR, FinishedSearch, base_outcome, outcome, trial_job
 
@@ -609,6 +610,42 @@ def test_the_list_tells_how_each_search_stands_and_filters_by_state(watched, ser
     assert item.count() == 0
     page.go_back()
     item.wait_for()
+
+
+def test_other_studies_are_listed_by_kind_and_shown_with_their_results(browser, tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for kind in ("family", "correlation"):
+        finish(put(runs, f"own-{kind}", kind), kind)
+    with serving(tmp_path) as service, looking(browser, service) as watched:
+        page = watched.open("/")
+        page.get_by_text(
+            "family study: done/fine-tuned-0 on digits, flops=20%, flops=10%"
+        ).wait_for()
+        page.get_by_label("Kind").select_option("correlation")
+        page.get_by_text("1 to 1 of 1").wait_for()
+        page.locator("li", has_text="correlation study: digits-vgg on digits").get_by_role(
+            "link"
+        ).click()
+        criterion = page.locator("table", has_text="Correlation with the oracle").locator(
+            "tbody tr"
+        )
+        criterion.wait_for()
+        cells = criterion.locator("th, td").all_inner_texts()
+        assert cells == ["taylor", *2 * ["0.500", "–", "0.250"]]
+        headings = page.get_by_role("heading", level=2).all_inner_texts()
+        assert headings == ["Results", "Architectures"]
+        page = watched.open("/searches/own-family")
+        point = page.locator("table", has_text="Mean and deviation").locator("tbody tr")
+        point.wait_for()
+        cells = [text.replace("\u00a0", " ") for text in point.locator("th, td").all_inner_texts()]
+        assert cells == [
+            *("copycat", "flops=10%", "300", "900", "75.00 % ± 1.00 %", "−5.0 points", "2"),
+        ]
+        headings = page.get_by_role("heading", level=2).all_inner_texts()
+        assert headings == ["Pareto front", "Results", "Architectures"]
+        points(page).nth(3).wait_for()
+        assert page.get_by_text("Launch another like it").is_hidden()
 
 
 def test_origins_have_the_colours_that_mlflow_shows(watched):

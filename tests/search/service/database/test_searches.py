@@ -140,6 +140,7 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(
     older = {"validation_accuracy": 0.5, "test_accuracy": 0.25, "flops": 10}
     with engine.begin() as connection:
         for statement in (
+            "ALTER TABLE searches DROP COLUMN kind",
             "ALTER TABLE searches DROP COLUMN priority",
             "ALTER TABLE searches DROP COLUMN told_ms",
             "ALTER TABLE architectures RENAME COLUMN validation_score TO validation_accuracy",
@@ -152,7 +153,7 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(
     assert network.validation_score == 0.5
     assert network.outcome == {"validation_score": 0.5, "test_score": 0.25, "flops": 10}
     row = Searches(Database(again)).get("kept")
-    assert (row.priority, row.told_ms) == (0, None)
+    assert (row.kind, row.priority, row.told_ms) == ("search", 0, None)
     again.dispose()
 
 

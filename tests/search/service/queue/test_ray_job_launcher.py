@@ -22,7 +22,7 @@ from search.service.queue.launcher import ProcessExit
 from search.service.queue.ray_job_launcher import RayJobsLauncher
 from search.service.server import environment_of_searches
 from search.service.service_config import ServiceConfig
-from search.storage.layout import LOG_FILE
+from search.storage.layout import LOG_FILE, SETTINGS_FILES, StudyKind
 
 ADDRESS = "http://jobs.test:8265"
 
@@ -95,6 +95,16 @@ def test_a_job_resumes_the_search_and_is_submitted_once(
         "--ray-address auto"
     )
     assert launcher.launch("s", 2) != handle
+
+
+@pytest.mark.parametrize(("kind", "is_alone"), [("family", False), ("correlation", True)])
+def test_what_works_in_one_process_joins_no_cluster(
+    launcher: RayJobsLauncher, jobs: JobServer, tmp_path: Path, kind: StudyKind, is_alone: bool
+) -> None:
+    (tmp_path / "my runs" / "s").mkdir(parents=True)
+    (tmp_path / "my runs" / "s" / SETTINGS_FILES[kind]).write_text("{}")
+    entrypoint = jobs.jobs[launcher.launch("s", 1)]["entrypoint"]
+    assert ("--ray-address auto" in entrypoint) is not is_alone
 
 
 def test_no_password_is_among_what_a_cluster_shows(
