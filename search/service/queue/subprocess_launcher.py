@@ -124,9 +124,10 @@ class SubprocessLauncher(Launcher):
 def _command_line(pid: int) -> list[str]:
     """By which another service would find the process; empty as long as it is being made."""
     try:
-        return psutil.Process(pid).cmdline()
+        command: list[str] = psutil.Process(pid).cmdline()
     except psutil.Error:
         return []
+    return command
 
 
 def _cause(status: int | None) -> str:
