@@ -55,7 +55,7 @@ def finished_rows(kind: StudyKind, folder: Path) -> list[ArchitectureRow]:
     """
     results = json.loads((folder / RESULTS_FILES[kind]).read_text(encoding="utf-8"))
     if kind == "correlation":
-        _ = results["criteria"]
+        _ = results["criteria"]  # which a damaged file lacks
         return []
     outcomes = results["everything"] if kind == "search" else _own_outcomes(results)
     base = results.get("base_network")
