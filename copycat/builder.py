@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 
 from torch import nn
@@ -92,7 +93,10 @@ def _import(module_name: str) -> ModuleType:
         package = module_name.partition(".")[0]
         if package in _EXTRAS and isinstance(error, ModuleNotFoundError):
             raise not_installed(package) from error
-        raise ModelError(f"cannot import {module_name!r}: {_reason(error)}") from error
+        reason = _reason(error)
+        if module_name.endswith(".py") and isinstance(error, ModuleNotFoundError):
+            reason = f"the module of a file is named {Path(module_name).stem!r}, without '.py'"
+        raise ModelError(f"cannot import {module_name!r}: {reason}") from error
 
 
 def not_installed(package: str) -> ModelError:

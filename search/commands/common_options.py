@@ -28,8 +28,9 @@ TRUST = click.option(
     multiple=True,
     envvar="ESPALIER_TRUST",
     show_envvar=True,
-    help="module, or module:callable, of your own that may make a stored network; repeatable. What "
-    "lies in a folder runs no other code than that of the zoo and torchvision",
+    help="module, or module:callable, of your own that may make a stored network; repeatable, in "
+    "the variable with spaces between them. What lies in a folder runs no other code than that "
+    "of the zoo and torchvision",
 )
 
 

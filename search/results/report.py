@@ -290,6 +290,7 @@ def contrast_tables(results: Results) -> Iterator[tuple[str, Table]]:
         contrasts = list(group)
         table = text_table("", *numbers, "", numbers=numbers)
         table.columns[0].min_width = _CONTRAST_WIDTH
+        table.columns[0].no_wrap = True  # so that others fold: a least width alone is cut off
         for contrast in contrasts:
             told, p = contrast.difference, contrast.adjusted_p
             table.add_row(

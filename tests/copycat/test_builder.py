@@ -46,6 +46,8 @@ def test_weights_come_from_the_global_generator() -> None:
         ("networks:", {}, "given as module:callable, got 'networks:'"),
         ("no.such.module:f", {}, "cannot import 'no.such.module': ModuleNotFoundError"),
         (".networks:small", {}, "cannot import '.networks'"),
+        ("networks.py:small", {}, "is named 'networks', without '.py'"),
+        ("no/such.py:small", {}, "is named 'such', without '.py'"),
         ("networks:large", {}, "module 'networks' has no attribute 'large'"),
         ("networks:F", {}, "networks:F must be callable, got module"),
         ("networks:small", {"wide": 3}, "networks:small failed: TypeError: .*'wide'"),

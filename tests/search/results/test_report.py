@@ -174,6 +174,15 @@ def test_the_tables_of_contrasts_say_what_each_comes_to():
     assert re.search(row, shown(table))
 
 
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_the_tables_of_contrasts_fold_on_a_narrow_terminal(width: int):
+    """They are not wider than it: what is beyond its edge would be left out."""
+    for _, table in contrast_tables(results()):
+        wide, narrow = shown(table), shown(table, width)
+        assert max(map(len, narrow.splitlines())) <= width
+        assert sorted("".join(narrow.split())) == sorted("".join(wide.split()))
+
+
 def test_the_budget_is_known_exactly_where_the_search_says_so():
     assert results().bounds == Budget.parse("flops=5000")
     exact = dataclasses.replace(results(), budget="flops=12.3k", limits=Budget.parse("flops=12345"))
