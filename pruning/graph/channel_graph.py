@@ -263,7 +263,7 @@ class ChannelGraph:
     def with_groups(self, changed: Mapping[str, ChannelGroup]) -> ChannelGraph:
         """This graph with another description of some groups, by name."""
         groups = tuple(changed.get(group.name, group) for group in self.groups)
-        return self._with(groups, self.pruned_layers)
+        return self._with(groups=groups)
 
     def narrowed(self, units_kept: Mapping[str, Flags]) -> ChannelGraph:
         """The graph of the network without some units: those of a plan (KeepPlan.units_kept).
@@ -272,8 +272,9 @@ class ChannelGraph:
         """
         keep = [units_kept[group.name] for group in self.groups]
         return self._with(
-            tuple(group.narrowed(kept) for group, kept in zip(self.groups, keep, strict=True)),
-            self.pruned_layers,
+            groups=tuple(
+                group.narrowed(kept) for group, kept in zip(self.groups, keep, strict=True)
+            ),
             axes=tuple(axis.narrowed(keep) for axis in self.axes),
             sizes=tuple(axis.narrowed(keep) for axis in self.sizes),
             products=tuple(product.narrowed(keep) for product in self.products),
@@ -292,29 +293,22 @@ class ChannelGraph:
 
     def pruning_layers(self, layers: frozenset[str] | None) -> ChannelGraph:
         """This graph with these `pruned_layers`: those of the graph that it came of, say."""
-        return self._with(self.groups, layers)
+        return self._with(pruned_layers=layers)
 
-    def _with(
-        self,
-        groups: tuple[ChannelGroup, ...],
-        pruned_layers: frozenset[str] | None,
-        *,
-        axes: tuple[TensorAxis, ...] | None = None,
-        sizes: tuple[TensorAxis, ...] | None = None,
-        products: tuple[Product, ...] | None = None,
-    ) -> ChannelGraph:
-        """This graph with other groups, and with these in the place of what it has of the rest."""
-        return ChannelGraph(
-            groups,
-            self.axes if axes is None else axes,
-            self._forms,
-            group_split=self.group_split,
-            sizes=self.sizes if sizes is None else sizes,
-            products=self.products if products is None else products,
-            notes=self._notes,
-            exact=self.exact,
-            pruned_layers=pruned_layers,
-        )
+    def _with(self, **changed: Any) -> ChannelGraph:
+        """This graph with other parts, by the names of the constructor's arguments."""
+        parts: dict[str, Any] = {
+            "groups": self.groups,
+            "axes": self.axes,
+            "forms": self._forms,
+            "group_split": self.group_split,
+            "sizes": self.sizes,
+            "products": self.products,
+            "notes": self._notes,
+            "exact": self.exact,
+            "pruned_layers": self.pruned_layers,
+        }
+        return ChannelGraph(**(parts | changed))
 
     def summary(self, min_channels: int = 3, *, count_attention: bool = False) -> dict[str, Any]:
         """JSON-able: base cost, the least cost that pruning can reach, and every group.

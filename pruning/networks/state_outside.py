@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+
+from pruning.networks.nested_tensors import tensors_in
 
 _Owner = type | ModuleType
 _Cached = type(functools.cache(print))
@@ -23,33 +25,63 @@ _NOT_OF_NETWORKS = frozenset({"torch", "numpy", "builtins", *sys.stdlib_module_n
 
 @contextmanager
 def state_outside_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards what runs of `model` have left outside of it is gone.
+    """Afterwards the tensors that runs of `model` have left outside of it are gone.
 
-    Tensors, numbers and collections of the classes of its modules, of the files in which these
-    are written, and of those of the functions in there are what they were; of collections in
-    collections only the outer one. Caches of functions that were called anew are empty.
+    A class of its modules, a file in which one is written, or one of the functions in there, in
+    which a tensor was left, has again the tensors, numbers and collections that it had; of
+    collections in collections only the outer one. Others are left alone, since more than the
+    network may write there. Caches of functions that were called anew are empty.
     """
-    owners = _owners(model)
-    before = [(owner, _plain_values(owner)) for owner in owners]
-    contents = {
-        id(value): (value, value.copy())
-        for _, values in before
-        for value in values.values()
-        if isinstance(value, dict | list | set)
-    }
-    caches = [(cache, cache.cache_info().misses) for owner in owners for cache in _caches(owner)]
+    before = [_Remembered(owner) for owner in _owners(model)]
     try:
         yield
     finally:
-        for owner, values in before:
-            _restore(owner, values)
-        for value, content in contents.values():
-            if not _is_same(value, content):
-                value.clear()
-                (value.extend if isinstance(value, list) else value.update)(content)
-        for cache, misses in caches:
+        for remembered in before:
+            remembered.restore()
+
+
+class _Remembered:
+    """What a class or a file holds now."""
+
+    def __init__(self, owner: _Owner) -> None:
+        self._owner, self._values = owner, _plain_values(owner)
+        self._contents = {
+            name: value.copy()
+            for name, value in self._values.items()
+            if isinstance(value, dict | list | set)
+        }
+        caches = (value for value in vars(owner).values() if isinstance(value, _Cached))
+        self._caches = [(cache, cache.cache_info().misses) for cache in caches]
+
+    def restore(self) -> None:
+        """Put it back where a tensor has come in."""
+        for cache, misses in self._caches:
             if cache.cache_info().misses != misses:
                 cache.cache_clear()
+        if next(tensors_in(list(self._new())), None) is None:
+            return
+        for name in _plain_values(self._owner).keys() - self._values.keys():
+            delattr(self._owner, name)
+        for name, value in self._values.items():
+            if vars(self._owner).get(name) is not value:
+                setattr(self._owner, name, value)
+        for name, content in self._contents.items():
+            value = self._values[name]
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(content)
+
+    def _new(self) -> Iterator[Any]:
+        """Values that are others now, and what has come into collections."""
+        for name, value in _plain_values(self._owner).items():
+            if name not in self._values or value is not self._values[name]:
+                yield value
+            elif name in self._contents:
+                known = {id(item) for item in _items(self._contents[name])}
+                yield from (item for item in _items(value) if id(item) not in known)
+
+
+def _items(collection: Any) -> Collection[Any]:
+    return collection.values() if isinstance(collection, dict) else collection
 
 
 def _owners(model: nn.Module) -> list[_Owner]:
@@ -84,24 +116,3 @@ def _plain_values(owner: _Owner) -> dict[str, Any]:
         for name, value in vars(owner).items()
         if isinstance(value, _PLAIN) and not name.startswith("__")
     }
-
-
-def _caches(owner: _Owner) -> list[Any]:
-    return [value for value in vars(owner).values() if isinstance(value, _Cached)]
-
-
-def _restore(owner: _Owner, values: Mapping[str, Any]) -> None:
-    for name, value in _plain_values(owner).items():
-        if name not in values:
-            delattr(owner, name)
-        elif value is not values[name]:
-            setattr(owner, name, values[name])
-
-
-def _is_same(value: Any, content: Any) -> bool:
-    """Whether a collection holds the very same things as before."""
-    if len(value) != len(content):
-        return False
-    if isinstance(value, dict):
-        return all(key in content and content[key] is item for key, item in value.items())
-    return all(one is other for one, other in zip(value, content, strict=True))

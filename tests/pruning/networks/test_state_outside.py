@@ -37,6 +37,7 @@ def of_channels(size: int, device: torch.device) -> Tensor:
 class Positions(nn.Module):
     by_size: ClassVar[dict[int, Tensor]] = {}
     last: ClassVar[Tensor | None] = None
+    number: ClassVar[int] = 0
 
     def __init__(self, kept: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -146,10 +147,20 @@ def test_what_was_there_before_stays() -> None:
 def test_all_is_as_before_after_an_error() -> None:
     def run() -> None:
         Positions.last = torch.zeros(1)
-        SEEN.append(1)
+        SEEN.append((1, torch.zeros(1)))
         raise KeyError
 
     with pytest.raises(KeyError), state_outside_kept(Positions(in_a_list)):
         run()
     assert Positions.last is None
     assert SEEN == []
+
+
+def test_what_others_write_down_meanwhile_stays() -> None:
+    """Such as a list of the file that the network is written in, which is told of progress."""
+    with state_outside_kept(Positions(in_a_class)):
+        SEEN.append("half done")
+        Positions.number = 1
+    assert SEEN == ["half done"]
+    assert Positions.number == 1
+    Positions.number = 0
