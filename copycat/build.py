@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from copycat.recipes import Recipe, draw, surely_drawn
 from copycat.width_profile import WidthProfile
 from pruning.cost import ExampleInput
 from pruning.graph.channel_graph import ChannelGraph, TensorAxis
+from pruning.rules import Offered
 from pruning.structure_removal.structures import remove_structures
 from pruning.surgery import Resize, new_shape, resized
 from pruning.tracing import whole_trace
@@ -65,8 +67,11 @@ def graph_for(model: nn.Module, profile: WidthProfile, example_input: ExampleInp
     Weights are not kept, so removal need not be exact; an exact trace has the same groups under
     the same names, and is made in less time. It has no limit in time: see `whole_trace`.
     """
-    graph = whole_trace(model, example_input)
-    return graph if profile.fits(graph) else whole_trace(model, example_input, exact=False)
+    offered = Offered(whole_heads=profile.has_whole_heads)
+    graph = whole_trace(model, example_input, offered)
+    if profile.fits(graph):
+        return graph
+    return whole_trace(model, example_input, replace(offered, exact=False))
 
 
 def shaped(model: nn.Module, profile: WidthProfile, graph: ChannelGraph) -> nn.Module:

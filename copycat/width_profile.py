@@ -14,7 +14,9 @@ from torch import nn
 
 from pruning.cost import ExampleInput
 from pruning.errors import PlanError, ProfileError
-from pruning.graph.channel_graph import ChannelGraph
+from pruning.graph.channel_graph import OF_HEADS, ChannelGraph
+from pruning.networks.wrappers import unwrapped
+from pruning.rules import Offered
 from pruning.structure_removal.structures import KINDS, Structure
 from pruning.tracing import whole_trace
 
@@ -65,7 +67,8 @@ class WidthProfile:
         base: the graph of the base network, without the structures that are `removed` if there
             are any. Raises ProfileError if `model` is no narrowed form of it.
         """
-        widths = whole_trace(model, example_input).widths
+        offered = Offered(whole_heads=base.offered.whole_heads)
+        widths = whole_trace(model, example_input, offered).widths | _widths_of_heads(model, base)
         missing = [group.name for group in base.prunable if group.name not in widths]
         if missing:
             raise ProfileError(
@@ -186,10 +189,29 @@ class WidthProfile:
         return True
 
     @property
+    def has_whole_heads(self) -> bool:
+        """Whether it says how many channels whole heads keep; see `pruning.trace`."""
+        return any(name.endswith(OF_HEADS) for name in self.widths)
+
+    @property
     def digest(self) -> str:
         """Eight hexadecimal digits that name this shape; equal for equal profiles."""
         text = json.dumps(self.to_mapping(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _widths_of_heads(model: nn.Module, base: ChannelGraph) -> dict[str, int]:
+    """Widths of the groups of `base` of which whole heads go, as long as their layers' outputs.
+
+    A trace does not tell where a single head is left.
+    """
+    shapes = {name: tensor.shape for name, tensor in unwrapped(model).named_parameters()}
+    axes = {g.name: base.axis_along(g) for g in base.prunable if g.name.endswith(OF_HEADS)}
+    return {
+        group: int(shapes[axis[0]][axis[1]])
+        for group, axis in axes.items()
+        if axis is not None and axis[0] in shapes
+    }
 
 
 def _structures(content: object) -> tuple[Structure, ...]:

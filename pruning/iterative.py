@@ -43,7 +43,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.optimizer_state import carry_over, check_trains
 from pruning.ranking import Step, removal_steps
 from pruning.restrictions import Restrictions
-from pruning.rules import Rules
+from pruning.rules import Offered, Rules
 from pruning.selection import KeepPlan, absolute_limits, least_widths, unreachable
 from pruning.surgery import remove_channels
 from pruning.tracing import whole_trace
@@ -96,13 +96,20 @@ class Removable:
 
     groups: names of the groups that may lose channels; all that the criterion can judge if None.
     rules: floor, divisor, scope and weight of costs.
-    restrictions: what stays whole or loses no more than a share.  exact: as for `trace`.
+    restrictions: what stays whole or loses no more than a share.  exact, whole_heads: as for
+        `trace`.
     """
 
     groups: Sequence[str] | None = None
     rules: Rules = field(default_factory=Rules)
     restrictions: Restrictions = field(default_factory=Restrictions)
     exact: bool = True
+    whole_heads: bool = False
+
+    @property
+    def offered(self) -> Offered:
+        """What a trace is to offer."""
+        return Offered(self.exact, self.whole_heads)
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ class IterativePruner:
     ) -> None:
         self._criterion, self._batches = Criterion.checked(criterion), batches
         self._pace, self._removable = pace or Pace(), removable or Removable()
-        whole = whole_trace(model, example_input, exact=self._removable.exact)
+        whole = whole_trace(model, example_input, self._removable.offered)
         self._removable.restrictions.check(whole)
         graph = self._removable.restrictions.of(whole)
         groups = _judged(criterion, model, graph, self._removable)

@@ -39,6 +39,7 @@ def prune(
     max_removed: Mapping[str, float] | None = None,
     only: Iterable[str] = (),
     exact: bool = True,
+    whole_heads: bool = False,
     **rules: Unpack[SelectionRules],
 ) -> nn.Module:
     """A smaller network that meets the target; `model` is left as it was.
@@ -54,7 +55,7 @@ def prune(
     max_removed: of layers by such patterns the largest share that goes of what they produce:
         {"layer3.*": 0.5}.
     only: patterns of the layers that alone lose channels: ["*.conv1"].
-    exact: as for `trace`.
+    exact, whole_heads: as for `trace`.
     rules: min_channels, divisor, scope, residual and cost_exponent, as for `select`.
 
     The result is to be fine-tuned; `carry_over` lets an optimizer go on where removal happens in
@@ -63,7 +64,7 @@ def prune(
     """
     model = unwrapped(model)
     judge = WeightMagnitude(2) if criterion is None else Criterion.checked(criterion)
-    graph = trace(model, example_input, exact=exact)
+    graph = trace(model, example_input, exact=exact, whole_heads=whole_heads)
     patterns = [_pattern(model, wanted) for wanted in ignore]
     scores = judge.score(model, graph, batches)
     budget = Budget.parse(*target.split()) if isinstance(target, str) else target

@@ -22,6 +22,18 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
+class Offered:
+    """Which channels are offered for removal, as for `pruning.trace`.
+
+    exact: only such without which the others keep their values.
+    whole_heads: whole heads of attention, not equal places of all heads.
+    """
+
+    exact: bool = True
+    whole_heads: bool = False
+
+
+@dataclass(frozen=True)
 class Rules:
     """The rules of `pruning.selection.select`, under the same names."""
 

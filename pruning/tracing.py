@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -28,10 +29,11 @@ from pruning.rehearsal.verification import (
     some_units,
     verified,
 )
-from pruning.tracer.graph_builder import build_graph
+from pruning.rules import Offered
+from pruning.tracer.graph_builder import Atoms, build_graph
 from pruning.tracer.network_runs import follow
 from pruning.tracer.recorded_values import RecordedValues, record
-from pruning.tracer.trace_records import Course, ReshapeKey, Slot
+from pruning.tracer.trace_records import Course, Courses, ReshapeKey, Slot
 from pruning.tracer.tracer import Tracer
 
 T = TypeVar("T")
@@ -45,6 +47,7 @@ def trace(
     example_input: ExampleInput,
     *,
     exact: bool = True,
+    whole_heads: bool = False,
     time_limit: float = TIME_LIMIT,
     progress: Progress = to_terminal,
 ) -> ChannelGraph:
@@ -56,6 +59,10 @@ def trace(
         If not, those are offered too whose removal changes what a normalisation, a softmax, a mean
         or a convolution over channels makes of the others, as long as all shapes stay consistent:
         for networks that are trained afterwards. Such a group has `inexact`, the reason.
+    whole_heads: whether attention loses whole heads, where its code gets by with fewer, and not
+        equal places of all heads. The queries, keys and values of a head are then one unit of a
+        group called such as "block.attention.qkv.heads". Where channels of a residual stream would
+        have to go along by heads, or the code asks for their number, equal places go after all.
     time_limit: in seconds, after which the network is run at no other width. What is not known to
         be removable by then is pinned. Searches, `copycat.build` and others have no limit, whose
         results are not to depend on the machine; math.inf is none here.
@@ -69,7 +76,8 @@ def trace(
     tensors, such as a detector, runs on real ones first, and further runs find the same.
     Every run begins with the network as it was given. Raises TraceError if it cannot run at all.
     """
-    with _traces(model, example_input, exact, Clock(time_limit, progress)) as traces:
+    offered = Offered(exact, whole_heads)
+    with _traces(model, example_input, offered, Clock(time_limit, progress)) as traces:
         try:
             return traces.on_meta_or_real(traces.graph_on)
         except ModelError as error:
@@ -77,29 +85,30 @@ def trace(
 
 
 def whole_trace(
-    model: nn.Module, example_input: ExampleInput, *, exact: bool = True
+    model: nn.Module, example_input: ExampleInput, offered: Offered | None = None
 ) -> ChannelGraph:
     """`trace` without a limit in time, for what must come out alike on a slow or busy machine.
 
     Used by searches and families, `copycat.build` and `load`, and `IterativePruner`. Progress is
-    shown as by `trace`.
+    shown as by `trace`. offered: what a graph offers that this one is to be like; by default as
+    `trace` has it.
     """
-    return trace(model, example_input, exact=exact, time_limit=math.inf)
+    return trace(model, example_input, **asdict(offered or Offered()), time_limit=math.inf)
 
 
 def traced_cost(model: nn.Module, example_input: ExampleInput) -> Cost:
     """What one run of `model` costs in eval mode: `trace(…).cost()`, without its further runs."""
-    with _traces(model, example_input, True, Clock(math.inf, to_terminal)) as traces:
+    with _traces(model, example_input, Offered(), Clock(math.inf, to_terminal)) as traces:
         return traces.on_meta_or_real(traces.cost_on)
 
 
 @contextmanager
 def _traces(
-    model: nn.Module, example_input: ExampleInput, exact: bool, clock: Clock
+    model: nn.Module, example_input: ExampleInput, offered: Offered, clock: Clock
 ) -> Iterator[_Traces]:
     """Ways to trace a network, whose clock is closed at the end of the block."""
     with torch.inference_mode(False), closing(clock):  # inside of it, operators stay whole
-        yield _Traces(unwrapped(model), example_input, exact, clock)
+        yield _Traces(unwrapped(model), example_input, offered, clock)
 
 
 @dataclass(frozen=True)
@@ -114,13 +123,14 @@ class _Values:
 class _Prediction:
     """What a run in each mode tells.
 
-    tracer: that has followed both.
+    tracer: that has followed both.  atoms: where its labels went in the graph.
     rehearse, in_training: what the graph can be held against; None if it does not run in training.
     uneven: names of groups that are divided into parts of several sizes.
     """
 
     tracer: Tracer
     graph: ChannelGraph
+    atoms: Atoms
     rehearse: Rehearsals
     in_training: Rehearsals | None
     uneven: list[str]
@@ -132,7 +142,7 @@ class _Traces:
 
     model: nn.Module
     example_input: ExampleInput
-    exact: bool
+    offered: Offered
     clock: Clock
 
     def on_meta_or_real(self, run_on: Callable[[torch.device | None, _Values | None], T]) -> T:
@@ -160,26 +170,60 @@ class _Traces:
         graph = verified(
             prediction.graph, prediction.rehearse, prediction.in_training, prediction.uneven
         )
-        if not self.exact:
+        if not self.offered.exact:
             graph = _with_inexact_marked(graph, prediction.rehearse.comparing_numbers())
         return graph
 
     def _best_prediction(self, device: torch.device | None, values: _Values | None) -> _Prediction:
         """With channels going on in reshapes as the code wants it, as far as it tells."""
         skeleton = copied(self.model, device).eval()
-        courses: dict[ReshapeKey, Course] = {}
-        tried: set[tuple[ReshapeKey, Course]] = set()
-        prediction = self._predicted(skeleton, device, values, courses)
+
+        def predicted(courses: Courses) -> _Prediction:
+            return self._predicted(skeleton, device, values, courses)
+
+        prediction = predicted({})
         with suppress(OutOfTimeError):  # `verified` finds out as well
-            for _ in range(_MOST_TRACES):
-                better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
-                    prediction.graph, prediction.rehearse, tried, exact=self.exact
-                )
-                if not better:
-                    break
-                courses |= better
-                prediction = self._predicted(skeleton, device, values, courses)
-            prediction = _with_kept_sizes(skeleton, prediction)
+            prediction = self._improved(skeleton, prediction, {}, predicted)
+            if self.offered.whole_heads:
+                prediction = self._with_whole_heads(skeleton, prediction, predicted)
+        return prediction
+
+    def _improved(
+        self,
+        skeleton: nn.Module,
+        prediction: _Prediction,
+        courses: Courses,
+        predicted: Callable[[Courses], _Prediction],
+    ) -> _Prediction:
+        """A prediction with these courses, and with others where the code wants them."""
+        tried: set[tuple[ReshapeKey, Course]] = set()
+        for _ in range(_MOST_TRACES):
+            better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
+                prediction.graph, prediction.rehearse, tried, exact=self.offered.exact
+            )
+            if not better:
+                break
+            courses = {**courses, **better}
+            prediction = predicted(courses)
+        return _with_kept_sizes(skeleton, prediction)
+
+    def _with_whole_heads(
+        self,
+        skeleton: nn.Module,
+        prediction: _Prediction,
+        predicted: Callable[[Courses], _Prediction],
+    ) -> _Prediction:
+        """A prediction with channels going on along heads, in the modules that allow it."""
+        tracer, usual = prediction.tracer, prediction.tracer.reshapes.courses
+        heads = tracer.reshapes.into_heads(c.labels for c in tracer.functions.contracted)
+        streams = {layer for g in prediction.graph.groups if g.residual for layer in g.producers}
+        while heads:
+            courses = {**usual, **heads}
+            other = self._improved(skeleton, predicted(courses), courses, predicted)
+            refusing = _refusing_heads(other, streams)
+            if not refusing:
+                return other
+            heads = {key: c for key, c in heads.items() if key[0] not in refusing}
         return prediction
 
     def _evaluated(
@@ -187,11 +231,13 @@ class _Traces:
         skeleton: nn.Module,
         device: torch.device | None,
         values: _Values | None,
-        courses: Mapping[ReshapeKey, Course],
+        courses: Courses,
     ) -> tuple[Tracer, TracedRun]:
         """A run in eval mode, and what has followed it."""
         network, inputs = copied(skeleton), moved(self.example_input, device)
-        tracer = Tracer(_tensors(network), courses=courses, exact=self.exact, tick=self.clock.tick)
+        tracer = Tracer(
+            _tensors(network), courses=courses, offered=self.offered, tick=self.clock.tick
+        )
         read = values.evaluating if values else None
         with _as_trace_error(network, inputs):
             follow(tracer, network, inputs, device=device, values=read)
@@ -202,7 +248,7 @@ class _Traces:
         skeleton: nn.Module,
         device: torch.device | None,
         values: _Values | None,
-        courses: Mapping[ReshapeKey, Course],
+        courses: Courses,
     ) -> _Prediction:
         tracer, run = self._evaluated(skeleton, device, values, courses)
         runs, inputs = [run], run.inputs
@@ -218,12 +264,12 @@ class _Traces:
                 run,
                 device=device,
                 clock=self.clock,
-                exact=self.exact,
+                exact=self.offered.exact,
             )
             for run in runs
         )
         uneven = atoms.names(graph, tracer.uneven)
-        return _Prediction(tracer, graph, rehearse, next(iter(in_training), None), uneven)
+        return _Prediction(tracer, graph, atoms, rehearse, next(iter(in_training), None), uneven)
 
     def values(self) -> _Values:
         """What the network reads in a real run; TraceError if it cannot run."""
@@ -247,6 +293,7 @@ def _with_kept_sizes(skeleton: nn.Module, prediction: _Prediction) -> _Predictio
         return replace(
             prediction,
             graph=graph,
+            atoms=atoms,
             rehearse=prediction.rehearse.of(graph, atoms),
             in_training=training.of(graph, atoms) if training else None,
             uneven=atoms.names(graph, prediction.tracer.uneven),
@@ -274,6 +321,26 @@ def _with_inexact_marked(graph: ChannelGraph, rehearse: Rehearse) -> ChannelGrap
     return graph.with_groups(
         {name: replace(graph.group(name), inexact=reason) for name, reason in reasons.items()}
     )
+
+
+def _refusing_heads(prediction: _Prediction, streams: AbstractSet[str]) -> set[str]:
+    """Modules of which heads cannot go, or only with channels of a residual stream.
+
+    streams: the layers that produce those of the streams.
+    """
+    graph = prediction.graph
+    failing = failing_groups(some_units(graph), prediction.rehearse)
+
+    def refuses(name: str) -> bool:
+        group = graph.group(name)
+        is_stuck = group.pinned is not None or group.num_units == 1 or name in failing
+        return is_stuck or bool(streams & set(group.producers))
+
+    return {
+        module
+        for module, labels in prediction.tracer.reshapes.heads
+        if any(map(refuses, prediction.atoms.names(graph, [labels])))
+    }
 
 
 def _courses_of_misled(

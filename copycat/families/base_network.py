@@ -17,6 +17,7 @@ from copycat.width_profile import WidthProfile
 from pruning.cost import ExampleInput
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
+from pruning.rules import Offered
 from pruning.structure_removal.structures import Structure
 from pruning.tracing import whole_trace
 
@@ -36,11 +37,17 @@ class BaseNetwork:
 
     @classmethod
     def of(
-        cls, builder: Builder, example_input: ExampleInput, *, exact: bool = True
+        cls,
+        builder: Builder,
+        example_input: ExampleInput,
+        *,
+        exact: bool = True,
+        whole_heads: bool = False,
     ) -> BaseNetwork:
-        """Build the network once and trace it; `exact` as for `trace`."""
+        """Build the network once and trace it; `exact` and `whole_heads` as for `trace`."""
         made = _fresh(builder)
-        base = cls(builder, whole_trace(made[0], example_input, exact=exact), example_input)
+        graph = whole_trace(made[0], example_input, Offered(exact, whole_heads))
+        base = cls(builder, graph, example_input)
         base.__dict__["made"] = made
         return base
 
@@ -67,7 +74,7 @@ class BaseNetwork:
         """The graph that prices this shape: without the structures that it lacks."""
         if profile.removed not in self._graphs:
             left = without_removed(self.made[0], profile, self.example_input)
-            graph = whole_trace(left, self.example_input, exact=self.graph.exact)
+            graph = whole_trace(left, self.example_input, self.graph.offered)
             self._graphs[profile.removed] = self.restrictions.of(graph, self.graph)
         return self._graphs[profile.removed]
 

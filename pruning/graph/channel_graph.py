@@ -14,8 +14,12 @@ from pruning.cost import Cost, format_count
 from pruning.errors import PlanError
 from pruning.graph.call_sites import CallSite
 from pruning.graph.closed_form import ClosedForm, PeakForm
+from pruning.rules import Offered
 
 NO_GROUP = -1
+
+OF_HEADS = ".heads"
+"""How the name of a group ends of which whole heads of attention go, by choice."""
 
 Flags = NDArray[np.bool_]
 """Whether each of several things stays."""
@@ -25,7 +29,8 @@ Flags = NDArray[np.bool_]
 class ChannelGroup:
     """Channels that are produced together; each can be removed on its own, unless pinned.
 
-    name: the layer that produces the channels; stable from run to run, unique in the graph.
+    name: the layer that produces the channels, and OF_HEADS where whole heads go; stable from run
+        to run, unique in the graph.
     width: channels of that layer.
     unit: channels that only go together (1, or the size of a normalisation group …).
     pinned: why no channel can be removed, or None.
@@ -170,7 +175,7 @@ class ChannelGraph:
     It holds no tensor of the network and can be pickled and shared. Groups are in the order
     in which the network runs them.
 
-    exact: whether only channels are offered without which the others keep their values.
+    offered: which channels a trace looks for.
     axes: of parameters and buffers.
     sizes: attributes of modules that hold a number of channels, as axes by the attribute's name
         (block.width, or block.sizes.1 of several numbers).
@@ -185,14 +190,14 @@ class ChannelGraph:
         forms: CostForms,
         *,
         group_split: frozenset[str],
+        offered: Offered,
         sizes: tuple[TensorAxis, ...] = (),
         products: tuple[Product, ...] = (),
         notes: tuple[str, ...] = (),
-        exact: bool = True,
         pruned_layers: frozenset[str] | None = None,
     ) -> None:
         self.groups = groups
-        self.exact = exact
+        self.offered = offered
         self.pruned_layers = pruned_layers
         self.axes = axes
         self.group_split = group_split
@@ -305,7 +310,7 @@ class ChannelGraph:
             "sizes": self.sizes,
             "products": self.products,
             "notes": self._notes,
-            "exact": self.exact,
+            "offered": self.offered,
             "pruned_layers": self.pruned_layers,
         }
         return ChannelGraph(**(parts | changed))

@@ -21,6 +21,7 @@ from pruning.gates.channel_gates import ChannelGates, consumed_groups
 from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
 from pruning.restrictions import Restrictions
+from pruning.rules import Offered
 from pruning.scaling_factors.gated_structures import GatedStructures
 from pruning.scaling_factors.gating import Gating
 from pruning.selection import KeepPlan
@@ -35,7 +36,7 @@ class FilterGates(nn.Module):
 
     gated: the network; the 1×1 convolutions of its added shortcuts are gated where they read.
     residual: whether channels along residual streams are gated.
-    exact: as for `trace`.
+    offered: as of a graph.
     restrictions: of the network; its channels that may not go have no gates.
     gating: what gates learn, where they act, and on which layers.
 
@@ -53,7 +54,7 @@ class FilterGates(nn.Module):
         generator: torch.Generator,
         *,
         residual: bool,
-        exact: bool = True,
+        offered: Offered,
         restrictions: Restrictions | None = None,
         gating: Gating,
     ) -> None:
@@ -61,7 +62,7 @@ class FilterGates(nn.Module):
         self._gating, placement = gating, Placement(gating.at)
         inside = (restrictions or Restrictions()).inside(_MODEL.rstrip("."))
         with gated.listening():
-            graph = inside.of(whole_trace(gated, example_input, exact=exact))
+            graph = inside.of(whole_trace(gated, example_input, offered))
         meeting = {number for product in graph.products for number in product.groups.tolist()}
         names = [
             group.name

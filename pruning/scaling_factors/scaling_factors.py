@@ -25,6 +25,7 @@ from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
 from pruning.regularizers.penalties import Penalty, l1
 from pruning.restrictions import Restrictions
+from pruning.rules import Offered
 from pruning.scaling_factors.filter_gates import FilterGates
 from pruning.scaling_factors.gated_structures import GatedStructures
 from pruning.scaling_factors.gating import GRANULARITIES, Gating, Granularity
@@ -74,7 +75,7 @@ class ScalingFactors(nn.Module):
     granularities: what is gated.
     residual: whether filter gates reach channels along residual streams.
     exact: whether filter gates reach only channels whose removal leaves the others their values;
-        see `trace`.
+        see `trace`.  whole_heads: as there.
     restrictions: what keeps its channels, and has no gates or goes no further.
     pruned_layers: those whose filters count as `channels` of a cost (see ChannelGraph.pruning); by
         default those that have filter gates.
@@ -94,6 +95,7 @@ class ScalingFactors(nn.Module):
         *,
         residual: bool = True,
         exact: bool = True,
+        whole_heads: bool = False,
         restrictions: Restrictions | None = None,
         pruned_layers: frozenset[str] | None = None,
         seed: int = 0,
@@ -101,6 +103,7 @@ class ScalingFactors(nn.Module):
     ) -> None:
         super().__init__()
         model, chosen = unwrapped(model), _checked(granularities)
+        self._offered = Offered(exact, whole_heads)
         restrictions, gating = restrictions or Restrictions(), gating or Gating()
         wanted = [kind for kind in KINDS if kind in chosen]
         gateable = {
@@ -126,13 +129,13 @@ class ScalingFactors(nn.Module):
                 example_input,
                 generator,
                 residual=residual,
-                exact=exact,
+                offered=self._offered,
                 restrictions=restrictions,
                 gating=gating,
             )
             pruned_layers = pruned_layers or self.filters.layers
         self.gating = gating
-        self._example_input, self._exact = example_input, exact
+        self._example_input = example_input
         self._pruned_layers = pruned_layers
         self._graphs: dict[frozenset[Structure], ChannelGraph] = {}
 
@@ -246,9 +249,17 @@ class ScalingFactors(nn.Module):
 
     def cost(self, decision: Decision) -> Cost:
         """What `plain(decision)` costs, without making it."""
+        widths = self.widths(decision)
+        return self._graph_without(decision.removed).cost(widths)
+
+    def widths(self, decision: Decision) -> dict[str, int]:
+        """Channels that `plain(decision)` has of every group, without making it.
+
+        By the names of groups in the trace of the network without the structures that go.
+        """
         self._check(decision)
         graph = self._graph_without(decision.removed)
-        return graph.cost(self._plan(graph, decision).widths)
+        return graph.widths | self._plan(graph, decision).widths
 
     def decided(self, decision: Decision) -> ScalingFactors:
         """A copy whose gates are set: 1 and no shortcut for structures that stay, 0 for others.
@@ -306,7 +317,7 @@ class ScalingFactors(nn.Module):
         if key not in self._graphs:
             gone = {s: self.gated.shortcut(s) for s in self.structures if s in key}
             shorter = replaced(self.gated.ungated(), self._example_input, copy.deepcopy(gone))
-            graph = whole_trace(shorter, self._example_input, exact=self._exact)
+            graph = whole_trace(shorter, self._example_input, self._offered)
             self._graphs[key] = graph.pruning_layers(self._pruned_layers)
         return self._graphs[key]
 

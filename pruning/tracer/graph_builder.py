@@ -12,6 +12,7 @@ import numpy as np
 from pruning.graph.call_sites import CallSite
 from pruning.graph.channel_graph import (
     NO_GROUP,
+    OF_HEADS,
     ChannelGraph,
     ChannelGroup,
     CostForms,
@@ -86,7 +87,7 @@ class _GraphBuilder:
             sizes=self._axes(self._sizes, atoms),
             group_split=frozenset(self._tracer.group_split),
             products=self._products(atoms),
-            exact=self._tracer.channels.exact,
+            offered=self._tracer.offered,
             notes=tuple(self._unused()),
         )
         return graph, atoms
@@ -154,7 +155,17 @@ class _GraphBuilder:
                     first_axis[number] = np.concatenate([before, others])
         order = {number: i for i, number in enumerate(producers)}
         renumbered = np.array([order.get(n, NO_GROUP) for n in numbers.tolist()], dtype=np.int32)
-        titles = _unique([layers[0] if layers else "group" for layers in producers.values()])
+        heads = {
+            int(number)
+            for _, labels in self._tracer.reshapes.heads
+            for number in np.unique(numbers[self._component[labels]])
+        }
+        titles = _unique(
+            [
+                (layers[0] if layers else "group") + (OF_HEADS if number in heads else "")
+                for number, layers in producers.items()
+            ]
+        )
         groups = tuple(
             ChannelGroup(
                 name=title,

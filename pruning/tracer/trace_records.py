@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +47,16 @@ class Course:
 
     axis: of the result.  width_of: a tensor and its axis, of other channels, from whose number
         the network works out the size of that axis, or None.
+    of_heads: whether the axis is one of whole heads of an attention, by choice.
     """
 
     axis: int
     width_of: tuple[str, int] | None = None
+    of_heads: bool = False
+
+
+Courses = Mapping[ReshapeKey, Course]
+"""How channels go on in reshapes, where that is not the usual way."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pruning.graph.operators.elementwise import elementwise
 from pruning.graph.operators.rule import aten_names, pin_all, unlabelled
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import TorchDispatchMode, schema_of
+from pruning.rules import Offered
 from pruning.tracer.calls import Calls
 from pruning.tracer.constants import Constants
 from pruning.tracer.function_calls import FunctionCalls
@@ -30,7 +31,7 @@ from pruning.tracer.recorded_values import (
     with_positions,
 )
 from pruning.tracer.reshapes import Reshapes
-from pruning.tracer.trace_records import Course, ReshapeKey, Step
+from pruning.tracer.trace_records import Courses, Step
 from pruning.tracer.unread_tensors import UnreadTensors
 
 _SAME_VALUES = frozenset(
@@ -55,7 +56,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     tensors: parameters and buffers by name.
     courses: how channels go on in reshapes that split their axis, where that is not the usual way.
-    exact: whether channels may only be removed if the others keep their values.
+    offered: which channels may be removed.
     tick: called at every operator.
     """
 
@@ -63,12 +64,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self,
         tensors: Mapping[str, Tensor],
         *,
-        courses: Mapping[ReshapeKey, Course] | None = None,
-        exact: bool = True,
+        courses: Courses | None = None,
+        offered: Offered | None = None,
         tick: Callable[[], None] = _nothing,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.channels = ChannelLabels(exact=exact)
+        self.offered = offered or Offered()
+        self.channels = ChannelLabels(exact=self.offered.exact)
         self.labelled = LabelledTensors(tensors, self.channels)
         self.functions = FunctionCalls(self.labelled)
         self.reshapes = Reshapes(self.labelled, courses or {})

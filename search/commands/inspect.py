@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,8 @@ else:
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @some_options(
-    SearchConfig, ("model_arg", "count_attention", "ignore", "only", "max_removed", "exact")
+    SearchConfig,
+    ("model_arg", "count_attention", "ignore", "only", "max_removed", "exact", "whole_heads"),
 )
 @RUNS
 def inspect(
@@ -116,7 +118,7 @@ def _describe(
     """What of a whole network can be pruned."""
     own = config.model_arguments
     builder = models.resolve(config.model, num_classes=classes, in_channels=sizes[0], own=own)
-    graph = tracing.trace(builder(), torch.zeros(1, *sizes), exact=config.exact)
+    graph = tracing.trace(builder(), torch.zeros(1, *sizes), **dataclasses.asdict(config.offered))
     config.restrictions.check(graph)
     graph = config.restrictions.of(graph)
     if as_json:

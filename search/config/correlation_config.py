@@ -73,6 +73,7 @@ class CorrelationConfig:
         "convolution's part in it; with --prune-residual",
     )
     exact: bool = same_option(SearchConfig, "exact")
+    whole_heads: bool = same_option(SearchConfig, "whole_heads")
     seed: int = same_option(SearchConfig, "seed", "seed of data splits, weights and batches")
     device: Device = same_option(SearchConfig, "device")
     name: str = option("", "name of the study; by default made of model and data")

@@ -69,6 +69,7 @@ class FamilyConfig:
     )
     count_attention: bool = same_option(SearchConfig, "count_attention")
     exact: bool = same_option(SearchConfig, "exact")
+    whole_heads: bool = same_option(SearchConfig, "whole_heads")
     divisor: int = option(1, "widths of members are multiples of this", ge=1)
     ignore: tuple[str, ...] = same_option(
         SearchConfig,
@@ -143,6 +144,7 @@ class FamilyConfig:
             budget=("flops=100%",),
             model_arg=self.model_arg,
             exact=self.exact,
+            whole_heads=self.whole_heads,
             ignore=self.ignore,
             max_removed=self.max_removed,
             only=self.only,

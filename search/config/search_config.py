@@ -12,7 +12,7 @@ from typing import Any
 from pruning.cost import Bound, Budget
 from pruning.errors import ConfigError
 from pruning.restrictions import Restrictions
-from pruning.rules import Rules, Scope
+from pruning.rules import Offered, Rules, Scope
 from search.config.data_config import DataConfig
 from search.config.fixed_settings import Choice, FixedSettings, owned_by
 from search.config.gates_config import GatesConfig
@@ -193,6 +193,9 @@ class SearchConfig:
         "leave alone channels whose removal changes what a normalisation, softmax or mean over "
         "channels makes of the others (default), or take those, too, where shapes stay consistent",
     )
+    whole_heads: bool = option(
+        False, "of attention remove whole heads, where the code allows it, not places of all heads"
+    )
     seed: int = option(0, "seed of data splits, weights, batches and proposals", ge=0, lt=2**32)
     concurrency: int | None = option(
         None, "trials at once; by default one on every GPU, or per CPU core", ge=1
@@ -275,6 +278,11 @@ class SearchConfig:
     def model_arguments(self) -> dict[str, Any]:
         """What the network is made with, beside what the data say."""
         return model_arguments(self.model_arg)
+
+    @property
+    def offered(self) -> Offered:
+        """Which channels a trace offers for removal."""
+        return Offered(self.exact, self.whole_heads)
 
     @property
     def restrictions(self) -> Restrictions:

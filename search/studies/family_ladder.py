@@ -25,6 +25,7 @@ from pruning.cost import Cost, ExampleInput, format_count
 from pruning.errors import BudgetError, ConfigError, ModelError, TraceError
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
+from pruning.rules import Offered
 from search import models
 from search.config.family_config import FamilyConfig, kind_and_number
 from search.data.data import Sample
@@ -90,8 +91,9 @@ def stored_subject(config: FamilyConfig, folder: Path) -> Subject:
     """
     stored = read(folder)
     builder = check_trust(folder, stored.builder, config.trust)
-    exact = config.exact and not stored.inexact
-    base = _base(builder.target, builder, stored.example_input, exact=exact)
+    heads = config.whole_heads or stored.profile.has_whole_heads
+    offered = Offered(config.exact and not stored.inexact, heads)
+    base = _base(builder.target, builder, stored.example_input, offered)
     data = str(stored.provenance.get("data", ""))
     profile, (_, point) = stored.profile, _folder_and_point(config.source, config.runs)
     if point:
@@ -117,21 +119,27 @@ def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
     profile = WidthProfile.from_json(text)
     own = config.as_search().model_arguments
     builder = models.builder_for(config.model, sample, own)
-    base = _base(config.model, builder, sample.inputs, exact=config.exact)
+    heads = config.whole_heads or profile.has_whole_heads
+    offered = Offered(config.exact, heads)
+    base = _base(config.model, builder, sample.inputs, offered)
     profile.check(base.graph_of(profile))
     shape = input_shape_of(sample.inputs)
     return _restricted(config, Subject(base, profile, shape, sample.classes))
 
 
-def _base(name: str, builder: Builder, example_input: ExampleInput, *, exact: bool) -> BaseNetwork:
+def _base(
+    name: str, builder: Builder, example_input: ExampleInput, offered: Offered
+) -> BaseNetwork:
     """The network called `name`, traced; ModelError if it cannot run or ends its process."""
-    graph = of_network(name, _graph, name, builder, example_input, exact)
+    graph = of_network(name, _graph, name, builder, example_input, offered)
     return BaseNetwork(builder, graph, example_input)
 
 
-def _graph(name: str, builder: Builder, example_input: ExampleInput, exact: bool) -> ChannelGraph:
+def _graph(
+    name: str, builder: Builder, example_input: ExampleInput, offered: Offered
+) -> ChannelGraph:
     try:
-        return BaseNetwork.of(builder, example_input, exact=exact).graph
+        return BaseNetwork.of(builder, example_input, **dataclasses.asdict(offered)).graph
     except TraceError as error:
         raise ModelError(f"{name}: {error}") from error
 

@@ -288,7 +288,7 @@ def _included(
                 f"{folder} cannot be included: it searched {searched} on {data}, "
                 f"the study is of {subject.base.builder.target} on {config.data.source}"
             )
-        if stored.inexact and subject.base.graph.exact:
+        if stored.inexact and subject.base.graph.offered.exact:
             raise ConfigError(
                 f"{folder} cannot be included: it narrowed {', '.join(stored.inexact)}, which is "
                 "not possible exactly: give --no-exact"

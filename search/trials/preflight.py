@@ -96,7 +96,7 @@ class Preflight:
             base = self.builder()
         example_input = self.example_input
         left = without_removed(base, profile, example_input)
-        graph = whole_trace(left, example_input, exact=self.graph.exact)
+        graph = whole_trace(left, example_input, self.graph.offered)
         return graph.pruning_layers(self.graph.pruned_layers)
 
     @property
@@ -161,7 +161,7 @@ def check(
     """
     model = builder()
     try:
-        whole = whole_trace(model, sample.inputs, exact=config.exact)
+        whole = whole_trace(model, sample.inputs, config.offered)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
     config.restrictions.check(whole)
@@ -253,7 +253,7 @@ def _nothing_to_prune(
             f"{config.model} has no prunable channels besides residual streams: "
             "--prune-residual prunes those"
         )
-    if graph.exact:
+    if graph.offered.exact:
         free = config.restrictions.of(trace(model, example_input, exact=False))
         for flags, freer in (("--no-exact", config), ("--no-exact --prune-residual", wider)):
             if judged_groups(freer, model, free, config.criteria):

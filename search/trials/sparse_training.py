@@ -24,7 +24,6 @@ from pruning.selection import KeepPlan, least_widths, select, unreachable
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 from pruning.structure_removal.structures import Structure
 from pruning.surgery import remove_channels
-from pruning.tracing import whole_trace
 from search.config.methods import gated_parts, method
 from search.config.search_config import SearchConfig
 from search.training.memory_format import laid_out
@@ -125,7 +124,7 @@ class SparseNetwork:
                 self._example_input,
                 gated,
                 residual=config.prune_residual,
-                exact=preflight.graph.exact,
+                **asdict(preflight.graph.offered),
                 restrictions=config.restrictions,
                 pruned_layers=preflight.graph.pruned_layers,
                 seed=seed,
@@ -134,6 +133,7 @@ class SparseNetwork:
         make = self._method.regularizer if config.training.epochs else None
         graph = preflight.graph if preflight.groups else None
         self._regularizer = make(proposal.settings_of_criterion, graph) if make else None
+        self._base = preflight.base_network(config.restrictions)
         self._penalised: nn.Module | None = None
         self._penalty: Callable[[], Tensor]
 
@@ -188,8 +188,7 @@ class SparseNetwork:
         """
         if isinstance(self.model, ScalingFactors) and not self.judges_channels:
             decision = self._decided(self.model, limits)
-            profile = self._profile_of(self.model.plain(decision), decision)
-            return Pruning(decision, KeepPlan({}), profile)
+            return Pruning(decision, KeepPlan({}), self._profile_of(self.model, decision))
         subject = self._of_criterion(limits)
         if scores is None or subject.decision.removed:
             scores = self._scores(subject, batches)
@@ -206,7 +205,8 @@ class SparseNetwork:
         Channels of the new pruning are those of the first network; their scores are the newest.
         Raises UnreachableBudgetError if the limits cannot be met.
         """
-        graph = self._traced(model)
+        first = self._graph_without(before.decision)
+        graph = first.narrowed(before.plan.units_kept(first))
         judged = self._judge.score(model, graph, batches)
         new = {name: judged[name] for name in before.scores}
         plan = select(new, graph, limits, **asdict(self._rules))
@@ -247,7 +247,7 @@ class SparseNetwork:
             self._judge,
             [each for each in limits if each.allows(floor)],
             pace_for(removable),
-            removable=Removable(groups, rules, restrictions, graph.exact),
+            removable=Removable(groups, rules, restrictions, **asdict(graph.offered)),
             batches=batches,
         )
         return pruner, subject.decision
@@ -268,14 +268,11 @@ class SparseNetwork:
     def without(self, pruning: Pruning, settled: ScalingFactors | None = None) -> nn.Module:
         """A smaller network with the present weights, or those of `settled`; neither is changed."""
         model = self.model if settled is None else settled
-        graph = self._preflight.graph
         if isinstance(model, ScalingFactors):
             model = model.plain(pruning.decision)
             if not pruning.plan.keep:
                 return model
-            if pruning.decision.removed:
-                graph = self._traced(model)
-        return remove_channels(model, graph, pruning.plan)
+        return remove_channels(model, self._graph_without(pruning.decision), pruning.plan)
 
     def _decided(self, model: ScalingFactors, limits: Budget) -> Decision:
         """What goes by the gates: below thresholds that were given, or as much as limits need.
@@ -304,7 +301,7 @@ class SparseNetwork:
         decision = self._decided(self.model, limits)
         model = self.model.plain(decision)
         if decision.removed:
-            graph = self._traced(model)
+            graph = self._graph_without(decision)
             groups = judged_groups(self._config, model, graph, [self._method.name])
         return _Judged(model, decision, graph, groups)
 
@@ -330,17 +327,15 @@ class SparseNetwork:
         criterion = make(self._proposal.settings_of_criterion)
         return criterion if self._loss is None else criterion.by_loss(self._loss)
 
-    def _profile_of(self, plain: nn.Module, decision: Decision) -> WidthProfile:
+    def _profile_of(self, model: ScalingFactors, decision: Decision) -> WidthProfile:
         """The widths that gates have left, under the names of the network without structures."""
-        graph = self._traced(plain)
-        groups = judged_groups(self._config, plain, graph, [self._method.name])
-        return WidthProfile({n: graph.group(n).width for n in groups}, decision.removed)
+        graph, widths = self._graph_without(decision), model.widths(decision)
+        groups = judged_groups(self._config, model.plain(decision), graph, [self._method.name])
+        return WidthProfile({name: widths[name] for name in groups}, decision.removed)
 
-    def _traced(self, model: nn.Module) -> ChannelGraph:
-        """The graph of what is left of the network, as that of the search was made."""
-        whole = self._preflight.graph
-        graph = whole_trace(model, self._example_input, exact=whole.exact)
-        return self._config.restrictions.of(graph, whole)
+    def _graph_without(self, decision: Decision) -> ChannelGraph:
+        """The graph of the network without the structures that go, with all of its channels."""
+        return self._base.graph_of(WidthProfile({}, decision.removed))
 
     @property
     def _gated_granularities(self) -> tuple[Granularity, ...]:

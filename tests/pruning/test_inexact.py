@@ -250,7 +250,7 @@ def test_what_may_go_exactly_may_go_anyway(architecture: Architecture) -> None:
     assert unmarked == exact
     for group in found.prunable:
         assert architecture.graph.widths[group.name] == group.width
-    assert (found.exact, architecture.graph.exact) == (False, True)
+    assert (found.offered.exact, architecture.graph.offered.exact) == (False, True)
 
 
 @every_architecture

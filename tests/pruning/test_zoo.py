@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from gating import difference, gated, random_plan
+from gating import channels_of, difference, gated, random_plan
 from networks import call, randomised
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from pruning import Budget, ChannelGraph, measure_cost, remove_channels, select
+from pruning import Budget, ChannelGraph, KeepPlan, measure_cost, remove_channels, select
 from pruning.criteria import WeightMagnitude
+from pruning.rules import Offered
 from pruning.tracing import whole_trace
 
 IMAGE = ([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))],)
@@ -108,6 +109,28 @@ def test_yolo_is_pruned(name: str, least: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("vit_tiny_patch16_224", 12 * [3]),
+        ("swin_tiny_patch4_window7_224", [3, 3, 6, 6, *6 * [12], 24, 24]),
+    ],
+)
+def test_timm_loses_whole_heads(name: str, heads: list[int]) -> None:
+    timm = pytest.importorskip("timm", reason="pip install '.[zoo]'")
+    model = timm.create_model(name, pretrained=False).eval()
+    example = torch.rand(1, *model.default_cfg["input_size"])
+    graph = whole_trace(model, example, Offered(whole_heads=True))
+    groups = [group for group in graph.prunable if group.name.endswith(".heads")]
+    assert [group.num_units for group in groups] == heads
+    plan = KeepPlan({group.name: channels_of(group, {0, 1}) for group in groups})
+    smaller = remove_channels(model, graph, plan)
+    kept = [getattr(module, "num_heads", None) for module in smaller.modules()]
+    assert kept.count(2) == len(heads)
+    assert measure_cost(smaller, example) == graph.cost(plan.widths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("name", "embedding"),
     [
         ("convit_tiny", "patch_embed.proj"),
@@ -128,7 +151,7 @@ def test_timm_is_pruned_inexactly(name: str, embedding: str) -> None:
     timm = pytest.importorskip("timm", reason="pip install '.[zoo]'")
     model = timm.create_model(name, pretrained=False).eval()
     example = torch.rand(1, *model.default_cfg["input_size"])
-    graph = whole_trace(model, example, exact=False)
+    graph = whole_trace(model, example, Offered(exact=False))
     least = {group.name: group.floor() * group.unit for group in graph.prunable}
     assert graph.cost(least).flops < 0.6 * graph.cost().flops
     assert graph.group(embedding).pinned is None

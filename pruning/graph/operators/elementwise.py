@@ -30,7 +30,7 @@ def tie_axis(
     *,
     is_addition: bool = False,
 ) -> Labels | None:
-    """Tie what `tensors` have along `axis` of the output; returns its labels."""
+    """Tie what `tensors` have along `axis` of the output; returns its labels, if not pinned."""
     labelled: list[Labels] = []
     constants: list[tuple[Tensor, int]] = []
     num_activations = 0
@@ -54,6 +54,7 @@ def tie_axis(
     follow = [tracing.follows(tensor, own_axis, labelled[0]) for tensor, own_axis in constants]
     if output.shape[axis] > 1 and not all(follow):
         tracing.channels.pin(labelled[0], "combined with values of a fixed size")
+        return None
     if is_addition and num_activations > 1:
         tracing.adds(labelled[0])
     return labelled[0]
