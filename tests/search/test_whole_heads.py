@@ -76,12 +76,19 @@ def test_a_search_takes_heads_away(
 
 def test_pruning_goes_on_where_a_single_head_is_left(tmp_path: Path, workers: Workers) -> None:
     """Which a trace no longer knows for a head."""
-    study, targets = StudyConfig(tempered_trials=0, descend=True), ("flops=60%", "flops=40%", "flops=36%")
+    study, targets = (
+        StudyConfig(tempered_trials=0, descend=True),
+        ("flops=60%", "flops=40%", "flops=36%"),
+    )
     config = config_of(tmp_path, targets=targets, study=study, criterion=("taylor",), profiles=0)
     config = dataclasses.replace(config, ladder=SearchConfig.ladder)
     pruned = [o for o in search.run(config).results.everything if o.origin == "fine-tuned"]
     stored = [copycat.verify(config.directory / outcome.path, trust=TRUST) for outcome in pruned]
-    assert [dict(each.profile.widths) for each in stored] == [{GROUP: 2 * HEAD}, {GROUP: HEAD}, {GROUP: HEAD}]
+    assert [dict(each.profile.widths) for each in stored] == [
+        {GROUP: 2 * HEAD},
+        {GROUP: HEAD},
+        {GROUP: HEAD},
+    ]
 
 
 @pytest.mark.parametrize("thresholds", [(), ("filter=1",)], ids=["to the budget", "all but one"])

@@ -129,6 +129,7 @@ CHANGED = SearchConfig(
     scoring_batches=7,
     prune_residual=True,
     exact=False,
+    whole_heads=True,
     seed=11,
     concurrency=3,
     device="cpu",
