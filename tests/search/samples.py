@@ -74,6 +74,20 @@ def small_config(folder: Path, **changes: object) -> SearchConfig:
     return SearchConfig(**(settings | changes))
 
 
+def one_trial_config(folder: Path, **changes: object) -> SearchConfig:
+    """A search of one trial, by magnitudes, to one budget, beside one other shape."""
+    settings: dict[str, object] = {
+        "criterion": ("magnitude-l2",),
+        "study": StudyConfig(by_products=0, tempered_trials=0),
+        "data": DataConfig(limit_train=60),
+        "trials": 1,
+        "ladder": (1.0,),
+        "profiles": 1,
+        "equal_compute_pairs": False,
+    }
+    return small_config(folder, **(settings | changes))
+
+
 def quick_config(folder: Path, **changes: object) -> SearchConfig:
     """A search that takes half a second."""
     settings: dict[str, object] = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from nets_of_users import LayerNorms
 from rich.console import Console
-from samples import Completed, Workers, espalier, run_in_process, small_config
+from samples import Completed, Workers, espalier, one_trial_config, run_in_process
 
 import copycat
 import search
@@ -18,10 +18,7 @@ from copycat.families import BaseNetwork
 from mlflow_server import MemoryRecorder, schema
 from pruning.errors import CriterionError
 from pruning.structure_removal.structures import Structure
-from search.config.data_config import DataConfig
 from search.config.search_config import SearchConfig
-from search.config.study_config import StudyConfig
-from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
 from search.service.torch_worker.tasks import Server, catalogue, check_settings
 from search.storage.layout import CONFIG_FILE
@@ -40,18 +37,10 @@ def config_of(folder: Path, **changes: object) -> SearchConfig:
     settings: dict[str, object] = {
         "model": MODEL,
         "budget": ("flops=40%",),
-        "criterion": ("magnitude-l2",),
-        "study": StudyConfig(by_products=0, tempered_trials=0),
-        "training": TrainingConfig(1, 1, 1, batch_size=32),
-        "data": DataConfig(limit_train=60),
-        "trials": 1,
-        "ladder": (1.0,),
-        "profiles": 1,
-        "equal_compute_pairs": False,
         "prune_residual": True,
         "exact": False,
     }
-    return small_config(folder, **(settings | changes))
+    return one_trial_config(folder, **(settings | changes))
 
 
 def test_a_search_narrows_the_embedding_and_marks_it(

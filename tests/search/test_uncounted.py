@@ -10,7 +10,7 @@ import pytest
 import torch
 from nets_of_users import Attending
 from rich.console import Console
-from samples import Workers, espalier, small_config
+from samples import Workers, espalier, one_trial_config
 
 import copycat
 import search
@@ -20,11 +20,8 @@ from mlflow_server import MemoryRecorder, schema
 from pruning import Budget, trace
 from pruning.cost import format_count
 from pruning.errors import ArchitectureError
-from search.config.data_config import DataConfig
 from search.config.family_config import FamilyConfig
 from search.config.search_config import SearchConfig
-from search.config.study_config import StudyConfig
-from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
 from search.studies.search_study import open_context
 
@@ -37,16 +34,8 @@ def config_of(folder: Path, **changes: object) -> SearchConfig:
     settings: dict[str, object] = {
         "model": "nets_of_users:Attending",
         "budget": ("flops=60%",),
-        "criterion": ("magnitude-l2",),
-        "study": StudyConfig(by_products=0, tempered_trials=0),
-        "training": TrainingConfig(1, 1, 1, batch_size=32),
-        "data": DataConfig(limit_train=60),
-        "trials": 1,
-        "ladder": (1.0,),
-        "profiles": 1,
-        "equal_compute_pairs": False,
     }
-    return small_config(folder, **(settings | changes))
+    return one_trial_config(folder, **(settings | changes))
 
 
 def products_of(network: Attending) -> int:

@@ -10,15 +10,13 @@ import pytest
 import torch
 from nets_of_users import Heads
 from rich.console import Console
-from samples import Workers, espalier, small_config
+from samples import Workers, espalier, one_trial_config
 
 import copycat
 import search
 from mlflow_server import MemoryRecorder
-from search.config.data_config import DataConfig
 from search.config.search_config import SearchConfig
 from search.config.study_config import StudyConfig
-from search.config.training_config import TrainingConfig
 from search.results.html_report import report_page
 from search.studies.search_study import open_context
 from search.trials.job_context import fresh_base
@@ -33,19 +31,11 @@ def config_of(folder: Path, **changes: object) -> SearchConfig:
     settings: dict[str, object] = {
         "model": MODEL,
         "budget": ("flops=70%",),
-        "criterion": ("magnitude-l2",),
-        "study": StudyConfig(by_products=0, tempered_trials=0),
-        "training": TrainingConfig(1, 1, 1, batch_size=32),
-        "data": DataConfig(limit_train=60),
-        "trials": 1,
-        "ladder": (1.0,),
-        "profiles": 1,
-        "equal_compute_pairs": False,
         "min_channels": 1,
         "only": ("qkv",),
         "whole_heads": True,
     }
-    return small_config(folder, **(settings | changes))
+    return one_trial_config(folder, **(settings | changes))
 
 
 def test_a_search_takes_heads_away(
