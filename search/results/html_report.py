@@ -20,7 +20,7 @@ from pruning.lazy_imports import lazy_modules
 from search.config.explicit_settings import as_arguments, explicit_settings
 from search.config.search_config import SearchConfig
 from search.config.settings import from_mapping
-from search.models import own_module
+from search.models import module_to_trust
 from search.results.contests import Contestant, contestants, short_name
 from search.results.pictures import widths_left
 from search.results.recommendation import against_base, note, share_text
@@ -349,7 +349,8 @@ class _Page:
         runs = "" if config.runs == SearchConfig.runs else f" --runs {shlex.quote(config.runs)}"
         flags = as_arguments(explicit_settings(config))
         commands = {"run this search": shlex.join(["espalier", "search", *flags])}
-        trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
+        module = module_to_trust(config.model)
+        trust = f" --trust {shlex.quote(module)}" if module else ""
         chosen = shlex.quote(f"{config.study_name}/{self.results.first_choice}")
         commands["take the recommended network along"] = (
             f"espalier export {chosen} --out my-network{trust}{runs}"

@@ -790,3 +790,37 @@ def test_what_is_printed_at_the_end_can_be_typed_too(
     )
     assert pareto == ["pareto", "it's mine", "--runs", str(folder.parent)]
     assert export[:2] == ["export", f"it's mine/{key}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"),
+    [
+        ((), ([], [])),
+        (("--model=torchvision.models:resnet18",), (["torchvision.models"], [])),
+        (("--model=digits-vgg", "--data=samples:patterns"), (["samples"], [])),
+        (("--model=samples:small_network",), (["samples"], ["samples"])),
+    ],
+)
+def test_trust_is_named_only_where_a_command_needs_it(
+    finished_search: FinishedSearch,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    needed: tuple[list[str], list[str]],
+):
+    """A network of the zoo or of torchvision is built without it; settings of a folder are not."""
+    to_resume, to_export = needed
+    monkeypatch.setattr("search.studies.search_study.run", lambda *_, **__: finished_search)
+    done = espalier("search", "--name=s", *flags)
+    assert trusted(done.out.partition("take one with you")[2]) == to_export
+
+    def interrupted(*_: object, **__: object) -> SearchResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.studies.search_study.run", interrupted)
+    assert trusted(espalier("search", "--name=s", *flags).err) == to_resume
+
+
+def trusted(line: str) -> list[str]:
+    words = shlex.split(line)
+    return [words[place + 1] for place, word in enumerate(words) if word == "--trust"]
