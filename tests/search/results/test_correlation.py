@@ -165,7 +165,7 @@ def test_a_file_says_what_flags_do_and_flags_go_over_it(
     file.write_text("criteria = 3\n")
     completed = espalier("correlate", f"--config={file}")
     assert completed.status == 2
-    assert completed.err.endswith("unknown key 'criteria': did you mean criterion?\n")
+    assert "unknown key 'criteria': did you mean criterion? (docs/" in completed.err
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[CorrelationConfig]):
