@@ -342,6 +342,9 @@ def test_the_description_has_a_schema_for_each_kind(made: Any) -> None:
     assert "SEARCH/NAME" in family["properties"]["source"]["description"]
     assert {"budgets", "kinds", "seeds", "include"} <= {*family["properties"]}
     assert "gates_per" in correlation["properties"]
+    data = [kind["properties"]["data"]["properties"]["source"] for kind in (family, correlation)]
+    assert ["default" in source for source in data] == [False, True]
+    assert "that the source was trained on" in data[0]["description"]
     for schema in (family, correlation):
         assert not {"runs", "trust", "mlflow_url", "device"} & {*schema["properties"]}
         assert "fine_tune_epochs" not in schema["properties"]["training"]["properties"]
