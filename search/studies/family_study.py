@@ -35,6 +35,7 @@ from search.studies.family_ladder import (
     architecture_folder,
     from_scratch_job,
     from_scratch_jobs,
+    is_in_runs,
     ladder,
     ladder_lines,
     profile_subject,
@@ -269,7 +270,7 @@ def _included(
 ) -> tuple[list[FamilyRun], list[_Planned]]:
     """The fine-tuned networks of a search, and the training of their shapes from scratch."""
     named = Path(config.runs) / search
-    folder = named if named.is_dir() else Path(search)
+    folder = named if named.is_dir() or is_in_runs(config.source) else Path(search)
     tuned, planned = [], []
     found = open_results(folder)
     if found.score != score:

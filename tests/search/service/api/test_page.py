@@ -647,15 +647,18 @@ def test_the_table_does_with_a_keyboard_what_the_plot_does_with_a_mouse(watched,
 # ---- how it looks
 
 
-@pytest.mark.parametrize("route", ["/", "/launch", "/searches/{}", "/searches/nowhere"])
+@pytest.mark.parametrize(
+    "route", ["/", "/launch", "/launch?kind=family", "/searches/{}", "/searches/nowhere"]
+)
 def test_a_phone_scrolls_only_downwards(browser, service, finished, route):
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with looking(browser, service, **phone) as watched:
-        watched.refused = {404}
+        watched.refused = {404, 422}  # 422: of a family that has no source yet
         page = watched.open(route.format(finished))
         marks = {
             "/": ".searches li",
             "/launch": ".about",
+            "/launch?kind=family": ".error:not(:empty)",
             "/searches/nowhere": "#notice:not(:empty)",
         }
         page.locator(marks.get(route, ".plot .point")).first.wait_for()
