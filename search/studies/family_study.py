@@ -23,6 +23,7 @@ from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.data.data import Data, Sample
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
+from search.results.html_report import REPORT_FILE, report_page
 from search.results.report import open_results
 from search.scheduling.own_ray import begin_ray
 from search.scheduling.share import check_resources
@@ -217,7 +218,8 @@ class _Family(Study[FamilyStudy]):
         self, runs: Sequence[FamilyRun], base: Outcome | None, session: Session
     ) -> FamilyStudy:
         results = self._config.directory / FAMILY_RESULTS
-        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
+        report = self._config.directory / REPORT_FILE
+        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"), report)
         study = FamilyStudy(
             tuple(runs),
             self._data.count("test"),
@@ -234,6 +236,7 @@ class _Family(Study[FamilyStudy]):
         )
         axis = f"{study.measure}{study.score.unit}"
         saved(family_figure(study.curves, axis=axis, note=note), results.with_suffix(""))
+        write_durably(report, report_page(report.parent).encode())
         return study
 
 

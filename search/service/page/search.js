@@ -232,7 +232,7 @@ class SearchView {
       return;
     }
     const content = await get(`${this.path}/results`, this.signal);
-    this.results.show(kind, content, this.opened("figure", "The figure"));
+    this.results.show(kind, content, [this.opened("figure", "The figure"), " · ", this.opened("report", "The whole report")]);
   }
 
   /* A page of its own; with a token, which a link cannot send, a file that is saved. */

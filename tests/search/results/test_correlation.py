@@ -245,7 +245,8 @@ def test_a_study_prints_stores_and_records_its_table(
 
     parent = memory.read("correlation")
     assert (parent.kind, parent.status) == ("correlation", "finished")
-    assert parent.files == ("correlation.json", "correlation.png", "correlation.svg")
+    files = ("correlation.json", "correlation.png", "correlation.svg", "report.html")
+    assert parent.files == files
     assert parent.params[schema.PARAM_SCORING_BATCHES] == "2"
     base = memory.read("architecture/base")
     assert (base.status, len(base.metrics[schema.METRIC_TRAIN_LOSS])) == ("finished", 1)

@@ -408,10 +408,11 @@ def check_results(service: Any, study: str, kind: StudyKind) -> None:
     assert all(item["slack"] == {} for item in items), "it has no budget"
     front = service.ask("GET", f"{path}/front").json["items"]
     assert [item["key"] for item in front] == (["low", "high"] if kind == "family" else [])
-    for part in ("verdict", "report"):
-        answer = service.ask("GET", f"{path}/{part}")
-        check_refused(answer, 409)
-        assert f"{study} is a {kind} study" in answer.json["detail"]
+    report = service.ask("GET", f"{path}/report")
+    assert (report.body, report.headers["content-type"]) == (b"page", "text/html; charset=utf-8")
+    answer = service.ask("GET", f"{path}/verdict")
+    check_refused(answer, 409)
+    assert f"{study} is a {kind} study" in answer.json["detail"]
 
 
 def test_the_queue_runs_it_and_its_results_are_read(
