@@ -4,8 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search serve ui test test-all check docs pictures format wheel clean lint types \
-	quick-tests all-tests
+.PHONY: search serve ui test test-all check docs pictures format wheel wheel-check clean \
+	lint types quick-tests all-tests
 
 search: .venv/.installed
 	$(BIN)/espalier search --config examples/digits.toml
@@ -56,8 +56,13 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 
 wheel: .venv/.installed
+	rm -rf build/lib dist/espalier-*.whl
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--wheel-dir dist .
+
+# A search from the wheel in a clean environment of PYTHON, 5.5 GB: each Python, before a release.
+wheel-check: wheel
+	.ci/wheel-check $(PYTHON)
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -36,7 +36,8 @@ from typing import ClassVar
 class EspalierError(Exception):
     """Base of every error meant for people.
 
-    page: of the documentation, below docs/, where one tells more; empty for none.
+    page: of the documentation, below docs/, where one tells more; every subclass names or inherits
+        one.
     """
 
     page: ClassVar[str] = ""
@@ -60,6 +61,8 @@ class TraceError(EspalierError):
 
 class PlanError(EspalierError):
     """A plan, or a set of widths, does not fit the graph."""
+
+    page = "concepts/channel-graph.md"
 
 
 class CriterionError(EspalierError):
@@ -85,6 +88,8 @@ class ConfigError(EspalierError):
 
     field: which one, such as training.epochs; empty where it is not a single one.
     """
+
+    page = "reference/index.md"
 
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(message)
@@ -118,6 +123,8 @@ class DataError(EspalierError):
 class SearchStateError(EspalierError):
     """A run directory does not hold what it should."""
 
+    page = "how-to/resuming.md"
+
 
 class SearchFailedError(EspalierError):
     """Every trial of a search failed."""
@@ -127,6 +134,8 @@ class SearchFailedError(EspalierError):
 
 class TrainingDivergedError(EspalierError):
     """A loss became infinite or NaN."""
+
+    page = "how-to/recipes.md"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -173,13 +182,19 @@ def _is_within(file: str, folders: Iterable[Path]) -> bool:
 class StoppedEarlyError(EspalierError):
     """A trial is dominated by too many others to be worth going on."""
 
+    page = "how-to/resuming.md"
+
 
 class JobGivenUpError(EspalierError):
     """A task cannot be got to its end: its process died or hung again and again."""
 
+    page = "how-to/resuming.md"
+
 
 class LostProcessError(EspalierError):
     """A process that is needed was killed from outside, or did not come up: the next one may."""
+
+    page = "how-to/resuming.md"
 
 
 class DiskFullError(EspalierError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -19,6 +20,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pruning", "copycat", "mlflow_server", "search")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+CLASSIFIER = "Programming Language :: Python :: 3."
+VERSIONS = [f"3.{text[len(CLASSIFIER) :]}" for text in PROJECT["classifiers"] if CLASSIFIER in text]
+"""Of Python that the metadata names."""
+OTHER_VERSIONS = [text for text in VERSIONS if text != f"3.{sys.version_info.minor}"]
+
+PURE_PYTHON = ("click", "rich", "markdown_it", "mdurl", "pygments", "packaging")
+"""Of the dependencies, what the command line starts with; these files do for every Python."""
+
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+        print(name)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] in {"pruning", "copycat", "mlflow_server", "search"}:
+            raise
+"""
+"""Prints the modules that can be imported; fails if one cannot that lacks no dependency."""
 
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
 
@@ -63,15 +84,46 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     that name further folders (.pth) are read in an environment's own folder only.
     """
     environment = tmp_path_factory.mktemp("clean") / "venv"
-    python = environment / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    (packages,) = environment.glob("lib/python*/site-packages")
+    packages = install(wheel, environment, Path(sys.executable))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return environment / "bin"
+
+
+def install(wheel: Path, environment: Path, python: Path) -> Path:
+    """Make an environment of this Python with the wheel alone; its folder of packages."""
+    subprocess.run([python, "-m", "venv", "--without-pip", environment], check=True, env=outside())
+    (packages,) = environment.glob("lib/python*/site-packages")
     # --ignore-installed: what is installed beside it is no reason to leave anything out
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
-    flags = ("--quiet", "--no-index", "--no-deps", "--ignore-installed")
+    target = ("--python", environment / "bin" / "python")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", *target)
+    flags = ("--quiet", "--no-index", "--no-deps", "--no-compile", "--ignore-installed")
     subprocess.run([*pip, "install", *flags, wheel], check=True, env=outside())
-    return python.parent
+    return packages
+
+
+@pytest.fixture(scope="module", params=OTHER_VERSIONS)
+def elsewhere(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The wheel under another Python that is at hand: its folders of programs and of packages."""
+    name = f"python{request.param}"
+    beside = Path(sys.base_prefix).parent.glob(f"*/bin/{name}")  # where pyenv has them, and uv
+    on_path = (Path(folder) / name for folder in os.get_exec_path())
+    python = next(filter(runs, (*beside, *on_path)), None)
+    if python is None:
+        pytest.skip(f"there is no {name} here")
+    environment = tmp_path_factory.mktemp(name) / "venv"
+    packages = install(wheel, environment, python)
+    return environment / "bin", packages
+
+
+def runs(python: Path) -> bool:
+    """Whether this is a Python that starts; pyenv has files of that name which do not."""
+    command = (python, "-c", "import venv")
+    return (
+        python.exists()
+        and subprocess.run(command, check=False, capture_output=True).returncode == 0
+    )
 
 
 def outside() -> dict[str, str]:
@@ -103,7 +155,7 @@ def test_every_file_of_the_packages_is_in_it_and_nothing_else(wheel: Path) -> No
 
 def test_its_metadata_is_the_projects(metadata: Message) -> None:
     assert metadata["Version"] == PROJECT["version"]
-    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["Requires-Python"] == f">={VERSIONS[0]}"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata.get_all("Provides-Extra") == list(PROJECT["optional-dependencies"])
     needed = [text for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text]
@@ -124,6 +176,51 @@ def test_a_database_of_a_service_is_made_by_its_migrations(programs: Path, tmp_p
     create = (programs / "espalier", "token", "create", "anna")
     subprocess.run(create, cwd=tmp_path, env=outside(), check=True, capture_output=True)
     assert "anna  writer" in output(tmp_path, programs / "espalier", "token", "list")
+
+
+def test_another_python_reads_all_of_it(elsewhere: tuple[Path, Path], tmp_path: Path) -> None:
+    programs, packages = elsewhere
+    python = (programs / "python", "-W", "error")
+    folders = [packages / package for package in PACKAGES]
+    assert not output(tmp_path, *python, "-m", "compileall", "-q", *folders)
+    names = output(tmp_path, *python, "-c", "import sys; print(*sys.stdlib_module_names)").split()
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    ours = set().union(*map(imported_packages, files)) & sys.stdlib_module_names
+    assert "json" in ours
+    assert ours <= set(names)
+    assert all((folder / "py.typed").exists() for folder in folders)
+
+
+def test_another_python_imports_what_needs_nothing_else(
+    elsewhere: tuple[Path, Path], tmp_path: Path
+) -> None:
+    programs, packages = elsewhere
+    files = [
+        file.relative_to(packages) for name in PACKAGES for file in packages.glob(f"{name}/**/*.py")
+    ]
+    files = [
+        file for file in files if file.name != "__main__.py" and "migrations" not in file.parts
+    ]
+    modules = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+    command = (programs / "python", "-W", "error", "-c", IMPORT_ALL, *modules)
+    imported = output(tmp_path, *command).split()
+    assert {"pruning", "mlflow_server", "search", "search.storage.layout"} <= set(imported)
+
+
+def test_another_python_starts_the_command(elsewhere: tuple[Path, Path], tmp_path: Path) -> None:
+    programs, packages = elsewhere
+    for name in PURE_PYTHON:
+        (packages / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
+    version = output(tmp_path, programs / "espalier", "--version")
+    assert version.split()[-1] == PROJECT["version"]
+
+
+def imported_packages(file: Path) -> set[str]:
+    """The first names of all that a file imports."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    plain = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    of = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in (*plain, *of)}
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def check_trust(path: object, builder: Builder | None, trust: Sequence[str]) -> 
         )
 
     def check(module: str) -> None:
-        if not is_within(module, (*TRUSTED_BUILDERS, *trust)):
+        if not (is_trusted_by_default(module) or is_within(module, trust)):
             raise ArchitectureError(
                 f"{path} is built by {builder.target!r} of {module!r}, which is not trusted: "
                 f"if it is yours, allow it by name: --trust {module}, in Python trust=[{module!r}]"
@@ -74,6 +74,11 @@ def check_no_download(path: object, builder: Builder) -> None:
                 f"{path} is built by {builder.target!r} with {name}={value!r}, which would "
                 f"download weights: pass {name}=None, the weights are in the folder"
             )
+
+
+def is_trusted_by_default(module: str) -> bool:
+    """Whether networks of this module are built without anyone naming it."""
+    return is_within(module, TRUSTED_BUILDERS)
 
 
 def is_within(module: str, packages: Sequence[str]) -> bool:

@@ -172,12 +172,12 @@ def chromium(driver: Playwright) -> Browser:
 
 
 def make_small(file: Path) -> None:
-    """At most MOST_BYTES: fewer colours, then fewer pixels."""
+    """At most MOST_BYTES: fewer colours, the rare ones kept, then fewer pixels."""
     if file.stat().st_size <= MOST_BYTES:
         return
     picture = Image.open(file).convert("RGB")
     while True:
-        picture.quantize(128).save(file, optimize=True)
+        picture.quantize(128, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
         if file.stat().st_size <= MOST_BYTES:
             return
         picture = picture.resize((picture.width * 9 // 10, picture.height * 9 // 10))

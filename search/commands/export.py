@@ -16,10 +16,10 @@ from search.commands.search_location import StoredNetwork
 from search.commands.server_or_folder import location_of
 
 if TYPE_CHECKING:
-    from copycat import architecture as architectures
     from copycat import export as exports
+    from copycat.architecture import trust as architecture_trust
 else:
-    architectures, exports = lazy_modules("copycat.architecture", "copycat.export")
+    architecture_trust, exports = lazy_modules("copycat.architecture.trust", "copycat.export")
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 
@@ -100,8 +100,5 @@ def _use(network: StoredNetwork, out: str, form: str) -> str:
     if form == "pt2":
         return f"torch.export.load({out!r}).module()"
     module = network.builder
-    by_default = any(
-        module == known or module.startswith(f"{known}.")
-        for known in architectures.TRUSTED_BUILDERS
-    )
-    return f"copycat.load({out!r}{'' if by_default else f', trust=[{module!r}]'})"
+    trust = "" if architecture_trust.is_trusted_by_default(module) else f", trust=[{module!r}]"
+    return f"copycat.load({out!r}{trust})"

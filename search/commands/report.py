@@ -1,4 +1,4 @@
-"""`espalier report`: a finished search as one HTML page."""
+"""`espalier report`: a finished search, or another study, as one HTML page."""
 
 from __future__ import annotations
 
@@ -40,19 +40,22 @@ def report(search_name: str, out: str | None, *, as_json: bool, runs: str) -> No
     """Write the report of SEARCH, a name or a folder, as one HTML page.
 
     It begins with what to take, holds verdict, plots, costs and commands, and opens offline:
-    nothing in it is loaded from elsewhere.
+    nothing in it is loaded from elsewhere. That of a family or correlation study holds its table,
+    figure, notes and commands.
     """
     location = location_of(runs)
     if as_json:
         refuse_without_effect(("out",), "beside --json, which writes no page")
         click.echo(json.dumps(results_report.report_rows(location.results(search_name)), indent=2))
         return
+    kind = location.search(search_name).kind
     page, default = location.report(search_name)
     target = default if out is None else Path(out)
     try:
         write_durably(target, page)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
-    results = location.results(search_name)
-    print_recommendations(results, results.recommendations, Console(highlight=False))
+    if kind == "search":
+        results = location.results(search_name)
+        print_recommendations(results, results.recommendations, Console(highlight=False))
     click.echo(f"{target} holds the report of {Path(search_name).name}")

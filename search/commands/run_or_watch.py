@@ -38,7 +38,7 @@ def run_here(config: SearchConfig) -> None:
     """
     console = Console(highlight=False)
     own = models.own_module(config.model), config.data.own_module, tasks.own_module(config.task)
-    trust = tuple(dict.fromkeys(module for module in own if module))
+    trust = {"resume": own, "export": (models.module_to_trust(config.model),)}
     location, name = RunsFolder(config.runs, trust), str(config.directory)
     with stoppable(location, name):
         results = search_study.run(config, console=console).results

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,13 +60,13 @@ _PATIENCE_SECONDS = 90.0
 class RunsFolder(SearchLocation):
     """The folder given with --runs; a search is named, or given as a folder itself.
 
-    trust: modules of the user's own, to be named again by commands that run them.
+    trust: by command, the modules of the user's own that it is to be allowed again; "" for none.
     """
 
     forms = ("safetensors", "onnx", "pt2")
 
-    def __init__(self, runs: str, trust: Sequence[str] = ()) -> None:
-        self._runs, self._trust = runs, trust
+    def __init__(self, runs: str, trust: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._runs, self._trust = runs, trust or {}
 
     def command(self, name: str, *words: str) -> str:
         return shlex.join(self._words(name, *words))
@@ -75,9 +75,9 @@ class RunsFolder(SearchLocation):
         folder = search_folder(name, self._runs)
         runs = str(folder.parent)
         where = () if runs == DEFAULT_RUNS else ("--runs", runs)
-        if verb in ("resume", "export"):
-            where = (*(word for name in self._trust for word in ("--trust", name)), *where)
-        return "espalier", verb, folder.name, *rest, *where
+        modules = dict.fromkeys(filter(None, self._trust.get(verb, ())))
+        trust = (word for module in modules for word in ("--trust", module))
+        return "espalier", verb, folder.name, *rest, *trust, *where
 
     def searches(self) -> list[SearchEntry]:
         entries = []

@@ -10,6 +10,7 @@ from search.models.mobilenet import mobilenetv2
 from search.models.preactivation_resnet import preact_resnet18, wide_resnet
 from search.models.registry import (
     builder_for,
+    module_to_trust,
     names,
     own_module,
     require_trusted,
@@ -25,6 +26,7 @@ __all__ = [
     "digits_vgg",
     "lenet3",
     "mobilenetv2",
+    "module_to_trust",
     "names",
     "own_module",
     "preact_resnet18",

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from copycat.architecture.trust import check_no_download
+from copycat.architecture.trust import check_no_download, is_trusted_by_default
 from copycat.builder import Builder, not_installed
 from pruning.errors import ArchitectureError, ModelError
 from pruning.lazy_imports import lazy_modules
@@ -112,6 +112,12 @@ def own_module(name: str) -> str:
     """The module of the user's own that `name` would import; empty for the zoo and libraries."""
     is_own = ":" in name and not name.startswith((_TORCHVISION, _TIMM))
     return name.partition(":")[0] if is_own else ""
+
+
+def module_to_trust(name: str) -> str:
+    """The module to be trusted before a stored network called `name` is built; empty for none."""
+    module = own_module(name)
+    return "" if is_trusted_by_default(module) else module
 
 
 def require_trusted(name: str, trust: Sequence[str], origin: object) -> None:

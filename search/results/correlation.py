@@ -85,7 +85,8 @@ def correlation(
     assert first.shape == second.shape, (first.shape, second.shape)
     if len(first) < MIN_UNITS or np.ptp(first) == 0 or np.ptp(second) == 0:
         return Correlation()
-    with warnings.catch_warnings():  # nearly constant: then Pearson's is NaN, or says little
+    # Pearson's is NaN of infinite scores, and NaN or says little of nearly constant ones
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
         coefficients = (
             stats.pearsonr(first, second).statistic,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,10 @@ def content(
     scores: Mapping[str, UnitScores],
     oracle: UnitScores,
 ) -> dict[str, Any]:
-    """JSON-able: settings, coefficients, and the scores that they are made of."""
+    """JSON-able: settings, coefficients, and the scores that they are made of.
+
+    A score that is no finite number is None.
+    """
     return {
         "settings": dataclasses.asdict(config.resolved()),
         "num_units": study.num_units,
@@ -117,5 +121,8 @@ def content(
     }
 
 
-def _as_lists(scores: UnitScores) -> dict[str, list[float]]:
-    return {name: values.tolist() for name, values in scores.items()}
+def _as_lists(scores: UnitScores) -> dict[str, list[float | None]]:
+    return {
+        name: [value if math.isfinite(value) else None for value in values.tolist()]
+        for name, values in scores.items()
+    }

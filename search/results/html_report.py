@@ -1,4 +1,4 @@
-"""A finished search as one HTML page that opens offline: nothing in it is loaded from elsewhere."""
+"""A finished study as one HTML page that opens offline: nothing in it is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from typing import Any
 
 from copycat.architecture import Architecture, read
 from pruning.cost import format_count
-from pruning.errors import ConfigError, SearchStateError
 from pruning.lazy_imports import lazy_modules
 from search.config.explicit_settings import as_arguments, explicit_settings
 from search.config.search_config import SearchConfig
-from search.config.settings import from_mapping
-from search.models import own_module
+from search.models import module_to_trust
 from search.results.contests import Contestant, contestants, short_name
 from search.results.pictures import widths_left
 from search.results.recommendation import against_base, note, share_text
@@ -31,10 +29,11 @@ from search.results.report import (
     open_results,
     slack,
 )
+from search.results.study_report import stored_settings, study_page
 from search.results.styles import STYLES, style_of
 from search.results.target_table import target_names, target_texts
 from search.results.verdict import headline
-from search.storage.layout import CONFIG_FILE
+from search.storage.layout import study_kind
 from search.tasks.score import Score
 from search.terminal.durations import duration_text
 from search.trials.artifacts import stored_curve
@@ -43,7 +42,7 @@ from search.trials.jobs import Outcome
 jinja2, plotly, plotly_offline = lazy_modules("jinja2", "plotly.graph_objects", "plotly.offline")
 
 REPORT_FILE = "report.html"
-"""In the folder of a search, unless another place is asked for."""
+"""In the folder of a study, unless another place is asked for."""
 
 _MOST_POINTS = 200
 """Epochs of a curve beyond which some are left out."""
@@ -54,12 +53,20 @@ _RECORDED = ("device", "processor", "threads", "torch", "espalier")
 
 
 def report_page(directory: Path) -> str:
-    """The report of the finished search in `directory`, as HTML.
+    """The report of the finished study in `directory`, as HTML.
 
     Raises SearchStateError where there is none, or where it has not finished.
     """
+    kind = study_kind(directory) or "search"
+    if kind == "search":
+        return _search_page(directory)
+    return _rendered("study.html.jinja", page=study_page(directory, kind))
+
+
+def _search_page(directory: Path) -> str:
     page = _Page(directory, open_results(directory))
-    page_text: str = _template().render(
+    return _rendered(
+        "page.html.jinja",
         page=page,
         results=page.results,
         score=page.results.score,
@@ -71,16 +78,19 @@ def report_page(directory: Path) -> str:
         note=note(page.results.num_test, page.results.score),
         flops_note=flops_note(page.results.base),
         compute_note=COMPUTE_NOTE,
-        style=_part("style.css"),
         script=_part("page.js"),
         plotly=_plotly(),
     )
-    return page_text
+
+
+def _rendered(name: str, **variables: object) -> str:
+    text: str = _templates().get_template(name).render(style=_part("style.css"), **variables)
+    return text
 
 
 @cache
-def _template() -> Any:
-    """The page's, compiled."""
+def _templates() -> Any:
+    """The templates of reports, compiled when they are first asked for."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("search", "report_page"),
         autoescape=True,
@@ -88,7 +98,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": format_count, "duration": duration_text}
-    return environment.get_template("page.html.jinja")
+    return environment
 
 
 def _part(name: str) -> str:
@@ -166,7 +176,8 @@ class _Page:
 
     def __init__(self, directory: Path, results: Results) -> None:
         self._directory, self.results = directory, results
-        self.config = _config(directory)
+        self.config: SearchConfig = stored_settings(directory, "search")
+        self.name = self.config.name
 
     @cached_property
     def _stored(self) -> dict[str, Architecture]:
@@ -349,7 +360,8 @@ class _Page:
         runs = "" if config.runs == SearchConfig.runs else f" --runs {shlex.quote(config.runs)}"
         flags = as_arguments(explicit_settings(config))
         commands = {"run this search": shlex.join(["espalier", "search", *flags])}
-        trust = f" --trust {shlex.quote(module)}" if (module := own_module(config.model)) else ""
+        module = module_to_trust(config.model)
+        trust = f" --trust {shlex.quote(module)}" if module else ""
         chosen = shlex.quote(f"{config.study_name}/{self.results.first_choice}")
         commands["take the recommended network along"] = (
             f"espalier export {chosen} --out my-network{trust}{runs}"
@@ -373,17 +385,6 @@ def _laid_out(figure: Any) -> dict[str, Any]:
     figure.update_yaxes(zeroline=False, automargin=True)
     content: dict[str, Any] = json.loads(figure.to_json())
     return content
-
-
-def _config(directory: Path) -> SearchConfig:
-    file = directory / CONFIG_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, Mapping):
-            raise ValueError("it holds no settings")
-        return from_mapping(SearchConfig, content, str(file))
-    except (OSError, ValueError, ConfigError) as error:
-        raise SearchStateError(f"{file} is damaged, or of another version: {error}") from error
 
 
 def _curve(folder: Path) -> list[tuple[int, float]]:

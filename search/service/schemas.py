@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -196,7 +197,7 @@ def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named_in_runs(source: str) -> str:
     """SEARCH/NAME, also where a study of the command line was given a folder."""
-    parts = [part for part in source.split("/") if part and part != ARCHITECTURES_FOLDER]
+    parts = [part for part in re.split("[/:]", source) if part and part != ARCHITECTURES_FOLDER]
     return "/".join(parts[-2:])
 
 

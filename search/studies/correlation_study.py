@@ -49,6 +49,7 @@ from search.data.data import Batch, Data, Sample
 from search.results.correlation import UnitScores, agreement, ranked, unit_scores
 from search.results.correlation_report import CorrelationResults, content
 from search.results.figures import correlation_figure, saved
+from search.results.html_report import REPORT_FILE, report_page
 from search.storage.atomic_files import write_durably
 from search.storage.layout import CORRELATION_RESULTS, SETTINGS_FILES, StudyKind
 from search.studies.dry_run import dry_run_of_search, try_out
@@ -183,7 +184,8 @@ class _Correlation(Study[CorrelationResults]):
         agreements = ranked([agreement(name, own, oracle) for name, own in scores.items()])
         num_images = sum(map(num_samples, batches))
         results = config.directory / CORRELATION_RESULTS
-        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
+        report = config.directory / REPORT_FILE
+        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"), report)
         study = CorrelationResults(
             agreements,
             subject.num_units,
@@ -198,6 +200,7 @@ class _Correlation(Study[CorrelationResults]):
             correlation_figure({a.criterion: a.metrics for a in agreements}),
             results.with_suffix(""),
         )
+        write_durably(report, report_page(report.parent).encode())
         return study
 
 

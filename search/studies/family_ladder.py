@@ -35,6 +35,8 @@ from search.terminal.text_table import text_table
 from search.trials.jobs import FromScratchJob, Origin
 from search.trials.trajectory import stored_profile
 
+_IN_RUNS = re.compile(r"[^/:]+:[^/:]+")
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -65,20 +67,28 @@ class Rung:
     member: Member
 
 
+def is_in_runs(source: str) -> bool:
+    """Whether a source is SEARCH:NAME, which lies in the folder of runs and nowhere else."""
+    return _IN_RUNS.fullmatch(source) is not None
+
+
 def architecture_folder(source: str, runs: str) -> Path | None:
     """The folder that a source names, as SEARCH/NAME below `runs` or itself; None for a file.
 
-    Either may end in @POINT: a point of its trajectory.
+    Either may end in @POINT: a point of its trajectory. SEARCH:NAME, as a service says it, is below
+    `runs` too, and never a path.
     """
     return _folder_and_point(source, runs)[0]
 
 
 def _folder_and_point(source: str, runs: str) -> tuple[Path | None, str]:
     """The folder that a source names, and the point of its trajectory, if it names one."""
+    in_runs = is_in_runs(source)
     name, at, point = source.rpartition("@")
     for path, named_point in ((source, ""), *([(name, point)] if at else [])):
-        search, _, key = path.rpartition("/")
-        for folder in (Path(runs) / search / ARCHITECTURES_FOLDER / key, Path(path)):
+        search, _, key = path.rpartition(":" if in_runs else "/")
+        below = Path(runs) / search / ARCHITECTURES_FOLDER / key
+        for folder in (below,) if in_runs else (below, Path(path)):
             if (opened_folder(folder) / "architecture.json").is_file():
                 return folder, named_point
     return None, ""
@@ -110,6 +120,12 @@ def sample_of_sizes(sizes: tuple[int, ...], classes: tuple[str, ...]) -> Sample:
 
 def profile_subject(config: FamilyConfig, sample: Sample) -> Subject:
     """The network of a profile in a file; ConfigError if that or --model is missing."""
+    if is_in_runs(config.source):
+        raise ConfigError(
+            f"there is no architecture {config.source}: its search was removed, or is in another "
+            "folder than --runs",
+            field="source",
+        )
     if not config.model:
         raise ConfigError(f"{config.source} is no architecture; for a profile give --model")
     try:

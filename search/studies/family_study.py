@@ -23,6 +23,7 @@ from search.config.family_config import UNUSED_TRAINING, FamilyConfig
 from search.data.data import Data, Sample
 from search.results.family_results import FamilyRun, FamilyStudy
 from search.results.figures import family_figure, saved
+from search.results.html_report import REPORT_FILE, report_page
 from search.results.report import open_results
 from search.scheduling.own_ray import begin_ray
 from search.scheduling.share import check_resources
@@ -35,6 +36,7 @@ from search.studies.family_ladder import (
     architecture_folder,
     from_scratch_job,
     from_scratch_jobs,
+    is_in_runs,
     ladder,
     ladder_lines,
     profile_subject,
@@ -216,7 +218,8 @@ class _Family(Study[FamilyStudy]):
         self, runs: Sequence[FamilyRun], base: Outcome | None, session: Session
     ) -> FamilyStudy:
         results = self._config.directory / FAMILY_RESULTS
-        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"))
+        report = self._config.directory / REPORT_FILE
+        files = (results, results.with_suffix(".png"), results.with_suffix(".svg"), report)
         study = FamilyStudy(
             tuple(runs),
             self._data.count("test"),
@@ -233,6 +236,7 @@ class _Family(Study[FamilyStudy]):
         )
         axis = f"{study.measure}{study.score.unit}"
         saved(family_figure(study.curves, axis=axis, note=note), results.with_suffix(""))
+        write_durably(report, report_page(report.parent).encode())
         return study
 
 
@@ -269,7 +273,7 @@ def _included(
 ) -> tuple[list[FamilyRun], list[_Planned]]:
     """The fine-tuned networks of a search, and the training of their shapes from scratch."""
     named = Path(config.runs) / search
-    folder = named if named.is_dir() else Path(search)
+    folder = named if named.is_dir() or is_in_runs(config.source) else Path(search)
     tuned, planned = [], []
     found = open_results(folder)
     if found.score != score:

@@ -33,6 +33,7 @@ from search.config.search_config import SearchConfig
 from search.config.training_config import TrainingConfig
 from search.results.report import Results
 from search.studies.search_study import SearchResult
+from search.system.exit_status import without_page_hint
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -652,7 +653,8 @@ def test_pareto_says_when_a_search_has_not_finished(finished_search: FinishedSea
     shutil.copytree(finished_search.folder, here / "half")
     (here / "half" / "results.json").unlink()
     line = one_line(espalier("pareto", "half"))
-    assert line == "the search in half has not finished: go on with `espalier resume half`"
+    message = "the search in half has not finished: go on with `espalier resume half`"
+    assert line == f"{message} (docs/how-to/resuming.md)"
 
 
 # ---- export
@@ -703,7 +705,7 @@ def test_what_is_stored_can_be_exported_by_path_too(finished_search: FinishedSea
 def test_export_names_what_there_is(finished_search: FinishedSearch, here: Path):
     line = one_line(espalier("export", "tiny/none", "--out=o", "--runs", finished_search.runs))
     keys = sorted(o.key for o in finished_search.results.networks)
-    assert line == f"tiny has no architecture 'none': it has {', '.join(keys)}"
+    assert without_page_hint(line) == f"tiny has no architecture 'none': it has {', '.join(keys)}"
 
 
 def test_export_overwrites_nothing(finished_search: FinishedSearch, here: Path):
@@ -790,3 +792,37 @@ def test_what_is_printed_at_the_end_can_be_typed_too(
     )
     assert pareto == ["pareto", "it's mine", "--runs", str(folder.parent)]
     assert export[:2] == ["export", f"it's mine/{key}"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "needed"),
+    [
+        ((), ([], [])),
+        (("--model=torchvision.models:resnet18",), (["torchvision.models"], [])),
+        (("--model=digits-vgg", "--data=samples:patterns"), (["samples"], [])),
+        (("--model=samples:small_network",), (["samples"], ["samples"])),
+    ],
+)
+def test_trust_is_named_only_where_a_command_needs_it(
+    finished_search: FinishedSearch,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    needed: tuple[list[str], list[str]],
+):
+    """A network of the zoo or of torchvision is built without it; settings of a folder are not."""
+    to_resume, to_export = needed
+    monkeypatch.setattr("search.studies.search_study.run", lambda *_, **__: finished_search)
+    done = espalier("search", "--name=s", *flags)
+    assert trusted(done.out.partition("take one with you")[2]) == to_export
+
+    def interrupted(*_: object, **__: object) -> SearchResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.studies.search_study.run", interrupted)
+    assert trusted(espalier("search", "--name=s", *flags).err) == to_resume
+
+
+def trusted(line: str) -> list[str]:
+    words = shlex.split(line)
+    return [words[place + 1] for place, word in enumerate(words) if word == "--trust"]

@@ -364,12 +364,13 @@ def test_every_member_is_trained_with_every_seed(
         assert stored.provenance["test_score"] == run["outcome"]["test_score"]
         if run["kind"] != "from-scratch":
             assert stored.provenance["budget"] == run["place"]
-    assert {p.name for p in STUDY.iterdir()} >= {"family.json", "family.png", "family.svg"}
+    files = {"family.json", "family.png", "family.svg", "report.html"}
+    assert {p.name for p in STUDY.iterdir()} >= files
 
     parent = memory.read("family")
     assert (parent.kind, parent.status) == ("family", "finished")
     assert parent.tags[schema.TAG_BUDGET] == "params=3k:5k:2k"
-    assert {Path(file).name for file in parent.files} == {"family.json", "family.png", "family.svg"}
+    assert {Path(file).name for file in parent.files} == files
     pair = [memory.read(f"architecture/{key}") for key in ("found-fine-tuned-0", performed[-1])]
     assert pair[0].tags[schema.TAG_PROFILE] == pair[1].tags[schema.TAG_PROFILE]
     assert [run.tags[schema.TAG_ORIGIN] for run in pair] == ["fine-tuned", "from-scratch"]

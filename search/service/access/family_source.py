@@ -18,13 +18,14 @@ _FORM = "SEARCH/NAME, or SEARCH/NAME@POINT, of a search on this server"
 def named_in_runs(settings: Mapping[str, Any], runs: RunsFolder) -> dict[str, Any]:
     """The settings of a family, whose source and searches are there, by names of this server.
 
+    With a colon the source is no path for the process of the study either, whatever is removed.
     Where they name no data, they have those that the source was trained on, as on the command line.
     Raises ProblemError 422 for everything else: a path is not even looked up.
     """
     search_id, key, point = _parts(settings.get("source"))
     stored = _architecture(runs, search_id, key)
     _require_searches(settings.get("include", []), runs)
-    named = {**settings, "source": f"{search_id}/{key}{point}"}
+    named = {**settings, "source": f"{search_id}:{key}{point}"}
     data, provenance = settings.get("data", {}), stored.get("provenance")
     trained_on = provenance.get("data") if isinstance(provenance, Mapping) else None
     if isinstance(data, Mapping) and trained_on:

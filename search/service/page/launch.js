@@ -1,27 +1,70 @@
-/* The form that launches a search, made from the OpenAPI description of its settings. */
+/* The form that launches a search or another study, made from the OpenAPI description of its settings. */
 
 import { get, pause, post, searchPath } from "./api.js";
 import { el, say } from "./elements.js";
 
 const WAIT_MS = 400;
-/* What most people set, by the names that the settings have, and how it is called. */
-const COMMON = {
-  "model": "network", "data.source": "data", "budget": "budget", "trials": "trials",
-  "training.epochs": "epochs", "criterion": "criterion", "name": "name",
+const NEWEST = 10;
+/* By kind of study: its title, its settings in the description, and what most people set of them, by the
+   names that the settings have, and how it is called. */
+const KINDS = {
+  search: {
+    title: "Search", schema: "SearchSettings", common: {
+      "model": "network", "data.source": "data", "budget": "budget", "trials": "trials",
+      "training.epochs": "epochs", "criterion": "criterion", "name": "name",
+    },
+  },
+  family: {
+    title: "Family study", schema: "FamilySettings", common: {
+      "source": "network whose shape is rescaled", "budgets": "budgets", "kinds": "kinds of family", "seeds": "seeds",
+      "training.scratch_epochs": "epochs", "name": "name",
+    },
+  },
+  correlation: {
+    title: "Correlation study", schema: "CorrelationSettings", common: {
+      "model": "network", "data.source": "data", "criterion": "criteria", "training.epochs": "epochs", "name": "name",
+    },
+  },
 };
-const CHOICES = { "model": "/v1/models", "data.source": "/v1/datasets", "criterion": "/v1/criteria" };
-const TITLES = { "": "Search", data: "Data", training: "Training", study: "Study", resources: "Resources" };
+const CHOICES = {
+  "model": (signal) => named("/v1/models", signal),
+  "data.source": (signal) => named("/v1/datasets", signal),
+  "criterion": (signal) => named("/v1/criteria", signal),
+  "source": networks,
+};
+const TITLES = { data: "Data", training: "Training", study: "Study", resources: "Resources" };
 
-/* `like` in the address names a search whose settings the form begins with. */
+/* `kind` in the address is that of the study; `like` names one whose settings the form begins with. */
 export async function showLaunch({ root, query, signal, fail, works }) {
-  document.title = "Launch a search – Espalier";
   const { components } = await get("/openapi.json", signal);
   const like = query.get("like");
-  const given = like ? (await get(searchPath(like), signal)).settings : {};
-  const form = new LaunchForm(components.schemas.SearchSettings, given, { signal, fail, works });
-  root.append(el("h1", {}, "Launch a search"), form.node);
+  const { kind, settings } = like ? await get(searchPath(like), signal) : { kind: query.get("kind"), settings: {} };
+  const chosen = Object.hasOwn(KINDS, kind) ? kind : "search";
+  const title = `Launch a ${KINDS[chosen].title.toLowerCase()}`;
+  document.title = `${title} – Espalier`;
+  const schema = components.schemas[KINDS[chosen].schema];
+  const form = new LaunchForm(chosen, schema, settings, { signal, fail, works });
+  root.append(el("h1", {}, title), kindControl(chosen), form.node);
   form.check();
   await form.offer();
+}
+
+function kindControl(chosen) {
+  const change = (event) => { location.hash = `#/launch?kind=${event.target.value}`; };
+  const options = Object.entries(KINDS).map(([kind, { title }]) => el("option", { value: kind, selected: kind === chosen }, title));
+  return el("label", { class: "inline" }, "Kind ", el("select", { change }, options));
+}
+
+async function named(path, signal) {
+  return (await get(path, signal)).items.map((item) => item.name ?? item);
+}
+
+/* Those on the fronts of the newest searches, as SEARCH/NAME. */
+async function networks(signal) {
+  const { items } = await get(`/v1/searches?kind=search&state=finished&limit=${NEWEST}`, signal);
+  const none = { items: [] }; // of a search that is removed meanwhile
+  const fronts = await Promise.all(items.map(({ id }) => get(`${searchPath(id)}/front`, signal).catch(() => none)));
+  return fronts.flatMap((front, i) => front.items.map(({ key }) => `${items[i].id}/${key}`));
 }
 
 /* One setting: its label, its control, its help and what is wrong with it. */
@@ -91,12 +134,12 @@ function number(text) {
 }
 
 class LaunchForm {
-  constructor(schema, given, { signal, fail, works }) {
-    Object.assign(this, { given, signal, fail, works, checking: new AbortController(), key: "", keyOf: "" });
+  constructor(kind, schema, given, { signal, fail, works }) {
+    Object.assign(this, { kind, given, signal, fail, works, checking: new AbortController(), key: "", keyOf: "" });
     this.fields = new Map();
     this.answer = el("div", { class: "answer", role: "status", "aria-label": "Preflight" });
     this.button = el("button", { class: "primary" }, "Launch");
-    const common = Object.entries(COMMON).map(([name, label]) => this.field(name, at(schema, name), label));
+    const common = Object.entries(KINDS[kind].common).map(([name, label]) => this.field(name, at(schema, name), label));
     this.node = el("form", { novalidate: true, input: () => this.check(), submit: (event) => this.submit(event) },
       el("p", { class: "quiet" }, "An empty field means its default."),
       el("div", { class: "fields" }, common),
@@ -107,31 +150,31 @@ class LaunchForm {
   }
 
   field(name, schema, label) {
-    // two searches of one name would only get numbers
+    // two studies of one name would only get numbers
     const given = name === "name" ? undefined : name.split(".").reduce((part, step) => part?.[step], this.given);
     const field = new Field(name, schema, label, given);
     this.fields.set(name, field);
     return field.node;
   }
 
-  /* What is not common, folded up: one fold for the search itself, one for each table. */
+  /* What is not common, folded up: one fold for the study itself, one for each table. */
   folds(schema) {
     const all = Object.entries(schema.properties);
     const tables = all.filter(([, part]) => part.properties).map(([name, part]) => [name, part.properties]);
     const own = Object.fromEntries(all.filter(([, part]) => !part.properties));
     return [["", own], ...tables].map(([table, properties]) => {
-      const names = Object.keys(properties).filter((name) => !(prefixed(table, name) in COMMON));
+      const names = Object.keys(properties).filter((name) => !(prefixed(table, name) in KINDS[this.kind].common));
       const fields = names.map((name) => this.field(prefixed(table, name), properties[name], name.replaceAll("_", " ")));
-      const summary = el("summary", {}, TITLES[table] ?? table);
+      const summary = el("summary", {}, table ? TITLES[table] ?? table : KINDS[this.kind].title);
       return el("details", {}, summary, el("div", { class: "fields" }, fields));
     });
   }
 
   /* Names to choose from; the form works without. */
   async offer() {
-    await Promise.all(Object.entries(CHOICES).map(async ([name, path]) => {
-      const { items } = await get(path, this.signal);
-      const options = items.map((item) => el("option", { value: item.name ?? item }));
+    const names = Object.keys(CHOICES).filter((name) => this.fields.has(name));
+    await Promise.all(names.map(async (name) => {
+      const options = (await CHOICES[name](this.signal)).map((value) => el("option", { value }));
       this.node.append(el("datalist", { id: `choices-${name}` }, options));
     }));
   }
@@ -157,7 +200,7 @@ class LaunchForm {
     await pause(WAIT_MS, signal);
     if (signal.aborted) return;
     try {
-      const { lines } = await post("/v1/preflight", this.settings, { signal });
+      const { lines } = await post(`/v1/preflight?kind=${this.kind}`, this.settings, { signal });
       this.accept(lines);
     } catch (error) {
       if (!signal.aborted) this.refuse(error);
@@ -188,7 +231,7 @@ class LaunchForm {
     try {
       const settings = this.settings;
       const headers = { "Idempotency-Key": this.keyFor(JSON.stringify(settings)) };
-      const search = await post("/v1/searches", settings, { headers });
+      const search = await post(`/v1/searches?kind=${this.kind}`, settings, { headers });
       location.hash = `#/searches/${encodeURIComponent(search.id)}`;
     } catch (error) {
       this.refuse(error)?.control.focus();

@@ -55,9 +55,8 @@ class SearchView {
       [["search"], el("section", {}, el("h2", {}, "Verdict"), this.verdict)],
       [["family", "correlation"], el("section", { hidden: true }, el("h2", {}, "Results"), this.results.node)],
       [["search"], el("section", {}, el("h2", {}, "Trials"), this.trials.node)],
-      [["search"], el("p", {}, el("a", { class: "button", href: `#/launch?like=${encodeURIComponent(this.id)}` }, "Launch another like it"))],
     ];
-    const [front, verdict, results, trials, another] = this.only.map(([, node]) => node);
+    const [front, verdict, results, trials] = this.only.map(([, node]) => node);
     return [
       el("div", { class: "title" }, el("h1", {}, this.id), this.state, this.buttons),
       this.take, this.queue, this.facts, this.reason, this.bar, this.progress, this.working,
@@ -66,7 +65,7 @@ class SearchView {
       trials,
       this.log.node,
       el("details", {}, el("summary", {}, "All settings"), this.settings),
-      another,
+      el("p", {}, el("a", { class: "button", href: `#/launch?like=${encodeURIComponent(this.id)}` }, "Launch another like it")),
     ];
   }
 
@@ -233,7 +232,7 @@ class SearchView {
       return;
     }
     const content = await get(`${this.path}/results`, this.signal);
-    this.results.show(kind, content, this.opened("figure", "The figure"));
+    this.results.show(kind, content, [this.opened("figure", "The figure"), " · ", this.opened("report", "The whole report")]);
   }
 
   /* A page of its own; with a token, which a link cannot send, a file that is saved. */

@@ -218,6 +218,14 @@ def _sample(data: Any, channels: int | None, task: str, seed: int) -> Sample:
 
 def catalogue() -> dict[str, Any]:
     """Networks, data sets and criteria by name, and the schema of each kind's settings."""
+    schemas = {
+        kind: _settings_schema(cls, SERVER_SETTINGS | UNUSED.get(kind, frozenset()))
+        for kind, cls in SETTINGS_OF.items()
+    }
+    # where a family names no data, access/family_source.py takes those of its source
+    data = schemas["family"]["properties"]["data"]["properties"]["source"]
+    data["description"] += "; by default those that the source was trained on"
+    del data["default"]
     return {
         "models": list(models.names()),
         "datasets": list(named_datasets.names()),
@@ -233,10 +241,7 @@ def catalogue() -> dict[str, Any]:
             }
             for method in METHODS.values()
         ],
-        "schemas": {
-            kind: _settings_schema(cls, SERVER_SETTINGS | UNUSED.get(kind, frozenset()))
-            for kind, cls in SETTINGS_OF.items()
-        },
+        "schemas": schemas,
     }
 
 

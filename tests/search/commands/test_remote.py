@@ -316,7 +316,7 @@ def test_other_commands_refuse_a_server(command: str, monkeypatch: pytest.Monkey
         (["export", "a", "--out=o"], "SEARCH/NAME"),
         (["pareto", "a/b"], "by its name"),
         (["pareto", "a"], "nothing at GET /v1/searches/a/results"),
-        (["report", "a", "--out=o"], "nothing at GET /v1/searches/a/report"),
+        (["report", "a", "--out=o"], "nothing at GET /v1/searches/a"),
     ],
 )
 def test_refusals_are_one_line(

@@ -16,6 +16,7 @@ from search.storage.folder_lock import FolderLock
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 TIME_LEFT = re.compile(r"(about \S+ (s|min|h) left)?$")
+PAGE = "docs/how-to/resuming.md"
 EVERY_MINUTE = re.compile(r"[\d,]+ of [\d,]+ epochs")
 
 
@@ -110,7 +111,7 @@ def test_a_search_that_nobody_performs_is_told(copy: Path):
     assert (done.status, done.out) == (2, "")
     assert done.err == (
         "espalier: tiny is not over, and nobody is at work on it: go on with espalier resume tiny "
-        f"--runs {copy.parent}\n"
+        f"--runs {copy.parent} ({PAGE})\n"
     )
 
 
@@ -118,11 +119,10 @@ def test_a_failed_search_says_why(copy: Path):
     cut(copy, '{"event":"failed","time_ms":0,"reason":"all 3 trials\\nfailed"}')
     done = espalier("watch", copy)
     assert (done.status, done.out) == (2, "")
-    page = "docs/how-to/resuming.md"
-    assert done.err == f"espalier: tiny has failed: all 3 trials failed ({page})\n"
+    assert done.err == f"espalier: tiny has failed: all 3 trials failed ({PAGE})\n"
 
 
 def test_what_is_no_search_is_told(copy: Path):
     done = espalier("watch", "nope", "--runs", copy.parent)
     assert done.status == 2
-    assert done.err.endswith("holds no search: there are tiny\n")
+    assert done.err.endswith(f"holds no search: there are tiny ({PAGE})\n")

@@ -29,6 +29,7 @@ from search.results.correlation import (
     ranked,
     unit_scores,
 )
+from search.results.correlation_report import CorrelationResults, content, results_of
 from search.scheduling.compute_budget import ComputeBudget
 from search.studies import correlation_study, session
 from search.training.trainer import EpochReport, Trainer
@@ -69,6 +70,21 @@ def test_two_units_or_constant_scores_do_not_correlate(
 def test_nearly_constant_scores_warn_of_nothing():
     found = correlation([1, 1, 1 + 2e-16], [1, 2, 3])
     assert found.spearman == pytest.approx(math.sqrt(3) / 2)
+
+
+@pytest.mark.parametrize(("bad", "rank"), [(math.nan, None), (math.inf, 1.0), (-math.inf, -0.2)])
+def test_scores_that_are_no_numbers_are_told_in_json_that_all_can_read(
+    bad: float, rank: float | None
+) -> None:
+    scores, oracle = {"conv": np.array([1.0, 2, 3, bad])}, {"conv": np.array([1.0, 2, 3, 4])}
+    found = agreement("taylor", scores, oracle)
+    assert found.all_layers.pearson is None
+    assert found.all_layers.spearman == (None if rank is None else pytest.approx(rank))
+    study = CorrelationResults((found,), 4, 10, 0.5, ())
+    stored = content(study, CorrelationConfig(), {"taylor": scores}, oracle)
+    text = json.dumps(stored, allow_nan=False)
+    assert json.loads(text)["criteria"]["taylor"]["scores"] == {"conv": [1, 2, 3, None]}
+    assert results_of(json.loads(text)).agreements == (found,)
 
 
 def test_a_layer_counts_once_and_only_if_it_correlates():
@@ -165,7 +181,7 @@ def test_a_file_says_what_flags_do_and_flags_go_over_it(
     file.write_text("criteria = 3\n")
     completed = espalier("correlate", f"--config={file}")
     assert completed.status == 2
-    assert completed.err.endswith("unknown key 'criteria': did you mean criterion?\n")
+    assert "unknown key 'criteria': did you mean criterion? (docs/" in completed.err
 
 
 def test_without_flags_the_defaults_are_asked_for(asked: list[CorrelationConfig]):
@@ -229,7 +245,8 @@ def test_a_study_prints_stores_and_records_its_table(
 
     parent = memory.read("correlation")
     assert (parent.kind, parent.status) == ("correlation", "finished")
-    assert parent.files == ("correlation.json", "correlation.png", "correlation.svg")
+    files = ("correlation.json", "correlation.png", "correlation.svg", "report.html")
+    assert parent.files == files
     assert parent.params[schema.PARAM_SCORING_BATCHES] == "2"
     base = memory.read("architecture/base")
     assert (base.status, len(base.metrics[schema.METRIC_TRAIN_LOSS])) == ("finished", 1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from other_studies import (
     CLASSES,
@@ -21,6 +23,7 @@ from other_studies import (
     store,
 )
 from refusals import check_refused, untouched
+from samples import espalier
 from serving import eventually
 from serving import service as real_service
 
@@ -31,11 +34,15 @@ from search.config.correlation_config import CorrelationConfig
 from search.config.data_config import DataConfig
 from search.config.settings import from_mapping
 from search.config.training_config import TrainingConfig
+from search.results.correlation import agreement
+from search.results.correlation_report import CorrelationResults, content
 from search.service.access.settings_policy import SettingsPolicy
 from search.service.queue.adoption import adopt_searches
+from search.service.runs_folder import refuse_constant
 from search.service.service_config import LimitsConfig
 from search.storage.layout import (
     ARCHITECTURES_FOLDER,
+    RESULTS_FILES,
     SETTINGS_FILES,
     StudyKind,
 )
@@ -168,6 +175,41 @@ def test_one_that_is_resumed_is_held_against_what_is_there_now(
     answer = made.ask("POST", f"{path}/resume")
     check_refused(answer, 409)
     assert "cannot go on here: source: there is no gone/architectures" in answer.json["detail"]
+
+
+def test_one_whose_search_is_removed_while_it_waits_takes_no_other_network(
+    made: Any, preflight: Preflight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process begins in some folder, where another one of that name may lie."""
+    made.finish("left", ["fine-tuned-0"])
+    folder = store(made.runs, preflight, name="left", data="digits")
+    shutil.copytree(folder, tmp_path / "left" / "fine-tuned-0")
+    study = launched(made, "family", source="left/fine-tuned-0", name="waiting")["id"]
+    settings = made.components.searches.get(study).settings
+    (made.runs / study).mkdir()
+    (made.runs / study / SETTINGS_FILES["family"]).write_text(json.dumps(settings))
+    assert made.ask("DELETE", "/v1/searches/left").status == 204
+    monkeypatch.chdir(tmp_path)
+    done = espalier("resume", study, "--runs", made.runs)
+    assert (done.status, done.out) == (2, "")
+    assert "there is no architecture left:fine-tuned-0: its search was removed" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_one_whose_included_search_is_removed_while_it_waits_takes_no_other(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.finish("included", ["fine-tuned-0"])
+    shutil.copytree(made.runs / "included", tmp_path / "included")
+    study = launched(made, "family", name="including")["id"]
+    settings = made.components.searches.get(study).settings | {"include": ["included"]}
+    (made.runs / study).mkdir()
+    (made.runs / study / SETTINGS_FILES["family"]).write_text(json.dumps(settings))
+    assert made.ask("DELETE", "/v1/searches/included").status == 204
+    monkeypatch.chdir(tmp_path)
+    done = espalier("resume", study, "--runs", made.runs)
+    assert done.status == 2
+    assert f"{made.runs / 'included'} holds no search" in done.err
 
 
 # ---- what a family is made from
@@ -342,6 +384,9 @@ def test_the_description_has_a_schema_for_each_kind(made: Any) -> None:
     assert "SEARCH/NAME" in family["properties"]["source"]["description"]
     assert {"budgets", "kinds", "seeds", "include"} <= {*family["properties"]}
     assert "gates_per" in correlation["properties"]
+    data = [kind["properties"]["data"]["properties"]["source"] for kind in (family, correlation)]
+    assert ["default" in source for source in data] == [False, True]
+    assert "that the source was trained on" in data[0]["description"]
     for schema in (family, correlation):
         assert not {"runs", "trust", "mlflow_url", "device"} & {*schema["properties"]}
         assert "fine_tune_epochs" not in schema["properties"]["training"]["properties"]
@@ -363,10 +408,11 @@ def check_results(service: Any, study: str, kind: StudyKind) -> None:
     assert all(item["slack"] == {} for item in items), "it has no budget"
     front = service.ask("GET", f"{path}/front").json["items"]
     assert [item["key"] for item in front] == (["low", "high"] if kind == "family" else [])
-    for part in ("verdict", "report"):
-        answer = service.ask("GET", f"{path}/{part}")
-        check_refused(answer, 409)
-        assert f"{study} is a {kind} study" in answer.json["detail"]
+    report = service.ask("GET", f"{path}/report")
+    assert (report.body, report.headers["content-type"]) == (b"page", "text/html; charset=utf-8")
+    answer = service.ask("GET", f"{path}/verdict")
+    check_refused(answer, 409)
+    assert f"{study} is a {kind} study" in answer.json["detail"]
 
 
 def test_the_queue_runs_it_and_its_results_are_read(
@@ -397,6 +443,23 @@ def test_a_finished_one_in_the_folder_is_taken_in(made: Any, kind: StudyKind) ->
     row = made.components.searches.get(folder.name)
     assert (row.kind, row.state, row.reason) == (kind, "finished", "")
     check_results(made, folder.name, kind)
+
+
+def test_results_are_json_that_all_can_read(made: Any) -> None:
+    """Scores of a criterion may be no numbers; what an older version wrote of them is refused."""
+    folder = put(made.runs, "odd", "correlation")
+    finish(folder, "correlation")
+    adopt(made)
+    scores = {"conv": np.array([1.0, math.nan, math.inf])}
+    found = CorrelationResults((agreement("taylor", scores, scores),), 3, 10, 0.5, ())
+    stored = content(found, CorrelationConfig(), {"taylor": scores}, scores)
+    (folder / RESULTS_FILES["correlation"]).write_text(json.dumps(stored))
+    answer = made.ask("GET", "/v1/searches/odd/results")
+    assert answer.status == 200
+    read = json.loads(answer.body, parse_constant=refuse_constant)
+    assert read["oracle"] == {"conv": [1.0, None, None]}
+    (folder / RESULTS_FILES["correlation"]).write_text(json.dumps({"oracle": math.nan}))
+    check_refused(made.ask("GET", "/v1/searches/odd/results"), 409)
 
 
 def adopt(service: Any) -> None:

@@ -82,7 +82,8 @@ def test_who_was_killed_may_fare_better_another_time(child: ChildProcess) -> Non
     error = ended.value.told("it ends")
     assert isinstance(error, LostProcessError)
     assert str(error) == "it ends: SIGKILL, as where memory runs out"
-    assert (exit_status(error), in_a_line(error)) == (EXIT_LOST, f"this time: {error}")
+    assert exit_status(error) == EXIT_LOST
+    assert in_a_line(error) == f"this time: {error} (docs/{error.page})"
     again = ProcessEndedError("exit status 3").told("it ends")
     assert exit_status(again) == EXIT_REFUSED
     assert in_a_line(again) == f"it ends: exit status 3 (docs/{again.page})"

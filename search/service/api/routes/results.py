@@ -171,8 +171,8 @@ def _require_search(components: Components, search_id: str) -> None:
     if row.kind != "search":
         raise ProblemError(
             409,
-            f"{search_id} is a {row.kind} study, and this is asked of a search: it has results and "
-            "a figure",
+            f"{search_id} is a {row.kind} study, and this is asked of a search: it has results, a "
+            "figure and a report",
         )
 
 
@@ -182,8 +182,7 @@ def _require_search(components: Components, search_id: str) -> None:
     responses={**documented_file("text/html"), **documented(409)},
 )
 def report(search_id: SearchId, components: InComponents, _: Reader) -> RangeFileResponse:
-    """The report of a finished search: one page that opens offline."""
-    _require_search(components, search_id)
+    """The report of a finished search, or another study: one page that opens offline."""
     _require_finished(components, search_id)
     return RangeFileResponse(
         components.runs.file(search_id, "report.html"),

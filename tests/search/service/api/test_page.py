@@ -448,11 +448,11 @@ def test_the_form_has_every_setting_with_its_help_and_sends_what_differs(watched
     )
     assert len(fields) == len(expected)
     assert dict(fields) == expected
-    with page.expect_request("**/v1/preflight") as asked:
+    with page.expect_request("**/v1/preflight?kind=search") as asked:
         field_of(page, "trials").fill("3")
     assert asked.value.post_data_json == {"trials": 3}
     page.locator("summary", has_text=re.compile("^Data$")).click()
-    with page.expect_request("**/v1/preflight") as asked:
+    with page.expect_request("**/v1/preflight?kind=search") as asked:
         field_of(page, "data.flip").select_option("false")
     assert asked.value.post_data_json == {"trials": 3, "data": {"flip": False}}
 
@@ -477,6 +477,80 @@ def test_another_search_begins_with_the_settings_of_the_first(watched, service, 
     rungs = field_of(page, "ladder").input_value().split(", ")
     assert [float(rung) for rung in rungs] == settings["ladder"]
     assert field_of(page, "name").input_value() == ""
+
+
+# ---- other studies
+
+OTHER_SMALL: dict[str, dict[str, str]] = {
+    "family": {
+        "name": "from-page-family",
+        "budgets": "flops=20%",
+        "kinds": "uniform",
+        "seeds": "1",
+        "training.scratch_epochs": "1",
+    },
+    "correlation": {
+        "name": "from-page-correlation",
+        "criterion": "magnitude-l1",
+        "training.epochs": "1",
+    },
+}
+
+
+def test_studies_of_other_kinds_are_launched_from_the_page_and_listed(watched, service, finished):
+    watched.refused = {422}  # a family has no source to begin with
+    page = watched.open("/launch")
+    front = service.call("GET", f"/v1/searches/{finished}/front")["items"]
+    network = f"{finished}/{front[0]['key']}"
+    seen = {"family": "uniform", "correlation": "criteria"}
+    for kind, settings in OTHER_SMALL.items():
+        page.get_by_label("Kind").select_option(kind)
+        page.get_by_role("heading", name=f"Launch a {kind} study").wait_for()
+        if kind == "family":
+            page.locator("[id='field-source-error']", has_text="source must be SEARCH").wait_for()
+            page.locator(f"#choices-source option[value='{network}']").wait_for(state="attached")
+            field_of(page, "source").fill(network)
+        for name, text in settings.items():
+            field_of(page, name).fill(text)
+        lines = page.get_by_label("Preflight")
+        lines.get_by_text(seen[kind]).first.wait_for()
+        assert page.locator("[aria-invalid]").count() == 0
+        page.get_by_role("button", name="Launch", exact=True).click()
+        page.wait_for_url(f"**/#/searches/{settings['name']}")
+        page.get_by_role("link", name="Searches", exact=True).click()
+        page.get_by_label("Kind").select_option(kind)
+        page.locator(f"li[data-key='{settings['name']}']", has_text=f"{kind} study").wait_for()
+        page.get_by_role("link", name="Launch", exact=True).click()
+    sent = service.call("GET", "/v1/searches/from-page-family")["settings"]
+    assert (sent["source"], sent["budgets"], sent["seeds"]) == (network, ["flops=20%"], 1)
+    sent = service.call("GET", "/v1/searches/from-page-correlation")["settings"]
+    assert (sent["criterion"], sent["training"]["epochs"]) == (["magnitude-l1"], 1)
+
+
+def test_a_family_of_what_is_not_there_is_refused_at_its_field(watched, finished):
+    watched.refused = {422}
+    page = watched.open("/launch?kind=family")
+    field_of(page, "source").fill("nothing/there")
+    error = page.locator("[id='field-source-error']", has_text="nothing")
+    error.wait_for()
+    page.get_by_role("button", name="Launch", exact=True).click()
+    page.locator("[id='field-source']:focus").wait_for()
+    assert page.url.endswith("/#/launch?kind=family")
+
+
+def test_another_study_begins_with_the_settings_of_one_of_its_kind(browser, tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    finish(put(runs, "own-family", "family"), "family")
+    with serving(tmp_path) as service, looking(browser, service) as watched:
+        watched.refused = {422}  # its source is not here
+        page = watched.open("/searches/own-family")
+        page.get_by_role("link", name="Launch another like it").click()
+        page.get_by_role("heading", name="Launch a family study").wait_for()
+        assert field_of(page, "source").input_value() == "done/fine-tuned-0"
+        assert field_of(page, "budgets").input_value() == "flops=20%, flops=10%"
+        assert field_of(page, "seeds").input_value() == "2"
+        page.locator("[id='field-source-error']:not(:empty)").wait_for()
 
 
 # ---- with a keyboard
@@ -522,7 +596,7 @@ def test_a_keyboard_launches_stops_and_removes(watched, service):
         page.keyboard.press("Control+A")
         page.keyboard.type(str(LONG[name]))
     tab_to(page, page.get_by_role("button", name="Launch", exact=True))
-    with page.expect_request("**/v1/searches") as sent:
+    with page.expect_request("**/v1/searches?kind=search") as sent:
         page.keyboard.press("Enter")
     assert re.fullmatch("[0-9a-f]{32}", sent.value.headers["idempotency-key"])
     assert sent.value.post_data_json == LONG
@@ -573,15 +647,18 @@ def test_the_table_does_with_a_keyboard_what_the_plot_does_with_a_mouse(watched,
 # ---- how it looks
 
 
-@pytest.mark.parametrize("route", ["/", "/launch", "/searches/{}", "/searches/nowhere"])
+@pytest.mark.parametrize(
+    "route", ["/", "/launch", "/launch?kind=family", "/searches/{}", "/searches/nowhere"]
+)
 def test_a_phone_scrolls_only_downwards(browser, service, finished, route):
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with looking(browser, service, **phone) as watched:
-        watched.refused = {404}
+        watched.refused = {404, 422}  # 422: of a family that has no source yet
         page = watched.open(route.format(finished))
         marks = {
             "/": ".searches li",
             "/launch": ".about",
+            "/launch?kind=family": ".error:not(:empty)",
             "/searches/nowhere": "#notice:not(:empty)",
         }
         page.locator(marks.get(route, ".plot .point")).first.wait_for()
@@ -645,7 +722,6 @@ def test_other_studies_are_listed_by_kind_and_shown_with_their_results(browser, 
         headings = page.get_by_role("heading", level=2).all_inner_texts()
         assert headings == ["Pareto front", "Results", "Architectures"]
         points(page).nth(3).wait_for()
-        assert page.get_by_text("Launch another like it").is_hidden()
 
 
 def test_origins_have_the_colours_that_mlflow_shows(watched):
