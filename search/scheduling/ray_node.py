@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,17 +24,32 @@ _ATTEMPTS = 3
 """At a start that Ray itself gives up after half a minute: a busy machine may take longer."""
 
 
+_OF_CLUSTERS = ("start_api_server", "start_monitor", "start_log_monitor")
+"""How Ray starts its server of pages, its autoscaler and what passes logs on.
+
+Nobody uses them here, and a start would wait for them."""
+
+
 def main() -> None:
     """See above."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Ray's own words are no answers
     try:
+        _leave_out(_OF_CLUSTERS)
         answer = {"address": _started(json.loads(sys.argv[1]))}
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer), file=answers, flush=True)
     sys.stdin.read()
     os.killpg(0, signal.SIGKILL)  # all of this Ray: by themselves some would stay for a minute
+
+
+def _leave_out(methods: Sequence[str]) -> None:
+    """Let Ray go without what these methods of its node start: there is no public way."""
+    from ray._private.node import Node  # noqa: PLC0415 - as in `_started`
+
+    for method in methods:
+        setattr(Node, method, lambda *_, **__: None)
 
 
 def _started(settings: dict[str, Any]) -> str:

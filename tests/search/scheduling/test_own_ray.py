@@ -76,6 +76,14 @@ def test_jobs_begin_in_workers_that_are_ready_and_as_nice_as_we_are(
     assert result.metrics["modules"] == ["torch._dynamo", "search.trials.trial"]
 
 
+def test_it_goes_without_what_only_clusters_need(kept: own_ray.OwnRay):
+    assert kept.address()
+    everything = children_of(psutil.Process(kept._process.pid))
+    programs = {Path(word).name for process in everything for word in process.cmdline()[:4]}
+    assert "gcs_server" in programs
+    assert programs.isdisjoint({"dashboard.py", "monitor.py", "log_monitor.py"})
+
+
 def test_one_serves_all_that_fits_it(kept: own_ray.OwnRay, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(own_ray, "_starting", lambda *_: pytest.fail("it was started anew"))
     with own_ray.one_ray():
