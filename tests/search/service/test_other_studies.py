@@ -21,7 +21,6 @@ from other_studies import (
     store,
 )
 from refusals import check_refused, untouched
-from samples import FinishedSearch
 from serving import eventually
 from serving import service as real_service
 
@@ -452,15 +451,14 @@ def test_one_that_cannot_be_read_is_set_aside_until_it_is_mended(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-def test_what_was_found_is_made_into_a_family_and_its_criteria_are_compared(
-    tmp_path: Path, finished_search: FinishedSearch
-) -> None:
+def test_what_was_found_is_made_into_a_family_and_its_criteria_are_compared(tmp_path: Path) -> None:
     """One after the other in one queue; the family is stopped in between, and goes on."""
     data = {"source": "digits", "limit_train": 240}
     small = {"data": data, "training": {"scratch_epochs": 4, "batch_size": 32}}
-    shutil.copytree(finished_search.runs, tmp_path / "runs")
     with real_service(tmp_path) as running, Client(running.url) as client:
-        search = finished_search.folder.name
+        training = {"epochs": 1, "fine_tune_epochs": 1, "scratch_epochs": 1, "batch_size": 32}
+        search = running.launch(trials=1, data=data, training=training)
+        running.wait_for(search, "finished")
         key = next(row["key"] for row in client.front(search) if row["origin"] == "fine-tuned")
         asked = {"source": f"{search}:{key}", "budgets": ["flops=9%"], "seeds": 2, **small}
         family = client.launch({**asked, "include": [search]}, kind="family")["id"]
@@ -483,8 +481,8 @@ def test_what_was_found_is_made_into_a_family_and_its_criteria_are_compared(
         assert events.count("launched") == 2
         assert 0 < begun < running.epochs(family)
         study = client.family(family)
-        kinds = dict.fromkeys(point.kind for point in study.points)
-        assert [*kinds] == ["fine-tuned", "copycat", "uniform", "from-scratch"]
+        kinds = [point.kind for point in study.points]
+        assert kinds == ["fine-tuned", "copycat", "uniform", "from-scratch"]
         assert {point.num_runs for point in study.points if point.kind != "fine-tuned"} == {2}
         stored = client.architectures(family)
         assert len(stored) == 1 + 2 * 3, "the base network, and each shape with two seeds"
