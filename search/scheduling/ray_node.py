@@ -23,11 +23,10 @@ import psutil
 _ATTEMPTS = 3
 """At a start that Ray itself gives up after half a minute: a busy machine may take longer."""
 
-
 _OF_CLUSTERS = ("start_api_server", "start_monitor", "start_log_monitor")
-"""How Ray starts its server of pages, its autoscaler and what passes logs on.
+"""Methods that start Ray's API server, its autoscaler and its log monitor.
 
-Nobody uses them here, and a start would wait for them."""
+Nothing here uses these processes, and `ray.init` waits for the first."""
 
 
 def main() -> None:
@@ -45,7 +44,7 @@ def main() -> None:
 
 
 def _leave_out(methods: Sequence[str]) -> None:
-    """Let Ray go without what these methods of its node start: there is no public way."""
+    """Let Ray start without what these methods of its node start; there is no public setting."""
     from ray._private.node import Node  # noqa: PLC0415 - as in `_started`
 
     for method in methods:

@@ -57,8 +57,10 @@ PROBLEMS = {
 }
 
 WITH_RAY = ("classification", "a loop of one's own")
-"""A loop of the project and one that is not. Ray and its workers start for these: with them the
-others would take four times as long."""
+"""Problems whose jobs Ray's workers perform: a loop of the project and one that is not.
+
+For the others, which differ in what they learn, one process does everything, without Ray.
+"""
 
 
 def config_of(problem: Problem, runs: Path) -> SearchConfig:

@@ -1,6 +1,6 @@
 """A service that is told to stop has ended in less than 20 seconds, whatever hangs.
 
-Each test sends another of the signals that tell it so; test_kills.py sends none but SIGTERM.
+One test tells it so by SIGTERM, the other by SIGHUP.
 """
 
 from __future__ import annotations
