@@ -3,7 +3,7 @@
 A copy of this file lies where a search begins, so that its workers find it by name. While a file
 `driver` lies beside it, with the number of the process that was started, training steps of workers
 are counted in a file `steps`: at KILLS["worker"] the worker is killed, at KILLS["driver"] the
-driver.
+driver. Where the file says ALONE, one process does everything, and is killed each time.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from samples import Workers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from search import DataSplits, Score, Task, TrainingContext
+import search
+from search import DataSplits, Score, SearchConfig, Task, TrainingContext
+from search.scheduling import own_ray
 from search.tasks.regression import Determination
 
 KILLS = {"worker": 10, "driver": 30}
 """Each in the middle of an epoch of four steps."""
+
+ALONE = "alone"
 
 _DRIVER, _STEPS = (Path(__file__).with_name(name) for name in ("driver", "steps"))
 
@@ -40,8 +46,9 @@ class Fuse(nn.Module):
 def _count() -> None:
     if not _DRIVER.exists():
         return
-    driver = int(_DRIVER.read_text())
-    if driver in (os.getpid(), os.getppid()):  # which try everything out first
+    name = _DRIVER.read_text()
+    driver = os.getpid() if name == ALONE else int(name)
+    if name != ALONE and driver in (os.getpid(), os.getppid()):  # which try everything out first
         return
     with _STEPS.open("ab") as steps:
         steps.write(b".")
@@ -50,6 +57,14 @@ def _count() -> None:
     if _STEPS.stat().st_size == KILLS["driver"]:
         os.kill(driver, signal.SIGKILL)
         time.sleep(60)  # Ray ends this process meanwhile
+
+
+def run_alone(config: SearchConfig) -> None:
+    """The search in this process, which is a new one."""
+    patch = pytest.MonkeyPatch()
+    Workers().take_over(patch)
+    patch.setattr(own_ray, "begin", lambda share: None)
+    search.run(config)
 
 
 def per_image(outputs: int = 2) -> nn.Module:

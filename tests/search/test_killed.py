@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import fused_problems
 import pytest
+import samples
 from samples import Workers, small_config
 
 import copycat
@@ -53,6 +55,12 @@ PROBLEMS = {
     "steps of one's own": Problem("numbers", "one_number", "fused_problems:ByStep"),
     "a loop of one's own": Problem("numbers", "one_number", "fused_problems:ByLoop", "rni"),
 }
+
+WITH_RAY = ("classification", "a loop of one's own")
+"""Problems whose jobs Ray's workers perform: a loop of the project and one that is not.
+
+For the others, which differ in what they learn, one process does everything, without Ray.
+"""
 
 
 def config_of(problem: Problem, runs: Path) -> SearchConfig:
@@ -100,6 +108,20 @@ def killed(config: SearchConfig, folder: Path) -> None:
     (folder / "driver").unlink()
 
 
+def killed_alone(config: SearchConfig, folder: Path) -> None:
+    """Begin the search twice in a process that performs its jobs, too, and lose it."""
+    begun = multiprocessing.get_context("forkserver")
+    begun.set_forkserver_preload(["torch._dynamo", "mlflow.server", "search.studies.search_study"])
+    (folder / "driver").write_text(fused_problems.ALONE)
+    for steps in fused_problems.KILLS.values():
+        process = begun.Process(target=fused_problems.run_alone, args=(config,))
+        process.start()
+        process.join(900)
+        assert process.exitcode == -signal.SIGKILL
+        assert (folder / "steps").stat().st_size == steps
+    (folder / "driver").unlink()
+
+
 def networks(config: SearchConfig, results: Results) -> dict[str, Any]:
     """All of them, certified, by their weights and what they score."""
     found = {}
@@ -110,20 +132,26 @@ def networks(config: SearchConfig, results: Results) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=list(PROBLEMS))
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_a_search_ends_in_the_same_networks(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Bit by bit. What is left after the kills is done here: how Ray does it was seen by then."""
-    shutil.copy(fused_problems.__file__, tmp_path / "fused_problems.py")
+    for module in (fused_problems, samples):
+        shutil.copy(str(module.__file__), tmp_path)
+    problem = PROBLEMS[name]
     shutil.copytree(empty_store, tmp_path / "runs")
     config = config_of(problem, tmp_path / "runs")
     whole = config_of(problem, tmp_path / "undisturbed")
-    killed(config, tmp_path)
+    if name in WITH_RAY:
+        killed(config, tmp_path)
+    else:
+        monkeypatch.syspath_prepend(tmp_path)
+        killed_alone(config, tmp_path)
     before = {path.name for path in (config.directory / "architectures").iterdir()}
     assert before
 
-    monkeypatch.setattr("search.studies.session.cluster", Workers().cluster)
+    Workers().take_over(monkeypatch)
     results = search.run(config).results
     expected = search.run(whole).results
     assert networks(config, results) == networks(whole, expected)

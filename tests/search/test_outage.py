@@ -94,7 +94,7 @@ def perform_with(observer: Observer):
 def outage(empty_store: Path, tmp_path: Path) -> Iterator[Outage]:
     store = tmp_path / "store"
     shutil.copytree(empty_store, store)
-    found = Outage(store, num_epochs=240)
+    found = Outage(store, num_epochs=120)
     yield found
     found.close()
 
@@ -110,14 +110,14 @@ def test_it_is_not_slowed_down_and_every_metric_is_there(
         tmp_path,
         model="samples:small_network",
         budget=("flops=60%",),
-        training=TrainingConfig(40, 20, 20, batch_size=32),
+        training=TrainingConfig(20, 10, 10, batch_size=32),
         ladder=(1.0,),
         profiles=1,
         mlflow_url=outage.url,
     )
     monkeypatch.setattr(session, "cluster", perform_with(outage))
     results = search.run(config).results
-    assert outage.epochs_heard > 240  # so that the server was away for a third and came back
+    assert outage.epochs_heard > 120  # so that the server was away for a third and came back
     assert writing_threads
     assert threading.current_thread() not in writing_threads
 

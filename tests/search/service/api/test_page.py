@@ -21,6 +21,7 @@ import torch
 from other_studies import finish, put
 from ports import free_port
 from samples import ABSOLUTE_ERROR, FinishedSearch, base_outcome, outcome, trial_job
+from serving import ANSWER_SECONDS, request
 
 import copycat
 from mlflow_server import schema
@@ -66,8 +67,8 @@ class Service:
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        answer = httpx.request(
-            method, self.url + path, json=content, headers=headers, timeout=120
+        answer = request(
+            method, self.url + path, json=content, headers=headers, timeout=ANSWER_SECONDS
         ).raise_for_status()
         return answer.json() if answer.content else None
 
@@ -75,11 +76,11 @@ class Service:
         return str(self.call("GET", f"/v1/searches/{search_id}")["state"])
 
     def wait_for(self, search_id: str, *states: str) -> str:
-        for _ in range(2 * PATIENCE_S):
+        for _ in range(10 * PATIENCE_S):
             state = self.state_of(search_id)
             if state in states:
                 return state
-            time.sleep(0.5)
+            time.sleep(0.1)
         raise AssertionError(f"{search_id} is {state} after {PATIENCE_S} s")
 
     def end_searches(self) -> None:
@@ -112,14 +113,14 @@ def serving(folder: Path, *further: str, token: str = "") -> Iterator[Service]:
 
 
 def wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(2 * PATIENCE_S):
+    for _ in range(10 * PATIENCE_S):
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(f"{service.url}/readyz", timeout=10).is_success:
+            if request("GET", f"{service.url}/readyz", timeout=10).is_success:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.5)
+        time.sleep(0.1)
     raise AssertionError(log.read_text())
 
 
@@ -127,8 +128,12 @@ def wait_until_ready(service: Service, process: subprocess.Popen[bytes], log: Pa
 def service(
     tmp_path_factory: pytest.TempPathFactory, finished_search: FinishedSearch
 ) -> Iterator[Service]:
+    """One for the tests of this file, whose folder has a study of each kind."""
     folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(finished_search.runs, folder / "runs")
+    runs = shutil.copytree(finished_search.runs, folder / "runs")
+    store_errors(runs)
+    for kind in ("family", "correlation"):
+        finish(put(runs, f"own-{kind}", kind), kind)
     with serving(folder) as service:
         yield service
 
@@ -372,32 +377,30 @@ def store_errors(runs: Path) -> None:
     (folder / LOG_FILE).write_text("trial 0: started\n")
 
 
-def test_the_page_tells_a_score_by_its_own_name_and_what_it_costs_and_prints(browser, tmp_path):
-    store_errors(tmp_path / "runs")
-    with serving(tmp_path) as service, looking(browser, service) as watched:
-        page = watched.open("/")
-        best = "best 0.25 mean absolute error at 1k FLOPs, base 0.125"
-        page.locator(".searches .best", has_text=best).wait_for()
-        watched.open("/searches/errors")
-        points(page).nth(2).wait_for()
-        assert page.locator(".plot .ytitle").text_content() == "validation mean absolute error"
-        for key, cells in (
-            ("least", ["0.25", "", "0.125\u00a0worse"]),
-            ("worse", ["0.75", "", "0.625\u00a0worse"]),
-            ("base", ["0.125", "", "–"]),
-        ):
-            assert row_of(page, key).locator("td").all_inner_texts()[5:8] == cells
-        shown = page.locator("tr.on-front").evaluate_all("rows => rows.map(r => r.dataset.key)")
-        assert shown == ["least"]
-        page.get_by_role("button", name="0", exact=True).click()
-        page.locator(".curve .ytitle").wait_for()
-        assert page.locator(".curve .ytitle").text_content() == "validation mean absolute error"
-        page.get_by_text("200 images so far").wait_for()  # what it has cost
-        page.get_by_text("Log", exact=True).press("Enter")
-        page.locator("pre", has_text="trial 0: started").wait_for()
-        heads = page.locator("th", has_text="validation mean absolute error")
-        assert heads.count() == 2
-        assert "accura" not in page.locator("body").inner_text().lower()
+def test_the_page_tells_a_score_by_its_own_name_and_what_it_costs_and_prints(watched):
+    page = watched.open("/")
+    best = "best 0.25 mean absolute error at 1k FLOPs, base 0.125"
+    page.locator(".searches .best", has_text=best).wait_for()
+    watched.open("/searches/errors")
+    points(page).nth(2).wait_for()
+    assert page.locator(".plot .ytitle").text_content() == "validation mean absolute error"
+    for key, cells in (
+        ("least", ["0.25", "", "0.125\u00a0worse"]),
+        ("worse", ["0.75", "", "0.625\u00a0worse"]),
+        ("base", ["0.125", "", "–"]),
+    ):
+        assert row_of(page, key).locator("td").all_inner_texts()[5:8] == cells
+    shown = page.locator("tr.on-front").evaluate_all("rows => rows.map(r => r.dataset.key)")
+    assert shown == ["least"]
+    page.get_by_role("button", name="0", exact=True).click()
+    page.locator(".curve .ytitle").wait_for()
+    assert page.locator(".curve .ytitle").text_content() == "validation mean absolute error"
+    page.get_by_text("200 images so far").wait_for()  # what it has cost
+    page.get_by_text("Log", exact=True).press("Enter")
+    page.locator("pre", has_text="trial 0: started").wait_for()
+    heads = page.locator("th", has_text="validation mean absolute error")
+    assert heads.count() == 2
+    assert "accura" not in page.locator("body").inner_text().lower()
 
 
 def test_a_budget_that_cannot_be_reached_is_refused_at_its_field(watched):
@@ -689,39 +692,31 @@ def test_the_list_tells_how_each_search_stands_and_filters_by_state(watched, ser
     item.wait_for()
 
 
-def test_other_studies_are_listed_by_kind_and_shown_with_their_results(browser, tmp_path):
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    for kind in ("family", "correlation"):
-        finish(put(runs, f"own-{kind}", kind), kind)
-    with serving(tmp_path) as service, looking(browser, service) as watched:
-        page = watched.open("/")
-        page.get_by_text(
-            "family study: done/fine-tuned-0 on digits, flops=20%, flops=10%"
-        ).wait_for()
-        page.get_by_label("Kind").select_option("correlation")
-        page.get_by_text("1 to 1 of 1").wait_for()
-        page.locator("li", has_text="correlation study: digits-vgg on digits").get_by_role(
-            "link"
-        ).click()
-        criterion = page.locator("table", has_text="Correlation with the oracle").locator(
-            "tbody tr"
-        )
-        criterion.wait_for()
-        cells = criterion.locator("th, td").all_inner_texts()
-        assert cells == ["taylor", *2 * ["0.500", "–", "0.250"]]
-        headings = page.get_by_role("heading", level=2).all_inner_texts()
-        assert headings == ["Results", "Architectures"]
-        page = watched.open("/searches/own-family")
-        point = page.locator("table", has_text="Mean and deviation").locator("tbody tr")
-        point.wait_for()
-        cells = [text.replace("\u00a0", " ") for text in point.locator("th, td").all_inner_texts()]
-        assert cells == [
-            *("copycat", "flops=10%", "300", "900", "75.00 % ± 1.00 %", "−5.0 points", "2"),
-        ]
-        headings = page.get_by_role("heading", level=2).all_inner_texts()
-        assert headings == ["Pareto front", "Results", "Architectures"]
-        points(page).nth(3).wait_for()
+def test_other_studies_are_listed_by_kind_and_shown_with_their_results(watched):
+    page = watched.open("/")
+    page.get_by_text("family study: done/fine-tuned-0 on digits, flops=20%, flops=10%").wait_for()
+    page.get_by_label("Kind").select_option("correlation")
+    page.get_by_text("1 to 1 of 1").wait_for()
+    page.locator("li", has_text="correlation study: digits-vgg on digits").get_by_role(
+        "link"
+    ).click()
+    criterion = page.locator("table", has_text="Correlation with the oracle").locator("tbody tr")
+    criterion.wait_for()
+    cells = criterion.locator("th, td").all_inner_texts()
+    assert cells == ["taylor", *2 * ["0.500", "–", "0.250"]]
+    headings = page.get_by_role("heading", level=2).all_inner_texts()
+    assert headings == ["Results", "Architectures"]
+    page = watched.open("/searches/own-family")
+    point = page.locator("table", has_text="Mean and deviation").locator("tbody tr")
+    point.wait_for()
+    cells = [text.replace("\u00a0", " ") for text in point.locator("th, td").all_inner_texts()]
+    assert cells == [
+        *("copycat", "flops=10%", "300", "900", "75.00 % ± 1.00 %", "−5.0 points", "2"),
+    ]
+    headings = page.get_by_role("heading", level=2).all_inner_texts()
+    assert headings == ["Pareto front", "Results", "Architectures"]
+    points(page).nth(3).wait_for()
+    assert page.get_by_text("Launch another like it").is_visible()
 
 
 def test_origins_have_the_colours_that_mlflow_shows(watched):

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from ports import free_port
-from serving import ANSWER_SECONDS, SETTINGS, eventually, service
+from serving import ANSWER_SECONDS, STEPWISE, eventually, service
 
 from mlflow_server.credentials_file import CREDENTIALS_VARIABLE, PASSWORD, USER
 from pruning.errors import ServiceError
@@ -226,20 +226,23 @@ def test_a_node_that_dies_twice_in_a_search_loses_nothing(
 ) -> None:
     address, kill_node = two_nodes
     further = ("--ray-address", address, "--ray-python", sys.executable)
-    with service(tmp_path, *further) as running:
-        training = {**SETTINGS["training"], "epochs": 12}
-        search_id = running.launch(name="on-a-cluster", concurrency=2, trials=6, training=training)
+    with service(tmp_path, *further, "--builder", "stepwise:Stepwise") as running:
+        running.hold()
+        settings = {**STEPWISE, "concurrency": 2, "trials": 4}
+        search_id = running.launch(**settings, name="on-a-cluster")
         for _ in range(2):
             running.get_on(search_id, 4)
             assert running.search(search_id)["state"] == "running"
             kill_node()
+        running.release()
         found = running.wait_for(search_id, "finished")
-        assert found["progress"]["trials"]["finished"] == 6
+        assert found["progress"]["trials"]["finished"] == 4
         assert not (running.runs / search_id / LOG_FILE).exists()  # it is no process of ours
         # a Ray that was started by an earlier test has left a token to this process
         token = cluster_token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        again = running.launch(name="stopped")
+        running.hold()
+        again = running.launch(**STEPWISE, name="stopped")
         running.get_on(again, 1)
         running.ask("POST", f"/v1/searches/{again}/stop")
         running.wait_for(again, "stopped")
