@@ -68,15 +68,15 @@ def _hidden_layers(channels: int, widths: Sequence[int]) -> nn.Sequential:
     return layers
 
 
-def vgg16(num_classes: int = 10, in_channels: int = 3) -> VGG:
+def vgg16(num_classes: int = 10, in_channels: int = 3, width_mult: float = 1.0) -> VGG:
     """VGG-16 with batch norm for 32×32 images, as in the RNI authors' experiments.
 
     Convolutions have a bias, the last max-pooling is dropped, the last 2×2 positions are
     averaged and one linear layer follows: 14,728,266 parameters for 10 classes.
+    width_mult: multiplies all widths, which are rounded to whole ones; each is at least 1.
     """
-    return VGG(
-        _VGG16_STAGES, num_classes=num_classes, in_channels=in_channels, convolution_bias=True
-    )
+    stages = [[max(1, round(width_mult * width)) for width in stage] for stage in _VGG16_STAGES]
+    return VGG(stages, num_classes=num_classes, in_channels=in_channels, convolution_bias=True)
 
 
 def vgg16_fc(num_classes: int = 10, in_channels: int = 3) -> VGG:

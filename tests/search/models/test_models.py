@@ -15,7 +15,7 @@ import copycat
 from copycat import Architecture, Builder, WidthProfile, save, verify
 from pruning import measure_cost, to_sigmoid_batchnorm, trace
 from pruning.errors import ModelError
-from search.models import mobilenetv2, names, required_channels, resnet20, resolve
+from search.models import mobilenetv2, names, required_channels, resnet20, resolve, vgg16
 from search.models.resnet import BasicBlock, ResNet
 
 ZOO = {
@@ -64,6 +64,12 @@ def build(name: str, num_classes: int = 10) -> tuple[nn.Module, torch.Tensor]:
 def test_sizes_are_those_worked_out_by_hand(name: str, params: int, flops: int) -> None:
     cost = measure_cost(*build(name))
     assert (cost.params, cost.flops) == (params, flops)
+
+
+def test_vgg16_can_be_narrower() -> None:
+    convolutions = [m for m in vgg16(width_mult=0.25).modules() if isinstance(m, nn.Conv2d)]
+    widths = [16, 16, 32, 32, 64, 64, 64, *6 * [128]]
+    assert [convolution.out_channels for convolution in convolutions] == widths
 
 
 def test_the_small_mobilenet_has_as_many_parameters_as_in_the_rni_paper() -> None:
