@@ -14,9 +14,9 @@ from torch import nn
 
 from pruning.cost import ExampleInput
 from pruning.errors import PlanError, ProfileError
-from pruning.graph.channel_graph import OF_HEADS, ChannelGraph
+from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
-from pruning.rules import Offered
+from pruning.rules import OF_HEADS, Offered
 from pruning.structure_removal.structures import KINDS, Structure
 from pruning.tracing import whole_trace
 

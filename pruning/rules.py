@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pruning.errors import PlanError
+from pruning.errors import ConfigError, PlanError
 
 if TYPE_CHECKING:
     from pruning.graph.channel_graph import ChannelGraph, ChannelGroup
+
+OF_HEADS = ".heads"
+"""How the name of a group ends of which whole heads of attention go, by choice."""
 
 Scope = Literal["global", "uniform"]
 
@@ -31,6 +34,15 @@ class Offered:
 
     exact: bool = True
     whole_heads: bool = False
+
+    def check(self, graph: ChannelGraph) -> None:
+        """Raise ConfigError if whole heads are asked for and `graph`, traced so, has none."""
+        if self.whole_heads and not any(g.name.endswith(OF_HEADS) for g in graph.prunable):
+            raise ConfigError(
+                "whole_heads has no effect here: the network has no attention whose code gets by "
+                "with fewer heads; leave it out",
+                field="whole_heads",
+            )
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from pruning.rules import Offered
 
 NO_GROUP = -1
 
-OF_HEADS = ".heads"
-"""How the name of a group ends of which whole heads of attention go, by choice."""
-
 Flags = NDArray[np.bool_]
 """Whether each of several things stays."""
 

@@ -12,7 +12,6 @@ import numpy as np
 from pruning.graph.call_sites import CallSite
 from pruning.graph.channel_graph import (
     NO_GROUP,
-    OF_HEADS,
     ChannelGraph,
     ChannelGroup,
     CostForms,
@@ -21,6 +20,7 @@ from pruning.graph.channel_graph import (
 )
 from pruning.graph.channel_labels import Labels
 from pruning.graph.closed_form import AxisSizes, ClosedForm, PeakForm, Term
+from pruning.rules import OF_HEADS
 from pruning.tracer.calls import COUNTED
 from pruning.tracer.trace_records import Contraction, Rows, Slot
 from pruning.tracer.tracer import Tracer

@@ -119,6 +119,7 @@ def _describe(
     own = config.model_arguments
     builder = models.resolve(config.model, num_classes=classes, in_channels=sizes[0], own=own)
     graph = tracing.trace(builder(), torch.zeros(1, *sizes), **dataclasses.asdict(config.offered))
+    config.offered.check(graph)
     config.restrictions.check(graph)
     graph = config.restrictions.of(graph)
     if as_json:

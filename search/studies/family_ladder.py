@@ -165,7 +165,9 @@ def _restricted(config: FamilyConfig, subject: Subject) -> Subject:
 
     Its channels are those of the layers that the shape narrows.
     """
-    restrictions = config.as_search().restrictions
+    search = config.as_search()
+    search.offered.check(subject.base.graph)
+    restrictions = search.restrictions
     if restrictions != Restrictions():
         base = subject.base.under(restrictions)
         profile = subject.profile.permitted(base.graph_of(subject.profile))

@@ -164,6 +164,7 @@ def check(
         whole = whole_trace(model, sample.inputs, config.offered)
     except TraceError as error:
         raise ModelError(f"{config.model}: {error}") from error
+    config.offered.check(whole)
     config.restrictions.check(whole)
     graph = config.restrictions.of(whole)
     task = task or tasks.resolve(config.task)

@@ -101,3 +101,24 @@ def test_it_is_said_on_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     given = ("inspect", MODEL, "--input=1x8x8", "--classes=10")
     assert GROUP not in espalier(*given).out
     assert GROUP in espalier(*given, "--whole-heads").out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--model=digits-vgg", "--budget=flops=50%", "--device=cpu"),
+        ("family", "p.json", "--model=resnet20", "--data=digits", "--budgets=flops=50%"),
+        ("correlate", "--model=digits-vgg", "--device=cpu"),
+        ("inspect", "vgg16", "--input=3x32x32"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_where_there_are_no_heads_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.json").write_text('{"widths": {}}')
+    done = espalier(*command, "--whole-heads")
+    assert done.status == 2
+    assert "no attention whose code gets by with fewer heads" in done.err
+    assert not (tmp_path / "espalier-runs").exists()
