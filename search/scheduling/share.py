@@ -194,10 +194,11 @@ def _require_reachable(address: str) -> None:
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
+    # Beyond 65,535 another port would be asked, which may well answer.
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"ray_address must be HOST:PORT or auto, got {address!r}")
     try:
         with socket.create_connection((host, int(port)), timeout=_REACH_SECONDS):
             pass
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ClusterUnreachableError(f"no Ray cluster answers at {address}: {error}") from error

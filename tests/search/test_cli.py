@@ -97,6 +97,7 @@ CHANGED_FLAGS = {
     "divisor": 4,
     "prune-residual": True,
     "exact": False,
+    "whole-heads": True,
     "seed": 11,
     "concurrency": 3,
     "device": "cpu",

@@ -160,7 +160,11 @@ def at(address: str) -> SearchConfig:
 
 
 @pytest.mark.parametrize(
-    "address", ["nowhere", "host:", ":6379", "host:port", "ray://host:10001", "http://host:80"]
+    "address",
+    [
+        *("nowhere", "host:", ":6379", "host:port", "ray://host:10001", "http://host:80"),
+        *("127.0.0.1:99999", "127.0.0.1:0"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(address: str):
     with pytest.raises(ConfigError, match="ray_address must be HOST:PORT or auto, got "):
@@ -173,8 +177,6 @@ def test_a_cluster_that_does_not_answer_is_refused_in_seconds():
     with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}: ") as caught:
         check_resources(at(address), "cpu")
     assert exit_status(caught.value) == EXIT_NOT_NOW  # it may be up again later
-    with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127\.0\.0\.1:99999: "):
-        check_resources(at("127.0.0.1:99999"), "cpu")
     assert time.monotonic() - begun < 10
 
 

@@ -212,6 +212,8 @@ def test_the_service_begins_what_python_means(networked, case: str):
     assert row.kind == answer.json["kind"] == kind
     began = from_mapping(type(config), row.settings)
     expected = dataclasses.asdict(config.resolved())
+    if isinstance(config, FamilyConfig):
+        expected["source"] = config.source.replace("/", ":")  # so it is never a path
     differing = {
         name
         for name, value, meant in _leaves(dataclasses.asdict(began), expected)
