@@ -181,31 +181,32 @@ class _Traces:
         def predicted(courses: Courses) -> _Prediction:
             return self._predicted(skeleton, device, values, courses)
 
-        prediction = predicted({})
-        with suppress(OutOfTimeError):  # `verified` finds out as well
-            prediction = self._improved(skeleton, prediction, {}, predicted)
-            if self.offered.whole_heads:
+        prediction = self._improved(skeleton, {}, predicted)
+        if self.offered.whole_heads:
+            with suppress(OutOfTimeError):
                 prediction = self._with_whole_heads(skeleton, prediction, predicted)
         return prediction
 
     def _improved(
         self,
         skeleton: nn.Module,
-        prediction: _Prediction,
         courses: Courses,
         predicted: Callable[[Courses], _Prediction],
     ) -> _Prediction:
         """A prediction with these courses, and with others where the code wants them."""
         tried: set[tuple[ReshapeKey, Course]] = set()
-        for _ in range(_MOST_TRACES):
-            better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
-                prediction.graph, prediction.rehearse, tried, exact=self.offered.exact
-            )
-            if not better:
-                break
-            courses = {**courses, **better}
-            prediction = predicted(courses)
-        return _with_kept_sizes(skeleton, prediction)
+        prediction = predicted(courses)
+        with suppress(OutOfTimeError):  # `verified` finds out as well
+            for _ in range(_MOST_TRACES):
+                better = _courses_of_misled(prediction.tracer, tried) or _better_courses(
+                    prediction.graph, prediction.rehearse, tried, exact=self.offered.exact
+                )
+                if not better:
+                    break
+                courses = {**courses, **better}
+                prediction = predicted(courses)
+            prediction = _with_kept_sizes(skeleton, prediction)
+        return prediction
 
     def _with_whole_heads(
         self,
@@ -219,7 +220,7 @@ class _Traces:
         streams = {layer for g in prediction.graph.groups if g.residual for layer in g.producers}
         while heads:
             courses = {**usual, **heads}
-            other = self._improved(skeleton, predicted(courses), courses, predicted)
+            other = self._improved(skeleton, courses, predicted)
             refusing = _refusing_heads(other, streams)
             if not refusing:
                 return other
