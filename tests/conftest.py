@@ -51,7 +51,7 @@ for _name in (
 ):
     _share(Path(__file__).parent / "pruning" / f"{_name}.py")
 
-for _name in ("ports", "postgresql", "s3"):
+for _name in ("chromium", "ports", "postgresql", "s3"):
     _share(Path(__file__).parent / f"{_name}.py")
 
 

@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import IN_A_BROWSER, chromium
 from recorded import ORIGINS, accuracy, record_search
 
 from mlflow_server import Views, connect, running_server, store_uri, view_links
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
+    *IN_A_BROWSER,
     # SQLAlchemy 2.1 deprecates what MLflow 3.17 uses while its tables are first imported.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
@@ -34,16 +30,13 @@ SECONDS = 60_000
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.set_default_timeout(SECONDS)
         # A panel that MLflow opens once for everyone who is new.
         seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
         page.add_init_script(seen)
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from chromium import IN_A_BROWSER, chromium
 from other_studies import finish, put
 from ports import free_port
 from samples import ABSOLUTE_ERROR, FinishedSearch, base_outcome, outcome, trial_job
@@ -29,13 +30,8 @@ from search.config.search_config import SearchConfig
 from search.storage.layout import CONFIG_FILE, EVENTS_FILE, LOG_FILE
 from search.trials.jobs import job_to_mapping
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
+    *IN_A_BROWSER,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 
@@ -148,11 +144,8 @@ def finished(service: Service, finished_search: FinishedSearch) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @dataclass
