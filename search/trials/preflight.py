@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.restrictions import Restrictions
 from pruning.selection import absolute_limits, least_widths, unreachable
-from pruning.structure_removal.structures import KINDS, remove_structures, structures
+from pruning.structure_removal.structures import KINDS, Structure, remove_structures, structures
 from pruning.tracing import trace, whole_trace
 from search.config.methods import method, parts_of
 from search.config.search_config import SearchConfig
@@ -90,14 +91,18 @@ class Preflight:
 
     def graph_of(self, profile: WidthProfile) -> ChannelGraph:
         """The graph that prices this shape: without the structures that it lacks."""
-        if not profile.removed:
-            return self.graph
-        with torch.random.fork_rng(devices=[]):  # weights do not matter here
-            base = self.builder()
-        example_input = self.example_input
-        left = without_removed(base, profile, example_input)
-        graph = whole_trace(left, example_input, self.graph.offered)
-        return graph.pruning_layers(self.graph.pruned_layers)
+        if profile.removed not in self._graphs:
+            with torch.random.fork_rng(devices=[]):  # weights do not matter here
+                base = self.builder()
+            left = without_removed(base, profile, self.example_input)
+            graph = whole_trace(left, self.example_input, self.graph.offered)
+            self._graphs[profile.removed] = graph.pruning_layers(self.graph.pruned_layers)
+        return self._graphs[profile.removed]
+
+    @functools.cached_property
+    def _graphs(self) -> dict[tuple[Structure, ...], ChannelGraph]:
+        """By the structures that are missing."""
+        return {(): self.graph}
 
     @property
     def flops_limit(self) -> int:

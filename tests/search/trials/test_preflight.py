@@ -13,8 +13,11 @@ from samples import small_config
 from torch import nn
 
 from copycat.builder import Builder
+from copycat.width_profile import WidthProfile
 from pruning import Cost, measure_cost
 from pruning.errors import ConfigError, CriterionError, ModelError, UnreachableBudgetError
+from pruning.structure_removal.structures import Structure
+from pruning.tracing import whole_trace
 from search import models
 from search.data.data import Sample
 from search.trials.preflight import Preflight, check
@@ -339,3 +342,24 @@ def test_a_preflight_holds_no_weights_and_can_be_sent_anywhere(preflight: Prefli
     assert sent.graph.cost({sent.groups[0]: 3}) == preflight.graph.cost({sent.groups[0]: 3})
     assert isinstance(sent.base, Cost)
     assert len(pickle.dumps(preflight)) < 200_000
+
+
+def test_the_graph_of_a_shape_without_structures_is_made_once(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    """However many networks have it; the shape of another is another graph."""
+    builder = models.resolve("samples:small_residual", num_classes=3, in_channels=1)
+    config = small_config(tmp_path, granularity=("filter+block",), budget=("flops=50%",))
+    found, traced = check(config, builder, SAMPLE), []
+    monkeypatch.setattr(
+        "search.trials.preflight.whole_trace",
+        lambda *given: traced.append(given) or whole_trace(*given),
+    )
+    blocks = [(Structure("block", f"blocks.{number}"),) for number in (0, 1)]
+    for widths in ({}, {"stem.0": 5}):
+        assert found.graph_of(WidthProfile(widths)) is found.graph
+        first, second = (found.graph_of(WidthProfile(widths, gone)) for gone in blocks)
+        assert first.cost().flops == second.cost().flops < found.graph.cost().flops
+        assert not any("blocks.0" in layer for group in first.groups for layer in group.producers)
+        assert any("blocks.0" in layer for group in second.groups for layer in group.producers)
+    assert len(traced) == 2
