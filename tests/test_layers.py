@@ -213,6 +213,12 @@ def test_pruning_and_copycat_need_neither_ray_nor_optuna_nor_mlflow() -> None:
     assert imported_by(every_name, among=("torch", *others)) == ["torch"]
 
 
+def test_studies_import_ray_and_scipy_when_they_need_them() -> None:
+    """Not before a study has a job for a worker; one that is refused, or is over, has none."""
+    every_study = "from search.studies import search_study, family_study, correlation_study"
+    assert imported_by(every_study, among=("torch", "ray", "scipy.stats")) == ["torch"]
+
+
 HELP = (
     "import contextlib, io, sys\nfrom search.cli import main\n"
     "sys.argv = 'espalier {} --help'.split()\n"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from pruning.graph.channel_graph import ChannelGraph
+from pruning.lazy_imports import lazy_modules
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    (stats,) = lazy_modules("scipy.stats")
 
 MIN_UNITS = 3
 """Two units always correlate by 1 or −1; a layer with fewer than this says nothing."""

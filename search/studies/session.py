@@ -5,17 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from rich.console import Console
 
 from mlflow_server.runs import RunRecorder
 from pruning.errors import ArchitectureError, EspalierError
+from pruning.lazy_imports import lazy_modules
 from search.data.data import Data
 from search.scheduling.compute_budget import ComputeBudget, RationedList
 from search.scheduling.own_ray import one_ray
-from search.scheduling.ray_executor import Perform, cluster
 from search.scheduling.share import Share
 from search.storage.atomic_files import disk_full_as_error
 from search.storage.folder_lock import FolderLock
@@ -41,6 +41,11 @@ from search.trials.jobs import (
     Outcome,
 )
 from search.trials.targets import product_keys
+
+if TYPE_CHECKING:
+    from search.scheduling import ray_executor
+else:
+    (ray_executor,) = lazy_modules("search.scheduling.ray_executor")
 
 Result = TypeVar("Result")
 
@@ -167,7 +172,7 @@ class Session:
             ]
         )
         self._stack = ExitStack()
-        self._perform_all: Perform | None = None
+        self._perform_all: ray_executor.Perform | None = None
 
     def run(self, study: Study[Result]) -> Result:
         """The work of the study; the record and the budget learn how it ends."""
@@ -205,7 +210,7 @@ class Session:
             return
         if self._perform_all is None:
             self._perform_all = self._stack.enter_context(
-                cluster(self.context, self.data, self._share)
+                ray_executor.cluster(self.context, self.data, self._share)
             )
         self._perform_all(source, self.observer)
 

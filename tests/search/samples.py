@@ -284,19 +284,22 @@ class Workers:
 
         yield perform_all
 
-    def take_over(self, patch: pytest.MonkeyPatch) -> None:
+    def take_over(self, patch: pytest.MonkeyPatch, *, draws: bool = False) -> None:
         """Searches have their jobs performed here, and networks looked at.
 
         None is tried out before, which is tested in test_dry_run.py and test_end_to_end.py; none
-        draws figures, which takes seconds. Small networks have few shapes to choose from.
+        draws figures, which takes seconds, unless it `draws`. Small networks have few shapes to
+        choose from.
         """
-        patch.setattr("search.studies.session.cluster", self.cluster)
+        patch.setattr("search.studies.session.ray_executor", self)
         for kind in ("search", "family", "correlation"):
             patch.setattr(f"search.studies.{kind}_study.try_out", lambda *_: None)
         patch.setattr("search.studies.setup.apart", lambda task, *rest: task(*rest))
         patch.setattr("search.scheduling.shape_selection._POINTS", 20)
-        patch.setattr("search.studies.publishing.front_figure", lambda _: Picture())
-        patch.setattr("search.studies.publishing.draw_all", lambda *_: [])
+        patch.setattr("search.scheduling.own_ray.begin", lambda share: None)
+        if not draws:
+            patch.setattr("search.studies.publishing.front_figure", lambda _: Picture())
+            patch.setattr("search.studies.publishing.draw_all", lambda *_: [])
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def test_a_finished_search_is_not_run_again(
     """Also where everything was moved to another place; no worker is started for it."""
     shutil.copytree(finished_search.runs, tmp_path / "moved")
     flags = [flag for flag in finished_search.flags if not flag.startswith("--runs")]
-    monkeypatch.setattr("search.studies.session.cluster", None)
+    monkeypatch.setattr("search.studies.session.ray_executor", None)
     again = espalier("search", *flags, "--runs", tmp_path / "moved")
     assert (again.status, again.err) == (0, "")
     assert "started" not in again.out
@@ -297,7 +297,7 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
     assert recorded_runs(folder)["search"].status == "killed"
 
     monkeypatch.chdir(desk)
-    monkeypatch.setattr("search.studies.session.cluster", Workers().cluster)
+    monkeypatch.setattr("search.studies.session.ray_executor", Workers())
     completed = espalier("search", *flags)
     assert completed.status == 0, completed.err
     trials = study_of(folder).trials

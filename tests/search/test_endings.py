@@ -144,7 +144,7 @@ def test_a_changed_range_of_a_setting_holds_for_new_trials_only(
     Jobs are performed in this process: Optuna and the record are all that has to do with ranges.
     """
     shutil.copytree(empty_store, desk / "ranges")
-    monkeypatch.setattr("search.studies.session.cluster", Workers().cluster)
+    monkeypatch.setattr("search.studies.session.ray_executor", Workers())
     config = small_config(
         desk,
         training=TrainingConfig(4, 1, 1, batch_size=32),

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -316,7 +317,7 @@ def performed(monkeypatch: pytest.MonkeyPatch, memory: MemoryRecorder) -> list[s
 
         yield perform_all
 
-    monkeypatch.setattr(session, "cluster", cluster)
+    monkeypatch.setattr(session, "ray_executor", SimpleNamespace(cluster=cluster))
     return keys
 
 

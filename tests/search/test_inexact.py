@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(session, "cluster", InProcess)
+    monkeypatch.setattr(session, "ray_executor", SimpleNamespace(cluster=InProcess))
     monkeypatch.setattr(session, "run_recorder", lambda *_: MemoryRecorder("family"))
     monkeypatch.setattr(
         "search.studies.session.run_recorder", lambda *_: MemoryRecorder("correlation")

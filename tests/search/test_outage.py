@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ports import free_port
@@ -115,7 +116,8 @@ def test_it_is_not_slowed_down_and_every_metric_is_there(
         profiles=1,
         mlflow_url=outage.url,
     )
-    monkeypatch.setattr(session, "cluster", perform_with(outage))
+    executor = SimpleNamespace(cluster=perform_with(outage))
+    monkeypatch.setattr(session, "ray_executor", executor)
     results = search.run(config).results
     assert outage.epochs_heard > 120  # so that the server was away for a third and came back
     assert writing_threads

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -340,7 +341,8 @@ def test_the_base_is_trained_before_those_that_imitate_it(
         with plain(*arguments) as perform_all:
             yield lambda source, observer: perform_all(AskedTwice(source, beside), observer)
 
-    monkeypatch.setattr("search.studies.session.cluster", cluster)
+    executor = SimpleNamespace(cluster=cluster)
+    monkeypatch.setattr("search.studies.session.ray_executor", executor)
     results = search.run(imitating(config)).results
     assert beside == [None]
     assert workers.performed[0] == "base"
