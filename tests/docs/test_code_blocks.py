@@ -25,7 +25,7 @@ import torch
 from markdown_blocks import PAGES, ROOT, Block, blocks
 from PIL import Image
 from samples import Workers, espalier
-from serving import Service
+from serving import WITHOUT_RAY, Service
 
 from mlflow_server import RecordedRun, RunRecorder
 from mlflow_server.runs import Entry
@@ -245,11 +245,12 @@ def test_blocks_run(
 
 @pytest.mark.slow
 def test_blocks_run_with_a_service(
-    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real service and a search by it, which is small."""
+    """A real service and a search by it, which is small and without Ray."""
     folder = opened(desk, tmp_path)
     shutil.rmtree(folder / "espalier-runs")
+    shutil.copytree(empty_store, folder / "espalier-runs")
     settings = folder / "examples" / "digits.toml"
     small = settings.read_text()
     for whole, part in SMALL_SETTINGS.items():
@@ -257,7 +258,7 @@ def test_blocks_run_with_a_service(
         small = small.replace(whole, part)
     settings.write_text(small)
     monkeypatch.chdir(folder)
-    service = Service(folder / "espalier-runs")
+    service = Service(folder / "espalier-runs", program=WITHOUT_RAY)
     service.start()
     try:
         names: dict[str, Any] = {"__name__": "__main__"}

@@ -71,6 +71,9 @@ STEPWISE: Mapping[str, Any] = {
 }
 """A search that gets on only by `Service.get_on`, until it is released: see Service.hold."""
 
+ESPALIER = ("-m", "search.cli")
+WITHOUT_RAY = (str(Path(__file__).with_name("without_ray.py")),)
+"""Programs for the command line."""
 
 ANSWER_SECONDS = 120.0
 """So long an answer is waited for: httpx's five seconds are few on a machine that is busy."""
@@ -94,11 +97,13 @@ class Service:
     """`espalier serve` on ports of its own; restarted on the same ones.
 
     further: flags.  surroundings: all variables of its environment but those that it needs.
+    program: what it and its searches are started by.
     """
 
     runs: Path
     further: tuple[str, ...] = ()
     surroundings: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    program: tuple[str, ...] = ESPALIER
     port: int = field(default_factory=free_port)
     mlflow_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -125,7 +130,7 @@ class Service:
         """Start it and wait until searches can be launched."""
         log = self.runs.parent / "service.log"
         command = [
-            *(sys.executable, "-m", "search.cli", "serve", "--runs", str(self.runs)),
+            *(sys.executable, *self.program, "serve", "--runs", str(self.runs)),
             *("--port", str(self.port), "--mlflow-port", str(self.mlflow_port)),
             *("--data-root", str(self.runs.parent / "data"), *self.further),
         ]
@@ -211,9 +216,9 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path, *further: str) -> Iterator[Service]:
+def service(folder: Path, *further: str, program: tuple[str, ...] = ESPALIER) -> Iterator[Service]:
     """A service until the end of the block; its searches and its MLflow end with it."""
-    found = Service(folder / "runs", further)
+    found = Service(folder / "runs", further, program=program)
     try:
         found.start()
         yield found
@@ -226,7 +231,7 @@ def search_processes(runs: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if line[1:4] == ["-m", "search.cli", "resume"] and str(runs) in line:
+        if "resume" in line[2:4] and str(runs) in line:
             found.append(process)
     return found
 

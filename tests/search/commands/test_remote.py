@@ -17,6 +17,7 @@ import httpx
 import pytest
 from ports import free_port
 from samples import FinishedSearch, espalier, outcome
+from serving import WITHOUT_RAY
 
 import copycat
 from search.client import Client
@@ -353,18 +354,11 @@ def test_a_list_of_a_server_does_without_torch():
 def server(
     finished_search: FinishedSearch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The address of `espalier serve` on a copy of the searches."""
+    """The address of `espalier serve` on a copy of the searches; new ones are without Ray."""
     folder = tmp_path_factory.mktemp("served")
     runs = folder / finished_search.runs.name
     shutil.copytree(finished_search.runs, runs)
-    command = [
-        sys.executable,
-        "-m",
-        "search.cli",
-        "serve",
-        "--port=0",
-        f"--mlflow-port={free_port()}",
-    ]
+    command = [sys.executable, *WITHOUT_RAY, "serve", "--port=0", f"--mlflow-port={free_port()}"]
     command += [f"--runs={runs}", f"--data-root={folder / 'data'}", "--device=cpu"]
     with (
         (folder / "log").open("w") as log,

@@ -1,6 +1,10 @@
-"""kill -9 and Ctrl-C of everything that a search needs, in the middle of it."""
+"""kill -9 and Ctrl-C of everything that a search needs, in the middle of it.
+
+Its own workers are killed in tests/search/test_killed.py: the searches here are without Ray.
+"""
 
 import json
+import shutil
 from pathlib import Path
 
 import optuna
@@ -9,12 +13,24 @@ import pytest
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from serving import STEPWISE, Service, eventually, mlflow_processes, search_processes, service
+from serving import (
+    STEPWISE,
+    WITHOUT_RAY,
+    Service,
+    eventually,
+    mlflow_processes,
+    search_processes,
+    service,
+)
 
 from search.storage.layout import EVENTS_FILE, LOG_FILE
 from search.tracking.event_file import EventFile
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # SQLAlchemy 2.1 deprecates what MLflow 3.17 uses while its tables are first imported.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
 
 
 def trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -85,12 +101,14 @@ def stop_search(running: Service, search_id: str) -> None:
     running.ask("POST", f"/v1/searches/{search_id}/resume")
 
 
-def test_every_search_ends_finished_each_once_none_lost(tmp_path: Path) -> None:
+def test_every_search_ends_finished_each_once_none_lost(tmp_path: Path, empty_store: Path) -> None:
     """One is at work whatever ends: its process, the service, MLflow; one is in the queue.
 
     It stands still in the middle of an epoch meanwhile, so that nothing depends on the time.
     """
-    with service(tmp_path, "--builder", "stepwise:Stepwise") as running:
+    shutil.copytree(empty_store, tmp_path / "runs")
+    allowed = ("--builder", "stepwise:Stepwise")
+    with service(tmp_path, *allowed, program=WITHOUT_RAY) as running:
         running.hold()
         at_work = running.launch(**STEPWISE, name="killed")
         waiting = running.launch(**{**STEPWISE, "trials": 1}, name="queued")

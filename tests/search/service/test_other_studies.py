@@ -24,7 +24,7 @@ from other_studies import (
 )
 from refusals import check_refused, untouched
 from samples import espalier
-from serving import eventually
+from serving import STEPWISE, WITHOUT_RAY, eventually
 from serving import service as real_service
 
 import copycat
@@ -514,25 +514,37 @@ def test_one_that_cannot_be_read_is_set_aside_until_it_is_mended(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-def test_what_was_found_is_made_into_a_family_and_its_criteria_are_compared(tmp_path: Path) -> None:
+def test_what_was_found_is_made_into_a_family_and_its_criteria_are_compared(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One after the other in one queue; the family is stopped in between, and goes on."""
-    data = {"source": "digits", "limit_train": 240}
-    small = {"data": data, "training": {"scratch_epochs": 4, "batch_size": 32}}
-    with real_service(tmp_path) as running, Client(running.url) as client:
+    data = {"source": "digits", "limit_train": 120}
+    small = {"data": data, "training": {"scratch_epochs": 2, "batch_size": 32}}
+    shutil.copytree(empty_store, tmp_path / "runs")
+    allowed = ("--builder", "stepwise:Stepwise")
+    with (
+        real_service(tmp_path, *allowed, program=WITHOUT_RAY) as running,
+        Client(running.url) as client,
+    ):
+        running.hold()  # which writes the network
+        running.release()
         training = {"epochs": 1, "fine_tune_epochs": 1, "scratch_epochs": 1, "batch_size": 32}
-        search = running.launch(trials=1, data=data, training=training)
+        settings = {**STEPWISE, "trials": 1, "data": data, "training": training}
+        search = running.launch(**settings)
         running.wait_for(search, "finished")
+        running.hold()
         key = next(row["key"] for row in client.front(search) if row["origin"] == "fine-tuned")
         asked = {"source": f"{search}:{key}", "budgets": ["flops=9%"], "seeds": 2, **small}
         family = client.launch({**asked, "include": [search]}, kind="family")["id"]
-        eventually(lambda: running.epochs(family) > 1)
+        running.get_on(family, 3)
         assert client.stop(family)["is_stopping"]
         running.wait_for(family, "stopped")
         begun = running.epochs(family)
+        running.release()
         client.resume(family)
         config = CorrelationConfig(
             criterion=("taylor", "magnitude-l1"),
-            data=DataConfig(limit_train=240),
+            data=DataConfig(limit_train=120),
             training=TrainingConfig(epochs=1, batch_size=32),
             scoring_batches=1,
         )
@@ -549,7 +561,9 @@ def test_what_was_found_is_made_into_a_family_and_its_criteria_are_compared(tmp_
         assert {point.num_runs for point in study.points if point.kind != "fine-tuned"} == {2}
         stored = client.architectures(family)
         assert len(stored) == 1 + 2 * 3, "the base network, and each shape with two seeds"
-        copycat.load(client.download(stored[-1]["id"], tmp_path / "member"))
+        monkeypatch.syspath_prepend(tmp_path)  # where the network's module is
+        member = client.download(stored[-1]["id"], tmp_path / "member")
+        copycat.load(member, trust=["stepwise"])
         agreements = client.correlation(correlation).agreements
         assert {row.criterion for row in agreements} == {"taylor", "magnitude-l1"}
         for name in (search, family, correlation):
