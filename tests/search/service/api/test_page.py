@@ -22,7 +22,7 @@ from chromium import IN_A_BROWSER, chromium
 from other_studies import finish, put
 from ports import free_port
 from samples import ABSOLUTE_ERROR, FinishedSearch, base_outcome, outcome, trial_job
-from serving import ANSWER_SECONDS, request
+from serving import ANSWER_SECONDS, WITHOUT_RAY, request
 
 import copycat
 from mlflow_server import schema
@@ -89,9 +89,10 @@ class Service:
 
 @contextmanager
 def serving(folder: Path, *further: str, token: str = "") -> Iterator[Service]:
+    """One whose searches are without Ray."""
     port, mlflow_port = free_port(), free_port()
     command = [
-        *(sys.executable, "-m", "search.cli", "serve", "--runs", str(folder / "runs")),
+        *(sys.executable, *WITHOUT_RAY, "serve", "--runs", str(folder / "runs")),
         *("--data-root", str(folder / "data"), "--port", str(port)),
         *("--mlflow-port", str(mlflow_port), *further),
     ]
@@ -534,19 +535,15 @@ def test_a_family_of_what_is_not_there_is_refused_at_its_field(watched, finished
     assert page.url.endswith("/#/launch?kind=family")
 
 
-def test_another_study_begins_with_the_settings_of_one_of_its_kind(browser, tmp_path):
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    finish(put(runs, "own-family", "family"), "family")
-    with serving(tmp_path) as service, looking(browser, service) as watched:
-        watched.refused = {422}  # its source is not here
-        page = watched.open("/searches/own-family")
-        page.get_by_role("link", name="Launch another like it").click()
-        page.get_by_role("heading", name="Launch a family study").wait_for()
-        assert field_of(page, "source").input_value() == "done/fine-tuned-0"
-        assert field_of(page, "budgets").input_value() == "flops=20%, flops=10%"
-        assert field_of(page, "seeds").input_value() == "2"
-        page.locator("[id='field-source-error']:not(:empty)").wait_for()
+def test_another_study_begins_with_the_settings_of_one_of_its_kind(watched):
+    watched.refused = {422}  # its source is not here
+    page = watched.open("/searches/own-family")
+    page.get_by_role("link", name="Launch another like it").click()
+    page.get_by_role("heading", name="Launch a family study").wait_for()
+    assert field_of(page, "source").input_value() == "done/fine-tuned-0"
+    assert field_of(page, "budgets").input_value() == "flops=20%, flops=10%"
+    assert field_of(page, "seeds").input_value() == "2"
+    page.locator("[id='field-source-error']:not(:empty)").wait_for()
 
 
 # ---- with a keyboard
@@ -755,7 +752,10 @@ def run_token_command(runs: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_a_token_is_asked_for_and_sent_with_everything(browser, service, finished, tmp_path):
+def test_a_token_is_asked_for_and_sent_with_everything(
+    browser, service, finished, tmp_path, empty_store
+):
+    shutil.copytree(empty_store, tmp_path / "runs")
     token = run_token_command(tmp_path / "runs")
     shutil.copytree(service.runs / finished, tmp_path / "runs" / finished)
     with (
