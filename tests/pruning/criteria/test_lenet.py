@@ -100,10 +100,12 @@ def num_pruned(
     Scores are computed anew after each removal, with a seed of their own. The last neuron of
     a layer stays.
     """
+    graph = trace(model, images[:1])
     for number in range(0, 16 + 32 + 120 + 84, AT_A_TIME):
-        graph = trace(model, images[:1])
         scores = criterion(1000 * seed + number).score(model, graph, minibatches(images, labels))
-        model = remove_channels(model, graph, without_least(scores))
+        plan = without_least(scores)
+        model = remove_channels(model, graph, plan)
+        graph = graph.narrowed(plan.units_kept(graph))
         if training_loss(model, images, labels) > MAX_LOSS:
             return number
     raise AssertionError("a network of one neuron per layer has learnt the digits")
