@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
@@ -24,6 +23,7 @@ from pruning.networks.torch_interior import disable_current_modes, schema_of
 from pruning.tracer.composite_calls import note_constant
 from pruning.tracer.network_runs import run as run_network
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
+from pruning.tracer.tensor_dict import TensorDict
 from pruning.tracer.trace_records import Step
 from pruning.tracer.tracer import Tracer, call_of
 
@@ -92,7 +92,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         super().__init__({}, tick=tick)
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
-        self._resized: Any = WeakIdKeyDictionary()
+        self._resized: TensorDict[bool] = TensorDict()
         self._position = 0
         self.differences: list[Difference] = []
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.channel_labels import AxisLabels, Labels
 from pruning.graph.operators.rule import Call, aten_names
 from pruning.networks.nested_tensors import tensors_in
 from pruning.tracer.labelled_tensors import LabelledTensors
+from pruning.tracer.tensor_dict import TensorDict
 from pruning.tracer.trace_records import Storage
 
 _FILLERS = frozenset(aten_names("zeros ones full empty new_zeros new_ones new_full new_empty"))
@@ -27,7 +27,7 @@ class Memory:
     def __init__(self, labelled: LabelledTensors) -> None:
         self.storages: list[Storage] = []
         self._labelled = labelled
-        self._storage_of: Any = WeakIdKeyDictionary()
+        self._storage_of: TensorDict[Storage] = TensorDict()
 
     def axes(self, tensor: Tensor) -> AxisLabels:
         """Labels per axis of a tensor."""
@@ -47,8 +47,7 @@ class Memory:
 
     def storage(self, tensor: Tensor) -> Storage | None:
         """None for what is no activation."""
-        storage: Storage | None = self._storage_of.get(tensor)
-        return storage
+        return self._storage_of.get(tensor)
 
     def makes(self, call: Call, is_alias: list[bool], step: int) -> None:
         """Note what a call reads and makes; a view lives in the memory of what it is a view of."""
@@ -71,7 +70,7 @@ class FilledTensors:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._storages: Any = WeakIdKeyDictionary()
+        self._storages: TensorDict[list[Storage]] = TensorDict()
 
     def __contains__(self, tensor: Tensor) -> bool:
         return tensor in self._storages
@@ -106,4 +105,4 @@ class FilledTensors:
         for place, declared in enumerate(schema.arguments):
             if declared.alias_info is not None:
                 for tensor in tensors_in(call.arg(place, declared.name)):
-                    self._storages.pop(tensor, None)
+                    self._storages.discard(tensor)

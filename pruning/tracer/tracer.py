@@ -73,7 +73,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.channels = ChannelLabels(exact=self.offered.exact)
         self.labelled = LabelledTensors(tensors, self.channels)
         self.functions = FunctionCalls(self.labelled)
-        self.reshapes = Reshapes(self.labelled, courses or {})
+        self.reshapes = Reshapes(self.labelled, self.functions.sites, courses or {})
         self.memory = Memory(self.labelled)
         self.filled = FilledTensors(self.memory)
         self.unread = UnreadTensors()
@@ -97,7 +97,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # What rules write (pruning.graph.operators.rule.Tracing).
 
     def produces(self, weight: Labels) -> None:
-        self.produced.append((weight, self.reshapes.module))
+        self.produced.append((weight, self.functions.sites.module))
 
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
@@ -234,7 +234,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.note(
             Step(
                 call.name,
-                self.reshapes.module,
+                self.functions.sites.module,
                 self.constants.of(call),
                 tuple(tuple(output.shape) for output in call.outputs),
                 tuple(self.axes(output) for output in call.outputs),
