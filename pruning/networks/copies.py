@@ -47,7 +47,11 @@ def copy_of_checked(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     try:
         for module, twin in reversed(twins):  # parts first: what copies itself looks at them
             twin.__dict__.update(
-                {n: _copied_value(v, memo) for n, v in vars(module).items() if n != _COMPILED}
+                {
+                    name: value if type(value) in _ATOMIC else _copied_value(value, memo)
+                    for name, value in vars(module).items()
+                    if name != _COMPILED
+                }
             )
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module holds may raise anything
@@ -76,11 +80,11 @@ _OWN_WAYS = frozenset(
 
 def _copied_value(value: Any, memo: dict[int, object]) -> Any:
     """A deep copy of an attribute; nearly all are plain, or mappings of what `memo` has."""
-    kind = type(value)
-    if kind in _ATOMIC or (kind is tuple and all(type(item) in _ATOMIC for item in value)):
-        return value
     if id(value) in memo:
         return memo[id(value)]
+    kind = type(value)
+    if kind is tuple and all(type(item) in _ATOMIC for item in value):
+        return value
     if kind is dict and all(v is None or id(v) in memo for v in value.values()):
         twin: Any = {key: memo.get(id(item)) for key, item in value.items()}
     elif kind in (OrderedDict, set) and not value:

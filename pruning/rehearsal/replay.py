@@ -21,6 +21,7 @@ from pruning.networks.copies import moved
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import disable_current_modes, schema_of
 from pruning.tracer.composite_calls import note_constant
+from pruning.tracer.declarations import declaration_of
 from pruning.tracer.network_runs import run as run_network
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
 from pruning.tracer.tensor_dict import TensorDict
@@ -124,7 +125,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = schema_of(func).name
+        name = declaration_of(func).name
         args, kwargs = self._arguments(func, args, kwargs or {})
         if name == COPY:
             result = self._result(func, args, kwargs)
@@ -138,7 +139,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
 
     def _compared(self, before: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What a call returns, or was predicted to return where that is not so."""
-        asked = tuple(args[1]) if _kind(schema_of(func).name) == "aten::view" else ()
+        asked = tuple(args[1]) if _kind(declaration_of(func).name) == "aten::view" else ()
         predicted = tuple(map(self._sizes_of, before.shapes, before.axes))
         try:
             result = self._result(func, args, kwargs)

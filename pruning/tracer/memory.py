@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from pruning.graph.channel_labels import AxisLabels, Labels
 from pruning.graph.operators.rule import Call, aten_names
 from pruning.networks.nested_tensors import tensors_in
+from pruning.tracer.declarations import Declaration
 from pruning.tracer.labelled_tensors import LabelledTensors
 from pruning.tracer.tensor_dict import TensorDict
 from pruning.tracer.trace_records import Storage
@@ -81,12 +79,12 @@ class FilledTensors:
             storage.sizes[axis] = labels
         return tensor in self
 
-    def are_made(self, func: Any, call: Call) -> bool:
+    def are_made(self, declared: Declaration, call: Call) -> bool:
         """Whether an operator makes such tensors, or changes some in all places alike."""
         if call.name in _FILLERS:
             return not any(labels is not None for labels in self._memory.axes(call.output))
-        is_alike = torch.Tag.pointwise in func.tags or call.name == "aten::_to_copy"
-        if not is_alike or torch.Tag.nondeterministic_seeded in func.tags:
+        is_alike = declared.is_pointwise or call.name == "aten::_to_copy"
+        if not is_alike or declared.is_random:
             return False
         return bool(call.tensors) and all(tensor in self for tensor in call.tensors)
 
@@ -100,9 +98,8 @@ class FilledTensors:
                 *(storage for tensor in alike for storage in self._storages.get(tensor, ())),
             ]
 
-    def forget(self, schema: Any, call: Call) -> None:
+    def forget(self, declared: Declaration, call: Call) -> None:
         """Something may be written to what an operator changed or returned a view of."""
-        for place, declared in enumerate(schema.arguments):
-            if declared.alias_info is not None:
-                for tensor in tensors_in(call.arg(place, declared.name)):
-                    self._storages.discard(tensor)
+        for place, name in declared.shared_arguments:
+            for tensor in tensors_in(call.arg(place, name)):
+                self._storages.discard(tensor)
