@@ -38,9 +38,9 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
 def copy_of_checked(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     """`deep_copy` of a network that `check_copyable` was called with; it adds to `memo`."""
     twins: list[tuple[nn.Module, nn.Module]] = []
-    kinds = {type(module) for module in model.modules()}
-    by_default = {kind for kind in kinds if _is_copied_by_default(kind)}
-    for module in model.modules():
+    modules = list(model.modules())
+    by_default = {kind for kind in set(map(type, modules)) if _is_copied_by_default(kind)}
+    for module in modules:
         if id(module) not in memo and type(module) in by_default:
             twin = memo[id(module)] = type(module).__new__(type(module))
             twins.append((module, twin))

@@ -229,10 +229,23 @@ def _linear(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
     return [[(first.shape[0], second.shape[1])]]
 
 
+def _cat(args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
+    """As long along one axis as all together; alike along the others."""
+    first = tuple(tensors[0].shape)
+    if not first or any(tensor.dim() != len(first) for tensor in tensors):
+        return []
+    axis = (args[1] if len(args) > 1 else 0) % len(first)
+    if len({(*tensor.shape[:axis], *tensor.shape[axis + 1 :]) for tensor in tensors}) > 1:
+        return []
+    size = sum(tensor.shape[axis] for tensor in tensors)
+    return [[(*first[:axis], size, *first[axis + 1 :])]]
+
+
 _POINTWISE = frozenset(aten_names("hardswish hardswish_ mish_ gelu_ threshold_"))
 """Operators that are pointwise although torch does not tag them so."""
 
 _SHAPES: Mapping[str, Callable[[Sequence[Any], Sequence[Tensor]], _Choices]] = {
+    "aten::cat": _cat,
     "aten::convolution": _convolution,
     "aten::mean": _mean,
     **dict.fromkeys(aten_names("native_batch_norm"), _batch_norm),
