@@ -77,10 +77,10 @@ def numbers_in(value: Any) -> Iterator[float]:
 
 
 def _add_numbers(value: Any, numbers: list[float]) -> None:
-    if value is None or isinstance(value, (Tensor, str)):
-        return
     if isinstance(value, (int, float)):
         numbers.append(float(value))
+    elif type(value) in _SCALARS or isinstance(value, Tensor):
+        return
     elif isinstance(value, (list, tuple)):
         for item in value:
             _add_numbers(item, numbers)

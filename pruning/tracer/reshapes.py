@@ -16,6 +16,7 @@ from pruning.tracer.trace_records import Course, Courses, Reshape, ReshapeKey
 class Reshapes:
     """Decides it, by the courses given or else the usual way, and keeps what was decided.
 
+    sites: tell which module runs.
     courses: by module and number of the reshape in a run, where it is not the usual way.
     present: what the present call decided, if anything.
     misled: those whose channels were then taken apart one by one, so that they go on otherwise.

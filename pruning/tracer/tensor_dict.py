@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar, overload
 
@@ -22,6 +23,14 @@ class TensorDict(Generic[T]):
     def __init__(self) -> None:
         self._values: dict[int, T] = {}
         self._references: dict[int, WeakIdRef] = {}
+        owner = weakref.ref(self)  # references that hold what holds them would be a cycle
+
+        def forget(reference: WeakIdRef) -> None:
+            if (entries := owner()) is not None:
+                entries._values.pop(hash(reference), None)
+                entries._references.pop(hash(reference), None)
+
+        self._forget = forget
 
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._values
@@ -55,8 +64,3 @@ class TensorDict(Generic[T]):
             tensor = reference()
             if tensor is not None and key in self._values:
                 yield tensor, self._values[key]
-
-    def _forget(self, reference: WeakIdRef) -> None:
-        key = hash(reference)
-        self._values.pop(key, None)
-        self._references.pop(key, None)

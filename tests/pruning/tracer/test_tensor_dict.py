@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import torch
+from torch import Tensor
 
+from pruning.networks.garbage_collection import collection_paused
 from pruning.tracer.tensor_dict import TensorDict
 
 
@@ -62,3 +65,13 @@ def test_a_tensor_that_torch_alone_holds_keeps_its_value() -> None:
     values[holder.grad] = "gradient"
     gc.collect()
     assert values[holder.grad] == "gradient"
+
+
+def test_nothing_has_to_be_collected_afterwards() -> None:
+    tensor = torch.zeros(2)
+    values: TensorDict[Tensor] = TensorDict()
+    values[tensor] = value = torch.zeros(2)
+    kept = weakref.ref(value)
+    with collection_paused():
+        del values, value
+        assert kept() is None
