@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -16,6 +16,12 @@ from pruning.networks.copies import check_copyable, copy_of_checked
 from pruning.networks.torch_interior import buffer_slots, parameter_slots
 from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
+
+UnitsKept = Mapping[str, NDArray[np.bool_]]
+"""Per group, whether each of its units stays: KeepPlan.units_kept."""
+
+Positions = dict[str, list[tuple[int, Tensor]]]
+"""Per tensor that shrinks, by name: its axes that do, and the positions that stay along each."""
 
 Resize = Callable[[str, Tensor], Tensor]
 """A tensor of the old network, by name → the tensor of the new one."""
@@ -37,11 +43,25 @@ def remove_channels(model: nn.Module, graph: ChannelGraph, plan: KeepPlan) -> nn
     check_copyable(model)
     positions = kept_positions(graph, plan)
     _check_tensors(model, graph, positions)
+    return _without(model, graph, positions)
 
+
+def without_units(model: nn.Module, graph: ChannelGraph, units_kept: UnitsKept) -> nn.Module:
+    """`remove_channels` from a network that the graph was traced of: nothing is checked."""
+    return _without(model, graph, _positions(graph, units_kept))
+
+
+def _without(model: nn.Module, graph: ChannelGraph, positions: Positions) -> nn.Module:
     def shrink(name: str, tensor: Tensor) -> Tensor:
-        for axis, kept in positions.get(name, []):
+        if name not in positions:
+            return tensor.clone()
+        if tensor.is_meta:  # there is nothing to select, and the kernel takes five times as long
+            sizes = {axis: len(kept) for axis, kept in positions[name]}
+            shape = [sizes.get(axis, size) for axis, size in enumerate(tensor.shape)]
+            return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+        for axis, kept in positions[name]:
             tensor = tensor.index_select(axis, kept.to(tensor.device))
-        return tensor.clone()
+        return tensor
 
     return _resized(model, shrink, graph)
 
@@ -86,24 +106,28 @@ def _laid_out_like(old: Tensor, new: Tensor) -> Tensor:
     return result.copy_(new)
 
 
-def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> dict[str, list[tuple[int, Tensor]]]:
+def kept_positions(graph: ChannelGraph, plan: KeepPlan) -> Positions:
     """Per tensor that shrinks, by name: its axes that do, and the positions that stay along each.
 
     PlanError if the plan does not fit the graph.
     """
-    keep = plan.units_kept(graph)
-    changed = np.array([not keep[group.name].all() for group in graph.groups], dtype=bool)
-    offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
-    flat = np.concatenate([keep[group.name] for group in graph.groups] or [np.zeros(0, bool)])
-    result: dict[str, list[tuple[int, Tensor]]] = {}
+    return _positions(graph, plan.units_kept(graph))
+
+
+def _positions(graph: ChannelGraph, units_kept: UnitsKept) -> Positions:
+    keep = [units_kept[group.name] for group in graph.groups]
+    offsets = np.cumsum([0] + [len(kept) for kept in keep])
+    flat = np.concatenate(keep or [np.zeros(0, bool)])
+    chosen: dict[tuple[int, int], Tensor | None] = {}  # axes along the same channels share arrays
+    result: Positions = {}
     for axis in (*graph.axes, *graph.sizes):
-        in_group = axis.groups != NO_GROUP
-        if not changed[axis.groups[in_group]].any():
-            continue
-        kept = np.ones(len(axis.groups), dtype=bool)
-        kept[in_group] = flat[offsets[axis.groups[in_group]] + axis.units[in_group]]
-        chosen = torch.from_numpy(np.flatnonzero(kept))
-        result.setdefault(axis.tensor, []).append((axis.axis, chosen))
+        key = id(axis.groups), id(axis.units)
+        if key not in chosen:
+            kept, in_group = np.ones(len(axis.groups), dtype=bool), axis.groups != NO_GROUP
+            kept[in_group] = flat[offsets[axis.groups[in_group]] + axis.units[in_group]]
+            chosen[key] = None if kept.all() else torch.from_numpy(np.flatnonzero(kept))
+        if (positions := chosen[key]) is not None:
+            result.setdefault(axis.tensor, []).append((axis.axis, positions))
     return result
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from pruning.cost import Cost, ExampleInput
 from pruning.errors import ModelError, TraceError, first_line
 from pruning.graph.channel_graph import ChannelGraph
-from pruning.networks.copies import copied, doubled, moved, shapes
+from pruning.networks.copies import copied, copied_checked, doubled, moved, shapes
+from pruning.networks.garbage_collection import collection_paused
 from pruning.networks.wrappers import unwrapped
 from pruning.rehearsal.kept_sizes import kept_sizes
 from pruning.rehearsal.replay import TracedRun
@@ -235,7 +236,7 @@ class _Traces:
         courses: Courses,
     ) -> tuple[Tracer, TracedRun]:
         """A run in eval mode, and what has followed it."""
-        network, inputs = copied(skeleton), moved(self.example_input, device)
+        network, inputs = copied_checked(skeleton), moved(self.example_input, device)
         tracer = Tracer(
             _tensors(network), courses=courses, offered=self.offered, tick=self.clock.tick
         )
@@ -244,6 +245,7 @@ class _Traces:
             follow(tracer, network, inputs, device=device, values=read)
         return tracer, TracedRun(inputs, tracer.steps, read)
 
+    @collection_paused()
     def _predicted(
         self,
         skeleton: nn.Module,
@@ -255,7 +257,9 @@ class _Traces:
         runs, inputs = [run], run.inputs
         if values is None or values.training is not None:
             read = values.training if values else None
-            runs += _followed_training(tracer, copied(skeleton), doubled(inputs), device, read)
+            runs += _followed_training(
+                tracer, copied_checked(skeleton), doubled(inputs), device, read
+            )
         graph, atoms = build_graph(tracer)
         rehearse, *in_training = (
             Rehearsals(

@@ -22,6 +22,14 @@ class CallSite(NamedTuple):
     number: int
 
 
+class _Entered(NamedTuple):
+    """A module that runs: its name, the way to it, and how often what was called since."""
+
+    name: str
+    way: str
+    counts: Counter[str]
+
+
 class CallSites:
     """Numbers the calls of a running network, module by module.
 
@@ -30,14 +38,19 @@ class CallSites:
     """
 
     def __init__(self) -> None:
-        self._entered: list[tuple[str, Counter[str]]] = [("", Counter())]
+        self._entered = [_Entered("", "", Counter())]
+
+    @property
+    def module(self) -> str:
+        """The name of the innermost module that runs."""
+        return self._entered[-1].name
 
     def next(self, function: Any) -> CallSite:
         """The site of a call that is being made."""
         name = getattr(function, "__name__", "")
-        module, counts = self._entered[-1]
+        _, way, counts = self._entered[-1]
         counts[name] += 1
-        return CallSite(module, name, counts[name])
+        return CallSite(way, name, counts[name])
 
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
@@ -52,10 +65,10 @@ class CallSites:
             def enter(_module: nn.Module, _inputs: Any, name: str = name) -> None:
                 way = name  # of the outermost one: every run of the network begins anew
                 if len(self._entered) > 1:
-                    around, counts = self._entered[-1]
+                    _, around, counts = self._entered[-1]
                     counts[f"{name}."] += 1  # no function has such a name
                     way = f"{around}/{name}:{counts[f'{name}.']}"
-                self._entered.append((way, Counter()))
+                self._entered.append(_Entered(name, way, Counter()))
 
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave, always_call=True))
@@ -65,15 +78,15 @@ class CallSites:
             for handle in handles:
                 handle.remove()
 
-    def place(self) -> list[tuple[str, Counter[str]]]:
+    def place(self) -> list[_Entered]:
         """Where the network is now, for `back_at`."""
-        return [(module, counts.copy()) for module, counts in self._entered]
+        return [entered._replace(counts=entered.counts.copy()) for entered in self._entered]
 
     @contextmanager
-    def back_at(self, place: list[tuple[str, Counter[str]]]) -> Iterator[None]:
+    def back_at(self, place: list[_Entered]) -> Iterator[None]:
         """Inside the block, calls are numbered as from that place on."""
         before = self._entered
-        self._entered = [(module, counts.copy()) for module, counts in place]
+        self._entered = [entered._replace(counts=entered.counts.copy()) for entered in place]
         try:
             yield
         finally:

@@ -23,7 +23,7 @@ AxisLabels = tuple[Labels | None, ...]
 """Per axis of a tensor: its labels, or None where the axis carries no channels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorLabels:
     """What is known of one tensor.
 

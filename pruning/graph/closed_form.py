@@ -43,9 +43,10 @@ class AxisSizes:
         """(constant, group, multiplicity, group, multiplicity, …)."""
         if isinstance(labels, tuple):
             return labels
-        groups, counts = np.unique(self._group_of_atom[labels], return_counts=True)
+        counts = np.bincount(self._group_of_atom[labels] + 1)
         key: list[int] = [0]
-        for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
+        for place in np.flatnonzero(counts).tolist():
+            group, count = place - 1, int(counts[place])
             if group < 0 or count % self._units[group]:  # a part of a pinned group never shrinks
                 key[0] += count
             else:

@@ -38,16 +38,21 @@ def deep_copy(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Mod
 def copy_of_checked(model: nn.Module, memo: dict[int, object]) -> nn.Module:
     """`deep_copy` of a network that `check_copyable` was called with; it adds to `memo`."""
     twins: list[tuple[nn.Module, nn.Module]] = []
-    kinds = {type(module) for module in model.modules()}
-    by_default = {kind for kind in kinds if _is_copied_by_default(kind)}
-    for module in model.modules():
+    modules = list(model.modules())
+    by_default = {kind for kind in set(map(type, modules)) if _is_copied_by_default(kind)}
+    for module in modules:
         if id(module) not in memo and type(module) in by_default:
             twin = memo[id(module)] = type(module).__new__(type(module))
             twins.append((module, twin))
     try:
         for module, twin in reversed(twins):  # parts first: what copies itself looks at them
-            attributes = {n: value for n, value in vars(module).items() if n != _COMPILED}
-            twin.__dict__.update({n: _copied_value(v, memo) for n, v in attributes.items()})
+            twin.__dict__.update(
+                {
+                    name: value if type(value) in _ATOMIC else _copied_value(value, memo)
+                    for name, value in vars(module).items()
+                    if name != _COMPILED
+                }
+            )
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module holds may raise anything
         raise ModelError(f"{type(model).__name__} cannot be copied: {error}") from error
@@ -75,17 +80,22 @@ _OWN_WAYS = frozenset(
 
 def _copied_value(value: Any, memo: dict[int, object]) -> Any:
     """A deep copy of an attribute; nearly all are plain, or mappings of what `memo` has."""
-    if value is None or type(value) in _ATOMIC:
+    if id(value) in memo:
+        return memo[id(value)]
+    kind = type(value)
+    if kind is tuple and all(type(item) in _ATOMIC for item in value):
         return value
-    if id(value) not in memo:
-        if type(value) is dict and all(v is None or id(v) in memo for v in value.values()):
-            memo[id(value)] = {key: memo.get(id(item)) for key, item in value.items()}
-        elif type(value) in (OrderedDict, set) and not value:
-            memo[id(value)] = value.copy()
-    return copy.deepcopy(value, memo)
+    if kind is dict and all(v is None or id(v) in memo for v in value.values()):
+        twin: Any = {key: memo.get(id(item)) for key, item in value.items()}
+    elif kind in (OrderedDict, set) and not value:
+        twin = kind()
+    else:
+        return copy.deepcopy(value, memo)
+    memo[id(value)] = twin
+    return twin
 
 
-_ATOMIC = frozenset({bool, int, float, str})
+_ATOMIC = frozenset({bool, int, float, str, type(None)})
 
 
 def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
@@ -95,6 +105,11 @@ def copied(model: nn.Module, device: torch.device | None = None) -> nn.Module:
     where they need not be moved. Raises ModelError for a network that cannot be copied.
     """
     check_copyable(model)
+    return copied_checked(model, device)
+
+
+def copied_checked(model: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """`copied` of a network that `check_copyable` was called with."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         value = parameter.detach()

@@ -15,19 +15,22 @@ _SCALARS = frozenset({int, float, bool, str, type(None)})
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif type(value) in _SCALARS:
+    tensors: list[Tensor] = []
+    _add_tensors(value, tensors)
+    return iter(tensors)
+
+
+def _add_tensors(value: Any, tensors: list[Tensor]) -> None:
+    if type(value) in _SCALARS:
         return
-    elif isinstance(value, list | tuple):
-        yield from _tensors_in_all(value)
+    if isinstance(value, Tensor):
+        tensors.append(value)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _add_tensors(item, tensors)
     elif isinstance(value, Mapping):
-        yield from _tensors_in_all(value.values())
-
-
-def _tensors_in_all(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        yield from tensors_in(value)
+        for item in value.values():
+            _add_tensors(item, tensors)
 
 
 def num_samples(inputs: Any) -> int:
@@ -68,14 +71,22 @@ def returned_tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
 
 def numbers_in(value: Any) -> Iterator[float]:
     """Every number in nested tuples, lists, mappings and arrays; of complex ones both parts."""
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, complex | np.complexfloating):
-        yield from (float(value.real), float(value.imag))
-    elif isinstance(value, np.ndarray | np.generic):
-        yield from numbers_in(value.tolist())
-    elif isinstance(value, list | tuple):
+    numbers: list[float] = []
+    _add_numbers(value, numbers)
+    return iter(numbers)
+
+
+def _add_numbers(value: Any, numbers: list[float]) -> None:
+    if isinstance(value, (int, float)):
+        numbers.append(float(value))
+    elif type(value) in _SCALARS or isinstance(value, Tensor):
+        return
+    elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from numbers_in(item)
+            _add_numbers(item, numbers)
+    elif isinstance(value, (complex, np.complexfloating)):
+        numbers += (float(value.real), float(value.imag))
+    elif isinstance(value, (np.ndarray, np.generic)):
+        _add_numbers(value.tolist(), numbers)
     elif isinstance(value, Mapping):
-        yield from numbers_in(tuple(value.values()))
+        _add_numbers(tuple(value.values()), numbers)

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.cost import ExampleInput
 from pruning.errors import first_line
@@ -22,8 +21,10 @@ from pruning.networks.copies import moved
 from pruning.networks.nested_tensors import tensors_in
 from pruning.networks.torch_interior import disable_current_modes, schema_of
 from pruning.tracer.composite_calls import note_constant
+from pruning.tracer.declarations import declaration_of
 from pruning.tracer.network_runs import run as run_network
 from pruning.tracer.recorded_values import ChangedPathError, RecordedValues
+from pruning.tracer.tensor_dict import TensorDict
 from pruning.tracer.trace_records import Step
 from pruning.tracer.tracer import Tracer, call_of
 
@@ -92,7 +93,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
         super().__init__({}, tick=tick)
         self._expected, self._alive, self._exact = expected, alive, exact
         self._sizes: dict[int, int] = {}
-        self._resized: Any = WeakIdKeyDictionary()
+        self._resized: TensorDict[bool] = TensorDict()
         self._position = 0
         self.differences: list[Difference] = []
 
@@ -124,7 +125,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        name = schema_of(func).name
+        name = declaration_of(func).name
         args, kwargs = self._arguments(func, args, kwargs or {})
         if name == COPY:
             result = self._result(func, args, kwargs)
@@ -138,7 +139,7 @@ class Replay(Tracer):  # type: ignore[no-untyped-call]
 
     def _compared(self, before: Step, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """What a call returns, or was predicted to return where that is not so."""
-        asked = tuple(args[1]) if _kind(schema_of(func).name) == "aten::view" else ()
+        asked = tuple(args[1]) if _kind(declaration_of(func).name) == "aten::view" else ()
         predicted = tuple(map(self._sizes_of, before.shapes, before.axes))
         try:
             result = self._result(func, args, kwargs)

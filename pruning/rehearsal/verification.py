@@ -15,10 +15,10 @@ from torch import nn
 
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, ChannelGroup
 from pruning.graph.channel_labels import Labels
+from pruning.networks.garbage_collection import collection_paused
 from pruning.rehearsal.replay import COPY, Difference, Flags, Replay, TracedRun
 from pruning.rehearsal.time_limit import Clock, OutOfTimeError
-from pruning.selection import KeepPlan
-from pruning.surgery import remove_channels
+from pruning.surgery import UnitsKept, without_units
 from pruning.tracer.graph_builder import Atoms
 from pruning.tracer.trace_records import Step
 
@@ -291,10 +291,11 @@ class Rehearsals:
         result._exact, result._known = True, {}
         return result
 
+    @collection_paused()
     def _rehearse(self, units: Units) -> tuple[Failure, ...]:
         run = self._run
         replay = Replay(run.steps, self._alive(units), exact=self._exact, tick=self._clock.tick)
-        smaller = remove_channels(self._skeleton, self._graph, self._plan(units))
+        smaller = without_units(self._skeleton, self._graph, self._units_kept(units))
         last = replay.follow(smaller.train(run.training), run, self._device)
         differences = [*replay.differences, *([last] if last else [])]
         return tuple(self._failure(difference, units) for difference in differences)
@@ -314,12 +315,12 @@ class Rehearsals:
             is_near=self._suspects(steps[:1], units) == suspects,
         )
 
-    def _plan(self, units: Units) -> KeepPlan:
+    def _units_kept(self, units: Units) -> UnitsKept:
         """The last units of each group go."""
-        unit_of = {name: self._graph.group(name).unit_of_channel for name in units}
-        return KeepPlan(
-            {name: tuple(np.flatnonzero(unit_of[name] < n).tolist()) for name, n in units.items()}
-        )
+        return {
+            g.name: np.arange(g.num_units) < units.get(g.name, g.num_units)
+            for g in self._graph.groups
+        }
 
     def _alive(self, units: Units) -> Flags:
         """Per atom, whether it stays."""

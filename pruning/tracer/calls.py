@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.operators.rule import Call, Size
+from pruning.tracer.tensor_dict import TensorDict
 
 COUNTED = ""
 """The name of what belongs to the FLOPs; what fvcore does not count has its operator's."""
@@ -43,7 +42,7 @@ class Calls:
         self._costs: list[tuple[int, str, int, tuple[Size, ...]]] = []
         self._needs: list[tuple[int, ...]] = []
         self._outputs: list[int] = []
-        self._writers: Any = WeakIdKeyDictionary()
+        self._writers: TensorDict[list[int]] = TensorDict()
 
     def begin(self, operator: str) -> None:
         """A call of this operator runs from now on."""
@@ -109,5 +108,4 @@ class Calls:
         """The calls that wrote to the memory of a tensor: one list for all its views."""
         if tensor not in self._writers:
             self._writers[tensor] = []
-        writers: list[int] = self._writers[tensor]
-        return writers
+        return self._writers[tensor]

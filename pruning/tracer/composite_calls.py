@@ -82,7 +82,7 @@ def note_constant(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: Any) -
     """Note a tensor made of numbers, the one way for them to pass the dispatcher by."""
     if func in _FROM_NUMBERS:
         numbers = tuple(numbers_in((args, kwargs)))
-        tracer.note(Step("torch.tensor", tracer.reshapes.module, numbers, (), ()))
+        tracer.note(Step("torch.tensor", tracer.functions.sites.module, numbers, (), ()))
 
 
 def _products_as_attention(operator: str) -> str | None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.operators.rule import Call, aten_names
 from pruning.networks.nested_tensors import numbers_in
 from pruning.networks.torch_interior import DisableTorchFunction
+from pruning.tracer.tensor_dict import TensorDict
 
 _SIZES = frozenset(
     aten_names(
@@ -37,7 +37,7 @@ class Constants:
     """Numbers that reach the operators of a run from Python, not from other operators."""
 
     def __init__(self) -> None:
-        self._known: Any = WeakIdKeyDictionary()
+        self._known: TensorDict[bool] = TensorDict()
 
     def know(self, tensors: Iterable[Tensor]) -> None:
         """Note tensors that are the network's own, its input, or made by its operators."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.channel_labels import AxisLabels, ChannelLabels, TensorLabels
 from pruning.graph.operators.rule import unlabelled
+from pruning.tracer.tensor_dict import TensorDict
 from pruning.tracer.trace_records import Slot, StoredTensor
 
 
@@ -27,8 +26,8 @@ class LabelledTensors:
         self.slots: list[Slot] = []
         self.sizes: list[Slot] = []
         self.used: set[str] = set()
-        self._known: Any = WeakIdKeyDictionary()
-        self._names: Any = WeakIdKeyDictionary()
+        self._known: TensorDict[TensorLabels] = TensorDict()
+        self._names: TensorDict[str] = TensorDict()
         for name, tensor in tensors.items():
             axes = tuple(channels.new(int(size)) for size in tensor.shape)
             is_parameter = isinstance(tensor, nn.Parameter)
@@ -47,28 +46,29 @@ class LabelledTensors:
         return tensor in self._known
 
     def __getitem__(self, tensor: Tensor) -> TensorLabels:
-        labels: TensorLabels = self._known[tensor]
-        return labels
+        return self._known[tensor]
 
     def __setitem__(self, tensor: Tensor, labels: TensorLabels) -> None:
         self._known[tensor] = labels
 
     def axes(self, tensor: Tensor) -> AxisLabels:
         """Labels per axis; none for a tensor of unknown origin."""
-        return self[tensor].axes if tensor in self else unlabelled(tensor)
+        labels = self._known.get(tensor)
+        return unlabelled(tensor) if labels is None else labels.axes
 
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether `tensor` was computed from parameters and buffers alone."""
-        return tensor in self and self[tensor].from_parameters
+        labels = self._known.get(tensor)
+        return labels is not None and labels.from_parameters
 
     def is_stored(self, tensor: Tensor) -> bool:
         """Whether `tensor` is a parameter or buffer as it is, in whatever order of its axes."""
-        return tensor in self and self[tensor].is_stored
+        labels = self._known.get(tensor)
+        return labels is not None and labels.is_stored
 
     def name(self, tensor: Tensor) -> str | None:
         """Of a parameter or buffer."""
-        name: str | None = self._names.get(tensor)
-        return name
+        return self._names.get(tensor)
 
     def notes_size(self, attribute: str, tensor: Tensor) -> None:
         """Label an attribute that holds a number of channels and has no tensor to follow."""

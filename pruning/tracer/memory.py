@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.channel_labels import AxisLabels, Labels
 from pruning.graph.operators.rule import Call, aten_names
 from pruning.networks.nested_tensors import tensors_in
+from pruning.tracer.declarations import Declaration
 from pruning.tracer.labelled_tensors import LabelledTensors
+from pruning.tracer.tensor_dict import TensorDict
 from pruning.tracer.trace_records import Storage
 
 _FILLERS = frozenset(aten_names("zeros ones full empty new_zeros new_ones new_full new_empty"))
@@ -27,7 +25,7 @@ class Memory:
     def __init__(self, labelled: LabelledTensors) -> None:
         self.storages: list[Storage] = []
         self._labelled = labelled
-        self._storage_of: Any = WeakIdKeyDictionary()
+        self._storage_of: TensorDict[Storage] = TensorDict()
 
     def axes(self, tensor: Tensor) -> AxisLabels:
         """Labels per axis of a tensor."""
@@ -47,8 +45,7 @@ class Memory:
 
     def storage(self, tensor: Tensor) -> Storage | None:
         """None for what is no activation."""
-        storage: Storage | None = self._storage_of.get(tensor)
-        return storage
+        return self._storage_of.get(tensor)
 
     def makes(self, call: Call, is_alias: list[bool], step: int) -> None:
         """Note what a call reads and makes; a view lives in the memory of what it is a view of."""
@@ -71,7 +68,7 @@ class FilledTensors:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._storages: Any = WeakIdKeyDictionary()
+        self._storages: TensorDict[list[Storage]] = TensorDict()
 
     def __contains__(self, tensor: Tensor) -> bool:
         return tensor in self._storages
@@ -82,12 +79,12 @@ class FilledTensors:
             storage.sizes[axis] = labels
         return tensor in self
 
-    def are_made(self, func: Any, call: Call) -> bool:
+    def are_made(self, declared: Declaration, call: Call) -> bool:
         """Whether an operator makes such tensors, or changes some in all places alike."""
         if call.name in _FILLERS:
             return not any(labels is not None for labels in self._memory.axes(call.output))
-        is_alike = torch.Tag.pointwise in func.tags or call.name == "aten::_to_copy"
-        if not is_alike or torch.Tag.nondeterministic_seeded in func.tags:
+        is_alike = declared.is_pointwise or call.name == "aten::_to_copy"
+        if not is_alike or declared.is_random:
             return False
         return bool(call.tensors) and all(tensor in self for tensor in call.tensors)
 
@@ -101,9 +98,8 @@ class FilledTensors:
                 *(storage for tensor in alike for storage in self._storages.get(tensor, ())),
             ]
 
-    def forget(self, schema: Any, call: Call) -> None:
+    def forget(self, declared: Declaration, call: Call) -> None:
         """Something may be written to what an operator changed or returned a view of."""
-        for place, declared in enumerate(schema.arguments):
-            if declared.alias_info is not None:
-                for tensor in tensors_in(call.arg(place, declared.name)):
-                    self._storages.pop(tensor, None)
+        for place, name in declared.shared_arguments:
+            for tensor in tensors_in(call.arg(place, name)):
+                self._storages.discard(tensor)

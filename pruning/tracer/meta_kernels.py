@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pruning.graph.operators.rule import aten_names
 from pruning.networks.nested_tensors import tensors_in
-from pruning.networks.torch_interior import schema_of, tree_map_only
+from pruning.networks.torch_interior import tree_map_only
+from pruning.tracer.declarations import declaration_of
 
 _MOST_KNOWN = 100_000
 """Results that are remembered before all are forgotten: some tens of megabytes."""
@@ -38,9 +39,12 @@ class MetaKernels:
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` returns."""
-        if not schema_of(func).is_mutable:  # what is written to must be the network's own tensor
-            args, kwargs = _on_one_device(args, kwargs)
+        is_mutable = declaration_of(func).is_mutable
         key = _key_of(func, args, kwargs)
+        if not is_mutable and (key is None or "device" in kwargs):
+            # not what is written to, which must be the network's own tensor
+            args, kwargs = _on_one_device(args, kwargs)
+            key = _key_of(func, args, kwargs)
         if key is None:
             return func(*args, **kwargs)
         if (known := self._known.get(key, _UNKNOWN)) is not _UNKNOWN:
@@ -48,28 +52,29 @@ class MetaKernels:
         choices, types_key = _shapes(func, args, kwargs), _types_key(func, args, kwargs)
         if choices and types_key in self._types:
             place, types = self._types[types_key]
-            if schema_of(func).is_mutable:
+            if is_mutable:
                 return args[0]
             described = _contiguous(choices[place], types)
             return _made(described[0] if len(described) == 1 else described, args)
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
         result = func(*args, **kwargs)
         if not _are_meta(result):  # made of numbers alone, on a real device
             return result
-        if not schema_of(func).is_mutable or (
-            result is args[0] and _key_of(func, args, kwargs) == key
-        ):
-            types = tuple(tensor.dtype for tensor in tensors_in(result))
-            described = [_described(t) for t in tensors_in(result)]
-            for place, shapes in enumerate(choices):
-                if described == _contiguous(shapes, types):
-                    self._types[types_key] = place, types
-        if not schema_of(func).is_mutable:
-            self._known[key] = _described(result)
-        elif result is args[0] and _key_of(func, args, kwargs) == key:
-            self._known[key] = _IN_PLACE
+        if not is_mutable or (result is args[0] and _key_of(func, args, kwargs) == key):
+            self._keep(key, types_key, choices, result)
+            if is_mutable:
+                self._known[key] = _IN_PLACE
         return result
+
+    def _keep(self, key: Hashable, types_key: Hashable, choices: _Choices, result: Any) -> None:
+        """Remember what a call has returned, which changed nothing but values."""
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[key] = _described(result)
+        tensors = list(tensors_in(result))
+        described, types = list(map(_described, tensors)), tuple(t.dtype for t in tensors)
+        for place, shapes in enumerate(choices):
+            if described == _contiguous(shapes, types):
+                self._types[types_key] = place, types
 
 
 @functools.cache
@@ -98,7 +103,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _are_meta(result: Any) -> bool:
-    return all(tensor.device.type == "meta" for tensor in tensors_in(result))
+    return all(tensor.is_meta for tensor in tensors_in(result))
 
 
 class _NotMetaError(Exception):
@@ -107,9 +112,7 @@ class _NotMetaError(Exception):
 
 def _key_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable | None:
     """What determines the result of a call, or None for calls that are not remembered."""
-    returns = schema_of(func).returns
-    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-    if func.namespace != "aten" or is_view or any(str(r.type) != "Tensor" for r in returns):
+    if not declaration_of(func).makes_tensors:
         return None
     try:
         return (func, _key(args), _key(tuple(kwargs.items())))
@@ -120,10 +123,10 @@ def _key_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hash
 def _key(value: Any) -> Hashable:
     """Equal for arguments that lead to equal results; 1, 1.0 and True are three things."""
     if isinstance(value, Tensor):
-        if value.device.type != "meta" or type(value) not in (Tensor, nn.Parameter):
+        if not value.is_meta or type(value) not in (Tensor, nn.Parameter):
             raise _NotMetaError
         return (value.shape, value.stride(), value.dtype)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return tuple(map(_key, value))
     return (type(value), value)
 
@@ -138,12 +141,12 @@ def _shapes(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Cho
 
     Of calls that write, those that change the values of their first argument alone.
     """
-    schema = schema_of(func)
-    is_pointwise = torch.Tag.pointwise in func.tags or schema.name in _POINTWISE
-    is_in_place = is_pointwise and schema.name.endswith("_") and isinstance(args[0], Tensor)
-    rule = _SHAPES.get(schema.name, _broadcast if is_pointwise else None)
+    declared = declaration_of(func)
+    is_pointwise = declared.is_pointwise or declared.name in _POINTWISE
+    is_in_place = is_pointwise and declared.name.endswith("_") and isinstance(args[0], Tensor)
+    rule = _SHAPES.get(declared.name, _broadcast if is_pointwise else None)
     tensors = list(tensors_in(args))
-    if rule is None or not tensors or (schema.is_mutable and not is_in_place):
+    if rule is None or not tensors or (declared.is_mutable and not is_in_place):
         return []
     if "memory_format" in kwargs or any(isinstance(value, Tensor) for value in kwargs.values()):
         return []
@@ -226,10 +229,23 @@ def _linear(_args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
     return [[(first.shape[0], second.shape[1])]]
 
 
+def _cat(args: Sequence[Any], tensors: Sequence[Tensor]) -> _Choices:
+    """As long along one axis as all together; alike along the others."""
+    first = tuple(tensors[0].shape)
+    if not first or any(tensor.dim() != len(first) for tensor in tensors):
+        return []
+    axis = (args[1] if len(args) > 1 else 0) % len(first)
+    if len({(*tensor.shape[:axis], *tensor.shape[axis + 1 :]) for tensor in tensors}) > 1:
+        return []
+    size = sum(tensor.shape[axis] for tensor in tensors)
+    return [[(*first[:axis], size, *first[axis + 1 :])]]
+
+
 _POINTWISE = frozenset(aten_names("hardswish hardswish_ mish_ gelu_ threshold_"))
 """Operators that are pointwise although torch does not tag them so."""
 
 _SHAPES: Mapping[str, Callable[[Sequence[Any], Sequence[Tensor]], _Choices]] = {
+    "aten::cat": _cat,
     "aten::convolution": _convolution,
     "aten::mean": _mean,
     **dict.fromkeys(aten_names("native_batch_norm"), _batch_norm),
@@ -261,7 +277,7 @@ def _types_key(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> H
 def _type_key(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return (value.dtype, value.dim() > 0)
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return tuple(_type_key(item) for item in value if isinstance(item, Tensor))
     return (type(value), value)
 
@@ -274,11 +290,9 @@ def _described(result: Any) -> Any:
 
 
 def _made(described: Any, args: tuple[Any, ...]) -> Any:
+    if isinstance(described, tuple):
+        shape, stride, dtype = described
+        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
     if described is _IN_PLACE:
         return args[0]
-    if isinstance(described, list):
-        return tuple(_made(item, args) for item in described)
-    if described is None:
-        return None
-    shape, stride, dtype = described
-    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+    return None if described is None else tuple(_made(item, args) for item in described)

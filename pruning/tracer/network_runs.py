@@ -42,7 +42,7 @@ def follow(
         if tracer.costs.is_counting:
             tracer.memory.begins(tensor, len(tracer.steps))
     with ExitStack() as stack:
-        stack.enter_context(_module_names(model, tracer))
+        stack.enter_context(_bare_norms_seen(model, tracer))
         stack.enter_context(tracer.functions.sites.following(model))
         stack.enter_context(functions_left_out(tracer))
         stack.enter_context(CompositeCalls(tracer))
@@ -118,29 +118,17 @@ def _same_random_numbers() -> Iterator[None]:
 
 
 @contextmanager
-def _module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keeps `tracer.reshapes.module` at the name of the innermost module that runs."""
-    stack: list[str] = []
+def _bare_norms_seen(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Notes how many channels come to normalisations that have no tensor to follow them."""
 
-    def entering(name: str, *, is_bare_norm: bool) -> Callable[..., None]:
-        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            stack.append(name)
-            tracer.reshapes.module = name
-            if is_bare_norm:
-                tracer.labelled.notes_size(f"{name}.num_features", inputs[0])
+    def noting(name: str) -> Callable[..., None]:
+        return lambda _, inputs: tracer.labelled.notes_size(f"{name}.num_features", inputs[0])
 
-        return hook
-
-    def leaving(*_: object) -> None:
-        stack.pop()
-        tracer.reshapes.module = stack[-1] if stack else ""
-
-    handles = []
-    for name, module in model.named_modules():
-        is_bare = isinstance(module, Norm) and not (*module.parameters(), *module.buffers())
-        hook = entering(name, is_bare_norm=is_bare)
-        handles.append(module.register_forward_pre_hook(hook))
-        handles.append(module.register_forward_hook(leaving))
+    handles = [
+        module.register_forward_pre_hook(noting(name))
+        for name, module in model.named_modules()
+        if isinstance(module, Norm) and not (*module.parameters(), *module.buffers())
+    ]
     try:
         yield
     finally:

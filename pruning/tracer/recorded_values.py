@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -68,6 +69,7 @@ class ValueReplay:
         return tree_map_only(Tensor, lambda tensor: tensor.to(device or tensor.device), result)
 
 
+@functools.cache
 def reads_values(func: Any) -> bool:
     """Whether the shape or value that an operator returns to Python depends on values.
 

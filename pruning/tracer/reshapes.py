@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pruning.graph.call_sites import CallSites
 from pruning.graph.channel_labels import Labels
 from pruning.tracer.labelled_tensors import LabelledTensors
 from pruning.tracer.trace_records import Course, Courses, Reshape, ReshapeKey
@@ -15,20 +16,20 @@ from pruning.tracer.trace_records import Course, Courses, Reshape, ReshapeKey
 class Reshapes:
     """Decides it, by the courses given or else the usual way, and keeps what was decided.
 
+    sites: tell which module runs.
     courses: by module and number of the reshape in a run, where it is not the usual way.
-    module: the innermost one that runs.  present: what the present call decided, if anything.
+    present: what the present call decided, if anything.
     misled: those whose channels were then taken apart one by one, so that they go on otherwise.
     heads: the labels of axes of whole heads, by the module that divided channels into them.
     """
 
-    def __init__(self, labelled: LabelledTensors, courses: Courses) -> None:
-        self.module = ""
+    def __init__(self, labelled: LabelledTensors, sites: CallSites, courses: Courses) -> None:
         self.present: Reshape | None = None
         self.misled: list[Reshape] = []
         self.heads: list[tuple[str, Labels]] = []
         self._decided: dict[bytes, tuple[Labels, Reshape]] = {}
         self.courses = courses
-        self._labelled = labelled
+        self._labelled, self._sites = labelled, sites
         self._numbers: Counter[str] = Counter()
 
     def begin_run(self) -> None:
@@ -40,8 +41,9 @@ class Reshapes:
 
         One axis if several were joined to it.
         """
-        key = (self.module, self._numbers[self.module])
-        self._numbers[self.module] += 1
+        module = self._sites.module
+        key = (module, self._numbers[module])
+        self._numbers[module] += 1
         course = self.courses.get(key, Course(usual))
         if course.axis not in axes:
             course = Course(usual)
@@ -54,7 +56,7 @@ class Reshapes:
             self._decided[labels.tobytes()] = labels, self.present
         course = self.present.course if self.present else None
         if course is not None and course.of_heads:
-            self.heads.append((self.module, labels))
+            self.heads.append((self._sites.module, labels))
         if course is None or course.width_of is None:
             return
         slots = (s.labels for s in self._labelled.slots if (s.name, s.axis) == course.width_of)

@@ -73,7 +73,7 @@ class Reshape:
     course: Course
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One operator call: what must look alike when the network runs at other widths.
 
@@ -118,7 +118,7 @@ class Contraction:
     weights: tuple[Rows, ...] = ()
 
 
-@dataclass
+@dataclass(slots=True)
 class Storage:
     """The memory of one activation: bytes per element, sizes of axes, first and last step.
 

@@ -15,10 +15,11 @@ from pruning.graph.operators import RULES, Call, Rule
 from pruning.graph.operators.elementwise import elementwise
 from pruning.graph.operators.rule import aten_names, pin_all, unlabelled
 from pruning.networks.nested_tensors import tensors_in
-from pruning.networks.torch_interior import TorchDispatchMode, schema_of
+from pruning.networks.torch_interior import TorchDispatchMode
 from pruning.rules import Offered
 from pruning.tracer.calls import Calls
 from pruning.tracer.constants import Constants
+from pruning.tracer.declarations import Declaration, declaration_of
 from pruning.tracer.function_calls import FunctionCalls
 from pruning.tracer.labelled_tensors import LabelledTensors
 from pruning.tracer.memory import FilledTensors, Memory
@@ -73,7 +74,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.channels = ChannelLabels(exact=self.offered.exact)
         self.labelled = LabelledTensors(tensors, self.channels)
         self.functions = FunctionCalls(self.labelled)
-        self.reshapes = Reshapes(self.labelled, courses or {})
+        self.reshapes = Reshapes(self.labelled, self.functions.sites, courses or {})
         self.memory = Memory(self.labelled)
         self.filled = FilledTensors(self.memory)
         self.unread = UnreadTensors()
@@ -97,7 +98,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # What rules write (pruning.graph.operators.rule.Tracing).
 
     def produces(self, weight: Labels) -> None:
-        self.produced.append((weight, self.reshapes.module))
+        self.produced.append((weight, self.functions.sites.module))
 
     def consumes(self, weight: Labels) -> None:
         self.consumed.append(weight)
@@ -122,21 +123,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         args, kwargs = self._arguments(func, args, kwargs or {})
         result = self._result(func, args, kwargs)
-        call, schema = call_of(func, args, kwargs, result), schema_of(func)
+        call, declared = call_of(func, args, kwargs, result), declaration_of(func)
         self.reshapes.present = None
         self.costs.begin(call.name)
-        self._follow(call, torch.Tag.pointwise in func.tags)
-        is_filled = self.filled.are_made(func, call)
+        self._follow(call, declared.is_pointwise)
+        is_filled = self.filled.are_made(declared, call)
         self._record(call, is_filled=is_filled)
         self.unread.note(call)
         if self.costs.is_counting:
-            is_alias = _aliases(schema, result)
+            is_alias = _aliases(declared, result)
             self.costs.made(call, is_alias)
             self.memory.makes(call, is_alias, len(self.steps))
         if is_filled:
             self.filled.note(call)
         else:
-            self.filled.forget(schema, call)
+            self.filled.forget(declared, call)
         self.constants.know(call.outputs)
         return result
 
@@ -149,15 +150,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._replay is not None:
             replay = self._replay
             args = with_positions(func, args, lambda _mask: replay.next("mask", self._device))
-            has_device = any(argument.name == "device" for argument in schema_of(func).arguments)
-            is_factory = has_device and next(tensors_in((args, kwargs)), None) is None
-            if self._device is not None and is_factory:
+            takes_device = self._device is not None and declaration_of(func).takes_device
+            if takes_device and next(tensors_in((args, kwargs)), None) is None:
                 kwargs["device"] = self._device
         return args, kwargs
 
     def _result(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._replay is not None and reads_values(func):
-            return self._replay.next(schema_of(func).name, self._device)
+            return self._replay.next(declaration_of(func).name, self._device)
         return self._kernels(func, args, kwargs)
 
     @contextmanager
@@ -234,7 +234,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.note(
             Step(
                 call.name,
-                self.reshapes.module,
+                self.functions.sites.module,
                 self.constants.of(call),
                 tuple(tuple(output.shape) for output in call.outputs),
                 tuple(self.axes(output) for output in call.outputs),
@@ -260,7 +260,7 @@ def _no_rule(call: Call) -> str:
 def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
     """A call of an operator and what it returned."""
     return Call(
-        name=schema_of(func).name,
+        name=declaration_of(func).name,
         args=args,
         kwargs=kwargs,
         outputs=tuple(tensors_in(result)),
@@ -268,11 +268,11 @@ def call_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
     )
 
 
-def _aliases(schema: Any, result: Any) -> list[bool]:
+def _aliases(declared: Declaration, result: Any) -> list[bool]:
     """Per tensor that an operator returned, whether it shares memory with an argument."""
-    values = (result,) if len(schema.returns) == 1 else result or ()
+    values = (result,) if len(declared.shares_memory) == 1 else result or ()
     return [
-        declared.alias_info is not None
-        for declared, value in zip(schema.returns, values, strict=True)
+        shares
+        for shares, value in zip(declared.shares_memory, values, strict=True)
         for _ in tensors_in(value)
     ]

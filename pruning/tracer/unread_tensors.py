@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from pruning.graph.operators.rule import Call, aten_names
+from pruning.tracer.tensor_dict import TensorDict
 
 _COPIES = frozenset(aten_names("clone detach alias _to_copy lift_fresh"))
 """Operators whose result is another form of all that they were given."""
@@ -18,7 +17,7 @@ class UnreadTensors:
     """The tensors of a run that are still alive and that nothing but copies was made of."""
 
     def __init__(self) -> None:
-        self._value_of: Any = WeakIdKeyDictionary()
+        self._value_of: TensorDict[int] = TensorDict()
         self._read: set[int] = set()
         self._numbers = itertools.count()
 

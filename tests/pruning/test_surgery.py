@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pruning import ChannelGraph, KeepPlan, remove_channels, trace
 from pruning.errors import PlanError
 from pruning.layer_sizes import update_sizes
-from pruning.networks.copies import doubled
+from pruning.networks.copies import copied, doubled
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -329,6 +329,18 @@ def test_the_memory_format_is_kept(kernel: int) -> None:
                 again = weight.detach().contiguous().to(memory_format=torch.channels_last)
                 assert weight.stride() == again.stride(), name
         assert smaller(example).is_contiguous(memory_format=torch.channels_last)
+
+
+@every_prunable
+def test_networks_without_values_get_the_same_sizes(architecture: Architecture) -> None:
+    model = architecture.network(dtype=torch.float64)
+    plan = random_plan(architecture.graph, seed=2)
+
+    def tensors(network: nn.Module) -> list[Any]:
+        state = remove_channels(network, architecture.graph, plan).state_dict()
+        return [(name, t.shape, t.stride(), t.dtype) for name, t in state.items()]
+
+    assert tensors(copied(model, torch.device("meta"))) == tensors(model)
 
 
 def test_attributes_of_parameters_survive(prunable: Any) -> None:

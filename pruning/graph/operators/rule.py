@@ -90,7 +90,7 @@ class Tracing(Protocol):
         """Note channels divided into parts of several sizes, which may or may not follow them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of an operator: its packet's name, its arguments and what it returned."""
 

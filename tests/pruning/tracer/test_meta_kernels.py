@@ -96,6 +96,7 @@ def test_what_is_known_of_one_width_takes_no_kernel_at_another(*, training: bool
             (aten.mul_.Tensor, (x, pooled)),
             (aten.mean.dim, (x, [-1, -2], True)),
             (aten.addmm.default, (meta(3), meta(2, width), meta(3, width).t())),
+            (aten.cat.default, ([x, x, pooled.expand(2, width, 4, 4).contiguous()], 1)),
             (aten.convolution.default, (x, kernel, None, [2], [1], [1], False, [0], 1)),
             (aten.native_batch_norm.default, (x, *channels, training, 0.1, 1e-5)),
         ]
@@ -176,6 +177,11 @@ _PADDED = None, [2, 1], [1, 1], [1, 2], False, [0, 0]
         (aten.addmm.default, lambda n: (meta(n), meta(2, 5), meta(5, n))),
         (aten.addmm.default, lambda n: (meta(3), meta(2, n), meta(3, n).t())),
         (aten.addmm.default, lambda n: (meta(2, n), meta(2, 5), meta(5, n))),
+        (aten.cat.default, lambda n: ([meta(2, n, 4), meta(2, 3, 4)], 1)),
+        (aten.cat.default, lambda n: ([meta(n, 2), meta(n, 2, dtype=torch.float64)], -1)),
+        (aten.cat.default, lambda n: ([meta(n), meta(2)],)),
+        (aten.cat.default, lambda n: ([meta(0), meta(2, n)], 1)),
+        (aten.cat.default, lambda n: ([meta(2, n).t(), meta(n, 3)], 1)),
     ],
 )
 def test_another_width_is_worked_out_alike(
@@ -195,6 +201,7 @@ def test_sizes_that_do_not_fit_are_refused_at_another_width() -> None:
         (aten.native_layer_norm.default, lambda n: (meta(2, 4), [n], *vectors(n, 2), 1e-5)),
         (aten.addmm.default, lambda n: (meta(3), meta(2, 4), meta(n, 3))),
         (aten.mul_.Tensor, lambda n: (meta(2, 4), meta(n))),
+        (aten.cat.default, lambda n: ([meta(2, 4), meta(2, n)], 0)),
         (aten.convolution.default, lambda n: (meta(1, n, 5, 5), meta(3, 4, 1, 1), *_PADDED, 1)),
     )
     for func, args_at in calls:
