@@ -7,7 +7,7 @@ channel (see pruning.gates.placement). Either way they can be folded into weight
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.cost import ExampleInput
+from pruning.criteria.filters import producing
 from pruning.errors import CriterionError
 from pruning.gates.channel_gates import ChannelGates, consumed_groups
+from pruning.gates.gated_calls import Site
 from pruning.gates.placement import Placement
-from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
+from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.restrictions import Restrictions
 from pruning.rules import Offered
 from pruning.scaling_factors.gated_structures import GatedStructures
@@ -29,6 +31,9 @@ from pruning.structure_removal.structures import Structure
 from pruning.tracing import whole_trace
 
 _MODEL = "model."
+
+_Acting = tuple[TensorAxis, NDArray[np.bool_], NDArray[np.int64]]
+"""An axis, the positions along it at which gates may act, and the gate at each: U for none."""
 
 
 class FilterGates(nn.Module):
@@ -82,7 +87,8 @@ class FilterGates(nn.Module):
         first = gating.first(self.gates.num_units, next(gated.parameters()), generator)
         self.learned = nn.Parameter(first)
         self._mask: Tensor | None = None
-        self._is_closed = self._is_settled = False
+        self._read: Tensor | None = None
+        self._is_settled = False
 
     @property
     def values(self) -> Tensor:
@@ -113,8 +119,8 @@ class FilterGates(nn.Module):
         """
         with ExitStack() as stack:
             stack.enter_context(self.gates.multiplying(self.values))
-            if self._is_closed and self._mask is not None:
-                stack.enter_context(self.channels.multiplying(self._mask.to(self.learned)))
+            if self._read is not None:
+                stack.enter_context(self.channels.multiplying(self._read.to(self.learned)))
             yield
 
     def keep(self, threshold: float, min_channels: int) -> KeepPlan:
@@ -127,9 +133,14 @@ class FilterGates(nn.Module):
             kept[name] = tuple(np.flatnonzero(units[group.unit_of_channel]).tolist())
         return KeepPlan(kept)
 
-    def close(self, keep: KeepPlan) -> None:
-        """Take away the channels whose gates `keep` closes; PlanError if it does not fit."""
-        self._mask, self._is_closed = self._mask_of(keep), True
+    def close(self, graph: ChannelGraph, removed: Collection[Structure], keep: KeepPlan) -> None:
+        """Take away the channels whose gates `keep` closes, as `plan` does.
+
+        PlanError if it does not fit.
+        """
+        self._mask = self._read = self._mask_of(keep)
+        if self._gating.at == "convolution":
+            self._read = self._read_of(graph, removed, keep)
 
     def settle(self, keep: KeepPlan) -> None:
         """Set every gate to 1 that `keep` leaves open, and others to 0 (§5.4)."""
@@ -150,8 +161,9 @@ class FilterGates(nn.Module):
     def plan(self, graph: ChannelGraph, removed: Collection[Structure], keep: KeepPlan) -> KeepPlan:
         """What stays of `graph`, the trace of the network without the removed structures.
 
-        Shortcuts tie channels that had gates of their own. A unit goes once all gates through
-        which it is read are closed.
+        Shortcuts tie channels that had gates of their own. A unit goes once all gates are closed
+        that act on it in that network: where it is read, or on the outputs of the layers that
+        make it. What only a shortcut makes goes by the gates of the layer that it stands for.
         """
         best, offsets = self._best_gates(graph, removed, keep)
         kept = {}
@@ -167,28 +179,63 @@ class FilterGates(nn.Module):
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Per unit of all groups the largest 1 + φ of an open gate, or φ of a closed one.
 
-        Infinite for what is read without a gate. And where each group's units begin.
+        Infinite for what has no gate. And where each group's units begin.
         """
         values = self._gating.factor(self.learned.detach())
-        gates = values.cpu().double() + self._mask_of(keep).double()
-        gates = torch.cat([gates, torch.tensor([torch.inf], dtype=torch.float64)])
-        acting_at = {
-            (name, site.axis): gates[site.units].numpy()
-            for name, sites in self.channels.sites.items()
-            for site in sites
-        }
+        gates = (values.cpu().double() + self._mask_of(keep).double()).numpy()
+        gates = np.append(gates, np.inf)
         offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
         best = np.full(offsets[-1], -np.inf)
-        consumed = consumed_groups(graph)
         for product in graph.products:
             in_group = product.groups != NO_GROUP
             best[(offsets[product.groups] + product.units)[in_group]] = np.inf
-        for axis in graph.axes:
-            here = _acts(axis.groups, axis.is_input, consumed)
-            ungated = np.full(len(here), np.inf)
-            acting = acting_at.get((self._old_name(axis.tensor, removed), axis.axis), ungated)
-            np.maximum.at(best, (offsets[axis.groups] + axis.units)[here], acting[here])
+        for axis, here, units in self._consumers(graph, removed):
+            np.maximum.at(best, (offsets[axis.groups] + axis.units)[here], gates[units])
+        made = np.full(offsets[-1], -np.inf)
+        for axis, here, units in self._producers(graph, removed):
+            np.maximum.at(made, (offsets[axis.groups] + axis.units)[here], gates[units])
+        best = np.where(np.isfinite(made), made, best)
         return np.where(best == -np.inf, np.inf, best), offsets
+
+    def _read_of(
+        self, graph: ChannelGraph, removed: Collection[Structure], keep: KeepPlan
+    ) -> Tensor:
+        """Per gate, 1 where weights read its channel in the network that is left, else 0."""
+        stays = self.plan(graph, removed, keep).units_kept(graph)
+        flat = np.concatenate([stays[group.name] for group in graph.groups])
+        offsets = np.cumsum([0] + [group.num_units for group in graph.groups])
+        read = np.append(self._mask_of(keep).numpy(), 1)
+        for axis, here, units in self._consumers(graph, removed):
+            read[units] = flat[(offsets[axis.groups] + axis.units)[here]]
+        return torch.from_numpy(read[:-1])
+
+    def _consumers(self, graph: ChannelGraph, removed: Collection[Structure]) -> Iterator[_Acting]:
+        """Where weights read channels, or else make them."""
+        consumed, sites = consumed_groups(graph), self.channels.sites
+        for axis in graph.axes:
+            here = [n != NO_GROUP and (n in consumed) == axis.is_input for n in axis.groups]
+            yield axis, np.array(here), self._acting(sites, axis, removed)[here]
+
+    def _producers(self, graph: ChannelGraph, removed: Collection[Structure]) -> Iterator[_Acting]:
+        """Where layers put channels out, if that is where gates act."""
+        if self._gating.at == "convolution":
+            sites = self.gates.sites
+            for axis in graph.axes:
+                if not axis.is_input:
+                    here = np.isin(axis.groups, list(producing(axis, graph)))
+                    yield axis, here, self._acting(sites, axis, removed)[here]
+
+    def _acting(
+        self,
+        sites: Mapping[str, Sequence[Site]],
+        axis: TensorAxis,
+        removed: Collection[Structure],
+    ) -> NDArray[np.int64]:
+        """Per position along the axis the gate that acts there, U for none."""
+        for site in sites.get(self._old_name(axis.tensor, removed), ()):
+            if site.axis == axis.axis:
+                return site.units.numpy()
+        return np.full(len(axis.groups), self.gates.num_units)
 
     def _mask_of(self, keep: KeepPlan) -> Tensor:
         return self.channels.mask(KeepPlan({_MODEL + name: c for name, c in keep.keep.items()}))
@@ -202,13 +249,6 @@ class FilterGates(nn.Module):
             if added is not None and tensor.startswith(f"{structure.name}."):
                 return added + tensor.removeprefix(structure.name)
         return _MODEL + tensor
-
-
-def _acts(
-    groups: NDArray[np.int32], is_input: bool, consumed: Collection[int]
-) -> NDArray[np.bool_]:
-    """Positions at which a gate would act: where weights consume a group, or else produce it."""
-    return np.array([n != NO_GROUP and (n in consumed) == is_input for n in groups.tolist()])
 
 
 def _at_least(

@@ -270,7 +270,8 @@ class ScalingFactors(nn.Module):
         result = copy.deepcopy(self)
         result.gated.set(decision.removed, stands=False)
         if result.filters is not None:
-            result.filters.close(decision.keep)
+            graph = self._graph_without(decision.removed)
+            result.filters.close(graph, decision.removed, decision.keep)
         return result
 
     def settled(self, decision: Decision) -> ScalingFactors:

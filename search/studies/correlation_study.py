@@ -87,15 +87,24 @@ class Subject:
     layers: tuple[str, ...]
     device: torch.device
 
+    @functools.cached_property
+    def units(self) -> Mapping[str, int]:
+        """How many units there are of each layer: of a group, or of each convolution's part."""
+        placement = Placement(per=self.config.gates_per)
+        model, graph = self.preflight.builder(), self.preflight.graph
+        gates = ChannelGates(model, graph, self.layers, placement)
+        parts = gates.by_layer(torch.zeros(gates.num_units))
+        return {name: len(values) for name, values in parts.items()}
+
     @property
     def num_units(self) -> int:
         """Units of all layers together."""
-        return sum(self.preflight.graph.group(name).num_units for name in self.layers)
+        return sum(self.units.values())
 
     def describe(self) -> str:
         """How much is judged, and by what, in a line."""
         return (
-            f"{self.num_units:,} units in {len(self.layers)} layers; "
+            f"{self.num_units:,} units in {len(self.units)} layers; "
             f"criteria: {', '.join(self.criteria)}"
         )
 

@@ -313,6 +313,29 @@ def test_channels_that_an_identity_ties_go_once_every_gate_is_closed() -> None:
     assert widths_after("same", {"stem": (0,), "same": (1, 2, 3)})["stem"] == 3
 
 
+def test_gates_on_the_outputs_of_a_layer_that_goes_decide_nothing() -> None:
+    """Settled without it, the network reads the stem by the stem's own gates, and so it stays."""
+    model = randomised(
+        chain(
+            stem=conv(3, 4),
+            relu0=nn.ReLU(),
+            same=conv(4, 4),
+            relu=nn.ReLU(),
+            last=conv(4, 5),
+            head=head(5),
+        )
+    ).double()
+    gating = dataclasses.replace(IN_PAPER, only={"full-layer": ("same",)})
+    factors = ScalingFactors(model.eval(), images(), ["filter", "full-layer"], gating=gating)
+    keep = KeepPlan({"stem": (0, 1), "same": (1, 2, 3), "last": (0, 1, 2, 3, 4)})
+    decision = Decision((Structure("full-layer", "same"),), keep)
+    assert_comes_out_plain(factors, decision, images(2))
+    settled = factors.settled(decision).eval()
+    plain = settled.plain(decision)
+    assert plain.stem.out_channels == 2
+    torch.testing.assert_close(plain(images(2)), settled(images(2)))
+
+
 @pytest.mark.parametrize("min_channels", [1, 3, 5])
 def test_the_best_channels_of_a_group_stay(min_channels: int) -> None:
     factors = factors_of(["filter"])

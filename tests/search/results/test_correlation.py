@@ -328,8 +328,12 @@ def test_a_criterion_that_needs_sigmoid_batchnorm_gets_it(here: Path):
 
 def test_the_convolutions_of_a_stream_can_be_judged_one_by_one(here: Path):
     flags = ("--model=samples:small_residual", "--prune-residual", "--gates-per=convolution")
-    assert correlate(*flags, "--criterion=taylor,taylor-before-batchnorm,magnitude-l2").status == 0
+    completed = correlate(*flags, "--criterion=taylor,taylor-before-batchnorm,magnitude-l2")
+    assert completed.status == 0
     found = stored(here)
+    units = sum(map(len, found["oracle"].values()))
+    assert found["num_units"] == units
+    assert f"{units} units in 5 layers" in completed.out
     inner, stream = ["blocks.0.first", "blocks.1.first"], ["blocks.0.second", "blocks.1.second"]
     assert {*found["oracle"]} == {"stem.0", *inner, *stream}
     scores = {name: own["scores"] for name, own in found["criteria"].items()}
