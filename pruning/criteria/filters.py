@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.gates.channel_gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates, layer_of, producing
 from pruning.graph.channel_graph import ChannelGraph, TensorAxis
 from pruning.networks.torch_interior import BatchNorm
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
@@ -55,22 +55,13 @@ def _gated(
     for axis, numbers in axes:
         units = np.full(len(axis.groups), gates.num_units, dtype=np.int64)
         for number in numbers & gated.keys():
-            start = gates.start(gated[number], _layer(axis))
+            start = gates.start(gated[number], layer_of(axis))
             if start is not None:
                 here = axis.groups == number
                 units[here] = start + axis.units[here]
         if (units < gates.num_units).any():
             found.append(FilterAxis(axis.tensor, axis.axis, torch.from_numpy(units)))
     return tuple(found)
-
-
-def producing(axis: TensorAxis, graph: ChannelGraph) -> set[int]:
-    """The groups that the layer of this axis, not an input axis, is a producer of."""
-    return {
-        number
-        for number in np.unique(axis.groups[axis.groups >= 0]).tolist()
-        if _layer(axis) in graph.groups[number].producers
-    }
 
 
 def scale_axes(model: nn.Module, graph: ChannelGraph) -> tuple[TensorAxis, ...]:
@@ -81,14 +72,8 @@ def scale_axes(model: nn.Module, graph: ChannelGraph) -> tuple[TensorAxis, ...]:
     modules = dict(model.named_modules())
 
     def is_scale(axis: TensorAxis) -> bool:
-        layer = modules.get(_layer(axis))
+        layer = modules.get(layer_of(axis))
         is_plain = isinstance(layer, BatchNorm) and not isinstance(layer, SigmoidBatchNorm)
         return is_plain and axis.tensor.rpartition(".")[2] == "weight"
 
     return tuple(axis for axis in graph.axes if is_scale(axis))
-
-
-def _layer(axis: TensorAxis) -> str:
-    """The module that owns the tensor; a bare parameter of the network stands for itself."""
-    owner, _, own = axis.tensor.rpartition(".")
-    return owner or own

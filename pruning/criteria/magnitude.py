@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.criteria.criterion import Batches, GateCriterion
-from pruning.criteria.filters import filter_axes, producing
+from pruning.criteria.filters import filter_axes
 from pruning.errors import CriterionError
-from pruning.gates.channel_gates import ChannelGates
+from pruning.gates.channel_gates import ChannelGates, producing
 from pruning.graph.channel_graph import ChannelGraph
 from pruning.networks.wrappers import unwrapped
 

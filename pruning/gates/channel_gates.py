@@ -31,7 +31,7 @@ from pruning.gates.gated_calls import Gate, GatedCalls, ProductSite, Site
 from pruning.gates.placement import CONSUMED, Placement
 from pruning.gates.recomputation import recomputing
 from pruning.graph.call_sites import CallSite
-from pruning.graph.channel_graph import NO_GROUP, ChannelGraph
+from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
 from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
 
@@ -306,6 +306,21 @@ def consumed_groups(graph: ChannelGraph) -> frozenset[int]:
     ends = [axis.groups for axis in graph.axes if axis.is_input]
     ends += [product.groups for product in graph.products if product.is_reachable]
     return frozenset(number for groups in ends for number in np.unique(groups).tolist())
+
+
+def producing(axis: TensorAxis, graph: ChannelGraph) -> set[int]:
+    """The groups that the layer of this axis, not an input axis, is a producer of."""
+    return {
+        number
+        for number in np.unique(axis.groups[axis.groups >= 0]).tolist()
+        if layer_of(axis) in graph.groups[number].producers
+    }
+
+
+def layer_of(axis: TensorAxis) -> str:
+    """The module that owns the tensor; a bare parameter of the network stands for itself."""
+    owner, _, own = axis.tensor.rpartition(".")
+    return owner or own
 
 
 class GateProbe:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pruning.cost import ExampleInput
-from pruning.criteria.filters import producing
 from pruning.errors import CriterionError
-from pruning.gates.channel_gates import ChannelGates, consumed_groups
+from pruning.gates.channel_gates import ChannelGates, consumed_groups, producing
 from pruning.gates.gated_calls import Site
 from pruning.gates.placement import Placement
 from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
