@@ -1,8 +1,8 @@
 """`espalier` as a program whose searches perform their jobs themselves, see samples.Workers.
 
 So do the searches that its services start: `python without_ray.py serve …`. Each takes half of
-the processor time. Services start searches with Ray in test_guarded.py and test_shutdown.py, Ray
-jobs in test_ray_job_launcher.py, and searches with Ray are killed in test_killed.py.
+the processor time. Services start searches with Ray in test_kills.py, test_guarded.py and
+test_shutdown.py, Ray jobs in test_ray_job_launcher.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """kill -9 and Ctrl-C of everything that a search needs, in the middle of it.
 
-Its own workers are killed in tests/search/test_killed.py: the searches here are without Ray.
+Its own workers are killed in tests/search/test_killed.py.
 """
 
 import json
@@ -15,7 +15,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from serving import (
     STEPWISE,
-    WITHOUT_RAY,
     Service,
     eventually,
     mlflow_processes,
@@ -108,7 +107,7 @@ def test_every_search_ends_finished_each_once_none_lost(tmp_path: Path, empty_st
     """
     shutil.copytree(empty_store, tmp_path / "runs")
     allowed = ("--builder", "stepwise:Stepwise")
-    with service(tmp_path, *allowed, program=WITHOUT_RAY) as running:
+    with service(tmp_path, *allowed) as running:
         running.hold()
         at_work = running.launch(**STEPWISE, name="killed")
         waiting = running.launch(**{**STEPWISE, "trials": 1}, name="queued")
