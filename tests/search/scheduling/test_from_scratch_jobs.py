@@ -209,7 +209,7 @@ def test_a_shape_without_channels_left_to_scale_has_no_copycat(tmp_path, preflig
     """A profile of no group cannot fill a rung above its cost: the uniform member stays."""
     config = small_config(tmp_path, ladder=(0.5,))
     limits = Budget.parse(f"flops={4 * preflight.base.flops}")
-    dear = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
+    dear = dataclasses.replace(preflight, limits=limits, budget=limits)
     trial = stored_outcome(config, preflight, 0, {}, 0.9)
     jobs, notes = members(config, dear, [trial])
     assert [job.key for job in jobs] == ["from-scratch-0", "uniform-b50"]
@@ -265,7 +265,7 @@ def test_a_shape_that_fills_a_rung_is_not_copied(tmp_path, preflight):
     shape = WidthProfile(widths_of(preflight, SHAPES[0]))
     cost = preflight.graph.cost(shape.widths)
     limits = Budget.parse(f"flops={cost.flops}")
-    exact = Preflight(**{**vars(preflight), "limits": limits, "budget": limits})
+    exact = dataclasses.replace(preflight, limits=limits, budget=limits)
     trial = stored_outcome(config, preflight, 0, dict(shape.widths), 0.9)
     jobs, _ = members(config, exact, [trial])
     assert [job.key for job in jobs] == [
