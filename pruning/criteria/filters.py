@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.gates.channel_gates import ChannelGates, layer_of, producing
-from pruning.graph.channel_graph import ChannelGraph, TensorAxis
+from pruning.gates.channel_gates import ChannelGates, producing
+from pruning.graph.channel_graph import ChannelGraph, TensorAxis, layer_of
 from pruning.networks.torch_interior import BatchNorm
 from pruning.sigmoid_batchnorm import SigmoidBatchNorm
 
@@ -55,7 +55,7 @@ def _gated(
     for axis, numbers in axes:
         units = np.full(len(axis.groups), gates.num_units, dtype=np.int64)
         for number in numbers & gated.keys():
-            start = gates.start(gated[number], layer_of(axis))
+            start = gates.start(gated[number], layer_of(axis.tensor))
             if start is not None:
                 here = axis.groups == number
                 units[here] = start + axis.units[here]
@@ -72,7 +72,7 @@ def scale_axes(model: nn.Module, graph: ChannelGraph) -> tuple[TensorAxis, ...]:
     modules = dict(model.named_modules())
 
     def is_scale(axis: TensorAxis) -> bool:
-        layer = modules.get(layer_of(axis))
+        layer = modules.get(layer_of(axis.tensor))
         is_plain = isinstance(layer, BatchNorm) and not isinstance(layer, SigmoidBatchNorm)
         return is_plain and axis.tensor.rpartition(".")[2] == "weight"
 

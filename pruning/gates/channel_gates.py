@@ -31,7 +31,7 @@ from pruning.gates.gated_calls import Gate, GatedCalls, ProductSite, Site
 from pruning.gates.placement import CONSUMED, Placement
 from pruning.gates.recomputation import recomputing
 from pruning.graph.call_sites import CallSite
-from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis
+from pruning.graph.channel_graph import NO_GROUP, ChannelGraph, TensorAxis, layer_of
 from pruning.networks.wrappers import unwrapped
 from pruning.selection import KeepPlan
 
@@ -259,7 +259,7 @@ class ChannelGates:
         """Per weight the gates on what it puts out."""
         sites: dict[str, Site] = {}
         for axis in self.graph.axes:
-            layer = axis.tensor.rpartition(".")[0]
+            layer = layer_of(axis.tensor)
             if axis.is_input or axis.tensor != f"{layer}.weight":
                 continue
             units = np.full(len(axis.groups), self.num_units, dtype=np.int64)
@@ -313,14 +313,8 @@ def producing(axis: TensorAxis, graph: ChannelGraph) -> set[int]:
     return {
         number
         for number in np.unique(axis.groups[axis.groups >= 0]).tolist()
-        if layer_of(axis) in graph.groups[number].producers
+        if layer_of(axis.tensor) in graph.groups[number].producers
     }
-
-
-def layer_of(axis: TensorAxis) -> str:
-    """The module that owns the tensor; a bare parameter of the network stands for itself."""
-    owner, _, own = axis.tensor.rpartition(".")
-    return owner or own
 
 
 class GateProbe:

@@ -101,6 +101,12 @@ class TensorAxis:
         return replace(self, groups=groups, units=units)
 
 
+def layer_of(tensor: str) -> str:
+    """The module that owns a parameter or buffer; a bare one of the network stands for itself."""
+    owner, _, own = tensor.rpartition(".")
+    return owner or own
+
+
 @dataclass(frozen=True)
 class Product:
     """A call in which channels of activations meet each other instead of a weight.

@@ -17,6 +17,7 @@ from pruning.graph.channel_graph import (
     CostForms,
     Product,
     TensorAxis,
+    layer_of,
 )
 from pruning.graph.channel_labels import Labels
 from pruning.graph.closed_form import AxisSizes, ClosedForm, PeakForm, Term
@@ -95,7 +96,7 @@ class _GraphBuilder:
     def _unused(self) -> list[str]:
         """A note on the layers that neither mode runs, if there are any."""
         names = [t.name for t in self._labelled.stored if t.is_parameter and len(t.axes) > 1]
-        layers = dict.fromkeys(_layer(name) for name in names if name not in self._labelled.used)
+        layers = dict.fromkeys(layer_of(name) for name in names if name not in self._labelled.used)
         if not layers:
             return []
         return [
@@ -142,7 +143,7 @@ class _GraphBuilder:
         names = {int(slot.labels[0]): slot.name for slot in slots if len(slot.labels)}
         for labels, module in self._tracer.produced:
             name = names.get(int(labels[0]))
-            layer = _layer(name) if name else module
+            layer = layer_of(name) if name else module
             components = self._component[labels]
             for number in dict.fromkeys(numbers[components].tolist()):
                 layers = producers.setdefault(number, [])
@@ -187,7 +188,7 @@ class _GraphBuilder:
         layers: dict[int, dict[str, None]] = defaultdict(dict)
         for slot in self._labelled.slots:
             for number in np.unique(atom_group[slot.labels]).tolist():
-                layers[number][_layer(slot.name)] = None
+                layers[number][layer_of(slot.name)] = None
         return layers
 
     def _residual(self, atom_group: Labels) -> set[int]:
@@ -257,12 +258,6 @@ def _weight_axis(rows: Rows, atoms: Atoms) -> TensorAxis:
     groups, units = atoms.group[rows.labels], atoms.unit[rows.labels]
     groups[rows.number :] = NO_GROUP
     return TensorAxis(rows.parameter, 0, groups, units, is_input=False)
-
-
-def _layer(tensor_name: str) -> str:
-    """The module that owns a tensor; a bare parameter of the network stands for itself."""
-    owner, _, own = tensor_name.rpartition(".")
-    return owner if owner else own
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """`espalier` as a program whose searches perform their jobs themselves, see samples.Workers.
 
-So do the searches that its services start: `python without_ray.py serve …`. Each takes half of
-the processor time. Services start searches with Ray in test_kills.py, test_guarded.py and
+So do the searches that its services start: `python without_ray.py serve …`. Each takes less
+processor time. Services start searches with Ray in test_kills.py, test_guarded.py and
 test_shutdown.py, Ray jobs in test_ray_job_launcher.py.
 """
 
