@@ -16,10 +16,10 @@ serve: .venv/.installed
 ui: .venv/.installed
 	$(BIN)/espalier ui
 
-# Types are checked while the tests run, which have a process per core; tests of one file stay
-# together, since they share what is made once. Long files come first, by tests/conftest.py.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 \
-	--dist loadfile --no-loadscope-reorder --durations 10
+# Types are checked while the tests run, in as many processes as tests/conftest.py says; tests of one
+# file stay together, since they share what is made once. Long files come first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	--no-loadscope-reorder --durations 10
 
 test: lint
 	$(MAKE) --no-print-directory --jobs 2 types quick-tests

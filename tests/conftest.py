@@ -16,6 +16,7 @@ import torch
 from hypothesis import settings
 
 from search.scheduling import own_ray
+from search.system.machine import usable_cores
 
 torch.set_num_threads(1)  # the networks are tiny: threads would only wait for each other
 gc.disable()  # until tests are collected: what is made by then stays
@@ -53,6 +54,11 @@ for _name in (
 
 for _name in ("chromium", "ports", "postgresql", "s3"):
     _share(Path(__file__).parent / f"{_name}.py")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait, for processes of their own or for a time."""
+    return min(8, usable_cores() + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
