@@ -689,8 +689,7 @@ def test_no_two_kinds_look_alike():
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(kinds)
     shown = [text.get_text() for text in axes.get_legend().get_texts()]
     assert shown == ["fine-tuned", "of another width", *kinds[2:]]
-    low, high = axes.get_ylim()
-    assert 0 < low < 40 < 50 < high  # what they differ by is what there is to see
+    assert axes.get_ylim()[0] > 30  # what they differ by is what there is to see
 
 
 def test_a_foreign_builder_needs_trust(search_folder: Path, here: Path):
