@@ -146,6 +146,7 @@ COLOURS = {
     "uniform": "#e69f00",
     "random": "#999999",
     "bottleneck": "#009e73",
+    "wrn": "#b3a100",
 }
 """Of each origin, in MLflow's charts as in our own: Okabe and Ito's, told apart by all.
 

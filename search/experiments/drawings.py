@@ -119,8 +119,8 @@ def _families(rows: Rows) -> Figure:
     """Error against parameters of every kind (Crowley et al., figure 1)."""
     names = {row.of: row.label for row in rows.rows}
     study = rows.runs(rows.rows[0], FamilyOf)[0].results
-    curves = {names[kind]: points for kind, points in study.curves.items() if kind in names}
-    return family_figure(curves, axis=f"{study.measure}{study.score.unit}")
+    curves = {kind: points for kind, points in study.curves.items() if kind in names}
+    return family_figure(curves, axis=f"{study.measure}{study.score.unit}", names=names)
 
 
 def _correlations(rows: Rows) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,18 +164,23 @@ def correlation_figure(metrics: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def family_figure(
-    curves: Mapping[str, Sequence[CurvePoint]], *, axis: str, note: str = ""
+    curves: Mapping[str, Sequence[CurvePoint]],
+    *,
+    axis: str,
+    note: str = "",
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
-    """Test error against parameters, a line per label with bars for the deviation over runs.
+    """Test error against parameters, a line per kind with bars for the deviation over runs.
 
-    curves: per label (kind of network) its points.  axis: what they show, such as test error (%).
-    note: in the title's place, in small.
+    curves: per kind of network its points.  axis: what they show, such as test error (%).
+    note: in the title's place, in small.  names: what kinds are called, by default as they are.
     Source: Crowley et al., "Pruning neural networks: is it time to nip it in the bud?", fig. 1.
     """
     figure = _figure(7.5, 5.0)
     axes = figure.subplots()
-    for number, (label, points) in enumerate(curves.items()):
-        style = style_of(label, number)
+    further = [kind for kind in curves if kind not in STYLES]
+    for kind, points in curves.items():
+        style = style_of(kind, further.index(kind) if kind in further else 0)
         params, errors, deviations = zip(*points, strict=True)
         axes.errorbar(
             params,
@@ -182,7 +188,7 @@ def family_figure(
             yerr=deviations,
             color=style.colour,
             marker=style.marker,
-            label=label,
+            label=names.get(kind, kind),
             capsize=3,
         )
     _count_along(axes)
@@ -194,8 +200,6 @@ def family_figure(
         for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
-    else:
-        axes.set_ylim(0, 1.05 * max(every) or None)
     axes.set_title(note, loc="left", fontsize=9)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

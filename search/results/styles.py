@@ -36,16 +36,17 @@ _LOOKS = {
     "uniform": ("x", "x", "uniformly narrowed", "the uniformly narrowed network"),
     "random": ("D", "diamond", "random widths", "a shape of random widths"),
     "bottleneck": ("P", "cross", "bottleneck", "a bottleneck shape"),
+    "wrn": ("h", "hexagon2", "WRN-k", "a wide ResNet of another width"),
 }
 STYLES: Mapping[str, Style] = {
     origin: Style(schema.COLOURS[origin], *look) for origin, look in _LOOKS.items()
 }
-_FURTHER = (("#000000", "+"), ("#7f7f7f", "h"), ("#8c564b", "<"), ("#56b4e9", ">"))
+_FURTHER = (("#000000", "+"), ("#7f7f7f", "X"), ("#8c564b", "<"), ("#56b4e9", ">"))
 """Colour and marker of kinds of network beyond those."""
 
 
 def style_of(origin: str, number: int = 0) -> Style:
-    """The style of an origin, or of a kind of network; number: which of the kinds drawn it is."""
+    """The style of an origin, or of a kind of network; number: which of those without one it is."""
     if origin in STYLES:
         return STYLES[origin]
     colour, marker = _FURTHER[number % len(_FURTHER)]

@@ -679,6 +679,19 @@ def test_curves_hold_every_point_and_their_deviation(tmp_path: Path):
     assert all(file.stat().st_size > 1000 for file in files)
 
 
+def test_no_two_kinds_look_alike():
+    """As Crowley et al. draw them, and kinds that have no look of their own."""
+    kinds = ("fine-tuned", "wrn", "bottleneck", "copycat", "from-scratch", "a", "b", "uniform")
+    curves = {kind: [(1e3, 50.0, 1.0), (1e4, 40.0, 1.0)] for kind in kinds}
+    names = {"wrn": "of another width"}
+    (axes,) = figures.family_figure(curves, axis="test error (%)", names=names).axes
+    lines = [bar.lines[0] for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(kinds)
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["fine-tuned", "of another width", *kinds[2:]]
+    assert axes.get_ylim()[0] > 30  # what they differ by is what there is to see
+
+
 def test_a_foreign_builder_needs_trust(search_folder: Path, here: Path):
     """A folder may name any callable, wherever it lies: one in the runs folder may be copied in."""
     elsewhere = here / "elsewhere"

@@ -13,6 +13,7 @@ export const COLOURS = {
   "uniform": "#e69f00",
   "random": "#999999",
   "bottleneck": "#009e73",
+  "wrn": "#b3a100",
 };
 /* As in the report of a search. */
 const SYMBOLS = {

@@ -143,10 +143,10 @@ def test_of_equally_accurate_networks_the_cheaper_competes():
 
 def test_an_origin_of_another_kind_of_search_is_let_in_last():
     (contest,) = contests(
-        [outcome("w", origin="wrn"), outcome("u", origin="uniform")], RUNGS[:1], ACCURACY
+        [outcome("w", origin="wide"), outcome("u", origin="uniform")], RUNGS[:1], ACCURACY
     )
-    assert list(contest.entries) == ["uniform", "wrn"]
-    assert in_words(contest.entries["wrn"]) == "a wrn shape"
+    assert list(contest.entries) == ["uniform", "wide"]
+    assert in_words(contest.entries["wide"]) == "a wide shape"
 
 
 @with_other_scores
