@@ -62,13 +62,13 @@ RIVALS: dict[str, Rival] = {
 
 def settings(cifar10: str) -> dict[str, Setting]:
     """By name; `smoke` tries the benchmark out."""
-    images = DataConfig(f"imagefolder:{cifar10}", limit_train=3000)
+    images = DataConfig(f"imagefolder:{cifar10}", image_size=16, limit_train=3000)
     low, middle = (0.06, 0.03, 0.015, 0.0075), (0.6, 0.4, 0.25, 0.15)
     listed = (
         Setting("smoke", "digits-vgg", DataConfig(limit_train=150), low[:2], 1, 1, 2.5, 2),
         Setting("digits", "digits-vgg", DataConfig(), low, 12, 4, 1, 5),
-        Setting("cifar10-vgg", "digits-vgg", images, low, 8, 4, 1.5, 3),
-        Setting("cifar10-resnet20", "resnet20", images, middle, 8, 4, 4, 3),
+        Setting("cifar10-vgg", "digits-vgg", images, low, 8, 4, 1.5, 5),
+        Setting("cifar10-resnet20", "resnet20", images, middle, 8, 4, 4, 5),
     )
     return {setting.name: setting for setting in listed}
 
