@@ -67,8 +67,8 @@ def settings(cifar10: str) -> dict[str, Setting]:
     listed = (
         Setting("smoke", "digits-vgg", DataConfig(limit_train=150), low[:2], 1, 1, 2.5, 2),
         Setting("digits", "digits-vgg", DataConfig(), low, 12, 4, 1, 5),
-        Setting("cifar10-vgg", "digits-vgg", images, low, 8, 4, 1.5, 5),
-        Setting("cifar10-resnet20", "resnet20", images, middle, 8, 4, 4, 5),
+        Setting("cifar10-vgg", "digits-vgg", images, low, 8, 4, 1.5, 3),
+        Setting("cifar10-resnet20", "resnet20", images, middle, 8, 4, 4, 3),
     )
     return {setting.name: setting for setting in listed}
 
