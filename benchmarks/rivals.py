@@ -62,7 +62,7 @@ RIVALS: dict[str, Rival] = {
 
 def settings(cifar10: str) -> dict[str, Setting]:
     """By name; `smoke` tries the benchmark out."""
-    images = DataConfig(f"imagefolder:{cifar10}", limit_train=3000)
+    images = DataConfig(f"imagefolder:{cifar10}", image_size=16, limit_train=3000)
     low, middle = (0.06, 0.03, 0.015, 0.0075), (0.6, 0.4, 0.25, 0.15)
     listed = (
         Setting("smoke", "digits-vgg", DataConfig(limit_train=150), low[:2], 1, 1, 2.5, 2),

@@ -161,10 +161,11 @@ def _setting(runs: Sequence[Run]) -> list[str]:
 def _protocol(run: Run) -> str:
     setting, data = run.content["setting"], run.content["setting"]["data"]
     limited = f", {data['limit_train']:,} training images" if data["limit_train"] else ""
+    resized = f" of {data['image_size']} pixels a side" if data["image_size"] else ""
     shares = ", ".join(f"{100 * share:g} %" for share in setting["budgets"])
     return (
         f"{setting['model']} ({format_count(run.content['base_flops'])} FLOPs) on "
-        f"{data['source']}{limited}; {setting['epochs']} epochs from scratch and of fine-tuning, "
+        f"{data['source']}{resized}{limited}; {setting['epochs']} epochs from scratch and of fine-tuning, "
         f"{setting['base_epochs']} of the base network where one is pruned, minibatches of "
         f"{setting['batch_size']}, otherwise the recipe `rni`; compute of {setting['trainings']:g} "
         f"× {setting['epochs']} epochs of the base network. Budgets: {shares} of its FLOPs.\n"
