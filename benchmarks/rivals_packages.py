@@ -72,8 +72,8 @@ def _pruned_once(bench: Bench, model: nn.Module, importance: Any, number: int) -
     batches, waiting = _minibatches(bench, bench.seed_of(number)), bench.budgets
     between = bench.setting.training.for_iterative_pruning(1, None)
     for removal in range(1, REMOVALS + 1):
-        if is_taylor:
-            _take_gradients(bench, model, next(batches))
+        if is_taylor and not _takes_gradients(bench, model, next(batches)):
+            return
         pruner.step()
         model.zero_grad()
         while waiting and bench.flops(bench.widths_of(model)) <= waiting[0]:
@@ -125,10 +125,15 @@ def _minibatches(bench: Bench, seed: int) -> Iterator[Any]:
         yield from loader.shuffled(generator)
 
 
-def _take_gradients(bench: Bench, model: nn.Module, batch: Any) -> None:
+def _takes_gradients(bench: Bench, model: nn.Module, batch: Any) -> bool:
+    """Whether those of a minibatch could be paid, and are there."""
+    images, flops = bench.setting.batch_size, bench.flops(bench.widths_of(model))
+    if bench.spent + images * flops > bench.limit:
+        return False
     model.train()
     bench.task.training_step(model, batch).backward()
-    bench.charge(bench.setting.batch_size, bench.flops(bench.widths_of(model)))
+    bench.charge(images, flops)
+    return True
 
 
 SHARES = (0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)

@@ -45,6 +45,25 @@ def test_a_rival_spends_what_it_is_given_and_no_more(module: Any, rival: str) ->
     )
 
 
+def test_gradients_that_cannot_be_paid_are_not_taken(module: Any) -> None:
+    bench_of, packages = module("rivals_bench"), module("rivals_packages")
+    setting = bench_of.Setting(
+        "test", "digits-vgg", DataConfig(limit_train=60), (0.04, 0.01), 1, 1, 2, 1, batch_size=16
+    )
+    bench = bench_of.Bench(setting, seed=3)
+    model = bench.fresh({}, 0)
+    batch = next(packages._minibatches(bench, 0))
+    bench.spent = bench.limit - 16 * bench.preflight.base.flops + 1
+    before = bench.spent
+    assert not packages._takes_gradients(bench, model, batch)
+    assert all(weight.grad is None for weight in model.parameters())
+    assert bench.spent == before
+    bench.spent -= 1
+    assert packages._takes_gradients(bench, model, batch)
+    assert any(weight.grad is not None for weight in model.parameters())
+    assert bench.spent == bench.limit
+
+
 @pytest.mark.parametrize(
     ("descend", "parents"), [(True, (None, 90, 40, None, 80)), (False, (None,) * 5)]
 )
