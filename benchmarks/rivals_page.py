@@ -167,8 +167,9 @@ def _protocol(run: Run) -> str:
         f"{setting['model']} ({format_count(run.content['base_flops'])} FLOPs) on "
         f"{data['source']}{resized}{limited}; {setting['epochs']} epochs from scratch and of "
         f"fine-tuning, {setting['base_epochs']} of the base network where one is pruned, "
-        f"minibatches of {setting['batch_size']}, otherwise the recipe `rni`; compute of {setting['trainings']:g} "
-        f"× {setting['epochs']} epochs of the base network. Budgets: {shares} of its FLOPs.\n"
+        f"minibatches of {setting['batch_size']}, otherwise the recipe `rni`; compute of "
+        f"{setting['trainings']:g} × {setting['epochs']} epochs of the base network. "
+        f"Budgets: {shares} of its FLOPs.\n"
     )
 
 
