@@ -92,6 +92,15 @@ request = partial(httpx.request, verify=False)
 """A service here speaks plain HTTP: to read certificates would take 33 ms for every request."""
 
 
+def with_default_signals() -> None:
+    """In a child process, before its program begins: it hears Ctrl-C and the end of its terminal.
+
+    A test run in the background ignores SIGINT, one under nohup SIGHUP, and so would its children.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Service:
     """`espalier serve` on ports of its own; restarted on the same ones.
@@ -140,6 +149,7 @@ class Service:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=with_default_signals,  # noqa: PLW1509
                 env={**self.surroundings, **self._variables},
             )
         eventually(self.is_ready, what=f"the service is ready ({log.read_text()[-500:]})")

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rich.console import Console
 from samples import FinishedSearch, Workers, espalier
+from serving import with_default_signals
 
 import copycat
 from mlflow_server import connect, schema, store_uri
@@ -274,8 +275,7 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A test run that was started in the background ignores SIGINT, and so would its child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=with_default_signals,  # noqa: PLW1509
     )
     assert process.stdout is not None
     try:
