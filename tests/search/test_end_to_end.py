@@ -283,7 +283,7 @@ def test_an_interrupted_search_goes_on_and_loses_no_trial(
             if line.startswith("trial") and "validation accuracy" in line:
                 break
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
